@@ -1,0 +1,44 @@
+# Needs Python 3.11 or newer, pip and make. `make demo` trains a real model offline; `make test` checks everything.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo test lint clean help
+
+help:
+	@echo "make demo    install, then train the demo recipe offline (3 to 5 minutes)"
+	@echo "make test    install, lint, check types and run the tests (ARGS='-k name' goes to pytest)"
+	@echo "make lint    ruff, mypy and the import rules alone"
+	@echo "make clean   remove the virtual environment and what tools left behind"
+
+demo: $(VENV)/.installed
+	$(BIN)/lorakit train demo --offline
+
+# One thread per worker: two workers that each take all cores slow each other down.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# A stamp is newer than pyproject.toml while its installation is good: a second call installs nothing.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[bundled]'
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[bundled,test]'
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("lorakit needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

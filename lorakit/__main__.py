@@ -1,0 +1,7 @@
+"""``python -m lorakit``: the same as the ``lorakit`` command."""
+
+import sys
+
+from lorakit.cli.app import main
+
+sys.exit(main())

@@ -1,0 +1,95 @@
+"""The budget: one number of adapter parameters, the head not counted, however the recipe states it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lorakit.adapters.adapter import count
+from lorakit.adapters.spec import AdapterSpec
+from lorakit.backbone.site import Site
+from lorakit.errors import Problem, RecipeError
+from lorakit.recipe.schema import SearchSection
+
+DEFAULT_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be on at once.
+
+    parameters: the most adapter parameters that may train after any tick; share: of all sites' parameters (1.0 = everything);
+    source: how the recipe said it, for people.
+    """
+
+    parameters: int
+    share: float
+    source: str
+
+
+def spec_for(site: Site, linear: AdapterSpec, shortcut: AdapterSpec) -> AdapterSpec:
+    """The axes of this site."""
+    return shortcut if site.is_shortcut else linear
+
+
+def costs(
+    sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec, ranks: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Site name -> trained parameters at its full rank."""
+    full = ranks or {}
+    specs = [(site, spec_for(site, linear, shortcut)) for site in sites]
+    return {site.name: count(spec, site, full.get(site.name, spec.rank)) for site, spec in specs}
+
+
+def uniform_cost(sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec, rank: int) -> int:
+    """Trained parameters with every site at ``rank``."""
+    return sum(count(spec_for(site, linear, shortcut), site, rank) for site in sites)
+
+
+def resolve_budget(search: SearchSection, sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec) -> Budget:
+    """The recipe's budget in parameters. Raises RecipeError where there is no site, or none that the budget can hold."""
+    if not sites:
+        raise RecipeError("there is no site to adapt", key="adapter.targets", hint="targets such as [q, v]")
+    site_costs = costs(sites, linear, shortcut)
+    everything = sum(site_costs.values())
+    if search.uniform_rank is not None:
+        key, source = "search.uniform_rank", f"what rank {search.uniform_rank} costs on all {len(sites)} sites"
+        parameters = uniform_cost(sites, linear, shortcut, search.uniform_rank)
+    elif search.parameters is not None:
+        key, source = "search.parameters", "given in parameters"
+        parameters = search.parameters
+    else:
+        share = DEFAULT_SHARE if search.enable is None else search.enable
+        if search.unit == "modules":
+            return _module_budget(share, sites, site_costs)
+        key, source = "search.enable", f"{share:.0%} of the {everything:,} parameters of all {len(sites)} sites"
+        parameters = math.floor(share * everything)
+    cheapest = min(site_costs.values())
+    if parameters < cheapest:
+        raise RecipeError(
+            Problem(
+                f"a budget of {parameters:,} parameters holds no site: the smallest costs {cheapest:,}",
+                key=key,
+                valid=f"{cheapest:,} to {everything:,} parameters",
+                hint="a larger budget, or a smaller adapter.rank",
+            )
+        )
+    return Budget(min(parameters, everything), min(1.0, parameters / everything), source)
+
+
+def places(share: float, sites: Sequence[Site]) -> tuple[int, int]:
+    """(linear sites, shortcuts) that the authors' rule enables: floor of the share, and round of the share."""
+    linear = sum(not site.is_shortcut for site in sites)
+    return math.floor(share * linear), math.floor(share * (len(sites) - linear) + 0.5)
+
+
+def _module_budget(share: float, sites: Sequence[Site], site_costs: Mapping[str, int]) -> Budget:
+    """The authors' budget counts modules; in parameters that is at most the dearest ones."""
+    total = sum(places(share, sites))
+    if total == 0:
+        raise RecipeError(
+            Problem(f"{share:.0%} of {len(sites)} sites is not one module", key="search.enable", hint="a larger share")
+        )
+    dearest = sorted(site_costs.values(), reverse=True)[:total]
+    return Budget(sum(dearest), share, f"{total} of {len(sites)} modules")

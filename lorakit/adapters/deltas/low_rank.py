@@ -1,0 +1,50 @@
+"""LoRA's product of two thin matrices (Hu et al. 2021, section 4.1).
+
+dW = B A        A: rank x in, B: out x rank,  rank (in + out) parameters
+
+x --- A ---> rank numbers --- B ---> out numbers, added to W x
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lorakit.adapters.delta import Delta
+from lorakit.backbone.site import Site
+from lorakit.registry import deltas
+
+
+class LowRank(Delta):
+    """dW = B A with A (rank x in) and B (out x rank)."""
+
+    roles: ClassVar = {"A": "A", "B": "B"}
+    rank_axes: ClassVar = {"A": 0, "B": 1}
+    peft_names: ClassVar = {"A": "lora_A.weight", "B": "lora_B.weight"}
+    A: nn.Parameter
+    B: nn.Parameter
+
+    @classmethod
+    def shapes(cls, site: Site, rank: int) -> dict[str, tuple[int, ...]]:
+        """A (rank x in), B (out x rank)."""
+        return {"A": (rank, site.in_features), "B": (site.out_features, rank)}
+
+    def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        """``B (scale A x)``: the scale touches rank numbers a row, not out."""
+        return F.linear(F.linear(x, self.A) * scale, self.B)
+
+    def weight(self) -> torch.Tensor:
+        """B A (out x in)."""
+        return self.B @ self.A
+
+    def row_norms_squared(self, weight: torch.Tensor, base_squared: torch.Tensor, scale: float) -> torch.Tensor:
+        """``|W + sBA|^2 = |W|^2 + 2s <W, BA> + s^2 |BA|^2`` row by row, without building BA."""
+        cross = ((weight @ self.A.T.to(weight.dtype)) * self.B).sum(dim=1)
+        own = ((self.B @ (self.A @ self.A.T)) * self.B).sum(dim=1)
+        return base_squared + 2 * scale * cross + scale**2 * own
+
+
+deltas.register("low_rank", LowRank)

@@ -1,0 +1,1 @@
+"""Initialisations, one file each: functions ``(delta, InitContext) -> None``; see ``lorakit.adapters.init``."""

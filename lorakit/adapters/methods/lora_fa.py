@@ -1,0 +1,21 @@
+"""LoRA-FA: LoRA with a frozen A (Zhang et al. 2023, arXiv 2308.03303).
+
+    y = W x + b + s B A x        A: random, frozen;  B: out x rank, trained from zero
+
+rank * out trained parameters a site; the backward pass keeps rank numbers a token instead of in.
+When to use it: when memory is short. Differs from PEFT's optimiser of that name, which also preconditions the gradient of B.
+"""
+
+from lorakit.adapters.spec import Method
+from lorakit.registry import methods
+
+methods.register(
+    "lora_fa",
+    Method(
+        name="lora_fa",
+        title="LoRA with frozen A",
+        summary="LoRA that trains B only",
+        source="Zhang et al. 2023",
+        trainable="B+magnitude",
+    ),
+)

@@ -1,0 +1,21 @@
+"""LoRA+: a larger learning rate for B (Hayou et al. 2024, arXiv 2402.12354).
+
+    lr(B) = ratio * lr(A)        ratio = 16 by default (adapter.lr_ratio)
+
+The forward is LoRA's. Tensors are grouped by their role, so magnitudes, vectors and heads keep the base rate.
+When to use it: when LoRA learns slowly; start from a learning rate of A about four times lower than LoRA's.
+"""
+
+from lorakit.adapters.spec import Method
+from lorakit.registry import methods
+
+methods.register(
+    "lora_plus",
+    Method(
+        name="lora_plus",
+        title="LoRA+",
+        summary="LoRA with lr(B) = 16 lr(A)",
+        source="Hayou et al. 2024",
+        lr_ratio=16.0,
+    ),
+)

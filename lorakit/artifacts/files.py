@@ -1,0 +1,87 @@
+"""Writing that is either done or not: a file or a folder appears whole under its name, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lorakit.errors import RunError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one step."""
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as JSON. Raises ValueError for NaN, which JSON does not know."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in ``path``; RunError where it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path.name} is missing", where=str(path.parent)) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot be read as JSON: {error}", where=str(path)) from None
+
+
+def append_json(path: Path, record: Any) -> None:
+    """One more line of a .jsonl file."""
+    with writing(path), path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """All records of a .jsonl file; none where the file is not there. A last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+@contextmanager
+def folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of ``path`` when the block ends well and vanishes when it does not."""
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        old = path.with_name(f".{path.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(partial, path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the operating system says against a write becomes a RunError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot be written: {error.strerror or error}", where=str(path), hint="free space and permissions"
+        ) from None

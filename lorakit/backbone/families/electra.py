@@ -1,0 +1,9 @@
+"""ELECTRA: BERT's layer behind embeddings of another width, with a two-layer head."""
+
+from __future__ import annotations
+
+from lorakit.backbone.families import Family
+from lorakit.backbone.families.bert import ROLES, norms
+from lorakit.registry import families
+
+families.register("electra", Family("electra", ("electra",), "encoder.layer", ROLES, norms))

@@ -1,0 +1,9 @@
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT's layer with other embeddings and a two-layer head."""
+
+from __future__ import annotations
+
+from lorakit.backbone.families import Family
+from lorakit.backbone.families.bert import ROLES, norms
+from lorakit.registry import families
+
+families.register("roberta", Family("roberta", ("roberta", "xlm-roberta", "camembert"), "encoder.layer", ROLES, norms))

@@ -1,0 +1,73 @@
+"""The parts of a backbone that train in full beside the adapters: the classification head and what is newly initialised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lorakit.backbone.anatomy import Anatomy
+from lorakit.errors import RunError
+
+
+@dataclass(frozen=True)
+class NewParts:
+    """names: the parameters that train, in model order; pretrained_head: whether the checkpoint brought the whole head."""
+
+    names: list[str]
+    pretrained_head: bool
+
+
+def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str) -> NewParts:
+    """Tell the new parts from the pretrained ones by transformers' loading ``info``.
+
+    New are the parameters that the checkpoint lacks or has in another shape, and all that stand outside the base model: the
+    head, and what some families put before it (DeBERTa's pooler, DistilBERT's pre_classifier). Raises RunError (key
+    ``model.name``) when a layer or an embedding is among them: then the weights are not this model's.
+    """
+    fresh = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    base = model.base_model
+    inner = {id(parameter) for parameter in base.parameters()} if base is not model else set()
+    outside = [key for key, parameter in model.named_parameters() if inner and id(parameter) not in inner]
+    layers = tuple(f"{path}." for path, _ in anatomy.layers)
+    embedding = id(embedding_weight(model))
+    lost = [k for k, p in model.named_parameters() if k in fresh and (k.startswith(layers) or id(p) == embedding)]
+    if lost:
+        raise RunError(
+            f"the checkpoint '{name}' lacks {len(lost)} of the backbone's weights, or has them in another shape: "
+            f"{', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}",
+            key="model.name",
+            hint="its config.json and its weights do not belong together",
+        )
+    names = [key for key, _ in model.named_parameters() if key in fresh.union(outside)]
+    return NewParts(names, bool(outside) and fresh.isdisjoint(outside))
+
+
+def embedding_weight(model: Any) -> torch.Tensor | None:
+    """The table of token embeddings, (vocabulary, width); None for a model that has no such table."""
+    try:
+        return model.get_input_embeddings().weight
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def train_new_parts(model: nn.Module, names: list[str]) -> None:
+    """Freeze the model except the named parameters, which become float32; their modules then cast what comes in."""
+    model.requires_grad_(False)
+    hooked: set[nn.Module] = set()
+    for name in names:
+        parameter = model.get_parameter(name)
+        parameter.requires_grad_(True)
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+            if owner not in hooked:
+                owner.register_forward_pre_hook(to_float32)
+                hooked.add(owner)
+
+
+def to_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A forward pre-hook that casts floating-point tensors to float32."""
+    return tuple(x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs)

@@ -1,0 +1,133 @@
+"""Load the backbone of a recipe: the frozen model with its new head, its tokenizer and its anatomy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
+
+from lorakit.backbone.anatomy import Anatomy
+from lorakit.backbone.checkpoint import find_checkpoint
+from lorakit.backbone.head import embedding_weight, find_new_parts, train_new_parts
+from lorakit.backbone.padding import prepare_padding
+from lorakit.backbone.reading import attention_for, configure, first_line, read_config, read_tokenizer
+from lorakit.errors import LorakitError, RecipeError, RunError, nearest
+from lorakit.recipe.schema import ModelSection
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Backbone:
+    """A pretrained model, ready to be adapted.
+
+    model: a transformers sequence classifier in eval mode, every parameter frozen except the new parts; tokenizer: pads on
+    the right, with a token that no text ends with; anatomy: the adaptable sites; new_parts: names of the parameters that are
+    newly initialised or belong to the classification head (they train, and are saved with the adapter); name: as the
+    recipe says it; notes: what a person should know about the loading, a sentence each; pretrained_head: whether the head is
+    the checkpoint's own, trained for these labels.
+    """
+
+    model: Any
+    tokenizer: Any
+    anatomy: Anatomy
+    new_parts: list[str]
+    name: str
+    notes: list[str] = field(default_factory=list)
+    pretrained_head: bool = False
+
+
+def load_backbone(
+    section: ModelSection, *, labels: tuple[str, ...], regression: bool, seed: int, offline: bool = False
+) -> Backbone:
+    """Load ``section.name`` as a classifier over ``labels``, or with one output for regression.
+
+    The weights come in ``section.dtype``; the new parts are float32 in any case, because they train. What is newly
+    initialised depends on ``seed`` alone, and the global random state is left as it was. Raises RecipeError or RunError with
+    the key of the recipe entry at fault, mostly ``model.name``.
+    """
+    if section.dtype not in DTYPES:
+        hint = nearest(section.dtype, DTYPES)
+        raise RecipeError(f"there is no dtype '{section.dtype}'", key="model.dtype", valid=", ".join(DTYPES), hint=hint)
+    folder = find_checkpoint(section, offline=offline)
+    # The files are here by now: only code that a model borrows from another repository may still need the network.
+    local = offline or not section.trust_remote_code
+    options = {"trust_remote_code": section.trust_remote_code, "local_files_only": local}
+    with quiet_transformers():
+        config = read_config(folder, section, options)
+        tokenizer = read_tokenizer(folder, section, config, options)
+        checkpoint_labels = list(config.id2label.values())
+        configure(config, labels, regression)
+        attention = attention_for(config, section.attention)
+        try:
+            with seeded(seed):
+                model, info = AutoModelForSequenceClassification.from_pretrained(
+                    folder,
+                    config=config,
+                    dtype=DTYPES[section.dtype],
+                    attn_implementation=attention,
+                    use_safetensors=True,
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                    **options,
+                )
+        except Exception as error:
+            raise weights_error(error, folder, section) from error
+    anatomy = Anatomy(model)
+    new = find_new_parts(model, anatomy, info, section.name)
+    train_new_parts(model, new.names)
+    table = embedding_weight(model)
+    prepare_padding(tokenizer, model.config, config.vocab_size if table is None else len(table))
+    notes = []
+    if attention != section.attention:
+        notes.append(f"{config.model_type} models have no {section.attention} attention in transformers: eager is used")
+    if new.pretrained_head:
+        notes.append(
+            f"the checkpoint brings a trained head for {', '.join(checkpoint_labels)}: it is kept and trained on"
+        )
+    elif info["mismatched_keys"]:
+        notes.append(f"the checkpoint brings a head for {len(checkpoint_labels)} labels: a new one takes its place")
+    return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, new.pretrained_head)
+
+
+def weights_error(error: Exception, folder: Path, section: ModelSection) -> LorakitError:
+    """Why the weights could not be loaded: an attention that is not there, or a file that is not whole."""
+    text = first_line(error)
+    if "attn_implementation" in str(error) or "flash" in text.lower():
+        what = f"{section.attention} attention cannot be used here: {text}"
+        return RecipeError(
+            what, key="model.attention", valid="sdpa, eager, flash_attention_2", hint="eager always works"
+        )
+    return RunError(
+        f"the weights of '{section.name}' in {folder} cannot be loaded: {text}",
+        key="model.name",
+        hint="the files may be damaged or incomplete: fetch them again",
+    )
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The CPU generator seeded, then put back as it was; no other device's generator is touched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hold back what transformers says while it loads: what is new, and why, is told by lorakit."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

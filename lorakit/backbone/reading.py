@@ -1,0 +1,81 @@
+"""Read a checkpoint's configuration and tokenizer, and fit the configuration to the task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
+
+from lorakit.errors import RecipeError
+from lorakit.recipe.schema import ModelSection
+
+ATTENTION_FLAGS = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}
+NO_TOKENIZER = "save the tokenizer into the same folder as the model"
+
+
+def read_config(folder: Path, section: ModelSection, options: dict[str, Any]) -> Any:
+    """The checkpoint's configuration, of an architecture that transformers can classify sequences with.
+
+    Raises RecipeError (key ``model.name``, or ``model.trust_remote_code`` for a model that brings its own code).
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise RecipeError(
+                f"'{section.name}' brings its own code",
+                key="model.trust_remote_code",
+                hint="model.trust_remote_code=true, where you trust that code",
+            ) from error
+        raise RecipeError(
+            f"the configuration of '{section.name}' in {folder} cannot be used: {first_line(error)}",
+            key="model.name",
+        ) from error
+    config.name_or_path = section.name
+    if type(config) in CLASSIFIERS or "AutoModelForSequenceClassification" in (getattr(config, "auto_map", None) or {}):
+        return config
+    raise RecipeError(
+        f"'{section.name}' is a {config.model_type} model, which transformers cannot classify sequences with",
+        key="model.name",
+        hint="an encoder such as bert, roberta or deberta-v2, or a decoder such as llama or gpt2",
+    )
+
+
+def read_tokenizer(folder: Path, section: ModelSection, config: Any, options: dict[str, Any]) -> Any:
+    """The checkpoint's tokenizer. Raises RecipeError when its files are missing: transformers would make up an empty one."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **options)
+    except Exception as error:
+        what = f"the tokenizer of '{section.name}' in {folder} cannot be loaded: {first_line(error)}"
+        raise RecipeError(what, key="model.name", hint=NO_TOKENIZER) from error
+    needed = set(tokenizer.vocab_files_names.values())
+    if needed and not any((folder / file).is_file() for file in needed):
+        what = f"the folder {folder} has no tokenizer files ({' or '.join(sorted(needed))})"
+        raise RecipeError(what, key="model.name", hint=NO_TOKENIZER)
+    return tokenizer
+
+
+def configure(config: Any, labels: tuple[str, ...], regression: bool) -> None:
+    """Fit the configuration to the task, in place. The cache of past keys is for generation and is switched off."""
+    if regression:
+        config.num_labels = 1
+    else:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "regression" if regression else "single_label_classification"
+    config.use_cache = False
+
+
+def attention_for(config: Any, wanted: str) -> str:
+    """``wanted``, or ``eager`` where transformers does not have that attention for this architecture."""
+    flag = ATTENTION_FLAGS.get(wanted)
+    if flag and type(config) in CLASSIFIERS and not getattr(CLASSIFIERS[type(config)], flag):
+        return "eager"
+    return wanted
+
+
+def first_line(error: Exception) -> str:
+    """The error's first line, or its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,92 @@
+"""The ``lorakit`` command: which commands there are, and how a failure leaves the program.
+
+Nothing heavy is imported here: every command imports what it needs when it runs, so that help and completion are quick.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from lorakit.cli.copy import copy_recipe
+from lorakit.cli.eval import evaluate
+from lorakit.cli.list import list_entries
+from lorakit.cli.merge import merge
+from lorakit.cli.plan import plan
+from lorakit.cli.predict import predict
+from lorakit.cli.search import search
+from lorakit.cli.show import show
+from lorakit.cli.train import train
+from lorakit.errors import LorakitError
+
+app = typer.Typer(
+    name="lorakit",
+    help="Fine-tune pretrained transformers for text classification on a small parameter budget, from a YAML recipe.",
+    epilog="Start with: lorakit train demo",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("train", rich_help_panel="Run")(train)
+app.command("search", rich_help_panel="Run")(search)
+app.command("eval", rich_help_panel="Run")(evaluate)
+app.command("merge", rich_help_panel="Run")(merge)
+app.command("predict", rich_help_panel="Run")(predict)
+app.command("list", rich_help_panel="Recipes")(list_entries)
+app.command("show", rich_help_panel="Recipes")(show)
+app.command("copy", rich_help_panel="Recipes")(copy_recipe)
+app.command("plan", rich_help_panel="Inspect")(plan)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and leave, when ``--version`` is given."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"lorakit {version('lorakit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line ``arguments`` (of the process, where not given) and give its exit code.
+
+    0 done, 1 failed, 2 asked wrongly, 130 interrupted. A LorakitError becomes one message on standard error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="lorakit")
+    except LorakitError as error:
+        from lorakit.cli.output import complain
+
+        complain(error)
+        return error.exit_code
+    except SystemExit as leaving:
+        return leave(leaving.code)
+    return 0
+
+
+def leave(code: int | str | None) -> int:
+    """The exit code for ``code``; a reader that has gone away (``lorakit list tasks | head -1``) is not a failure."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it once more as it ends
+    return code if isinstance(code, int) else int(code is not None)

@@ -1,0 +1,29 @@
+"""``lorakit copy``: a shipped recipe to edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorakit.cli.options import Force, complete_recipe, refuse_overwrite
+
+
+def copy_recipe(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file.", autocompletion=complete_recipe)
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where it goes; missing folders are made.")],
+    force: Force = False,
+) -> None:
+    """Copy a recipe to a file of yours, to edit and train."""
+    from lorakit.cli.output import say
+    from lorakit.recipe.load import find_recipe
+
+    source = find_recipe(recipe)
+    target = file / source.name if file.is_dir() else file
+    refuse_overwrite(target, force=force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    say(f"{recipe} is now {target}. Next:\n  lorakit train {target}")

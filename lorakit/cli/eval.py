@@ -1,0 +1,75 @@
+"""``lorakit eval``: the task's own metrics of a run or a model, with a confidence interval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from lorakit.cli.options import AsJson, Offline, Quiet, Weights, before_imports
+from lorakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from lorakit.workflow import EvalResult
+
+
+def evaluate(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task; see: lorakit list tasks.")],
+    run: Annotated[
+        Optional[Path], typer.Option("--run", help="A run folder; the newest run of this task by default.")
+    ] = None,
+    model: Annotated[
+        Optional[str], typer.Option("--model", help="A checkpoint instead of a run: a folder or a hub name.")
+    ] = None,
+    split: Annotated[Optional[str], typer.Option("--split", help="A split; the validation split by default.")] = None,
+    weights: Weights = "last",
+    predictions: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--predictions", metavar="FILE", help="Write one row per example (GLUE's form for its test splits)."
+        ),
+    ] = None,
+    offline: Offline = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a run or a checkpoint on a task."""
+    if run is not None and model is not None:
+        raise UsageError("--run and --model exclude each other", valid="one of the two, or neither for the newest run")
+    before_imports(offline=offline, quiet=quiet)
+    from lorakit.cli.output import listening, say, write, write_json
+
+    with listening(quiet=quiet):
+        say(f"evaluating {model or run or 'the newest run'} on {task}", quiet=quiet)
+        from lorakit import workflow
+
+        result = workflow.evaluate(
+            task, run=run, model=model, split=split, weights=weights, predictions=predictions, offline=offline
+        )
+    if as_json:
+        write_json(result.to_dict())
+        return
+    from lorakit.report.tables import facts
+
+    write(facts(score_facts(result)))
+
+
+def score_facts(result: EvalResult) -> list[tuple[str, str]]:
+    """What was scored, on what, and every metric, as (name, value) pairs."""
+    from lorakit.report.tables import count, duration
+
+    pairs = [
+        ("of", str(result.source)),
+        ("on", f"{result.task}, {result.split}, {count(result.rows)} rows in {duration(result.seconds)}"),
+    ]
+    for metric, value in result.scores.items():
+        text = f"{value:.4f}"
+        if metric == result.metric and result.interval is not None:
+            text += "  (95 % interval {:.4f} to {:.4f})".format(*result.interval)
+        pairs.append((metric, text))
+    if not result.scores:
+        pairs.append(("scores", "none: this split has no labels"))
+    if result.predictions is not None:
+        pairs.append(("predictions", str(result.predictions)))
+    return pairs

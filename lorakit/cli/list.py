@@ -1,0 +1,113 @@
+"""``lorakit list``: what there is to choose from."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+from operator import itemgetter
+from typing import Annotated, Literal
+
+import typer
+
+from lorakit.cli.options import AsJson
+
+Kind = Literal["methods", "proxies", "tasks", "recipes", "models"]
+
+
+def list_entries(
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="What to list.")], as_json: AsJson = False
+) -> None:
+    """List methods, proxies, tasks, recipes or models."""
+    from lorakit.cli.output import write, write_json
+
+    rows = {"methods": methods, "proxies": proxies, "tasks": tasks, "recipes": recipes, "models": models}[kind]()
+    if as_json:
+        write_json({kind: rows})
+        return
+    from lorakit.report.tables import Column, table
+
+    names = list(rows[0]) if rows else ["name"]
+    write(table(rows, [Column(name, itemgetter(name)) for name in names]))
+
+
+def methods() -> list[dict[str, str]]:
+    """Adapter methods (recipe key adapter.method), then search methods (search.method)."""
+    from lorakit import registry
+
+    adapters = [
+        {"name": name, "key": "adapter.method", "what": method.summary, "source": method.source}
+        for name, method in registry.methods.items()
+    ]
+    searches = [
+        {"name": name, "key": "search.method", "what": first_line(policy), "source": ""}
+        for name, policy in registry.policies.items()
+    ]
+    return adapters + searches
+
+
+def proxies() -> list[dict[str, str]]:
+    """Scores (search.proxy), with what each does where B is still zero."""
+    from lorakit import registry
+
+    return [
+        {"name": name, "score": proxy.summary, "where B = 0": proxy.at_zero} for name, proxy in registry.proxies.items()
+    ]
+
+
+def tasks() -> list[dict[str, str]]:
+    """Known tasks (task.name), and the person's own files."""
+    from lorakit import registry
+    from lorakit.recipe.schema import CUSTOM
+
+    known = [
+        {
+            "name": name,
+            "what": task.title,
+            "texts": str(len(task.text)),
+            "labels": ", ".join(task.labels) or "a number",
+            "metrics": ", ".join(task.metrics),
+        }
+        for name, task in registry.tasks.items()
+    ]
+    own = {"name": CUSTOM, "what": "your own csv, tsv, jsonl or parquet files", "texts": "1 or 2"}
+    return [*known, {**own, "labels": "yours", "metrics": "task.metric"}]
+
+
+def recipes() -> list[dict[str, str]]:
+    """Shipped recipes, each with what the comment on its top says first."""
+    from lorakit.recipe.load import shipped_recipes
+
+    return [
+        {"name": name, "what": headline(path.read_text(encoding="utf-8"))}
+        for name, path in sorted(shipped_recipes().items())
+    ]
+
+
+def headline(recipe: str) -> str:
+    """The first clause of a recipe's opening comment, its launch line apart."""
+    comments = itertools.takewhile(lambda line: line.startswith("#"), recipe.splitlines())
+    prose = " ".join(line.lstrip("# ") for line in comments if "lorakit train" not in line)
+    return re.split(r"[.:;](?:\s|$)", prose, maxsplit=1)[0]
+
+
+def models() -> list[dict[str, str]]:
+    """What model.name may be: families whose projections are known by name, and the bundled encoder."""
+    from lorakit import registry
+
+    bundled = {"family": "bundled:minilm", "model types": "bert", "roles": "a 22.7M encoder, from the extra 'bundled'"}
+    known = [
+        {
+            "family": name,
+            "model types": ", ".join(family.model_types),
+            "roles": " ".join(dict.fromkeys(family.roles.values())),
+        }
+        for name, family in registry.families.items()
+    ]
+    rest = {"family": "any other", "model types": "any", "roles": "found by structure, no shortcuts"}
+    return [bundled, *known, rest]
+
+
+def first_line(entry: object) -> str:
+    """The first line of the docstring of the file an entry is written in."""
+    return (inspect.getdoc(inspect.getmodule(entry)) or "").partition("\n")[0]

@@ -1,0 +1,79 @@
+"""Arguments and options that several commands share, and how a RECIPE argument becomes a recipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
+
+import typer
+
+from lorakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from lorakit.recipe.load import LoadedRecipe
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Shipped recipes that start with what is typed."""
+    from lorakit.recipe.load import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+RECIPE_HELP = "A shipped recipe (see: lorakit list recipes), a YAML file, or a run folder."
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP, autocompletion=complete_recipe)]
+Overrides = Annotated[
+    Optional[list[str]],
+    typer.Argument(metavar="KEY=VALUE", help="Recipe keys set from here, e.g. adapter.rank=4."),
+]
+Seed = Annotated[Optional[int], typer.Option("--seed", help="The same as run.seed=N.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network. The same as run.offline=true.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no talk; warnings still show.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+Weights = Annotated[
+    Literal["last", "best"], typer.Option("--weights", help="The last weights, or the best on the validation split.")
+]
+
+
+def open_recipe(
+    name: str, overrides: Sequence[str] | None, *, seed: int | None = None, offline: bool = False
+) -> tuple[LoadedRecipe, Path | None]:
+    """The recipe called ``name`` with ``overrides``, and its run folder where ``name`` is one (else None).
+
+    Options win over KEY=VALUE, which wins over the file. Raises RecipeError or UsageError that names everything wrong.
+    """
+    from lorakit.recipe.load import load_recipe
+
+    settings = list(overrides or [])
+    if seed is not None:
+        settings.append(f"run.seed={seed}")
+    if offline:
+        settings.append("run.offline=true")
+    folder = Path(name)
+    if not folder.is_dir():
+        return load_recipe(name, settings), None
+    if not (folder / "recipe.yaml").is_file():
+        raise UsageError("this folder is not a run: it has no recipe.yaml", where=name, hint="lorakit list recipes")
+    return load_recipe(str(folder / "recipe.yaml"), settings), folder
+
+
+def before_imports(*, offline: bool = False, quiet: bool = False) -> None:
+    """Tell the Hugging Face libraries, which read this as they are imported, what the person wants.
+
+    ``offline`` switches them off the network too. Their own progress bars are for terminals, and not for ``quiet`` ones.
+    """
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # those of transformers as well
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+def refuse_overwrite(target: Path, *, force: bool) -> None:
+    """Raise UsageError where ``target`` exists and ``force`` was not given."""
+    if target.exists() and not force:
+        raise UsageError("this exists already, nothing was written", where=str(target), hint="another name, or --force")

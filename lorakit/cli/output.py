@@ -1,0 +1,93 @@
+"""Where words go: data to standard output, talk to standard error, and both only from the main process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lorakit.errors import Interrupted, LorakitError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+PIPE_WIDTH = (
+    1000  # columns a table may take where there is no terminal: in a pipe or a file every row keeps to one line
+)
+
+
+def main_process() -> bool:
+    """Whether this process speaks for all: the first one of a launch on several devices."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def console(*, talk: bool = False) -> Console:
+    """A rich console on standard output, or with ``talk`` on standard error. NO_COLOR is honoured by rich."""
+    from rich.console import Console
+
+    stream = sys.stderr if talk else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(stderr=talk, highlight=False, width=width, quiet=not main_process())
+
+
+def write(*data: RenderableType) -> None:
+    """Print tables or text on standard output. Text is taken as it is: nothing in it is markup, no line is broken."""
+    out = console()
+    for item in data:
+        with out.capture() as captured:
+            out.print(item, markup=False, soft_wrap=isinstance(item, str))
+        text = captured.get()
+        if not sys.stdout.isatty():
+            text = "".join(line.rstrip() + "\n" for line in text.splitlines())
+        sys.stdout.write(text)
+
+
+def write_json(data: Mapping[str, Any]) -> None:
+    """Print one JSON object on standard output."""
+    if main_process():
+        sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """Print a line of talk on standard error, unless ``quiet``."""
+    if not quiet:
+        console(talk=True).print(text, markup=False, soft_wrap=True)
+
+
+def complain(error: LorakitError) -> None:
+    """Print ``error`` on standard error; being interrupted is not called an error."""
+    err = console(talk=True)
+    if not isinstance(error, Interrupted):
+        several = len(error.problems) > 1
+        err.print(f"error: {len(error.problems)} problems" if several else "error:", style="bold red", end="")
+        err.print("" if several else " ", end="\n" if several else "")
+    err.print(str(error), markup=False, soft_wrap=True)
+
+
+class SpokenRecords(logging.Handler):
+    """Prints what the library logs (loading the model, the data, tokenising) as lines of talk."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say ``record``, warnings marked as such."""
+        mark = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        say(mark + record.getMessage())
+
+
+@contextmanager
+def listening(*, quiet: bool = False) -> Iterator[None]:
+    """While this lasts, what the ``lorakit`` logger says is printed on standard error: warnings only, when ``quiet``."""
+    logger = logging.getLogger("lorakit")
+    handler, level, propagate = SpokenRecords(), logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate

@@ -1,0 +1,75 @@
+"""``lorakit plan``: what a recipe would do, before it does it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lorakit.cli.options import AsJson, Offline, Overrides, RecipeName, Seed, before_imports, open_recipe
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lorakit.workflow import Plan
+
+
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    offline: Offline = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the sites, budget, steps, ticks and memory of a recipe; train nothing."""
+    before_imports(offline=offline, quiet=True)
+    from lorakit.cli.output import listening, write, write_json
+
+    loaded, _ = open_recipe(recipe, overrides, seed=seed, offline=offline)
+    with listening(quiet=True):
+        from lorakit import workflow
+
+        result = workflow.plan(loaded)
+    if as_json:
+        write_json(result.to_dict())
+    else:
+        write(*plan_tables(result))
+
+
+def plan_tables(result: Plan) -> tuple[Table, ...]:
+    """The matched sites, and the schedule in figures."""
+    from lorakit.report.tables import Column, count, facts, memory, table
+
+    sites = table(
+        result.sites,
+        [
+            Column("site", lambda site: site.label),
+            Column("module", lambda site: site.name),
+            Column("shape", lambda site: site.shape, right=True),
+            Column("rank", lambda site: site.rank, right=True),
+            Column("parameters", lambda site: count(site.parameters), right=True),
+        ],
+        title=f"{len(result.sites)} sites",
+    )
+    pairs = [
+        ("adapters", f"{count(result.adapter_parameters)} parameters with every site on"),
+        ("budget", f"{count(result.budget)} parameters, {result.budget_source}"),
+        ("head", f"{count(result.head_parameters)} parameters, not in the budget"),
+        ("backbone", f"{count(result.model_parameters)} parameters"),
+        ("rows", count(result.rows)),
+        ("steps", f"{count(result.total_steps)}, {result.steps_per_epoch} an epoch, {result.warmup_steps} of warm-up"),
+        ("evaluations", at_steps(result.evaluations)),
+        ("ticks", at_steps(result.ticks)),
+        ("search", f"about {result.search_overhead:.0f} % on top of training" if result.ticks else "none"),
+        ("memory", f"about {memory(result.memory_bytes)}"),
+        *(("note", note) for note in result.notes),
+    ]
+    return sites, facts(pairs)
+
+
+def at_steps(steps: list[int], shown: int = 8) -> str:
+    """``3, at steps 0, 47, 94``; a long list is cut in the middle."""
+    if not steps:
+        return "none"
+    numbers = [str(step) for step in steps]
+    if len(numbers) > shown:
+        numbers = [*numbers[: shown - 1], "...", numbers[-1]]
+    return f"{len(steps)}, at step{'s' if len(steps) > 1 else ''} {', '.join(numbers)}"

@@ -1,0 +1,81 @@
+"""``lorakit predict``: a label for every line of a file or of standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorakit.cli.options import AsJson, Quiet, Weights, before_imports
+from lorakit.errors import DataError
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|-",
+            help="One text a line, the two texts of a pair with a tab between; - reads standard input.",
+        ),
+    ],
+    weights: Weights = "last",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Label the lines of a file: one line each, the label and its probability with a tab between."""
+    before_imports(quiet=quiet)
+    from lorakit.cli.output import listening, write_json
+
+    with listening(quiet=quiet):
+        lines = texts(source)
+        from lorakit import workflow
+
+        predictions = workflow.predict(run, lines, weights)
+    if not predictions:
+        raise DataError("there is no line to label", where="standard input" if source == "-" else source)
+    if as_json:
+        write_json(
+            {
+                "run": str(run),
+                "predictions": [
+                    {"text": item.text, "label": item.label, "probability": item.probability} for item in predictions
+                ],
+            }
+        )
+        return
+    for item in predictions:
+        chance = "" if item.probability is None else f"\t{item.probability:.4f}"
+        sys.stdout.write(f"{item.label}{chance}\n")
+
+
+def texts(source: str) -> Iterator[str | tuple[str, str]]:
+    """The texts of a file, or of standard input for ``-``, read line by line; a tab makes a pair.
+
+    Raises DataError at once where the file is missing or a folder, and while reading where it is not UTF-8.
+    """
+    if source == "-":
+        return pairs(sys.stdin, "standard input")
+    path = Path(source)
+    if not path.is_file():
+        raise DataError("there is no such file", where=source, valid="a text file, or - for standard input")
+    return pairs(file_lines(path), source)
+
+
+def file_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, with a byte order mark or without."""
+    with path.open(encoding="utf-8-sig") as lines:
+        yield from lines
+
+
+def pairs(lines: Iterable[str], where: str) -> Iterator[str | tuple[str, str]]:
+    """Each line without its end, cut at its first tab where it has one. Raises DataError on bytes that are no text."""
+    try:
+        for line in lines:
+            first, tab, second = line.rstrip("\r\n").partition("\t")
+            yield (first, second) if tab else first
+    except UnicodeDecodeError as error:
+        raise DataError("this is not UTF-8 text", where=where, hint="convert the file to UTF-8") from error

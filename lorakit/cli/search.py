@@ -1,0 +1,108 @@
+"""``lorakit search``: score every site once, give the budget to the best, write that down as a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from lorakit.cli.options import (
+    RECIPE_HELP,
+    AsJson,
+    Force,
+    Offline,
+    Overrides,
+    Quiet,
+    Seed,
+    before_imports,
+    complete_recipe,
+    open_recipe,
+    refuse_overwrite,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lorakit.workflow import SearchResult
+
+
+def search(
+    recipe: Annotated[
+        Optional[str],
+        typer.Argument(
+            metavar="RECIPE",
+            help=RECIPE_HELP + " Where not given: recipe.yaml here, else demo.",
+            autocompletion=complete_recipe,
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    proxy: Annotated[Optional[str], typer.Option("--proxy", help="The score; see: lorakit list proxies.")] = None,
+    emit: Annotated[
+        Optional[Path], typer.Option("--emit", metavar="OUT.yaml", help="Write a recipe with the allocation in it.")
+    ] = None,
+    seed: Seed = None,
+    offline: Offline = False,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score all sites once and give the budget to the best (static HeteroLoRA)."""
+    before_imports(offline=offline, quiet=quiet)
+    from lorakit.cli.output import listening, say, write, write_json
+
+    name, settings = recipe_or_default(recipe, overrides or [])
+    if proxy is not None:
+        settings.append(f"search.proxy={proxy}")
+    if emit is not None:
+        refuse_overwrite(emit, force=force)
+    loaded, _ = open_recipe(name, settings, seed=seed, offline=offline)
+    with listening(quiet=quiet):
+        say(f"scoring the sites of {loaded.recipe.model.name} on {loaded.recipe.task.name}", quiet=quiet)
+        from lorakit import workflow
+
+        result = workflow.search(loaded, emit=emit)
+    if as_json:
+        write_json(result.to_dict())
+        return
+    write(*search_tables(result))
+    if result.note:
+        say(f"{result.proxy}: {result.note}", quiet=quiet)
+    if result.emitted is not None:
+        say(f"next:\n  lorakit train {result.emitted}", quiet=quiet)
+
+
+def recipe_or_default(recipe: str | None, overrides: list[str]) -> tuple[str, list[str]]:
+    """The recipe to search and the overrides; a first argument KEY=VALUE is an override, not a recipe."""
+    default = "recipe.yaml" if Path("recipe.yaml").is_file() else "demo"
+    if recipe is None:
+        return default, list(overrides)
+    if "=" in recipe and not Path(recipe).exists():
+        return default, [recipe, *overrides]
+    return recipe, list(overrides)
+
+
+def search_tables(result: SearchResult) -> tuple[Table, ...]:
+    """The ranked sites with bars, the allocation as layers by roles, and the budget."""
+    from lorakit.report.grid import site_grid
+    from lorakit.report.tables import Column, bar, count, duration, facts, heat_map, table
+
+    top = max((site.score for site in result.ranked), default=0.0)
+    ranked = table(
+        result.ranked,
+        [
+            Column("site", lambda site: site.label),
+            Column("score", lambda site: f"{site.score:.4g}", right=True),
+            Column("", lambda site: bar(site.score / top if top > 0 else 0.0)),
+            Column("rank", lambda site: site.rank, right=True),
+            Column("parameters", lambda site: count(site.parameters), right=True),
+            Column("", lambda site: "on" if site.on else ""),
+        ],
+        title=f"sites by {result.proxy}, best first",
+    )
+    grid = site_grid((site.layer, site.role, float(site.rank if site.on else 0)) for site in result.ranked)
+    allocation = heat_map(grid, lambda rank: f"{rank:.0f}" if rank else "·", title="rank by layer and role")
+    pairs = [("budget", f"{count(result.used)} of {count(result.budget)} used"), ("time", duration(result.seconds))]
+    if result.emitted is not None:
+        pairs.append(("recipe", str(result.emitted)))
+    return ranked, allocation, facts(pairs)

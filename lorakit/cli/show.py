@@ -1,0 +1,96 @@
+"""``lorakit show``: a recipe with every key explained, or the card of a method, proxy or task."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorakit.cli.options import Overrides, complete_recipe, open_recipe
+from lorakit.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from lorakit.recipe.load import LoadedRecipe
+    from lorakit.registry import Registry
+
+KEY_INDENT = 2  # spaces before a key in a resolved recipe; sections have none, entries of a mapping more
+WIDEST_VALUE = 48  # columns up to which the comments are lined up
+
+
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A recipe (shipped, file or run folder), a method, a proxy or a task.",
+            autocompletion=complete_recipe,
+        ),
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Show a recipe with every key explained, or the card of a method, proxy or task."""
+    from lorakit.cli.output import write
+    from lorakit.recipe.load import shipped_recipes
+
+    if name in shipped_recipes() or Path(name).exists() or Path(name).suffix in (".yaml", ".yml"):
+        loaded, _ = open_recipe(name, overrides)
+        write(explained(loaded))
+        return
+    cards = [card(registry, name) for registry in card_registries() if name in registry]
+    if not cards:
+        known = [*shipped_recipes(), *(entry for registry in card_registries() for entry in registry.names())]
+        raise UsageError(
+            f"there is no recipe, method, proxy or task called '{name}'",
+            valid=", ".join(known),
+            hint=nearest(name, known) or "lorakit list methods",
+        )
+    write("\n\n".join(cards))
+
+
+def explained(loaded: LoadedRecipe) -> str:
+    """The resolved recipe as YAML, a comment behind every key; it can be trained as it is."""
+    from lorakit.recipe.keys import recipe_keys
+
+    lines: list[tuple[str, str]] = []
+    section = ""
+    for line in loaded.to_yaml().splitlines():
+        indent, name = len(line) - len(line.lstrip()), line.partition(":")[0].strip(" '")
+        if indent == 0:
+            section = name
+        path = f"{section}.{name}"
+        lines.append((line, recipe_keys()[path].rule.doc if indent == KEY_INDENT else ""))
+    width = min(max(len(text) for text, doc in lines if doc), WIDEST_VALUE)
+    return "\n".join(f"{text:<{width}}  # {doc}" if doc else text for text, doc in lines)
+
+
+def card_registries() -> list[Registry[Any]]:
+    """Where a name that is no recipe is looked up."""
+    from lorakit import registry
+
+    return [registry.methods, registry.policies, registry.proxies, registry.tasks]
+
+
+def card(registry: Registry[Any], name: str) -> str:
+    """What an entry's own file says of it; for a task, its facts."""
+    from lorakit.tasks.task import Task
+
+    entry = registry.get(name)
+    head = f"{name} ({registry.kind})"
+    if isinstance(entry, Task):
+        text = "\n".join(
+            (
+                entry.title,
+                f"text:       {', '.join(entry.text)}",
+                f"labels:     {', '.join(entry.labels) or 'a number'}",
+                f"metrics:    {', '.join(entry.metrics)} (the first decides which epoch is best)",
+                f"validation: {', '.join(entry.validation)}",
+            )
+        )
+    else:
+        # One file a method: the file's name is the entry's. What comes from another package has its class's file.
+        module = sys.modules.get(f"{registry.package}.{name}") or inspect.getmodule(entry)
+        text = inspect.getdoc(module) or ""
+    return f"{head}\n\n{text}"

@@ -1,0 +1,180 @@
+"""From a recipe's name to its typed values: defaults < search preset < extended recipe < file < KEY=VALUE.
+
+Of the three ways to state the search budget, the one that the last layer uses takes the place of the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from lorakit.errors import LorakitError, RecipeError
+from lorakit.recipe.document import SUFFIXES, missing_file, shown
+from lorakit.recipe.layers import Layer, read_file, read_overrides
+from lorakit.recipe.problems import Problems
+from lorakit.recipe.rules import BUDGETS, Draft, check
+from lorakit.recipe.schema import SEARCH_PRESETS, Recipe
+from lorakit.recipe.values import UNREADABLE, written
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe that is right in itself, and where each of its values was written.
+
+    recipe: the typed values, ``run.name`` filled in; name: the file's stem; path: the file; places: key or section -> place.
+    """
+
+    recipe: Recipe
+    name: str
+    path: Path
+    places: dict[str, str] = field(default_factory=dict)
+
+    def where(self, key: str) -> str:
+        """``file.yaml:12`` or ``command line``: the place of ``key``, else of its section, else the file."""
+        while key:
+            if key in self.places:
+                return self.places[key]
+            key = key.rpartition(".")[0]
+        return shown(self.path)
+
+    def locate(self, error: LorakitError) -> LorakitError:
+        """The same error, its problems about a recipe key completed with the place of that key."""
+        return type(error)(
+            [
+                replace(problem, where=self.where(problem.key)) if problem.key and not problem.where else problem
+                for problem in error.problems
+            ]
+        )
+
+    def to_yaml(self) -> str:
+        """The recipe with every default spelt out; loading this text gives an equal recipe."""
+        lines = [f"# {self.name}, with every default spelt out. To train it: lorakit train THIS_FILE"]
+        for section, values in asdict(self.recipe).items():
+            lines += ["", f"{section}:"]
+            for name, value in values.items():
+                if isinstance(value, dict) and value:
+                    lines += [f"  {name}:", *(f"    {written(key)}: {written(item)}" for key, item in value.items())]
+                else:
+                    lines.append(f"  {written(name)}: {written(value)}")
+        return "\n".join(lines) + "\n"
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read a recipe file or shipped recipe, what it extends, and ``KEY=VALUE`` overrides.
+
+    Raises RecipeError with everything that is wrong in any of them; each problem has its place and key.
+    """
+    problems = Problems()
+    path = find_recipe(name_or_path)
+    layers = [*read_chain(path, problems), read_overrides(overrides, problems)]
+    values, places = merge(layers)
+    loaded = LoadedRecipe(Recipe(), path.stem, path, places)
+    if all(layer.complete for layer in layers):
+        check(Draft(values, loaded.where), problems)
+    problems.raise_if_any()
+    if values.get("run.name") is None:
+        values["run.name"] = loaded.name
+    return replace(loaded, recipe=build(values))
+
+
+def build(values: dict[str, Any]) -> Recipe:
+    """The dataclasses from checked values by key path, through OmegaConf's strict structured merge."""
+    nested: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        section, name = path.split(".")
+        nested.setdefault(section, {})[name] = value
+    return cast(Recipe, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), nested)))
+
+
+def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values and places of all layers, later ones first in line; below all of them the search preset that they name."""
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for layer in layers:
+        if any(layer.values.get(path) is not None for path in BUDGETS):
+            for path in BUDGETS:
+                values.pop(path, None)
+                places.pop(path, None)
+        values |= layer.values
+        places |= layer.places
+    preset = values.get("search.preset")
+    if preset is None or preset is UNREADABLE:
+        return values, places
+    budgeted = any(values.get(path) is not None for path in BUDGETS)
+    below = {path: value for path, value in SEARCH_PRESETS[preset].items() if not (budgeted and path in BUDGETS)}
+    return below | values, dict.fromkeys(below, places["search.preset"]) | places
+
+
+def read_chain(path: Path, problems: Problems) -> list[Layer]:
+    """The layers of a recipe and of all that it extends, the base first."""
+    layers: list[Layer] = []
+    seen: list[Path] = []
+    while True:
+        seen.append(path.resolve())
+        layer = read_file(path, problems)
+        layers.insert(0, layer)
+        if layer.extends is None:
+            return layers
+        base = find_base(layer.extends, path.parent)
+        where = layer.places["extends"]
+        if base is None:
+            valid, hint = missing_file(layer.extends, shipped_recipes(), path.parent)
+            problems.add(f"there is no recipe '{layer.extends}'", where=where, key="extends", valid=valid, hint=hint)
+        elif base.resolve() in seen:
+            circle = " -> ".join(shown(step) for step in (*seen[seen.index(base.resolve()) :], base.resolve()))
+            problems.add(
+                f"goes in a circle: {circle}", where=where, key="extends", valid="a recipe that ends the chain"
+            )
+        else:
+            path = base
+            continue
+        layer.complete = False
+        return layers
+
+
+def find_base(name: str, folder: Path) -> Path | None:
+    """The recipe that ``extends: name`` means in a file of ``folder``: a bare word is a shipped recipe first, a path a file."""
+    beside = [folder / name, folder / f"{name}.yaml"]
+    files = [path for path in beside if os.path.isfile(path)]
+    known = shipped_recipes().get(name.removesuffix(".yaml"))
+    shipped = [known] if known else []
+    found = [*files, *shipped] if is_path(name) else [*shipped, *files]
+    return found[0] if found else None
+
+
+def is_path(name: str) -> bool:
+    """Whether ``name`` is written as a path rather than as a recipe's name."""
+    return "/" in name or "\\" in name or name.endswith(SUFFIXES)
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """The file that a person means: a shipped recipe's name, with or without ``.yaml``, or a path.
+
+    Raises RecipeError that lists the shipped recipes and the nearest name.
+    """
+    name = str(name_or_path)
+    full = os.path.expanduser(name)
+    known = shipped_recipes().get(name.removesuffix(".yaml"))
+    if known and not (is_path(name) and os.path.isfile(full)):
+        return known
+    for path in (full, f"{full}.yaml"):
+        if os.path.isfile(path):
+            return Path(path)
+    if name and os.path.exists(full):
+        return Path(full)
+    valid, hint = missing_file(name, shipped_recipes(), Path(full).parent)
+    what = "there is no such file" if is_path(name) else "there is no recipe of this name"
+    raise RecipeError(what, where=name or "''", valid=valid, hint=hint)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that come with lorakit: inside the installed package, else in the source tree beside it."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "recipes"
+    folder = inside if inside.is_dir() else package.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

@@ -1,0 +1,200 @@
+"""What must hold between the keys of a recipe. One generator a rule; each yields what it finds wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lorakit import registry
+from lorakit.errors import Problem
+from lorakit.recipe.keys import recipe_keys
+from lorakit.recipe.problems import Problems
+from lorakit.recipe.schema import CUSTOM
+from lorakit.recipe.values import UNREADABLE, written
+
+BUDGETS = ("search.enable", "search.uniform_rank", "search.parameters")
+
+
+class UnreadableError(Exception):
+    """A rule asked for a value that is already known to be wrong: the rule has nothing to add."""
+
+
+@dataclass
+class Draft:
+    """The merged values of a recipe before it is built; ``where`` finds the place of a key."""
+
+    values: dict[str, Any]
+    where: Callable[[str], str]
+
+    def __getitem__(self, path: str) -> Any:
+        value = self.values.get(path, recipe_keys()[path].default)
+        if value is UNREADABLE:
+            raise UnreadableError(path)
+        return value
+
+    def changed(self, path: str) -> bool:
+        """Whether ``path`` has a readable value other than its default."""
+        default = recipe_keys()[path].default
+        return self.values.get(path, default) not in (default, UNREADABLE)
+
+    def problem(self, what: str, path: str, valid: str = "", hint: str = "") -> Problem:
+        """A problem at the place of ``path``."""
+        return Problem(what, self.where(path), path, valid, hint)
+
+
+def check(draft: Draft, problems: Problems) -> None:
+    """Add what any rule finds wrong with ``draft``."""
+    for rule in RULES:
+        try:
+            for problem in rule(draft):
+                problems.add(problem.what, where=problem.where, key=problem.key, valid=problem.valid, hint=problem.hint)
+        except UnreadableError:
+            continue
+
+
+def mandatory_keys(draft: Draft) -> Iterator[Problem]:
+    """Every recipe names its model and its task."""
+    for path, key in recipe_keys().items():
+        if key.mandatory and path not in draft.values:
+            yield draft.problem("must be given", path, key.rule.doc)
+
+
+def one_budget(draft: Draft) -> Iterator[Problem]:
+    """The budget is stated in one way."""
+    given = [path for path in BUDGETS if draft.values.get(path) is not None]
+    for path in given[1:]:
+        first = f"{given[0]} is given at {draft.where(given[0])}"
+        yield draft.problem(f"is a second budget: {first}", path, f"one of {', '.join(BUDGETS)}")
+
+
+def budget_fits(draft: Draft) -> Iterator[Problem]:
+    """A uniform-rank budget is no more than everything; counting modules needs a share."""
+    uniform, highest = draft["search.uniform_rank"], max(draft["adapter.rank"], draft["adapter.shortcut_rank"] or 0)
+    if uniform is not None and uniform > highest:
+        yield draft.problem(
+            f"a budget of rank {uniform} everywhere is more than all sites have at rank {highest}",
+            "search.uniform_rank",
+            f"from 1 to adapter.rank, which is {highest} ({draft.where('adapter.rank')})",
+        )
+    if draft["search.unit"] == "modules":
+        for path in BUDGETS[1:]:
+            if draft[path] is not None:
+                yield draft.problem(
+                    f"counts parameters, but search.unit is modules ({draft.where('search.unit')})",
+                    path,
+                    "search.enable with unit modules, or unit parameters",
+                    "search.unit: parameters",
+                )
+
+
+def one_allocation(draft: Draft) -> Iterator[Problem]:
+    """Ranks are given, or searched for."""
+    method = draft["search.method"]
+    if draft["adapter.allocation"] and method != "none":
+        yield draft.problem(
+            f"gives the ranks that search.method '{method}' ({draft.where('search.method')}) is to find",
+            "adapter.allocation",
+            "adapter.allocation, or a search",
+            "search.method: none, or no allocation",
+        )
+
+
+def something_to_adapt(draft: Draft) -> Iterator[Problem]:
+    """There are targets or shortcuts, and each target is a role or a regex that can match a module name."""
+    targets = draft["adapter.targets"]
+    if not targets and not draft["adapter.shortcuts"]:
+        yield draft.problem(
+            "is empty, and there are no shortcuts: nothing would be adapted",
+            "adapter.targets",
+            recipe_keys()["adapter.targets"].rule.doc,
+            "targets: [q, v]",
+        )
+    for target in targets:
+        reason = "module names have no spaces" if re.search(r"\s", target) else regex_error(target)
+        if reason:
+            yield draft.problem(
+                f"'{target}' can match no module: {reason}",
+                "adapter.targets",
+                recipe_keys()["adapter.targets"].rule.doc,
+            )
+
+
+def regex_error(pattern: str) -> str:
+    """Why ``pattern`` is no regular expression, or an empty string."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"not a regular expression: {error}"
+    return ""
+
+
+def lr_ratio_has_effect(draft: Draft) -> Iterator[Problem]:
+    """A learning rate of B over that of A needs both to train."""
+    name = draft["adapter.method"]
+    if name not in registry.methods:
+        return
+    method = registry.methods.get(name)
+    trainable = draft["adapter.trainable"] or method.trainable
+    ratio = method.lr_ratio if draft["adapter.lr_ratio"] is None else draft["adapter.lr_ratio"]
+    if ratio != 1 and trainable != "all" and not {"A", "B"} <= set(trainable.split("+")):
+        path = "adapter.lr_ratio" if draft["adapter.lr_ratio"] is not None else "adapter.trainable"
+        yield draft.problem(
+            f"the learning rate of B over that of A is {ratio:g}, but only {trainable} is trained: it has no effect",
+            path,
+            "lr_ratio 1, or trainable: all",
+        )
+
+
+def custom_task(draft: Draft) -> Iterator[Problem]:
+    """A custom task says where its rows and columns are, and says nothing twice."""
+    if draft["task.name"] != CUSTOM:
+        return
+    for name in ("train", "text", "label"):
+        if draft[f"task.{name}"] is None:
+            doc = recipe_keys()[f"task.{name}"].rule.doc.removeprefix("custom: ")
+            yield draft.problem("must be given for a custom task", f"task.{name}", doc)
+    columns: dict[str, str] = {}
+    for path in ("task.text", "task.text_pair", "task.label"):
+        column = draft[path]
+        if column is not None and column in columns:
+            yield draft.problem(f"is column '{column}', which is also {columns[column]}", path, "another column")
+        columns.setdefault(column, path)
+    if draft["task.regression"] and draft["task.labels"]:
+        yield draft.problem("names labels, but the label is a number (regression)", "task.labels", "one of the two")
+    if len(draft["task.labels"]) == 1:
+        yield draft.problem("is a single label: there is nothing to tell apart", "task.labels", "two or more labels")
+    if draft["task.validation"] is not None and draft.changed("task.validation_fraction"):
+        yield draft.problem(
+            "has no effect: task.validation names the rows", "task.validation_fraction", "one of the two"
+        )
+    if draft.changed("task.data"):
+        yield draft.problem("has no effect on a custom task", "task.data", "auto", "task.train: FILE")
+
+
+def only_custom(draft: Draft) -> Iterator[Problem]:
+    """Files and columns are for a custom task."""
+    name = draft["task.name"]
+    if name == CUSTOM:
+        return
+    for path, key in recipe_keys().items():
+        if key.rule.doc.startswith("custom: ") and draft.changed(path):
+            yield draft.problem(
+                f"is for a custom task only, and the task is '{name}' ({draft.where('task.name')})",
+                path,
+                f"{written(key.default)}, its default",
+                "task.name: custom",
+            )
+
+
+RULES = (
+    mandatory_keys,
+    one_budget,
+    budget_fits,
+    one_allocation,
+    something_to_adapt,
+    lr_ratio_has_effect,
+    custom_task,
+    only_custom,
+)

@@ -1,0 +1,304 @@
+"""The recipe: one dataclass per section, every key with its type, its default, what it means and what it may be."""
+
+# ruff: noqa: RUF009 - key() is dataclasses.field with a documentation
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from lorakit import registry
+
+MISSING = "???"  # OmegaConf's mark for a key that the recipe must give
+CUSTOM = "custom"  # the task whose data are the person's own files
+SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is known of a key beyond its type. Bounds hold for the value, or for each item of a list or mapping.
+
+    doc: what the key means; choices: the accepted words, or where to look them up; low and high: bounds that are themselves
+    accepted; above and below: bounds that are not; pattern: a regex and how to say it in words; also: names that other tools
+    use for the same thing, for did-you-mean.
+    """
+
+    doc: str
+    choices: Sequence[str] | Callable[[], Sequence[str]] = ()
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    pattern: tuple[str, str] | None = None
+    also: tuple[str, ...] = ()
+
+
+def key(default: Any, doc: str, **rule: Any) -> Any:
+    """A dataclass field with its Rule. Lists and mappings are copied for each instance."""
+    metadata = {"rule": Rule(doc, **rule)}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def tracker_names() -> list[str]:
+    """The experiment trackers that Accelerate knows."""
+    from accelerate.utils import LoggerType
+
+    return [str(tracker.value) for tracker in LoggerType]
+
+
+@dataclass
+class ModelSection:
+    """The backbone."""
+
+    name: str = key(
+        MISSING,
+        "a hub name, a local folder, or bundled:minilm",
+        also=("path", "model_name_or_path", "backbone", "base"),
+    )
+    revision: Optional[str] = key(None, "the hub revision to pin")
+    dtype: str = key(
+        "float32",
+        "the dtype the frozen weights are loaded in",
+        choices=("float32", "bfloat16", "float16"),
+        also=("torch_dtype",),
+    )
+    attention: str = key(
+        "sdpa",
+        "the attention implementation",
+        choices=("sdpa", "eager", "flash_attention_2"),
+        also=("attn_implementation",),
+    )
+    trust_remote_code: bool = key(False, "run code that comes with a hub model")
+
+
+@dataclass
+class TaskSection:
+    """The data: a GLUE task, the bundled sentences, or your own files."""
+
+    name: str = key(
+        MISSING,
+        "a GLUE task, rotten_tomatoes, or custom",
+        choices=lambda: [*registry.tasks.names(), CUSTOM],
+        also=("dataset", "task_name", "dataset_name"),
+    )
+    data: str = key("auto", "hub, a folder, or auto: the folder $LORAKIT_GLUE_DIR where it is set, else the hub")
+    max_length: int = key(128, "tokens kept per example", low=4, also=("max_seq_length", "max_token_len"))
+    max_train_rows: Optional[int] = key(
+        None, "a seeded subset of the training rows", low=1, also=("max_train_samples",)
+    )
+    max_eval_rows: Optional[int] = key(
+        None, "the first rows of each evaluation split", low=1, also=("max_eval_samples",)
+    )
+    train: Optional[str] = key(None, "custom: a csv, tsv, jsonl or parquet file", also=("train_file",))
+    validation: Optional[str] = key(
+        None,
+        "custom: the same; without it validation_fraction of train is held out",
+        also=("validation_file", "dev", "eval"),
+    )
+    test: Optional[str] = key(None, "custom: rows to predict, labels optional", also=("test_file",))
+    text: Optional[str] = key(None, "custom: the text column", also=("sentence", "text_column", "sentence1"))
+    text_pair: Optional[str] = key(None, "custom: the second text column, for sentence pairs", also=("sentence2",))
+    label: Optional[str] = key(None, "custom: the label column", also=("label_column",))
+    labels: list[str] = key([], "custom: label names in order; found in the data where empty", also=("label_names",))
+    regression: bool = key(False, "custom: the label is a number", also=("is_regression",))
+    metric: Optional[str] = key(
+        None, "the metric that counts; the task's own by default", also=("metrics", "metric_for_best_model")
+    )
+    validation_fraction: float = key(
+        0.1, "custom: the share of train held out where validation is not given", above=0, below=1
+    )
+
+
+@dataclass
+class AdapterSection:
+    """What is attached, where, and how large. Unset axes take the method's value."""
+
+    method: str = key(
+        "lora",
+        "a preset over the axes: see `lorakit list methods`",
+        choices=registry.methods.names,
+        also=("peft_type", "type"),
+    )
+    targets: list[str] = key(
+        ["q", "v"], "roles q k v o up gate down, all, or module regexes", also=("target_modules", "modules")
+    )
+    rank: int = key(8, "rank of each adapted matrix", low=1, also=("r", "lora_r", "lora_rank"))
+    alpha: float = key(16.0, "numerator of the scale", above=0, also=("lora_alpha",))
+    dropout: float = key(0.0, "dropout on the adapter's input", low=0, below=1, also=("lora_dropout",))
+    delta: Optional[str] = key(None, "the parametrisation of the update", choices=registry.deltas.names)
+    init: Optional[str] = key(
+        None, "how its tensors start", choices=registry.inits.names, also=("init_lora_weights", "init_weights")
+    )
+    scale: Optional[str] = key(
+        None,
+        "lora (alpha/r), rslora (alpha/sqrt r) or constant (alpha)",
+        choices=("lora", "rslora", "constant"),
+        also=("scaling",),
+    )
+    trainable: Optional[str] = key(
+        None,
+        "which tensors train: all, or roles joined by +, e.g. B",
+        pattern=(r"[A-Za-z]\w*(\+[A-Za-z]\w*)*", "all, or tensor roles joined by +, e.g. B or A+B"),
+    )
+    decomposition: Optional[str] = key(
+        None, "none or magnitude (DoRA)", choices=("none", "magnitude"), also=("use_dora", "dora")
+    )
+    lr_ratio: Optional[float] = key(
+        None, "learning rate of B over that of A (LoRA+)", above=0, also=("loraplus_lr_ratio",)
+    )
+    shortcuts: list[str] = key([], "LoRA-adapted shortcuts to add: res1 res2 in cut mid", choices=SHORTCUTS)
+    shortcut_rank: Optional[int] = key(None, "rank of the shortcuts; rank by default", low=1)
+    shortcut_alpha: Optional[float] = key(None, "alpha of the shortcuts; alpha by default", above=0)
+    shortcut_norm: str = key(
+        "fused",
+        "fused: added before the block's own norm; paper: the norm is applied a second time",
+        choices=("fused", "paper"),
+    )
+    allocation: dict[str, int] = key(
+        {},
+        "site name -> rank; sites left out are off. Written by `lorakit search`",
+        low=1,
+        also=("rank_pattern",),
+    )
+
+
+@dataclass
+class SearchSection:
+    """Which sites get the budget, and when that is decided."""
+
+    method: str = key("none", "who decides: none or heterolora", choices=lambda: ["none", *registry.policies.names()])
+    preset: Optional[str] = key(None, "paper: the authors' settings, for comparison", choices=("paper",))
+    proxy: str = key("gradnorm", "see `lorakit list proxies`", choices=registry.proxies.names)
+    every: float = key(0.2, "epochs between ticks, from step 0", above=0)
+    enable: Optional[float] = key(
+        None, "budget as the share of all sites' parameters; 0.25 where no budget is given", above=0, high=1
+    )
+    uniform_rank: Optional[int] = key(None, "budget as what this rank would cost on every site", low=1)
+    parameters: Optional[int] = key(None, "budget as a number of parameters, the head not counted", low=1)
+    unit: str = key(
+        "parameters",
+        "what the budget counts: parameters, or modules as the paper does",
+        choices=("parameters", "modules"),
+    )
+    pool: str = key(
+        "combined",
+        "combined: one ranking; separated: linear sites and shortcuts each get their share",
+        choices=("combined", "separated"),
+    )
+    off: str = key(
+        "drop", "drop: an off site leaves the function; freeze: it stays, without training", choices=("drop", "freeze")
+    )
+    batches: int = key(8, "training batches scored at each tick", low=1)
+    data: str = key(
+        "sampled",
+        "sampled: fresh training batches at each tick; first: always the first ones",
+        choices=("sampled", "first"),
+    )
+    mode: str = key("eval", "eval: without dropout while scoring; train: with it", choices=("eval", "train"))
+    norm: str = key("l2", "gradnorm: l2 or l1", choices=("l2", "l1"))
+    untrained: str = key(
+        "expected",
+        "snip and synflow where B = 0: expected (score of a small random B) or literal (zero)",
+        choices=("expected", "literal"),
+    )
+    tolerance: float = key(0.01, "alpha: share of the accuracy that may be lost", low=0, below=1)
+
+
+@dataclass
+class TrainingSection:
+    """The loop and its optimiser (AdamW)."""
+
+    epochs: float = key(3.0, "passes over the training rows", above=0, also=("num_train_epochs", "num_epochs"))
+    max_steps: Optional[int] = key(None, "stop after this many optimiser steps", low=1, also=("steps",))
+    batch_size: int = key(
+        32, "rows per forward pass, over all processes", low=1, also=("per_device_train_batch_size", "train_batch_size")
+    )
+    accumulate: int = key(
+        1, "forward passes per optimiser step", low=1, also=("gradient_accumulation_steps", "accumulation")
+    )
+    lr: float = key(5e-4, "peak learning rate of the adapters", above=0, also=("learning_rate",))
+    head_lr: Optional[float] = key(None, "learning rate of the new head; lr by default", above=0)
+    weight_decay: float = key(0.01, "decoupled weight decay", low=0, also=("wd",))
+    schedule: str = key(
+        "linear",
+        "how the learning rate falls",
+        choices=("linear", "cosine", "constant"),
+        also=("lr_scheduler_type", "scheduler", "lr_scheduler"),
+    )
+    warmup: float = key(
+        0.06,
+        "share of the steps with rising learning rate",
+        low=0,
+        high=1,
+        also=("warmup_ratio", "warmup_steps"),
+    )
+    clip: float = key(1.0, "gradient norm limit; 0 switches it off", low=0, also=("max_grad_norm", "grad_clip"))
+    precision: str = key(
+        "fp32", "autocast: fp32, bf16 or fp16", choices=("fp32", "bf16", "fp16"), also=("mixed_precision",)
+    )
+    length_grouping: bool = key(True, "batches of similar length: less padding", also=("group_by_length",))
+
+
+@dataclass
+class EvaluationSection:
+    """When the validation split is scored."""
+
+    every: float = key(1.0, "epochs between evaluations; the last step is always evaluated", above=0)
+    every_steps: Optional[int] = key(
+        None, "the same in optimiser steps; takes the place of every", low=1, also=("eval_steps",)
+    )
+    batch_size: int = key(64, "rows per forward pass", low=1, also=("per_device_eval_batch_size", "eval_batch_size"))
+
+
+@dataclass
+class RunSection:
+    """Where things go, and what makes them repeatable."""
+
+    name: Optional[str] = key(
+        None,
+        "the recipe file's name by default",
+        pattern=(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+", "a folder name, without slashes"),
+        also=("run_name",),
+    )
+    folder: str = key("runs", "runs are folders in here", also=("output_dir", "out", "dir"))
+    seed: int = key(0, "the one seed that all streams derive from", low=0, high=2**32 - 1)
+    trackers: list[str] = key(
+        [], "tensorboard, wandb and what else Accelerate knows", choices=tracker_names, also=("report_to", "tracker")
+    )
+    log_every: int = key(10, "optimiser steps between lines of metrics.jsonl", low=1, also=("logging_steps",))
+    checkpoint_every: float = key(1.0, "epochs between checkpoints", above=0, also=("save_steps",))
+    keep_checkpoints: int = key(2, "how many are kept", low=1, also=("save_total_limit",))
+    offline: bool = key(False, "never touch the network", also=("local_files_only",))
+
+
+@dataclass
+class Recipe:
+    """Everything one training needs."""
+
+    model: ModelSection = field(default_factory=ModelSection)
+    task: TaskSection = field(default_factory=TaskSection)
+    adapter: AdapterSection = field(default_factory=AdapterSection)
+    search: SearchSection = field(default_factory=SearchSection)
+    training: TrainingSection = field(default_factory=TrainingSection)
+    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    run: RunSection = field(default_factory=RunSection)
+
+
+SEARCH_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "search.unit": "modules",
+        "search.every": 0.2,
+        "search.enable": 0.25,
+        "search.pool": "combined",
+        "search.off": "drop",
+        "search.batches": 32,
+        "search.data": "first",
+        "search.mode": "train",
+        "search.norm": "l2",
+        "search.untrained": "literal",
+        "adapter.shortcut_norm": "paper",
+    }
+}

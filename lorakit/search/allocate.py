@@ -1,0 +1,84 @@
+"""From scores and a budget to the sites that are on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lorakit.adapters.budget import Budget, places
+from lorakit.backbone.site import Site
+from lorakit.errors import RunError
+from lorakit.recipe.schema import SearchSection
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A choice.
+
+    on: names in model order; cut: the lowest score that is on (None where nothing is); margin: by how much it beats the best one
+    off (None where nothing is off). The margin is negative where a dearer site was passed over.
+    """
+
+    on: list[str]
+    cut: float | None
+    margin: float | None
+
+
+def allocate(
+    scores: Mapping[str, float],
+    sites: Sequence[Site],
+    costs: Mapping[str, int],
+    budget: Budget,
+    search: SearchSection,
+    generator: torch.Generator,
+) -> Allocation:
+    """Give the budget to the best sites, from the best down; one that does not fit is passed over for the next that does.
+
+    `pool: separated` ranks linear sites and shortcuts apart, each with its share of the budget. `unit: modules` counts places as
+    the authors do: floor(share * linear) + round(share * shortcuts). Ties are drawn from ``generator``.
+    """
+    check_finite(scores)
+    kinds = [[site for site in sites if not site.is_shortcut], [site for site in sites if site.is_shortcut]]
+    pools = [pool for pool in kinds if pool] if search.pool == "separated" else [list(sites)]
+    chosen: set[str] = set()
+    for pool in pools:
+        order = ranked(scores, pool, generator)
+        if search.unit == "modules":
+            chosen.update(order[: sum(places(budget.share, pool))])
+        else:
+            whole = len(pools) == 1
+            limit = budget.parameters if whole else math.floor(budget.share * sum(costs[site.name] for site in pool))
+            chosen.update(fill(order, costs, limit))
+    cut = min((scores[name] for name in chosen), default=None)
+    best_off = max((scores[site.name] for site in sites if site.name not in chosen), default=None)
+    margin = None if cut is None or best_off is None else cut - best_off
+    return Allocation([site.name for site in sites if site.name in chosen], cut, margin)
+
+
+def ranked(scores: Mapping[str, float], sites: Sequence[Site], generator: torch.Generator) -> list[str]:
+    """Site names, best first; equal scores in an order drawn from ``generator``."""
+    shuffled = torch.randperm(len(sites), generator=generator).tolist()
+    return sorted((sites[place].name for place in shuffled), key=lambda name: -scores[name])
+
+
+def fill(order: Sequence[str], costs: Mapping[str, int], limit: int) -> list[str]:
+    """The names taken from ``order`` while they fit into ``limit`` parameters."""
+    taken, left = [], limit
+    for name in order:
+        if costs[name] <= left:
+            taken.append(name)
+            left -= costs[name]
+    return taken
+
+
+def check_finite(scores: Mapping[str, float]) -> None:
+    """Refuse to decide on scores that are not numbers."""
+    broken = [name for name, score in scores.items() if not math.isfinite(score)]
+    if broken:
+        raise RunError(
+            f"the proxy gave {len(broken)} of {len(scores)} sites no finite score, the first being {broken[0]}",
+            hint="a lower learning rate, or training.precision=fp32; another proxy with search.proxy",
+        )

@@ -1,0 +1,32 @@
+"""SNIP: s = sum |A * dL/dA| + sum |B * dL/dB|, the loss's sensitivity to removing each weight (Lee et al. 2019, section 4.1).
+
+Identically zero while B = 0, which makes the first choice random and, since only chosen sites ever get a B, keeps it forever. So by
+default an untrained B counts with the magnitude that a random one of deviation 0.02 would have on average
+(`search.untrained: expected`); `literal` is the formula as it stands.
+Cost: one forward and backward pass a batch.
+"""
+
+from lorakit.registry import proxies
+from lorakit.search.scoring import Probe, Proxy, saliency
+
+
+def snip(probe: Probe) -> dict[str, float]:
+    """Site -> sum |p * dL/dp| of its tensors."""
+    adapters = probe.adapted.adapters
+    return {
+        site: saliency(adapters[site], gradients, probe.search.untrained)
+        for site, gradients in probe.gradients().items()
+    }
+
+
+proxies.register(
+    "snip",
+    Proxy(
+        name="snip",
+        summary="sum |A * dL/dA| + sum |B * dL/dB|",
+        source="Lee et al. 2019, section 4.1; HeteroLoRA",
+        at_zero="zero by the formula; an untrained B counts as a random one of deviation 0.02 (search.untrained: expected)",
+        score=snip,
+        passes=lambda sites, batches: batches,
+    ),
+)

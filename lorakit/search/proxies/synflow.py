@@ -1,0 +1,72 @@
+"""SynFlow: SNIP's product on a network of absolute weights fed with ones (Tanaka et al. 2020, section 5; HeteroLoRA).
+
+    every parameter -> its absolute value; every token's embedding -> ones; one real batch's mask and labels
+    s = sum |A * dL/dA| + sum |B * dL/dB|
+
+As in HeteroLoRA's code, L is the task's loss, where Tanaka et al. take the sum of the outputs. Signs come back bit for bit.
+Zero while B = 0, as SNIP is, and handled the same way (`search.untrained`).
+Cost: one forward and backward pass, and a sign bit a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from lorakit.registry import proxies
+from lorakit.search.scoring import Probe, Proxy, saliency
+
+
+@contextmanager
+def absolute_weights(model: nn.Module) -> Iterator[None]:
+    """Every parameter replaced by its absolute value; the signs return, minus zero included."""
+    negative = {parameter: torch.signbit(parameter) for parameter in model.parameters()}
+    with torch.no_grad():
+        for parameter in negative:
+            parameter.abs_()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, signs in negative.items():
+                parameter.copy_(torch.where(signs, -parameter, parameter))
+
+
+@contextmanager
+def ones_for_embeddings(model: nn.Module) -> Iterator[None]:
+    """The token embedding gives ones, whatever the tokens."""
+
+    def ones(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(output)
+
+    handle = model.get_input_embeddings().register_forward_hook(ones)  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def synflow(probe: Probe) -> dict[str, float]:
+    """Site -> sum |p * dL/dp| of its tensors in the absolute network."""
+    model = probe.adapted.model
+    with absolute_weights(model), ones_for_embeddings(model):
+        table = probe.gradients(probe.batches[:1])
+        adapters = probe.adapted.adapters
+        return {site: saliency(adapters[site], gradients, probe.search.untrained) for site, gradients in table.items()}
+
+
+proxies.register(
+    "synflow",
+    Proxy(
+        name="synflow",
+        summary="sum |A * dL/dA| + sum |B * dL/dB| with absolute weights and all-ones embeddings",
+        source="Tanaka et al. 2020, section 5; HeteroLoRA",
+        at_zero="zero by the formula; an untrained B counts as a random one of deviation 0.02 (search.untrained: expected)",
+        score=synflow,
+        passes=lambda sites, batches: 1,
+    ),
+)

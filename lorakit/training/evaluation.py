@@ -1,0 +1,54 @@
+"""Predictions over whole splits, and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+
+from lorakit.tasks.batching import Encoded, evaluation_batches
+from lorakit.tasks.metrics import score
+from lorakit.tasks.task import Task
+from lorakit.training.objective import Objective
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, encoded: Encoded, objective: Objective, batch_size: int) -> np.ndarray:
+    """(rows, labels), float32, in row order; batches are shared out over the processes, and the model's mode is put back."""
+    accelerator, training = objective.accelerator, model.training
+    model.eval()
+    mine = evaluation_batches(encoded.lengths, batch_size)[accelerator.process_index :: accelerator.num_processes]
+    parts = [(rows, objective.logits(model, encoded.collate(rows)).cpu().numpy()) for rows in mine]
+    model.train(training)
+    gathered = gather_object(parts) if accelerator.num_processes > 1 else parts
+    logits = np.zeros((len(encoded), gathered[0][1].shape[1]), dtype=np.float32)
+    for rows, part in gathered:
+        logits[rows] = part
+    return logits
+
+
+def decide(task: Task, logits: np.ndarray) -> np.ndarray:
+    """Predictions from logits: class ids, or numbers for regression."""
+    return logits[:, 0] if task.regression else logits.argmax(axis=1)
+
+
+def score_logits(task: Task, logits: np.ndarray, encoded: Encoded) -> dict[str, float]:
+    """The task's metrics over a labelled split."""
+    if encoded.labels is None:
+        raise ValueError("scoring needs labels")
+    return score(task, decide(task, logits), encoded.labels.numpy())
+
+
+def score_splits(
+    model: nn.Module, task: Task, splits: Mapping[str, Encoded], objective: Objective, batch_size: int
+) -> dict[str, float]:
+    """The metrics of the task's validation splits: those of the first under their own names, further ones as ``name/split``."""
+    scores: dict[str, float] = {}
+    for split in task.validation:
+        logits = predict_logits(model, splits[split], objective, batch_size)
+        suffix = "" if split == task.validation[0] else f"/{split}"
+        scores |= {name + suffix: value for name, value in score_logits(task, logits, splits[split]).items()}
+    return scores

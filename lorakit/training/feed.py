@@ -1,0 +1,55 @@
+"""The order in which a training sees its rows: a pure function of the seed and the epoch, so that it can start anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from lorakit.recipe.schema import TrainingSection
+from lorakit.tasks.batching import Encoded, epoch_batches, evaluation_batches
+from lorakit.training.objective import Batch
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one optimiser step sees: this process's part of ``accumulate`` batches, and their rows over all processes."""
+
+    batches: list[Batch]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The training rows, batched for one of ``processes`` processes."""
+
+    encoded: Encoded
+    training: TrainingSection
+    seed: int
+    process: int = 0
+    processes: int = 1
+
+    def windows(self, epoch: int, skip: int = 0) -> Iterator[Window]:
+        """The epoch's steps in order, without the first ``skip``. Each batch is split over the processes row by row."""
+        size, accumulate = self.training.batch_size, self.training.accumulate
+        batches = epoch_batches(
+            self.encoded.lengths, size, seed=self.seed, epoch=epoch, group=self.training.length_grouping
+        )
+        for start in range(skip * accumulate, len(batches), accumulate):
+            window = batches[start : start + accumulate]
+            shares = [rows[self.process :: self.processes] for rows in window]
+            yield Window([self.encoded.collate(rows) for rows in shares if rows], sum(len(rows) for rows in window))
+
+    def first(self, number: int, generator: torch.Generator) -> list[Batch]:
+        """The first ``number`` batches in file order, always the same (the authors' scoring data)."""
+        size = self.training.batch_size
+        rows = list(range(min(number * size, len(self.encoded))))
+        return [self.encoded.collate(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+    def sample(self, number: int, generator: torch.Generator) -> list[Batch]:
+        """``number`` batches of rows drawn without replacement, similar lengths together."""
+        size = self.training.batch_size
+        rows = torch.randperm(len(self.encoded), generator=generator)[: number * size].tolist()
+        lengths = [self.encoded.lengths[row] for row in rows]
+        return [self.encoded.collate([rows[place] for place in places]) for places in evaluation_batches(lengths, size)]

@@ -1,0 +1,71 @@
+"""What the loop calls, and when. A hook is an object with any of these methods; the loop knows nothing else of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class TrainState:
+    """Where a training is.
+
+    step: optimiser steps done; logged: those that the last log line counted; loss: mean over the rows since the line before;
+    scores: the last evaluation; best: the best one so far as {"step", "epoch", "scores"}; next_tick: the step before which the
+    search acts next.
+    """
+
+    total_steps: int
+    steps_per_epoch: int
+    step: int = 0
+    logged: int = 0
+    loss: float | None = None
+    lr: float = 0.0
+    scores: dict[str, float] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    sites_on: int = 0
+    sites_total: int = 0
+    next_tick: int | None = None
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, as a fraction."""
+        return self.step / self.steps_per_epoch
+
+
+class Hook:
+    """Does nothing at every moment; override the moments you need."""
+
+    def on_train_begin(self, state: TrainState) -> None:
+        """Once, before the first step of this process."""
+
+    def on_tick(self, state: TrainState) -> None:
+        """At a search tick, between two steps: no gradients are pending."""
+
+    def before_forward(self, state: TrainState) -> None:
+        """Before a step's first forward pass."""
+
+    def after_backward(self, state: TrainState) -> None:
+        """Gradients of the whole step are there, clipped, not yet used."""
+
+    def after_step(self, state: TrainState) -> None:
+        """The optimiser has stepped; ``state.step`` counts it."""
+
+    def on_log(self, state: TrainState) -> None:
+        """``state.loss`` and ``state.lr`` are fresh."""
+
+    def on_evaluation(self, state: TrainState) -> None:
+        """``state.scores`` and ``state.best`` are fresh."""
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        """All rows of an epoch were seen."""
+
+    def on_train_end(self, state: TrainState) -> None:
+        """Once, after the last step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-ready state for checkpoints."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``."""

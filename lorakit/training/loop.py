@@ -1,0 +1,168 @@
+"""The training loop: batch, loss, backward, hooks, step, tick, evaluate, save."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from lorakit.adapters.attach import AdaptedModel
+from lorakit.artifacts.adapter_file import save_adapter
+from lorakit.artifacts.run import Run
+from lorakit.errors import Interrupted, RunError
+from lorakit.recipe.schema import Recipe
+from lorakit.tasks.task import higher_is_better
+from lorakit.training.checkpoint import save_checkpoint
+from lorakit.training.feed import Feed, Window
+from lorakit.training.hooks import Hook, TrainState
+from lorakit.training.interrupt import listening
+from lorakit.training.objective import Objective
+from lorakit.training.schedule import Schedule
+
+
+@dataclass
+class Training:
+    """All that one training consists of.
+
+    model: ``adapted.model`` as Accelerate prepared it; evaluate: scores of the validation splits; metric: the score that tells which
+    evaluation is best.
+    """
+
+    recipe: Recipe
+    run: Run
+    adapted: AdaptedModel
+    model: nn.Module
+    accelerator: Accelerator
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    schedule: Schedule
+    feed: Feed
+    evaluate: Callable[[], dict[str, float]]
+    metric: str
+    state: TrainState
+    hooks: Sequence[Hook] = ()
+    losses: list[torch.Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.parameters = [tensor.parameter for tensor in self.adapted.trained()]
+
+    def call(self, moment: str) -> None:
+        """Every hook's method of this name."""
+        for hook in self.hooks:
+            getattr(hook, moment)(self.state)
+
+
+def train(training: Training) -> None:
+    """Train from where ``training.state`` stands to the schedule's end. Raises Interrupted once a stop was asked for and saved."""
+    state, schedule, accelerator = training.state, training.schedule, training.accelerator
+    training.model.train()
+    training.call("on_train_begin")
+    with listening() as stop:
+        while state.step < schedule.total_steps:
+            epoch, done = divmod(state.step, schedule.steps_per_epoch)
+            for window in training.feed.windows(epoch, skip=done):
+                if state.step in schedule.ticks:
+                    training.call("on_tick")
+                step(training, window)
+                if state.step % training.recipe.run.log_every == 0 or state.step == schedule.total_steps:
+                    log(training)
+                if state.step in schedule.evaluations:
+                    evaluate(training)
+                if state.step in schedule.checkpoints and accelerator.is_main_process:
+                    save_checkpoint(training, training.recipe.run.keep_checkpoints)
+                if stop.made and state.step < schedule.total_steps:
+                    save_and_leave(training)
+                if state.step == schedule.total_steps:
+                    break
+            if state.step % schedule.steps_per_epoch == 0:
+                training.call("on_epoch_end")
+    training.call("on_train_end")
+
+
+def step(training: Training, window: Window) -> None:
+    """One optimiser step over a window of batches: the loss is the mean over all its rows, on all processes."""
+    accelerator, state = training.accelerator, training.state
+    training.call("before_forward")
+    last = len(window.batches) - 1
+    for place, batch in enumerate(window.batches):
+        with accelerator.no_sync(training.model) if place < last else nullcontext():
+            summed: Any = training.objective.summed(training.model, batch)
+            accelerator.backward(summed * (accelerator.num_processes / window.rows))
+        training.losses.append(summed.detach() / window.rows)
+    if accelerator.scaler is not None:
+        accelerator.scaler.unscale_(training.optimizer)
+    if training.recipe.training.clip > 0:
+        nn.utils.clip_grad_norm_(training.parameters, training.recipe.training.clip)
+    training.call("after_backward")
+    if accelerator.scaler is not None:
+        accelerator.scaler.step(training.optimizer)
+        accelerator.scaler.update()
+    else:
+        training.optimizer.step()
+    training.scheduler.step()
+    training.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    state.next_tick = training.schedule.next_tick(state.step)
+    training.call("after_step")
+
+
+def log(training: Training) -> None:
+    """Write the mean loss since the last line. A loss that is not a number ends the training."""
+    state = training.state
+    since = state.step - state.logged
+    summed: Any = training.accelerator.reduce(torch.stack(training.losses).sum())
+    training.losses.clear()
+    state.loss = float(summed) / since
+    state.lr = training.scheduler.get_last_lr()[0]
+    state.logged = state.step
+    if not math.isfinite(state.loss):
+        raise RunError(
+            f"the loss is {state.loss} at step {state.step}",
+            where=str(training.run.path),
+            hint="a lower training.lr, training.clip=1.0, or training.precision=fp32",
+        )
+    record = {"step": state.step, "epoch": state.epoch, "loss": state.loss, "lr": state.lr}
+    write(training, record)
+    training.call("on_log")
+
+
+def evaluate(training: Training) -> None:
+    """Score the validation splits; keep the adapter where it is the best so far (the first of equals)."""
+    state = training.state
+    state.scores = training.evaluate()
+    if state.best is None or better(training.metric, state.scores, state.best["scores"]):
+        state.best = {"step": state.step, "epoch": state.epoch, "scores": state.scores}
+        if training.accelerator.is_main_process:
+            save_adapter(training.adapted, training.run.weights("best"))
+    write(training, {"step": state.step, "epoch": state.epoch, "split": "validation", "scores": state.scores})
+    training.call("on_evaluation")
+
+
+def better(metric: str, scores: dict[str, float], best: dict[str, float]) -> bool:
+    """Whether ``scores`` beat ``best``."""
+    return (scores[metric] > best[metric]) == higher_is_better(metric) and scores[metric] != best[metric]
+
+
+def write(training: Training, record: dict[str, Any]) -> None:
+    """One record into metrics.jsonl, and its numbers to the trackers."""
+    if training.accelerator.is_main_process:
+        training.run.append("metrics", record)
+    numbers = record.get("scores") or {name: record[name] for name in ("loss", "lr")}
+    training.accelerator.log(numbers, step=training.state.step)
+
+
+def save_and_leave(training: Training) -> None:
+    """Save a checkpoint, then tell how to go on."""
+    if training.accelerator.is_main_process:
+        save_checkpoint(training, training.recipe.run.keep_checkpoints)
+    raise Interrupted(
+        f"stopped after step {training.state.step} of {training.schedule.total_steps}; nothing is lost",
+        hint=f"lorakit train {training.run.path} --resume",
+    )

@@ -1,0 +1,44 @@
+"""AdamW over the trained tensors, grouped by their roles, and the learning-rate schedule."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from transformers import get_scheduler
+
+from lorakit.adapters.attach import HEAD, AdaptedModel
+from lorakit.recipe.schema import TrainingSection
+from lorakit.training.schedule import Schedule
+
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def make_optimizer(adapted: AdaptedModel, training: TrainingSection) -> torch.optim.AdamW:
+    """One group a (learning rate, weight decay) pair.
+
+    Tensors of role B learn ``lr_ratio`` times faster (LoRA+); the head at ``head_lr``. Vectors (magnitudes, biases, norms) do not decay.
+    """
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
+    for tensor in adapted.trained():
+        if tensor.role == HEAD:
+            lr = training.lr if training.head_lr is None else training.head_lr
+        else:
+            assert tensor.site is not None
+            ratio = adapted.adapters[tensor.site].spec.lr_ratio
+            lr = training.lr * (ratio if tensor.role == "B" else 1.0)
+        decay = training.weight_decay if tensor.parameter.ndim > 1 else 0.0
+        groups[lr, decay].append(tensor.parameter)
+    return torch.optim.AdamW(
+        [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
+    )
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, training: TrainingSection, schedule: Schedule
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Warm-up, then linear or cosine decay to zero, or constant. Stepped once an optimiser step, whatever the processes."""
+    scheduler: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
+        SCHEDULES[training.schedule], optimizer, schedule.warmup_steps, schedule.total_steps
+    )
+    return scheduler

@@ -1,0 +1,59 @@
+"""When things happen: steps, ticks, evaluations, checkpoints. The same for `plan` and for the loop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lorakit.errors import Problem, RecipeError
+from lorakit.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Optimiser steps, counted from 0. A tick at step s happens before it; evaluations and checkpoints after s steps are done."""
+
+    rows: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    ticks: list[int]
+    evaluations: list[int]
+    checkpoints: list[int]
+
+    def next_tick(self, step: int) -> int | None:
+        """The first tick at or after ``step``."""
+        return next((tick for tick in self.ticks if tick >= step), None)
+
+
+def make_schedule(recipe: Recipe, rows: int) -> Schedule:
+    """The schedule of training ``rows`` rows by ``recipe``. Raises RecipeError for one that cannot be kept."""
+    training, search = recipe.training, recipe.search
+    per_epoch = math.ceil(math.ceil(rows / training.batch_size) / training.accumulate)
+    total = math.ceil(training.epochs * per_epoch)
+    if training.max_steps is not None:
+        total = min(total, training.max_steps)
+    ticks = []
+    if search.method != "none":
+        period = math.ceil(search.every * per_epoch)
+        if search.every * per_epoch < 1:
+            raise RecipeError(
+                Problem(
+                    f"a tick every {search.every:g} epochs is more than one a step: an epoch has {per_epoch} steps",
+                    key="search.every",
+                    valid=f"at least {1 / per_epoch:.3g}",
+                )
+            )
+        # ticks restart with the epoch, as the authors' do, so that 0.2 gives five an epoch whatever its length
+        ticks = [s for s in range(total) if s % per_epoch % period == 0]
+        if search.every >= 1:
+            ticks = list(range(0, total, period))
+    evaluations = every(recipe.evaluation.every_steps or math.ceil(recipe.evaluation.every * per_epoch), total)
+    checkpoints = every(math.ceil(recipe.run.checkpoint_every * per_epoch), total)
+    warmup = math.ceil(training.warmup * total)
+    return Schedule(rows, per_epoch, total, warmup, ticks, evaluations, checkpoints)
+
+
+def every(period: int, total: int) -> list[int]:
+    """Multiples of ``period`` up to ``total``, and ``total`` itself."""
+    return sorted({*range(period, total + 1, period), total})

@@ -1,0 +1,47 @@
+"""Joins a search method to the loop: acts at every tick, keeps the diary, and checks at the end that it really acted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lorakit.artifacts.run import Run
+from lorakit.errors import RunError
+from lorakit.search.policy import Policy
+from lorakit.training.hooks import Hook, TrainState
+
+
+class SearchHook(Hook):
+    """Calls the policy at every tick and writes its record to timeline.jsonl.
+
+    seconds: what all ticks of this run took; writes: whether this process keeps the diary.
+    """
+
+    def __init__(self, policy: Policy, run: Run, *, writes: bool):
+        self.policy = policy
+        self.run = run
+        self.writes = writes
+        self.seconds = 0.0
+
+    def on_tick(self, state: TrainState) -> None:
+        """Score, allocate, switch, record. Raises RunError where the budget does not hold afterwards."""
+        tick = self.policy.tick(state.step, state.epoch)
+        self.seconds += tick.seconds
+        state.sites_on = len(tick.on)
+        if tick.parameters > tick.budget:
+            raise RunError(f"{tick.parameters:,} parameters are on, over the budget of {tick.budget:,}")
+        if self.writes:
+            self.run.append("timeline", tick.to_dict())
+
+    def on_train_end(self, state: TrainState) -> None:
+        """A search that never acted is an error, not a result."""
+        if self.policy.ticks == 0:
+            raise RunError("the search never acted: no tick fell into this training", hint="a smaller search.every")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The policy's state and the time spent."""
+        return {"policy": self.policy.state_dict(), "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``."""
+        self.policy.load_state_dict(state["policy"])
+        self.seconds = state["seconds"]

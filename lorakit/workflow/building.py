@@ -1,0 +1,223 @@
+"""From a recipe to its parts: data, backbone, sites, budget, adapted model, device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedDataParallelKwargs
+
+from lorakit import registry
+from lorakit.adapters.attach import AdaptedModel, attach, check_rank
+from lorakit.adapters.budget import Budget, costs, resolve_budget, spec_for
+from lorakit.adapters.spec import AdapterSpec, resolve, shortcut_spec
+from lorakit.backbone.load import Backbone, load_backbone
+from lorakit.backbone.site import Site
+from lorakit.errors import LorakitError, Problem, RecipeError, nearest
+from lorakit.recipe.load import LoadedRecipe
+from lorakit.recipe.schema import Recipe
+from lorakit.search.policy import Policy, SearchContext
+from lorakit.tasks.batching import Encoded, encode
+from lorakit.tasks.sources import load_task
+from lorakit.tasks.task import Task, TaskData
+from lorakit.training.feed import Feed
+from lorakit.training.objective import Objective
+from lorakit.training.seeds import generator, stream
+
+talk = logging.getLogger("lorakit")
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class Result:
+    """A dataclass that turns into JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; paths become text."""
+        values: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+@dataclass
+class Parts:
+    """What a recipe names, loaded; adapters are attached by ``adapt``.
+
+    sites: those that get adapters; ranks: site name -> rank where it is not its spec's; budget: what may be on at once.
+    """
+
+    recipe: Recipe
+    data: TaskData
+    backbone: Backbone
+    sites: list[Site]
+    linear: AdapterSpec
+    shortcut: AdapterSpec
+    budget: Budget
+    ranks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        """What is learnt."""
+        return self.data.task
+
+    @property
+    def costs(self) -> dict[str, int]:
+        """Site name -> trained parameters at its full rank."""
+        return costs(self.sites, self.linear, self.shortcut, self.ranks)
+
+    def rank_of(self, site: Site) -> int:
+        """The rank the site has when it is on."""
+        return self.ranks.get(site.name, spec_for(site, self.linear, self.shortcut).rank)
+
+    def encode(self, *splits: str) -> dict[str, Encoded]:
+        """The tokenised splits, with a word about rows that were cut."""
+        length = self.max_length
+        table = {}
+        for split in splits:
+            table[split] = encode(self.data.splits[split], self.backbone.tokenizer, length, split)
+            if cut := table[split].truncated:
+                talk.info("%s: %d of %d rows are cut to %d tokens", split, cut, len(table[split]), length)
+        return table
+
+    @property
+    def max_length(self) -> int:
+        """Tokens a row keeps: the recipe's number, or what the model can take where that is less."""
+        return min(self.recipe.task.max_length, self.backbone.tokenizer.model_max_length)
+
+
+@contextmanager
+def located(loaded: LoadedRecipe) -> Iterator[None]:
+    """Errors about a recipe's key get the file and line where it stands."""
+    try:
+        yield
+    except LorakitError as error:
+        raise loaded.locate(error) from error.__cause__
+
+
+def assemble(loaded: LoadedRecipe) -> Parts:
+    """Load what the recipe names and check what only the model can tell: targets, ranks, budget."""
+    recipe = loaded.recipe
+    with located(loaded):
+        check_precision(recipe)
+        linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
+        data = load_task(recipe.task, seed=stream(recipe.run.seed, "data"), offline=recipe.run.offline)
+        backbone = load_backbone(
+            recipe.model,
+            labels=data.task.labels,
+            regression=data.task.regression,
+            seed=stream(recipe.run.seed, "init/head"),
+            offline=recipe.run.offline,
+        )
+        for note in backbone.notes:
+            talk.info("%s", note)
+        sites, ranks = choose_sites(recipe, backbone)
+        for site in sites:
+            rank = ranks.get(site.name, spec_for(site, linear, shortcut).rank)
+            check_rank(site, rank, "adapter.shortcut_rank" if site.is_shortcut else "adapter.rank")
+        if recipe.search.method == "none":
+            everything = sum(costs(sites, linear, shortcut, ranks).values())
+            budget = Budget(everything, 1.0, f"all {len(sites)} sites")
+        else:
+            budget = resolve_budget(recipe.search, sites, linear, shortcut)
+    return Parts(recipe, data, backbone, sites, linear, shortcut, budget, ranks)
+
+
+def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[str, int]]:
+    """The sites of the recipe's targets and shortcuts; of these the allocation's, with their ranks, where it has one."""
+    adapter, anatomy = recipe.adapter, backbone.anatomy
+    candidates = [*anatomy.select(adapter.targets), *anatomy.shortcuts(adapter.shortcuts)]
+    if not adapter.allocation:
+        return candidates, {}
+    known = {site.name for site in candidates}
+    problems = [
+        Problem(
+            f"there is no site '{name}' among the targets and shortcuts",
+            key="adapter.allocation",
+            valid="names as `lorakit plan` lists them",
+            hint=nearest(name, known),
+        )
+        for name in adapter.allocation
+        if name not in known
+    ]
+    if problems:
+        raise RecipeError(problems)
+    ranks = {name: rank for name, rank in adapter.allocation.items() if rank > 0}
+    return [site for site in candidates if site.name in ranks], ranks
+
+
+def check_precision(recipe: Recipe) -> None:
+    """Gradients through float16 weights vanish unless the loss is scaled, which mixed precision does."""
+    if recipe.model.dtype == "float16" and recipe.training.precision != "fp16":
+        raise RecipeError(
+            "weights in float16 train with scaled losses only",
+            key="training.precision",
+            valid="fp16",
+            hint="or model.dtype=bfloat16",
+        )
+
+
+def adapt(parts: Parts) -> AdaptedModel:
+    """Attach the adapters; each site starts from its own stream of the run's seed."""
+    seed = parts.recipe.run.seed
+    return attach(
+        parts.backbone,
+        parts.sites,
+        parts.linear,
+        parts.shortcut,
+        norm=parts.recipe.adapter.shortcut_norm,
+        ranks=parts.ranks,
+        generator_for=lambda site: generator(seed, f"init/{site.name}"),
+    )
+
+
+def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
+    """The device and precision of the recipe, and its trackers where a run's folder is given."""
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    accelerator = Accelerator(
+        mixed_precision=PRECISIONS[recipe.training.precision],
+        log_with=recipe.run.trackers if folder and recipe.run.trackers else None,
+        project_dir=str(folder) if folder else None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if folder and recipe.run.trackers:
+        accelerator.init_trackers("lorakit", config=dict(flat(asdict(recipe))))
+    return accelerator
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """``section.key`` and value of every key, as trackers take it."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, (int, float, bool, str)) else str(value)
+
+
+def make_policy(parts: Parts, adapted: AdaptedModel, feed: Feed, objective: Objective) -> Policy:
+    """The recipe's search method, scoring training rows only."""
+    search = parts.recipe.search
+    context = SearchContext(
+        adapted=adapted,
+        search=search,
+        budget=parts.budget,
+        costs=parts.costs,
+        draw=feed.first if search.data == "first" else feed.sample,
+        loss=objective.mean,
+        logits=objective.logits,
+        regression=parts.task.regression,
+        generator=generator(parts.recipe.run.seed, "search"),
+    )
+    policy: Policy = registry.policies.get(search.method)(context)
+    return policy
+
+
+def seed_dropout(recipe: Recipe) -> None:
+    """Dropout draws from torch's global generator, which starts here."""
+    torch.manual_seed(stream(recipe.run.seed, "dropout"))

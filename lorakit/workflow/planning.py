@@ -1,0 +1,133 @@
+"""What a recipe would do, worked out before any training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lorakit import registry
+from lorakit.recipe.load import LoadedRecipe
+from lorakit.search.scoring import Proxy
+from lorakit.training.schedule import Schedule, make_schedule
+from lorakit.workflow.building import Parts, Result, adapt, assemble, located
+
+
+@dataclass(frozen=True)
+class PlannedSite(Result):
+    """One site: its module, short label, place, shape as out x in, rank and trained parameters when on."""
+
+    name: str
+    label: str
+    role: str
+    layer: int
+    shape: str
+    rank: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Plan(Result):
+    """The sites and the schedule.
+
+    adapter_parameters: with every site on; budget: what may be on at once; search_overhead: percent of training time,
+    predicted from the passes a tick makes; memory_bytes: a rough estimate of the peak in training.
+    """
+
+    sites: list[PlannedSite]
+    adapter_parameters: int
+    head_parameters: int
+    model_parameters: int
+    budget: int
+    budget_source: str
+    rows: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    ticks: list[int]
+    evaluations: list[int]
+    search_overhead: float
+    memory_bytes: int
+    notes: list[str]
+
+
+def plan(loaded: LoadedRecipe) -> Plan:
+    """Work the recipe out on its real model and data; nothing is trained or written."""
+    parts = assemble(loaded)
+    with located(loaded):
+        schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
+    adapted = adapt(parts)
+    site_costs = parts.costs
+    sites = [
+        PlannedSite(
+            name=site.name,
+            label=site.label,
+            role=site.role,
+            layer=site.layer,
+            shape=f"{site.out_features}x{site.in_features}",
+            rank=parts.rank_of(site),
+            parameters=site_costs[site.name],
+        )
+        for site in parts.sites
+    ]
+    return Plan(
+        sites=sites,
+        adapter_parameters=sum(site_costs.values()),
+        head_parameters=adapted.head_parameters(),
+        model_parameters=sum(p.numel() for p in adapted.model.parameters())
+        - sum(p.numel() for adapter in adapted.adapters.values() for p in adapter.parameters()),
+        budget=parts.budget.parameters,
+        budget_source=parts.budget.source,
+        rows=schedule.rows,
+        steps_per_epoch=schedule.steps_per_epoch,
+        total_steps=schedule.total_steps,
+        warmup_steps=schedule.warmup_steps,
+        ticks=schedule.ticks,
+        evaluations=schedule.evaluations,
+        search_overhead=search_overhead(parts, schedule),
+        memory_bytes=memory(parts, sum(site_costs.values()) + adapted.head_parameters()),
+        notes=notes(parts, schedule),
+    )
+
+
+def search_overhead(parts: Parts, schedule: Schedule) -> float:
+    """Percent of the training's passes that the ticks add; a pass is one batch forward and backward."""
+    search, training = parts.recipe.search, parts.recipe.training
+    if not schedule.ticks:
+        return 0.0
+    proxy: Proxy = registry.proxies.get(search.proxy)
+    batches = min(search.batches, -(-schedule.rows // training.batch_size))
+    passes = proxy.passes(len(parts.sites), batches) * len(schedule.ticks)
+    return 100 * passes / (schedule.total_steps * training.accumulate)
+
+
+def memory(parts: Parts, trained: int) -> int:
+    """Bytes: the frozen weights, 16 a trained parameter (value, gradient, two moments), and a batch's activations.
+
+    Activations: about 16 numbers a token, layer and hidden unit, which is what a post-norm encoder with a four times
+    wider MLP keeps for its backward pass.
+    """
+    model, training = parts.backbone.model, parts.recipe.training
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    tokens = training.batch_size * parts.max_length
+    layers = len(parts.backbone.anatomy.layers)
+    width = 4 if training.precision == "fp32" else 2
+    return int(weights + 12 * trained + tokens * layers * parts.backbone.anatomy.hidden_size * 16 * width)
+
+
+def notes(parts: Parts, schedule: Schedule) -> list[str]:
+    """What a person should know before starting."""
+    told = [*parts.backbone.notes, f"data: {parts.data.origin}"]
+    search = parts.recipe.search
+    if parts.max_length < parts.recipe.task.max_length:
+        told.append(f"this model takes {parts.max_length} tokens at most: longer rows are cut there")
+    if any(site.role == "qkv" for site in parts.sites):
+        told.append("this family keeps q, k and v in one matrix: its site covers all three")
+    if search.method != "none":
+        proxy: Proxy = registry.proxies.get(search.proxy)
+        told.append(f"{proxy.name} where B = 0: {proxy.at_zero}")
+        if search.off == "freeze":
+            told.append(
+                "off: freeze keeps trained sites in the model: the budget bounds what trains, not what is carried"
+            )
+    if parts.recipe.adapter.shortcuts and parts.recipe.adapter.shortcut_norm == "paper":
+        told.append("shortcut_norm: paper applies norms twice: a fresh model is not exactly the pretrained one")
+    return told

@@ -1,0 +1,107 @@
+"""``lorakit predict`` and ``lorakit.load``: labels for new text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorakit.adapters.attach import AdaptedModel
+from lorakit.artifacts.files import read_json
+from lorakit.artifacts.merge import restore_shortcuts
+from lorakit.backbone.load import load_backbone
+from lorakit.errors import DataError
+from lorakit.recipe.schema import ModelSection, Recipe
+from lorakit.training.objective import Objective
+from lorakit.workflow.building import Result, make_accelerator
+from lorakit.workflow.restoring import is_merged, restore_run
+
+Text = str | tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Prediction(Result):
+    """A text's label and its probability; for regression the number, and no probability."""
+
+    text: Text
+    label: str
+    probability: float | None
+
+
+class Classifier:
+    """A trained model that labels text. model and tokenizer are the transformers objects, adapters in place."""
+
+    def __init__(self, adapted: AdaptedModel, recipe: Recipe, pair: bool | None):
+        self.adapted = adapted
+        self.model: Any = adapted.backbone.model
+        self.tokenizer = adapted.backbone.tokenizer
+        self.labels: dict[int, str] = self.model.config.id2label
+        self.regression: bool = self.model.config.num_labels == 1
+        self.max_length = min(recipe.task.max_length, self.tokenizer.model_max_length)
+        self.pair = pair
+        accelerator = make_accelerator(recipe)
+        accelerator.prepare_model(self.model)
+        self.objective = Objective(accelerator, self.regression)
+        self.model.eval()
+
+    def predict(self, texts: Iterable[Text], batch_size: int = 32) -> list[Prediction]:
+        """Label every text, in order; a pair of texts is a tuple."""
+        predictions: list[Prediction] = []
+        stream = iter(texts)
+        while batch := list(islice(stream, batch_size)):
+            self.check(batch, len(predictions))
+            predictions += self.label(batch)
+        return predictions
+
+    def check(self, batch: Sequence[Text], done: int) -> None:
+        """Refuse single texts where the task is pairs, and pairs where it is not."""
+        for place, text in enumerate(batch, start=done + 1):
+            if self.pair is not None and isinstance(text, tuple) != self.pair:
+                want = "two texts with a tab between them" if self.pair else "one text without a tab"
+                raise DataError(f"line {place} does not fit the task", valid=f"{want} on every line")
+
+    @torch.no_grad()
+    def label(self, batch: Sequence[Text]) -> list[Prediction]:
+        """One batch."""
+        columns = list(zip(*batch, strict=True)) if isinstance(batch[0], tuple) else [batch]
+        inputs = self.tokenizer(
+            *[list(column) for column in columns],
+            truncation=True,
+            max_length=self.max_length,
+            padding=True,
+            return_tensors="pt",
+        )
+        logits = self.objective.logits(self.model, inputs).cpu()
+        if self.regression:
+            return [Prediction(text, f"{float(row[0]):.4f}", None) for text, row in zip(batch, logits, strict=True)]
+        chances = logits.softmax(dim=-1)
+        return [
+            Prediction(text, self.labels[int(row.argmax())], float(row.max()))
+            for text, row in zip(batch, chances, strict=True)
+        ]
+
+
+def load(path: str | Path, weights: str = "last") -> Classifier:
+    """A trained classifier from a run's folder or from one that `lorakit merge` wrote, shortcuts included."""
+    path = Path(path)
+    if is_merged(path):
+        config = read_json(path / "config.json")
+        labels = tuple(name for _, name in sorted(config.get("id2label", {}).items(), key=lambda item: int(item[0])))
+        regression = config.get("problem_type") == "regression"
+        recipe = Recipe(model=ModelSection(name=str(path)))
+        backbone = load_backbone(
+            recipe.model, labels=() if regression else labels, regression=regression, seed=0, offline=True
+        )
+        recipe.task.max_length = read_json(path / "lorakit.json")["max_length"]
+        return Classifier(restore_shortcuts(backbone, path), recipe, None)
+    restored = restore_run(path, weights)
+    return Classifier(restored.adapted, restored.loaded.recipe, restored.parts.task.pair)
+
+
+def predict(run: Path, lines: Iterable[Text], weights: str = "last") -> list[Prediction]:
+    """Label each line with the run's (or the merged folder's) model."""
+    return load(run, weights).predict(lines)

@@ -1,0 +1,191 @@
+"""``lorakit train``: a recipe becomes a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorakit.artifacts.adapter_file import save_adapter
+from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
+from lorakit.errors import RunError, UsageError
+from lorakit.recipe.load import LoadedRecipe
+from lorakit.report.figures import site_heatmap, training_curves
+from lorakit.tasks.metrics import main_metric
+from lorakit.training.checkpoint import load_checkpoint
+from lorakit.training.evaluation import score_splits
+from lorakit.training.feed import Feed
+from lorakit.training.hooks import Hook, TrainState
+from lorakit.training.loop import Training
+from lorakit.training.loop import train as run_loop
+from lorakit.training.objective import Objective
+from lorakit.training.optim import make_optimizer, make_scheduler
+from lorakit.training.schedule import make_schedule
+from lorakit.training.search_hook import SearchHook
+from lorakit.training.seeds import stream
+from lorakit.workflow.building import (
+    Parts,
+    Result,
+    adapt,
+    assemble,
+    located,
+    make_accelerator,
+    make_policy,
+    seed_dropout,
+    talk,
+)
+
+
+@dataclass(frozen=True)
+class TrainResult(Result):
+    """What a run came to; also its summary.json.
+
+    last and best: scores of the last evaluation and of the best one, which the validation split itself chose; seconds: of this
+    process, loading not counted; search_seconds: what the ticks took of that.
+    """
+
+    run_dir: Path
+    task: str
+    metric: str
+    last: dict[str, float]
+    best: dict[str, float]
+    best_step: int
+    best_epoch: float
+    steps: int
+    epochs: float
+    seconds: float
+    search_seconds: float
+    adapter_parameters: int
+    carried_parameters: int
+    head_parameters: int
+    budget: int
+    sites_on: int
+    sites_total: int
+    seed: int
+
+
+def train(
+    loaded: LoadedRecipe, *, run_dir: Path | None = None, resume: bool = False, hooks: Sequence[Hook] = ()
+) -> TrainResult:
+    """Train the recipe into a run folder, or go on with one. Raises Interrupted after a polite stop."""
+    recipe = loaded.recipe
+    run = choose_run(loaded, run_dir, resume)
+    if resume and run.finished:
+        raise UsageError(
+            "this run was trained to its end already", where=str(run.path), hint="lorakit eval, or a new run"
+        )
+    parts = assemble(loaded)
+    training, search = prepare(loaded, parts, run, hooks)
+    if resume:
+        talk.info("resuming from %s", load_checkpoint(training))
+    elif training.accelerator.is_main_process:
+        run.start(loaded.to_yaml())
+    started = time.perf_counter()
+    run_loop(training)
+    seconds = time.perf_counter() - started
+    result = summarise(training, parts, search, seconds)
+    if training.accelerator.is_main_process:
+        save_adapter(training.adapted, run.weights("last"))
+        draw(run, parts)
+        run.write_summary(result.to_dict())
+    if recipe.run.trackers:
+        training.accelerator.end_training()
+    return result
+
+
+def choose_run(loaded: LoadedRecipe, run_dir: Path | None, resume: bool) -> Run:
+    """The folder to train in: the named one, or a fresh one, or the newest unfinished one."""
+    recipe = loaded.recipe
+    name, folder, seed = recipe.run.name or loaded.name, Path(recipe.run.folder), recipe.run.seed
+    if resume:
+        return open_run(run_dir) if run_dir else unfinished_run(folder, name, seed)
+    return claim(run_dir) if run_dir else new_run(folder, name, seed)
+
+
+def prepare(loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook]) -> tuple[Training, SearchHook | None]:
+    """Everything the loop needs, and the search's hook where the recipe has a search."""
+    recipe, task = loaded.recipe, parts.task
+    with located(loaded):
+        encoded = parts.encode("train", *task.validation)
+        schedule = make_schedule(recipe, len(encoded["train"]))
+    adapted = adapt(parts)
+    accelerator = make_accelerator(recipe, run.path)
+    model = accelerator.prepare_model(adapted.model)
+    objective = Objective(accelerator, task.regression)
+    feed = Feed(
+        encoded["train"],
+        recipe.training,
+        stream(recipe.run.seed, "data"),
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    search = None
+    if recipe.search.method != "none":
+        search = SearchHook(make_policy(parts, adapted, feed, objective), run, writes=accelerator.is_main_process)
+    optimizer = make_optimizer(adapted, recipe.training)
+    state = TrainState(
+        total_steps=schedule.total_steps,
+        steps_per_epoch=schedule.steps_per_epoch,
+        lr=recipe.training.lr,
+        sites_on=len(adapted.on),
+        sites_total=len(adapted.sites),
+        next_tick=schedule.next_tick(0),
+    )
+    training = Training(
+        recipe=recipe,
+        run=run,
+        adapted=adapted,
+        model=model,
+        accelerator=accelerator,
+        objective=objective,
+        optimizer=optimizer,
+        scheduler=make_scheduler(optimizer, recipe.training, schedule),
+        schedule=schedule,
+        feed=feed,
+        evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size),
+        metric=main_metric(task),
+        state=state,
+        hooks=[*([search] if search else []), *hooks],
+    )
+    seed_dropout(recipe)
+    return training, search
+
+
+def summarise(training: Training, parts: Parts, search: SearchHook | None, seconds: float) -> TrainResult:
+    """What the run came to. Raises RunError where what is on is not what the budget allows."""
+    adapted, state = training.adapted, training.state
+    on = adapted.adapter_parameters()
+    if on > parts.budget.parameters:
+        raise RunError(
+            f"the run ended with {on:,} adapter parameters on, over its budget of {parts.budget.parameters:,}"
+        )
+    best = state.best or {}
+    return TrainResult(
+        run_dir=training.run.path,
+        task=parts.task.name,
+        metric=training.metric,
+        last=state.scores,
+        best=best["scores"],
+        best_step=best["step"],
+        best_epoch=best["epoch"],
+        steps=state.step,
+        epochs=state.epoch,
+        seconds=seconds,
+        search_seconds=search.seconds if search else 0.0,
+        adapter_parameters=on,
+        carried_parameters=adapted.adapter_parameters(adapted.in_function),
+        head_parameters=adapted.head_parameters(),
+        budget=parts.budget.parameters,
+        sites_on=len(adapted.on),
+        sites_total=len(adapted.sites),
+        seed=training.recipe.run.seed,
+    )
+
+
+def draw(run: Run, parts: Parts) -> None:
+    """The figures of the run: how often each site was on, and the curves."""
+    timeline = run.timeline()
+    if timeline:
+        site_heatmap(timeline, parts.sites, run.report / "sites.png")
+    training_curves(run.metrics(), [tick["step"] for tick in timeline], run.report / "curves.png")

@@ -1,0 +1,318 @@
+"""What every adapter method owes. A method's own test is ``test_contract = contract("dora", parameters=...)`` and what is special.
+
+Each check takes a Case, built anew for it: a pretrained backbone, and the same with adapters on all projections of its layers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers.pytorch_utils import Conv1D
+
+from lorakit.adapters.attach import HEAD, AdaptedModel, attach
+from lorakit.adapters.budget import costs
+from lorakit.adapters.spec import AdapterSpec, resolve, shortcut_spec
+from lorakit.backbone.load import Backbone
+from lorakit.backbone.site import Site
+from lorakit.recipe.schema import AdapterSection
+
+FAMILIES = ("bert", "gpt2", "llama", "opt_postnorm")
+RANK, ALPHA = 3, 5.0  # alpha / rank is no round number, so that no scale is forgotten
+Formula = Callable[[int, int, int], int]
+Fresh = Callable[..., Backbone]
+
+
+@dataclass
+class Case:
+    """pretrained: never adapted; adapted: all linear sites on; spec: their axes; again: the same once more, with another seed."""
+
+    pretrained: nn.Module
+    adapted: AdaptedModel
+    spec: AdapterSpec
+    again: Callable[..., AdaptedModel]
+    batch: dict[str, torch.Tensor]
+    parameters: Formula | None
+
+
+def contract(method: str, *, parameters: Formula, families: Collection[str] = FAMILIES) -> Callable[..., None]:
+    """A test of every check on every family. parameters: (rank, in, out) -> trained parameters, as the paper has it."""
+
+    @pytest.mark.parametrize("family", families)
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+    def test(check: Callable[[Case], None], family: str, fresh: Fresh) -> None:
+        check(make_case(fresh, family, AdapterSection(method=method), parameters))
+
+    return test
+
+
+def make_case(fresh: Fresh, family: str, section: AdapterSection, parameters: Formula | None = None) -> Case:
+    section.rank, section.alpha = RANK, ALPHA
+    pretrained = fresh(family, shared=True)
+
+    def again(seed: int = 1, **options: Any) -> AdaptedModel:
+        return adapt(fresh(family, **options), section, seed=seed)
+
+    batch = batch_for(pretrained.model)
+    return Case(pretrained.model, again(0), resolve(section), again, batch, parameters)
+
+
+def adapt(
+    backbone: Backbone,
+    section: AdapterSection,
+    *,
+    targets: Collection[str] = ("all",),
+    shortcuts: Collection[str] = (),
+    seed: int = 0,
+    ranks: Mapping[str, int] | None = None,
+) -> AdaptedModel:
+    """Adapters on ``targets`` and ``shortcuts``, each initialised from a stream of its own."""
+    anatomy = backbone.anatomy
+    sites = [*(anatomy.select(list(targets)) if targets else ()), *anatomy.shortcuts(list(shortcuts))]
+
+    def stream(site: Site) -> torch.Generator:
+        return torch.Generator().manual_seed(seed * 10_000 + sum(map(ord, site.name)))
+
+    linear, shortcut = resolve(section), shortcut_spec(section)
+    norm = section.shortcut_norm
+    return attach(backbone, sites, linear, shortcut, norm=norm, ranks=ranks, generator_for=stream)
+
+
+def batch_for(model: Any) -> dict[str, torch.Tensor]:
+    """Two rows of random tokens, the second shorter and padded on the right."""
+    tokens = torch.randint(4, model.config.vocab_size, (2, 7), generator=torch.Generator().manual_seed(3))
+    mask = torch.ones_like(tokens)
+    mask[1, 5:] = 0
+    return {"input_ids": tokens.masked_fill(mask == 0, model.config.pad_token_id), "attention_mask": mask}
+
+
+def logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return model(**batch).logits
+
+
+def evaluated(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return logits(model, batch)
+
+
+@torch.no_grad()
+def disturb(adapted: AdaptedModel, seed: int = 5) -> None:
+    """Change every adapter tensor at random, as if it had been trained: role B is no longer zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for adapter in adapted.adapters.values():
+        for _, tensor, role in adapter.tensors():
+            if role == "magnitude":
+                tensor.mul_(0.5 + torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype))
+            else:
+                tensor.add_(0.2 * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
+
+
+@torch.no_grad()
+def merged(pretrained: nn.Module, adapted: AdaptedModel) -> nn.Module:
+    """A plain model whose weights are the effective ones."""
+    plain = copy.deepcopy(pretrained)
+    for name, adapter in adapted.adapters.items():
+        module = plain.get_submodule(name)
+        if isinstance(module, Conv1D):  # its weight is (in, out)
+            module.weight.copy_(adapter.effective_weight(module.weight.T).T)
+        else:
+            module.weight.copy_(adapter.effective_weight(module.weight))
+    return plain
+
+
+def backward(model: nn.Module, batch: dict[str, torch.Tensor]) -> None:
+    """A loss that no output leaves without a gradient."""
+    out = logits(model, batch)
+    (out.float() * torch.arange(1, out.numel() + 1).reshape(out.shape)).sum().backward()
+
+
+# -- the checks --------------------------------------------------------------------------------------------------------
+
+
+def check_identity(case: Case) -> None:
+    """A freshly adapted model is the pretrained one, bit for bit: what is added is exactly zero."""
+    assert torch.equal(logits(case.adapted.model, case.batch), logits(case.pretrained, case.batch))
+
+
+def check_merge(case: Case) -> None:
+    """The plain model with the effective weights computes what the adapted one does, to fp32 rounding."""
+    disturb(case.adapted)
+    out = evaluated(case.adapted.model, case.batch)
+    assert not torch.allclose(out, evaluated(case.pretrained, case.batch), atol=1e-2)
+    assert_close(out, evaluated(merged(case.pretrained, case.adapted), case.batch), rtol=1e-4, atol=1e-5)
+
+
+def check_training(case: Case) -> None:
+    """Exactly the announced tensors and the head require gradients, and each gets one."""
+    announced = {id(tensor.parameter) for tensor in case.adapted.trained()}
+    by_role = {id(p) for a in case.adapted.adapters.values() for _, p, role in a.tensors() if case.spec.trains(role)}
+    head = {id(case.adapted.model.get_parameter(name)) for name in case.adapted.new_parts}
+    assert head
+    assert by_role
+    assert announced == by_role | head
+    assert {id(p) for p in case.adapted.model.parameters() if p.requires_grad} == announced
+    disturb(case.adapted)
+    backward(case.adapted.model, case.batch)
+    for name, parameter in case.adapted.model.named_parameters():
+        if id(parameter) in announced:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+        else:
+            assert parameter.grad is None, name
+    for tensor in case.adapted.trained():
+        assert tensor.parameter.grad.any(), tensor.name
+
+
+def check_counts(case: Case) -> None:
+    """What the budget counts is what is built, and what the paper's formula says."""
+    built = {
+        name: sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+        for name, adapter in case.adapted.adapters.items()
+    }
+    assert costs(case.adapted.sites, case.spec, case.spec) == built
+    assert case.adapted.adapter_parameters() == sum(built.values())
+    every = sum(p.numel() for p in case.adapted.model.parameters() if p.requires_grad)
+    assert case.adapted.head_parameters() == every - sum(built.values())
+    if case.parameters is not None:
+        formula = {s.name: case.parameters(RANK, s.in_features, s.out_features) for s in case.adapted.sites}
+        assert built == formula
+
+
+def check_drop(case: Case) -> None:
+    """A model whose sites are all off is the pretrained one bit for bit, with no trace on its modules."""
+    disturb(case.adapted)
+    case.adapted.switch([])
+    assert torch.equal(logits(case.adapted.model, case.batch), logits(case.pretrained, case.batch))
+    assert not any("forward" in module.__dict__ for module in case.adapted.model.modules())
+    assert {t.role for t in case.adapted.trained() if t.parameter.requires_grad} == {HEAD}
+    assert case.adapted.on == []
+    assert case.adapted.adapter_parameters() == 0
+
+
+def check_freeze(case: Case) -> None:
+    """``freeze`` keeps the function and stops the training."""
+    disturb(case.adapted)
+    before = evaluated(case.adapted.model, case.batch)
+    case.adapted.switch([], off="freeze")
+    assert torch.equal(evaluated(case.adapted.model, case.batch), before)
+    assert set(case.adapted.states().values()) == {"frozen"}
+    backward(case.adapted.model, case.batch)
+    assert {tensor.role for tensor in case.adapted.trained() if tensor.parameter.grad is not None} == {HEAD}
+
+
+def check_restore(case: Case) -> None:
+    """States that were recorded come back exactly: on, frozen and dropped."""
+    disturb(case.adapted)
+    names = list(case.adapted.adapters)
+    case.adapted.switch(names[::3], off="freeze")
+    case.adapted.adapters[names[1]].switch("dropped")
+    states, before = case.adapted.states(), evaluated(case.adapted.model, case.batch)
+    training = [t.parameter.requires_grad for t in case.adapted.trained()]
+    assert set(states.values()) == {"on", "frozen", "dropped"}
+    case.adapted.switch(names)
+    assert not torch.equal(evaluated(case.adapted.model, case.batch), before)
+    case.adapted.restore(states)
+    assert case.adapted.states() == states
+    assert torch.equal(evaluated(case.adapted.model, case.batch), before)
+    assert [t.parameter.requires_grad for t in case.adapted.trained()] == training
+
+
+def check_cost(case: Case) -> None:
+    """Below the lowest site that is on, nothing is recorded for a backward pass."""
+    disturb(case.adapted)
+    upper = [site.name for site in case.adapted.sites if site.layer == 1]
+    case.adapted.switch(upper)
+    lower = case.adapted.backbone.anatomy.layers[0][1]
+    outputs: list[Any] = []
+    lower.register_forward_hook(lambda module, args, output: outputs.append(output))
+    backward(case.adapted.model, case.batch)
+    output = outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
+    assert output.grad_fn is None
+    trained = {tensor.site for tensor in case.adapted.trained() if tensor.parameter.grad is not None}
+    assert trained - {None} == set(upper)
+
+
+def check_round_trip(case: Case) -> None:
+    """The state, loaded into a model that started elsewhere, gives the same logits bit for bit; so do head and buffers."""
+    disturb(case.adapted)
+    with torch.no_grad():
+        for name in case.adapted.new_parts:
+            case.adapted.model.get_parameter(name).add_(0.3)
+    stored = {name: tensor.clone() for name, tensor in case.adapted.state().items()}
+    other = case.again(seed=9)
+    assert not torch.equal(evaluated(other.model, case.batch), evaluated(case.adapted.model, case.batch))
+    other.load_state(stored)
+    assert torch.equal(evaluated(other.model, case.batch), evaluated(case.adapted.model, case.batch))
+
+
+def check_copy(case: Case) -> None:
+    """A deep copy of the model, taken in the middle of training, lives its own life."""
+    disturb(case.adapted)
+    backward(case.adapted.model, case.batch)
+    before = evaluated(case.adapted.model, case.batch)
+    twin = copy.deepcopy(case.adapted.model)
+    disturb(case.adapted, seed=6)
+    assert torch.equal(evaluated(twin, case.batch), before)
+    after = evaluated(case.adapted.model, case.batch)
+    assert not torch.equal(after, before)
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            if "adapter" in name:
+                parameter.zero_()
+    assert torch.equal(evaluated(case.adapted.model, case.batch), after)
+
+
+def check_autocast(case: Case) -> None:
+    """bfloat16 autocast: the same start, a function near the fp32 one, and finite fp32 gradients."""
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(logits(case.adapted.model, case.batch), logits(case.pretrained, case.batch))
+    disturb(case.adapted)
+    exact = evaluated(case.adapted.model, case.batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert near(evaluated(case.adapted.model, case.batch), exact)
+        backward(case.adapted.model, case.batch)
+    for tensor in case.adapted.trained():
+        assert tensor.parameter.grad.dtype == torch.float32
+        assert tensor.parameter.grad.isfinite().all()
+
+
+def check_half_precision(case: Case) -> None:
+    """Frozen weights in bfloat16, adapters in float32: the same start, a function near the fp32 one, and fp32 gradients."""
+    half = case.again(seed=0, dtype="bfloat16")
+    start = evaluated(half.model, case.batch)
+    assert all(tensor.parameter.dtype == torch.float32 for tensor in half.trained())
+    disturb(half)
+    disturb(case.adapted)
+    out = evaluated(half.model, case.batch)
+    assert near(out, evaluated(case.adapted.model, case.batch))
+    backward(half.model, case.batch)
+    assert all(tensor.parameter.grad.isfinite().all() for tensor in half.trained())
+    half.switch([])
+    assert torch.equal(evaluated(half.model, case.batch), start)
+
+
+def near(out: torch.Tensor, exact: torch.Tensor) -> bool:
+    """Equal to bfloat16's eight bits, with room for a few layers' roundings to add up."""
+    return bool((out.float() - exact).abs().max() <= 0.1 * exact.abs().max())
+
+
+CHECKS = (
+    check_identity,
+    check_merge,
+    check_training,
+    check_counts,
+    check_drop,
+    check_freeze,
+    check_restore,
+    check_cost,
+    check_round_trip,
+    check_copy,
+    check_autocast,
+    check_half_precision,
+)

@@ -1,0 +1,94 @@
+"""eval, merge and plan."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from lorakit.cli.plan import at_steps
+
+
+def test_eval_hands_everything_on_and_prints_the_interval(cli, here, workflow):
+    ran = cli(
+        "eval", "mrpc", "--run", "runs/a", "--split", "test", "--weights", "best", "--predictions", "p.tsv", "--offline"
+    )
+    _, (task,), settings = workflow.call
+    assert task == "mrpc"
+    assert settings == {
+        "run": Path("runs/a"),
+        "model": None,
+        "split": "test",
+        "weights": "best",
+        "predictions": Path("p.tsv"),
+        "offline": True,
+    }
+    assert "accuracy  0.7892  (95 % interval 0.7525 to 0.8260)" in ran.out
+    assert "f1        0.8512\n" in ran.out
+
+
+def test_eval_of_an_unlabelled_split_has_no_scores(cli, here, workflow):
+    workflow.changes = {"scores": {}, "interval": None, "predictions": Path("p.tsv")}
+    ran = cli("eval", "mrpc", "--split", "test")
+    assert "none: this split has no labels" in ran.out
+    assert "p.tsv" in ran.out
+
+
+def test_eval_takes_a_run_or_a_model(cli, here, workflow):
+    ran = cli("eval", "mrpc", "--run", "a", "--model", "b")
+    assert ran.code == 2
+    assert "--run and --model" in ran.err
+    assert workflow.calls == []
+
+
+@pytest.mark.parametrize(("command", "key"), [(("eval", "mrpc"), "scores"), (("merge", "runs/a"), "folded")])
+def test_results_come_as_json(cli, here, workflow, command, key):
+    assert key in json.loads(cli(*command, "--json").out)
+
+
+def test_merge_tells_the_proof_and_what_is_kept_beside(cli, here, workflow):
+    ran = cli("merge", "runs/a", "--out", "m", "--weights", "best", "--tolerance", "0.01", "--force")
+    _, args, settings = workflow.call
+    assert args == (Path("runs/a"),)
+    assert settings == {"out": Path("m"), "weights": "best", "tolerance": 0.01, "force": True}
+    assert "128 rows: largest logit difference 3.1e-06 (allowed 0.001, largest logit 2.5), 0 labels changed" in ran.out
+    assert "1 sites a plain checkpoint cannot hold: encoder.1.res1" in ran.out
+    assert "lorakit.load('runs/mrpc-0/merged')" in ran.err
+
+
+def test_merge_takes_the_newest_run(cli, here, workflow, monkeypatch):
+    module = ModuleType("lorakit.artifacts.run")
+    module.newest_run = lambda folder, task: SimpleNamespace(path=folder / "newest")
+    monkeypatch.setitem(sys.modules, "lorakit.artifacts.run", module)
+    assert cli("merge").code == 0
+    assert workflow.call[1] == (Path("runs/newest"),)
+
+
+def test_plan_lists_sites_and_schedule(cli, here, workflow):
+    ran = cli("plan", "small.yaml", "training.epochs=2", "--seed", "1")
+    (loaded,) = workflow.call[1]
+    assert (loaded.recipe.training.epochs, loaded.recipe.run.seed) == (2.0, 1)
+    rows = [line.split() for line in ran.out.splitlines()]
+    assert ["0.q", "encoder.0.query", "384x384", "8", "6,144"] in rows
+    assert ["head", "770", "parameters,", "not", "in", "the", "budget"] in rows
+    for text in ("705, 235 an epoch, 42 of warm-up", "about 17 % on top", "about 3.0 GiB", "the last epoch is short"):
+        assert text in ran.out
+
+
+def test_plan_gives_json(cli, here, workflow):
+    data = json.loads(cli("plan", "small.yaml", "--json").out)
+    assert (len(data["sites"]), data["budget"]) == (3, 4608)
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([], "none"),
+        ([0], "1, at step 0"),
+        ([0, 5], "2, at steps 0, 5"),
+        (list(range(0, 100, 10)), "10, at steps 0, 10, 20, 30, 40, 50, 60, ..., 90"),
+    ],
+)
+def test_long_lists_of_steps_are_cut(steps, told):
+    assert at_steps(steps) == told

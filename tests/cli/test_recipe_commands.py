@@ -1,0 +1,93 @@
+"""list, show and copy."""
+
+import json
+
+import pytest
+
+from lorakit import registry
+from lorakit.recipe.keys import recipe_keys
+from lorakit.recipe.load import load_recipe, shipped_recipes
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "names"),
+    [
+        ("methods", "name", {"lora", "dora", "heterolora"}),
+        ("proxies", "name", {"gradnorm", "snip", "synflow", "alpha", "constant"}),
+        ("tasks", "name", {"mrpc", "stsb", "rotten_tomatoes", "custom"}),
+        ("recipes", "name", {"demo"}),
+        ("models", "family", {"bundled:minilm", "bert", "llama"}),
+    ],
+)
+def test_list_tells_all_there_is(cli, kind, key, names):
+    rows = json.loads(cli("list", kind, "--json").out)[kind]
+    assert names <= {row[key] for row in rows}
+    ran = cli("list", kind)
+    assert ran.code == 0
+    assert all(name in ran.out for name in names)
+
+
+def test_every_shipped_recipe_says_what_it_is(cli):
+    rows = json.loads(cli("list", "recipes", "--json").out)["recipes"]
+    assert [row["name"] for row in rows] == sorted(shipped_recipes())
+    assert all(row["what"] for row in rows)
+
+
+def test_list_of_something_else_is_usage(cli):
+    ran = cli("list", "method")
+    assert ran.code == 2
+    assert "proxies" in ran.err
+
+
+def test_show_explains_every_key_and_prints_a_recipe_that_trains_the_same(cli, here):
+    settings = ["search.method=none", "adapter.targets=[q, up]", "adapter.allocation={encoder.0.query: 4}"]
+    ran = cli("show", "small.yaml", *settings)
+    for key in recipe_keys().values():
+        assert f"# {key.rule.doc}\n" in ran.out + "\n"
+    (here / "again.yaml").write_text(ran.out)
+    again = load_recipe("again.yaml").recipe
+    assert again.adapter.allocation == {"encoder.0.query": 4}
+    assert again == load_recipe("small.yaml", settings).recipe
+
+
+@pytest.mark.parametrize("kind", ["methods", "proxies", "policies"])
+def test_show_prints_the_card_of_everything_registered(cli, kind):
+    entries = getattr(registry, kind)
+    for name in entries.names():
+        ran = cli("show", name)
+        assert ran.code == 0
+        title, _, card = ran.out.partition("\n")
+        assert title == f"{name} ({entries.kind})"
+        assert len(card.split()) > 10
+
+
+def test_show_prints_a_task(cli):
+    out = cli("show", "mrpc").out
+    assert "sentence1, sentence2" in out
+    assert "f1" in out
+
+
+def test_show_of_something_unknown_names_the_nearest(cli):
+    ran = cli("show", "gradnrom")
+    assert (ran.code, ran.out) == (2, "")
+    assert "did you mean 'gradnorm'?" in ran.err
+
+
+def test_copy_makes_folders_and_keeps_what_is_there(cli, here):
+    ran = cli("copy", "demo", "new/mine.yaml")
+    assert ran.code == 0
+    assert "lorakit train new/mine.yaml" in ran.err
+    copied, original = load_recipe("new/mine.yaml").recipe, load_recipe("demo").recipe
+    copied.run.name = original.run.name
+    assert copied == original
+    (here / "new" / "mine.yaml").write_text("edited")
+    ran = cli("copy", "demo", "new/mine.yaml")
+    assert ran.code == 2
+    assert (here / "new" / "mine.yaml").read_text() == "edited"
+    assert cli("copy", "demo", "new/mine.yaml", "--force").code == 0
+    assert (here / "new" / "mine.yaml").read_text() != "edited"
+
+
+def test_copy_into_a_folder_keeps_the_name(cli, here):
+    assert cli("copy", "demo", ".").code == 0
+    assert (here / "demo.yaml").is_file()

@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+
+from lorakit.cli.progress import ProgressHook
+
+
+def test_train_calls_the_workflow_and_says_what_came_of_it(cli, here, workflow):
+    ran = cli("train", "small.yaml", "adapter.rank=4", "--seed", "3")
+    name, (loaded,), settings = workflow.call
+    assert name == "train"
+    assert (loaded.recipe.adapter.rank, loaded.recipe.run.seed) == (4, 3)
+    assert (settings["run_dir"], settings["resume"]) == (None, False)
+    assert isinstance(settings["hooks"][0], ProgressHook)
+    assert ran.code == 0
+    facts = dict(line.split("  ", 1) for line in ran.out.splitlines())
+    assert facts["last, step 705"].strip() == "accuracy 0.8123"
+    assert facts["best, step 470"].strip() == "accuracy 0.8201  (chosen by accuracy on the validation split)"
+    assert facts["parameters"].strip() == "4,608 in adapters, 770 in the head"
+    assert facts["sites on"].strip() == "2 of 3"
+    assert facts["time"].strip() == "3 min 20 s, 12% of it search"
+    for line in (
+        "lorakit eval rotten_tomatoes --run runs/demo-0",
+        "lorakit merge runs/demo-0",
+        "lorakit predict runs/demo-0 FILE",
+    ):
+        assert f"  {line}\n" in ran.err
+
+
+def test_options_win_over_overrides(cli, here, workflow):
+    cli(
+        "train",
+        "small.yaml",
+        "run.seed=1",
+        "run.offline=false",
+        "--seed",
+        "2",
+        "--offline",
+        "--run-dir",
+        "x",
+        "--resume",
+    )
+    _, (loaded,), settings = workflow.call
+    assert (loaded.recipe.run.seed, loaded.recipe.run.offline) == (2, True)
+    assert (settings["run_dir"], settings["resume"]) == (Path("x"), True)
+
+
+def test_json_is_one_object_on_stdout_and_the_talk_goes_to_stderr(cli, here, workflow):
+    ran = cli("train", "small.yaml", "--json")
+    assert json.loads(ran.out)["best_step"] == 470
+    assert "loading bundled:minilm and rotten_tomatoes" in ran.err
+
+
+def test_quiet_says_nothing_but_the_result(cli, here, workflow):
+    ran = cli("train", "small.yaml", "--quiet")
+    assert ran.err == ""
+    assert "runs/demo-0" in ran.out
+
+
+def test_a_run_folder_is_trained_where_it_is(cli, here, workflow):
+    folder = here / "runs" / "small-0"
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text((here / "small.yaml").read_text())
+    cli("train", "runs/small-0", "--resume")
+    assert workflow.call[2]["run_dir"] == Path("runs/small-0")
+
+
+def test_a_folder_that_is_no_run_is_refused(cli, here, workflow):
+    (here / "empty").mkdir()
+    ran = cli("train", "empty")
+    assert ran.code == 2
+    assert "empty" in ran.err
+    assert "no recipe.yaml" in ran.err
+    assert workflow.calls == []
+
+
+def test_dry_run_shows_recipe_and_plan_and_writes_nothing(cli, here, workflow):
+    before = sorted(here.rglob("*"))
+    ran = cli("train", "small.yaml", "--dry-run")
+    assert workflow.call[0] == "plan"
+    assert "name: bundled:minilm" in ran.out
+    assert "search.enable 0.25" in ran.out
+    data = json.loads(cli("train", "small.yaml", "--dry-run", "--json").out)
+    assert data["recipe"]["task"]["name"] == "rotten_tomatoes"
+    assert data["plan"]["total_steps"] == 705
+    assert sorted(here.rglob("*")) == before
+
+
+def test_other_processes_of_a_launch_are_silent(cli, here, workflow, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    ran = cli("train", "small.yaml", "--json")
+    assert (ran.code, ran.out, ran.err) == (0, "", "")

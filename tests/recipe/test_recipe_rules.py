@@ -1,0 +1,86 @@
+"""What must hold between the keys of a recipe."""
+
+import pytest
+
+CUSTOM = "model: {name: bundled:minilm}\ntask:\n  name: custom\n"
+
+RULES = [
+    ("search:\n  enable: 0.25\n  uniform_rank: 2", "mine.yaml:5", "search.uniform_rank", "search.enable is given at mine.yaml:4"),
+    ("search:\n  parameters: 9\n  enable: 0.5", "mine.yaml:4", "search.parameters", "search.enable is given at mine.yaml:5"),
+    ("search: {uniform_rank: 9}", "mine.yaml:3", "search.uniform_rank", "rank 9 everywhere is more than all sites have at rank 8"),
+    ("search: {parameters: 9, unit: modules}", "mine.yaml:3", "search.parameters", "but search.unit is modules"),
+    ("search: {uniform_rank: 2, preset: paper}", "mine.yaml:3", "search.uniform_rank", "but search.unit is modules"),
+    ("search: {method: heterolora}\nadapter:\n  allocation: {a: 8}", "mine.yaml:5", "adapter.allocation",
+     "gives the ranks that search.method 'heterolora' (mine.yaml:3) is to find"),
+    ("adapter:\n  lr_ratio: 16\n  trainable: B", "mine.yaml:4", "adapter.lr_ratio", "is trained: it has no effect"),
+    ("adapter: {lr_ratio: 4, method: lora_fa}", "mine.yaml:3", "adapter.lr_ratio", "is trained: it has no effect"),
+    ("adapter:\n  method: lora_plus\n  trainable: B", "mine.yaml:5", "adapter.trainable", "it has no effect"),
+    ("adapter: {targets: []}", "mine.yaml:3", "adapter.targets", "nothing would be adapted"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "where", "key", "what"), RULES)
+def test_keys_that_do_not_go_together(mistakes, text, where, key, what):
+    (problem,) = mistakes(text)
+    assert (problem.where, problem.key) == (where, key)
+    assert what in problem.what
+    assert problem.valid
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "adapter: {lr_ratio: 16, trainable: A+B}",
+        "adapter: {lr_ratio: 1, trainable: B}",
+        "adapter: {targets: [], shortcuts: [res1]}",
+        "adapter: {allocation: {a.b: 8}}",
+        "adapter: {rank: 4, shortcut_rank: 8}\nsearch: {uniform_rank: 6}",
+        "search: {enable: 0.25, uniform_rank: null}",
+    ],
+)
+def test_keys_that_do_go_together(load, text):
+    load(text)
+
+
+def test_a_custom_task_says_where_its_data_are(mistakes):
+    problems = mistakes("", head=CUSTOM)
+    assert [(problem.where, problem.key) for problem in problems] == [
+        ("mine.yaml:2", "task.train"),
+        ("mine.yaml:2", "task.text"),
+        ("mine.yaml:2", "task.label"),
+    ]
+    assert problems[0].valid == "a csv, tsv, jsonl or parquet file"
+
+
+FULL = CUSTOM + "  train: a.csv\n  text: t\n  label: y\n"  # lines 4, 5 and 6
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "what"),
+    [
+        ("text_pair: t", "task.text_pair", "is column 't', which is also task.text"),
+        ("text_pair: y", "task.label", "is column 'y', which is also task.text_pair"),
+        ("labels: [only]", "task.labels", "a single label"),
+        ("{regression: true, labels: [a, b]}", "task.labels", "the label is a number"),
+        ("{validation: b.csv, validation_fraction: 0.2}", "task.validation_fraction", "task.validation names the rows"),
+        ("data: hub", "task.data", "has no effect on a custom task"),
+    ],
+)
+def test_a_custom_task_that_contradicts_itself(mistakes, text, key, what):
+    overrides = [f"task={text}"] if text.startswith("{") else [f"task.{text}".replace(": ", "=")]
+    (problem,) = mistakes("", *overrides, head=FULL)
+    assert problem.key == key
+    assert what in problem.what
+
+
+def test_a_custom_task_with_numbers_as_labels_and_names(load):
+    task = load('  labels: [0, 1, "no"]\n  text_pair: 2\n', head=FULL).recipe.task
+    assert task.labels == ["0", "1", "no"]
+    assert task.text_pair == "2"
+
+
+def test_custom_keys_of_another_task(mistakes):
+    problems = mistakes("", "task.train=a.csv", "task.labels=[a,b]", "task.regression=true")
+    assert [problem.key for problem in problems] == ["task.train", "task.labels", "task.regression"]
+    assert problems[0].what == "is for a custom task only, and the task is 'mrpc' (mine.yaml:2)"
+    assert {problem.hint for problem in problems} == {"task.name: custom"}

@@ -1,0 +1,8 @@
+from lorakit.registry import tasks
+
+
+def test_labels_and_source():
+    task = tasks.get("rotten_tomatoes")
+    assert task.labels == ("negative", "positive")
+    assert task.bundled
+    assert not task.submission
