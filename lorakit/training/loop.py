@@ -120,7 +120,7 @@ def log(training: Training) -> None:
     summed: Any = training.accelerator.reduce(torch.stack(training.losses).sum())
     training.losses.clear()
     state.loss = float(summed) / since
-    state.lr = training.scheduler.get_last_lr()[0]
+    state.lr = float(training.scheduler.get_last_lr()[0])
     state.logged = state.step
     if not math.isfinite(state.loss):
         raise RunError(

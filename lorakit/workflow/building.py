@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 
 from lorakit import registry
@@ -105,6 +106,7 @@ def assemble(loaded: LoadedRecipe) -> Parts:
     recipe = loaded.recipe
     with located(loaded):
         check_precision(recipe)
+        check_trackers(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
         data = load_task(recipe.task, seed=stream(recipe.run.seed, "data"), offline=recipe.run.offline)
         backbone = load_backbone(
@@ -160,6 +162,24 @@ def check_precision(recipe: Recipe) -> None:
             valid="fp16",
             hint="or model.dtype=bfloat16",
         )
+
+
+def check_trackers(recipe: Recipe) -> None:
+    """Refuse trackers that Accelerate does not know, or whose package is missing (it would leave them out silently)."""
+    known = {str(name): tracker for name, tracker in LOGGER_TYPE_TO_CLASS.items()}
+    installed = {str(name) for name in get_available_trackers()}
+    problems = [
+        Problem(
+            f"tracker '{name}' is not installed" if name in known else f"there is no tracker called '{name}'",
+            key="run.trackers",
+            valid=", ".join(known),
+            hint=f"pip install {name}" if name in known else nearest(name, known),
+        )
+        for name in recipe.run.trackers
+        if name not in installed
+    ]
+    if problems:
+        raise RecipeError(problems)
 
 
 def adapt(parts: Parts) -> AdaptedModel:

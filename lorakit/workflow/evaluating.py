@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from scipy.special import softmax
 
 from lorakit import registry
@@ -27,7 +27,10 @@ from lorakit.workflow.restoring import restore_checkpoint, restore_run
 
 @dataclass(frozen=True)
 class EvalResult(Result):
-    """Scores of ``source`` (a run or a model) on a split; none, and no interval, where the split has no labels."""
+    """Scores of ``source`` (a run or a model); none, and no interval, where the split has no labels.
+
+    split: its name, or several with commas; rows: of all of them; interval: of the metric on the first.
+    """
 
     task: str
     split: str
@@ -66,43 +69,59 @@ def evaluate(
             raise UsageError(
                 f"this run learnt {data.task.name}, not {task}", where=str(path), hint=f"lorakit eval {data.task.name}"
             )
-    return score_split(adapted, recipe, data, split or data.task.validation[0], source, predictions)
+    return score_splits(adapted, recipe, data, chosen_splits(data, split), source, predictions)
 
 
-def score_split(
-    adapted: AdaptedModel, recipe: Recipe, data: TaskData, split: str, source: str, predictions: Path | None
+def score_splits(
+    adapted: AdaptedModel, recipe: Recipe, data: TaskData, splits: Sequence[str], source: str, predictions: Path | None
 ) -> EvalResult:
-    """Predict a split, score it where it has labels, write the predictions where they are wanted."""
-    if split not in data.splits:
+    """Predict the splits, score those that have labels, write the predictions where they are wanted.
+
+    Metrics of the first split have their own names, those of further ones ``name/split``; the interval is the first's.
+    """
+    if predictions is not None and len(splits) > 1:
+        raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
+    task, metric = data.task, main_metric(data.task)
+    tokenizer = adapted.backbone.tokenizer
+    length = min(recipe.task.max_length, tokenizer.model_max_length)
+    objective = Objective(make_accelerator(recipe), task.regression)
+    objective.accelerator.prepare_model(adapted.model)
+    scores: dict[str, float] = {}
+    bounds, rows = None, 0
+    started = time.perf_counter()
+    for split in splits:
+        encoded = encode(data.splits[split], tokenizer, length, split)
+        if encoded.truncated:
+            talk.info("%s: %d of %d rows are cut to %d tokens", split, encoded.truncated, len(encoded), length)
+        logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
+        decisions = decide(task, logits)
+        rows += len(encoded)
+        if encoded.labels is not None:
+            suffix = "" if split == splits[0] else f"/{split}"
+            scores |= {name + suffix: value for name, value in score_logits(task, logits, encoded).items()}
+            bounds = bounds or interval(task, metric, decisions, encoded.labels.numpy())
+        if predictions is not None:
+            chances = None if task.regression else softmax(logits, axis=1)
+            write_predictions(predictions, task, encoded.idx, decisions, chances, split=split)
+    return EvalResult(
+        task=task.name,
+        split=", ".join(splits),
+        source=source,
+        rows=rows,
+        scores=scores,
+        metric=metric,
+        interval=bounds,
+        seconds=time.perf_counter() - started,
+        predictions=predictions,
+    )
+
+
+def chosen_splits(data: TaskData, split: str | None) -> Sequence[str]:
+    """The split that was asked for, or all validation splits. UsageError where there is none of that name."""
+    if split is not None and split not in data.splits:
         raise UsageError(
             f"{data.task.name} has no split '{split}' here",
             valid=", ".join(data.splits),
             hint=nearest(split, data.splits),
         )
-    tokenizer = adapted.backbone.tokenizer
-    length = min(recipe.task.max_length, tokenizer.model_max_length)
-    encoded = encode(data.splits[split], tokenizer, length, split)
-    if encoded.truncated:
-        talk.info("%s: %d of %d rows are cut to %d tokens", split, encoded.truncated, len(encoded), length)
-    accelerator = make_accelerator(recipe)
-    accelerator.prepare_model(adapted.model)
-    started = time.perf_counter()
-    objective = Objective(accelerator, data.task.regression)
-    logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
-    seconds = time.perf_counter() - started
-    task, metric, decisions = data.task, main_metric(data.task), decide(data.task, logits)
-    labelled = encoded.labels is not None
-    if predictions is not None:
-        chances = None if task.regression else softmax(logits, axis=1)
-        write_predictions(predictions, task, encoded.idx, decisions, chances, split=split)
-    return EvalResult(
-        task=task.name,
-        split=split,
-        source=source,
-        rows=len(encoded),
-        scores=score_logits(task, logits, encoded) if labelled else {},
-        metric=metric,
-        interval=interval(task, metric, decisions, np.asarray(encoded.labels)) if labelled else None,
-        seconds=seconds,
-        predictions=predictions,
-    )
+    return data.task.validation if split is None else (split,)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
 from lorakit.errors import RunError, UsageError
-from lorakit.recipe.load import LoadedRecipe
+from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.report.figures import site_heatmap, training_curves
 from lorakit.tasks.metrics import main_metric
 from lorakit.training.checkpoint import load_checkpoint
@@ -29,12 +29,15 @@ from lorakit.workflow.building import (
     Result,
     adapt,
     assemble,
+    flat,
     located,
     make_accelerator,
     make_policy,
     seed_dropout,
     talk,
 )
+
+FREE_ON_RESUME = ("run.name", "run.folder", "run.offline", "run.keep_checkpoints")
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,8 @@ def train(
     """Train the recipe into a run folder, or go on with one. Raises Interrupted after a polite stop."""
     recipe = loaded.recipe
     run = choose_run(loaded, run_dir, resume)
-    if resume and run.finished:
-        raise UsageError(
-            "this run was trained to its end already", where=str(run.path), hint="lorakit eval, or a new run"
-        )
+    if resume:
+        check_same_recipe(loaded, run)
     parts = assemble(loaded)
     training, search = prepare(loaded, parts, run, hooks)
     if resume:
@@ -92,6 +93,22 @@ def train(
     if recipe.run.trackers:
         training.accelerator.end_training()
     return result
+
+
+def check_same_recipe(loaded: LoadedRecipe, run: Run) -> None:
+    """Refuse to go on with a finished run, or with a recipe that is not the one the run was begun with."""
+    if run.finished:
+        raise UsageError(
+            "this run was trained to its end already", where=str(run.path), hint="lorakit eval, or a new run"
+        )
+    begun, given = (dict(flat(asdict(recipe))) for recipe in (load_recipe(run.recipe).recipe, loaded.recipe))
+    changed = [key for key in given if given[key] != begun.get(key) and key not in FREE_ON_RESUME]
+    if changed:
+        raise UsageError(
+            f"the recipe has changed since this run began: {', '.join(changed)}",
+            where=str(run.path),
+            hint=f"lorakit train {run.path} --resume goes on with the run's own recipe",
+        )
 
 
 def choose_run(loaded: LoadedRecipe, run_dir: Path | None, resume: bool) -> Run:
