@@ -21,7 +21,7 @@ HEAD = "head"
 
 @dataclass(frozen=True)
 class TrainedTensor:
-    """One tensor that trains: its name in the model, itself, its role (A, B, magnitude, head), its site (None for the head)."""
+    """One tensor that trains: its name as in ``state``, itself, its role (A, B, magnitude, head), its site (None for the head)."""
 
     name: str
     parameter: nn.Parameter

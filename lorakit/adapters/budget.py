@@ -64,7 +64,7 @@ def resolve_budget(search: SearchSection, sites: Sequence[Site], linear: Adapter
         if search.unit == "modules":
             return _module_budget(share, sites, site_costs)
         key, source = "search.enable", f"{share:.0%} of the {everything:,} parameters of all {len(sites)} sites"
-        parameters = math.floor(share * everything)
+        parameters = portion(share, everything)
     cheapest = min(site_costs.values())
     if parameters < cheapest:
         raise RecipeError(
@@ -78,10 +78,15 @@ def resolve_budget(search: SearchSection, sites: Sequence[Site], linear: Adapter
     return Budget(min(parameters, everything), min(1.0, parameters / everything), source)
 
 
+def portion(share: float, total: int) -> int:
+    """``share`` of ``total``, rounded down as on paper: 0.29 of 100 is 29, though 0.29 * 100 is a little less in binary."""
+    return math.floor(round(share * total, 6))
+
+
 def places(share: float, sites: Sequence[Site]) -> tuple[int, int]:
     """(linear sites, shortcuts) that the authors' rule enables: floor of the share, and round of the share."""
     linear = sum(not site.is_shortcut for site in sites)
-    return math.floor(share * linear), math.floor(share * (len(sites) - linear) + 0.5)
+    return portion(share, linear), math.floor(round(share * (len(sites) - linear), 6) + 0.5)
 
 
 def _module_budget(share: float, sites: Sequence[Site], site_costs: Mapping[str, int]) -> Budget:

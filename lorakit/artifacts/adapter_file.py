@@ -55,8 +55,7 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 def load_adapter(adapted: AdaptedModel, path: Path) -> None:
     """Put values and states from ``path`` into a model built from the same recipe. RunError where they do not fit."""
-    told = read_json(path / "lorakit.json")
-    states = {site["name"]: site["state"] for site in told["sites"]}
+    states = site_states(path)
     if set(states) != set(adapted.adapters):
         raise RunError("the adapter's sites are not those of this model", where=str(path))
     adapted.restore(states)
@@ -72,6 +71,15 @@ def load_adapter(adapted: AdaptedModel, path: Path) -> None:
                 shapes = f"{list(tensors[name].shape)}, not {list(own[key].shape)}"
                 raise RunError(f"tensor {name} has shape {shapes}", where=str(path))
             own[key].copy_(tensors[name])
+
+
+def site_states(path: Path) -> dict[str, str]:
+    """Site name -> state as lorakit.json in the folder ``path`` tells them; RunError where it does not."""
+    told = read_json(path / "lorakit.json")
+    try:
+        return {site["name"]: site["state"] for site in told["sites"]}
+    except (KeyError, TypeError):
+        raise RunError("does not describe an adapter", where=str(path / "lorakit.json")) from None
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

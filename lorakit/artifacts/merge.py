@@ -18,7 +18,7 @@ from lorakit.adapters.attach import AdaptedModel, attach
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.artifacts.adapter_file import read_tensors, save_tensors
 from lorakit.artifacts.files import read_json
-from lorakit.backbone.load import Backbone
+from lorakit.backbone.load import Backbone, quiet_transformers
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 
@@ -57,8 +57,9 @@ def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter]) -> Non
         for name, tensor in model.state_dict().items()
         if ".shortcuts." not in name and not name.startswith("shortcuts.")
     }
-    model.save_pretrained(folder, state_dict=plain)
-    adapted.backbone.tokenizer.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder, state_dict=plain)
+        adapted.backbone.tokenizer.save_pretrained(folder)
     if kept:
         tensors = {f"{a.site.name}.{name}": tensor for a in kept for name, tensor, _ in a.tensors()}
         save_tensors(tensors, folder / "lorakit_model.safetensors")

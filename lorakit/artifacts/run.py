@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.artifacts.files import append_json, read_json, read_jsonl, write_json, write_text
-from lorakit.errors import RunError, UsageError
+from lorakit.artifacts.files import append_json, read_json, read_jsonl, write_json, write_jsonl, write_text
+from lorakit.errors import UsageError
 
 PACKAGES = (
     "lorakit",
@@ -85,10 +86,7 @@ class Run:
         for name, wanted in keep.items():
             path = self.path / f"{name}.jsonl"
             if path.exists():
-                lines = [record for record in read_jsonl(path) if wanted(record)]
-                path.unlink()
-                for record in lines:
-                    append_json(path, record)
+                write_jsonl(path, [record for record in read_jsonl(path) if wanted(record)])
 
     def start(self, recipe: str) -> None:
         """Make the folder and write what is known before training."""
@@ -107,7 +105,8 @@ def new_run(folder: Path, name: str, seed: int) -> Run:
 
 def unfinished_run(folder: Path, name: str, seed: int) -> Run:
     """The newest run of this name and seed that was not trained to its end."""
-    runs = [run for run in all_runs(folder) if run.path.name.startswith(f"{name}-{seed}") and not run.finished]
+    named = re.compile(rf"{re.escape(name)}-{seed}(-\d+)?")
+    runs = [run for run in all_runs(folder) if named.fullmatch(run.path.name) and not run.finished]
     if not runs:
         raise UsageError(
             f"there is no unfinished run of {name} with seed {seed} to resume",
@@ -139,9 +138,9 @@ def open_run(path: Path) -> Run:
 
 
 def all_runs(folder: Path) -> list[Run]:
-    """Every run in ``folder``, oldest first."""
-    found = [path.parent for path in folder.glob("*/recipe.yaml")]
-    return [Run(path) for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
+    """Every run in ``folder``, in the order in which they were begun."""
+    found = sorted(folder.glob("*/recipe.yaml"), key=lambda path: path.stat().st_mtime_ns)
+    return [Run(path.parent) for path in found]
 
 
 def environment() -> dict[str, Any]:
@@ -179,5 +178,5 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def claim(path: Path) -> Run:
     """A folder the person named for a new run: it must not hold one yet."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError("is there already", where=str(path), hint="--resume to go on with it, or another --run-dir")
+        raise UsageError("is there already", where=str(path), hint="--resume to go on with it, or another --run-dir")
     return Run(path)

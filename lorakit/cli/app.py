@@ -5,6 +5,7 @@ Nothing heavy is imported here: every command imports what it needs when it runs
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -22,7 +23,10 @@ from lorakit.cli.predict import predict
 from lorakit.cli.search import search
 from lorakit.cli.show import show
 from lorakit.cli.train import train
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, RunError
+
+# A disk that is full, a place that may not be written or is of the wrong kind: not a fault of the program.
+PLACES_FAULT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
 
 app = typer.Typer(
     name="lorakit",
@@ -48,9 +52,12 @@ app.command("plan", rich_help_panel="Inspect")(plan)
 def print_version(wanted: bool) -> None:
     """Print the version and leave, when ``--version`` is given."""
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"lorakit {version('lorakit')}")
+        try:
+            typer.echo(f"lorakit {version('lorakit')}")
+        except PackageNotFoundError:
+            typer.echo("lorakit, not installed: this is its source tree")
         raise typer.Exit
 
 
@@ -74,13 +81,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="lorakit")
     except LorakitError as error:
-        from lorakit.cli.output import complain
-
-        complain(error)
-        return error.exit_code
+        return fail(error)
+    except OSError as error:
+        if error.errno not in PLACES_FAULT:
+            raise
+        return fail(RunError(error.strerror or str(error), where=str(error.filename or "")))
     except SystemExit as leaving:
         return leave(leaving.code)
     return 0
+
+
+def fail(error: LorakitError) -> int:
+    """Print ``error`` and give its exit code."""
+    from lorakit.cli.output import complain
+
+    complain(error)
+    return error.exit_code
 
 
 def leave(code: int | str | None) -> int:

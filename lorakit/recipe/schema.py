@@ -90,7 +90,7 @@ class TaskSection:
         None, "a seeded subset of the training rows", low=1, also=("max_train_samples",)
     )
     max_eval_rows: Optional[int] = key(
-        None, "the first rows of each evaluation split", low=1, also=("max_eval_samples",)
+        None, "a fixed subset of each validation split", low=1, also=("max_eval_samples",)
     )
     train: Optional[str] = key(None, "custom: a csv, tsv, jsonl or parquet file", also=("train_file",))
     validation: Optional[str] = key(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lorakit.adapters.budget import Budget, places
+from lorakit.adapters.budget import Budget, places, portion
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 from lorakit.recipe.schema import SearchSection
@@ -18,12 +18,12 @@ from lorakit.recipe.schema import SearchSection
 class Allocation:
     """A choice.
 
-    on: names in model order; cut: the lowest score that is on (None where nothing is); margin: by how much it beats the best one
-    off (None where nothing is off). The margin is negative where a dearer site was passed over.
+    on: names in the order of the sites; cut: the lowest score that is on; margin: by how much it beats the best one off (None where
+    nothing is off). The margin is negative where a dearer site was passed over, or a pool's share was spent.
     """
 
     on: list[str]
-    cut: float | None
+    cut: float
     margin: float | None
 
 
@@ -38,7 +38,8 @@ def allocate(
     """Give the budget to the best sites, from the best down; one that does not fit is passed over for the next that does.
 
     `pool: separated` ranks linear sites and shortcuts apart, each with its share of the budget. `unit: modules` counts places as
-    the authors do: floor(share * linear) + round(share * shortcuts). Ties are drawn from ``generator``.
+    the authors do: floor(share * linear) + round(share * shortcuts). Ties are drawn from ``generator``. Raises RunError for scores
+    that are not numbers, and where no pool's share holds a site.
     """
     check_finite(scores)
     kinds = [[site for site in sites if not site.is_shortcut], [site for site in sites if site.is_shortcut]]
@@ -49,12 +50,15 @@ def allocate(
         if search.unit == "modules":
             chosen.update(order[: sum(places(budget.share, pool))])
         else:
-            whole = len(pools) == 1
-            limit = budget.parameters if whole else math.floor(budget.share * sum(costs[site.name] for site in pool))
-            chosen.update(fill(order, costs, limit))
-    cut = min((scores[name] for name in chosen), default=None)
+            chosen.update(fill(order, costs, portion(budget.share, sum(costs[site.name] for site in pool))))
+    if not chosen:
+        raise RunError(
+            f"a budget of {budget.parameters:,} parameters, shared between linear sites and shortcuts, holds no site of either",
+            hint="search.pool=combined, or a larger budget",
+        )
+    cut = min(scores[name] for name in chosen)
     best_off = max((scores[site.name] for site in sites if site.name not in chosen), default=None)
-    margin = None if cut is None or best_off is None else cut - best_off
+    margin = None if best_off is None else cut - best_off
     return Allocation([site.name for site in sites if site.name in chosen], cut, margin)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ class Probe:
         return table
 
 
-TYPICAL_B = 0.02 * (2 / torch.pi) ** 0.5
+TYPICAL_B = 0.02 * math.sqrt(2 / math.pi)
 """E|b| for b ~ N(0, 0.02^2), the deviation at which the authors' first runs scored an untrained B (it came from the model's own
 initialiser), so that |b * dL/db| has an expected value where B is still zero."""
 
@@ -92,7 +93,7 @@ def saliency(adapter: Adapter, gradients: Mapping[str, torch.Tensor], untrained:
 
 @contextmanager
 def without_trace(adapted: AdaptedModel, *, train_mode: bool, seed: int) -> Iterator[None]:
-    """Every site on, dropout as asked, randomness from ``seed``; afterwards everything is as it was, gradients included."""
+    """Every site on, dropout as asked, torch's randomness from ``seed``; afterwards everything is as it was, gradients included."""
     model = adapted.model
     states = adapted.states()
     modes = {module: module.training for module in model.modules()}

@@ -21,7 +21,7 @@ class Tick:
     proxy: str
     scores: dict[str, float]
     on: list[str]
-    cut: float | None
+    cut: float
     margin: float | None
     churn: float
     parameters: int

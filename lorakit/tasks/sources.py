@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorakit.errors import DataError, Problem, nearest
+from lorakit.recipe.schema import CUSTOM
 from lorakit.registry import tasks
 from lorakit.tasks.bundled import read_bundled
 from lorakit.tasks.folder import read_folder
@@ -17,7 +18,7 @@ from lorakit.tasks.hub import read_hub
 from lorakit.tasks.labels import LabelMap
 from lorakit.tasks.readers import Table
 from lorakit.tasks.splits import build_split
-from lorakit.tasks.tabular import CUSTOM, load_custom
+from lorakit.tasks.tabular import load_custom
 from lorakit.tasks.task import Task, TaskData
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ SUBSET_STREAM = 1  # keeps the subset's draw apart from the other draws of the s
 def load_task(section: TaskSection, *, seed: int, offline: bool = False) -> TaskData:
     """The task that ``section`` names, with its rows.
 
-    ``seed`` decides the subset of ``max_train_rows`` and the rows that a custom task holds out; ``max_eval_rows`` cuts
+    ``seed`` decides the subset of ``max_train_rows`` and the rows that a custom task holds out; ``max_eval_rows`` thins
     the validation splits only, so that predictions of a test split are complete. Nothing reaches the network unless the
     data is on the hub, and with ``offline`` that is refused. Raises DataError about anything wrong with the section or
     the data.
@@ -95,13 +96,16 @@ def tell_skipped(tables: Mapping[str, Table]) -> str:
 
 
 def limit(task: Task, name: str, split: Dataset, section: TaskSection, seed: int) -> Dataset:
-    """A seeded subset of the training rows, in their order; the first rows of a validation split; other splits whole."""
-    if name == "train" and section.max_train_rows and section.max_train_rows < len(split):
-        chosen = np.random.default_rng([SUBSET_STREAM, seed]).permutation(len(split))[: section.max_train_rows]
-        return split.select(np.sort(chosen))
-    if name in task.validation and section.max_eval_rows and section.max_eval_rows < len(split):
-        return split.select(range(section.max_eval_rows))
-    return split
+    """A subset of the training rows drawn by ``seed``, one of a validation split that is the same for every seed; others whole.
+
+    The rows stay in their order.
+    """
+    rows, stream = section.max_train_rows, [SUBSET_STREAM, seed]
+    if name != "train":
+        rows, stream = (section.max_eval_rows if name in task.validation else None), [SUBSET_STREAM]
+    if rows is None or rows >= len(split):
+        return split
+    return split.select(np.sort(np.random.default_rng(stream).permutation(len(split))[:rows]))
 
 
 def check_limits(section: TaskSection) -> None:

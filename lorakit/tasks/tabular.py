@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorakit.errors import DataError, Problem
+from lorakit.recipe.schema import CUSTOM
 from lorakit.tasks.labels import LabelMap
 from lorakit.tasks.readers import READERS, Table
 from lorakit.tasks.splits import build_split
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from lorakit.recipe.schema import TaskSection
 
-CUSTOM = "custom"
 HOLD_OUT_STREAM = 2  # keeps the held-out draw apart from the other draws of the same seed
 SIBLINGS = (("1", "2"), ("_a", "_b"), ("premise", "hypothesis"))  # endings of two columns that are one example
 

@@ -85,7 +85,8 @@ def restore(training: Training, path: Path) -> None:
         if type(hook).__name__ in record["hooks"]:
             hook.load_state_dict(record["hooks"][type(hook).__name__])
     restore_streams(read_tensors(path / STREAMS))
-    training.run.rewind(training.state.step)
+    if training.accelerator.is_main_process:
+        training.run.rewind(training.state.step)
 
 
 def all_checkpoints(root: Path) -> list[Path]:

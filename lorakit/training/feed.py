@@ -14,10 +14,15 @@ from lorakit.training.objective import Batch
 
 @dataclass(frozen=True)
 class Window:
-    """What one optimiser step sees: this process's part of ``accumulate`` batches, and their rows over all processes."""
+    """What one optimiser step sees.
+
+    batches: this process's part of ``accumulate`` batches; rows: of all of them, on all processes; share: 1, or 0 where fewer
+    rows than processes were left and this one repeats a row, so that the others need not wait for its gradients.
+    """
 
     batches: list[Batch]
     rows: int
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,9 @@ class Feed:
         )
         for start in range(skip * accumulate, len(batches), accumulate):
             window = batches[start : start + accumulate]
-            shares = [rows[self.process :: self.processes] for rows in window]
-            yield Window([self.encoded.collate(rows) for rows in shares if rows], sum(len(rows) for rows in window))
+            mine = [share for rows in window if (share := rows[self.process :: self.processes])]
+            parts: list[Batch] = [self.encoded.collate(rows) for rows in mine or [window[0][:1]]]
+            yield Window(parts, sum(len(rows) for rows in window), share=1.0 if mine else 0.0)
 
     def first(self, number: int, generator: torch.Generator) -> list[Batch]:
         """The first ``number`` batches in file order, always the same (the authors' scoring data)."""

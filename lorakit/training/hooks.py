@@ -12,7 +12,7 @@ class TrainState:
 
     step: optimiser steps done; logged: those that the last log line counted; loss: mean over the rows since the line before;
     scores: the last evaluation; best: the best one so far as {"step", "epoch", "scores"}; next_tick: the step before which the
-    search acts next.
+    search acts next; seconds: training time, that before an interruption included.
     """
 
     total_steps: int
@@ -26,6 +26,7 @@ class TrainState:
     sites_on: int = 0
     sites_total: int = 0
     next_tick: int | None = None
+    seconds: float = 0.0
 
     @property
     def epoch(self) -> float:
@@ -58,7 +59,7 @@ class Hook:
         """``state.scores`` and ``state.best`` are fresh."""
 
     def on_epoch_end(self, state: TrainState) -> None:
-        """All rows of an epoch were seen."""
+        """All rows of an epoch were seen; its evaluation is done, its checkpoint not yet written."""
 
     def on_train_end(self, state: TrainState) -> None:
         """Once, after the last step."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +22,7 @@ from lorakit.tasks.task import higher_is_better
 from lorakit.training.checkpoint import save_checkpoint
 from lorakit.training.feed import Feed, Window
 from lorakit.training.hooks import Hook, TrainState
-from lorakit.training.interrupt import listening
+from lorakit.training.interrupt import StopRequest, listening
 from lorakit.training.objective import Objective
 from lorakit.training.schedule import Schedule
 
@@ -64,6 +65,7 @@ def train(training: Training) -> None:
     state, schedule, accelerator = training.state, training.schedule, training.accelerator
     training.model.train()
     training.call("on_train_begin")
+    begun = time.perf_counter() - state.seconds
     with listening() as stop:
         while state.step < schedule.total_steps:
             epoch, done = divmod(state.step, schedule.steps_per_epoch)
@@ -71,18 +73,21 @@ def train(training: Training) -> None:
                 if state.step in schedule.ticks:
                     training.call("on_tick")
                 step(training, window)
+                state.seconds = time.perf_counter() - begun
                 if state.step % training.recipe.run.log_every == 0 or state.step == schedule.total_steps:
                     log(training)
                 if state.step in schedule.evaluations:
                     evaluate(training)
-                if state.step in schedule.checkpoints and accelerator.is_main_process:
-                    save_checkpoint(training, training.recipe.run.keep_checkpoints)
-                if stop.made and state.step < schedule.total_steps:
-                    save_and_leave(training)
+                if state.step % schedule.steps_per_epoch == 0:
+                    training.call("on_epoch_end")
+                if state.step in schedule.checkpoints:
+                    save(training)
                 if state.step == schedule.total_steps:
                     break
-            if state.step % schedule.steps_per_epoch == 0:
-                training.call("on_epoch_end")
+                if asked_to_stop(accelerator, stop):
+                    save(training)
+                    leave(training)
+    state.seconds = time.perf_counter() - begun
     training.call("on_train_end")
 
 
@@ -93,7 +98,7 @@ def step(training: Training, window: Window) -> None:
     last = len(window.batches) - 1
     for place, batch in enumerate(window.batches):
         with accelerator.no_sync(training.model) if place < last else nullcontext():
-            summed: Any = training.objective.summed(training.model, batch)
+            summed: Any = training.objective.summed(training.model, batch) * window.share
             accelerator.backward(summed * (accelerator.num_processes / window.rows))
         training.losses.append(summed.detach() / window.rows)
     if accelerator.scaler is not None:
@@ -116,26 +121,34 @@ def step(training: Training, window: Window) -> None:
 def log(training: Training) -> None:
     """Write the mean loss since the last line. A loss that is not a number ends the training."""
     state = training.state
-    since = state.step - state.logged
-    summed: Any = training.accelerator.reduce(torch.stack(training.losses).sum())
-    training.losses.clear()
-    state.loss = float(summed) / since
+    state.loss = mean_loss(training)
     state.lr = float(training.scheduler.get_last_lr()[0])
     state.logged = state.step
-    if not math.isfinite(state.loss):
-        raise RunError(
-            f"the loss is {state.loss} at step {state.step}",
-            where=str(training.run.path),
-            hint="a lower training.lr, training.clip=1.0, or training.precision=fp32",
-        )
+    training.losses.clear()
     record = {"step": state.step, "epoch": state.epoch, "loss": state.loss, "lr": state.lr}
     write(training, record)
     training.call("on_log")
 
 
+def mean_loss(training: Training) -> float:
+    """The loss since the last log line, a mean over steps and processes. RunError where it is not a number."""
+    state = training.state
+    pending = torch.stack(training.losses).sum() if training.losses else torch.zeros(())
+    summed: Any = training.accelerator.reduce(pending.to(training.accelerator.device))
+    loss = float(summed) / max(state.step - state.logged, 1)
+    if not math.isfinite(loss):
+        raise RunError(
+            f"the loss is {loss} at step {state.step}",
+            where=str(training.run.path),
+            hint="a lower training.lr, training.clip=1.0, or training.precision=fp32",
+        )
+    return loss
+
+
 def evaluate(training: Training) -> None:
     """Score the validation splits; keep the adapter where it is the best so far (the first of equals)."""
     state = training.state
+    mean_loss(training)
     state.scores = training.evaluate()
     if state.best is None or better(training.metric, state.scores, state.best["scores"]):
         state.best = {"step": state.step, "epoch": state.epoch, "scores": state.scores}
@@ -158,10 +171,24 @@ def write(training: Training, record: dict[str, Any]) -> None:
     training.accelerator.log(numbers, step=training.state.step)
 
 
-def save_and_leave(training: Training) -> None:
-    """Save a checkpoint, then tell how to go on."""
+def save(training: Training) -> None:
+    """Write a checkpoint, unless the training has diverged: then there is nothing to go on from."""
+    mean_loss(training)
     if training.accelerator.is_main_process:
         save_checkpoint(training, training.recipe.run.keep_checkpoints)
+
+
+def asked_to_stop(accelerator: Accelerator, stop: StopRequest) -> bool:
+    """Whether any process was asked to: then all of them stop after the same step."""
+    if accelerator.num_processes == 1:
+        return stop.made
+    if stop.made:
+        accelerator.set_trigger()
+    return accelerator.check_trigger()
+
+
+def leave(training: Training) -> NoReturn:
+    """Stop, and tell how to go on."""
     raise Interrupted(
         f"stopped after step {training.state.step} of {training.schedule.total_steps}; nothing is lost",
         hint=f"lorakit train {training.run.path} --resume",

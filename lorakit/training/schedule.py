@@ -30,12 +30,12 @@ def make_schedule(recipe: Recipe, rows: int) -> Schedule:
     """The schedule of training ``rows`` rows by ``recipe``. Raises RecipeError for one that cannot be kept."""
     training, search = recipe.training, recipe.search
     per_epoch = math.ceil(math.ceil(rows / training.batch_size) / training.accumulate)
-    total = math.ceil(training.epochs * per_epoch)
+    total = steps_in(training.epochs, per_epoch)
     if training.max_steps is not None:
         total = min(total, training.max_steps)
     ticks = []
     if search.method != "none":
-        period = math.ceil(search.every * per_epoch)
+        period = steps_in(search.every, per_epoch)
         if search.every * per_epoch < 1:
             raise RecipeError(
                 Problem(
@@ -48,10 +48,15 @@ def make_schedule(recipe: Recipe, rows: int) -> Schedule:
         ticks = [s for s in range(total) if s % per_epoch % period == 0]
         if search.every >= 1:
             ticks = list(range(0, total, period))
-    evaluations = every(recipe.evaluation.every_steps or math.ceil(recipe.evaluation.every * per_epoch), total)
-    checkpoints = every(math.ceil(recipe.run.checkpoint_every * per_epoch), total)
-    warmup = math.ceil(training.warmup * total)
+    evaluations = every(recipe.evaluation.every_steps or steps_in(recipe.evaluation.every, per_epoch), total)
+    checkpoints = every(steps_in(recipe.run.checkpoint_every, per_epoch), total)
+    warmup = steps_in(training.warmup, total)
     return Schedule(rows, per_epoch, total, warmup, ticks, evaluations, checkpoints)
+
+
+def steps_in(share: float, steps: int) -> int:
+    """``share`` of ``steps``, rounded up, but not for the error of a product of floats: 1.1 epochs of 10 steps are 11, not 12."""
+    return max(math.ceil(round(share * steps, 9)), 1 if share > 0 else 0)
 
 
 def every(period: int, total: int) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
@@ -161,6 +161,14 @@ def check_precision(recipe: Recipe) -> None:
             key="training.precision",
             valid="fp16",
             hint="or model.dtype=bfloat16",
+        )
+
+
+def check_device(recipe: Recipe) -> None:
+    """Accelerate trains in plain float32, and says nothing, where float16 is asked for and there is no GPU."""
+    if recipe.training.precision == "fp16" and PartialState().device.type == "cpu":
+        raise RecipeError(
+            "float16 needs a GPU, and there is none here", key="training.precision", valid="fp32, or bf16 on a CPU too"
         )
 
 

@@ -13,7 +13,7 @@ from lorakit import registry
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.run import newest_run
 from lorakit.errors import UsageError, nearest
-from lorakit.recipe.schema import Recipe, TaskSection
+from lorakit.recipe.schema import CUSTOM, Recipe, TaskSection
 from lorakit.tasks.batching import encode
 from lorakit.tasks.metrics import interval, main_metric
 from lorakit.tasks.sources import load_task
@@ -54,8 +54,9 @@ def evaluate(
     offline: bool = False,
 ) -> EvalResult:
     """Score a run (the newest of ``task`` where none is named) or a checkpoint."""
-    if model is not None:
+    if task != CUSTOM:
         registry.tasks.get(task)
+    if model is not None:
         section = TaskSection(name=task)
         data = load_task(section, seed=0, offline=offline)
         adapted, recipe = restore_checkpoint(model, data.task, offline=offline)

@@ -18,7 +18,7 @@ from lorakit.tasks.batching import Encoded, encode
 from lorakit.training.evaluation import decide, predict_logits
 from lorakit.training.objective import Objective
 from lorakit.workflow.building import Result, make_accelerator
-from lorakit.workflow.restoring import RestoredRun, restore_run
+from lorakit.workflow.restoring import RestoredRun, is_merged, restore_run
 
 PROOF_ROWS = 512
 
@@ -52,10 +52,7 @@ def merge(
     """
     restored = restore_run(run, weights)
     target = out or run / "merged"
-    if target.exists() and not force:
-        raise UsageError(
-            "is there already", where=str(target), hint="--out for another place, or --force to replace it"
-        )
+    check_target(target, force=force)
     parts, adapted = restored.parts, restored.adapted
     rows = proof_rows(restored)
     objective = Objective(make_accelerator(parts.recipe), parts.task.regression)
@@ -71,6 +68,7 @@ def merge(
             "weights": weights,
             "task": parts.task.name,
             "max_length": parts.recipe.task.max_length,
+            "pair": parts.task.pair,
             "shortcuts": shortcut_record(kept, parts.recipe.adapter.shortcut_norm) if kept else None,
         }
         write_json(place / "lorakit.json", record)
@@ -101,6 +99,18 @@ def merge(
         plain=not kept,
         load_line=f'lorakit.load("{target}")' if kept else plain,
     )
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Refuse to overwrite without ``force``; with it too, where the place holds anything but an earlier merged model."""
+    if not target.exists():
+        return
+    if not force:
+        raise UsageError(
+            "is there already", where=str(target), hint="--out for another place, or --force to replace it"
+        )
+    if not is_merged(target):
+        raise UsageError("is not a merged model, and is not replaced", where=str(target), hint="--out for a new folder")
 
 
 def proof_rows(restored: RestoredRun) -> Encoded:

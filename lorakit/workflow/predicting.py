@@ -35,7 +35,7 @@ class Prediction(Result):
 class Classifier:
     """A trained model that labels text. model and tokenizer are the transformers objects, adapters in place."""
 
-    def __init__(self, adapted: AdaptedModel, recipe: Recipe, pair: bool | None):
+    def __init__(self, adapted: AdaptedModel, recipe: Recipe, *, pair: bool):
         self.adapted = adapted
         self.model: Any = adapted.backbone.model
         self.tokenizer = adapted.backbone.tokenizer
@@ -60,14 +60,14 @@ class Classifier:
     def check(self, batch: Sequence[Text], done: int) -> None:
         """Refuse single texts where the task is pairs, and pairs where it is not."""
         for place, text in enumerate(batch, start=done + 1):
-            if self.pair is not None and isinstance(text, tuple) != self.pair:
+            if isinstance(text, tuple) != self.pair:
                 want = "two texts with a tab between them" if self.pair else "one text without a tab"
                 raise DataError(f"line {place} does not fit the task", valid=f"{want} on every line")
 
     @torch.no_grad()
     def label(self, batch: Sequence[Text]) -> list[Prediction]:
         """One batch."""
-        columns = list(zip(*batch, strict=True)) if isinstance(batch[0], tuple) else [batch]
+        columns = list(zip(*batch, strict=True)) if self.pair else [batch]
         inputs = self.tokenizer(
             *[list(column) for column in columns],
             truncation=True,
@@ -96,10 +96,11 @@ def load(path: str | Path, weights: str = "last") -> Classifier:
         backbone = load_backbone(
             recipe.model, labels=() if regression else labels, regression=regression, seed=0, offline=True
         )
-        recipe.task.max_length = read_json(path / "lorakit.json")["max_length"]
-        return Classifier(restore_shortcuts(backbone, path), recipe, None)
+        record = read_json(path / "lorakit.json")
+        recipe.task.max_length = record["max_length"]
+        return Classifier(restore_shortcuts(backbone, path), recipe, pair=record["pair"])
     restored = restore_run(path, weights)
-    return Classifier(restored.adapted, restored.loaded.recipe, restored.parts.task.pair)
+    return Classifier(restored.adapted, restored.loaded.recipe, pair=restored.parts.task.pair)
 
 
 def predict(run: Path, lines: Iterable[Text], weights: str = "last") -> list[Prediction]:

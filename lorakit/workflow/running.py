@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from lorakit.workflow.building import (
     Result,
     adapt,
     assemble,
+    check_device,
     flat,
     located,
     make_accelerator,
@@ -44,8 +44,8 @@ FREE_ON_RESUME = ("run.name", "run.folder", "run.offline", "run.keep_checkpoints
 class TrainResult(Result):
     """What a run came to; also its summary.json.
 
-    last and best: scores of the last evaluation and of the best one, which the validation split itself chose; seconds: of this
-    process, loading not counted; search_seconds: what the ticks took of that.
+    last and best: scores of the last evaluation and of the best one, which the validation split itself chose; seconds: of
+    training, that before an interruption included and loading not; search_seconds: what the ticks took of that.
     """
 
     run_dir: Path
@@ -82,16 +82,16 @@ def train(
         talk.info("resuming from %s", load_checkpoint(training))
     elif training.accelerator.is_main_process:
         run.start(loaded.to_yaml())
-    started = time.perf_counter()
-    run_loop(training)
-    seconds = time.perf_counter() - started
-    result = summarise(training, parts, search, seconds)
+    try:
+        run_loop(training)
+    finally:
+        if recipe.run.trackers:
+            training.accelerator.end_training()
+    result = summarise(training, parts, search)
     if training.accelerator.is_main_process:
         save_adapter(training.adapted, run.weights("last"))
         draw(run, parts)
         run.write_summary(result.to_dict())
-    if recipe.run.trackers:
-        training.accelerator.end_training()
     return result
 
 
@@ -126,6 +126,7 @@ def prepare(loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook])
     with located(loaded):
         encoded = parts.encode("train", *task.validation)
         schedule = make_schedule(recipe, len(encoded["train"]))
+        check_device(recipe)
     adapted = adapt(parts)
     accelerator = make_accelerator(recipe, run.path)
     model = accelerator.prepare_model(adapted.model)
@@ -169,7 +170,7 @@ def prepare(loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook])
     return training, search
 
 
-def summarise(training: Training, parts: Parts, search: SearchHook | None, seconds: float) -> TrainResult:
+def summarise(training: Training, parts: Parts, search: SearchHook | None) -> TrainResult:
     """What the run came to. Raises RunError where what is on is not what the budget allows."""
     adapted, state = training.adapted, training.state
     on = adapted.adapter_parameters()
@@ -188,7 +189,7 @@ def summarise(training: Training, parts: Parts, search: SearchHook | None, secon
         best_epoch=best["epoch"],
         steps=state.step,
         epochs=state.epoch,
-        seconds=seconds,
+        seconds=state.seconds,
         search_seconds=search.seconds if search else 0.0,
         adapter_parameters=on,
         carried_parameters=adapted.adapter_parameters(adapted.in_function),

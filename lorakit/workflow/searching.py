@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorakit.artifacts.files import write_text
+from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import SearchSection
 from lorakit.search.policies.heterolora import HeteroLoRA
@@ -44,8 +45,20 @@ class SearchResult(Result):
 
 
 def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
-    """Score the fresh model's sites on training batches and allocate the recipe's budget once."""
+    """Score the fresh model's sites on training batches and allocate the recipe's budget once.
+
+    Raises RecipeError for a recipe that has an allocation already.
+    """
     recipe = loaded.recipe
+    if recipe.adapter.allocation:
+        raise loaded.locate(
+            RecipeError(
+                "gives the ranks that a search is to find",
+                key="adapter.allocation",
+                valid="no allocation",
+                hint="the recipe that this one was made from",
+            )
+        )
     if recipe.search.method == "none":
         loaded = replace(loaded, recipe=replace(recipe, search=replace(recipe.search, method="heterolora")))
     parts = assemble(loaded)

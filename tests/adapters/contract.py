@@ -254,8 +254,8 @@ def check_round_trip(case: Case) -> None:
 def check_copy(case: Case) -> None:
     """A deep copy of the model, taken in the middle of training, lives its own life."""
     disturb(case.adapted)
-    backward(case.adapted.model, case.batch)
     before = evaluated(case.adapted.model, case.batch)
+    backward(case.adapted.model, case.batch)
     twin = copy.deepcopy(case.adapted.model)
     disturb(case.adapted, seed=6)
     assert torch.equal(evaluated(twin, case.batch), before)

@@ -96,16 +96,21 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_is_copied(fresh: Fresh
     assert all(torch.equal(tensor, before[name]) for name, tensor in adapted.state().items())
 
 
-def test_the_whole_adapted_model_can_be_copied_and_switched_on_its_own(fresh: Fresh) -> None:
+def test_copies_of_the_model_and_of_the_whole_live_their_own_lives(fresh: Fresh) -> None:
     adapted = adapt(
         fresh("bert"), AdapterSection(rank=2), targets=["q"], shortcuts=["res1", "res2", "in", "cut", "mid"]
     )
     batch = batch_for(adapted.model)
     disturb(adapted)
-    backward(adapted.model, batch)
     before = evaluated(adapted.model, batch)
+    backward(adapted.model, batch)  # what the shortcuts hold now has a graph
+    plain = copy.deepcopy(adapted.model)
     twin = copy.deepcopy(adapted)
     assert torch.equal(evaluated(twin.model, batch), before)
+    disturb(adapted, seed=6)
+    assert torch.equal(evaluated(twin.model, batch), evaluated(plain, batch))
+    assert torch.equal(evaluated(plain, batch), before)
+    before = evaluated(adapted.model, batch)
     twin.switch([])
     assert torch.equal(evaluated(twin.model, batch), evaluated(fresh("bert", shared=True).model, batch))
     assert torch.equal(evaluated(adapted.model, batch), before)

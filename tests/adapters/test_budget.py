@@ -121,6 +121,13 @@ def test_a_budget_that_holds_nothing_is_refused(sites: list[Site], search: dict[
     assert caught.value.problems[0].key == key
 
 
+def test_shares_are_of_decimal_numbers() -> None:
+    """0.29 of 100 is 29, though 0.29 * 100 is a little less in binary."""
+    hundred = [Site(str(i), 0, "q", 1, 1, "linear") for i in range(100)]
+    assert places(0.29, hundred) == (29, 0)
+    assert budget(hundred, AdapterSection(rank=1), enable=0.29).parameters == 58
+
+
 def test_the_smallest_uniform_rank_holds_at_least_one_site() -> None:
     dora = AdapterSection(method="dora", rank=1)
     assert budget(SITES[:1], dora, uniform_rank=1).parameters == 10 + 10 + 10

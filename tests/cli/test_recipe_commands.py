@@ -88,6 +88,12 @@ def test_copy_makes_folders_and_keeps_what_is_there(cli, here):
     assert (here / "new" / "mine.yaml").read_text() != "edited"
 
 
+def test_copy_to_a_place_that_cannot_be_is_one_message(cli, here):
+    ran = cli("copy", "demo", "small.yaml/inside.yaml")
+    assert ran.code == 1
+    assert ran.err.startswith("error: small.yaml/inside.yaml: cannot be written")
+
+
 def test_copy_into_a_folder_keeps_the_name(cli, here):
     assert cli("copy", "demo", ".").code == 0
     assert (here / "demo.yaml").is_file()

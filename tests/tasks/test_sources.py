@@ -34,7 +34,7 @@ def test_a_wrong_folder_in_the_environment_is_told(folder, monkeypatch):
         load_task(TaskSection(name="sst2"), seed=0)
 
 
-def test_limits_take_a_seeded_subset_of_train_and_the_first_validation_rows(folder):
+def test_limits_take_a_seeded_subset_of_train_and_one_validation_subset_for_all_seeds(folder):
     def load(seed):
         section = TaskSection(name="sst2", data=str(folder), max_train_rows=10, max_eval_rows=7)
         return load_task(section, seed=seed).splits
@@ -44,7 +44,10 @@ def test_limits_take_a_seeded_subset_of_train_and_the_first_validation_rows(fold
     assert len(set(chosen)) == 10
     assert chosen == sorted(chosen)
     assert chosen == load(0)["train"]["idx"][:] != load(1)["train"]["idx"][:]
-    assert first["validation"]["idx"][:] == list(range(7))
+    kept = first["validation"]["idx"][:]
+    assert len(set(kept)) == 7
+    assert kept == sorted(kept) == load(1)["validation"]["idx"][:]
+    assert kept != list(range(7))  # the first rows of a sorted file would all be of one class
     assert len(first["test"]) == 20  # a file of predictions must be complete
 
 

@@ -3,6 +3,7 @@
     M0 = accuracy with every site on;  s = the smallest k in 0..10 such that the accuracy with the site scaled by k/10 stays
     at or above (1 - search.tolerance) M0, found by bisection, one site at a time from the last to the first
 
+Where the accuracy does not rise steadily with k, bisection ends at some k that is good enough while k - 1 is not.
 A linear site's whole output W x + b + s B A x is scaled, as in the authors' code; a shortcut's low-rank path alone. Accuracy is that of
 training rows (the authors mix validation rows in; lorakit never does). For regression, the mean squared error may grow by the
 tolerance instead. Many sites tie at 0: ties are drawn from the search's own stream.
@@ -46,7 +47,8 @@ def quality(probe: Probe) -> float:
     """Accuracy over the batches, or minus the mean squared error for regression."""
     right, rows = 0.0, 0
     for batch in probe.batches:
-        logits, labels = probe.logits(probe.adapted.model, batch), batch["labels"]
+        logits = probe.logits(probe.adapted.model, batch)
+        labels = batch["labels"].to(logits.device)
         if probe.regression:
             right -= float((logits.squeeze(-1) - labels).square().sum())
         else:

@@ -25,7 +25,7 @@ proxies.register(
         name="snip",
         summary="sum |A * dL/dA| + sum |B * dL/dB|",
         source="Lee et al. 2019, section 4.1; HeteroLoRA",
-        at_zero="zero by the formula; an untrained B counts as a random one of deviation 0.02 (search.untrained: expected)",
+        at_zero="an untrained B counts as a random one of deviation 0.02; with search.untrained: literal the score is zero",
         score=snip,
         passes=lambda sites, batches: batches,
     ),

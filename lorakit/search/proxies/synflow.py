@@ -4,8 +4,9 @@
     s = sum |A * dL/dA| + sum |B * dL/dB|
 
 As in HeteroLoRA's code, L is the task's loss, where Tanaka et al. take the sum of the outputs. Signs come back bit for bit.
-Zero while B = 0, as SNIP is, and handled the same way (`search.untrained`).
-Cost: one forward and backward pass, and a sign bit a parameter.
+Zero while B = 0, as SNIP is, and handled the same way (`search.untrained`). Also zero, up to rounding, on q and k of models without
+position embeddings (Llama): with ones everywhere all tokens are alike, and attention has nothing to choose between.
+Cost: one forward and backward pass, and a byte a parameter for its sign.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from lorakit.search.scoring import Probe, Proxy, saliency
 def absolute_weights(model: nn.Module) -> Iterator[None]:
     """Every parameter replaced by its absolute value; the signs return, minus zero included."""
     negative = {parameter: torch.signbit(parameter) for parameter in model.parameters()}
-    with torch.no_grad():
-        for parameter in negative:
-            parameter.abs_()
     try:
+        with torch.no_grad():
+            for parameter in negative:
+                parameter.abs_()
         yield
     finally:
         with torch.no_grad():
             for parameter, signs in negative.items():
-                parameter.copy_(torch.where(signs, -parameter, parameter))
+                parameter.copy_(torch.where(signs, -parameter.abs(), parameter))
 
 
 @contextmanager
@@ -65,7 +66,7 @@ proxies.register(
         name="synflow",
         summary="sum |A * dL/dA| + sum |B * dL/dB| with absolute weights and all-ones embeddings",
         source="Tanaka et al. 2020, section 5; HeteroLoRA",
-        at_zero="zero by the formula; an untrained B counts as a random one of deviation 0.02 (search.untrained: expected)",
+        at_zero="an untrained B counts as a random one of deviation 0.02; with search.untrained: literal the score is zero",
         score=synflow,
         passes=lambda sites, batches: 1,
     ),

@@ -44,11 +44,14 @@ BLOCKS = {
         mlp=lambda layer, x: layer.output.dense(layer.intermediate(x)),
         after_attention="attention.output.dense",
     ),
+    "distilbert": Block(True, "attention", ("sa_layer_norm", "output_layer_norm"), lambda layer, x: layer.ffn(x)),
     "opt_postnorm": Block(True, "self_attn", ("self_attn_layer_norm", "final_layer_norm"), opt_mlp),
     "opt": Block(False, "self_attn", ("self_attn_layer_norm", "final_layer_norm"), opt_mlp),
     "gpt2": Block(False, "attn", ("ln_1", "ln_2"), lambda layer, x: layer.mlp(x)),
     "llama": Block(False, "self_attn", ("input_layernorm", "post_attention_layernorm"), lambda layer, x: layer.mlp(x)),
 }
+BLOCKS |= dict.fromkeys(("roberta", "electra", "deberta", "deberta_v2"), BLOCKS["bert"])
+BLOCKS |= dict.fromkeys(("mistral", "qwen2", "gemma"), BLOCKS["llama"])
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,9 @@ def recorded(
                 lambda module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
             )
         )
+    model.config.use_cache = False  # a layer run a second time must not find its own keys
     with torch.no_grad():
-        model(**batch, **({} if block.after_attention else {"use_cache": False}))
+        model(**batch)
     for handle in handles:
         handle.remove()
     return first[0], calls

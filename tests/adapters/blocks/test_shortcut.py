@@ -16,13 +16,12 @@ from lorakit.backbone.site import SHORTCUTS
 from lorakit.recipe.schema import AdapterSection
 
 LAYERS = 3
-POST_NORM = [family for family, block in BLOCKS.items() if block.post_norm]
-PRE_NORM = [family for family, block in BLOCKS.items() if not block.post_norm]
+POST_NORM, PRE_NORM = ("bert", "opt_postnorm"), ("opt", "gpt2", "llama")
 KINDS = [*((kind,) for kind in SHORTCUTS), SHORTCUTS]
 PLACES = {"res1": [0, 1, 2], "res2": [0, 1, 2], "in": [0, 1, 2], "cut": [0, 1], "mid": [1, 2]}
 
 each_kind = pytest.mark.parametrize("kinds", KINDS, ids=lambda kinds: "+".join(kinds))
-each_family = pytest.mark.parametrize("family", BLOCKS)
+each_family = pytest.mark.parametrize("family", [*POST_NORM, *PRE_NORM])
 
 
 def wired(
@@ -90,6 +89,12 @@ def test_fused_sums_are_those_of_the_formula(fresh: Fresh, family: str, kinds: t
     adapted = wired(fresh, family, kinds)
     assert {(s.layer, s.role) for s in adapted.sites} == {(layer, kind) for kind in kinds for layer in PLACES[kind]}
     compare(fresh, family, adapted, "fused")
+
+
+@pytest.mark.parametrize("family", sorted(set(BLOCKS) - {*POST_NORM, *PRE_NORM}))
+@pytest.mark.parametrize("norm", ["fused", "paper"])
+def test_every_other_family_is_wired_like_these(fresh: Fresh, family: str, norm: str) -> None:
+    compare(fresh, family, wired(fresh, family, SHORTCUTS, norm), norm)
 
 
 @pytest.mark.parametrize("family", POST_NORM)

@@ -1,5 +1,7 @@
 """LoRA+ (Hayou et al. 2024): LoRA in every way but the learning rate of B."""
 
+from dataclasses import replace
+
 from adapters.contract import contract
 
 from lorakit.adapters.spec import resolve
@@ -9,6 +11,7 @@ test_contract = contract("lora_plus", parameters=lambda rank, inside, outside: r
 
 
 def test_b_learns_sixteen_times_as_fast_unless_told_otherwise() -> None:
-    assert resolve(AdapterSection(method="lora_plus")).lr_ratio == 16
+    lora = resolve(AdapterSection(method="lora"))
+    assert resolve(AdapterSection(method="lora_plus")) == replace(lora, lr_ratio=16.0)
     assert resolve(AdapterSection(method="lora_plus", lr_ratio=4)).lr_ratio == 4
-    assert resolve(AdapterSection(method="lora")).lr_ratio == 1
+    assert lora.lr_ratio == 1

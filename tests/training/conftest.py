@@ -1,0 +1,9 @@
+"""A bench for small runs."""
+
+import pytest
+from workflow.small_runs import Bench
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"))

@@ -1,0 +1,61 @@
+"""Predictions in row order, and the scores of every validation split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from workflow.small_runs import Bench
+
+from lorakit.tasks.task import Task
+from lorakit.training.evaluation import decide, predict_logits, score_logits, score_splits
+
+TWO_SPLITS = Task("two", "two", ("text",), "label", ("a", "b"), ("accuracy", "f1"), validation=("near", "far"))
+
+
+def test_logits_are_those_of_each_row_alone(bench: Bench, tmp_path: Path):
+    training = bench.prepare(tmp_path)
+    encoded = training.feed.encoded
+    logits = predict_logits(training.model, encoded, training.objective, 7)
+    with torch.no_grad():
+        alone = [training.objective.logits(training.model, encoded.collate([row])) for row in range(len(encoded))]
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, torch.cat(alone).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_evaluation_is_without_dropout_and_puts_the_mode_back(bench: Bench, tmp_path: Path, mode: bool):
+    training = bench.prepare(tmp_path)
+    training.model.train(mode)
+    before = torch.get_rng_state()
+    first, again = (predict_logits(training.model, training.feed.encoded, training.objective, 16) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert training.model.training is mode
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_decisions():
+    assert decide(TWO_SPLITS, np.array([[0.1, 0.2], [3.0, -1.0]])).tolist() == [1, 0]
+    number = Task("number", "number", ("text",), "label", (), ("pearson",))
+    assert decide(number, np.array([[0.5], [-2.0]])).tolist() == [0.5, -2.0]
+
+
+def test_the_first_split_has_the_plain_names(bench: Bench, tmp_path: Path):
+    training = bench.prepare(tmp_path)
+    splits = {"near": training.feed.encoded, "far": training.feed.encoded}
+    scores = score_splits(training.model, TWO_SPLITS, splits, training.objective, 16)
+    labels = training.feed.encoded.labels
+    assert labels is not None
+    guesses = predict_logits(training.model, training.feed.encoded, training.objective, 16).argmax(axis=1)
+    expected = {"accuracy": accuracy_score(labels, guesses), "f1": f1_score(labels, guesses)}
+    assert scores == pytest.approx(expected | {f"{name}/far": value for name, value in expected.items()})
+
+
+def test_scores_need_labels(bench: Bench, tmp_path: Path):
+    encoded = bench.prepare(tmp_path).feed.encoded
+    encoded.labels = None
+    with pytest.raises(ValueError, match="labels"):
+        score_logits(TWO_SPLITS, np.zeros((len(encoded), 2)), encoded)

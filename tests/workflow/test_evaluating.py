@@ -1,0 +1,176 @@
+"""Evaluation repeats the run's own numbers, and says what it cannot score."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from workflow.small_runs import VALIDATION_ROWS, Bench
+
+from lorakit import workflow
+from lorakit.errors import LorakitError, RunError, UsageError
+
+
+@pytest.fixture(scope="module")
+def sst2(bench: Bench) -> workflow.TrainResult:
+    """A run of a GLUE task."""
+    return bench.train("training.lr=0.02", kind="sst2", name="sst2")
+
+
+@pytest.mark.parametrize("weights", ["last", "best"])
+def test_the_runs_numbers_exactly(finished, searched, sst2, weights: str):
+    for run in (finished, searched, sst2):
+        evaluated = workflow.evaluate(run.task, run=run.run_dir, weights=weights)
+        assert evaluated.scores == getattr(run, weights)
+        assert (evaluated.split, evaluated.rows, evaluated.metric) == ("validation", VALIDATION_ROWS, run.metric)
+        assert evaluated.interval is not None
+        low, high = evaluated.interval
+        assert low <= evaluated.scores[run.metric] <= high
+
+
+@pytest.mark.parametrize("metric", ["pearson", "mse"])
+def test_last_and_best_of_a_regression(bench: Bench, metric: str):
+    """Numbers that differ at every evaluation, so that one set of weights cannot pass for the other."""
+    settings = (f"task.metric={metric}", "training.lr=0.05", "training.epochs=3", "evaluation.every_steps=2")
+    run = bench.train(*settings, kind="number")
+    assert run.best_step < run.steps
+    assert run.best != run.last
+    for weights in ("last", "best"):
+        evaluated = workflow.evaluate("custom", run=run.run_dir, weights=weights)
+        assert evaluated.scores == getattr(run, weights)
+        assert evaluated.metric == metric
+
+
+def test_scores_are_scikit_learns(bench: Bench, finished: workflow.TrainResult, tmp_path: Path):
+    """From the predictions file to the labels in the csv, by another road."""
+    file = tmp_path / "deep" / "predictions.csv"
+    evaluated = workflow.evaluate("custom", run=finished.run_dir, predictions=file)
+    assert evaluated.predictions == file
+    with (bench.data() / "validation.csv").open() as stream:
+        labels = [row["label"] for row in csv.DictReader(stream)]
+    with file.open() as stream:
+        rows = list(csv.DictReader(stream))
+    guesses = [row["prediction"] for row in rows]
+    assert [int(row["idx"]) for row in rows] == list(range(VALIDATION_ROWS))
+    assert evaluated.scores["accuracy"] == pytest.approx(accuracy_score(labels, guesses))
+    assert evaluated.scores["f1"] == pytest.approx(f1_score(labels, guesses, pos_label="plain"))
+    for row in rows:
+        chances = {name: float(row[f"probability_{name}"]) for name in ("happy", "plain")}
+        assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
+        assert row["prediction"] == max(chances, key=lambda name: chances[name])
+
+
+def test_predicted_numbers(bench: Bench, tmp_path: Path):
+    run = bench.train("training.max_steps=3", kind="number")
+    evaluated = workflow.evaluate("custom", run=run.run_dir, predictions=tmp_path / "numbers.csv")
+    with (bench.data() / "validation.csv").open() as stream:
+        numbers = [float(row["number"]) for row in csv.DictReader(stream)]
+    with (tmp_path / "numbers.csv").open() as stream:
+        guesses = [float(row["prediction"]) for row in csv.DictReader(stream)]
+    assert evaluated.scores["mse"] == pytest.approx(mean_squared_error(numbers, guesses), rel=1e-4)
+
+
+def test_a_split_without_labels_is_predicted_not_scored(sst2: workflow.TrainResult, tmp_path: Path):
+    file = tmp_path / "SST-2.tsv"
+    evaluated = workflow.evaluate("sst2", run=sst2.run_dir, split="test", predictions=file)
+    assert (evaluated.scores, evaluated.interval, evaluated.rows) == ({}, None, VALIDATION_ROWS)
+    lines = [line.split("\t") for line in file.read_text().splitlines()]
+    assert lines[0] == ["index", "prediction"]
+    assert [int(index) for index, _ in lines[1:]] == list(range(VALIDATION_ROWS))
+    assert {label for _, label in lines[1:]} <= {"0", "1"}
+    assert json.loads(json.dumps(evaluated.to_dict()))["scores"] == {}
+
+
+def test_the_test_file_of_a_custom_task(finished: workflow.TrainResult):
+    """It holds the validation rows once more, labels and all."""
+    assert workflow.evaluate("custom", run=finished.run_dir, split="test").scores == finished.last
+
+
+def test_the_training_rows_too(finished: workflow.TrainResult):
+    assert workflow.evaluate("custom", run=finished.run_dir, split="train").rows == 45
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("custom", {"split": "tset"}, "no split 'tset'"),
+        ("sst2", {}, "this run learnt custom, not sst2"),
+        ("sts2", {}, "sts2"),
+    ],
+)
+def test_wrong_questions_about_a_run(finished, task: str, options: dict[str, str], message: str):
+    with pytest.raises(UsageError, match=message) as caught:
+        workflow.evaluate(task, run=finished.run_dir, **options)
+    assert caught.value.exit_code == 2
+
+
+def test_weights_that_are_not_there(copied: Path):
+    import shutil
+
+    shutil.rmtree(copied / "best")
+    assert workflow.evaluate("custom", run=copied).rows == VALIDATION_ROWS
+    with pytest.raises(RunError, match="has no best adapter"):
+        workflow.evaluate("custom", run=copied, weights="best")
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UsageError, match="not a run folder"):
+        workflow.evaluate("sst2", run=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no finished run of sst2"):
+        workflow.evaluate("sst2")
+
+
+def test_the_newest_run_of_the_task(sst2: workflow.TrainResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    import shutil
+
+    shutil.copytree(sst2.run_dir, tmp_path / "runs" / "sst2-0")
+    monkeypatch.chdir(tmp_path)
+    evaluated = workflow.evaluate("sst2")
+    assert evaluated.source == "runs/sst2-0 (last weights)"
+    assert evaluated.scores == sst2.last
+
+
+def test_a_checkpoint_without_a_trained_head_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LORAKIT_GLUE_DIR", str(bench.data()))
+    with pytest.raises(UsageError, match="no trained head for sst2") as caught:
+        workflow.evaluate("sst2", model=str(bench.backbone()), offline=True)
+    assert caught.value.exit_code == 2
+    with pytest.raises(LorakitError):
+        workflow.evaluate("custom", model=str(bench.backbone()), offline=True)
+
+
+def test_a_classifier_from_elsewhere(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """One that transformers saved: its accuracy by transformers alone."""
+    import torch
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(bench.backbone(), num_labels=2).eval()
+    tokenizer = AutoTokenizer.from_pretrained(bench.backbone())
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    rows = [line.split("\t") for line in (bench.data() / "SST-2" / "dev.tsv").read_text().splitlines()[1:]]
+    with torch.no_grad():
+        guesses = [model(**tokenizer(text, return_tensors="pt")).logits.argmax().item() for text, _ in rows]
+    expected = np.mean([guess == int(label) for guess, (_, label) in zip(guesses, rows, strict=True)])
+
+    monkeypatch.setenv("LORAKIT_GLUE_DIR", str(bench.data()))
+    evaluated = workflow.evaluate("sst2", model=str(tmp_path), offline=True)
+    assert evaluated.scores == {"accuracy": pytest.approx(expected)}
+    assert evaluated.source == str(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [(), ("adapter.shortcuts=[res1,in]", "adapter.method=dora")])
+def test_the_merged_model_scores_what_the_run_scores(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: tuple[str, ...]
+):
+    run = bench.train("training.lr=0.02", "task.max_length=8", *settings, kind="sst2")
+    workflow.merge(run.run_dir, out=tmp_path / "merged")
+    monkeypatch.setenv("LORAKIT_GLUE_DIR", str(bench.data()))
+    merged = workflow.evaluate("sst2", model=str(tmp_path / "merged"), offline=True)
+    assert merged.scores == workflow.evaluate("sst2", run=run.run_dir).scores == run.last
