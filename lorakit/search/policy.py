@@ -12,8 +12,9 @@ import torch
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.adapters.budget import Budget
 from lorakit.recipe.schema import SearchSection
-from lorakit.search.scoring import Batch, Logits, Loss
+from lorakit.search.scoring import Logits, Loss
 from lorakit.search.timeline import Tick
+from lorakit.tasks.batching import Batch
 
 DrawBatches = Callable[[int, torch.Generator], list[Batch]]
 

@@ -15,8 +15,8 @@ from torch import nn
 from lorakit.adapters.adapter import ON, Adapter
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.recipe.schema import SearchSection
+from lorakit.tasks.batching import Batch
 
-Batch = Mapping[str, torch.Tensor]
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
 Logits = Callable[[nn.Module, Batch], torch.Tensor]
 

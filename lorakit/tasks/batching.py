@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHUNK = 1000  # texts tokenised at a time
+Batch = Mapping[str, torch.Tensor]
+"""What ``Encoded.collate`` gives: input_ids, attention_mask, maybe token_type_ids and labels."""
+
 MEGA_BATCH = 50  # batches whose rows are sorted by length together
 MIN_MEGA_BATCHES = 4  # but always several of those, so that small sets are still mixed
 ORDER_STREAM = 3  # keeps the order's draw apart from the other draws of the same seed

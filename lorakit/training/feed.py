@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lorakit.recipe.schema import TrainingSection
-from lorakit.tasks.batching import Encoded, epoch_batches, evaluation_batches
-from lorakit.training.objective import Batch
+from lorakit.tasks.batching import Batch, Encoded, epoch_batches, evaluation_batches
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
-Batch = Mapping[str, torch.Tensor]
+from lorakit.tasks.batching import Batch
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -28,13 +30,17 @@ def test_a_folder_is_replaced_whole(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
+def fail(after: Callable[[], None], error: type[BaseException]) -> NoReturn:
+    after()
+    raise error
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failure_leaves_the_old_folder(tmp_path: Path, error: type[BaseException]):
     with folder(tmp_path / "target") as place:
         (place / "old").touch()
     with pytest.raises(error), folder(tmp_path / "target") as place:
-        (place / "new").touch()
-        raise error
+        fail((place / "new").touch, error)
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["old"]
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
@@ -87,7 +93,7 @@ def test_json_there_and_back(tmp_path: Path):
 
 
 def test_broken_json_is_a_run_error(tmp_path: Path):
-    with pytest.raises(RunError, match="summary.json is missing"):
+    with pytest.raises(RunError, match=r"summary\.json is missing"):
         read_json(tmp_path / "summary.json")
     (tmp_path / "file").write_bytes(b"\xff\xfe")
     with pytest.raises(RunError, match="cannot be read as JSON"):

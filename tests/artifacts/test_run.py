@@ -112,7 +112,7 @@ def test_rewinding_mends_a_line_cut_short(tmp_path: Path):
 
 def test_a_run_is_finished_when_it_has_a_summary(tmp_path: Path):
     run = begin(tmp_path, "run")
-    with pytest.raises(RunError, match="summary.json is missing"):
+    with pytest.raises(RunError, match=r"summary\.json is missing"):
         run.summary()
     run.write_summary({"task": "mrpc"})
     assert run.finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def rows(window: Window) -> list[list[int]]:
 def test_an_epoch_is_every_row_once(accumulate: int, group: bool):
     windows = list(feed(accumulate=accumulate, length_grouping=group).windows(epoch=2))
     batches = [batch for window in windows for batch in rows(window)]
-    assert sorted(sum(batches, [])) == list(range(43))
+    assert sorted(chain(*batches)) == list(range(43))
     assert [len(batch) for batch in batches] == [8] * 5 + [3]
     assert [len(window.batches) for window in windows[:-1]] == [accumulate] * (len(windows) - 1)
     assert [window.rows for window in windows] == [sum(map(len, rows(window))) for window in windows]
@@ -65,7 +66,7 @@ def test_processes_share_the_same_batches(processes: int):
     for step, window in enumerate(alone):
         parts = [share[step] for share in shared]
         assert {part.rows for part in parts} == {window.rows}
-        assert sorted(sum(sum(map(rows, parts), []), [])) == sorted(sum(rows(window), []))
+        assert sorted(chain(*chain(*map(rows, parts)))) == sorted(chain(*rows(window)))
 
 
 def test_a_process_without_rows_repeats_one_that_does_not_count():
@@ -89,7 +90,7 @@ def test_sampled_batches_are_drawn_without_replacement():
     drawn = [[batch["rows"].tolist() for batch in feed().sample(3, generator)] for _ in range(2)]
     for batches in drawn:
         assert [len(batch) for batch in batches] == [8, 8, 8]
-        assert len(set(sum(batches, []))) == 24
+        assert len(set(chain(*batches))) == 24
     assert drawn[0] != drawn[1]
     again = torch.Generator().manual_seed(0)
     assert [batch["rows"].tolist() for batch in feed().sample(3, again)] == drawn[0]

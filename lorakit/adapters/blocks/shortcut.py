@@ -53,10 +53,12 @@ class Shortcuts:
                 stream.layer.add_module("shortcuts", nn.ModuleDict(own))
 
     def wire(self) -> None:
-        """Install hooks for exactly the shortcuts that are in the function; layers without any keep none."""
+        """Install hooks for exactly the shortcuts that are in the function; layers without any keep none. Held activations go."""
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
+        self.layer_input.clear()
+        self.middle.clear()
         for index, stream in enumerate(self.streams):
             self._wire_layer(index, stream)
 

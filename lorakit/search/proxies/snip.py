@@ -2,7 +2,8 @@
 
 Identically zero while B = 0, which makes the first choice random and, since only chosen sites ever get a B, keeps it forever. So by
 default an untrained B counts with the magnitude that a random one of deviation 0.02 would have on average
-(`search.untrained: expected`); `literal` is the formula as it stands.
+(`search.untrained: expected`); `literal` is the formula as it stands. Trained sites keep an edge all the same: their B grows, and
+with it their score, so later choices stay close to the first one.
 Cost: one forward and backward pass a batch.
 """
 
