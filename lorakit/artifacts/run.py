@@ -8,12 +8,13 @@ import platform
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lorakit.artifacts.files import append_json, read_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.errors import UsageError
+from lorakit.tasks.task import Task
 
 PACKAGES = (
     "lorakit",
@@ -59,6 +60,12 @@ class Run:
         """Whether training went to its end."""
         return (self.path / "summary.json").exists()
 
+    def task(self) -> Task:
+        """What the run learns: labels and metrics, as its data had them."""
+        record: dict[str, Any] = read_json(self.path / "task.json")
+        values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+        return Task(**values)
+
     def summary(self) -> dict[str, Any]:
         """What the run came to; RunError before its end."""
         summary: dict[str, Any] = read_json(self.path / "summary.json")
@@ -88,9 +95,10 @@ class Run:
             if path.exists():
                 write_jsonl(path, [record for record in read_jsonl(path) if wanted(record)])
 
-    def start(self, recipe: str) -> None:
+    def start(self, recipe: str, task: Task) -> None:
         """Make the folder and write what is known before training."""
         write_text(self.recipe, recipe)
+        write_json(self.path / "task.json", asdict(task))
         write_json(self.path / "environment.json", environment())
 
 

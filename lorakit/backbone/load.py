@@ -31,7 +31,7 @@ class Backbone:
     the right, with a token that no text ends with; anatomy: the adaptable sites; new_parts: names of the parameters that are
     newly initialised or belong to the classification head (they train, and are saved with the adapter); name: as the
     recipe says it; notes: what a person should know about the loading, a sentence each; pretrained_head: whether the head is
-    the checkpoint's own, trained for these labels.
+    the checkpoint's own, trained for as many labels; checkpoint_labels: the names the checkpoint gave its outputs.
     """
 
     model: Any
@@ -41,6 +41,7 @@ class Backbone:
     name: str
     notes: list[str] = field(default_factory=list)
     pretrained_head: bool = False
+    checkpoint_labels: tuple[str, ...] = ()
 
 
 def load_backbone(
@@ -62,7 +63,7 @@ def load_backbone(
     with quiet_transformers():
         config = read_config(folder, section, options)
         tokenizer = read_tokenizer(folder, section, config, options)
-        checkpoint_labels = list(config.id2label.values())
+        checkpoint_labels = tuple(config.id2label.values())
         configure(config, labels, regression)
         attention = attention_for(config, section.attention)
         try:
@@ -93,7 +94,9 @@ def load_backbone(
         )
     elif info["mismatched_keys"]:
         notes.append(f"the checkpoint brings a head for {len(checkpoint_labels)} labels: a new one takes its place")
-    return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, new.pretrained_head)
+    return Backbone(
+        model.eval(), tokenizer, anatomy, new.names, section.name, notes, new.pretrained_head, checkpoint_labels
+    )
 
 
 def weights_error(error: Exception, folder: Path, section: ModelSection) -> LorakitError:

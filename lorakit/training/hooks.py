@@ -53,7 +53,7 @@ class Hook:
         """The optimiser has stepped; ``state.step`` counts it."""
 
     def on_log(self, state: TrainState) -> None:
-        """``state.loss`` and ``state.lr`` are fresh."""
+        """``state.loss`` is fresh."""
 
     def on_evaluation(self, state: TrainState) -> None:
         """``state.scores`` and ``state.best`` are fresh."""

@@ -114,6 +114,7 @@ def step(training: Training, window: Window) -> None:
     training.scheduler.step()
     training.optimizer.zero_grad(set_to_none=True)
     state.step += 1
+    state.lr = float(training.scheduler.get_last_lr()[0])
     state.next_tick = training.schedule.next_tick(state.step)
     training.call("after_step")
 
@@ -122,7 +123,6 @@ def log(training: Training) -> None:
     """Write the mean loss since the last line. A loss that is not a number ends the training."""
     state = training.state
     state.loss = mean_loss(training)
-    state.lr = float(training.scheduler.get_last_lr()[0])
     state.logged = state.step
     training.losses.clear()
     record = {"step": state.step, "epoch": state.epoch, "loss": state.loss, "lr": state.lr}

@@ -101,14 +101,17 @@ def located(loaded: LoadedRecipe) -> Iterator[None]:
         raise loaded.locate(error) from error.__cause__
 
 
-def assemble(loaded: LoadedRecipe) -> Parts:
-    """Load what the recipe names and check what only the model can tell: targets, ranks, budget."""
+def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
+    """Load what the recipe names and check what only the model can tell: targets, ranks, budget.
+
+    data: where it is at hand already.
+    """
     recipe = loaded.recipe
     with located(loaded):
         check_precision(recipe)
         check_trackers(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
-        data = load_task(recipe.task, seed=stream(recipe.run.seed, "data"), offline=recipe.run.offline)
+        data = data or load_task(recipe.task, seed=stream(recipe.run.seed, "data"), offline=recipe.run.offline)
         backbone = load_backbone(
             recipe.model,
             labels=data.task.labels,
@@ -191,9 +194,12 @@ def check_trackers(recipe: Recipe) -> None:
 
 
 def adapt(parts: Parts) -> AdaptedModel:
-    """Attach the adapters; each site starts from its own stream of the run's seed."""
+    """Attach the adapters; each site starts from its own stream of the run's seed.
+
+    Raises RecipeError where nothing could ever move: the gradient of A is zero while B is, and B does not train.
+    """
     seed = parts.recipe.run.seed
-    return attach(
+    adapted = attach(
         parts.backbone,
         parts.sites,
         parts.linear,
@@ -202,6 +208,14 @@ def adapt(parts: Parts) -> AdaptedModel:
         ranks=parts.ranks,
         generator_for=lambda site: generator(seed, f"init/{site.name}"),
     )
+    for adapter in adapted.adapters.values():
+        if adapter.untrained() and {role for _, _, role in adapter.trained_tensors()} == {"A"}:
+            raise RecipeError(
+                f"A alone trains at {adapter.site.name}, where B starts at zero: neither would ever move",
+                key="adapter.trainable",
+                valid="all, or roles with B among them",
+            )
+    return adapted
 
 
 def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:

@@ -10,10 +10,9 @@ from pathlib import Path
 from scipy.special import softmax
 
 from lorakit import registry
-from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.run import newest_run
 from lorakit.errors import UsageError, nearest
-from lorakit.recipe.schema import CUSTOM, Recipe, TaskSection
+from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.tasks.batching import encode
 from lorakit.tasks.metrics import interval, main_metric
 from lorakit.tasks.sources import load_task
@@ -22,7 +21,7 @@ from lorakit.tasks.task import TaskData
 from lorakit.training.evaluation import decide, predict_logits, score_logits
 from lorakit.training.objective import Objective
 from lorakit.workflow.building import Result, make_accelerator, talk
-from lorakit.workflow.restoring import restore_checkpoint, restore_run
+from lorakit.workflow.restoring import Trained, restore_checkpoint, restore_run
 
 
 @dataclass(frozen=True)
@@ -57,25 +56,22 @@ def evaluate(
     if task != CUSTOM:
         registry.tasks.get(task)
     if model is not None:
-        section = TaskSection(name=task)
-        data = load_task(section, seed=0, offline=offline)
-        adapted, recipe = restore_checkpoint(model, data.task, offline=offline)
-        source = model
+        data = load_task(TaskSection(name=task), seed=0, offline=offline)
+        trained = restore_checkpoint(model, data.task, offline=offline)
     else:
-        path = run or newest_run(Path("runs"), task).path
+        path = Path(run) if run else newest_run(Path("runs"), task).path
         restored = restore_run(path, weights, offline=offline)
-        data, adapted, recipe = restored.parts.data, restored.adapted, restored.loaded.recipe
-        source = f"{path} ({weights} weights)"
+        data = restored.parts.data
+        outputs = list(range(data.task.num_labels))
+        trained = Trained(restored.adapted, restored.loaded.recipe, outputs, f"{path} ({weights} weights)")
         if data.task.name != task:
             raise UsageError(
                 f"this run learnt {data.task.name}, not {task}", where=str(path), hint=f"lorakit eval {data.task.name}"
             )
-    return score_splits(adapted, recipe, data, chosen_splits(data, split), source, predictions)
+    return score_splits(trained, data, chosen_splits(data, split), predictions)
 
 
-def score_splits(
-    adapted: AdaptedModel, recipe: Recipe, data: TaskData, splits: Sequence[str], source: str, predictions: Path | None
-) -> EvalResult:
+def score_splits(trained: Trained, data: TaskData, splits: Sequence[str], predictions: Path | None) -> EvalResult:
     """Predict the splits, score those that have labels, write the predictions where they are wanted.
 
     Metrics of the first split have their own names, those of further ones ``name/split``; the interval is the first's.
@@ -83,6 +79,7 @@ def score_splits(
     if predictions is not None and len(splits) > 1:
         raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
     task, metric = data.task, main_metric(data.task)
+    adapted, recipe = trained.adapted, trained.recipe
     tokenizer = adapted.backbone.tokenizer
     length = min(recipe.task.max_length, tokenizer.model_max_length)
     objective = Objective(make_accelerator(recipe), task.regression)
@@ -94,7 +91,7 @@ def score_splits(
         encoded = encode(data.splits[split], tokenizer, length, split)
         if encoded.truncated:
             talk.info("%s: %d of %d rows are cut to %d tokens", split, encoded.truncated, len(encoded), length)
-        logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
+        logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)[:, trained.order]
         decisions = decide(task, logits)
         rows += len(encoded)
         if encoded.labels is not None:
@@ -107,7 +104,7 @@ def score_splits(
     return EvalResult(
         task=task.name,
         split=", ".join(splits),
-        source=source,
+        source=trained.source,
         rows=rows,
         scores=scores,
         metric=metric,

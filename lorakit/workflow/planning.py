@@ -54,7 +54,7 @@ def plan(loaded: LoadedRecipe) -> Plan:
     parts = assemble(loaded)
     with located(loaded):
         schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
-    adapted = adapt(parts)
+        adapted = adapt(parts)
     site_costs = parts.costs
     sites = [
         PlannedSite(

@@ -99,7 +99,7 @@ def load(path: str | Path, weights: str = "last") -> Classifier:
         record = read_json(path / "lorakit.json")
         recipe.task.max_length = record["max_length"]
         return Classifier(restore_shortcuts(backbone, path), recipe, pair=record["pair"])
-    restored = restore_run(path, weights)
+    restored = restore_run(path, weights, with_data=False)
     return Classifier(restored.adapted, restored.loaded.recipe, pair=restored.parts.task.pair)
 
 

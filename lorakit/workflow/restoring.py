@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from lorakit.backbone.load import load_backbone
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import ModelSection, Recipe
-from lorakit.tasks.task import Task
-from lorakit.workflow.building import Parts, adapt, assemble
+from lorakit.tasks.task import Task, TaskData
+from lorakit.workflow.building import Parts, adapt, assemble, talk
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,18 @@ class RestoredRun:
     adapted: AdaptedModel
 
 
-def restore_run(path: Path, weights: str, *, offline: bool = False) -> RestoredRun:
-    """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in."""
+def restore_run(path: Path, weights: str, *, offline: bool = False, with_data: bool = True) -> RestoredRun:
+    """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in.
+
+    Without data nothing of the training files is read: the task is the one that the run wrote down.
+    """
     run = open_run(path)
     if not run.weights(weights).is_dir():
         raise RunError(
             f"the run has no {weights} adapter yet", where=str(path), hint=f"lorakit train {path} --resume finishes it"
         )
     loaded = load_recipe(run.recipe, ["run.offline=true"] if offline else [])
-    parts = assemble(loaded)
+    parts = assemble(loaded, None if with_data else TaskData(run.task(), {}, str(run.path)))
     adapted = adapt(parts)
     load_adapter(adapted, run.weights(weights))
     adapted.model.eval()
@@ -48,8 +52,35 @@ def is_merged(path: Path) -> bool:
     return (path / "lorakit.json").is_file() and (path / "config.json").is_file()
 
 
-def restore_checkpoint(name: str, task: Task, *, offline: bool) -> tuple[AdaptedModel, Recipe]:
-    """A trained classifier by folder or hub name, and the recipe whose text length and precision it is used with.
+@dataclass(frozen=True)
+class Trained:
+    """A trained classifier, wherever it came from.
+
+    recipe: the text length and batch size it is used with; order: for each label of the task, the model's output for it;
+    source: what to call it.
+    """
+
+    adapted: AdaptedModel
+    recipe: Recipe
+    order: list[int]
+    source: str
+
+
+def output_order(task: Task, names: tuple[str, ...], source: str) -> list[int]:
+    """Which output of a checkpoint stands for which label of the task: by name where the names are the same, else by place."""
+    own = [name.casefold() for name in names]
+    wanted = [label.casefold() for label in task.labels]
+    if sorted(own) == sorted(wanted):
+        return [own.index(label) for label in wanted]
+    if not task.regression and not all(re.fullmatch(r"label_\d+", name) for name in own):
+        talk.warning(
+            "%s calls its outputs %s: taken in this order for %s", source, ", ".join(names), ", ".join(task.labels)
+        )
+    return list(range(task.num_labels))
+
+
+def restore_checkpoint(name: str, task: Task, *, offline: bool) -> Trained:
+    """A trained classifier by folder or hub name.
 
     Raises UsageError where the checkpoint's head is not one for ``task``.
     """
@@ -61,7 +92,8 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> tuple[Adapted
             where=name,
             hint="--run for a run of lorakit, or a checkpoint that was fine-tuned on this task",
         )
-    if is_merged(Path(name)):
-        recipe.task.max_length = read_json(Path(name) / "lorakit.json")["max_length"]
-        return restore_shortcuts(backbone, Path(name)), recipe
-    return AdaptedModel(backbone, {}, None), recipe
+    order = output_order(task, backbone.checkpoint_labels, name)
+    if not is_merged(Path(name)):
+        return Trained(AdaptedModel(backbone, {}, None), recipe, order, name)
+    recipe.task.max_length = read_json(Path(name) / "lorakit.json")["max_length"]
+    return Trained(restore_shortcuts(backbone, Path(name)), recipe, order, name)

@@ -81,7 +81,7 @@ def train(
     if resume:
         talk.info("resuming from %s", load_checkpoint(training))
     elif training.accelerator.is_main_process:
-        run.start(loaded.to_yaml())
+        run.start(loaded.to_yaml(), parts.task)
     try:
         run_loop(training)
     finally:
@@ -127,7 +127,7 @@ def prepare(loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook])
         encoded = parts.encode("train", *task.validation)
         schedule = make_schedule(recipe, len(encoded["train"]))
         check_device(recipe)
-    adapted = adapt(parts)
+        adapted = adapt(parts)
     accelerator = make_accelerator(recipe, run.path)
     model = accelerator.prepare_model(adapted.model)
     objective = Objective(accelerator, task.regression)

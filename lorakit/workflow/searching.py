@@ -64,7 +64,7 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
     parts = assemble(loaded)
     with located(loaded):
         encoded = parts.encode("train")["train"]
-    adapted = adapt(parts)
+        adapted = adapt(parts)
     accelerator = make_accelerator(loaded.recipe)
     accelerator.prepare_model(adapted.model)
     feed = Feed(encoded, loaded.recipe.training, stream(recipe.run.seed, "data"))

@@ -10,12 +10,13 @@ import pytest
 from lorakit.artifacts.files import read_json, write_json
 from lorakit.artifacts.run import Run, claim, environment, new_run, newest_run, open_run, unfinished_run
 from lorakit.errors import RunError, UsageError
+from lorakit.registry import tasks
 
 
 def begin(folder: Path, name: str, *, task: str | None = None, age: int = 0) -> Run:
     """A run begun ``age`` seconds ago; finished where ``task`` is given."""
     run = Run(folder / name)
-    run.start("model: {}\n")
+    run.start("model: {}\n", tasks.get(task or "mrpc"))
     if task:
         run.write_summary({"task": task})
     now = run.recipe.stat().st_mtime
@@ -126,3 +127,7 @@ def test_a_run_tells_its_surroundings(tmp_path: Path):
     assert told["packages"]["torch"] == torch.__version__
     assert set(told) == set(environment())
     write_json(tmp_path / "again.json", told)
+
+
+def test_the_task_comes_back_from_its_file(tmp_path: Path):
+    assert begin(tmp_path, "mnli-0", task="mnli").task() == tasks.get("mnli")

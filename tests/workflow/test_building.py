@@ -98,3 +98,9 @@ def test_one_process_may_use_several_precisions(bench: Bench):
     for precision, theirs in (("bf16", "bf16"), ("fp32", "no"), ("bf16", "bf16")):
         settings = replace(recipe, training=replace(recipe.training, precision=precision))
         assert make_accelerator(settings).mixed_precision == theirs
+
+
+def test_an_adapter_that_could_never_move_is_refused(bench: Bench):
+    with pytest.raises(RecipeError, match=r"adapter\.trainable: A alone trains") as caught:
+        workflow.plan(bench.load("adapter.trainable=A"))
+    assert "command line" in str(caught.value)

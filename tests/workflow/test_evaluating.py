@@ -14,6 +14,8 @@ from workflow.small_runs import VALIDATION_ROWS, Bench
 
 from lorakit import workflow
 from lorakit.errors import LorakitError, RunError, UsageError
+from lorakit.registry import tasks
+from lorakit.workflow.restoring import output_order
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +176,25 @@ def test_the_merged_model_scores_what_the_run_scores(
     monkeypatch.setenv("LORAKIT_GLUE_DIR", str(bench.data()))
     merged = workflow.evaluate("sst2", model=str(tmp_path / "merged"), offline=True)
     assert merged.scores == workflow.evaluate("sst2", run=run.run_dir).scores == run.last
+
+
+def test_outputs_are_matched_by_name(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A checkpoint with the same labels in another order is as right as one in ours."""
+    run = bench.train("training.lr=0.02", kind="sst2")
+    workflow.merge(run.run_dir, out=tmp_path / "merged")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    model.classifier.weight.data = model.classifier.weight.data.flip(0)
+    model.classifier.bias.data = model.classifier.bias.data.flip(0)
+    model.config.id2label = {0: "Positive", 1: "Negative"}
+    model.save_pretrained(tmp_path / "turned")
+    AutoTokenizer.from_pretrained(tmp_path / "merged").save_pretrained(tmp_path / "turned")
+    monkeypatch.setenv("LORAKIT_GLUE_DIR", str(bench.data()))
+    assert workflow.evaluate("sst2", model=str(tmp_path / "turned"), offline=True).scores == run.last
+
+
+def test_other_names_are_taken_by_place_with_a_word(caplog: pytest.LogCaptureFixture):
+    task = tasks.get("sst2")
+    assert output_order(task, ("LABEL_0", "LABEL_1"), "m") == [0, 1]
+    assert not caplog.messages
+    assert output_order(task, ("good", "bad"), "m") == [0, 1]
+    assert "good, bad" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,14 @@ def test_a_folder_that_is_neither(tmp_path: Path, bench: Bench):
         with pytest.raises(LorakitError, match="is not a run folder") as caught:
             lorakit.load(place)
         assert caught.value.exit_code == 2
+
+
+def test_the_training_files_are_not_needed_any_more(bench: Bench, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(bench.data(), data)
+    run = bench.train(
+        f"task.train={data}/train.csv", f"task.validation={data}/validation.csv", run_dir=tmp_path / "run"
+    )
+    before = workflow.predict(run.run_dir, TEXTS[:5])
+    shutil.rmtree(data)
+    assert workflow.predict(run.run_dir, TEXTS[:5]) == before
