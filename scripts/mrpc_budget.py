@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe keys for both sides")
     options = parser.parse_args()
     settings = [
         "model.name=bundled:minilm",
@@ -34,6 +35,7 @@ def main() -> None:
         f"training.lr={options.lr:g}",
         "training.batch_size=32",
         "run.offline=true",
+        *options.set,
     ]
     rows = {recipe: [one_run(recipe, seed, options.out, settings) for seed in options.seeds] for recipe in RECIPES}
     report = {"settings": settings, "seeds": options.seeds, "runs": rows, "environment": environment()}

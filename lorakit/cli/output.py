@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import Interrupted, LorakitError
@@ -56,6 +58,16 @@ def say(text: str, *, quiet: bool = False) -> None:
     """Print a line of talk on standard error, unless ``quiet``."""
     if not quiet:
         console(talk=True).print(text, markup=False, soft_wrap=True)
+
+
+def program() -> str:
+    """How this person calls lorakit, for the lines they may type next: by name where the shell finds it, else by its path."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return "python -m lorakit"
+    found = shutil.which("lorakit")
+    by_path = called.stem == "lorakit" and not (found and Path(found).resolve() == called.resolve())
+    return str(called) if by_path else "lorakit"
 
 
 def complain(error: LorakitError) -> None:

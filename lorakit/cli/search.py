@@ -49,7 +49,7 @@ def search(
 ) -> None:
     """Score all sites once and give the budget to the best (static HeteroLoRA)."""
     before_imports(offline=offline, quiet=quiet)
-    from lorakit.cli.output import listening, say, write, write_json
+    from lorakit.cli.output import listening, program, say, write, write_json
 
     name, settings = recipe_or_default(recipe, overrides or [])
     if proxy is not None:
@@ -69,7 +69,7 @@ def search(
     if result.note:
         say(f"{result.proxy}: {result.note}", quiet=quiet)
     if result.emitted is not None:
-        say(f"next:\n  lorakit train {result.emitted}", quiet=quiet)
+        say(f"next:\n  {program()} train {result.emitted}", quiet=quiet)
 
 
 def recipe_or_default(recipe: str | None, overrides: list[str]) -> tuple[str, list[str]]:

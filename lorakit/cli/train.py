@@ -90,12 +90,14 @@ def summary(result: TrainResult) -> list[tuple[str, str]]:
 
 def what_next(result: TrainResult, *, offline: bool) -> str:
     """The command lines that go on from here."""
-    switch = " --offline" if offline else ""
+    from lorakit.cli.output import program
+
+    lorakit, switch = program(), " --offline" if offline else ""
     return "\n".join(
         (
             "next:",
-            f"  lorakit eval {result.task} --run {result.run_dir}{switch}",
-            f"  lorakit merge {result.run_dir}",
-            f"  lorakit predict {result.run_dir} FILE",
+            f"  {lorakit} eval {result.task} --run {result.run_dir}{switch}",
+            f"  {lorakit} merge {result.run_dir}",
+            f"  {lorakit} predict {result.run_dir} FILE",
         )
     )

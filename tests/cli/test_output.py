@@ -1,7 +1,9 @@
 import logging
+import sys
 
 from rich.text import Text
 
+from lorakit.cli import output
 from lorakit.cli.output import listening, say, write
 
 
@@ -34,3 +36,19 @@ def test_listening_leaves_the_logger_as_it_was():
 def test_data_in_a_pipe_has_no_colour_no_markup_no_folding_and_no_trailing_space(capsys):
     write("[bold]a[/bold] " + "long " * 60, Text("red  ", style="red"))
     assert capsys.readouterr().out == ("[bold]a[/bold] " + "long " * 60).rstrip() + "\nred\n"
+
+
+def test_the_lines_to_type_next_begin_as_the_person_began(monkeypatch, tmp_path):
+    for name in ("bin", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lorakit").write_text("#!/bin/sh\n")
+        (tmp_path / name / "lorakit").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    for called, expected in (
+        (str(tmp_path / "bin" / "lorakit"), "lorakit"),
+        (str(tmp_path / "elsewhere" / "lorakit"), str(tmp_path / "elsewhere" / "lorakit")),
+        ("/any/where/lorakit/__main__.py", "python -m lorakit"),
+        ("a_notebook.py", "lorakit"),
+    ):
+        monkeypatch.setattr(sys, "argv", [called])
+        assert output.program() == expected
