@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from workflow.small_runs import VALIDATION_ROWS, Bench
+from workflow.small_runs import VALIDATION_ROWS, Bench, make_rows
 
 from lorakit import workflow
 from lorakit.errors import LorakitError, RunError, UsageError
@@ -198,3 +200,37 @@ def test_other_names_are_taken_by_place_with_a_word(caplog: pytest.LogCaptureFix
     assert not caplog.messages
     assert output_order(task, ("good", "bad"), "m") == [0, 1]
     assert "good, bad" in caplog.text
+
+
+def test_mnli_is_scored_on_both_validation_splits(bench: Bench, tmp_path: Path):
+    """In training and afterwards; the two accuracies against predictions counted by hand."""
+    folder = tmp_path / "mnli"
+    folder.mkdir()
+    for seed, (split, number) in enumerate((("train", 40), ("validation_matched", 12), ("validation_mismatched", 9))):
+        made = make_rows(number, seed=seed)
+        columns = {
+            "premise": [row["first"] for row in made],
+            "hypothesis": [row["second"] or "yes" for row in made],
+            "label": [place % 3 for place in range(number)],
+            "idx": list(range(number)),
+        }
+        pq.write_table(pa.table(columns), folder / f"{split}.parquet")
+    settings = ("task.name=mnli", f"task.data={tmp_path}", "task.train=null", "task.validation=null", "task.test=null")
+    run = bench.train(*settings, "task.text=null", "task.label=null", "training.max_steps=3")
+    both = workflow.evaluate("mnli", run=run.run_dir)
+    assert both.scores == run.last
+    assert both.split == "validation_matched, validation_mismatched"
+    assert both.rows == 21
+    for split, name in (
+        ("validation_matched", "accuracy"),
+        ("validation_mismatched", "accuracy/validation_mismatched"),
+    ):
+        table = tmp_path / f"{split}.csv"
+        alone = workflow.evaluate("mnli", run=run.run_dir, split=split, predictions=table)
+        with table.open() as stream:
+            guesses = [row["prediction"] for row in csv.DictReader(stream)]
+        names = ("entailment", "neutral", "contradiction")
+        right = np.mean([guess == names[place % 3] for place, guess in enumerate(guesses)])
+        assert both.scores[name] == alone.scores["accuracy"] == pytest.approx(right)
+    with pytest.raises(UsageError, match="takes one split"):
+        workflow.evaluate("mnli", run=run.run_dir, predictions=tmp_path / "both.csv")
