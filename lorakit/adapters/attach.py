@@ -48,15 +48,18 @@ class AdaptedModel:
     def switch(self, on: Collection[str], *, off: str = "drop") -> None:
         """Put exactly ``on`` into training. The others leave the function (``drop``), or stay in it untrained (``freeze``).
 
-        A site that has never been on is left out of the function either way: its update is zero.
+        A site that has never been on is left out of the function either way: its update is zero. Raises ValueError for a name
+        that is no site's.
         """
-        for name, adapter in self.adapters.items():
+        if unknown := set(on) - set(self.adapters):
+            raise ValueError(f"there are no sites called {', '.join(sorted(unknown))}")
+
+        def state_of(name: str, adapter: Adapter) -> str:
             if name in on:
-                adapter.switch(ON)
-            else:
-                adapter.switch(FROZEN if off == "freeze" and not adapter.untrained() else DROPPED)
-        if self.shortcuts is not None:
-            self.shortcuts.wire()
+                return ON
+            return FROZEN if off == "freeze" and not adapter.untrained() else DROPPED
+
+        self.restore({name: state_of(name, adapter) for name, adapter in self.adapters.items()})
 
     def restore(self, states: Mapping[str, str]) -> None:
         """Put every adapter into its recorded state (see ``states``)."""

@@ -19,7 +19,8 @@ DEFAULT_SHARE = 0.25
 class Budget:
     """What may be on at once.
 
-    parameters: the most adapter parameters that may train after any tick; share: of all sites' parameters (1.0 = everything);
+    parameters: the most adapter parameters that may train after any tick; share: of all sites' parameters, or of
+    the sites where modules are counted (1.0 = everything);
     source: how the recipe said it, for people.
     """
 
@@ -44,7 +45,7 @@ def costs(
 
 def uniform_cost(sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec, rank: int) -> int:
     """Trained parameters with every site at ``rank``."""
-    return sum(count(spec_for(site, linear, shortcut), site, rank) for site in sites)
+    return sum(costs(sites, linear, shortcut, dict.fromkeys((site.name for site in sites), rank)).values())
 
 
 def resolve_budget(search: SearchSection, sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec) -> Budget:

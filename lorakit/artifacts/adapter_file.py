@@ -62,15 +62,20 @@ def load_adapter(adapted: AdaptedModel, path: Path) -> None:
     tensors = read_tensors(path / "adapter_model.safetensors")
     if (path / "lorakit_model.safetensors").exists():
         tensors |= read_tensors(path / "lorakit_model.safetensors")
+    copy_in(adapted, tensors, file_names(adapted), path)
+
+
+@torch.no_grad()
+def copy_in(adapted: AdaptedModel, tensors: Mapping[str, torch.Tensor], names: Mapping[str, str], path: Path) -> None:
+    """Copy the tensors of a file into the model; names: key in ``AdaptedModel.state`` -> name in the file, each must be there."""
     own = adapted.state()
-    with torch.no_grad():
-        for key, name in file_names(adapted).items():
-            if name not in tensors:
-                raise RunError(f"tensor {name} is missing", where=str(path))
-            if tensors[name].shape != own[key].shape:
-                shapes = f"{list(tensors[name].shape)}, not {list(own[key].shape)}"
-                raise RunError(f"tensor {name} has shape {shapes}", where=str(path))
-            own[key].copy_(tensors[name])
+    for key, name in names.items():
+        if name not in tensors:
+            raise RunError(f"tensor {name} is missing", where=str(path))
+        if tensors[name].shape != own[key].shape:
+            shapes = f"{list(tensors[name].shape)}, not {list(own[key].shape)}"
+            raise RunError(f"tensor {name} has shape {shapes}", where=str(path))
+        own[key].copy_(tensors[name])
 
 
 def site_states(path: Path) -> dict[str, str]:

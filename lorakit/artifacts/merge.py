@@ -16,7 +16,7 @@ import torch
 from lorakit.adapters.adapter import DROPPED, Adapter
 from lorakit.adapters.attach import AdaptedModel, attach
 from lorakit.adapters.spec import AdapterSpec
-from lorakit.artifacts.adapter_file import read_tensors, save_tensors
+from lorakit.artifacts.adapter_file import copy_in, read_tensors, save_tensors
 from lorakit.artifacts.files import read_json
 from lorakit.backbone.load import Backbone, quiet_transformers
 from lorakit.backbone.site import Site
@@ -61,8 +61,13 @@ def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter]) -> Non
         model.save_pretrained(folder, state_dict=plain)
         adapted.backbone.tokenizer.save_pretrained(folder)
     if kept:
-        tensors = {f"{a.site.name}.{name}": tensor for a in kept for name, tensor, _ in a.tensors()}
-        save_tensors(tensors, folder / "lorakit_model.safetensors")
+        state = adapted.state()
+        save_tensors({name: state[name] for name in kept_names(kept)}, folder / "lorakit_model.safetensors")
+
+
+def kept_names(kept: list[Adapter]) -> list[str]:
+    """The names of the kept shortcuts' tensors, in ``AdaptedModel.state`` and on disk alike."""
+    return [f"{adapter.site.name}.{name}" for adapter in kept for name, _, _ in adapter.tensors()]
 
 
 def shortcut_record(adapters: list[Adapter], norm: str) -> dict[str, Any]:
@@ -91,9 +96,8 @@ def restore_shortcuts(backbone: Backbone, folder: Path) -> AdaptedModel:
     adapted = attach(backbone, sites, spec, spec, norm=record["norm"], ranks=ranks)  # type: ignore[arg-type]
     if entries:
         adapted.restore({name: entry["state"] for name, entry in entries.items()})
-        tensors = read_tensors(folder / "lorakit_model.safetensors")
-        try:
-            adapted.load_state(adapted.state() | tensors)
-        except RuntimeError as error:
-            raise RunError(f"the shortcuts' tensors do not fit: {error}", where=str(folder)) from None
+        names = kept_names(list(adapted.adapters.values()))
+        copy_in(
+            adapted, read_tensors(folder / "lorakit_model.safetensors"), dict(zip(names, names, strict=True)), folder
+        )
     return adapted

@@ -43,6 +43,10 @@ class Backbone:
     pretrained_head: bool = False
     checkpoint_labels: tuple[str, ...] = ()
 
+    def longest(self, wanted: int) -> int:
+        """Tokens a text may keep: ``wanted``, or what the model can take where that is less."""
+        return min(wanted, int(self.tokenizer.model_max_length))
+
 
 def load_backbone(
     section: ModelSection, *, labels: tuple[str, ...], regression: bool, seed: int, offline: bool = False

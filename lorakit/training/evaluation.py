@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -49,6 +49,10 @@ def score_splits(
     scores: dict[str, float] = {}
     for split in task.validation:
         logits = predict_logits(model, splits[split], objective, batch_size)
-        suffix = "" if split == task.validation[0] else f"/{split}"
-        scores |= {name + suffix: value for name, value in score_logits(task, logits, splits[split]).items()}
+        scores |= of_split(score_logits(task, logits, splits[split]), split, task.validation)
     return scores
+
+
+def of_split(scores: Mapping[str, float], split: str, splits: Sequence[str]) -> dict[str, float]:
+    """The scores under their own names where ``split`` is the first of ``splits``, else as ``name/split``."""
+    return {name if split == splits[0] else f"{name}/{split}": value for name, value in scores.items()}

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 
 from lorakit import registry
-from lorakit.adapters.attach import AdaptedModel, attach, check_rank
+from lorakit.adapters.attach import AdaptedModel, attach
 from lorakit.adapters.budget import Budget, costs, resolve_budget, spec_for
 from lorakit.adapters.spec import AdapterSpec, resolve, shortcut_spec
 from lorakit.backbone.load import Backbone, load_backbone
@@ -78,18 +78,20 @@ class Parts:
 
     def encode(self, *splits: str) -> dict[str, Encoded]:
         """The tokenised splits, with a word about rows that were cut."""
-        length = self.max_length
-        table = {}
-        for split in splits:
-            table[split] = encode(self.data.splits[split], self.backbone.tokenizer, length, split)
-            if cut := table[split].truncated:
-                talk.info("%s: %d of %d rows are cut to %d tokens", split, cut, len(table[split]), length)
-        return table
+        return {split: encode_split(self.data, split, self.backbone, self.max_length) for split in splits}
 
     @property
     def max_length(self) -> int:
         """Tokens a row keeps: the recipe's number, or what the model can take where that is less."""
-        return min(self.recipe.task.max_length, self.backbone.tokenizer.model_max_length)
+        return self.backbone.longest(self.recipe.task.max_length)
+
+
+def encode_split(data: TaskData, split: str, backbone: Backbone, length: int) -> Encoded:
+    """A tokenised split, with a word about rows that were cut."""
+    encoded = encode(data.splits[split], backbone.tokenizer, length, split)
+    if encoded.truncated:
+        talk.info("%s: %d of %d rows are cut to %d tokens", split, encoded.truncated, len(encoded), length)
+    return encoded
 
 
 @contextmanager
@@ -102,7 +104,7 @@ def located(loaded: LoadedRecipe) -> Iterator[None]:
 
 
 def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
-    """Load what the recipe names and check what only the model can tell: targets, ranks, budget.
+    """Load what the recipe names and check what only the model can tell: targets, budget (``adapt`` checks the ranks).
 
     data: where it is at hand already.
     """
@@ -122,9 +124,6 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         for note in backbone.notes:
             talk.info("%s", note)
         sites, ranks = choose_sites(recipe, backbone)
-        for site in sites:
-            rank = ranks.get(site.name, spec_for(site, linear, shortcut).rank)
-            check_rank(site, rank, "adapter.shortcut_rank" if site.is_shortcut else "adapter.rank")
         if recipe.search.method == "none":
             everything = sum(costs(sites, linear, shortcut, ranks).values())
             budget = Budget(everything, 1.0, f"all {len(sites)} sites")
@@ -176,18 +175,17 @@ def check_device(recipe: Recipe) -> None:
 
 
 def check_trackers(recipe: Recipe) -> None:
-    """Refuse trackers that Accelerate does not know, or whose package is missing (it would leave them out silently)."""
-    known = {str(name): tracker for name, tracker in LOGGER_TYPE_TO_CLASS.items()}
-    installed = {str(name) for name in get_available_trackers()}
+    """Refuse trackers whose package is missing: Accelerate would leave them out silently. ``all`` is whatever is installed."""
+    installed = [str(name) for name in get_available_trackers()]
     problems = [
         Problem(
-            f"tracker '{name}' is not installed" if name in known else f"there is no tracker called '{name}'",
+            f"tracker '{name}' is not installed",
             key="run.trackers",
-            valid=", ".join(known),
-            hint=f"pip install {name}" if name in known else nearest(name, known),
+            valid=", ".join(installed) or "none is installed",
+            hint=f"pip install {name}",
         )
         for name in recipe.run.trackers
-        if name not in installed
+        if name not in ("all", *installed)
     ]
     if problems:
         raise RecipeError(problems)

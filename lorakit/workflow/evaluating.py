@@ -13,14 +13,13 @@ from lorakit import registry
 from lorakit.artifacts.run import newest_run
 from lorakit.errors import UsageError, nearest
 from lorakit.recipe.schema import CUSTOM, TaskSection
-from lorakit.tasks.batching import encode
 from lorakit.tasks.metrics import interval, main_metric
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.submission import write_predictions
 from lorakit.tasks.task import TaskData
-from lorakit.training.evaluation import decide, predict_logits, score_logits
+from lorakit.training.evaluation import decide, of_split, predict_logits, score_logits
 from lorakit.training.objective import Objective
-from lorakit.workflow.building import Result, make_accelerator, talk
+from lorakit.workflow.building import Result, encode_split, make_accelerator
 from lorakit.workflow.restoring import Trained, restore_checkpoint, restore_run
 
 
@@ -80,23 +79,19 @@ def score_splits(trained: Trained, data: TaskData, splits: Sequence[str], predic
         raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
     task, metric = data.task, main_metric(data.task)
     adapted, recipe = trained.adapted, trained.recipe
-    tokenizer = adapted.backbone.tokenizer
-    length = min(recipe.task.max_length, tokenizer.model_max_length)
+    length = adapted.backbone.longest(recipe.task.max_length)
     objective = Objective(make_accelerator(recipe), task.regression)
     objective.accelerator.prepare_model(adapted.model)
     scores: dict[str, float] = {}
     bounds, rows = None, 0
     started = time.perf_counter()
     for split in splits:
-        encoded = encode(data.splits[split], tokenizer, length, split)
-        if encoded.truncated:
-            talk.info("%s: %d of %d rows are cut to %d tokens", split, encoded.truncated, len(encoded), length)
+        encoded = encode_split(data, split, adapted.backbone, length)
         logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)[:, trained.order]
         decisions = decide(task, logits)
         rows += len(encoded)
         if encoded.labels is not None:
-            suffix = "" if split == splits[0] else f"/{split}"
-            scores |= {name + suffix: value for name, value in score_logits(task, logits, encoded).items()}
+            scores |= of_split(score_logits(task, logits, encoded), split, splits)
             bounds = bounds or interval(task, metric, decisions, encoded.labels.numpy())
         if predictions is not None:
             chances = None if task.regression else softmax(logits, axis=1)

@@ -41,7 +41,7 @@ class Classifier:
         self.tokenizer = adapted.backbone.tokenizer
         self.labels: dict[int, str] = self.model.config.id2label
         self.regression: bool = self.model.config.num_labels == 1
-        self.max_length = min(recipe.task.max_length, self.tokenizer.model_max_length)
+        self.max_length = adapted.backbone.longest(recipe.task.max_length)
         self.pair = pair
         accelerator = make_accelerator(recipe)
         accelerator.prepare_model(self.model)

@@ -114,3 +114,9 @@ def test_copies_of_the_model_and_of_the_whole_live_their_own_lives(fresh: Fresh)
     twin.switch([])
     assert torch.equal(evaluated(twin.model, batch), evaluated(fresh("bert", shared=True).model, batch))
     assert torch.equal(evaluated(adapted.model, batch), before)
+
+
+def test_a_site_that_is_not_there_cannot_be_switched_on(fresh: Fresh) -> None:
+    adapted = adapt(fresh("bert"), AdapterSection(rank=2))
+    with pytest.raises(ValueError, match="nowhere"):
+        adapted.switch(["nowhere"])

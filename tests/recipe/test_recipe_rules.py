@@ -1,6 +1,9 @@
 """What must hold between the keys of a recipe."""
 
+import dataclasses
+
 import pytest
+import yaml
 
 CUSTOM = "model: {name: bundled:minilm}\ntask:\n  name: custom\n"
 
@@ -39,7 +42,10 @@ def test_keys_that_do_not_go_together(mistakes, text, where, key, what):
     ],
 )
 def test_keys_that_do_go_together(load, text):
-    load(text)
+    given = yaml.safe_load(text)
+    recipe = dataclasses.asdict(load(text).recipe)
+    for section, values in given.items():
+        assert {key: recipe[section][key] for key in values} == values
 
 
 def test_a_custom_task_says_where_its_data_are(mistakes):

@@ -104,3 +104,7 @@ def test_an_adapter_that_could_never_move_is_refused(bench: Bench):
     with pytest.raises(RecipeError, match=r"adapter\.trainable: A alone trains") as caught:
         workflow.plan(bench.load("adapter.trainable=A"))
     assert "command line" in str(caught.value)
+
+
+def test_all_trackers_are_whatever_is_installed(bench: Bench):
+    assert assemble(bench.load("run.trackers=[all]")).recipe.run.trackers == ["all"]

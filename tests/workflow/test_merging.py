@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 from workflow.small_runs import SEARCH, Bench, edited_json
@@ -180,3 +180,14 @@ def test_shortcuts_that_do_not_fit_are_an_error(searched: workflow.TrainResult, 
 def test_merging_is_silent(finished: workflow.TrainResult, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     workflow.merge(finished.run_dir, out=tmp_path / "merged")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_shortcut_tensor_that_is_missing_is_an_error(searched: workflow.TrainResult, tmp_path: Path):
+    """Not a shortcut that quietly adds nothing."""
+    workflow.merge(searched.run_dir, out=tmp_path / "merged")
+    path = tmp_path / "merged" / "lorakit_model.safetensors"
+    tensors = load_file(path)
+    lost = next(name for name in tensors if name.endswith(".B"))
+    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, path)
+    with pytest.raises(RunError, match=f"tensor {lost} is missing"):
+        lorakit.load(tmp_path / "merged")

@@ -62,7 +62,7 @@ def by_hand(
     return run_by_hand(pretrained.model, family, layers, batch_for(pretrained.model), lows, norm), lows
 
 
-def compare(fresh: Fresh, family: str, adapted: AdaptedModel, norm: str) -> None:
+def check_by_hand(fresh: Fresh, family: str, adapted: AdaptedModel, norm: str) -> None:
     """Equal outputs, and equal gradients on A and B of every site that is on."""
     out = last_output(adapted, batch_for(adapted.model))
     expected, lows = by_hand(fresh, family, adapted, norm)
@@ -88,13 +88,13 @@ def compare(fresh: Fresh, family: str, adapted: AdaptedModel, norm: str) -> None
 def test_fused_sums_are_those_of_the_formula(fresh: Fresh, family: str, kinds: tuple[str, ...]) -> None:
     adapted = wired(fresh, family, kinds)
     assert {(s.layer, s.role) for s in adapted.sites} == {(layer, kind) for kind in kinds for layer in PLACES[kind]}
-    compare(fresh, family, adapted, "fused")
+    check_by_hand(fresh, family, adapted, "fused")
 
 
 @pytest.mark.parametrize("family", sorted(set(BLOCKS) - {*POST_NORM, *PRE_NORM}))
 @pytest.mark.parametrize("norm", ["fused", "paper"])
 def test_every_other_family_is_wired_like_these(fresh: Fresh, family: str, norm: str) -> None:
-    compare(fresh, family, wired(fresh, family, SHORTCUTS, norm), norm)
+    check_by_hand(fresh, family, wired(fresh, family, SHORTCUTS, norm), norm)
 
 
 @pytest.mark.parametrize("family", POST_NORM)
@@ -106,7 +106,7 @@ def test_the_papers_second_norm_is_applied_whether_the_shortcut_is_on_or_off(
     adapted = wired(fresh, family, kinds, "paper")
     if off:
         adapted.switch([])
-    compare(fresh, family, adapted, "paper")
+    check_by_hand(fresh, family, adapted, "paper")
     batch = batch_for(adapted.model)
     same = torch.equal(
         evaluated(adapted.model, batch), evaluated(fresh(family, layers=LAYERS, shared=True).model, batch)
@@ -116,7 +116,7 @@ def test_the_papers_second_norm_is_applied_whether_the_shortcut_is_on_or_off(
 
 @pytest.mark.parametrize("family", PRE_NORM)
 def test_a_pre_norm_block_has_no_second_norm(fresh: Fresh, family: str) -> None:
-    compare(fresh, family, wired(fresh, family, SHORTCUTS, "paper"), "paper")
+    check_by_hand(fresh, family, wired(fresh, family, SHORTCUTS, "paper"), "paper")
 
 
 @each_family
@@ -127,7 +127,7 @@ def test_any_mixture_of_on_frozen_and_dropped(fresh: Fresh, family: str, norm: s
     for start in range(3):
         adapted.restore({name: ("on", "dropped", "frozen")[(i + start) % 3] for i, name in enumerate(names)})
         adapted.model.zero_grad()
-        compare(fresh, family, adapted, norm)
+        check_by_hand(fresh, family, adapted, norm)
 
 
 @each_family
