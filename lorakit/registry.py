@@ -71,6 +71,8 @@ class Registry(Generic[T]):
 deltas: Registry[Any] = Registry("delta", "lorakit.adapters.deltas")
 inits: Registry[Any] = Registry("init", "lorakit.adapters.inits")
 methods: Registry[Any] = Registry("adapter method", "lorakit.adapters.methods")
+blocks: Registry[Any] = Registry("block", "lorakit.adapters.blocks")
+updates: Registry[Any] = Registry("training update", "lorakit.training.updates")
 proxies: Registry[Any] = Registry("proxy", "lorakit.search.proxies")
 policies: Registry[Any] = Registry("search method", "lorakit.search.policies")
 families: Registry[Any] = Registry("model family", "lorakit.backbone.families")

@@ -6,31 +6,50 @@ that is off is simply not there, so the layer costs what the frozen backbone cos
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from lorakit import registry
-from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.anchored import Anchored
+from lorakit.adapters.delta import Delta, Shared
+from lorakit.adapters.init import Init, InitContext
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.site import Site
+from lorakit.errors import RunError
 
 DROPPED, FROZEN, ON = "dropped", "frozen", "on"
 """An adapter's states: not in the function; in it without training; in it and trained."""
+NO_STATISTICS: Mapping[str, torch.Tensor] = MappingProxyType({})
 SMALLEST_NORM = 1e-18
 """Stands in for the norm of a weight row that is zero, so that nothing is divided by zero; its square is a normal float32."""
 
 
 class Adapter(nn.Module):
-    """The adapter of one site. ``base`` is the adapted module (None on a shortcut, whose base is the identity or nothing)."""
+    """The adapter of one site. ``base`` is the adapted module (None on a shortcut, whose base is the identity or nothing).
+
+    shared: the tensors its delta has in common with other sites; statistics: what a data-driven init needs, as InitContext's
+    fields; None where the tensors are to be loaded anyway, and the init is skipped.
+    """
 
     base: nn.Module | None
+    beneath: Callable[[torch.Tensor], torch.Tensor] | None
+    originals: dict[str, nn.Parameter]
     base_squared: torch.Tensor
 
     def __init__(
-        self, site: Site, spec: AdapterSpec, rank: int, base: nn.Module | None, generator: torch.Generator | None = None
+        self,
+        site: Site,
+        spec: AdapterSpec,
+        rank: int,
+        base: nn.Module | None,
+        generator: torch.Generator | None = None,
+        *,
+        shared: Shared | None = None,
+        statistics: Mapping[str, torch.Tensor] | None = NO_STATISTICS,
     ):
         super().__init__()
         self.site = site
@@ -38,11 +57,18 @@ class Adapter(nn.Module):
         self.rank = rank
         self.scale = spec.scale_at(rank)
         self.state = DROPPED
+        self.settled: set[str] = set()  # tensors that were frozen for good during training
         self.__dict__["base"] = base  # not a child: the adapter lives inside its base
-        self.delta: Delta = registry.deltas.get(spec.delta)(site, rank)
-        weight = self.base_weight() if base is not None else None
-        generator = generator or torch.Generator().manual_seed(0)
-        registry.inits.get(spec.init)(self.delta, InitContext(weight, self.scale, generator))
+        self.__dict__["beneath"] = None  # the adapter that this one stands on, where a module has several
+        weight = self.base_weight() if self.on_weight else None
+        self.delta: Delta | Anchored = built(
+            site, spec, rank, weight, generator or torch.Generator().manual_seed(0), shared, statistics
+        )
+        if self.delta.replaces:
+            assert isinstance(base, nn.Module)
+            self.__dict__["originals"] = {name: base.get_parameter(name) for name, _ in site.parameters}
+            for name, original in self.originals.items():
+                self.delta.get_parameter(name).data.copy_(original.data)
         self.dropout = nn.Dropout(spec.dropout) if spec.dropout > 0 else nn.Identity()
         if spec.decomposition == "magnitude":
             assert weight is not None  # shortcuts never decompose: see shortcut_spec
@@ -61,7 +87,8 @@ class Adapter(nn.Module):
 
     def added(self, x: torch.Tensor) -> torch.Tensor:
         """``W x + b + s dW x``."""
-        return self.frozen_forward(x) + self.delta(self.dropout(x), self.scale)
+        base = self.frozen_forward(x)
+        return base + self.delta(self.dropout(x), self.scale).to(base.dtype)
 
     def added_in_float32(self, x: torch.Tensor) -> torch.Tensor:
         """The same where the frozen weights are kept in half precision: the adapter computes in its own dtype."""
@@ -74,21 +101,60 @@ class Adapter(nn.Module):
         factor = self.magnitude / self.row_norms()
         update = self.delta(self.dropout(x.to(self.magnitude.dtype)), self.scale)
         out = factor * (base + update)
-        bias = getattr(self.base, "bias", None)
+        bias = self.base_bias()
         if bias is not None:
             out = out + (1 - factor) * bias
         return out.to(base.dtype)
 
+    def rewritten(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer of a delta that is no sum."""
+        return cast(Delta, self.delta).layer(self, x, self.scale)
+
     def frozen_forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The adapted module's own forward."""
+        """What the module computes without this adapter."""
+        if self.beneath is not None:
+            return self.beneath(x)
         return type(self.base).forward(self.base, x)  # type: ignore[union-attr]
 
     # -- the weight, from which merging, saving and analysis are written once -----------------------------------------
+
+    @property
+    def on_weight(self) -> bool:
+        """Whether the adapted module has one weight matrix, W."""
+        return self.site.kind in ("linear", "conv1d")
 
     def base_weight(self) -> torch.Tensor:
         """The frozen W as (out x in), whatever way round the module keeps it."""
         weight: torch.Tensor = self.base.weight  # type: ignore[union-attr, assignment]
         return weight.T if self.site.kind == "conv1d" else weight
+
+    def base_bias(self) -> torch.Tensor | None:
+        """The frozen b (out,), where there is one."""
+        return getattr(self.base, "bias", None)
+
+    def effective_bias(self, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+        """b' (out,) for W and b as they were before merging."""
+        return self.delta.effective_bias(weight, bias, self.scale)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Write the effective values into the module, rounded once from float64, and leave it. RunError where that cannot be."""
+        if self.base is None or self.delta.unmergeable:
+            raise RunError(
+                f"{self.site.name} cannot be folded into a weight: {self.delta.unmergeable or 'it has none'}"
+            )
+        if self.delta.replaces:
+            for name, original in self.originals.items():
+                original.copy_(self.delta.get_parameter(name))
+        elif self.on_weight:
+            self.double()
+            weight, bias = self.base_weight(), self.base_bias()
+            wide = weight.double()
+            new_bias = self.effective_bias(wide, None if bias is None else bias.double())
+            weight.copy_(self.effective_weight(wide))
+            if bias is not None:
+                bias.copy_(new_bias)  # type: ignore[arg-type]
+        self.switch(DROPPED)
 
     def effective_weight(self, weight: torch.Tensor) -> torch.Tensor:
         """W' (out x in) for W (out x in), in W's dtype, computed in the wider one of W's and the adapter's."""
@@ -120,10 +186,12 @@ class Adapter(nn.Module):
         return (entry for entry in self.tensors() if self.spec.trains(entry[2]))
 
     def untrained(self) -> bool:
-        """Whether W' is still exactly W because role B is zero, and the magnitude is |W| (true for a fresh adapter)."""
+        """Whether the function is still exactly the frozen one's (true for a fresh adapter)."""
+        if self.delta.replaces:
+            return all(torch.equal(self.delta.get_parameter(name), p) for name, p in self.originals.items())
         if self.spec.decomposition == "magnitude" and not torch.equal(self.magnitude, self.base_squared.sqrt()):
             return False
-        return [bool(tensor.any()) for _, tensor, role in self.tensors() if role == "B"] == [False]
+        return self.delta.neutral()
 
     def freeze(self) -> None:
         """No tensor receives gradients."""
@@ -131,9 +199,14 @@ class Adapter(nn.Module):
             parameter.requires_grad_(False)
 
     def thaw(self) -> None:
-        """The trained tensors receive gradients."""
-        for _, parameter, _ in self.trained_tensors():
-            parameter.requires_grad_(True)
+        """The trained tensors receive gradients, but for those that were settled for good."""
+        for name, parameter, _ in self.trained_tensors():
+            parameter.requires_grad_(name not in self.settled)
+
+    def settle(self, name: str) -> None:
+        """Stop training the tensor ``name`` for good."""
+        self.settled.add(name)
+        {key: tensor for key, tensor, _ in self.tensors()}[name].requires_grad_(False)
 
     # -- switching ----------------------------------------------------------------------------------------------------
 
@@ -145,25 +218,110 @@ class Adapter(nn.Module):
             self.thaw()
         if self.base is None:
             return
-        if state == DROPPED:
-            self.base.__dict__.pop("forward", None)
-        elif self.spec.decomposition == "magnitude":
-            self.base.forward = self.decomposed
-        elif self.base_weight().dtype == self.delta_dtype():
-            self.base.forward = self.added
+        if self.delta.replaces:
+            for name, original in self.originals.items():
+                self.base._parameters[name] = original if state == DROPPED else self.delta.get_parameter(name)
         else:
-            self.base.forward = self.added_in_float32
+            stack(self)
+
+    def path(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The forward that stands in for the module's: closed, chosen once."""
+        if not self.delta.additive:
+            return self.rewritten
+        if self.spec.decomposition == "magnitude":
+            return self.decomposed
+        if not self.on_weight or self.base_weight().dtype == self.delta_dtype():
+            return self.added
+        return self.added_in_float32
 
     def delta_dtype(self) -> torch.dtype:
         """The dtype the adapter's tensors are kept in."""
-        return next(self.delta.parameters()).dtype
+        return next(self.delta.parameters(), torch.empty(0)).dtype
+
+
+def stack(adapter: Adapter) -> None:
+    """Give the module the forward of the adapters on it that are in the function, each standing on the one before.
+
+    Raises RunError where two are in the function at once and one of them is no plain sum: their order would matter.
+    """
+    base = adapter.base
+    assert base is not None
+    others = [child for child in base.children() if isinstance(child, Adapter)]
+    live = [a for a in (others if adapter in others else [*others, adapter]) if a.state != DROPPED]
+    if len(live) > 1 and not all(a.delta.additive and a.spec.decomposition == "none" for a in live):
+        adapter.state = DROPPED
+        adapter.freeze()
+        raise RunError(
+            f"two adapters at once on {adapter.site.name}, and one of them is no plain sum W + s dW",
+            hint="switch one of them off first",
+        )
+    base.__dict__.pop("forward", None)
+    beneath = None
+    for each in live:
+        each.__dict__["beneath"] = beneath
+        beneath = each.path()
+    if beneath is not None:
+        base.forward = beneath
+
+
+def built(
+    site: Site,
+    spec: AdapterSpec,
+    rank: int,
+    weight: torch.Tensor | None,
+    generator: torch.Generator,
+    shared: Shared | None,
+    statistics: Mapping[str, torch.Tensor] | None,
+) -> Delta | Anchored:
+    """The delta of one site at its start."""
+    delta: Delta = registry.deltas.get(spec.delta)(site, rank, dict(spec.options), shared)
+    init: Init = registry.inits.get(spec.init)
+    wide = None if weight is None else weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    delta.begin(generator)
+    delta.prepare(wide)
+    if statistics is not None:
+        init(delta, InitContext(wide, spec.scale_at(rank), generator, **statistics))
+    return Anchored(delta) if init.anchors else delta
 
 
 def count(spec: AdapterSpec, site: Site, rank: int) -> int:
-    """Trained parameters of ``site`` at ``rank``, before anything is built: the currency of every budget."""
+    """Trained parameters of ``site`` at ``rank``, before anything is built: the currency of every budget. Shared ones apart."""
+    if rank <= 0:
+        return 0
     delta: type[Delta] = registry.deltas.get(spec.delta)
-    sizes = [
-        torch.Size(shape).numel() for name, shape in delta.shapes(site, rank).items() if spec.trains(delta.roles[name])
-    ]
-    magnitude = site.out_features if spec.decomposition == "magnitude" and spec.trains("magnitude") else 0
-    return sum(sizes) + magnitude if rank > 0 else 0
+    shapes = delta.shapes(site, rank, settings(spec))
+    own = sum(torch.Size(shape).numel() for name, shape in shapes.items() if spec.trains(delta.role_of(name)))
+    return own + (site.out_features if spec.decomposition == "magnitude" and spec.trains("magnitude") else 0)
+
+
+def settings(spec: AdapterSpec) -> dict[str, Any]:
+    """The delta's own settings, defaults included."""
+    given = dict(spec.options)
+    return {name: given.get(name, option.default) for name, option in registry.deltas.get(spec.delta).options.items()}
+
+
+def shared_shapes(
+    spec: AdapterSpec, sites: Sequence[Site], rank_of: Callable[[Site], int]
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Group -> tensor -> shape, of what ``sites`` have in common."""
+    delta: type[Delta] = registry.deltas.get(spec.delta)
+    if not delta.shared_roles:
+        return {}
+    groups: dict[str, list[Site]] = {}
+    for site in sites:
+        groups.setdefault(delta.group(site), []).append(site)
+    return {
+        group: delta.shared_shapes(members, max(map(rank_of, members)), settings(spec))
+        for group, members in groups.items()
+    }
+
+
+def shared_count(spec: AdapterSpec, sites: Sequence[Site], rank_of: Callable[[Site], int]) -> int:
+    """Trained parameters that ``sites`` have in common, counted once."""
+    delta: type[Delta] = registry.deltas.get(spec.delta)
+    return sum(
+        torch.Size(shape).numel()
+        for shapes in shared_shapes(spec, sites, rank_of).values()
+        for name, shape in shapes.items()
+        if spec.trains(delta.shared_roles[name])
+    )

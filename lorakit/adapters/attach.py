@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
 
-from lorakit.adapters.adapter import DROPPED, FROZEN, ON, Adapter
+from lorakit import registry
+from lorakit.adapters.adapter import DROPPED, FROZEN, NO_STATISTICS, ON, Adapter, settings, shared_shapes
+from lorakit.adapters.block import Wiring
 from lorakit.adapters.blocks.shortcut import Shortcuts
 from lorakit.adapters.budget import spec_for
+from lorakit.adapters.delta import Delta, Shared
+from lorakit.adapters.init import InitContext
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError, RunError
 
 HEAD = "head"
+SHARED = "shared"
+NO_SITE_STATISTICS: Mapping[str, Mapping[str, torch.Tensor]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class TrainedTensor:
-    """One tensor that trains: its name as in ``state``, itself, its role (A, B, magnitude, head), its site (None for the head)."""
+    """One tensor that trains: its name as in ``state``, itself, its role (A, B, magnitude, head), its site.
+
+    The site is None for the head and for what sites share.
+    """
 
     name: str
     parameter: nn.Parameter
@@ -32,17 +43,27 @@ class TrainedTensor:
 class AdaptedModel:
     """The backbone and its adapters.
 
-    model: the transformers model; sites: all sites in order; adapters: site name -> Adapter; new_parts: names of the head's and
-    other newly initialised parameters, which always train.
+    model: the transformers model; sites: all sites in order; adapters: site name -> Adapter; shared: group -> the tensors its sites
+    have in common; new_parts: names of the head's and other newly initialised parameters, which always train; wirings: what
+    installs adapters that are no module's own.
     """
 
-    def __init__(self, backbone: Backbone, adapters: Mapping[str, Adapter], shortcuts: Shortcuts | None):
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapters: Mapping[str, Adapter],
+        shortcuts: Shortcuts | None,
+        shared: Mapping[str, Shared] | None = None,
+        wiring: Wiring | None = None,
+    ):
         self.backbone = backbone
         self.model: nn.Module = backbone.model
         self.adapters = dict(adapters)
         self.sites: list[Site] = [adapter.site for adapter in self.adapters.values()]
         self.new_parts = list(backbone.new_parts)
         self.shortcuts = shortcuts
+        self.shared = dict(shared or {})
+        self.wirings: list[Wiring] = [wired for wired in (shortcuts, wiring) if wired is not None]
         self.switch(self.adapters)
 
     def switch(self, on: Collection[str], *, off: str = "drop") -> None:
@@ -65,8 +86,12 @@ class AdaptedModel:
         """Put every adapter into its recorded state (see ``states``)."""
         for name, adapter in self.adapters.items():
             adapter.switch(states[name])
-        if self.shortcuts is not None:
-            self.shortcuts.wire()
+        for group, shared in self.shared.items():
+            users = {self.adapters[name].state: self.adapters[name] for name in self.users(group)}
+            for _, parameter, role in shared.tensors():
+                parameter.requires_grad_(ON in users and users[ON].spec.trains(role))
+        for wiring in self.wirings:
+            wiring.wire()
 
     def states(self) -> dict[str, str]:
         """Site name -> dropped, frozen or on."""
@@ -82,8 +107,17 @@ class AdaptedModel:
         """The names of the sites whose update is part of the function, trained or not."""
         return [name for name, adapter in self.adapters.items() if adapter.state != DROPPED]
 
+    def users(self, group: str) -> list[str]:
+        """The names of the sites that have this group's shared tensors in common."""
+        return [name for name, a in self.adapters.items() if a.delta.shared is self.shared[group]]
+
     def trained(self) -> Iterator[TrainedTensor]:
         """Every tensor that may train in this run, whether its site is on or off just now; the order never changes."""
+        for group, shared in self.shared.items():
+            spec = self.adapters[self.users(group)[0]].spec
+            for name, parameter, role in shared.tensors():
+                if spec.trains(role):
+                    yield TrainedTensor(f"{SHARED}.{group}.{name}", parameter, role, None)
         for site, adapter in self.adapters.items():
             for name, parameter, role in adapter.trained_tensors():
                 yield TrainedTensor(f"{site}.{name}", parameter, role, site)
@@ -98,8 +132,13 @@ class AdaptedModel:
             for site, adapter in self.adapters.items()
             for name, parameter, _ in adapter.tensors()
         }
+        shared = {
+            f"{SHARED}.{group}.{name}": parameter.detach()
+            for group, held in self.shared.items()
+            for name, parameter, _ in held.tensors()
+        }
         parameters = dict(self.model.named_parameters())
-        return tensors | {name: parameters[name].detach() for name in self.new_parts}
+        return tensors | shared | {name: parameters[name].detach() for name in self.new_parts}
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -114,9 +153,17 @@ class AdaptedModel:
             own.copy_(tensors[name])
 
     def adapter_parameters(self, sites: Iterable[str] | None = None) -> int:
-        """Trained adapter parameters of ``sites`` (those that are on, where none are given), the head not counted."""
+        """Trained adapter parameters of ``sites`` (those that are on, where none are given), the head not counted.
+
+        What sites share counts once, wherever one of its users is among them.
+        """
         chosen = set(self.on if sites is None else sites)
-        return sum(tensor.parameter.numel() for tensor in self.trained() if tensor.site in chosen)
+        used = {f"{SHARED}.{group}" for group in self.shared if chosen & set(self.users(group))}
+        return sum(
+            tensor.parameter.numel()
+            for tensor in self.trained()
+            if tensor.site in chosen or (tensor.site is None and tensor.name.rpartition(".")[0] in used)
+        )
 
     def head_parameters(self) -> int:
         """Parameters of the head and other new parts."""
@@ -131,36 +178,115 @@ def attach(
     *,
     norm: str = "fused",
     ranks: Mapping[str, int] | None = None,
-    generator_for: Callable[[Site], torch.Generator] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    block: str | None = None,
+    statistics: Mapping[str, Mapping[str, torch.Tensor]] | None = NO_SITE_STATISTICS,
+    generator_for: Callable[[str], torch.Generator] | None = None,
 ) -> AdaptedModel:
     """Build an adapter on each of ``sites`` and switch all of them on.
 
-    ranks: site name -> rank where it is not its spec's; generator_for: the init stream of a site, so that a site starts the same
-    whatever other sites there are. Raises RecipeError for a rank above what the matrix has.
+    ranks and options: site name -> rank, settings of the delta, where they are not its spec's; block: what the sites belong to where they
+    are not projections; statistics: site name -> what its init needs of training data, None where the tensors are loaded
+    afterwards; generator_for: the init stream of a site or a shared tensor by name, so that a site starts the same whatever other
+    sites there are. Raises RecipeError for a rank above what the matrix has, and for sites that the delta cannot sit on.
     """
+    sites = list(sites)
+    stream = generator_for or (lambda name: torch.Generator().manual_seed(0))
+
+    def rank_of(site: Site) -> int:
+        return (ranks or {}).get(site.name, spec_for(site, linear, shortcut).rank)
+
+    check_sites(backbone, sites, linear, shortcut, rank_of, options or {})
+    shared = share(linear, [site for site in sites if not site.is_shortcut], rank_of, stream)
     adapters: dict[str, Adapter] = {}
     for site in sites:
-        spec = spec_for(site, linear, shortcut)
-        rank = (ranks or {}).get(site.name, spec.rank)
-        check_rank(site, rank, "adapter.shortcut_rank" if site.is_shortcut else "adapter.rank")
-        base = None if site.is_shortcut else backbone.model.get_submodule(site.name)
-        adapter = Adapter(site, spec, rank, base, generator_for(site) if generator_for else None)
+        spec = spec_for(site, linear, shortcut).with_options((options or {}).get(site.name))
+        delta: type[Delta] = registry.deltas.get(spec.delta)
+        base = backbone.model.get_submodule(site.name) if site.is_module else None
+        adapter = Adapter(
+            site,
+            spec,
+            rank_of(site),
+            base,
+            stream(site.name),
+            shared=shared.get(delta.group(site)) if delta.shared_roles else None,
+            statistics=None if statistics is None else statistics.get(site.name, NO_STATISTICS),
+        )
         if base is not None:
-            base.add_module("adapter", adapter)
+            others = sum(isinstance(child, Adapter) for child in base.children())
+            base.add_module(f"adapter{others + 1 if others else ''}", adapter)
         adapters[site.name] = adapter
+    device = next(backbone.model.parameters()).device
+    for held in [*(a for a in adapters.values() if a.base is None), *shared.values()]:
+        held.to(device)
     crossing = [adapter for adapter in adapters.values() if adapter.site.is_shortcut]
-    wiring = Shortcuts(backbone.anatomy.streams, crossing, norm) if crossing else None
-    if wiring is not None:
-        device = next(backbone.model.parameters()).device
-        for adapter in crossing:
-            adapter.to(device)
-    return AdaptedModel(backbone, adapters, wiring)
+    shortcuts = Shortcuts(backbone.anatomy.streams, crossing, norm) if crossing else None
+    of_block = [adapter for adapter in adapters.values() if not adapter.site.is_shortcut]
+    wiring = registry.blocks.get(block).wiring(backbone, of_block) if block else None
+    if shared:
+        backbone.model.add_module(free_name(backbone.model, SHARED), nn.ModuleDict(shared))
+    return AdaptedModel(backbone, adapters, shortcuts, shared, wiring)
 
 
-def check_rank(site: Site, rank: int, key: str) -> None:
+def free_name(model: nn.Module, name: str) -> str:
+    """``name``, numbered where a module is called so already."""
+    taken = sum(child.startswith(name) for child, _ in model.named_children())
+    return f"{name}{taken + 1}" if taken else name
+
+
+def share(
+    spec: AdapterSpec, sites: list[Site], rank_of: Callable[[Site], int], stream: Callable[[str], torch.Generator]
+) -> dict[str, Shared]:
+    """Group -> the tensors its sites have in common, at their start."""
+    delta: type[Delta] = registry.deltas.get(spec.delta)
+    groups: dict[str, Shared] = {}
+    for group, shapes in shared_shapes(spec, sites, rank_of).items():
+        held = Shared(shapes, delta)
+        generator = stream(f"{SHARED}/{group}")
+        held.begin(generator)
+        registry.inits.get(spec.init)(held, InitContext(None, 1.0, generator))
+        groups[group] = held
+    return groups
+
+
+def check_sites(
+    backbone: Backbone,
+    sites: Sequence[Site],
+    linear: AdapterSpec,
+    shortcut: AdapterSpec,
+    rank_of: Callable[[Site], int],
+    options: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Refuse ranks that a matrix cannot have, and sites that a delta cannot sit on."""
+    for site in sites:
+        spec = spec_for(site, linear, shortcut).with_options(options.get(site.name))
+        delta: type[Delta] = registry.deltas.get(spec.delta)
+        check_rank(site, rank_of(site), "adapter.shortcut_rank" if site.is_shortcut else "adapter.rank", delta)
+        reason = delta.check(site, rank_of(site), settings(spec))
+        if not reason and site.kind not in delta.kinds:
+            reason = f"it is a {site.kind}, and '{spec.delta}' sits on {', '.join(delta.kinds)}"
+        dtype = next(backbone.model.parameters()).dtype
+        if not reason and delta.replaces and dtype != torch.float32:
+            raise RecipeError(
+                "what trains the model's own parameters needs them in float32",
+                key="model.dtype",
+                valid="float32",
+                hint="training.precision=bf16 makes it fast all the same",
+            )
+        if reason:
+            raise RecipeError(
+                Problem(
+                    f"delta '{spec.delta}' cannot sit on {site.name} ({site.out_features}x{site.in_features}): {reason}",
+                    key="adapter.targets" if spec.delta == linear.delta else "adapter.shortcuts",
+                    hint="other targets, another rank, or another method",
+                )
+            )
+
+
+def check_rank(site: Site, rank: int, key: str, delta: type[Delta] | None = None) -> None:
     """Refuse a rank that the site's matrix cannot have."""
-    limit = min(site.in_features, site.out_features)
-    if not 1 <= rank <= limit:
+    limit = (delta or registry.deltas.get("low_rank")).highest_rank(site)
+    if rank < 1 or (limit is not None and rank > limit):
         shape = f"{site.out_features}x{site.in_features}"
         raise RecipeError(
             Problem(f"rank {rank} does not fit site {site.name} ({shape})", key=key, valid=f"1 to {limit}")

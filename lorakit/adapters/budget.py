@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from lorakit.adapters.adapter import count
+from lorakit.adapters.adapter import count, shared_count
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError
@@ -19,9 +20,8 @@ DEFAULT_SHARE = 0.25
 class Budget:
     """What may be on at once.
 
-    parameters: the most adapter parameters that may train after any tick; share: of all sites' parameters, or of
-    the sites where modules are counted (1.0 = everything);
-    source: how the recipe said it, for people.
+    parameters: the most adapter parameters that may train after any tick; share: of all sites' parameters, what they share left
+    out, or of the sites where modules are counted (1.0 = everything); source: how the recipe said it, for people.
     """
 
     parameters: int
@@ -35,17 +35,30 @@ def spec_for(site: Site, linear: AdapterSpec, shortcut: AdapterSpec) -> AdapterS
 
 
 def costs(
-    sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec, ranks: Mapping[str, int] | None = None
+    sites: Sequence[Site],
+    linear: AdapterSpec,
+    shortcut: AdapterSpec,
+    ranks: Mapping[str, int] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, int]:
-    """Site name -> trained parameters at its full rank."""
-    full = ranks or {}
-    specs = [(site, spec_for(site, linear, shortcut)) for site in sites]
+    """Site name -> trained parameters of its own at its full rank; what sites share is in none of them."""
+    full, given = ranks or {}, options or {}
+    specs = [(site, spec_for(site, linear, shortcut).with_options(given.get(site.name))) for site in sites]
     return {site.name: count(spec, site, full.get(site.name, spec.rank)) for site, spec in specs}
+
+
+def shared_cost(
+    sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec, ranks: Mapping[str, int] | None = None
+) -> int:
+    """Trained parameters that sites have in common: always spent, whatever is on."""
+    members = [site for site in sites if not site.is_shortcut]
+    return shared_count(linear, members, lambda site: (ranks or {}).get(site.name, linear.rank))
 
 
 def uniform_cost(sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec, rank: int) -> int:
     """Trained parameters with every site at ``rank``."""
-    return sum(costs(sites, linear, shortcut, dict.fromkeys((site.name for site in sites), rank)).values())
+    ranks = dict.fromkeys((site.name for site in sites), rank)
+    return sum(costs(sites, linear, shortcut, ranks).values()) + shared_cost(sites, linear, shortcut, ranks)
 
 
 def resolve_budget(search: SearchSection, sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec) -> Budget:
@@ -53,7 +66,8 @@ def resolve_budget(search: SearchSection, sites: Sequence[Site], linear: Adapter
     if not sites:
         raise RecipeError("there is no site to adapt", key="adapter.targets", hint="targets such as [q, v]")
     site_costs = costs(sites, linear, shortcut)
-    everything = sum(site_costs.values())
+    common = shared_cost(sites, linear, shortcut)
+    everything = sum(site_costs.values()) + common
     if search.uniform_rank is not None:
         key, source = "search.uniform_rank", f"what rank {search.uniform_rank} costs on all {len(sites)} sites"
         parameters = uniform_cost(sites, linear, shortcut, search.uniform_rank)
@@ -63,10 +77,10 @@ def resolve_budget(search: SearchSection, sites: Sequence[Site], linear: Adapter
     else:
         share = DEFAULT_SHARE if search.enable is None else search.enable
         if search.unit == "modules":
-            return _module_budget(share, sites, site_costs)
+            return _module_budget(share, sites, site_costs, common)
         key, source = "search.enable", f"{share:.0%} of the {everything:,} parameters of all {len(sites)} sites"
         parameters = portion(share, everything)
-    cheapest = min(site_costs.values())
+    cheapest = min(site_costs.values()) + common
     if parameters < cheapest:
         raise RecipeError(
             Problem(
@@ -76,7 +90,8 @@ def resolve_budget(search: SearchSection, sites: Sequence[Site], linear: Adapter
                 hint="a larger budget, or a smaller adapter.rank",
             )
         )
-    return Budget(min(parameters, everything), min(1.0, parameters / everything), source)
+    of_sites = min(1.0, (parameters - common) / (everything - common)) if everything > common else 1.0
+    return Budget(min(parameters, everything), of_sites, source)
 
 
 def portion(share: float, total: int) -> int:
@@ -90,7 +105,7 @@ def places(share: float, sites: Sequence[Site]) -> tuple[int, int]:
     return portion(share, linear), math.floor(round(share * (len(sites) - linear), 6) + 0.5)
 
 
-def _module_budget(share: float, sites: Sequence[Site], site_costs: Mapping[str, int]) -> Budget:
+def _module_budget(share: float, sites: Sequence[Site], site_costs: Mapping[str, int], common: int) -> Budget:
     """The authors' budget counts modules; in parameters that is at most the dearest ones."""
     total = sum(places(share, sites))
     if total == 0:
@@ -98,4 +113,4 @@ def _module_budget(share: float, sites: Sequence[Site], site_costs: Mapping[str,
             Problem(f"{share:.0%} of {len(sites)} sites is not one module", key="search.enable", hint="a larger share")
         )
     dearest = sorted(site_costs.values(), reverse=True)[:total]
-    return Budget(sum(dearest), share, f"{total} of {len(sites)} modules")
+    return Budget(sum(dearest) + common, share, f"{total} of {len(sites)} modules")

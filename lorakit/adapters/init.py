@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
+from torch import nn
 
 from lorakit.adapters.delta import Delta
 
@@ -14,16 +16,44 @@ from lorakit.adapters.delta import Delta
 class InitContext:
     """What an initialisation may use.
 
-    weight: the site's frozen W (out x in), None on a shortcut; scale: the s of W + s dW; generator: the site's own stream.
+    weight: the site's frozen W (out x in), None on a shortcut; scale: the s of W + s dW; generator: the site's own stream;
+    covariance: mean of x x^T over calibration tokens (in x in), gradient: dL/dW summed over calibration batches (out x in), each only
+    for an init that ``needs`` it.
     """
 
     weight: torch.Tensor | None
     scale: float
     generator: torch.Generator
+    covariance: torch.Tensor | None = None
+    gradient: torch.Tensor | None = None
 
 
-class Initialise(Protocol):
-    """Fills the delta's tensors in place, by role. Afterwards W' must equal W, unless the file's header says otherwise."""
+class Drawable(Protocol):
+    """What has tensors to draw: a delta, or the tensors that deltas share."""
+
+    def drawn(self) -> Iterator[tuple[str, nn.Parameter, str]]:
+        """(name, parameter, role) of the tensors that have no start of their own."""
+
+
+@dataclass(frozen=True)
+class Init:
+    """An initialisation.
+
+    fill: fills the tensors that have no start of their own, in place; anchors: it starts the update away from zero, so the start is kept
+    and subtracted, W' = W + s (dW - dW at start), and the frozen weight stays the pretrained one; factors: it gives factors A and B,
+    which the delta must be able to take; needs: what of the model or of training data it looks at; name, title, summary and source
+    are for people.
+    """
+
+    name: str
+    title: str
+    summary: str
+    source: str
+    fill: Callable[[Delta, InitContext], None]
+    factors: bool = False
+    anchors: bool = False
+    needs: Literal["nothing", "weight", "covariance", "gradient"] = "nothing"
 
     def __call__(self, delta: Delta, context: InitContext) -> None:
         """Fill ``delta``."""
+        self.fill(delta, context)

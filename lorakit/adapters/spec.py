@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from lorakit import registry
-from lorakit.errors import Problem, RecipeError
+from lorakit.adapters.conflicts import conflicts, read_options
+from lorakit.adapters.delta import START
+from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
 
 SCALES: dict[str, Callable[[float, int], float]] = {
     "lora": lambda alpha, rank: alpha / rank,
     "rslora": lambda alpha, rank: alpha / math.sqrt(rank),
     "constant": lambda alpha, rank: alpha,
+    "none": lambda alpha, rank: 1.0,
 }
 """Scale rules: (alpha, rank) -> s in W' = W + s dW. LoRA (Hu et al. 2021, section 4.1); rsLoRA (Kalajdzievski 2023)."""
 
@@ -22,7 +26,10 @@ SCALES: dict[str, Callable[[float, int], float]] = {
 class Method:
     """A named preset over the axes, with what `lorakit show` tells about it.
 
-    name: what recipes call it; title: its full name; summary: one line; source: paper and section.
+    name: what recipes call it; title: its full name; summary: its formula in one line; source: paper and section; targets, rank,
+    alpha and lr: its usual values, where the recipe gives none; options: the delta's own settings; block: where it sits, for what is
+    not an update of a projection's weight; updates: what goes on during training; identity: whether a fresh model is exactly the
+    pretrained one.
     """
 
     name: str
@@ -35,6 +42,27 @@ class Method:
     trainable: str = "all"
     decomposition: str = "none"
     lr_ratio: float = 1.0
+    targets: tuple[str, ...] = ("q", "v")
+    rank: int = 8
+    alpha: float = 16.0
+    lr: float = 5e-4
+    options: tuple[tuple[str, str], ...] = ()
+    block: str | None = None
+    updates: tuple[str, ...] = ()
+    identity: bool = True
+
+    def fill(self, section: AdapterSection) -> AdapterSection:
+        """The section with this method's own targets, rank and alpha where it gives none."""
+        return replace(
+            section,
+            targets=list(self.targets) if section.targets is None else section.targets,
+            rank=self.rank if section.rank is None else section.rank,
+            alpha=self.alpha if section.alpha is None else section.alpha,
+        )
+
+    def resolve(self, section: AdapterSection) -> AdapterSpec:
+        """See ``resolve``: here for who knows methods by name only."""
+        return resolve(section)
 
 
 @dataclass(frozen=True)
@@ -50,6 +78,11 @@ class AdapterSpec:
     rank: int
     alpha: float
     dropout: float
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Options in one order, as tuples, also where they come from a file."""
+        object.__setattr__(self, "options", tuple(sorted((str(name), value) for name, value in self.options)))
 
     def scale_at(self, rank: int) -> float:
         """The factor s of the update at ``rank``."""
@@ -57,51 +90,75 @@ class AdapterSpec:
 
     def trains(self, role: str) -> bool:
         """Whether tensors of ``role`` (A, B, magnitude, ...) are trained."""
-        return self.trainable == "all" or role in self.trainable.split("+")
+        return role != START and (self.trainable == "all" or role in self.trainable.split("+"))
+
+    def with_options(self, options: Mapping[str, Any] | None) -> AdapterSpec:
+        """The same with some of the delta's settings changed (``None``: none of them)."""
+        return replace(self, options=tuple({**dict(self.options), **options}.items())) if options else self
 
 
 def resolve(section: AdapterSection) -> AdapterSpec:
-    """The linear sites' axes: the method's values, overridden by what the recipe sets.
+    """The sites' axes: the method's values, overridden by what the recipe sets.
 
-    Raises RecipeError for names that are not registered and for values that do not go together.
+    Raises RecipeError for names that are not registered and for values that do not go together, all of them at once.
     """
     method: Method = registry.methods.get(section.method)
+    section = method.fill(section)
+    assert section.rank is not None
+    assert section.alpha is not None
+    delta = section.delta or method.delta
+    own = dict(method.options) if delta == method.delta else {}
     spec = AdapterSpec(
-        delta=section.delta or method.delta,
-        init=section.init or method.init,
-        scale=section.scale or method.scale,
-        trainable=section.trainable or method.trainable,
+        delta=delta,
+        init=section.init or default_init(method, delta),
+        scale=section.scale or default_scale(method, delta),
+        trainable=section.trainable or (method.trainable if delta == method.delta else "all"),
         decomposition=section.decomposition or method.decomposition,
         lr_ratio=method.lr_ratio if section.lr_ratio is None else section.lr_ratio,
         rank=section.rank,
         alpha=section.alpha,
         dropout=section.dropout,
+        options=tuple(read_options(delta, {**own, **section.options}).items()),
     )
-    roles = set(registry.deltas.get(spec.delta).roles.values())
-    registry.inits.get(spec.init)
-    wanted = set(spec.trainable.split("+"))
-    if spec.trainable != "all" and not (wanted & roles and wanted <= roles | {"magnitude"}):
-        raise RecipeError(
-            Problem(
-                f"trainable '{spec.trainable}' does not name the tensors of delta '{spec.delta}'",
-                key="adapter.trainable",
-                valid=f"all, or of {'+'.join(sorted(roles))}, with +magnitude where there is one",
-            )
-        )
+    if problems := conflicts(spec):
+        raise RecipeError(problems)
     return spec
 
 
+def default_init(method: Method, delta: str) -> str:
+    """The method's init; with another delta than the method's, one that it can start from."""
+    if delta == method.delta:
+        return method.init
+    if not draws(delta):
+        return "nothing"
+    return method.init if method.init != "nothing" else "kaiming"
+
+
+def default_scale(method: Method, delta: str) -> str:
+    """The method's scale rule; with another delta than the method's, none where that one is no sum."""
+    return method.scale if delta == method.delta or registry.deltas.get(delta).additive else "none"
+
+
+def draws(delta: str) -> bool:
+    """Whether the delta has tensors that an init draws."""
+    kind = registry.deltas.get(delta)
+    names: Iterable[str] = {**kind.roles, **kind.shared_roles}
+    return any(name not in kind.starts for name in names)
+
+
 def shortcut_spec(section: AdapterSection) -> AdapterSpec:
-    """The shortcuts' axes: as the linear sites', with their own rank and alpha and no decomposition (there is no weight)."""
+    """The shortcuts' axes: as the linear sites', with their own rank and alpha, without what looks at a weight or is shared.
+
+    A delta that cannot sit on a shortcut leaves them to LoRA.
+    """
     spec = resolve(section)
-    return AdapterSpec(
-        delta=spec.delta,
-        init="kaiming",
-        scale=spec.scale,
-        trainable=spec.trainable,
+    delta = registry.deltas.get(spec.delta)
+    if "shortcut" not in delta.kinds or delta.shared_roles:
+        spec = resolve(AdapterSection(dropout=section.dropout, rank=spec.rank, alpha=spec.alpha))
+    return replace(
+        spec,
+        init="kaiming" if draws(spec.delta) else "nothing",
         decomposition="none",
-        lr_ratio=spec.lr_ratio,
-        rank=section.shortcut_rank or section.rank,
-        alpha=section.alpha if section.shortcut_alpha is None else section.shortcut_alpha,
-        dropout=section.dropout,
+        rank=section.shortcut_rank or spec.rank,
+        alpha=spec.alpha if section.shortcut_alpha is None else section.shortcut_alpha,
     )

@@ -19,7 +19,6 @@ from lorakit.adapters.spec import AdapterSpec
 from lorakit.artifacts.adapter_file import copy_in, read_tensors, save_tensors
 from lorakit.artifacts.files import read_json
 from lorakit.backbone.load import Backbone, quiet_transformers
-from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 
 
@@ -27,18 +26,20 @@ from lorakit.errors import RunError
 def fold(adapted: AdaptedModel) -> int:
     """Write W' into every adapted weight and take the adapters away; the number of sites folded.
 
-    Sums are made in float64 and rounded once. Shortcuts stay as they are.
+    Sums are made in float64 and rounded once. Shortcuts stay as they are. Raises RunError where an adapter cannot be folded.
     """
+    for shared in adapted.shared.values():
+        shared.double()
     folded = 0
     for adapter in adapted.adapters.values():
-        if adapter.base is None:
+        if adapter.site.is_shortcut:
             continue
         if adapter.state != DROPPED:
-            weight = adapter.base_weight()
-            weight.copy_(adapter.double().effective_weight(weight.double()))
+            adapter.fold()
             folded += 1
-        adapter.switch(DROPPED)
-        del adapter.base.adapter
+        if adapter.base is not None:
+            own = next(child for child, module in adapter.base.named_children() if module is adapter)
+            delattr(adapter.base, own)
     return folded
 
 
@@ -55,7 +56,7 @@ def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter]) -> Non
     plain = {
         name: tensor
         for name, tensor in model.state_dict().items()
-        if ".shortcuts." not in name and not name.startswith("shortcuts.")
+        if ".shortcuts." not in name and not name.startswith(("shortcuts.", "shared."))
     }
     with quiet_transformers():
         model.save_pretrained(folder, state_dict=plain)
@@ -85,19 +86,16 @@ def restore_shortcuts(backbone: Backbone, folder: Path) -> AdaptedModel:
     """The merged model of ``folder`` with its kept shortcuts wired in (``backbone`` is that folder, loaded)."""
     record: Mapping[str, Any] = read_json(folder / "lorakit.json").get("shortcuts") or {"norm": "fused", "sites": []}
     entries = {entry["name"]: entry for entry in record["sites"]}
-    sites: list[Site] = []
-    if entries:
-        roles = sorted({entry["role"] for entry in entries.values()})
-        sites = [site for site in backbone.anatomy.shortcuts(roles) if site.name in entries]
-        if len(sites) != len(entries):
-            raise RunError("the shortcuts in lorakit.json do not fit this model", where=str(folder))
-    spec = AdapterSpec(**next(iter(entries.values()))["axes"]) if entries else None
+    if not entries:
+        return AdaptedModel(backbone, {}, None)
+    roles = sorted({entry["role"] for entry in entries.values()})
+    sites = [site for site in backbone.anatomy.shortcuts(roles) if site.name in entries]
+    if len(sites) != len(entries):
+        raise RunError("the shortcuts in lorakit.json do not fit this model", where=str(folder))
+    spec = AdapterSpec(**next(iter(entries.values()))["axes"])
     ranks = {name: entry["rank"] for name, entry in entries.items()}
-    adapted = attach(backbone, sites, spec, spec, norm=record["norm"], ranks=ranks)  # type: ignore[arg-type]
-    if entries:
-        adapted.restore({name: entry["state"] for name, entry in entries.items()})
-        names = kept_names(list(adapted.adapters.values()))
-        copy_in(
-            adapted, read_tensors(folder / "lorakit_model.safetensors"), dict(zip(names, names, strict=True)), folder
-        )
+    adapted = attach(backbone, sites, spec, spec, norm=record["norm"], ranks=ranks)
+    adapted.restore({name: entry["state"] for name, entry in entries.items()})
+    names = kept_names(list(adapted.adapters.values()))
+    copy_in(adapted, read_tensors(folder / "lorakit_model.safetensors"), dict(zip(names, names, strict=True)), folder)
     return adapted

@@ -196,7 +196,8 @@ def linear_sites(layers: Sequence[tuple[str, nn.Module]], role_of: Callable[[str
             if adaptable(module):
                 name = f"{path}.{inner}" if inner else path
                 kind = "conv1d" if isinstance(module, Conv1D) else "linear"
-                sites.append(Site(name, number, role_of(inner), *shape_of(module), kind))  # type: ignore[arg-type]
+                bias = getattr(module, "bias", None) is not None
+                sites.append(Site(name, number, role_of(inner), *shape_of(module), kind, bias))  # type: ignore[arg-type]
     return sites
 
 

@@ -70,14 +70,16 @@ class Key:
 
 
 def read_key(path: str, hint: Any, default: Any, rule: Rule) -> Key:
-    """The Key of one dataclass field from its type hint: ``int``, ``Optional[int]``, ``list[str]`` or ``dict[str, int]``."""
+    """The Key of one dataclass field from its type hint: ``int``, ``list[str]`` or ``dict[str, int]``, each maybe Optional."""
     arguments = get_args(hint)
-    if get_origin(hint) is list:
-        return Key(path, arguments[0], "list", False, default, rule)
-    if get_origin(hint) is dict:
-        return Key(path, arguments[1], "mapping", False, default, rule)
     optional = NoneType in arguments
-    return Key(path, arguments[0] if optional else hint, "one", optional, default, rule)
+    if optional:
+        hint, arguments = arguments[0], get_args(arguments[0])
+    if get_origin(hint) is list:
+        return Key(path, arguments[0], "list", optional, default, rule)
+    if get_origin(hint) is dict:
+        return Key(path, arguments[1], "mapping", optional, default, rule)
+    return Key(path, hint, "one", optional, default, rule)
 
 
 @cache

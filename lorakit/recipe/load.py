@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
+from lorakit import registry
 from lorakit.errors import LorakitError, RecipeError
 from lorakit.recipe.document import SUFFIXES, missing_file, shown
 from lorakit.recipe.layers import Layer, read_file, read_overrides
@@ -79,7 +80,14 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Load
     problems.raise_if_any()
     if values.get("run.name") is None:
         values["run.name"] = loaded.name
-    return replace(loaded, recipe=build(values))
+    return replace(loaded, recipe=with_usual(build(values)))
+
+
+def with_usual(recipe: Recipe) -> Recipe:
+    """The recipe with its method's usual targets, rank, alpha and learning rate where it gives none."""
+    method = registry.methods.get(recipe.adapter.method)
+    lr = method.lr if recipe.training.lr is None else recipe.training.lr
+    return replace(recipe, adapter=method.fill(recipe.adapter), training=replace(recipe.training, lr=lr))
 
 
 def build(values: dict[str, Any]) -> Recipe:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit import registry
-from lorakit.errors import Problem
-from lorakit.recipe.keys import recipe_keys
+from lorakit.errors import LorakitError, Problem
+from lorakit.recipe.keys import recipe_keys, section_keys
 from lorakit.recipe.problems import Problems
-from lorakit.recipe.schema import CUSTOM
+from lorakit.recipe.schema import CUSTOM, AdapterSection
 from lorakit.recipe.values import UNREADABLE, written
 
+METHODS_OWN = ("adapter.targets", "adapter.rank", "adapter.alpha")
 BUDGETS = ("search.enable", "search.uniform_rank", "search.parameters")
 
 
@@ -32,7 +33,15 @@ class Draft:
         value = self.values.get(path, recipe_keys()[path].default)
         if value is UNREADABLE:
             raise UnreadableError(path)
-        return value
+        return self.usual(path) if value is None and path in METHODS_OWN else value
+
+    def usual(self, path: str) -> Any:
+        """The method's own value of a key that the recipe leaves to it."""
+        name = self.values.get("adapter.method", recipe_keys()["adapter.method"].default)
+        if name is UNREADABLE or name not in registry.methods:
+            raise UnreadableError("adapter.method")
+        value = getattr(registry.methods.get(name), path.partition(".")[2])
+        return list(value) if isinstance(value, tuple) else value
 
     def changed(self, path: str) -> bool:
         """Whether ``path`` has a readable value other than its default."""
@@ -130,21 +139,25 @@ def regex_error(pattern: str) -> str:
     return ""
 
 
-def lr_ratio_has_effect(draft: Draft) -> Iterator[Problem]:
-    """A learning rate of B over that of A needs both to train."""
-    name = draft["adapter.method"]
-    if name not in registry.methods:
+def axes_go_together(draft: Draft) -> Iterator[Problem]:
+    """The method's axes, with what the recipe changes of them, are a point of the product."""
+    if draft["adapter.method"] not in registry.methods:
         return
-    method = registry.methods.get(name)
-    trainable = draft["adapter.trainable"] or method.trainable
-    ratio = method.lr_ratio if draft["adapter.lr_ratio"] is None else draft["adapter.lr_ratio"]
-    if ratio != 1 and trainable != "all" and not {"A", "B"} <= set(trainable.split("+")):
-        path = "adapter.lr_ratio" if draft["adapter.lr_ratio"] is not None else "adapter.trainable"
-        yield draft.problem(
-            f"the learning rate of B over that of A is {ratio:g}, but only {trainable} is trained: it has no effect",
-            path,
-            "lr_ratio 1, or trainable: all",
-        )
+    section = AdapterSection(**{name: draft[f"adapter.{name}"] for name in section_keys()["adapter"]})
+    try:
+        registry.methods.get(section.method).resolve(section)
+    except LorakitError as error:
+        for problem in error.problems:
+            yield draft.problem(problem.what, problem.key or "adapter.method", problem.valid, problem.hint)
+
+
+def options_are_readable(draft: Draft) -> Iterator[Problem]:
+    """A site's own options are NAME=VALUE pairs."""
+    for site, text in draft["adapter.site_options"].items():
+        if not all(re.fullmatch(r"\w+=[^,=]+", pair) for pair in text.split(",")):
+            yield draft.problem(
+                f"'{text}' for {site} is not NAME=VALUE,NAME=VALUE", "adapter.site_options", "A=lora,B=none"
+            )
 
 
 def custom_task(draft: Draft) -> Iterator[Problem]:
@@ -194,7 +207,8 @@ RULES = (
     budget_fits,
     one_allocation,
     something_to_adapt,
-    lr_ratio_has_effect,
+    axes_go_together,
+    options_are_readable,
     custom_task,
     only_custom,
 )

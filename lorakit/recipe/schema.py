@@ -122,11 +122,20 @@ class AdapterSection:
         choices=registry.methods.names,
         also=("peft_type", "type"),
     )
-    targets: list[str] = key(
-        ["q", "v"], "roles q k v o up gate down, all, or module regexes", also=("target_modules", "modules")
+    targets: Optional[list[str]] = key(
+        None,
+        "roles q k v o up gate down, all, or module regexes; the method's own by default",
+        also=("target_modules", "modules"),
     )
-    rank: int = key(8, "rank of each adapted matrix", low=1, also=("r", "lora_r", "lora_rank"))
-    alpha: float = key(16.0, "numerator of the scale", above=0, also=("lora_alpha",))
+    rank: Optional[int] = key(
+        None,
+        "rank of each adapted matrix, or width of a bottleneck, or number of virtual tokens; the method's own by default",
+        low=1,
+        also=("r", "lora_r", "lora_rank", "num_virtual_tokens", "bottleneck"),
+    )
+    alpha: Optional[float] = key(
+        None, "numerator of the scale; the method's own by default", above=0, also=("lora_alpha",)
+    )
     dropout: float = key(0.0, "dropout on the adapter's input", low=0, below=1, also=("lora_dropout",))
     delta: Optional[str] = key(None, "the parametrisation of the update", choices=registry.deltas.names)
     init: Optional[str] = key(
@@ -134,8 +143,8 @@ class AdapterSection:
     )
     scale: Optional[str] = key(
         None,
-        "lora (alpha/r), rslora (alpha/sqrt r) or constant (alpha)",
-        choices=("lora", "rslora", "constant"),
+        "lora (alpha/r), rslora (alpha/sqrt r), constant (alpha) or none (1)",
+        choices=("lora", "rslora", "constant", "none"),
         also=("scaling",),
     )
     trainable: Optional[str] = key(
@@ -148,6 +157,10 @@ class AdapterSection:
     )
     lr_ratio: Optional[float] = key(
         None, "learning rate of B over that of A (LoRA+)", above=0, also=("loraplus_lr_ratio",)
+    )
+    options: dict[str, str] = key({}, "settings of the method's delta alone: see `lorakit show METHOD`")
+    start: Optional[str] = key(
+        None, "a run or adapter folder of the same adapter to start from", also=("init_from", "warm_start")
     )
     shortcuts: list[str] = key([], "LoRA-adapted shortcuts to add: res1 res2 in cut mid", choices=SHORTCUTS)
     shortcut_rank: Optional[int] = key(None, "rank of the shortcuts; rank by default", low=1)
@@ -163,6 +176,15 @@ class AdapterSection:
         low=1,
         also=("rank_pattern",),
     )
+    site_options: dict[str, str] = key(
+        {}, "site name -> its own options, as NAME=VALUE,NAME=VALUE. Written by `lorakit search --method glora`"
+    )
+    updates: Optional[list[str]] = key(
+        None,
+        "what goes on during training: see `lorakit list updates`; the method's own by default",
+        choices=registry.updates.names,
+    )
+    update_options: dict[str, str] = key({}, "settings of the updates: see `lorakit show UPDATE`")
 
 
 @dataclass
@@ -219,7 +241,9 @@ class TrainingSection:
     accumulate: int = key(
         1, "forward passes per optimiser step", low=1, also=("gradient_accumulation_steps", "accumulation")
     )
-    lr: float = key(5e-4, "peak learning rate of the adapters", above=0, also=("learning_rate",))
+    lr: Optional[float] = key(
+        None, "peak learning rate of the adapters; the method's usual one by default", above=0, also=("learning_rate",)
+    )
     head_lr: Optional[float] = key(None, "learning rate of the new head; lr by default", above=0)
     weight_decay: float = key(0.01, "decoupled weight decay", low=0, also=("wd",))
     schedule: str = key(

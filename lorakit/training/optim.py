@@ -19,13 +19,13 @@ def make_optimizer(adapted: AdaptedModel, training: TrainingSection) -> torch.op
 
     Tensors of role B learn ``lr_ratio`` times faster (LoRA+); the head at ``head_lr``. Vectors (magnitudes, biases, norms) do not decay.
     """
+    assert training.lr is not None
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
     for tensor in adapted.trained():
         if tensor.role == HEAD:
             lr = training.lr if training.head_lr is None else training.head_lr
         else:
-            assert tensor.site is not None
-            ratio = adapted.adapters[tensor.site].spec.lr_ratio
+            ratio = 1.0 if tensor.site is None else adapted.adapters[tensor.site].spec.lr_ratio
             lr = training.lr * (ratio if tensor.role == "B" else 1.0)
         decay = training.weight_decay if tensor.parameter.ndim > 1 else 0.0
         groups[lr, decay].append(tensor.parameter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,9 +16,10 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 
 from lorakit import registry
-from lorakit.adapters.attach import AdaptedModel, attach
-from lorakit.adapters.budget import Budget, costs, resolve_budget, spec_for
-from lorakit.adapters.spec import AdapterSpec, resolve, shortcut_spec
+from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel, attach
+from lorakit.adapters.budget import Budget, costs, resolve_budget, shared_cost, spec_for
+from lorakit.adapters.conflicts import read_options
+from lorakit.adapters.spec import AdapterSpec, Method, resolve, shortcut_spec
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, Problem, RecipeError, nearest
@@ -50,7 +51,8 @@ class Result:
 class Parts:
     """What a recipe names, loaded; adapters are attached by ``adapt``.
 
-    sites: those that get adapters; ranks: site name -> rank where it is not its spec's; budget: what may be on at once.
+    sites: those that get adapters; ranks and options: site name -> rank, settings of its delta, where they are not its spec's;
+    budget: what may be on at once.
     """
 
     recipe: Recipe
@@ -61,6 +63,13 @@ class Parts:
     shortcut: AdapterSpec
     budget: Budget
     ranks: dict[str, int] = field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def method(self) -> Method:
+        """The recipe's adapter method."""
+        method: Method = registry.methods.get(self.recipe.adapter.method)
+        return method
 
     @property
     def task(self) -> Task:
@@ -69,8 +78,13 @@ class Parts:
 
     @property
     def costs(self) -> dict[str, int]:
-        """Site name -> trained parameters at its full rank."""
-        return costs(self.sites, self.linear, self.shortcut, self.ranks)
+        """Site name -> trained parameters of its own at its full rank."""
+        return costs(self.sites, self.linear, self.shortcut, self.ranks, self.options)
+
+    @property
+    def shared_cost(self) -> int:
+        """Trained parameters that sites have in common."""
+        return shared_cost(self.sites, self.linear, self.shortcut, self.ranks)
 
     def rank_of(self, site: Site) -> int:
         """The rank the site has when it is on."""
@@ -124,18 +138,22 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         for note in backbone.notes:
             talk.info("%s", note)
         sites, ranks = choose_sites(recipe, backbone)
+        options = site_options(recipe, linear, sites)
         if recipe.search.method == "none":
-            everything = sum(costs(sites, linear, shortcut, ranks).values())
+            everything = sum(costs(sites, linear, shortcut, ranks, options).values())
+            everything += shared_cost(sites, linear, shortcut, ranks)
             budget = Budget(everything, 1.0, f"all {len(sites)} sites")
         else:
             budget = resolve_budget(recipe.search, sites, linear, shortcut)
-    return Parts(recipe, data, backbone, sites, linear, shortcut, budget, ranks)
+    return Parts(recipe, data, backbone, sites, linear, shortcut, budget, ranks, options)
 
 
 def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[str, int]]:
     """The sites of the recipe's targets and shortcuts; of these the allocation's, with their ranks, where it has one."""
     adapter, anatomy = recipe.adapter, backbone.anatomy
-    candidates = [*anatomy.select(adapter.targets), *anatomy.shortcuts(adapter.shortcuts)]
+    method: Method = registry.methods.get(adapter.method)
+    own = registry.blocks.get(method.block).sites(backbone) if method.block else anatomy.select(adapter.targets or [])
+    candidates = [*own, *anatomy.shortcuts(adapter.shortcuts)]
     if not adapter.allocation:
         return candidates, {}
     known = {site.name for site in candidates}
@@ -153,6 +171,20 @@ def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[s
         raise RecipeError(problems)
     ranks = {name: rank for name, rank in adapter.allocation.items() if rank > 0}
     return [site for site in candidates if site.name in ranks], ranks
+
+
+def site_options(recipe: Recipe, linear: AdapterSpec, sites: Sequence[Site]) -> dict[str, dict[str, Any]]:
+    """Site name -> its own settings, read from ``adapter.site_options``. Raises RecipeError for a site that is not there."""
+    known = {site.name for site in sites}
+    read = {}
+    for name, text in recipe.adapter.site_options.items():
+        if name not in known:
+            raise RecipeError(
+                Problem(f"there is no site '{name}'", key="adapter.site_options", hint=nearest(name, known))
+            )
+        pairs = dict(pair.split("=", 1) for pair in text.split(","))
+        read[name] = read_options(linear.delta, pairs, "adapter.site_options")
+    return read
 
 
 def check_precision(recipe: Recipe) -> None:
@@ -191,29 +223,26 @@ def check_trackers(recipe: Recipe) -> None:
         raise RecipeError(problems)
 
 
-def adapt(parts: Parts) -> AdaptedModel:
+def adapt(
+    parts: Parts, *, statistics: Mapping[str, Mapping[str, torch.Tensor]] | None = NO_SITE_STATISTICS
+) -> AdaptedModel:
     """Attach the adapters; each site starts from its own stream of the run's seed.
 
-    Raises RecipeError where nothing could ever move: the gradient of A is zero while B is, and B does not train.
+    statistics: site name -> what its init needs of training data (see ``calibrate``); None where the tensors are loaded afterwards.
     """
     seed = parts.recipe.run.seed
-    adapted = attach(
+    return attach(
         parts.backbone,
         parts.sites,
         parts.linear,
         parts.shortcut,
         norm=parts.recipe.adapter.shortcut_norm,
         ranks=parts.ranks,
-        generator_for=lambda site: generator(seed, f"init/{site.name}"),
+        options=parts.options,
+        block=parts.method.block,
+        statistics=statistics,
+        generator_for=lambda name: generator(seed, f"init/{name}"),
     )
-    for adapter in adapted.adapters.values():
-        if adapter.untrained() and {role for _, _, role in adapter.trained_tensors()} == {"A"}:
-            raise RecipeError(
-                f"A alone trains at {adapter.site.name}, where B starts at zero: neither would ever move",
-                key="adapter.trainable",
-                valid="all, or roles with B among them",
-            )
-    return adapted
 
 
 def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:

@@ -73,10 +73,10 @@ def plan(loaded: LoadedRecipe) -> Plan:
     ]
     return Plan(
         sites=sites,
-        adapter_parameters=sum(site_costs.values()),
+        adapter_parameters=sum(site_costs.values()) + parts.shared_cost,
         head_parameters=adapted.head_parameters(),
         model_parameters=sum(p.numel() for p in adapted.model.parameters())
-        - sum(p.numel() for adapter in adapted.adapters.values() for p in adapter.parameters()),
+        - sum(p.numel() for held in (*adapted.adapters.values(), *adapted.shared.values()) for p in held.parameters()),
         budget=parts.budget.parameters,
         budget_source=parts.budget.source,
         rows=schedule.rows,
@@ -86,7 +86,7 @@ def plan(loaded: LoadedRecipe) -> Plan:
         ticks=schedule.ticks,
         evaluations=schedule.evaluations,
         search_overhead=search_overhead(parts, schedule),
-        memory_bytes=memory(parts, sum(site_costs.values()) + adapted.head_parameters()),
+        memory_bytes=memory(parts, sum(site_costs.values()) + parts.shared_cost + adapted.head_parameters()),
         notes=notes(parts, schedule),
     )
 

@@ -145,7 +145,7 @@ def prepare(loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook])
     state = TrainState(
         total_steps=schedule.total_steps,
         steps_per_epoch=schedule.steps_per_epoch,
-        lr=recipe.training.lr,
+        lr=recipe.training.lr or 0.0,
         sites_on=len(adapted.on),
         sites_total=len(adapted.sites),
         next_tick=schedule.next_tick(0),

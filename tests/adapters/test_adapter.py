@@ -111,6 +111,7 @@ def test_a_zero_row_of_the_weight_gives_no_nan() -> None:
         adapter.delta.B.zero_()
     plain = copy.deepcopy(base)
     plain.__dict__.pop("forward")
+    adapter.switch(DROPPED)
     fresh = Adapter(adapter.site, adapter.spec, RANK, base)
     fresh.switch(ON)
     x = torch.randn(3, INSIDE)
@@ -184,7 +185,7 @@ def test_an_adapter_is_untrained_until_any_of_its_effect_moves(method: str) -> N
     [
         ({}, RANK * (INSIDE + OUTSIDE)),
         ({"trainable": "B"}, RANK * OUTSIDE),
-        ({"trainable": "A"}, RANK * INSIDE),
+        ({"trainable": "A", "init": "pissa"}, RANK * INSIDE),
         ({"decomposition": "magnitude"}, RANK * (INSIDE + OUTSIDE) + OUTSIDE),
         ({"decomposition": "magnitude", "trainable": "B"}, RANK * OUTSIDE),
         ({"decomposition": "magnitude", "trainable": "B+magnitude"}, RANK * OUTSIDE + OUTSIDE),

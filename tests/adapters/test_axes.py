@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from adapters.contract import CHECKS, Fresh, make_case
 
-from lorakit.adapters.spec import SCALES, resolve
+from lorakit.adapters.spec import SCALES, AdapterSpec, resolve
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
 from lorakit.registry import deltas, inits, methods
 
-ROLES = sorted({role for _, delta in deltas.items() for role in delta.roles.values()})
+ROLES = sorted({role for _, delta in deltas.items() for role in {**delta.roles, **delta.shared_roles}.values()})
 AXES = {
     "delta": deltas.names(),
     "init": inits.names(),
@@ -25,10 +25,16 @@ AXES = {
 
 def allowed(section: AdapterSection) -> bool:
     try:
-        resolve(section)
+        spec = resolve(section)
     except RecipeError:
         return False
-    return True
+    return sits_on_projections(section, spec)
+
+
+def sits_on_projections(section: AdapterSection, spec: AdapterSpec) -> bool:
+    """Whether the method's sites are of a kind that the delta can sit on: a recipe with others is refused as it is read on a model."""
+    of_block = methods.get(section.method).block is not None
+    return of_block == ("linear" not in deltas.get(spec.delta).kinds)
 
 
 def points() -> list[dict[str, str]]:

@@ -20,7 +20,7 @@ def test_the_method_gives_the_axes_and_the_recipe_overrides_them() -> None:
 
 def test_scales() -> None:
     values = {name: rule(6.0, 9) for name, rule in SCALES.items()}
-    assert values == {"lora": 6 / 9, "rslora": 6 / math.sqrt(9), "constant": 6.0}
+    assert values == {"lora": 6 / 9, "rslora": 6 / math.sqrt(9), "constant": 6.0, "none": 1.0}
 
 
 def test_shortcuts_have_their_own_rank_and_alpha_or_the_linear_ones() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import Delta
+from lorakit.adapters.delta import NO_OPTIONS, Delta, Options
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
 
@@ -23,12 +23,14 @@ class LowRank(Delta):
 
     roles: ClassVar = {"A": "A", "B": "B"}
     rank_axes: ClassVar = {"A": 0, "B": 1}
+    starts: ClassVar = {"B": 0.0}
     peft_names: ClassVar = {"A": "lora_A.weight", "B": "lora_B.weight"}
+    takes_factors: ClassVar = True
     A: nn.Parameter
     B: nn.Parameter
 
     @classmethod
-    def shapes(cls, site: Site, rank: int) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
         """A (rank x in), B (out x rank)."""
         return {"A": (rank, site.in_features), "B": (site.out_features, rank)}
 
@@ -36,9 +38,18 @@ class LowRank(Delta):
         """``B (scale A x)``: the scale touches rank numbers a row, not out."""
         return F.linear(F.linear(x, self.A) * scale, self.B)
 
-    def weight(self) -> torch.Tensor:
+    def dense(self) -> torch.Tensor:
         """B A (out x in)."""
         return self.B @ self.A
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """B and A."""
+        return self.B, self.A
+
+    def set_factors(self, b: torch.Tensor, a: torch.Tensor) -> None:
+        """B = b, A = a."""
+        self.B.copy_(b)
+        self.A.copy_(a)
 
     def row_norms_squared(self, weight: torch.Tensor, base_squared: torch.Tensor, scale: float) -> torch.Tensor:
         """``|W + sBA|^2 = |W|^2 + 2s <W, BA> + s^2 |BA|^2`` row by row, without building BA."""

@@ -1,22 +1,21 @@
-"""LoRA's start in its paper: A ~ N(0, 1/rank^2), everything else zero, so that dW = 0 (Hu et al. 2021, section 4.1)."""
+"""LoRA's start in its paper: A ~ N(0, 1/rank^2), B zero, so that dW = 0 (Hu et al. 2021, section 4.1)."""
 
 from __future__ import annotations
 
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.init import Init, InitContext
 from lorakit.registry import inits
 
 
 @torch.no_grad()
 def gaussian(delta: Delta, context: InitContext) -> None:
-    """Normal with standard deviation 1/rank on role A (the deviation PEFT uses), zeros elsewhere."""
-    for name, tensor, role in delta.tensors():
-        if role == "A":
-            tensor.normal_(0.0, 1.0 / tensor.shape[delta.rank_axes[name]], generator=context.generator)
-        else:
-            tensor.zero_()
+    """Normal with standard deviation 1/rank (the deviation PEFT uses) for every tensor that is drawn."""
+    for _, tensor, _ in delta.drawn():
+        tensor.normal_(0.0, 1.0 / min(tensor.shape), generator=context.generator)
 
 
-inits.register("gaussian", gaussian)
+inits.register(
+    "gaussian", Init("gaussian", "Gaussian", "A ~ N(0, 1/rank^2), B = 0", "Hu et al. 2021, section 4.1", gaussian)
+)

@@ -1,4 +1,7 @@
-"""LoRA's start in its authors' code: A ~ U(-1/sqrt(in), 1/sqrt(in)), everything else zero, so that dW = 0."""
+"""LoRA's start in its authors' code: U(-1/sqrt(n), 1/sqrt(n)) with n the number of inputs, for every tensor that is drawn at all.
+
+In LoRA that is A; B starts at zero, so that dW = 0.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,17 @@ import math
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.init import Drawable, Init, InitContext
 from lorakit.registry import inits
 
 
 @torch.no_grad()
-def kaiming(delta: Delta, context: InitContext) -> None:
-    """Kaiming-uniform with a = sqrt(5) on role A (He et al. 2015; microsoft/LoRA), zeros elsewhere."""
-    for _, tensor, role in delta.tensors():
-        if role == "A":
-            nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=context.generator)
-        else:
-            tensor.zero_()
+def kaiming(delta: Drawable, context: InitContext) -> None:
+    """Kaiming-uniform with a = sqrt(5) (He et al. 2015; microsoft/LoRA)."""
+    for _, tensor, _ in delta.drawn():
+        nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=context.generator)
 
 
-inits.register("kaiming", kaiming)
+inits.register(
+    "kaiming", Init("kaiming", "Kaiming uniform", "A ~ U(+-1/sqrt(in)), B = 0", "He et al. 2015; LoRA's code", kaiming)
+)

@@ -33,7 +33,7 @@ def test_forward_is_the_dense_product(delta: LowRank) -> None:
     x = torch.randn(2, 4, 5, dtype=torch.float64)
     dense = SCALE * torch.einsum("or,ri->oi", delta.B, delta.A)
     assert_close(delta(x, SCALE), torch.einsum("oi,bti->bto", dense, x))
-    assert_close(SCALE * delta.weight(), dense)
+    assert_close(SCALE * delta.dense(), dense)
     weight = torch.randn(7, 5, dtype=torch.float64)
     assert_close(delta.effective_weight(weight, SCALE), weight + dense)
 

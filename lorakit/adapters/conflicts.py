@@ -1,0 +1,171 @@
+"""Values of axes that do not go together, each with its reason: nothing is combined that does not commute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lorakit import registry
+from lorakit.adapters.delta import Delta, Option
+from lorakit.adapters.init import Init
+from lorakit.errors import Problem, RecipeError, nearest
+
+if TYPE_CHECKING:
+    from lorakit.adapters.spec import AdapterSpec
+
+MAGNITUDE = "magnitude"
+
+
+def conflicts(spec: AdapterSpec) -> list[Problem]:
+    """Everything about ``spec`` that does not go together. Raises UsageError for names that are not registered."""
+    delta: type[Delta] = registry.deltas.get(spec.delta)
+    init: Init = registry.inits.get(spec.init)
+    return [problem for rule in RULES for problem in rule(spec, delta, init)]
+
+
+def roles_of(delta: type[Delta]) -> set[str]:
+    """The roles that the delta's tensors play, those of shared ones included."""
+    return {*delta.roles.values(), *delta.shared_roles.values()}
+
+
+def trainable_names_roles(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
+    """What is to train must be there."""
+    roles, wanted = roles_of(delta), set(spec.trainable.split("+"))
+    if spec.trainable != "all" and not (wanted & roles and wanted <= roles | {MAGNITUDE}):
+        yield Problem(
+            f"trainable '{spec.trainable}' does not name the tensors of delta '{spec.delta}'",
+            key="adapter.trainable",
+            valid=f"all, or of {'+'.join(sorted(roles))}, with +magnitude where there is one",
+        )
+
+
+def nothing_is_stuck(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
+    """A factor that starts at zero and never trains keeps the whole update at zero."""
+    stuck = "" if init.anchors else delta.stuck(spec.trains)
+    if stuck and set(spec.trainable.split("+")) & roles_of(delta):
+        yield Problem(
+            f"'{stuck}' starts at zero and does not train with trainable '{spec.trainable}': the update would stay zero",
+            key="adapter.trainable",
+            valid=f"all, or roles with {dict(**delta.roles, **delta.shared_roles)[stuck]} among them",
+        )
+
+
+def magnitude_needs_a_sum(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
+    """DoRA normalises W + s dW: there must be such a sum."""
+    if spec.decomposition == MAGNITUDE and not delta.additive:
+        yield Problem(
+            f"delta '{spec.delta}' is no sum W + s dW that a magnitude could normalise",
+            key="adapter.decomposition",
+            valid="none",
+        )
+
+
+def dropout_needs_a_branch(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
+    """Dropout acts on the adapter's own branch; what rewrites the layer itself has none."""
+    if spec.dropout > 0 and not delta.additive:
+        yield Problem(
+            f"delta '{spec.delta}' has no branch of its own to drop inputs of", key="adapter.dropout", valid="0"
+        )
+
+
+def scale_needs_a_sum(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
+    """A scale multiplies an additive update."""
+    if spec.scale != "none" and not delta.additive:
+        yield Problem(
+            f"delta '{spec.delta}' has no update that a scale could multiply", key="adapter.scale", valid="none"
+        )
+
+
+def init_has_something_to_draw(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
+    """An init without anything to draw would be silently without effect, and what is to be drawn must be."""
+    draws = any(name not in delta.starts for name in {**delta.roles, **delta.shared_roles})
+    if not draws and init.name != "nothing":
+        yield Problem(
+            f"every tensor of delta '{spec.delta}' has a start of its own: init '{spec.init}' would have no effect",
+            key="adapter.init",
+            valid="nothing",
+        )
+    if draws and init.name == "nothing":
+        yield Problem(f"delta '{spec.delta}' has tensors to draw", key="adapter.init", valid="kaiming, gaussian, ...")
+
+
+def init_fits_the_delta(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
+    """An init that gives factors needs a delta that takes them."""
+    if init.factors and not delta.takes_factors:
+        takers = [name for name, kind in registry.deltas.items() if kind.takes_factors]
+        yield Problem(
+            f"init '{spec.init}' gives factors B and A, which delta '{spec.delta}' cannot take",
+            key="adapter.init",
+            valid=f"another init, or a delta of {', '.join(takers)}",
+        )
+
+
+def ratio_has_both(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
+    """A learning rate of B over that of A needs both to train."""
+    if spec.lr_ratio != 1 and not all(role in roles_of(delta) and spec.trains(role) for role in ("A", "B")):
+        yield Problem(
+            f"the learning rate of B over that of A is {spec.lr_ratio:g}, but delta '{spec.delta}' with trainable "
+            f"'{spec.trainable}' does not train both: it has no effect",
+            key="adapter.lr_ratio",
+            valid="1",
+        )
+
+
+RULES: tuple[Callable[[AdapterSpec, type[Delta], Init], Iterator[Problem]], ...] = (
+    trainable_names_roles,
+    nothing_is_stuck,
+    magnitude_needs_a_sum,
+    dropout_needs_a_branch,
+    scale_needs_a_sum,
+    init_has_something_to_draw,
+    init_fits_the_delta,
+    ratio_has_both,
+)
+
+
+def read_options(delta: str, given: Mapping[str, str], key: str = "adapter.options") -> dict[str, Any]:
+    """The delta's own settings as their types. Raises RecipeError for names and values it does not have."""
+    known: Mapping[str, Option] = registry.deltas.get(delta).options
+    problems: list[Problem] = []
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in known:
+            problems.append(
+                Problem(
+                    f"delta '{delta}' has no option '{name}'",
+                    key=key,
+                    valid=", ".join(known) or "it has none",
+                    hint=nearest(name, list(known)),
+                )
+            )
+            continue
+        value = read_option(known[name], str(text))
+        if value is None:
+            problems.append(Problem(f"{name}: {text} cannot be used here", key=key, valid=valid_option(known[name])))
+        else:
+            values[name] = value
+    if problems:
+        raise RecipeError(problems)
+    return values
+
+
+def read_option(option: Option, text: str) -> int | float | str | None:
+    """The value as the option's type, or None where it is not one."""
+    if isinstance(option.default, str):
+        return text if not option.choices or text in option.choices else None
+    try:
+        value = type(option.default)(text)
+    except ValueError:
+        return None
+    inside = (option.low is None or value >= option.low) and (option.high is None or value <= option.high)
+    return value if inside else None
+
+
+def valid_option(option: Option) -> str:
+    """What the option may be, in words."""
+    if option.choices:
+        return ", ".join(option.choices)
+    noun = {int: "a whole number", float: "a number", str: "text"}[type(option.default)]
+    low = "" if option.low is None else f" at least {option.low:g}"
+    high = "" if option.high is None else f" at most {option.high:g}"
+    return noun + low + high

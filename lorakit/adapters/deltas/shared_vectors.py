@@ -1,0 +1,83 @@
+"""Vectors around two random matrices that all sites share (VeRA: Kopiczko et al. 2024, section 3).
+
+dW = diag(b) B diag(d) A        A: rank x in, B: out x rank shared; d: rank, b: out of the site's own
+
+The shared A is as wide, and the shared B as tall, as the largest site; a site takes the first columns and rows of them.
+Both are kaiming-uniform with gain sqrt(2), as in PEFT; d starts at 0.1 and b at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lorakit.adapters.delta import NO_OPTIONS, Delta, Options, Shared
+from lorakit.backbone.site import Site
+from lorakit.registry import deltas
+
+D_START = 0.1
+
+
+def fan_in_uniform(tensor: torch.Tensor, generator: torch.Generator) -> None:
+    """U(+-sqrt(6 / n)) with n the number of inputs (He et al. 2015)."""
+    nn.init.kaiming_uniform_(tensor, generator=generator)
+
+
+class SharedVectors(Delta):
+    """dW = diag(b) B diag(d) A with A and B shared by all sites."""
+
+    roles: ClassVar = {"d": "vector", "b": "vector"}
+    rank_axes: ClassVar = {"d": 0}
+    starts: ClassVar = {"d": D_START, "b": 0.0, "A": fan_in_uniform, "B": fan_in_uniform}
+    shared_roles: ClassVar = {"A": "A", "B": "B"}
+    kinds: ClassVar = ("linear", "conv1d")
+    shared: Shared
+    d: nn.Parameter
+    b: nn.Parameter
+
+    @classmethod
+    def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
+        """d (rank), b (out)."""
+        return {"d": (rank,), "b": (site.out_features,)}
+
+    @classmethod
+    def shared_shapes(
+        cls, sites: Sequence[Site], rank: int, options: Options = NO_OPTIONS
+    ) -> dict[str, tuple[int, ...]]:
+        """A (rank x widest in), B (tallest out x rank)."""
+        return {
+            "A": (rank, max(site.in_features for site in sites)),
+            "B": (max(site.out_features for site in sites), rank),
+        }
+
+    @classmethod
+    def highest_rank(cls, site: Site) -> int | None:
+        """Any: the matrices are random, and more of them help."""
+        return None
+
+    def matrices(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """This site's part of the shared B and A."""
+        b = self.shared.get_parameter("B")[: self.site.out_features, : self.rank]
+        return b, self.shared.get_parameter("A")[: self.rank, : self.site.in_features]
+
+    def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        """``b * B (scale d * A x)``."""
+        wide, thin = self.matrices()
+        return F.linear(F.linear(x, thin) * (scale * self.d), wide) * self.b
+
+    def dense(self) -> torch.Tensor:
+        """diag(b) B diag(d) A (out x in)."""
+        wide, thin = self.matrices()
+        return (self.b[:, None] * wide * self.d) @ thin
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """diag(b) B diag(d), and A."""
+        wide, thin = self.matrices()
+        return self.b[:, None] * wide * self.d, thin
+
+
+deltas.register("shared_vectors", SharedVectors)

@@ -1,0 +1,38 @@
+"""PiSSA's start: the first singular triplets of W (Meng et al. 2024, arXiv 2404.02948, section 3).
+
+W = U S V^T        A = sqrt(S_r / s) V_r^T,  B = U_r sqrt(S_r / s)        so that s B A is W's best approximation of rank r
+
+The scale s is divided out; the start is subtracted (``lorakit.adapters.anchored``), so W stays in place.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lorakit.adapters.delta import Delta
+from lorakit.adapters.init import Init, InitContext
+from lorakit.registry import inits
+
+
+@torch.no_grad()
+def pissa(delta: Delta, context: InitContext) -> None:
+    """Factors from the ``delta.rank`` largest singular values."""
+    assert context.weight is not None
+    u, s, v = torch.linalg.svd(context.weight, full_matrices=False)
+    root = (s[: delta.rank] / context.scale).sqrt()
+    delta.set_factors(u[:, : delta.rank] * root, root[:, None] * v[: delta.rank])
+
+
+inits.register(
+    "pissa",
+    Init(
+        "pissa",
+        "PiSSA",
+        "s B A = the first r singular triplets of W",
+        "Meng et al. 2024, section 3",
+        pissa,
+        factors=True,
+        anchors=True,
+        needs="weight",
+    ),
+)

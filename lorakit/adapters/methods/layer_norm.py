@@ -1,0 +1,23 @@
+"""LayerNorm tuning: the norms' own weights and biases, and nothing else (Zhao et al. 2023, arXiv 2312.11420).
+
+2 width parameters a norm (width where it has no bias). Already merged.
+When to use it: as the cheapest baseline that moves anything inside the model.
+"""
+
+from lorakit.adapters.spec import Method
+from lorakit.registry import methods
+
+methods.register(
+    "layer_norm",
+    Method(
+        name="layer_norm",
+        title="LayerNorm tuning",
+        summary="the norms' weights and biases",
+        source="Zhao et al. 2023, arXiv 2312.11420",
+        delta="own_parameters",
+        init="nothing",
+        scale="none",
+        block="norms",
+        lr=0.001,
+    ),
+)

@@ -1,0 +1,21 @@
+"""TriLoRA: a compact SVD form with three trainable factors (Feng et al. 2024, arXiv 2405.11236).
+
+    dW = B diag(g) A        A: rank x in and B: out x rank drawn alike, g: rank, starts at 0
+
+rank (in + out) + rank parameters a site. Merges exactly. AdaLoRA's form without its allocation.
+When to use it: as the starting point of methods that prune or weigh single ranks.
+"""
+
+from lorakit.adapters.spec import Method
+from lorakit.registry import methods
+
+methods.register(
+    "trilora",
+    Method(
+        name="trilora",
+        title="TriLoRA",
+        summary="dW = B diag(g) A, g = 0 at start",
+        source="Feng et al. 2024, arXiv 2405.11236",
+        delta="diagonal",
+    ),
+)
