@@ -219,8 +219,7 @@ class Adapter(nn.Module):
         if self.base is None:
             return
         if self.delta.replaces:
-            for name, original in self.originals.items():
-                self.base._parameters[name] = original if state == DROPPED else self.delta.get_parameter(name)
+            replace_parameters(self)
         else:
             stack(self)
 
@@ -237,6 +236,23 @@ class Adapter(nn.Module):
     def delta_dtype(self) -> torch.dtype:
         """The dtype the adapter's tensors are kept in."""
         return next(self.delta.parameters(), torch.empty(0)).dtype
+
+
+def replace_parameters(adapter: Adapter) -> None:
+    """Put the adapter's copies in the module's own parameters' place, or give it those back. RunError where another's are there."""
+    assert adapter.base is not None
+    held, originals = adapter.base._parameters, adapter.originals
+    own = {name: adapter.delta.get_parameter(name) for name in originals}
+    if any(held[name] is not originals[name] and held[name] is not own[name] for name in originals):
+        if adapter.state == DROPPED:
+            return
+        adapter.state = DROPPED
+        adapter.freeze()
+        raise RunError(
+            f"two adapters at once on {adapter.site.name}, and both stand in for its own parameters",
+            hint="switch one of them off first",
+        )
+    held.update(originals if adapter.state == DROPPED else own)
 
 
 def stack(adapter: Adapter) -> None:

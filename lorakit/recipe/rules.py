@@ -15,6 +15,10 @@ from lorakit.recipe.schema import CUSTOM, AdapterSection
 from lorakit.recipe.values import UNREADABLE, written
 
 METHODS_OWN = ("adapter.targets", "adapter.rank", "adapter.alpha")
+AXES = tuple(
+    f"adapter.{axis}"
+    for axis in ("method", "dropout", "options", "delta", "init", "scale", "decomposition", "lr_ratio", "trainable")
+)
 BUDGETS = ("search.enable", "search.uniform_rank", "search.parameters")
 
 
@@ -148,7 +152,13 @@ def axes_go_together(draft: Draft) -> Iterator[Problem]:
         registry.methods.get(section.method).resolve(section)
     except LorakitError as error:
         for problem in error.problems:
-            yield draft.problem(problem.what, problem.key or "adapter.method", problem.valid, problem.hint)
+            yield draft.problem(problem.what, at_fault(draft, problem.key), problem.valid, problem.hint)
+
+
+def at_fault(draft: Draft, key: str) -> str:
+    """The key to point at: the one that the problem names where the recipe gives it, else the axis that the recipe does give."""
+    given = [path for path in AXES if draft.values.get(path) is not None]
+    return key if key in given or not given else given[-1]
 
 
 def options_are_readable(draft: Draft) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from lorakit.errors import RecipeError, RunError
 from lorakit.recipe.schema import AdapterSection
 
 FAMILIES = ("bert", "gpt2", "llama", "opt_postnorm")
+EXACT_IN_DOUBLE = ("bert", "gpt2")  # no RMSNorm, and no kinks as ReLU has
 RANK, ALPHA = 3, 5.0  # alpha / rank is no round number, so that no scale is forgotten
 Formula = Callable[[int, int, int], int] | Callable[[Site], int]
 SharedFormula = Callable[[int, list[Site]], int]
@@ -48,6 +49,7 @@ class Case:
     shared: SharedFormula | None
     method: Method
     rank: int
+    section: AdapterSection
 
     @property
     def kind(self) -> type[Delta]:
@@ -93,7 +95,9 @@ def make_case(
 
     batch = batch_for(pretrained.model)
     method = registry.methods.get(section.method)
-    return Case(pretrained.model, again(0), resolve(section), again, batch, parameters, shared, method, section.rank)
+    return Case(
+        pretrained.model, again(0), resolve(section), again, batch, parameters, shared, method, section.rank, section
+    )
 
 
 def adapt(
@@ -404,6 +408,75 @@ def near(out: torch.Tensor, exact: torch.Tensor) -> bool:
     return bool((out.float() - exact).abs().max() <= 0.1 * exact.abs().max())
 
 
+def check_gradients(case: Case) -> None:
+    """In double precision, each trained tensor's gradient along a random direction is what finite differences say.
+
+    A magnitude's norm is outside the graph on purpose, so there the two differ; RMSNorm computes in float32 whatever it is given.
+    """
+    if case.spec.decomposition == "magnitude" or case.adapted.backbone.anatomy.family not in EXACT_IN_DOUBLE:
+        return
+    disturb(case.adapted)
+    model, step = case.adapted.model.double(), 1e-5
+    backward(model, case.batch)
+    generator = torch.Generator().manual_seed(8)
+    weights = torch.arange(1, 7, dtype=torch.float64).reshape(2, 3)
+    for tensor in case.adapted.trained():
+        direction = torch.randn(tensor.parameter.shape, generator=generator, dtype=torch.float64)
+        values = []
+        for sign in (1, -2):
+            with torch.no_grad():
+                tensor.parameter.add_(sign * step * direction)
+            values.append((evaluated(model, case.batch) * weights).sum())
+        with torch.no_grad():
+            tensor.parameter.add_(step * direction)
+        expected = (values[0] - values[1]) / (2 * step)
+        assert_close((tensor.parameter.grad * direction).sum(), expected, rtol=1e-4, atol=1e-6, msg=tensor.name)
+
+
+def check_checkpointing(case: Case) -> None:
+    """With gradient checkpointing, in training mode, the gradients are the same."""
+    disturb(case.adapted)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            case.adapted.model.gradient_checkpointing_enable({"use_reentrant": False})
+        case.adapted.model.train().zero_grad()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(4)
+            backward(case.adapted.model, case.batch)
+        gradients.append({tensor.name: tensor.parameter.grad.clone() for tensor in case.adapted.trained()})
+    assert_close(gradients[1], gradients[0])
+
+
+def check_side_by_side(case: Case) -> None:
+    """A second adapter on the same model: each alone as if the other were not there, and both together where sums commute."""
+    first, section = case.adapted, replace(case.section)
+    first.switch([])
+    second = adapt(first.backbone, section, seed=7)
+    disturb(second)
+    second_alone = evaluated(second.model, case.batch)
+    second.switch([])
+    first.switch(first.adapters)
+    disturb(first, seed=6)
+    first_alone = evaluated(first.model, case.batch)
+    assert not torch.equal(first_alone, second_alone)
+    if case.method.block and not case.kind.replaces:
+        return  # virtual tokens of two adapters: their order is nobody's
+    if not case.kind.additive or case.spec.decomposition == "magnitude":
+        with pytest.raises(RunError, match="two adapters at once"):
+            second.switch(second.adapters)
+        second.switch([])
+    else:
+        second.switch(second.adapters)
+        both = evaluated(second.model, case.batch)
+        assert_close(both, evaluated(merged(merged(case.pretrained, first), second), case.batch), rtol=1e-4, atol=1e-5)
+        first.switch([])
+        assert torch.equal(evaluated(first.model, case.batch), second_alone)
+        second.switch([])
+    first.switch(first.adapters)
+    assert torch.equal(evaluated(first.model, case.batch), first_alone)
+
+
 CHECKS = (
     check_identity,
     check_merge,
@@ -417,4 +490,7 @@ CHECKS = (
     check_copy,
     check_autocast,
     check_half_precision,
+    check_gradients,
+    check_checkpointing,
+    check_side_by_side,
 )

@@ -1,4 +1,4 @@
-"""The contract at every registered method, and at every two values of two axes together."""
+"""Every two values of two axes together: the contract where they are a point of the product, a reason where they are not."""
 
 from __future__ import annotations
 
@@ -6,13 +6,33 @@ import itertools
 from pathlib import Path
 
 import pytest
-from adapters.contract import CHECKS, Fresh, make_case
+from adapters.contract import (
+    Fresh,
+    check_autocast,
+    check_counts,
+    check_drop,
+    check_identity,
+    check_merge,
+    check_round_trip,
+    check_training,
+    make_case,
+)
 
-from lorakit.adapters.spec import SCALES, AdapterSpec, resolve
+from lorakit.adapters.spec import SCALES, AdapterSpec, Method, default_init, resolve
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
 from lorakit.registry import deltas, inits, methods
 
+CHECKS = (
+    check_identity,
+    check_merge,
+    check_training,
+    check_counts,
+    check_drop,
+    check_round_trip,
+    check_autocast,
+)
+PLACED = {method.delta: method.name for _, method in methods.items() if method.block}
 ROLES = sorted({role for _, delta in deltas.items() for role in {**delta.roles, **delta.shared_roles}.values()})
 AXES = {
     "delta": deltas.names(),
@@ -23,34 +43,58 @@ AXES = {
 }
 
 
-def allowed(section: AdapterSection) -> bool:
+def section(**axes: str) -> AdapterSection:
+    """LoRA with these axes; a delta that no projection takes comes with a method that knows its place, and with its usual settings."""
+    usual = next((m for _, m in methods.items() if m.delta == axes.get("delta")), None)
+    method = PLACED.get(axes.get("delta", ""), "lora")
+    return AdapterSection(method=method, options=dict(usual.options) if usual else {}, **axes)  # type: ignore[arg-type]
+
+
+def pairs() -> list[dict[str, str]]:
+    """All pairs of values of two axes."""
+    return [
+        {one: a, two: b}
+        for (one, ones), (two, twos) in itertools.combinations(AXES.items(), 2)
+        for a in ones
+        for b in twos
+    ]
+
+
+def spec_of(axes: dict[str, str]) -> AdapterSpec | None:
+    """The point of the product, or None where it is refused."""
     try:
-        spec = resolve(section)
+        return resolve(section(**axes))
     except RecipeError:
-        return False
-    return sits_on_projections(section, spec)
-
-
-def sits_on_projections(section: AdapterSection, spec: AdapterSpec) -> bool:
-    """Whether the method's sites are of a kind that the delta can sit on: a recipe with others is refused as it is read on a model."""
-    of_block = methods.get(section.method).block is not None
-    return of_block == ("linear" not in deltas.get(spec.delta).kinds)
+        return None
 
 
 def points() -> list[dict[str, str]]:
-    """Every method with every value of one axis, and every pair of values of two axes over LoRA; what is refused left out."""
-    chosen = [{"method": method} for method in methods.names()]
-    chosen += [{"method": method, axis: value} for method in methods.names() for axis in AXES for value in AXES[axis]]
-    for (one, ones), (two, twos) in itertools.combinations(AXES.items(), 2):
-        chosen += [{one: a, two: b} for a in ones for b in twos]
-    by_axes = {resolve(AdapterSection(**point)): point for point in chosen if allowed(AdapterSection(**point))}
-    return list(by_axes.values())
+    """One pair for each point of the product."""
+    return list({spec: axes for axes in pairs() if (spec := spec_of(axes)) is not None}.values())
 
 
-@pytest.mark.parametrize("point", points(), ids=lambda point: "-".join(point.values()))
-def test_every_point_of_the_product_keeps_the_contract(point: dict[str, str], fresh: Fresh) -> None:
+@pytest.mark.parametrize("axes", points(), ids=lambda axes: "-".join(axes.values()))
+def test_every_point_of_the_product_keeps_the_contract(axes: dict[str, str], fresh: Fresh) -> None:
     for check in CHECKS:
-        check(make_case(fresh, "gpt2", AdapterSection(**point)))
+        check(make_case(fresh, "gpt2", section(**axes)))
+
+
+def test_every_refusal_has_its_reason() -> None:
+    refused = [axes for axes in pairs() if spec_of(axes) is None]
+    assert len(refused) > len(AXES)
+    for axes in refused:
+        with pytest.raises(RecipeError) as caught:
+            resolve(section(**axes))
+        assert all(problem.key.startswith("adapter.") and problem.valid for problem in caught.value.problems), axes
+
+
+def test_every_parametrisation_meets_every_kind_of_start_and_magnitude() -> None:
+    met = {(spec.delta, spec.init) for axes in points() if (spec := spec_of(axes))}
+    for name, delta in deltas.items():
+        lora: Method = methods.get("lora")
+        takers = {init for init, entry in inits.items() if init != "nothing" and (delta.takes_factors or not entry.factors)}
+        draws = default_init(lora, name) != "nothing"
+        assert {init for of, init in met if of == name} == (takers if draws else {"nothing"}), name
 
 
 def test_every_registered_method_has_its_own_contract_test() -> None:

@@ -1,12 +1,13 @@
 """Reading, extending, overriding, finding, writing."""
 
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
 
 import lorakit.recipe.load as loading
+from lorakit import registry
 from lorakit.errors import DataError, Problem, RecipeError, RunError
 from lorakit.recipe.keys import recipe_keys
 from lorakit.recipe.load import LoadedRecipe, find_recipe, load_recipe
@@ -37,6 +38,9 @@ def test_defaults_are_the_schema_s(load):
     loaded = load("adapter:\nsearch: {}\n")
     expected = Recipe()
     expected.model.name, expected.task.name, expected.run.name = "bundled:minilm", "mrpc", "mine"
+    usual = registry.methods.get("lora")
+    expected.adapter = replace(expected.adapter, targets=["q", "v"], rank=8, alpha=16.0)
+    expected.training = replace(expected.training, lr=usual.lr)
     assert loaded.recipe == expected
     assert (loaded.name, loaded.path) == ("mine", Path("mine.yaml"))
 
@@ -204,6 +208,8 @@ def test_to_yaml_spells_out_every_key(load):
 def test_a_loaded_recipe_can_be_made_from_python(folder):
     recipe = Recipe()
     recipe.model.name, recipe.task.name, recipe.run.name = "x", "mrpc", "p"
+    recipe.adapter = replace(recipe.adapter, targets=["k"], rank=3, alpha=1.0)
+    recipe.training.lr = 0.1
     Path("p.yaml").write_text(LoadedRecipe(recipe, "p", Path("p.yaml")).to_yaml())
     assert load_recipe("p.yaml").recipe == recipe
 

@@ -15,8 +15,8 @@ RULES = [
     ("search: {uniform_rank: 2, preset: paper}", "mine.yaml:3", "search.uniform_rank", "but search.unit is modules"),
     ("search: {method: heterolora}\nadapter:\n  allocation: {a: 8}", "mine.yaml:5", "adapter.allocation",
      "gives the ranks that search.method 'heterolora' (mine.yaml:3) is to find"),
-    ("adapter:\n  lr_ratio: 16\n  trainable: B", "mine.yaml:4", "adapter.lr_ratio", "is trained: it has no effect"),
-    ("adapter: {lr_ratio: 4, method: lora_fa}", "mine.yaml:3", "adapter.lr_ratio", "is trained: it has no effect"),
+    ("adapter:\n  lr_ratio: 16\n  trainable: B", "mine.yaml:4", "adapter.lr_ratio", "does not train both: it has no effect"),
+    ("adapter: {lr_ratio: 4, method: lora_fa}", "mine.yaml:3", "adapter.lr_ratio", "does not train both: it has no effect"),
     ("adapter:\n  method: lora_plus\n  trainable: B", "mine.yaml:5", "adapter.trainable", "it has no effect"),
     ("adapter: {targets: []}", "mine.yaml:3", "adapter.targets", "nothing would be adapted"),
 ]  # fmt: skip

@@ -101,7 +101,7 @@ def test_one_process_may_use_several_precisions(bench: Bench):
 
 
 def test_an_adapter_that_could_never_move_is_refused(bench: Bench):
-    with pytest.raises(RecipeError, match=r"adapter\.trainable: A alone trains") as caught:
+    with pytest.raises(RecipeError, match=r"adapter\.trainable: 'B' starts at zero and does not train") as caught:
         workflow.plan(bench.load("adapter.trainable=A"))
     assert "command line" in str(caught.value)
 
