@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 
 from lorakit import registry
-from lorakit.adapters.spec import resolve
 from lorakit.cli.app import main
-from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import Registry
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"<!-- (run|file: (?P<file>\S+)) -->\n```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)
@@ -79,15 +76,6 @@ def test_the_marked_blocks_run_in_their_order(tmp_path, monkeypatch, capsys):
 def test_the_tables_name_everything_registered(kind):
     named = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
     assert set(getattr(registry, kind).names()) <= named
-
-
-def test_the_example_of_a_method_is_one(monkeypatch):
-    registry.methods.names()  # the real entries go to the real registry before it is exchanged
-    monkeypatch.setattr(registry, "methods", Registry("adapter method", "lorakit.adapters.methods"))
-    (example,) = re.findall(r"<!-- method -->\n```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
-    assert registry.methods.names() == ["fixed_a"]
-    assert resolve(AdapterSection(method="fixed_a")).trainable == "B"
 
 
 def test_every_command_is_spoken_of():

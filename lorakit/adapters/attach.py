@@ -225,6 +225,7 @@ def attach(
     wiring = registry.blocks.get(block).wiring(backbone, of_block) if block else None
     if shared:
         backbone.model.add_module(free_name(backbone.model, SHARED), nn.ModuleDict(shared))
+    backbone.model.train(backbone.model.training)  # what was added is in the model's mode
     return AdaptedModel(backbone, adapters, shortcuts, shared, wiring)
 
 

@@ -41,12 +41,16 @@ def trainable_names_roles(spec: AdapterSpec, delta: type[Delta], init: Init) -> 
 
 def nothing_is_stuck(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
     """A factor that starts at zero and never trains keeps the whole update at zero."""
-    stuck = "" if init.anchors else delta.stuck(spec.trains)
+    roles = {**delta.roles, **delta.shared_roles}
+    if init.zero and delta.takes_factors:  # all factors are given, so that nothing else starts at zero
+        stuck = next((name for name, role in roles.items() if role == init.zero and not spec.trains(role)), "")
+    else:
+        stuck = "" if init.anchors else delta.stuck(spec.trains)
     if stuck and set(spec.trainable.split("+")) & roles_of(delta):
         yield Problem(
             f"'{stuck}' starts at zero and does not train with trainable '{spec.trainable}': the update would stay zero",
             key="adapter.trainable",
-            valid=f"all, or roles with {dict(**delta.roles, **delta.shared_roles)[stuck]} among them",
+            valid=f"all, or roles with {roles[stuck]} among them",
         )
 
 

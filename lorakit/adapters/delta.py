@@ -81,8 +81,9 @@ class Delta(nn.Module, ABC):
     (``starts``) and along which axis of each one the rank runs (``rank_axes``): counting, freezing, learning-rate groups,
     pruning and saving are written once from these.
 
-    roles: tensor -> role (A, B, gate, core, vector, ...); rank_axes: tensor -> axis; starts: tensor -> the constant it starts at, or
-    a function that draws it; what is not named there the recipe's init draws; options: its own settings;
+    roles: tensor -> role (A, B, gate, core, vector, ...); rank_axes: tensor -> axis; rates: role -> how many times
+    faster than the others it learns; starts: tensor -> the constant it starts at, or a function that draws it; what is not named
+    there the recipe's init draws; options: its own settings;
     shared_roles: the tensors that sites have in common -> role; peft_names: what PEFT calls the tensors on disk, empty where PEFT
     has no such parametrisation; kinds: the kinds of site it can sit on; additive: whether the layer is ``W x + b + s dW x``,
     else ``layer`` computes it; takes_factors: whether ``set_factors`` can make it any product B A; unmergeable: why it cannot be
@@ -91,6 +92,7 @@ class Delta(nn.Module, ABC):
 
     roles: ClassVar[Mapping[str, str]]
     rank_axes: ClassVar[Mapping[str, int]] = {}
+    rates: ClassVar[Mapping[str, float]] = {}
     starts: ClassVar[Mapping[str, float | Draw]]
     options: ClassVar[Mapping[str, Option]] = {}
     shared_roles: ClassVar[Mapping[str, str]] = {}

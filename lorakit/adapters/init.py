@@ -17,14 +17,15 @@ class InitContext:
     """What an initialisation may use.
 
     weight: the site's frozen W (out x in), None on a shortcut; scale: the s of W + s dW; generator: the site's own stream;
-    covariance: mean of x x^T over calibration tokens (in x in), gradient: dL/dW summed over calibration batches (out x in), each only
-    for an init that ``needs`` it.
+    covariance and mean: those of x x^T (in x in) and of x (in,) over calibration tokens, gradient: dL/dW of the loss averaged over
+    calibration rows (out x in), each only for an init that ``needs`` it (covariance: both of the first two).
     """
 
     weight: torch.Tensor | None
     scale: float
     generator: torch.Generator
     covariance: torch.Tensor | None = None
+    mean: torch.Tensor | None = None
     gradient: torch.Tensor | None = None
 
 
@@ -41,8 +42,8 @@ class Init:
 
     fill: fills the tensors that have no start of their own, in place; anchors: it starts the update away from zero, so the start is kept
     and subtracted, W' = W + s (dW - dW at start), and the frozen weight stays the pretrained one; factors: it gives factors A and B,
-    which the delta must be able to take; needs: what of the model or of training data it looks at; name, title, summary and source
-    are for people.
+    which the delta must be able to take; zero: the role of the one that it gives as zero, which must train; needs: what of the model
+    or of training data it looks at; name, title, summary and source are for people.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Init:
     source: str
     fill: Callable[[Delta, InitContext], None]
     factors: bool = False
+    zero: str = ""
     anchors: bool = False
     needs: Literal["nothing", "weight", "covariance", "gradient"] = "nothing"
 

@@ -12,16 +12,24 @@ import typer
 
 from lorakit.cli.options import AsJson
 
-Kind = Literal["methods", "proxies", "tasks", "recipes", "models"]
+Kind = Literal["methods", "updates", "proxies", "tasks", "recipes", "models"]
 
 
 def list_entries(
     kind: Annotated[Kind, typer.Argument(metavar="KIND", help="What to list.")], as_json: AsJson = False
 ) -> None:
-    """List methods, proxies, tasks, recipes or models."""
+    """List methods, updates, proxies, tasks, recipes or models."""
     from lorakit.cli.output import write, write_json
 
-    rows = {"methods": methods, "proxies": proxies, "tasks": tasks, "recipes": recipes, "models": models}[kind]()
+    kinds = {
+        "methods": methods,
+        "updates": updates,
+        "proxies": proxies,
+        "tasks": tasks,
+        "recipes": recipes,
+        "models": models,
+    }
+    rows = kinds[kind]()
     if as_json:
         write_json({kind: rows})
         return
@@ -44,6 +52,21 @@ def methods() -> list[dict[str, str]]:
         for name, policy in registry.policies.items()
     ]
     return adapters + searches
+
+
+def updates() -> list[dict[str, str]]:
+    """What may go on during training (adapter.updates), with its settings (adapter.update_options) at their defaults."""
+    from lorakit import registry
+
+    return [
+        {
+            "name": name,
+            "what": update.summary,
+            "options": " ".join(f"{key}={option.default}" for key, option in update.options.items()),
+            "source": update.source,
+        }
+        for name, update in registry.updates.items()
+    ]
 
 
 def proxies() -> list[dict[str, str]]:

@@ -1,15 +1,17 @@
-"""``lorakit show``: a recipe with every key explained, or the card of a method, proxy or task."""
+"""``lorakit show``: a recipe with every key explained, or the card of a method, update, proxy or task."""
 
 from __future__ import annotations
 
 import inspect
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from lorakit.cli.options import Overrides, complete_recipe, open_recipe
+from lorakit.cli.method_card import show_method
+from lorakit.cli.options import AsJson, Overrides, complete_recipe, open_recipe
 from lorakit.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -25,29 +27,48 @@ def show(
         str,
         typer.Argument(
             metavar="NAME",
-            help="A recipe (shipped, file or run folder), a method, a proxy or a task.",
+            help="A recipe (shipped, file or run folder), a method, an update, a proxy or a task.",
             autocompletion=complete_recipe,
         ),
     ],
     overrides: Overrides = None,
+    model: Annotated[
+        Optional[str],
+        typer.Option("--model", help="A method's card: the model to count parameters on. Where not given: the demo's."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Show a recipe with every key explained, or the card of a method, proxy or task."""
-    from lorakit.cli.output import write
+    """Show a recipe with every key explained, or the card of a method, update, proxy or task."""
+    from lorakit import registry
+    from lorakit.cli.output import write, write_json
     from lorakit.recipe.load import shipped_recipes
 
     if name in shipped_recipes() or Path(name).exists() or Path(name).suffix in (".yaml", ".yml"):
         loaded, _ = open_recipe(name, overrides)
-        write(explained(loaded))
+        if as_json:
+            write_json(asdict(loaded.recipe))
+        else:
+            write(explained(loaded))
+        return
+    if overrides:
+        raise UsageError(f"KEY=VALUE changes a recipe, and '{name}' is none", valid="lorakit show RECIPE KEY=VALUE")
+    if name in registry.methods:
+        show_method(name, model, as_json=as_json)
+        if name in registry.updates and not as_json:
+            write("\n" + card(registry.updates, name))
         return
     cards = [card(registry, name) for registry in card_registries() if name in registry]
     if not cards:
         known = [*shipped_recipes(), *(entry for registry in card_registries() for entry in registry.names())]
         raise UsageError(
-            f"there is no recipe, method, proxy or task called '{name}'",
+            f"there is no recipe, method, update, proxy or task called '{name}'",
             valid=", ".join(known),
             hint=nearest(name, known) or "lorakit list methods",
         )
-    write("\n\n".join(cards))
+    if as_json:
+        write_json({"name": name, "cards": cards})
+    else:
+        write("\n\n".join(cards))
 
 
 def explained(loaded: LoadedRecipe) -> str:
@@ -70,7 +91,7 @@ def card_registries() -> list[Registry[Any]]:
     """Where a name that is no recipe is looked up."""
     from lorakit import registry
 
-    return [registry.methods, registry.policies, registry.proxies, registry.tasks]
+    return [registry.methods, registry.updates, registry.policies, registry.proxies, registry.tasks]
 
 
 def card(registry: Registry[Any], name: str) -> str:
@@ -93,4 +114,8 @@ def card(registry: Registry[Any], name: str) -> str:
         # One file a method: the file's name is the entry's. What comes from another package has its class's file.
         module = sys.modules.get(f"{registry.package}.{name}") or inspect.getmodule(entry)
         text = inspect.getdoc(module) or ""
+        options = getattr(entry, "options", None)
+        if isinstance(options, dict) and options:
+            told = (f"    {key} = {option.default}: {option.doc}" for key, option in options.items())
+            text += "\n\nadapter.update_options:\n" + "\n".join(told)
     return f"{head}\n\n{text}"

@@ -12,6 +12,7 @@ from lorakit import registry
 
 MISSING = "???"  # OmegaConf's mark for a key that the recipe must give
 CUSTOM = "custom"  # the task whose data are the person's own files
+EVOLUTION = "glora"  # the search that is no part of a training
 SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
 
 
@@ -141,6 +142,7 @@ class AdapterSection:
     init: Optional[str] = key(
         None, "how its tensors start", choices=registry.inits.names, also=("init_lora_weights", "init_weights")
     )
+    init_batches: int = key(8, "training batches that an init looks at, where it looks at data", low=1)
     scale: Optional[str] = key(
         None,
         "lora (alpha/r), rslora (alpha/sqrt r), constant (alpha) or none (1)",
@@ -191,7 +193,11 @@ class AdapterSection:
 class SearchSection:
     """Which sites get the budget, and when that is decided."""
 
-    method: str = key("none", "who decides: none or heterolora", choices=lambda: ["none", *registry.policies.names()])
+    method: str = key(
+        "none",
+        "who decides: none, heterolora, or glora, which is a command: `lorakit search --method glora`",
+        choices=lambda: ["none", EVOLUTION, *registry.policies.names()],
+    )
     preset: Optional[str] = key(None, "paper: the authors' settings, for comparison", choices=("paper",))
     proxy: str = key("gradnorm", "see `lorakit list proxies`", choices=registry.proxies.names)
     every: float = key(0.2, "epochs between ticks, from step 0", above=0)
@@ -227,6 +233,12 @@ class SearchSection:
         choices=("expected", "literal"),
     )
     tolerance: float = key(0.01, "alpha: share of the accuracy that may be lost", low=0, below=1)
+    population: int = key(50, "glora: configurations tried in each generation", low=2)
+    generations: int = key(20, "glora: generations, the random first one among them", low=1)
+    parents: int = key(10, "glora: the best configurations so far, which the next ones descend from", low=1)
+    mutation: float = key(0.2, "glora: chance that a choice of a mutant is drawn anew", above=0, high=1)
+    holdout: float = key(0.1, "glora: share of the training rows kept from the supernet, to score on", above=0, below=1)
+    min_parameters: int = key(0, "glora: the fewest parameters of a configuration; a budget gives the most", low=0)
 
 
 @dataclass

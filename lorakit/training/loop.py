@@ -25,14 +25,15 @@ from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.interrupt import StopRequest, listening
 from lorakit.training.objective import Objective
 from lorakit.training.schedule import Schedule
+from lorakit.training.update import SummedLoss
 
 
 @dataclass
 class Training:
     """All that one training consists of.
 
-    model: ``adapted.model`` as Accelerate prepared it; evaluate: scores of the validation splits; metric: the score that tells which
-    evaluation is best.
+    model: ``adapted.model`` as Accelerate prepared it; loss: what is trained on, summed over a batch's rows: the task's, and what
+    updates add; evaluate: scores of the validation splits; metric: the score that tells which evaluation is best.
     """
 
     recipe: Recipe
@@ -41,6 +42,7 @@ class Training:
     model: nn.Module
     accelerator: Accelerator
     objective: Objective
+    loss: SummedLoss
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     schedule: Schedule
@@ -98,7 +100,7 @@ def step(training: Training, window: Window) -> None:
     last = len(window.batches) - 1
     for place, batch in enumerate(window.batches):
         with accelerator.no_sync(training.model) if place < last else nullcontext():
-            summed: Any = training.objective.summed(training.model, batch) * window.share
+            summed: Any = training.loss(training.model, batch) * window.share
             accelerator.backward(summed * (accelerator.num_processes / window.rows))
         training.losses.append(summed.detach() / window.rows)
     if accelerator.scaler is not None:

@@ -7,7 +7,8 @@ from collections import defaultdict
 import torch
 from transformers import get_scheduler
 
-from lorakit.adapters.attach import HEAD, AdaptedModel
+from lorakit import registry
+from lorakit.adapters.attach import HEAD, AdaptedModel, TrainedTensor
 from lorakit.recipe.schema import TrainingSection
 from lorakit.training.schedule import Schedule
 
@@ -17,7 +18,8 @@ SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_
 def make_optimizer(adapted: AdaptedModel, training: TrainingSection) -> torch.optim.AdamW:
     """One group a (learning rate, weight decay) pair.
 
-    Tensors of role B learn ``lr_ratio`` times faster (LoRA+); the head at ``head_lr``. Vectors (magnitudes, biases, norms) do not decay.
+    Tensors of role B learn ``lr_ratio`` times faster (LoRA+), others as their delta says; the head at ``head_lr``. Vectors
+    (magnitudes, biases, norms) and gates do not decay.
     """
     assert training.lr is not None
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
@@ -25,13 +27,21 @@ def make_optimizer(adapted: AdaptedModel, training: TrainingSection) -> torch.op
         if tensor.role == HEAD:
             lr = training.lr if training.head_lr is None else training.head_lr
         else:
-            ratio = 1.0 if tensor.site is None else adapted.adapters[tensor.site].spec.lr_ratio
-            lr = training.lr * (ratio if tensor.role == "B" else 1.0)
-        decay = training.weight_decay if tensor.parameter.ndim > 1 else 0.0
+            lr = training.lr * faster(adapted, tensor)
+        decay = training.weight_decay if tensor.parameter.ndim > 1 and tensor.role != "gate" else 0.0
         groups[lr, decay].append(tensor.parameter)
     return torch.optim.AdamW(
         [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
     )
+
+
+def faster(adapted: AdaptedModel, tensor: TrainedTensor) -> float:
+    """The learning rate of an adapter's tensor over the recipe's."""
+    if tensor.site is None:
+        return 1.0
+    spec = adapted.adapters[tensor.site].spec
+    rate: float = registry.deltas.get(spec.delta).rates.get(tensor.role, 1.0)
+    return rate * (spec.lr_ratio if tensor.role == "B" else 1.0)
 
 
 def make_scheduler(

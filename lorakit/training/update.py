@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from lorakit import registry
 from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.conflicts import read_option, valid_option
 from lorakit.adapters.delta import Option
+from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Batch
 from lorakit.training.hooks import Hook
 from lorakit.training.objective import Objective
+from lorakit.training.packing import pack, unpack
 from lorakit.training.schedule import Schedule
 
 SummedLoss = Callable[[nn.Module, Batch], torch.Tensor]
@@ -42,7 +46,9 @@ class UpdateContext:
 class Update(Hook):
     """A training update; override the moments of ``Hook`` it acts at. Its state goes into checkpoints.
 
-    name: what recipes call it; summary: a line; source: paper and section; options: its settings.
+    name: what recipes call it; summary: a line; source: paper and section; options: its settings. What it decides must come out
+    the same on every process: from gradients after the backward pass, which are the same everywhere, and its own stream.
+    Raises RecipeError where the recipe's adapters or its search leave it nothing to do.
     """
 
     name: ClassVar[str]
@@ -54,6 +60,57 @@ class Update(Hook):
         self.context = context
         self.settings = {name: context.options.get(name, option.default) for name, option in self.options.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the update's stream stands; with what a subclass remembers."""
+        return {"stream": pack(self.context.generator.get_state())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``."""
+        self.context.generator.set_state(unpack(state["stream"]))
+
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss to train on, given the one so far; itself by default."""
         return loss
+
+
+def summed_loss(objective: Objective, updates: Sequence[Update]) -> SummedLoss:
+    """The loss to train on: the task's, then what each update makes of it, in order."""
+    loss: SummedLoss = objective.summed
+    for update in updates:
+        loss = update.around_loss(loss)
+    return loss
+
+
+def chosen_updates(recipe: Recipe) -> list[tuple[type[Update], dict[str, Any]]]:
+    """The recipe's updates, the method's own where it names none, each with those of its settings that the recipe gives.
+
+    Raises RecipeError for settings that none of them has or that cannot be used.
+    """
+    named, given = recipe.adapter.updates, recipe.adapter.update_options
+    names = list(registry.methods.get(recipe.adapter.method).updates) if named is None else named
+    kinds: list[type[Update]] = [registry.updates.get(name) for name in names]
+    known = {name: option for kind in kinds for name, option in kind.options.items()}
+    problems: list[Problem] = []
+    for name in given:
+        if name not in known:
+            what = f"none of the updates {', '.join(names)} has an option '{name}'" if names else "there is no update"
+            valid, hint = ", ".join(known) or "they have none", nearest(name, known)
+            problems.append(Problem(what, key="adapter.update_options", valid=valid, hint=hint))
+    read: list[tuple[type[Update], dict[str, Any]]] = []
+    for kind in kinds:
+        values = {
+            name: read_option(kind.options[name], str(text)) for name, text in given.items() if name in kind.options
+        }
+        problems += [
+            Problem(
+                f"{name}: {given[name]} cannot be used here",
+                key="adapter.update_options",
+                valid=valid_option(kind.options[name]),
+            )
+            for name, value in values.items()
+            if value is None
+        ]
+        read.append((kind, values))
+    if problems:
+        raise RecipeError(problems)
+    return read

@@ -20,11 +20,12 @@ from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel, attach
 from lorakit.adapters.budget import Budget, costs, resolve_budget, shared_cost, spec_for
 from lorakit.adapters.conflicts import read_options
 from lorakit.adapters.spec import AdapterSpec, Method, resolve, shortcut_spec
+from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, Problem, RecipeError, nearest
 from lorakit.recipe.load import LoadedRecipe
-from lorakit.recipe.schema import Recipe
+from lorakit.recipe.schema import EVOLUTION, Recipe
 from lorakit.search.policy import Policy, SearchContext
 from lorakit.tasks.batching import Encoded, encode
 from lorakit.tasks.sources import load_task
@@ -32,6 +33,7 @@ from lorakit.tasks.task import Task, TaskData
 from lorakit.training.feed import Feed
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import generator, stream
+from lorakit.training.update import chosen_updates
 
 talk = logging.getLogger("lorakit")
 
@@ -126,6 +128,8 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
     with located(loaded):
         check_precision(recipe)
         check_trackers(recipe)
+        check_search(recipe)
+        chosen_updates(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
         data = data or load_task(recipe.task, seed=stream(recipe.run.seed, "data"), offline=recipe.run.offline)
         backbone = load_backbone(
@@ -198,6 +202,17 @@ def check_precision(recipe: Recipe) -> None:
         )
 
 
+def check_search(recipe: Recipe) -> None:
+    """GLoRA's search comes before the training, and is a command."""
+    if recipe.search.method == EVOLUTION:
+        raise RecipeError(
+            f"'{EVOLUTION}' is no search during a training: it finds the recipe to train",
+            key="search.method",
+            valid=", ".join(["none", *registry.policies.names()]),
+            hint=f"lorakit search RECIPE --method {EVOLUTION}",
+        )
+
+
 def check_device(recipe: Recipe) -> None:
     """Accelerate trains in plain float32, and says nothing, where float16 is asked for and there is no GPU."""
     if recipe.training.precision == "fp16" and PartialState().device.type == "cpu":
@@ -243,6 +258,13 @@ def adapt(
         statistics=statistics,
         generator_for=lambda name: generator(seed, f"init/{name}"),
     )
+
+
+def warm_start(recipe: Recipe, adapted: AdaptedModel) -> None:
+    """Put in the trained adapter that the recipe starts from, where it names one."""
+    if recipe.adapter.start:
+        for note in start_from(adapted, Path(recipe.adapter.start)):
+            talk.info("%s", note)
 
 
 def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lorakit import registry
+from lorakit.adapters.init import Init
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.search.scoring import Proxy
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.workflow.building import Parts, Result, adapt, assemble, located
+from lorakit.workflow.calibrating import MEASURES
 
 ACTIVATIONS = 48
 """Numbers a token, layer and hidden unit at the peak of a step, measured on MiniLM with every site on."""
@@ -57,7 +59,7 @@ def plan(loaded: LoadedRecipe) -> Plan:
     parts = assemble(loaded)
     with located(loaded):
         schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
-        adapted = adapt(parts)
+        adapted = adapt(parts, statistics=None)
     site_costs = parts.costs
     sites = [
         PlannedSite(
@@ -124,6 +126,11 @@ def notes(parts: Parts, schedule: Schedule) -> list[str]:
         told.append(f"this model takes {parts.max_length} tokens at most: longer rows are cut there")
     if any(site.role == "qkv" for site in parts.sites):
         told.append("this family keeps q, k and v in one matrix: its site covers all three")
+    init: Init = registry.inits.get(parts.linear.init)
+    if init.needs in MEASURES:
+        told.append(
+            f"init '{init.name}' looks at {parts.recipe.adapter.init_batches} training batches before the first step"
+        )
     if search.method != "none":
         proxy: Proxy = registry.proxies.get(search.proxy)
         told.append(f"{proxy.name} where B = 0: {proxy.at_zero}")

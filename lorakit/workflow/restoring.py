@@ -41,7 +41,7 @@ def restore_run(path: Path, weights: str, *, offline: bool = False, with_data: b
         )
     loaded = load_recipe(run.recipe, ["run.offline=true"] if offline else [])
     parts = assemble(loaded, None if with_data else TaskData(run.task(), {}, str(run.path)))
-    adapted = adapt(parts)
+    adapted = adapt(parts, statistics=None)
     load_adapter(adapted, run.weights(weights))
     adapted.model.eval()
     return RestoredRun(run, loaded, parts, adapted)

@@ -14,7 +14,8 @@ from lorakit.search.policies.heterolora import HeteroLoRA
 from lorakit.training.feed import Feed
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import stream
-from lorakit.workflow.building import Result, adapt, assemble, located, make_accelerator, make_policy
+from lorakit.workflow.building import Result, adapt, assemble, located, make_accelerator, make_policy, warm_start
+from lorakit.workflow.calibrating import calibrate
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
     parts = assemble(loaded)
     with located(loaded):
         encoded = parts.encode("train")["train"]
-        adapted = adapt(parts)
+        adapted = adapt(parts, statistics=calibrate(parts, encoded))
+        warm_start(recipe, adapted)
     accelerator = make_accelerator(loaded.recipe)
     accelerator.prepare_model(adapted.model)
     feed = Feed(encoded, loaded.recipe.training, stream(recipe.run.seed, "data"))

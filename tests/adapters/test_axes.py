@@ -32,7 +32,9 @@ CHECKS = (
     check_round_trip,
     check_autocast,
 )
-PLACED = {method.delta: method.name for _, method in methods.items() if method.block}
+PLACED = {method.delta: method.name for _, method in methods.items() if method.block or not method.identity}
+SMALL = {"bank": {"length": "8", "vectors": "10"}, "tensor_train": {"tensor_rank": "2"}}
+"""Settings for tiny models: lengths that divide their widths, and updates that do not make them too steep for bfloat16."""
 ROLES = sorted({role for _, delta in deltas.items() for role in {**delta.roles, **delta.shared_roles}.values()})
 AXES = {
     "delta": deltas.names(),
@@ -44,10 +46,11 @@ AXES = {
 
 
 def section(**axes: str) -> AdapterSection:
-    """LoRA with these axes; a delta that no projection takes comes with a method that knows its place, and with its usual settings."""
+    """LoRA with these axes; a delta that no projection takes, or that starts away from zero, comes with its own method; usual settings."""
     usual = next((m for _, m in methods.items() if m.delta == axes.get("delta")), None)
     method = PLACED.get(axes.get("delta", ""), "lora")
-    return AdapterSection(method=method, options=dict(usual.options) if usual else {}, **axes)  # type: ignore[arg-type]
+    options = {**(dict(usual.options) if usual else {}), **SMALL.get(axes.get("delta", ""), {})}
+    return AdapterSection(method=method, options=options, **axes)  # type: ignore[arg-type]
 
 
 def pairs() -> list[dict[str, str]]:
@@ -92,7 +95,9 @@ def test_every_parametrisation_meets_every_kind_of_start_and_magnitude() -> None
     met = {(spec.delta, spec.init) for axes in points() if (spec := spec_of(axes))}
     for name, delta in deltas.items():
         lora: Method = methods.get("lora")
-        takers = {init for init, entry in inits.items() if init != "nothing" and (delta.takes_factors or not entry.factors)}
+        takers = {
+            init for init, entry in inits.items() if init != "nothing" and (delta.takes_factors or not entry.factors)
+        }
         draws = default_init(lora, name) != "nothing"
         assert {init for of, init in met if of == name} == (takers if draws else {"nothing"}), name
 

@@ -36,7 +36,7 @@ class OwnParameters(Delta):
     @classmethod
     def role_of(cls, name: str) -> str:
         """bias for what is called so, weight for everything else."""
-        return cls.roles.get(name, "weight")
+        return "bias" if name.endswith("bias") else "weight"
 
 
 deltas.register("own_parameters", OwnParameters)

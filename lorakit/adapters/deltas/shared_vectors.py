@@ -13,13 +13,11 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Options, Shared
+from lorakit.adapters.delta import NO_OPTIONS, Options, Shared
+from lorakit.adapters.deltas.vectors import D_START, Vectors
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
-
-D_START = 0.1
 
 
 def fan_in_uniform(tensor: torch.Tensor, generator: torch.Generator) -> None:
@@ -27,7 +25,7 @@ def fan_in_uniform(tensor: torch.Tensor, generator: torch.Generator) -> None:
     nn.init.kaiming_uniform_(tensor, generator=generator)
 
 
-class SharedVectors(Delta):
+class SharedVectors(Vectors):
     """dW = diag(b) B diag(d) A with A and B shared by all sites."""
 
     roles: ClassVar = {"d": "vector", "b": "vector"}
@@ -35,9 +33,8 @@ class SharedVectors(Delta):
     starts: ClassVar = {"d": D_START, "b": 0.0, "A": fan_in_uniform, "B": fan_in_uniform}
     shared_roles: ClassVar = {"A": "A", "B": "B"}
     kinds: ClassVar = ("linear", "conv1d")
+    takes_factors: ClassVar = False
     shared: Shared
-    d: nn.Parameter
-    b: nn.Parameter
 
     @classmethod
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
@@ -63,21 +60,6 @@ class SharedVectors(Delta):
         """This site's part of the shared B and A."""
         b = self.shared.get_parameter("B")[: self.site.out_features, : self.rank]
         return b, self.shared.get_parameter("A")[: self.rank, : self.site.in_features]
-
-    def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
-        """``b * B (scale d * A x)``."""
-        wide, thin = self.matrices()
-        return F.linear(F.linear(x, thin) * (scale * self.d), wide) * self.b
-
-    def dense(self) -> torch.Tensor:
-        """diag(b) B diag(d) A (out x in)."""
-        wide, thin = self.matrices()
-        return (self.b[:, None] * wide * self.d) @ thin
-
-    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """diag(b) B diag(d), and A."""
-        wide, thin = self.matrices()
-        return self.b[:, None] * wide * self.d, thin
 
 
 deltas.register("shared_vectors", SharedVectors)

@@ -19,8 +19,13 @@ def pissa(delta: Delta, context: InitContext) -> None:
     """Factors from the ``delta.rank`` largest singular values."""
     assert context.weight is not None
     u, s, v = torch.linalg.svd(context.weight, full_matrices=False)
-    root = (s[: delta.rank] / context.scale).sqrt()
-    delta.set_factors(u[:, : delta.rank] * root, root[:, None] * v[: delta.rank])
+    split(delta, context, u, s, v, slice(delta.rank))
+
+
+def split(delta: Delta, context: InitContext, u: torch.Tensor, s: torch.Tensor, v: torch.Tensor, chosen: slice) -> None:
+    """``scale B A = U diag(S) V`` of the chosen triplets, S shared out evenly; u (out x k), s (k), v (k x in)."""
+    root = (s[chosen] / context.scale).sqrt()
+    delta.set_factors(u[:, chosen] * root, root[:, None] * v[chosen])
 
 
 inits.register(

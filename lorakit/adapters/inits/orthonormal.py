@@ -1,0 +1,26 @@
+"""Orthonormal starts: rows, or columns where there are fewer, of length one and at right angles (Saxe et al. 2014).
+
+In LoRA that is A, with A A^T = I; B starts at zero, so that dW = 0. This is Asymmetric LoRA's A (Zhu et al. 2024). PEFT's `orthogonal` is
+another thing: there A and B are both drawn, and at right angles to each other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lorakit.adapters.init import Drawable, Init, InitContext
+from lorakit.registry import inits
+
+
+@torch.no_grad()
+def orthonormal(delta: Drawable, context: InitContext) -> None:
+    """Uniform among matrices with orthonormal rows or columns, for every tensor that is drawn."""
+    for _, tensor, _ in delta.drawn():
+        nn.init.orthogonal_(tensor, generator=context.generator)
+
+
+inits.register(
+    "orthonormal",
+    Init("orthonormal", "Orthonormal", "A A^T = I, B = 0", "Saxe et al. 2014; Zhu et al. 2024", orthonormal),
+)

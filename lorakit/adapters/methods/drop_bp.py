@@ -1,0 +1,24 @@
+"""DropBP: LoRA whose backward pass skips residual branches at random (Woo et al. 2024, arXiv 2402.17812).
+
+    dW = s B A, s = alpha / rank;        in each step, each attention and MLP branch gets no gradient with probability rate (0.5)
+
+rank (in + out) parameters a site, as LoRA; merges exactly. The forward pass is unchanged. That is the update `drop_bp`, which knows nothing
+of LoRA: adapter.updates: [drop_bp] puts it on any method; adapter.update_options rate. Every branch has the same rate: the paper's
+rates by each layer's sensitivity are left out.
+When to use it: for long trainings of deep models: the backward pass gets cheaper by about the rate.
+"""
+
+from lorakit.adapters.spec import Method
+from lorakit.registry import methods
+
+methods.register(
+    "drop_bp",
+    Method(
+        name="drop_bp",
+        title="LoRA with DropBP",
+        summary="LoRA on all projections; residual branches get no gradient at random",
+        source="Woo et al. 2024, arXiv 2402.17812",
+        targets=("q", "k", "v", "o", "up", "down"),
+        updates=("drop_bp",),
+    ),
+)

@@ -1,0 +1,31 @@
+"""P-tuning: virtual tokens in front of the text, computed by a small network (Liu et al. 2021, arXiv 2103.10385, section 3.2).
+
+    P = relu(relu(E W1 + b1) W2 + b2) W3 + b3        E: n x d, W1: d x h, W2: h x h, W3: h x d; n is the rank
+
+n d + 2 d h + h^2 + 2 h + d parameters; h = d unless adapter.options hidden says otherwise. The network makes the virtual tokens depend
+on each other's training; what it computes is the same for every text. Not merged, and not the pretrained model at start, as with
+prompt_tuning.
+Deliberate differences: an MLP in place of the paper's LSTM and MLP, as PEFT recommends; all virtual tokens stand before the text; heads
+and positions as with prompt_tuning; biases start at 0 (PEFT: uniform).
+When to use it: where prompt_tuning trains badly.
+"""
+
+from lorakit.adapters.spec import Method
+from lorakit.registry import methods
+
+methods.register(
+    "p_tuning",
+    Method(
+        name="p_tuning",
+        title="P-tuning",
+        summary="[MLP(E); E(x)] on the input; E: rank x embedding width",
+        source="Liu et al. 2021, section 3.2",
+        delta="prompt_encoder",
+        init="nothing",
+        scale="none",
+        block="prompt",
+        rank=20,
+        lr=0.001,
+        identity=False,
+    ),
+)

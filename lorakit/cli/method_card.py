@@ -1,0 +1,75 @@
+"""The card of a method for people: what it is, what it costs on a model, what it goes together with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lorakit.workflow import MethodCard
+
+DEMO_MODEL = "bundled:minilm"
+
+
+def show_method(name: str, model: str | None, *, as_json: bool) -> None:
+    """Print the card of the method ``name``, counted on ``model``."""
+    from lorakit.cli.options import before_imports
+    from lorakit.cli.output import listening, write, write_json
+
+    before_imports(offline=True, quiet=True)
+    from lorakit import workflow
+    from lorakit.recipe.schema import ModelSection
+
+    with listening(quiet=True):
+        card = workflow.describe(name, ModelSection(name=model or DEMO_MODEL))
+    if as_json:
+        write_json(card.to_dict())
+    else:
+        write(f"{card.name}: {card.title} (method)\n\n{card.text}\n", *tables(card))
+
+
+def tables(card: MethodCard) -> list[Table]:
+    """The preset, the count on the model, and what goes together."""
+    from lorakit.report.tables import Column, count, facts, table
+
+    usual = ", ".join(f"{key} {shown(value)}" for key, value in card.usual.items())
+    axes = ", ".join(f"{key} {shown(value)}" for key, value in card.axes.items() if value not in (None, []))
+    pairs = [("axes", axes), ("usual values", usual)]
+    pairs += [(f"option {key}", text) for key, text in card.options.items()]
+    for axis, values in card.composes.items():
+        fits = [value for value, reason in values.items() if not reason]
+        reasons = dict.fromkeys(reason for reason in values.values() if reason)
+        pairs.append((f"with {axis}", ", ".join(fits) if fits else f"no: {'; '.join(reasons)}"))
+    pairs.append(("source", card.source))
+    if card.count is None:
+        return [facts([*pairs, ("parameters", f"not counted: {card.no_count}")])]
+    counted = card.count
+    sites = table(
+        counted.sites,
+        [
+            Column("role", lambda site: site.role),
+            Column("sites", lambda site: site.sites, right=True),
+            Column("shape", lambda site: site.shape, right=True),
+            Column("parameters", lambda site: count(site.parameters), right=True),
+            Column(
+                "tensors of each",
+                lambda site: ", ".join(f"{k} {'x'.join(map(str, v))}" for k, v in site.tensors.items()),
+            ),
+        ],
+        title=f"on {counted.model}, rank {counted.rank}",
+    )
+    shared = f", {count(counted.shared)} of them shared by its sites" if counted.shared else ""
+    total = f"{count(counted.parameters)} ({counted.share:.2g} % of the model){shared}; the head not counted"
+    return [facts(pairs), sites, facts([("parameters", total)])]
+
+
+def shown(value: object) -> str:
+    """A value in a card."""
+    return (
+        " ".join(map(str, value))
+        if isinstance(value, list)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

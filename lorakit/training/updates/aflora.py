@@ -1,0 +1,127 @@
+"""AFLoRA's progressive freezing of factors (Liu et al. 2024, arXiv 2403.13269).
+
+    every step:    g <- mean over the window's steps of |dL/dp|, for each entry p of A and B
+    every window:  I <- b1 I + (1 - b1) g       U <- b2 U + (1 - b2) |g - I|       score = mean over the tensor's entries of I * U
+
+Whole tensors are scored, each A and each B apart; after every `window` steps those with the lowest scores are frozen as they are,
+until no more than a share of all of them trains. The share is 1 for the first `begin` of the run, falls as a cubic, and is `final`
+for its last `settle`. Freezing is for good. Sensitivity is |dL/dp| as in the authors' code, not |p * dL/dp|.
+Options: window, begin, settle, final, b1, b2.
+With final = 0 every factor ends frozen, so something else of the adapter must train (AFLoRA's vectors); for a plain LoRA give final.
+The decay rates and shares are ours, the authors' depend on the task. It decides what trains, so it does not go with a search.
+When to use it: with `aflora`'s vectors, to end with few trained parameters; frozen factors cost neither gradients nor optimiser steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+
+from lorakit.adapters.attach import HEAD, TrainedTensor
+from lorakit.adapters.delta import Option
+from lorakit.errors import RecipeError
+from lorakit.registry import updates
+from lorakit.training.hooks import TrainState
+from lorakit.training.packing import pack_all, unpack_all
+from lorakit.training.pruning import factors, remaining
+from lorakit.training.schedule import steps_in
+from lorakit.training.update import Update, UpdateContext
+
+
+class AFLoRA(Update):
+    """window, sensitivity, uncertainty: tensor name -> sum of |g| in this window, I, U; frozen: the tensors that stopped, in order."""
+
+    name = "aflora"
+    summary = "A and B tensors are frozen for good, one after the other, by sensitivity times uncertainty"
+    source = "Liu et al. 2024, AFLoRA, arXiv 2403.13269"
+    options: ClassVar = {
+        "window": Option(10, "steps between decisions", low=1),
+        "begin": Option(0.1, "share of the steps before anything is frozen", low=0, high=1),
+        "settle": Option(0.3, "share of the steps, at the end, with the final share training", low=0, high=1),
+        "final": Option(0.0, "share of the factors that train to the end", low=0, high=1),
+        "b1": Option(0.85, "how slowly the sensitivity changes", low=0, high=0.9999),
+        "b2": Option(0.85, "how slowly the uncertainty changes", low=0, high=0.9999),
+    }
+
+    def __init__(self, context: UpdateContext):
+        super().__init__(context)
+        self.tensors = {t.name: t for t in factors(context.adapted, self.name)}
+        if context.recipe.search.method != "none":
+            raise RecipeError("update 'aflora' decides itself what trains", key="search.method", valid="none")
+        others = [t for t in context.adapted.trained() if t.role != HEAD and t.name not in self.tensors]
+        if self.settings["final"] == 0 and not others:
+            raise RecipeError(
+                "update 'aflora' freezes every factor in the end, and this adapter has nothing else that trains",
+                key="adapter.update_options",
+                hint="final: 0.25, or a method with vectors beside its factors",
+            )
+        zeros = {name: torch.zeros_like(t.parameter, requires_grad=False) for name, t in self.tensors.items()}
+        self.window = zeros
+        self.sensitivity = {name: zero.clone() for name, zero in zeros.items()}
+        self.uncertainty = {name: zero.clone() for name, zero in zeros.items()}
+        self.frozen: list[str] = []
+        total = context.schedule.total_steps
+        self.begin, self.end = (
+            steps_in(share, total) for share in (self.settings["begin"], 1 - self.settings["settle"])
+        )
+
+    @property
+    def live(self) -> dict[str, TrainedTensor]:
+        """The factors that still train."""
+        return {name: tensor for name, tensor in self.tensors.items() if name not in self.frozen}
+
+    def after_backward(self, state: TrainState) -> None:
+        """Add |g| to the window's sum."""
+        for name, tensor in self.live.items():
+            if tensor.parameter.grad is not None:
+                self.window[name] += tensor.parameter.grad.abs()
+
+    def after_step(self, state: TrainState) -> None:
+        """At the end of a window: score, and freeze what is over the share."""
+        if state.step % self.settings["window"]:
+            return
+        b1, b2 = self.settings["b1"], self.settings["b2"]
+        for name in self.live:
+            mean = self.window[name] / self.settings["window"]
+            self.sensitivity[name].mul_(b1).add_(mean, alpha=1 - b1)
+            self.uncertainty[name].mul_(b2).add_((mean - self.sensitivity[name]).abs(), alpha=1 - b2)
+            self.window[name].zero_()
+        share = remaining(state.step, self.begin, self.end, self.settings["final"])
+        surplus = len(self.live) - math.ceil(round(share * len(self.tensors), 9))
+        scores = self.scores()
+        for name in sorted(scores, key=lambda name: scores[name])[: max(surplus, 0)]:
+            self.freeze(name)
+
+    def scores(self) -> dict[str, float]:
+        """Tensor name -> mean of I * U, of those that still train."""
+        return {name: float((self.sensitivity[name] * self.uncertainty[name]).mean()) for name in self.live}
+
+    def freeze(self, name: str) -> None:
+        """Stop training the tensor for good."""
+        tensor = self.tensors[name]
+        self.context.adapted.adapters[tensor.site or ""].settle(name.removeprefix(f"{tensor.site}."))
+        self.frozen.append(name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen of the gradients, and what was frozen."""
+        seen = {"window": self.window, "sensitivity": self.sensitivity, "uncertainty": self.uncertainty}
+        packed = {key: pack_all({name: held[name] for name in self.live}) for key, held in seen.items()}
+        return super().state_dict() | packed | {"frozen": self.frozen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``."""
+        super().load_state_dict(state)
+        for name in state["frozen"]:
+            self.freeze(name)
+        for held, key in (
+            (self.window, "window"),
+            (self.sensitivity, "sensitivity"),
+            (self.uncertainty, "uncertainty"),
+        ):
+            device = next(iter(held.values())).device
+            held.update(unpack_all(state[key], device))
+
+
+updates.register("aflora", AFLoRA)

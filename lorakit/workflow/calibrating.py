@@ -1,0 +1,131 @@
+"""What a data-driven init needs to know of the training data, from a few training batches before any adapter is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from lorakit import registry
+from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel
+from lorakit.adapters.init import Init
+from lorakit.backbone.site import Site
+from lorakit.errors import RunError
+from lorakit.search.scoring import without_trace
+from lorakit.tasks.batching import Batch, Encoded
+from lorakit.training.feed import Feed
+from lorakit.training.objective import Objective
+from lorakit.training.seeds import generator, stream
+from lorakit.workflow.building import Parts, make_accelerator
+
+Statistics = Mapping[str, Mapping[str, torch.Tensor]]
+"""Site name -> the fields of InitContext that come from data."""
+ROWS = "init/rows"
+
+
+def calibrate(parts: Parts, encoded: Encoded) -> Statistics:
+    """What the recipe's init needs of training rows, a seeded sample of ``encoded``; empty where it needs nothing of them.
+
+    Without dropout, at the weights' own precision, and without a trace on the model. Every process gets the same, from the same rows.
+    Raises RunError where a number is not finite.
+    """
+    recipe, model = parts.recipe, parts.backbone.model
+    init: Init = registry.inits.get(parts.linear.init)
+    if init.needs not in MEASURES:
+        return NO_SITE_STATISTICS
+    feed = Feed(encoded, recipe.training, stream(recipe.run.seed, "data"))
+    batches = feed.sample(recipe.adapter.init_batches, generator(recipe.run.seed, ROWS))
+    accelerator = make_accelerator(replace(recipe, training=replace(recipe.training, precision="fp32")))
+    sites = [site for site in parts.sites if site.kind in ("linear", "conv1d")]
+    home = next(model.parameters()).device
+    model.to(accelerator.device)
+    try:
+        with without_trace(
+            AdaptedModel(parts.backbone, {}, None), train_mode=False, seed=stream(recipe.run.seed, ROWS)
+        ):
+            measured = MEASURES[init.needs](model, sites, batches, Objective(accelerator, parts.task.regression))
+    finally:
+        model.to(home)
+    for name, found in measured.items():
+        if not all(tensor.isfinite().all() for tensor in found.values()):
+            raise RunError(f"init '{init.name}' needs finite numbers of training data, and got others", where=name)
+    return {name: {key: tensor.to(home) for key, tensor in found.items()} for name, found in measured.items()}
+
+
+class Inputs:
+    """Sums over the inputs x that one site has seen."""
+
+    def __init__(self, width: int, device: torch.device):
+        self.count = 0
+        self.total = torch.zeros(width, device=device)
+        self.products = torch.zeros(width, width, device=device)
+
+    def add(self, x: torch.Tensor) -> None:
+        """Count x (rows x width) in."""
+        self.count += len(x)
+        self.total += x.sum(dim=0)
+        self.products += x.T @ x
+
+    def moments(self) -> dict[str, torch.Tensor]:
+        """Means of x x^T and of x; zeros where nothing has been seen."""
+        return {"covariance": self.products / max(self.count, 1), "mean": self.total / max(self.count, 1)}
+
+
+@torch.no_grad()
+def moments(
+    model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Means of x x^T and of x over the sites' inputs.
+
+    Padding is left out; inputs that are not one for each token (embeddings of relative positions, for instance) count all.
+    """
+    device = objective.accelerator.device
+    seen = {site.name: Inputs(site.in_features, device) for site in sites}
+    real = torch.empty(0, dtype=torch.bool, device=device)  # (rows, tokens) of the current batch: which are no padding
+
+    def watch(inputs: Inputs) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        def add(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            x = arguments[0].detach().float()
+            for_tokens = x.shape[:-1] in (real.shape, real.flatten().shape)
+            inputs.add(x.flatten(0, -2)[real.flatten() if for_tokens else slice(None)])
+
+        return add
+
+    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(inputs)) for name, inputs in seen.items()]
+    try:
+        for batch in batches:
+            real = batch["attention_mask"].to(device).bool()
+            objective.logits(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: inputs.moments() for name, inputs in seen.items()}
+
+
+def gradients(
+    model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
+) -> dict[str, dict[str, torch.Tensor]]:
+    """dL/dW (out x in) of the loss averaged over all rows, in float32; zeros for a weight that the loss does not depend on."""
+    weights = [model.get_submodule(site.name).get_parameter("weight") for site in sites]
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for weight in weights:
+        weight.requires_grad_(True)
+    sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+    for batch in batches:
+        found = torch.autograd.grad(objective.summed(model, batch), weights, allow_unused=True)
+        for total, gradient in zip(sums, found, strict=True):
+            if gradient is not None:
+                total += gradient
+    rows = sum(len(batch["labels"]) for batch in batches)
+    return {
+        site.name: {"gradient": (total.T if site.kind == "conv1d" else total) / rows}
+        for site, total in zip(sites, sums, strict=True)
+    }
+
+
+Measure = Callable[[nn.Module, Sequence[Site], Sequence[Batch], Objective], dict[str, dict[str, torch.Tensor]]]
+MEASURES: Mapping[str, Measure] = {"covariance": moments, "gradient": gradients}
+"""What an init needs -> what measures it."""

@@ -1,0 +1,70 @@
+"""(U_r + B) S_r (V_r + A)^T against numpy's decomposition, in double precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lorakit.adapters.deltas.singular_values import decompose
+from lorakit.backbone.site import Site
+from lorakit.recipe.schema import AdapterSection
+from lorakit.registry import deltas, methods
+
+SCALE, RANK = 1.7, 2
+SITES = [Site("m", 0, "q", 5, 7, "linear"), Site("m", 0, "q", 7, 5, "linear")]
+
+
+def prepared(site: Site) -> tuple[Any, torch.Tensor]:
+    """The delta with random tensors on a random weight, and that weight."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(site.out_features, site.in_features, generator=generator, dtype=torch.float64)
+    delta = deltas.get("spectral_additive")(site, RANK).double()
+    delta.prepare(weight)
+    for parameter in delta.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    return delta, weight
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_the_function_is_the_papers(site: Site) -> None:
+    delta, weight = prepared(site)
+    u, s, vt = (part.numpy() for part in decompose(weight))
+    a, b = delta.A.detach().numpy().T, delta.B.detach().numpy()  # the paper's A is (in x r)
+    first = (u[:, :RANK] + b) @ np.diag(s[:RANK]) @ (vt[:RANK].T + a).T
+    new = torch.from_numpy(first + u[:, RANK:] @ np.diag(s[RANK:]) @ vt[RANK:])
+    assert_close(delta.effective_weight(weight, 1.0), new)
+    x = torch.randn(2, 4, site.in_features, dtype=torch.float64)
+    assert_close(delta(x, SCALE), SCALE * torch.einsum("oi,bti->bto", new - weight, x))
+    left, right = delta.factors()
+    assert left.shape[1] == right.shape[0] == 2 * RANK
+    assert_close(left @ right, new - weight)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    delta, _ = prepared(SITES[0])
+    x = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+
+    def forward(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(delta, {"A": a, "B": b}, (x, SCALE))
+
+    assert torch.autograd.gradcheck(forward, (x, delta.A, delta.B))
+
+
+@pytest.mark.parametrize("alone", ["A", "B", "all"])
+def test_both_start_at_zero_and_neither_is_stuck(alone: str) -> None:
+    delta, _ = prepared(SITES[0])
+    for parameter in delta.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert delta.neutral()
+    delta(torch.randn(3, 5, dtype=torch.float64), SCALE).sum().backward()
+    spec = methods.get("spectral_additive").resolve(AdapterSection(method="spectral_additive", trainable=alone))
+    assert all(tensor.grad.any() for _, tensor, role in delta.tensors() if spec.trains(role))
+    for parameter in delta.parameters():
+        with torch.no_grad():
+            parameter[0, 0] = 1.0
+        assert not delta.neutral()
+        torch.nn.init.zeros_(parameter)

@@ -1,0 +1,232 @@
+"""What every training update owes, and how a recipe's updates are read. What one of them does: its own file in ``updates``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import tiny_model
+from torch.testing import assert_close
+from workflow.small_runs import SEARCH, Bench, StopAt, records
+
+import lorakit
+from lorakit import registry, workflow
+from lorakit.artifacts.files import read_json, read_jsonl
+from lorakit.errors import Interrupted, RecipeError
+from lorakit.training.packing import pack, pack_all, unpack, unpack_all
+from lorakit.training.update import chosen_updates
+
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "aflora": ("adapter.update_options={final: 0.25, window: 2}",),
+    "diff_pruning": ("adapter.method=diff_pruning",),
+    "drop_bp": ("adapter.update_options={rate: 0.3}",),
+    "glora_supernet": ("adapter.method=glora", "adapter.options={mode: supernet}"),
+    "rose": ("adapter.update_options={keep: 0.25}",),
+}
+
+
+def settings(name: str) -> tuple[str, ...]:
+    """A recipe with this update, dropout where the method takes it, and two evaluations an epoch."""
+    dropout = "adapter.dropout=0" if name in ("diff_pruning", "glora_supernet") else "adapter.dropout=0.2"
+    return (
+        f"adapter.updates=[{name}]",
+        "evaluation.every_steps=3",
+        "run.log_every=3",
+        dropout,
+        *SETTINGS.get(name, ()),
+    )
+
+
+@pytest.fixture(scope="module", params=registry.updates.names())
+def trained(request: pytest.FixtureRequest, bench: Bench) -> tuple[str, dict[str, Any]]:
+    """Each registered update, and a run with it that was never stopped."""
+    name = request.param
+    return name, records(bench.train(*settings(name)).run_dir)
+
+
+@pytest.mark.parametrize("step", [1, 5, 9, 11])
+def test_resumed_is_never_stopped(bench: Bench, tmp_path: Path, trained: tuple[str, dict[str, Any]], step: int):
+    name, whole = trained
+    overrides = settings(name)
+    with pytest.raises(Interrupted):
+        bench.train(*overrides, run_dir=tmp_path / "run", hooks=[StopAt(step)])
+    torch.manual_seed(99)  # another process would start from another state
+    bench.train(*overrides, run_dir=tmp_path / "run", resume=True)
+    assert records(tmp_path / "run") == whole
+
+
+def test_the_same_seed_gives_the_same(bench: Bench, trained: tuple[str, dict[str, Any]]):
+    name, whole = trained
+    again = records(bench.train(*settings(name)).run_dir)
+    assert again == whole
+
+
+def test_it_changes_the_training(bench: Bench, trained: tuple[str, dict[str, Any]]):
+    """Or it would not be one: without it the weights end elsewhere."""
+    name, whole = trained
+    others = [setting for setting in settings(name) if not setting.startswith("adapter.update")]
+    plain = records(bench.train(*others, "adapter.updates=[]").run_dir)
+    weights = [key for key in whole if key.endswith(".safetensors")]
+    assert any(whole[key] != plain[key] for key in weights)
+
+
+@pytest.mark.parametrize("name", registry.updates.names())
+def test_the_loss_goes_down(bench: Bench, name: str):
+    long = ("training.epochs=30", "training.lr=3e-3", "training.head_lr=0.01", "training.schedule=constant")
+    rest = ("adapter.targets=[all]", "adapter.dropout=0", "evaluation.every_steps=90", "run.log_every=30")
+    run = bench.train(*settings(name), *long, *rest, family="opt").run_dir
+    losses = [record["loss"] for record in read_jsonl(run / "metrics.jsonl") if "loss" in record]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("name", registry.updates.names())
+def test_its_card_and_its_options_are_told(name: str):
+    update = registry.updates.get(name)
+    assert update.name == name
+    assert update.summary
+    assert update.source
+    assert all(option.doc for option in update.options.values())
+
+
+def test_a_method_brings_its_own_updates_and_a_recipe_may_choose_others(bench: Bench):
+    def chosen(*overrides: str) -> list[tuple[str, dict[str, Any]]]:
+        return [(kind.name, options) for kind, options in chosen_updates(bench.load(*overrides).recipe)]
+
+    assert chosen() == []
+    assert chosen("adapter.method=roselora") == [("rose", {})]
+    assert chosen("adapter.method=roselora", "adapter.updates=[]") == []
+    assert chosen("adapter.method=roselora", "adapter.updates=[drop_bp,sparse_mask]") == [
+        ("drop_bp", {}),
+        ("sparse_mask", {}),
+    ]
+    assert chosen("adapter.updates=[drop_bp,rose]", "adapter.update_options={keep: 0.5, rate: 0.25}") == [
+        ("drop_bp", {"rate": 0.25}),
+        ("rose", {"keep": 0.5}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "text"),
+    [
+        (["adapter.update_options={rate: 0.5}"], "adapter.update_options", "there is no update"),
+        (
+            ["adapter.updates=[rose]", "adapter.update_options={kep: 0.5}"],
+            "adapter.update_options",
+            "did you mean 'keep'",
+        ),
+        (["adapter.updates=[drop_bp]", "adapter.update_options={rate: 2}"], "adapter.update_options", "at most 1"),
+        (["adapter.updates=[drop_bp]", "adapter.update_options={rate: much}"], "adapter.update_options", "a number"),
+        (["adapter.updates=[sparse_mask]", "adapter.update_options={score: grasp}"], "adapter.update_options", "snip"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_is_written(
+    bench: Bench, tmp_path: Path, overrides: list[str], key: str, text: str
+):
+    loaded = bench.load(*overrides)
+    with pytest.raises(RecipeError, match=text) as caught:
+        workflow.train(loaded, run_dir=tmp_path / "run")
+    problem = caught.value.problems[0]
+    assert (problem.key, problem.where) == (key, loaded.where(key))
+    assert len(caught.value.problems) == 1
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RecipeError, match=text):
+        workflow.plan(loaded)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["adapter.method=ia3", "adapter.dropout=0", "adapter.updates=[rose]"], "adapter.updates"),
+        (["adapter.method=ia3", "adapter.dropout=0", "adapter.updates=[sparse_mask]"], "adapter.updates"),
+        (["adapter.method=ia3", "adapter.dropout=0", "adapter.updates=[aflora]"], "adapter.updates"),
+        (["adapter.method=pissa", "adapter.updates=[rose]"], "adapter.init"),
+        (["adapter.method=pissa", "adapter.updates=[sparse_mask]"], "adapter.init"),
+        (["adapter.updates=[aflora]"], "adapter.update_options"),
+        (["adapter.updates=[aflora]", "adapter.update_options={final: 0.5}", *SEARCH], "search.method"),
+    ],
+)
+def test_an_adapter_without_what_an_update_needs_is_refused(
+    bench: Bench, tmp_path: Path, overrides: list[str], key: str
+):
+    with pytest.raises(RecipeError) as caught:
+        bench.train(*overrides, run_dir=tmp_path / "run")
+    assert [problem.key for problem in caught.value.problems] == [key]
+
+
+def test_an_update_draws_from_its_own_stream_of_training_rows(bench: Bench, tmp_path: Path):
+    """Not from the data's or the dropout's: with and without it, those are the same; and other seeds draw others."""
+    training = bench.prepare(tmp_path, "adapter.updates=[drop_bp,rose]")
+    one, other = (hook.context for hook in training.hooks)  # type: ignore[attr-defined]
+    assert one.generator is not other.generator
+    assert not torch.equal(torch.rand(4, generator=one.generator), torch.rand(4, generator=other.generator))
+    rows = {tuple(row.tolist()) for row in training.feed.encoded.collate(range(45))["input_ids"]}
+    for batch in one.draw(3):
+        for row in batch["input_ids"]:
+            assert any(row.tolist() == list(known[: len(row)]) for known in rows)
+
+
+def test_a_search_and_an_update_together(bench: Bench, tmp_path: Path):
+    """Sites come and go while entries are pruned and branches dropped; resumed all the same."""
+    both = (*SEARCH, "search.every=0.5", "adapter.updates=[drop_bp,rose]", "adapter.update_options={keep: 0.5}")
+    whole = records(bench.train(*both).run_dir)
+    with pytest.raises(Interrupted):
+        bench.train(*both, run_dir=tmp_path / "run", hooks=[StopAt(4)])
+    bench.train(*both, run_dir=tmp_path / "run", resume=True)
+    assert records(tmp_path / "run") == whole
+    assert set(read_json(tmp_path / "run" / "checkpoints" / "step-12" / "state.json")["hooks"]) >= {"DropBP", "Rose"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("adapter.updates=[drop_bp,rose]", "adapter.update_options={keep: 0.5, begin: 0, rate: 0.3}"),
+        ("adapter.updates=[sparse_mask]",),
+        ("adapter.updates=[aflora]", "adapter.update_options={final: 0.5, window: 2}"),
+    ],
+    ids=["drop_bp and rose", "sparse_mask", "aflora"],
+)
+def test_two_processes_decide_alike(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
+    """The same global batch on two processes: the same branches, masks and freezing, so the same weights to rounding."""
+    backbone = tiny_model("bert", tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    settings = (*settings, "adapter.dropout=0", "training.lr=1e-3", "training.batch_size=6", f"model.name={backbone}")
+    alone = bench.train(*settings)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lorakit"]
+    arguments = ["train", str(bench.load().path), *settings, "--run-dir", str(tmp_path / "run")]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(lorakit.__file__).parents[1])}
+    subprocess.run([*launch, *arguments], check=True, env=environment, timeout=200, capture_output=True)
+    ours, theirs = (
+        load_file(run / "adapter" / "adapter_model.safetensors") for run in (alone.run_dir, tmp_path / "run")
+    )
+    assert set(ours) == set(theirs)
+    for name, tensor in ours.items():
+        assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(3, 4),
+        torch.tensor([float("nan"), -0.0, 1e-45]),
+        torch.rand(5, 2) > 0.5,
+        torch.tensor(7),
+        torch.randn(2, 3).to(torch.bfloat16),
+        torch.empty(0, 3),
+        torch.Generator().manual_seed(3).get_state(),
+        torch.randn(3, 4).T,
+    ],
+    ids=lambda tensor: f"{tensor.dtype} {[*tensor.shape]}",
+)
+def test_tensors_go_through_json_bit_for_bit(tensor: torch.Tensor):
+    back = unpack(json.loads(json.dumps(pack(tensor))))
+    assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape)
+    as_bytes = [t.contiguous().reshape(-1).view(torch.uint8) for t in (tensor, back)]
+    assert torch.equal(*as_bytes)
+    assert torch.equal(unpack_all(pack_all({"a": tensor.isnan()}), torch.device("cpu"))["a"], tensor.isnan())

@@ -1,0 +1,118 @@
+"""AFLoRA's freezing: scores by hand, how many train at each step, and frozen for good."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from workflow.small_runs import Bench, StopAt
+
+from lorakit.artifacts.files import read_json
+from lorakit.errors import Interrupted
+from lorakit.training import loop
+from lorakit.training.hooks import Hook, TrainState
+from lorakit.training.pruning import remaining
+from lorakit.training.updates.aflora import AFLoRA
+
+FREEZE = "adapter.updates=[aflora]"
+
+
+class Watch(Hook):
+    """After every step: the frozen tensors, the scores, and every factor; before it, the gradients' sizes."""
+
+    def __init__(self) -> None:
+        self.update: AFLoRA
+        self.frozen: list[list[str]] = []
+        self.scores: list[dict[str, float]] = []
+        self.factors: list[dict[str, torch.Tensor]] = []
+        self.sizes: list[dict[str, np.ndarray]] = []
+
+    def after_backward(self, state: TrainState) -> None:
+        gradients = {name: t.parameter.grad for name, t in self.update.tensors.items()}
+        self.sizes.append({name: g.abs().double().numpy() for name, g in gradients.items() if g is not None})
+
+    def after_step(self, state: TrainState) -> None:
+        self.frozen.append(list(self.update.frozen))
+        self.scores.append(self.update.scores())
+        self.factors.append({name: t.parameter.detach().clone() for name, t in self.update.tensors.items()})
+
+
+def watched(bench: Bench, folder: Path, options: str, *overrides: str) -> tuple[Any, Watch]:
+    watch = Watch()
+    training = bench.prepare(folder, FREEZE, f"adapter.update_options={{{options}}}", *overrides, hooks=[watch])
+    watch.update = training.hooks[0]  # type: ignore[assignment]
+    training.model.train()
+    for epoch in range(training.schedule.total_steps // training.schedule.steps_per_epoch):
+        for window in training.feed.windows(epoch):
+            loop.step(training, window)
+    return training, watch
+
+
+def test_scores_by_hand(bench: Bench, tmp_path: Path):
+    """Windows of two steps: I and U of the mean |g|, and the mean of their product."""
+    _, watch = watched(bench, tmp_path, "final: 1, window: 2, b1: 0.7, b2: 0.4")
+    assert len(watch.sizes) == 12
+    for name, first in watch.sizes[0].items():
+        sensitivity, uncertainty = np.zeros_like(first), np.zeros_like(first)
+        for window in range(6):
+            g = (watch.sizes[2 * window][name] + watch.sizes[2 * window + 1][name]) / 2
+            sensitivity = 0.7 * sensitivity + 0.3 * g
+            uncertainty = 0.4 * uncertainty + 0.6 * np.abs(g - sensitivity)
+            found = watch.scores[2 * window + 1][name]
+            assert found == pytest.approx((sensitivity * uncertainty).mean(), rel=1e-4)
+        assert found > 0  # in the first window A has no gradient yet
+    assert watch.frozen[-1] == []
+
+
+def test_as_many_train_as_the_schedule_says_and_the_lowest_stop(bench: Bench, tmp_path: Path):
+    training, watch = watched(bench, tmp_path, "final: 0.25, window: 1, begin: 0.25, settle: 0.25", "training.epochs=2")
+    tensors = watch.update.tensors
+    assert (len(tensors), training.schedule.total_steps) == (8, 12)
+    for step in range(1, 13):
+        assert len(watch.frozen[step - 1]) == 8 - math.ceil(8 * remaining(step, 3, 9, 0.25))
+    assert len(watch.frozen[2]) == 0
+    assert len(watch.frozen[-1]) == 6
+    for step in range(1, 12):
+        new = set(watch.frozen[step]) - set(watch.frozen[step - 1])
+        for name in watch.frozen[step - 1]:  # for good, and as they are
+            assert name in watch.frozen[step]
+            assert name not in watch.scores[step]
+            assert torch.equal(watch.factors[step][name], watch.factors[step - 1][name])
+            assert not tensors[name].parameter.requires_grad
+        for name in set(tensors) - set(watch.frozen[step]):
+            assert not torch.equal(watch.factors[step][name], watch.factors[step - 1][name])
+        if new:
+            assert len(watch.update.live) >= 2
+            assert not new & set(watch.frozen[step - 1])
+
+
+def test_the_lowest_scores_go_first(bench: Bench, tmp_path: Path):
+    """Those that stop at a step are, by the scores that stood just before they did, below all that go on."""
+    training = bench.prepare(tmp_path, FREEZE, "adapter.update_options={final: 0.5, window: 1}")
+    (update,) = training.hooks
+    assert isinstance(update, AFLoRA)
+    for number, name in enumerate(reversed(update.tensors)):
+        update.sensitivity[name].fill_(number + 1.0)
+        update.uncertainty[name].fill_(1.0)
+        update.window[name].fill_(number + 1.0)
+    update.after_step(TrainState(total_steps=12, steps_per_epoch=6, step=12))
+    assert update.frozen == list(reversed(update.tensors))[:4]
+
+
+def test_frozen_tensors_stay_frozen_through_switching_and_resuming(bench: Bench, tmp_path: Path):
+    overrides = (FREEZE, "adapter.update_options={final: 0.25, window: 1, begin: 0.1, settle: 0.5}")
+    with pytest.raises(Interrupted):
+        bench.train(*overrides, run_dir=tmp_path / "run", hooks=[StopAt(7)])
+    state = read_json(tmp_path / "run" / "checkpoints" / "step-7" / "state.json")["hooks"]["AFLoRA"]
+    assert len(state["frozen"]) == 6
+    training = bench.prepare(tmp_path / "other", *overrides)
+    training.hooks[0].load_state_dict(state)
+    training.adapted.switch([])
+    training.adapted.switch(training.adapted.adapters)
+    trains = {t.name: t.parameter.requires_grad for t in training.adapted.trained() if t.site}
+    assert {name for name, on in trains.items() if not on} == set(state["frozen"])
+    assert sum(trains.values()) == 2
