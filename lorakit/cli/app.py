@@ -14,8 +14,11 @@ from typing import Annotated
 
 import typer
 
+from lorakit.cli.combine import combine
 from lorakit.cli.copy import copy_recipe
 from lorakit.cli.eval import evaluate
+from lorakit.cli.export import export
+from lorakit.cli.import_ import import_adapter
 from lorakit.cli.list import list_entries
 from lorakit.cli.merge import merge
 from lorakit.cli.plan import plan
@@ -43,6 +46,9 @@ app.command("search", rich_help_panel="Run")(search)
 app.command("eval", rich_help_panel="Run")(evaluate)
 app.command("merge", rich_help_panel="Run")(merge)
 app.command("predict", rich_help_panel="Run")(predict)
+app.command("export", rich_help_panel="Exchange")(export)
+app.command("import", rich_help_panel="Exchange")(import_adapter)
+app.command("combine", rich_help_panel="Exchange")(combine)
 app.command("list", rich_help_panel="Recipes")(list_entries)
 app.command("show", rich_help_panel="Recipes")(show)
 app.command("copy", rich_help_panel="Recipes")(copy_recipe)

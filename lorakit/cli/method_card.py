@@ -39,8 +39,9 @@ def tables(card: MethodCard) -> list[Table]:
     pairs += [(f"option {key}", text) for key, text in card.options.items()]
     for axis, values in card.composes.items():
         fits = [value for value, reason in values.items() if not reason]
-        reasons = dict.fromkeys(reason for reason in values.values() if reason)
-        pairs.append((f"with {axis}", ", ".join(fits) if fits else f"no: {'; '.join(reasons)}"))
+        reasons = "; ".join(dict.fromkeys(reason for reason in values.values() if reason))
+        said = f"no: {reasons}" if not fits else "yes" if len(values) == 1 else ", ".join(fits)
+        pairs.append((f"with {axis}", said))
     pairs.append(("source", card.source))
     if card.count is None:
         return [facts([*pairs, ("parameters", f"not counted: {card.no_count}")])]
@@ -60,7 +61,7 @@ def tables(card: MethodCard) -> list[Table]:
         title=f"on {counted.model}, rank {counted.rank}",
     )
     shared = f", {count(counted.shared)} of them shared by its sites" if counted.shared else ""
-    total = f"{count(counted.parameters)} ({counted.share:.2g} % of the model){shared}; the head not counted"
+    total = f"{count(counted.parameters)} ({counted.share:.3g} % of the model){shared}; the head not counted"
     return [facts(pairs), sites, facts([("parameters", total)])]
 
 

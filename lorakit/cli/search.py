@@ -1,9 +1,12 @@
-"""``lorakit search``: score every site once, give the budget to the best, write that down as a recipe."""
+"""``lorakit search``: find the adapters to train, and write that down as a recipe.
+
+heterolora scores every site once and gives the budget to the best; glora evolves a configuration for every site.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
@@ -20,10 +23,12 @@ from lorakit.cli.options import (
     open_recipe,
     refuse_overwrite,
 )
+from lorakit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from lorakit.recipe.load import LoadedRecipe
     from lorakit.workflow import SearchResult
 
 
@@ -37,26 +42,60 @@ def search(
         ),
     ] = None,
     overrides: Overrides = None,
-    proxy: Annotated[Optional[str], typer.Option("--proxy", help="The score; see: lorakit list proxies.")] = None,
+    method: Annotated[
+        Optional[Literal["heterolora", "glora"]],
+        typer.Option(
+            "--method",
+            help="heterolora scores all sites once; glora trains a supernet, then evolves. The recipe's, else heterolora.",
+        ),
+    ] = None,
+    proxy: Annotated[
+        Optional[str], typer.Option("--proxy", help="heterolora: the score; see: lorakit list proxies.")
+    ] = None,
     emit: Annotated[
-        Optional[Path], typer.Option("--emit", metavar="OUT.yaml", help="Write a recipe with the allocation in it.")
+        Optional[Path], typer.Option("--emit", metavar="OUT.yaml", help="Write a recipe with what was found in it.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep-weights", help="glora: that recipe starts from the supernet's weights.")
+    ] = False,
+    run_dir: Annotated[
+        Optional[Path],
+        typer.Option("--run-dir", help="glora: the search's folder; runs/NAME-glora-SEED by default.", file_okay=False),
     ] = None,
     seed: Seed = None,
+    resume: Annotated[bool, typer.Option("--resume", help="glora: go on with a search that was interrupted.")] = False,
     offline: Offline = False,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score all sites once and give the budget to the best (static HeteroLoRA)."""
+    """Score all sites once (static HeteroLoRA), or evolve a configuration for each of them (GLoRA)."""
     before_imports(offline=offline, quiet=quiet)
-    from lorakit.cli.output import listening, program, say, write, write_json
+    from lorakit.recipe.schema import EVOLUTION
 
     name, settings = recipe_or_default(recipe, overrides or [])
     if proxy is not None:
         settings.append(f"search.proxy={proxy}")
+    if method is not None:
+        settings.append(f"search.method={method}")
     if emit is not None:
         refuse_overwrite(emit, force=force)
-    loaded, _ = open_recipe(name, settings, seed=seed, offline=offline)
+    loaded, folder = open_recipe(name, settings, seed=seed, offline=offline)
+    if loaded.recipe.search.method == EVOLUTION:
+        from lorakit.cli.evolution import evolve
+
+        evolve(loaded, run_dir or folder, resume=resume, emit=emit, keep=keep, quiet=quiet, as_json=as_json)
+        return
+    given = {"--resume": resume, "--keep-weights": keep, "--run-dir": run_dir is not None}
+    if wrong := [option for option, value in given.items() if value]:
+        raise UsageError(f"{' and '.join(wrong)} goes with --method {EVOLUTION} only", hint="leave it out")
+    score(loaded, emit, quiet=quiet, as_json=as_json)
+
+
+def score(loaded: LoadedRecipe, emit: Path | None, *, quiet: bool, as_json: bool) -> None:
+    """Score all sites once, and print them with the allocation."""
+    from lorakit.cli.output import listening, program, say, write, write_json
+
     with listening(quiet=quiet):
         say(f"scoring the sites of {loaded.recipe.model.name} on {loaded.recipe.task.name}", quiet=quiet)
         from lorakit import workflow

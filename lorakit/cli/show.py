@@ -54,8 +54,8 @@ def show(
         raise UsageError(f"KEY=VALUE changes a recipe, and '{name}' is none", valid="lorakit show RECIPE KEY=VALUE")
     if name in registry.methods:
         show_method(name, model, as_json=as_json)
-        if name in registry.updates and not as_json:
-            write("\n" + card(registry.updates, name))
+        if not as_json:
+            write(*(f"\n{card(registry.updates, update)}" for update in registry.methods.get(name).updates))
         return
     cards = [card(registry, name) for registry in card_registries() if name in registry]
     if not cards:

@@ -53,7 +53,10 @@ class Probe:
     search: SearchSection
 
     def gradients(self, batches: Sequence[Batch] | None = None) -> dict[str, dict[str, torch.Tensor]]:
-        """Site -> tensor -> the loss's gradient summed over the batches; sites in model order, trained tensors only."""
+        """Site -> tensor -> the loss's gradient summed over the batches; sites in model order, trained tensors only.
+
+        A tensor that was settled for good has a gradient of zero.
+        """
         names, tensors = [], []
         for site, adapter in self.adapted.adapters.items():
             for name, parameter, _ in adapter.trained_tensors():
@@ -62,9 +65,11 @@ class Probe:
         sums = [torch.zeros_like(tensor) for tensor in tensors]
         for batch in self.batches if batches is None else batches:
             loss = self.loss(self.adapted.model, batch)
-            for total, gradient in zip(sums, torch.autograd.grad(loss, tensors, allow_unused=True), strict=True):
+            moving = [place for place, tensor in enumerate(tensors) if tensor.requires_grad]
+            gradients = torch.autograd.grad(loss, [tensors[place] for place in moving], allow_unused=True)
+            for place, gradient in zip(moving, gradients, strict=True):
                 if gradient is not None:
-                    total += gradient
+                    sums[place] += gradient
         table: dict[str, dict[str, torch.Tensor]] = {}
         for (site, name), total in zip(names, sums, strict=True):
             table.setdefault(site, {})[name] = total

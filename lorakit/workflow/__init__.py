@@ -1,9 +1,15 @@
 """The only place that puts the parts together: recipe -> model -> loop -> run.
 
-One function a command: ``plan``, ``train``, ``search``, ``evaluate``, ``merge``, ``predict``, and ``load`` for a run or a merged folder.
+One function a command: ``plan``, ``train``, ``search``, ``evolve``, ``evaluate``, ``merge``, ``predict``, and ``load`` for a run or a
+merged folder.
 """
 
+from lorakit.workflow.combining import CombineResult, combine
+from lorakit.workflow.describing import MethodCard, describe
 from lorakit.workflow.evaluating import EvalResult, evaluate
+from lorakit.workflow.evolving import EvolutionResult, FoundSite, Progress, evolve
+from lorakit.workflow.exporting import ExportResult, export
+from lorakit.workflow.importing import ImportResult, import_adapter
 from lorakit.workflow.merging import MergeResult, merge
 from lorakit.workflow.planning import Plan, PlannedSite, plan
 from lorakit.workflow.predicting import Classifier, Prediction, load, predict
@@ -12,15 +18,27 @@ from lorakit.workflow.searching import RankedSite, SearchResult, search
 
 __all__ = [
     "Classifier",
+    "CombineResult",
     "EvalResult",
+    "EvolutionResult",
+    "ExportResult",
+    "FoundSite",
+    "ImportResult",
     "MergeResult",
+    "MethodCard",
     "Plan",
     "PlannedSite",
     "Prediction",
+    "Progress",
     "RankedSite",
     "SearchResult",
     "TrainResult",
+    "combine",
+    "describe",
     "evaluate",
+    "evolve",
+    "export",
+    "import_adapter",
     "load",
     "merge",
     "plan",

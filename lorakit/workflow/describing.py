@@ -49,7 +49,8 @@ class Count(Result):
 @dataclass(frozen=True)
 class MethodCard(Result):
     """text: the header of the method's file; axes and usual: the preset; options: of its delta, with default and meaning; count: None
-    where the model is not at hand, ``no_count`` says why; composes: axis -> value -> why not, empty where it goes together.
+    where the model is not at hand, ``no_count`` says why; composes: axis -> value -> why not, empty where it goes together;
+    updates: what goes on while it trains, name -> that file's header.
     """
 
     name: str
@@ -62,6 +63,7 @@ class MethodCard(Result):
     count: Count | None
     no_count: str
     composes: dict[str, dict[str, str]]
+    updates: dict[str, str]
 
 
 def describe(name: str, model: ModelSection) -> MethodCard:
@@ -78,14 +80,30 @@ def describe(name: str, model: ModelSection) -> MethodCard:
         name=name,
         title=method.title,
         source=method.source,
-        text=inspect.getdoc(sys.modules.get(f"{registry.methods.package}.{name}")) or method.summary,
+        text=header(registry.methods.package, name) or method.summary,
         axes=axes_of(method, spec),
-        usual={"targets": list(method.targets), "rank": method.rank, "alpha": method.alpha, "lr": method.lr},
+        usual=usual_values(method, delta),
         options={key: f"{settings(spec)[key]}: {option.doc}" for key, option in delta.options.items()},
         count=counted,
         no_count=no_count,
         composes=compositions(method),
+        updates={update: header(registry.updates.package, update) for update in method.updates},
     )
+
+
+def header(package: str, name: str) -> str:
+    """The docstring of the file that registers ``name``; empty for what another package brings."""
+    return inspect.getdoc(sys.modules.get(f"{package}.{name}")) or ""
+
+
+def usual_values(method: Method, delta: type[Delta]) -> dict[str, Any]:
+    """What the method takes where a recipe does not say: as far as it means anything to this method."""
+    values: dict[str, Any] = {} if method.block else {"targets": list(method.targets)}
+    if not delta.replaces:
+        values["rank"] = method.rank
+    if method.scale != "none":
+        values["alpha"] = method.alpha
+    return values | {"lr": method.lr}
 
 
 def axes_of(method: Method, spec: AdapterSpec) -> dict[str, Any]:

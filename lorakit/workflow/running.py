@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
+
+from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.recipe.schema import Recipe
 from lorakit.report.figures import site_heatmap, training_curves
 from lorakit.tasks.metrics import main_metric
+from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import load_checkpoint
 from lorakit.training.evaluation import score_splits
 from lorakit.training.feed import Feed
@@ -20,9 +26,10 @@ from lorakit.training.loop import Training
 from lorakit.training.loop import train as run_loop
 from lorakit.training.objective import Objective
 from lorakit.training.optim import make_optimizer, make_scheduler
-from lorakit.training.schedule import make_schedule
+from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.search_hook import SearchHook
-from lorakit.training.seeds import stream
+from lorakit.training.seeds import generator, stream
+from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
 from lorakit.workflow.building import (
     Parts,
     Result,
@@ -35,7 +42,9 @@ from lorakit.workflow.building import (
     make_policy,
     seed_dropout,
     talk,
+    warm_start,
 )
+from lorakit.workflow.calibrating import calibrate
 
 FREE_ON_RESUME = ("run.name", "run.folder", "run.offline", "run.keep_checkpoints")
 
@@ -69,15 +78,23 @@ class TrainResult(Result):
 
 
 def train(
-    loaded: LoadedRecipe, *, run_dir: Path | None = None, resume: bool = False, hooks: Sequence[Hook] = ()
+    loaded: LoadedRecipe,
+    *,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    hooks: Sequence[Hook] = (),
+    data: TaskData | None = None,
 ) -> TrainResult:
-    """Train the recipe into a run folder, or go on with one. Raises Interrupted after a polite stop."""
+    """Train the recipe into a run folder, or go on with one. Raises Interrupted after a polite stop.
+
+    data: the rows, where they are at hand already.
+    """
     recipe = loaded.recipe
     run = choose_run(loaded, run_dir, resume)
     if resume:
         check_same_recipe(loaded, run)
-    parts = assemble(loaded)
-    training, search = prepare(loaded, parts, run, hooks)
+    parts = assemble(loaded, data)
+    training, search = prepare(loaded, parts, run, hooks, fresh=not resume)
     if resume:
         talk.info("resuming from %s", load_checkpoint(training))
     elif training.accelerator.is_main_process:
@@ -101,14 +118,18 @@ def check_same_recipe(loaded: LoadedRecipe, run: Run) -> None:
         raise UsageError(
             "this run was trained to its end already", where=str(run.path), hint="lorakit eval, or a new run"
         )
-    begun, given = (dict(flat(asdict(recipe))) for recipe in (load_recipe(run.recipe).recipe, loaded.recipe))
-    changed = [key for key in given if given[key] != begun.get(key) and key not in FREE_ON_RESUME]
-    if changed:
+    if changed := changed_keys(loaded, run):
         raise UsageError(
             f"the recipe has changed since this run began: {', '.join(changed)}",
             where=str(run.path),
             hint=f"lorakit train {run.path} --resume goes on with the run's own recipe",
         )
+
+
+def changed_keys(loaded: LoadedRecipe, run: Run) -> list[str]:
+    """The keys, of those that matter, in which the recipe is not the one the run was begun with."""
+    begun, given = (dict(flat(asdict(recipe))) for recipe in (load_recipe(run.recipe).recipe, loaded.recipe))
+    return [key for key in given if given[key] != begun.get(key) and key not in FREE_ON_RESUME]
 
 
 def choose_run(loaded: LoadedRecipe, run_dir: Path | None, resume: bool) -> Run:
@@ -120,14 +141,21 @@ def choose_run(loaded: LoadedRecipe, run_dir: Path | None, resume: bool) -> Run:
     return claim(run_dir) if run_dir else new_run(folder, name, seed)
 
 
-def prepare(loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook]) -> tuple[Training, SearchHook | None]:
-    """Everything the loop needs, and the search's hook where the recipe has a search."""
+def prepare(
+    loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook], *, fresh: bool = True
+) -> tuple[Training, SearchHook | None]:
+    """Everything the loop needs, and the search's hook where the recipe has a search.
+
+    fresh: whether the adapters start here; otherwise their tensors are loaded afterwards, and no init looks at data.
+    """
     recipe, task = loaded.recipe, parts.task
     with located(loaded):
         encoded = parts.encode("train", *task.validation)
         schedule = make_schedule(recipe, len(encoded["train"]))
         check_device(recipe)
-        adapted = adapt(parts)
+        adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
+        if fresh:
+            warm_start(recipe, adapted)
     accelerator = make_accelerator(recipe, run.path)
     model = accelerator.prepare_model(adapted.model)
     objective = Objective(accelerator, task.regression)
@@ -142,6 +170,8 @@ def prepare(loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook])
     if recipe.search.method != "none":
         search = SearchHook(make_policy(parts, adapted, feed, objective), run, writes=accelerator.is_main_process)
     optimizer = make_optimizer(adapted, recipe.training)
+    with located(loaded):
+        updates = make_updates(recipe, adapted, schedule, objective, optimizer, feed)
     state = TrainState(
         total_steps=schedule.total_steps,
         steps_per_epoch=schedule.steps_per_epoch,
@@ -157,6 +187,7 @@ def prepare(loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook])
         model=model,
         accelerator=accelerator,
         objective=objective,
+        loss=summed_loss(objective, updates),
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, recipe.training, schedule),
         schedule=schedule,
@@ -164,10 +195,27 @@ def prepare(loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook])
         evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size),
         metric=main_metric(task),
         state=state,
-        hooks=[*([search] if search else []), *hooks],
+        hooks=[*([search] if search else []), *updates, *hooks],
     )
     seed_dropout(recipe)
     return training, search
+
+
+def make_updates(
+    recipe: Recipe,
+    adapted: AdaptedModel,
+    schedule: Schedule,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    feed: Feed,
+) -> list[Update]:
+    """The recipe's updates in order; each draws, and draws training rows, from a stream of its own."""
+    updates = []
+    for kind, options in chosen_updates(recipe):
+        own = generator(recipe.run.seed, f"updates/{kind.name}")
+        draw = partial(feed.sample, generator=own)
+        updates.append(kind(UpdateContext(adapted, recipe, schedule, objective, optimizer, draw, own, options)))
+    return updates
 
 
 def summarise(training: Training, parts: Parts, search: SearchHook | None) -> TrainResult:

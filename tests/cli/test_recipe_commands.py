@@ -13,6 +13,7 @@ from lorakit.recipe.load import load_recipe, shipped_recipes
     ("kind", "key", "names"),
     [
         ("methods", "name", {"lora", "dora", "heterolora"}),
+        ("updates", "name", {"aflora", "drop_bp", "rose"}),
         ("proxies", "name", {"gradnorm", "snip", "synflow", "alpha", "constant"}),
         ("tasks", "name", {"mrpc", "stsb", "rotten_tomatoes", "custom"}),
         ("recipes", "name", {"demo"}),
@@ -50,7 +51,7 @@ def test_show_explains_every_key_and_prints_a_recipe_that_trains_the_same(cli, h
     assert again == load_recipe("small.yaml", settings).recipe
 
 
-@pytest.mark.parametrize("kind", ["methods", "proxies", "policies"])
+@pytest.mark.parametrize("kind", ["proxies", "policies"])
 def test_show_prints_the_card_of_everything_registered(cli, kind):
     entries = getattr(registry, kind)
     for name in entries.names():
@@ -97,3 +98,13 @@ def test_copy_to_a_place_that_cannot_be_is_one_message(cli, here):
 def test_copy_into_a_folder_keeps_the_name(cli, here):
     assert cli("copy", "demo", ".").code == 0
     assert (here / "demo.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", registry.updates.names())
+def test_show_tells_an_update_and_its_settings(cli, name):
+    """Also where a method has the same name."""
+    ran = cli("show", name)
+    assert ran.code == 0
+    assert f"{name} (training update)\n" in ran.out
+    for key, option in registry.updates.get(name).options.items():
+        assert f"    {key} = {option.default}: {option.doc}\n" in ran.out + "\n"

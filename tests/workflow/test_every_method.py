@@ -1,0 +1,39 @@
+"""Every registered method down the whole line: a recipe, a search over its sites, a run, its evaluation, its merging."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from workflow.small_runs import Bench
+
+from lorakit import registry, workflow
+from lorakit.adapters.spec import Method, resolve
+from lorakit.errors import RunError
+from lorakit.recipe.schema import AdapterSection
+
+SMALL = {"vb_lora": "adapter.options={length: 16, vectors: 8}"}  # its usual vectors are longer than the tiny model is wide
+REFUSES_SEARCH = ("aflora",)  # it freezes tensors by scores of its own
+
+
+@pytest.mark.parametrize("name", registry.methods.names())
+def test_a_recipe_becomes_a_run_that_evaluates_and_merges(bench: Bench, name: str) -> None:
+    method: Method = registry.methods.get(name)
+    unmergeable = registry.deltas.get(resolve(AdapterSection(method=name)).delta).unmergeable
+    settings = [f"adapter.method={name}", "adapter.dropout=0", "training.max_steps=4"]
+    if name in SMALL:
+        settings.append(SMALL[name])
+    if name not in REFUSES_SEARCH and method.block != "prompt":  # a single site leaves nothing to choose
+        settings += ["search.method=heterolora", "search.batches=1", "search.enable=0.9"]
+    plan = workflow.plan(bench.load(*settings))
+    result = bench.train(*settings, name=f"every-{name}")
+    assert result.adapter_parameters <= plan.budget <= plan.adapter_parameters
+    assert 0 < result.sites_on <= result.sites_total
+    evaluated = workflow.evaluate("custom", run=result.run_dir)
+    assert evaluated.scores == pytest.approx(result.last, abs=1e-9)
+    if unmergeable:
+        with pytest.raises(RunError, match="cannot be"):
+            workflow.merge(result.run_dir)
+    else:
+        assert workflow.merge(result.run_dir).largest_difference < 1e-4
+    shutil.rmtree(result.run_dir)
