@@ -13,9 +13,21 @@ from lorakit.errors import LorakitError
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import load_recipe
-    from lorakit.workflow import evaluate, load, merge, plan, predict, train
+    from lorakit.workflow import combine, evaluate, export, import_adapter, load, merge, plan, predict, train
 
-__all__ = ["LorakitError", "evaluate", "load", "load_recipe", "merge", "plan", "predict", "train"]
+__all__ = [
+    "LorakitError",
+    "combine",
+    "evaluate",
+    "export",
+    "import_adapter",
+    "load",
+    "load_recipe",
+    "merge",
+    "plan",
+    "predict",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,10 @@
     adapter_config.json, adapter_model.safetensors    linear sites and the trained head, as PEFT reads them
     lorakit.json, lorakit_model.safetensors           what PEFT does not know: the axes, every site's state, shortcuts
 
-Only sites that are in the function are written. All tensors are float32 safetensors; nothing is ever pickled.
+Where PEFT's LoRA cannot express every linear site that is in the function, there is no adapter_config.json, all tensors are in
+lorakit_model.safetensors, and lorakit.json says ``"form": "lorakit"``; `lorakit export` still writes what has an equivalent in PEFT.
+Only what is in the function is written: sites that are dropped are not, what sites share is while any of its users is in.
+All tensors are safetensors; nothing is ever pickled.
 """
 
 from __future__ import annotations
@@ -17,13 +20,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lorakit.adapters.adapter import DROPPED, Adapter
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.attach import SHARED, AdaptedModel
 from lorakit.artifacts.files import folder, read_json, write_json
+from lorakit.artifacts.peft import PREFIX, is_native, native_config, peft_name
 from lorakit.errors import RunError
 
-PEFT_PREFIX = "base_model.model."
-FORMAT = 1
+PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
+OURS, OUR_TENSORS = "lorakit.json", "lorakit_model.safetensors"
+FORMAT = 2
 
 
 def save_adapter(adapted: AdaptedModel, path: Path) -> None:
@@ -34,18 +38,12 @@ def save_adapter(adapted: AdaptedModel, path: Path) -> None:
 
 def write_adapter(adapted: AdaptedModel, target: Path) -> None:
     """Write the adapter's files into an existing folder."""
-    live = {name: adapter for name, adapter in adapted.adapters.items() if adapter.state != DROPPED}
     state = adapted.state()
-    names = file_names(adapted)
-    peft = {names[key]: tensor for key, tensor in state.items() if key in names and names[key].startswith(PEFT_PREFIX)}
-    ours = {
-        names[key]: tensor for key, tensor in state.items() if key in names and not names[key].startswith(PEFT_PREFIX)
-    }
-    save_tensors(peft, target / "adapter_model.safetensors")
-    if ours:
-        save_tensors(ours, target / "lorakit_model.safetensors")
-    write_json(target / "adapter_config.json", peft_config(adapted, [a for a in live.values() if in_peft(a)]))
-    write_json(target / "lorakit.json", description(adapted))
+    for file, names in file_names(adapted).items():
+        save_tensors({name: state[key] for key, name in names.items()}, target / file)
+    if is_native(adapted):
+        write_json(target / PEFT_CONFIG, native_config(adapted))
+    write_json(target / OURS, description(adapted))
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -59,10 +57,8 @@ def load_adapter(adapted: AdaptedModel, path: Path) -> None:
     if set(states) != set(adapted.adapters):
         raise RunError("the adapter's sites are not those of this model", where=str(path))
     adapted.restore(states)
-    tensors = read_tensors(path / "adapter_model.safetensors")
-    if (path / "lorakit_model.safetensors").exists():
-        tensors |= read_tensors(path / "lorakit_model.safetensors")
-    copy_in(adapted, tensors, file_names(adapted), path)
+    for file, names in file_names(adapted).items():
+        copy_in(adapted, read_tensors(path / file), names, path)
 
 
 @torch.no_grad()
@@ -96,52 +92,29 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def file_names(adapted: AdaptedModel) -> dict[str, str]:
-    """Key in ``AdaptedModel.state`` -> name on disk, for the tensors that are written."""
-    names = {name: PEFT_PREFIX + name for name in adapted.new_parts}
-    for site, adapter in adapted.adapters.items():
-        if adapter.state == DROPPED:
-            continue
-        for tensor, _, _ in adapter.tensors():
-            key = f"{site}.{tensor}"
-            names[key] = f"{PEFT_PREFIX}{site}.{peft_name(adapter, tensor)}" if in_peft(adapter) else key
-    return names
-
-
-def peft_name(adapter: Adapter, tensor: str) -> str:
-    """What PEFT calls this tensor of a site it can express."""
-    return "lora_magnitude_vector" if tensor == "magnitude" else adapter.delta.peft_names[tensor]
-
-
-def in_peft(adapter: Adapter) -> bool:
-    """Whether PEFT has such an adapter: a known parametrisation on a weight of the model."""
-    return adapter.base is not None and bool(adapter.delta.peft_names)
-
-
-def peft_config(adapted: AdaptedModel, adapters: list[Adapter]) -> dict[str, Any]:
-    """adapter_config.json: plain LoRA with full module paths, ranks and alphas a module (off modules are left out)."""
-    prefix = adapted.backbone.model.base_model_prefix + "."
-    heads = sorted(
-        {name.rpartition(".")[0] if name.startswith(prefix) else name.split(".")[0] for name in adapted.new_parts}
-    )
-    first = adapters[0] if adapters else None
-    return {
-        "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
-        "base_model_name_or_path": adapted.backbone.name,
-        "inference_mode": True,
-        "r": first.rank if first else 1,
-        "lora_alpha": first.scale * first.rank if first else 1,
-        "lora_dropout": first.spec.dropout if first else 0.0,
-        "use_dora": bool(first and first.spec.decomposition == "magnitude"),
-        "use_rslora": False,
-        "bias": "none",
-        "fan_in_fan_out": bool(first and first.site.kind == "conv1d"),
-        "target_modules": [adapter.site.name for adapter in adapters],
-        "rank_pattern": {adapter.site.name: adapter.rank for adapter in adapters},
-        "alpha_pattern": {adapter.site.name: adapter.scale * adapter.rank for adapter in adapters},
-        "modules_to_save": heads,
+def file_names(adapted: AdaptedModel) -> dict[str, dict[str, str]]:
+    """File -> key in ``AdaptedModel.state`` -> name in the file, for the tensors that are written."""
+    live = {name: adapter for name, adapter in adapted.adapters.items() if name in set(adapted.in_function)}
+    ours = {
+        key: key
+        for group, shared in adapted.shared.items()
+        if not set(adapted.users(group)).isdisjoint(live)
+        for key in (f"{SHARED}.{group}.{name}" for name, _, _ in shared.tensors())
     }
+    native = is_native(adapted)
+    theirs = {}
+    for site, adapter in live.items():
+        for name, _, _ in adapter.tensors():
+            key = f"{site}.{name}"
+            if native and not adapter.site.is_shortcut:
+                theirs[key] = f"{PREFIX}{site}.{peft_name(adapter, name)}"
+            else:
+                ours[key] = key
+    if native:
+        theirs |= {name: PREFIX + name for name in adapted.new_parts}
+    else:
+        ours |= {name: name for name in adapted.new_parts}
+    return {file: names for file, names in ((PEFT_TENSORS, theirs), (OUR_TENSORS, ours)) if names}
 
 
 def description(adapted: AdaptedModel) -> dict[str, Any]:
@@ -162,6 +135,7 @@ def description(adapted: AdaptedModel) -> dict[str, Any]:
     ]
     return {
         "format": FORMAT,
+        "form": "peft" if is_native(adapted) else "lorakit",
         "model": adapted.backbone.name,
         "sites": sites,
         "new_parts": adapted.new_parts,

@@ -43,6 +43,18 @@ def fold(adapted: AdaptedModel) -> int:
     return folded
 
 
+def check_foldable(adapted: AdaptedModel) -> None:
+    """Refuse what no weight can hold before anything is computed. A shortcut is kept beside the checkpoint instead."""
+    for name, adapter in adapted.adapters.items():
+        lost = adapter.state != DROPPED or adapter.base is None  # off, but still a part of the model
+        if not adapter.site.is_shortcut and adapter.delta.unmergeable and lost:
+            raise RunError(
+                f"this run cannot be merged: {adapter.delta.unmergeable}",
+                where=name,
+                hint="lorakit.load reads the run as it is",
+            )
+
+
 def shortcuts_of(adapted: AdaptedModel) -> list[Adapter]:
     """The shortcuts that a plain checkpoint cannot hold: those in the function, or all where their second norm stays."""
     if adapted.shortcuts is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.files import folder, write_json
-from lorakit.artifacts.merge import fold, restore_shortcuts, save_merged, shortcut_record, shortcuts_of
+from lorakit.artifacts.merge import check_foldable, fold, restore_shortcuts, save_merged, shortcut_record, shortcuts_of
 from lorakit.backbone.load import load_backbone
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.schema import ModelSection
@@ -48,12 +48,14 @@ def merge(
     """Fold ``run`` into ``out`` (``merged`` inside the run by default).
 
     The checkpoint is written beside its place, loaded again, and compared on real batches; it takes its name only
-    where no logit moved by more than ``tolerance``. Raises RunError, and leaves nothing, where one did.
+    where no logit moved by more than ``tolerance``. Raises RunError, and leaves nothing, where one did or where what was trained is no
+    weight.
     """
     restored = restore_run(run, weights)
     target = out or run / "merged"
     check_target(target, force=force)
     parts, adapted = restored.parts, restored.adapted
+    check_foldable(adapted)
     rows = proof_rows(restored)
     objective = Objective(make_accelerator(parts.recipe), parts.task.regression)
     objective.accelerator.prepare_model(adapted.model)

@@ -44,6 +44,7 @@ def test_every_method_has_a_whole_card(model: ModelSection) -> None:
         assert "When to use it:" in card.text, name
         assert card.source, name
         assert card.title, name
+        assert all(card.updates.values()), name
         assert card.count is not None or card.no_count, name
         assert any(not reason for reason in card.composes["init"].values()), name
 

@@ -1,0 +1,37 @@
+"""Fisher merging: an average in which each weight counts by how sure each model is of it (Matena and Raffel 2022, arXiv 2111.09832).
+
+    t = (sum_i w_i F_i o t_i) / (sum_i w_i F_i)        F_i: mean over training rows of (dL/dW')^2, entry by entry
+
+The gradients are those of the rows' own labels. Where no adapter has any Fisher information the plain weighted mean stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lorakit.artifacts.combination import Combination, Setting, Update, sum_of
+from lorakit.registry import combinations
+
+
+def fisher(updates: Sequence[Update], setting: Setting) -> torch.Tensor:
+    """The precision-weighted mean."""
+    pairs = list(zip(setting.weights, updates, strict=True))
+    information = [weight * update.statistic for weight, update in pairs if update.statistic is not None]
+    total = sum_of(information)
+    mean = sum_of([weight * update.dense for weight, update in pairs]) / sum(setting.weights)
+    weighted = sum_of([f * update.dense for f, update in zip(information, updates, strict=True)])
+    return torch.where(total > 0, weighted / total.where(total > 0, 1.0), mean)
+
+
+combinations.register(
+    "fisher",
+    Combination(
+        "fisher",
+        "mean weighted by the squared gradients of each task",
+        "Matena and Raffel 2022, arXiv 2111.09832",
+        fisher,
+        needs="fisher",
+    ),
+)

@@ -1,0 +1,18 @@
+"""Task arithmetic: task vectors added to the pretrained weights (Ilharco et al. 2023, arXiv 2212.04089, section 2).
+
+t = lambda sum_i t_i        lambda = 0.3 where no weights are given; a negative weight makes the model forget
+"""
+
+from lorakit.artifacts.combination import Combination, weighted_sum
+from lorakit.registry import combinations
+
+combinations.register(
+    "task_arithmetic",
+    Combination(
+        "task_arithmetic",
+        "0.3 times the sum of the updates",
+        "Ilharco et al. 2023, arXiv 2212.04089",
+        weighted_sum,
+        weight=0.3,
+    ),
+)

@@ -1,0 +1,135 @@
+"""Starting from a trained adapter (recipe: adapter.start), as Hu et al. 2021 (appendix D) start MRPC, RTE and STS-B from MNLI.
+
+The folder must hold the same adapter: the same sites with the same parametrisation, rank and scale. Sites that were off when it was
+saved start as they would without it. The head is taken over tensor by tensor where its shape is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorakit import registry
+from lorakit.adapters.adapter import DROPPED, Adapter
+from lorakit.adapters.attach import SHARED, AdaptedModel
+from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, PEFT_CONFIG, PEFT_TENSORS, read_tensors
+from lorakit.artifacts.files import read_json
+from lorakit.artifacts.peft import PREFIX, in_peft, peft_name
+from lorakit.errors import RecipeError, RunError
+
+KEY = "adapter.start"
+
+
+@torch.no_grad()
+def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
+    """Copy the tensors of the run or adapter in ``path`` into a fresh model; what a person should know of it, a sentence each.
+
+    Raises RecipeError (key ``adapter.start``) where it is not the same adapter, and then nothing is copied; RunError for damaged files.
+    """
+    place = adapter_folder(path)
+    told = read_json(place / OURS)
+    try:
+        entries = {site["name"]: site for site in told["sites"]}
+        check_same(adapted, entries, path)
+    except (KeyError, TypeError):
+        raise RunError("does not describe an adapter", where=str(place / OURS)) from None
+    tensors: dict[str, torch.Tensor] = {}
+    for file in (PEFT_TENSORS, OUR_TENSORS):
+        if (place / file).exists():
+            tensors |= read_tensors(place / file)
+    state, taken, fresh = adapted.state(), {}, []
+    off = [f"{name}." for name, entry in entries.items() if entry["state"] == DROPPED]
+    absent = (*off, f"{SHARED}.") if len(off) == len(entries) else tuple(off)
+    for key, names in possible_names(adapted).items():
+        found = next((name for name in names if name in tensors), None)
+        if found is not None and tensors[found].shape == state[key].shape:
+            taken[key] = tensors[found]
+        elif key in adapted.new_parts:
+            fresh.append(key)
+        elif found is not None or not key.startswith(absent):
+            shape = "missing" if found is None else f"{[*tensors[found].shape]} there and {[*state[key].shape]} here"
+            raise RecipeError(f"tensor {key} is {shape}", where=str(path), key=KEY)
+    for key, tensor in taken.items():
+        state[key].copy_(tensor)
+    return notes(adapted, path, told, fresh)
+
+
+def adapter_folder(path: Path) -> Path:
+    """The folder with the tensors: ``path`` itself, or a run's last adapter."""
+    place = path / "adapter" if (path / "recipe.yaml").is_file() else path
+    if (place / OURS).is_file():
+        return place
+    if (place / PEFT_CONFIG).is_file():
+        raise RecipeError(f"{path} is an adapter of PEFT", key=KEY, hint=f"lorakit import {path} --task TASK, first")
+    raise RecipeError(
+        f"{path} is neither a run nor an adapter folder", key=KEY, valid="a folder with recipe.yaml or lorakit.json"
+    )
+
+
+def check_same(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Refuse other sites, and other axes, ranks or scales on them."""
+    valid = "the same targets, shortcuts, delta, rank and scale in both"
+    if only := sorted(set(entries).symmetric_difference(adapted.adapters)):
+        where = "there only" if only[0] in entries else "here only"
+        raise RecipeError(f"the sites of {path} are not this recipe's: {only[0]} is {where}", key=KEY, valid=valid)
+    for name, adapter in adapted.adapters.items():
+        ours, theirs = sameness(adapter), entries_sameness(entries[name])
+        for word, own in ours.items():
+            if own != theirs[word]:
+                what = f"the adapter of {path} is another one: {word} of {name} is {theirs[word]} there and {own} here"
+                raise RecipeError(what, key=KEY, valid=valid)
+
+
+def sameness(adapter: Adapter) -> dict[str, Any]:
+    """What must be the same for tensors to mean the same."""
+    spec = adapter.spec
+    return {
+        "delta": spec.delta,
+        "options": sorted([name, value] for name, value in spec.options),
+        "rank": adapter.rank,
+        "scale": adapter.scale,
+        "decomposition": spec.decomposition,
+        "anchored start": registry.inits.get(spec.init).anchors,
+    }
+
+
+def entries_sameness(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The same from lorakit.json."""
+    axes = entry["axes"]
+    return {
+        "delta": axes["delta"],
+        "options": sorted([name, value] for name, value in axes["options"]),
+        "rank": entry["rank"],
+        "scale": entry["scale"],
+        "decomposition": axes["decomposition"],
+        "anchored start": registry.inits.get(axes["init"]).anchors,
+    }
+
+
+def possible_names(adapted: AdaptedModel) -> dict[str, list[str]]:
+    """Key in ``AdaptedModel.state`` -> what it may be called on disk: by its own name, or in PEFT's form."""
+    names = {key: [key, PREFIX + key] for key in adapted.state()}
+    for site, adapter in adapted.adapters.items():
+        if in_peft(adapter):
+            for name, _, _ in adapter.tensors():
+                names[f"{site}.{name}"].append(f"{PREFIX}{site}.{peft_name(adapter, name)}")
+    return names
+
+
+def notes(adapted: AdaptedModel, path: Path, told: Mapping[str, Any], fresh: list[str]) -> list[str]:
+    """What was taken over, and what was not."""
+    off = [site["name"] for site in told["sites"] if site["state"] == DROPPED]
+    said = [f"starting from {path}: {len(told['sites']) - len(off)} of {len(told['sites'])} sites"]
+    if off:
+        said[0] += ", the others were off there and start fresh"
+    kept = [name for name in adapted.new_parts if name not in fresh]
+    if kept:
+        said.append(f"the head is taken over: {', '.join(kept)}")
+    if fresh:
+        said.append(f"the head starts fresh where the other one has another shape: {', '.join(fresh)}")
+    if told["model"] != adapted.backbone.name:
+        said.append(f"the adapter was trained on {told['model']}, this model is {adapted.backbone.name}")
+    return said

@@ -1,0 +1,148 @@
+"""Training from a trained adapter: every tensor of it, and as much of its head as fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from workflow.small_runs import SEARCH, Bench, edited_json
+
+from lorakit import workflow
+from lorakit.adapters.attach import AdaptedModel
+from lorakit.artifacts.adapter_file import save_adapter
+from lorakit.artifacts.warm_start import start_from
+from lorakit.errors import RecipeError, RunError
+from lorakit.workflow.building import adapt, assemble
+
+METHODS = ("lora", "dora", "pissa", "vera", "ia3", "layer_norm", "trilora")
+
+
+def fresh(bench: Bench, *overrides: str, **options: str) -> AdaptedModel:
+    return adapt(assemble(bench.load(*overrides, **options)))
+
+
+def moved(bench: Bench, *overrides: str, **options: str) -> AdaptedModel:
+    adapted = fresh(bench, *overrides, **options)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for tensor in adapted.trained():
+            tensor.parameter.add_(0.3 * torch.randn(tensor.parameter.shape, generator=generator))
+    return adapted
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_tensor_is_taken_over(bench: Bench, tmp_path: Path, method: str):
+    settings = (f"adapter.method={method}", "adapter.rank=4", "adapter.dropout=0", "adapter.shortcuts=[res1]")
+    adapted = moved(bench, *settings)
+    save_adapter(adapted, tmp_path / "adapter")
+    again = fresh(bench, *settings, "run.seed=3")
+    start_from(again, tmp_path / "adapter")
+    assert {key for key, tensor in again.state().items() if torch.equal(tensor, adapted.state()[key])} == set(
+        again.state()
+    )
+    assert again.on == [site.name for site in again.sites]
+
+
+def test_sites_that_were_off_start_fresh(bench: Bench, tmp_path: Path):
+    adapted = moved(bench, "adapter.shortcuts=[res1]")
+    keep = [site.name for site in adapted.sites[::2]]
+    adapted.switch(keep)
+    save_adapter(adapted, tmp_path / "adapter")
+    again, untouched = (fresh(bench, "adapter.shortcuts=[res1]", "run.seed=3") for _ in range(2))
+    notes = start_from(again, tmp_path / "adapter")
+    assert "3 of 6 sites, the others were off there" in notes[0]
+    for name in again.adapters:
+        source = adapted if name in keep else untouched
+        assert all(torch.equal(again.state()[f"{name}.{x}"], source.state()[f"{name}.{x}"]) for x in "AB"), name
+
+
+def test_a_head_of_another_shape_starts_fresh_and_that_is_told(bench: Bench, tmp_path: Path):
+    save_adapter(moved(bench, "task.labels=[plain,happy,other]", family="roberta"), tmp_path / "adapter")
+    again, untouched = (fresh(bench, family="roberta") for _ in range(2))
+    notes = start_from(again, tmp_path / "adapter")
+    assert "taken over: classifier.dense.weight, classifier.dense.bias" in notes[1]
+    assert (
+        "fresh where the other one has another shape: classifier.out_proj.weight, classifier.out_proj.bias" in notes[2]
+    )
+    for name in ("weight", "bias"):
+        assert torch.equal(
+            again.state()[f"classifier.out_proj.{name}"], untouched.state()[f"classifier.out_proj.{name}"]
+        )
+        assert not torch.equal(again.state()[f"classifier.dense.{name}"], untouched.state()[f"classifier.dense.{name}"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("adapter.targets=[q]",), "value is there only"),
+        (("adapter.targets=[q,k,v]",), "key is here only"),
+        (("adapter.rank=2",), "rank of .*query is 4 there and 2 here"),
+        (("adapter.alpha=3",), "scale of .*query is 4.0 there and 0.75 here"),
+        (("adapter.method=dora",), "decomposition of .*query is none there and magnitude here"),
+        (("adapter.delta=diagonal",), "delta of .*query is low_rank there and diagonal here"),
+        (("adapter.init=pissa",), "anchored start of .*query is False there and True here"),
+    ],
+)
+def test_another_adapter_is_one_error_and_nothing_is_copied(
+    bench: Bench, tmp_path: Path, settings: tuple[str, ...], message: str
+):
+    save_adapter(moved(bench), tmp_path / "adapter")
+    again = fresh(bench, *settings)
+    before = {key: tensor.clone() for key, tensor in again.state().items()}
+    with pytest.raises(RecipeError, match=message) as caught:
+        start_from(again, tmp_path / "adapter")
+    assert [problem.key for problem in caught.value.problems] == ["adapter.start"]
+    assert all(torch.equal(tensor, before[key]) for key, tensor in again.state().items())
+
+
+def test_training_starts_where_the_other_run_ended(bench: Bench, tmp_path: Path) -> None:
+    """One more step at rate zero leaves the other run's weights and scores; the key's place is told where the folder is wrong."""
+    first = bench.train("training.lr=0.02", "training.max_steps=8")
+    still = ("training.lr=1e-12", "training.max_steps=1", "training.weight_decay=0", "run.seed=9")
+    again = bench.train(*still, f"adapter.start={first.run_dir}")
+    assert again.last == first.last
+    one, other = (workflow.load(run.run_dir).adapted.state() for run in (first, again))
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], rtol=0, atol=1e-9)
+    with pytest.raises(RecipeError, match="neither a run nor an adapter folder") as caught:
+        bench.train(*still, f"adapter.start={tmp_path}")
+    assert caught.value.problems[0].where == "command line"
+
+
+def test_a_search_can_start_from_a_run(bench: Bench) -> None:
+    first = bench.train(*SEARCH, "training.max_steps=4")
+    again = bench.train(*SEARCH, "training.max_steps=2", f"adapter.start={first.run_dir}")
+    assert again.sites_total == first.sites_total
+    assert again.adapter_parameters <= again.budget
+
+
+def test_an_adapter_of_peft_is_to_be_imported_first(bench: Bench, tmp_path: Path):
+    adapted = moved(bench)
+    save_adapter(adapted, tmp_path)
+    (tmp_path / "lorakit.json").unlink()
+    with pytest.raises(RecipeError, match="is an adapter of PEFT") as caught:
+        start_from(fresh(bench), tmp_path)
+    assert "lorakit import" in caught.value.problems[0].hint
+
+
+def test_a_damaged_file_is_a_run_error(bench: Bench, tmp_path: Path):
+    save_adapter(moved(bench), tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"short")
+    with pytest.raises(RunError, match="cannot be read"):
+        start_from(fresh(bench), tmp_path)
+    with edited_json(tmp_path / "lorakit.json") as told:
+        del told["sites"][0]["axes"]
+    with pytest.raises(RunError, match="does not describe an adapter"):
+        start_from(fresh(bench), tmp_path)
+
+
+def test_a_tensor_that_is_missing_is_told(bench: Bench, tmp_path: Path):
+    adapted = moved(bench)
+    save_adapter(adapted, tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    tensors.pop(f"base_model.model.{adapted.sites[0].name}.lora_B.weight")
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(RecipeError, match=r"query.B is missing"):
+        start_from(fresh(bench), tmp_path)

@@ -1,0 +1,64 @@
+"""What ``lorakit export`` passes on and prints."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+RESULT = {
+    "out": Path("runs/a/peft"),
+    "to": "peft",
+    "kind": "LORA",
+    "method": "pissa",
+    "sites": 4,
+    "ranks": (6, 8),
+    "rows": 30,
+    "largest_difference": 1.5e-6,
+    "largest_logit": 2.5,
+    "tolerance": 1e-3,
+    "load_line": "model = PeftModel.from_pretrained(base, 'runs/a/peft')",
+}
+
+
+@pytest.fixture
+def exported(workflow, monkeypatch):
+    calls = []
+
+    def export(*args, **kwargs):
+        calls.append((args, kwargs))
+        return SimpleNamespace(**RESULT, to_dict=lambda: {**RESULT, "out": str(RESULT["out"])})
+
+    monkeypatch.setattr(sys.modules["lorakit.workflow"], "export", export, raising=False)
+    return calls
+
+
+def test_options_are_passed_on_and_facts_printed(cli, here, exported):
+    ran = cli("export", "runs/a", "--out", "there", "--weights", "best", "--force", "--tolerance", "0.1")
+    assert ran.code == 0
+    (args, kwargs) = exported[0]
+    assert args == (Path("runs/a"),)
+    assert kwargs == {"to": "peft", "out": Path("there"), "weights": "best", "tolerance": 0.1, "force": True}
+    assert "pissa, as LORA in PEFT" in ran.out
+    assert "4, ranks 6 to 8" in ran.out
+    assert "30 rows: largest logit difference 1.5e-06 (allowed 0.001, largest logit 2.5)" in ran.out
+    assert RESULT["load_line"] in ran.err
+
+
+def test_json_is_all_that_is_on_standard_output(cli, here, exported):
+    ran = cli("export", "runs/a", "--json", "--quiet")
+    assert json.loads(ran.out)["ranks"] == [6, 8]
+    assert ran.err == ""
+
+
+def test_another_library_is_a_usage_error(cli, here, exported):
+    ran = cli("export", "runs/a", "--to", "onnx")
+    assert (ran.code, exported) == (2, [])
+    assert "peft" in ran.err
+
+
+def test_without_a_run_and_without_runs_one_message(cli, here, exported):
+    ran = cli("export")
+    assert (ran.code, exported) == (2, [])
+    assert "no finished run" in ran.err
