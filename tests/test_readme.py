@@ -22,6 +22,7 @@ LITTLE = (
     "search.batches=1",
     "search.every=0.5",
 )
+SMALL_EVOLUTION = ("search.population=4", "search.generations=2", "search.parents=2")
 
 
 def run_line(line: str, monkeypatch) -> int:
@@ -34,6 +35,8 @@ def run_line(line: str, monkeypatch) -> int:
     assert program == "lorakit"
     if command in ("train", "plan", "search"):
         rest += LITTLE
+    if "glora" in rest:
+        rest += SMALL_EVOLUTION
     return main([command, *rest])
 
 

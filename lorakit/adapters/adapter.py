@@ -311,9 +311,9 @@ def count(spec: AdapterSpec, site: Site, rank: int) -> int:
 
 
 def settings(spec: AdapterSpec) -> dict[str, Any]:
-    """The delta's own settings, defaults included."""
-    given = dict(spec.options)
-    return {name: given.get(name, option.default) for name, option in registry.deltas.get(spec.delta).options.items()}
+    """The values of the delta's options, defaults included."""
+    delta: type[Delta] = registry.deltas.get(spec.delta)
+    return delta.settings_of(dict(spec.options))
 
 
 def shared_shapes(

@@ -14,7 +14,7 @@ from lorakit import registry
 from lorakit.adapters.adapter import DROPPED, FROZEN, NO_STATISTICS, ON, Adapter, settings, shared_shapes
 from lorakit.adapters.block import Wiring
 from lorakit.adapters.blocks.shortcut import Shortcuts
-from lorakit.adapters.budget import spec_for
+from lorakit.adapters.budget import costs, shared_cost, spec_for
 from lorakit.adapters.delta import Delta, Shared
 from lorakit.adapters.init import InitContext
 from lorakit.adapters.spec import AdapterSpec
@@ -69,7 +69,7 @@ class AdaptedModel:
     def switch(self, on: Collection[str], *, off: str = "drop") -> None:
         """Put exactly ``on`` into training. The others leave the function (``drop``), or stay in it untrained (``freeze``).
 
-        A site that has never been on is left out of the function either way: its update is zero. Raises ValueError for a name
+        A site whose update is still zero is left out of the function either way. Raises ValueError for a name
         that is no site's.
         """
         if unknown := set(on) - set(self.adapters):
@@ -185,7 +185,7 @@ def attach(
 ) -> AdaptedModel:
     """Build an adapter on each of ``sites`` and switch all of them on.
 
-    ranks and options: site name -> rank, settings of the delta, where they are not its spec's; block: what the sites belong to where they
+    ranks and options: site name -> rank, options of the delta, where they are not its spec's; block: what the sites belong to where they
     are not projections; statistics: site name -> what its init needs of training data, None where the tensors are loaded
     afterwards; generator_for: the init stream of a site or a shared tensor by name, so that a site starts the same whatever other
     sites there are. Raises RecipeError for a rank above what the matrix has, and for sites that the delta cannot sit on.
@@ -282,6 +282,14 @@ def check_sites(
                     hint="other targets, another rank, or another method",
                 )
             )
+    ranks = {site.name: rank_of(site) for site in sites}
+    each = costs(sites, linear, shortcut, ranks, options)
+    if sites and not sum(each.values()) + shared_cost(sites, linear, shortcut, ranks):
+        raise RecipeError(
+            f"trainable '{linear.trainable}' leaves nothing to train on any of the {len(sites)} sites",
+            key="adapter.trainable",
+            valid="all, or roles that these sites have (a site without a bias has no vectors of one)",
+        )
 
 
 def check_rank(site: Site, rank: int, key: str, delta: type[Delta] | None = None) -> None:
@@ -289,6 +297,5 @@ def check_rank(site: Site, rank: int, key: str, delta: type[Delta] | None = None
     limit = (delta or registry.deltas.get("low_rank")).highest_rank(site)
     if rank < 1 or (limit is not None and rank > limit):
         shape = f"{site.out_features}x{site.in_features}"
-        raise RecipeError(
-            Problem(f"rank {rank} does not fit site {site.name} ({shape})", key=key, valid=f"1 to {limit}")
-        )
+        valid = "at least 1" if limit is None else f"1 to {limit}"
+        raise RecipeError(Problem(f"rank {rank} does not fit site {site.name} ({shape})", key=key, valid=valid))

@@ -128,7 +128,7 @@ RULES: tuple[Callable[[AdapterSpec, type[Delta], Init], Iterator[Problem]], ...]
 
 
 def read_options(delta: str, given: Mapping[str, str], key: str = "adapter.options") -> dict[str, Any]:
-    """The delta's own settings as their types. Raises RecipeError for names and values it does not have."""
+    """The delta's options as their types. Raises RecipeError for names and values it does not have."""
     known: Mapping[str, Option] = registry.deltas.get(delta).options
     problems: list[Problem] = []
     values: dict[str, Any] = {}

@@ -23,7 +23,7 @@ START = "start"
 
 @dataclass(frozen=True)
 class Option:
-    """A setting of one parametrisation alone (recipe: adapter.options). Its type is that of ``default``.
+    """What is set for one parametrisation alone (recipe: adapter.options). Its type is that of ``default``.
 
     low and high: bounds that are themselves accepted; choices: the accepted words.
     """
@@ -83,11 +83,12 @@ class Delta(nn.Module, ABC):
 
     roles: tensor -> role (A, B, gate, core, vector, ...); rank_axes: tensor -> axis; rates: role -> how many times
     faster than the others it learns; starts: tensor -> the constant it starts at, or a function that draws it; what is not named
-    there the recipe's init draws; options: its own settings;
-    shared_roles: the tensors that sites have in common -> role; peft_names: what PEFT calls the tensors on disk, empty where PEFT
-    has no such parametrisation; kinds: the kinds of site it can sit on; additive: whether the layer is ``W x + b + s dW x``,
-    else ``layer`` computes it; takes_factors: whether ``set_factors`` can make it any product B A; unmergeable: why it cannot be
-    folded into a weight, empty where it can; replaces: whether its tensors stand in for the module's own parameters.
+    there the recipe's init draws; options: its own, whose values an instance has as ``settings``; free_rank: whether any rank will do,
+    or there is none, where else the narrower width is the limit; shared_roles: the tensors that sites have in common -> role;
+    peft_names: what PEFT calls the tensors on disk, empty where PEFT has no such parametrisation; kinds: the kinds of site it can
+    sit on; additive: whether the layer is ``W x + b + s dW x``, else ``layer`` computes it; takes_factors: whether ``set_factors``
+    can make it any product B A; unmergeable: why it cannot be folded into a weight, empty where it can; replaces: whether its tensors
+    stand in for the module's own parameters.
     """
 
     roles: ClassVar[Mapping[str, str]]
@@ -95,6 +96,7 @@ class Delta(nn.Module, ABC):
     rates: ClassVar[Mapping[str, float]] = {}
     starts: ClassVar[Mapping[str, float | Draw]]
     options: ClassVar[Mapping[str, Option]] = {}
+    free_rank: ClassVar[bool] = False
     shared_roles: ClassVar[Mapping[str, str]] = {}
     peft_names: ClassVar[Mapping[str, str]] = {}
     kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d", "shortcut")
@@ -108,7 +110,7 @@ class Delta(nn.Module, ABC):
         super().__init__()
         self.site = site
         self.rank = rank
-        self.settings = {name: options.get(name, option.default) for name, option in self.options.items()}
+        self.settings = self.settings_of(options)
         self.__dict__["shared"] = shared  # not a child: it belongs to the model
         for name, shape in self.shapes(site, rank, self.settings).items():
             self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
@@ -119,6 +121,11 @@ class Delta(nn.Module, ABC):
     @abstractmethod
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
         """Tensor name -> shape, for counting before anything is allocated."""
+
+    @classmethod
+    def settings_of(cls, options: Options) -> dict[str, Any]:
+        """The value of every option: as ``options`` say, its default where they do not."""
+        return {name: options.get(name, option.default) for name, option in cls.options.items()}
 
     @classmethod
     def role_of(cls, name: str) -> str:
@@ -140,7 +147,7 @@ class Delta(nn.Module, ABC):
     @classmethod
     def highest_rank(cls, site: Site) -> int | None:
         """The largest rank that makes sense on ``site``; None where there is no limit."""
-        return min(site.in_features, site.out_features)
+        return None if cls.free_rank else min(site.in_features, site.out_features)
 
     @classmethod
     def check(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:

@@ -18,7 +18,7 @@ class Factored(Delta):
         """b (out x r) and a (r x in)."""
 
     def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
-        """``b (scale a x)``."""
+        """``b (scale a x)``: the scale touches r numbers a row, not out."""
         b, a = self.factors()
         return F.linear(F.linear(x, a) * scale, b)
 
@@ -26,6 +26,12 @@ class Factored(Delta):
         """b a (out x in)."""
         b, a = self.factors()
         return b @ a
+
+    @torch.no_grad()
+    def neutral(self) -> bool:
+        """Whether one of the two is zero, wherever its tensors started."""
+        b, a = self.factors()
+        return not b.any() or not a.any()
 
     def row_norms_squared(self, weight: torch.Tensor, base_squared: torch.Tensor, scale: float) -> torch.Tensor:
         """``|W + s b a|^2 = |W|^2 + 2s <W, b a> + s^2 |b a|^2`` row by row, without building b a."""

@@ -27,7 +27,7 @@ class Method:
     """A named preset over the axes, with what `lorakit show` tells about it.
 
     name: what recipes call it; title: its full name; summary: its formula in one line; source: paper and section; targets, rank,
-    alpha and lr: its usual values, where the recipe gives none; options: the delta's own settings; block: where it sits, for what is
+    alpha and lr: its usual values, where the recipe gives none; options: those of its delta; block: where it sits, for what is
     not an update of a projection's weight; updates: what goes on during training; identity: whether a fresh model is exactly the
     pretrained one.
     """
@@ -93,7 +93,7 @@ class AdapterSpec:
         return role != START and (self.trainable == "all" or role in self.trainable.split("+"))
 
     def with_options(self, options: Mapping[str, Any] | None) -> AdapterSpec:
-        """The same with some of the delta's settings changed (``None``: none of them)."""
+        """The same with some of the delta's options changed (``None``: none of them)."""
         return replace(self, options=tuple({**dict(self.options), **options}.items())) if options else self
 
 

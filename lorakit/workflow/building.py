@@ -156,6 +156,9 @@ def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[s
     """The sites of the recipe's targets and shortcuts; of these the allocation's, with their ranks, where it has one."""
     adapter, anatomy = recipe.adapter, backbone.anatomy
     method: Method = registry.methods.get(adapter.method)
+    if method.block and adapter.targets != list(method.targets):
+        where = registry.blocks.get(method.block).summary
+        talk.info("adapter.targets has no effect: %s sits on %s", method.name, where)
     own = registry.blocks.get(method.block).sites(backbone) if method.block else anatomy.select(adapter.targets or [])
     candidates = [*own, *anatomy.shortcuts(adapter.shortcuts)]
     if not adapter.allocation:

@@ -375,9 +375,12 @@ def check_autocast(case: Case) -> None:
     assert same == case.method.identity
     disturb(case.adapted)
     exact = evaluated(case.adapted.model, case.batch)
+    plain = None if case.kind.unmergeable else merged(case.pretrained, case.adapted)
     with torch.autocast("cpu", torch.bfloat16):
-        assert near(evaluated(case.adapted.model, case.batch), exact)
+        out = evaluated(case.adapted.model, case.batch)
+        rounding = 0.0 if plain is None else float((evaluated(plain, case.batch).float() - exact).abs().max())
         backward(case.adapted.model, case.batch)
+    assert near(out, exact, rounding)
     for tensor in case.adapted.trained():
         assert tensor.parameter.grad.dtype == torch.float32
         assert tensor.parameter.grad.isfinite().all()
@@ -407,9 +410,12 @@ def check_half_precision(case: Case) -> None:
     assert torch.equal(evaluated(half.model, case.batch), start)
 
 
-def near(out: torch.Tensor, exact: torch.Tensor) -> bool:
-    """Equal to bfloat16's eight bits, with room for a few layers' roundings to add up."""
-    return bool((out.float() - exact).abs().max() <= 0.1 * exact.abs().max())
+def near(out: torch.Tensor, exact: torch.Tensor, rounding: float = 0.0) -> bool:
+    """Equal to bfloat16's eight bits, with room for a few layers' roundings to add up.
+
+    rounding: what bfloat16 does to a plain model with the same weights; some random weights are badly conditioned.
+    """
+    return bool((out.float() - exact).abs().max() <= 0.1 * exact.abs().max() + 3 * rounding)
 
 
 def check_gradients(case: Case) -> None:

@@ -120,3 +120,10 @@ def test_a_site_that_is_not_there_cannot_be_switched_on(fresh: Fresh) -> None:
     adapted = adapt(fresh("bert"), AdapterSection(rank=2))
     with pytest.raises(ValueError, match="nowhere"):
         adapted.switch(["nowhere"])
+
+
+def test_what_leaves_nothing_to_train_is_refused(fresh: Fresh) -> None:
+    """GLoRA's vectors are those of a bias, and Llama's projections have none."""
+    with pytest.raises(RecipeError, match="leaves nothing to train on any of the") as caught:
+        adapt(fresh("llama"), AdapterSection(method="glora", rank=2, trainable="vector"))
+    assert caught.value.problems[0].key == "adapter.trainable"

@@ -24,11 +24,6 @@ from lorakit.backbone.site import Site
 from lorakit.registry import deltas
 
 BANK_BOUND, LOGITS_DEVIATION = 0.02, 0.1
-OPTIONS = {
-    "vectors": Option(128, "vectors in the bank (h)", low=1),
-    "length": Option(128, "numbers in a vector (l), a divisor of every adapted width", low=1),
-    "top": Option(2, "vectors mixed in a piece (k)", low=1),
-}
 
 
 def small_uniform(tensor: torch.Tensor, generator: torch.Generator) -> None:
@@ -41,18 +36,17 @@ def small_normal(tensor: torch.Tensor, generator: torch.Generator) -> None:
     tensor.normal_(0.0, LOGITS_DEVIATION, generator=generator)
 
 
-def setting(options: Options, name: str) -> int:
-    """The option's value, a whole number as all of them are."""
-    return int(options.get(name, OPTIONS[name].default))
-
-
 class Bank(Factored):
     """dW = B A with pieces of A's rows and of B's columns from a shared bank; A and B are their logits."""
 
     roles: ClassVar = {"A": "logits", "B": "logits"}
     rank_axes: ClassVar = {"A": 0, "B": 1}
     starts: ClassVar = {"A": small_normal, "B": small_normal, "bank": small_uniform}
-    options: ClassVar = OPTIONS
+    options: ClassVar = {
+        "vectors": Option(128, "vectors in the bank (h)", low=1),
+        "length": Option(128, "numbers in a vector (l), a divisor of every adapted width", low=1),
+        "top": Option(2, "vectors mixed in a piece (k)", low=1),
+    }
     shared_roles: ClassVar = {"bank": "bank"}
     kinds: ClassVar = ("linear", "conv1d")
     shared: Shared
@@ -62,7 +56,8 @@ class Bank(Factored):
     @classmethod
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
         """The logits of A (rank x in/l x h) and of B (out/l x rank x h)."""
-        h, length = setting(options, "vectors"), setting(options, "length")
+        settings = cls.settings_of(options)
+        h, length = settings["vectors"], settings["length"]
         return {"A": (rank, site.in_features // length, h), "B": (site.out_features // length, rank, h)}
 
     @classmethod
@@ -70,15 +65,16 @@ class Bank(Factored):
         cls, sites: Sequence[Site], rank: int, options: Options = NO_OPTIONS
     ) -> dict[str, tuple[int, ...]]:
         """bank (h x l)."""
-        return {"bank": (setting(options, "vectors"), setting(options, "length"))}
+        settings = cls.settings_of(options)
+        return {"bank": (settings["vectors"], settings["length"])}
 
     @classmethod
     def check(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
         """Both widths fall into pieces, and the bank holds as many vectors as a piece mixes."""
-        length, common = setting(options, "length"), math.gcd(site.in_features, site.out_features)
+        settings, common = cls.settings_of(options), math.gcd(site.in_features, site.out_features)
+        h, length, top = settings["vectors"], settings["length"], settings["top"]
         if common % length:
             return f"its widths do not fall into pieces of {length} (length={length}); {divisors(common)} would do"
-        h, top = setting(options, "vectors"), setting(options, "top")
         return f"a piece mixes {top} vectors (top={top}), and the bank has {h}" if top > h else ""
 
     def pieces(self, logits: torch.Tensor) -> torch.Tensor:

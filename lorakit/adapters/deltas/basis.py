@@ -20,11 +20,10 @@ import torch
 from torch import nn
 
 from lorakit.adapters.delta import NO_OPTIONS, Option, Options, Shared
+from lorakit.adapters.draws import linear_uniform
 from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
-
-BASES = Option(64, "random matrices in each mixture (k)", low=1)
 
 
 class Basis(Factored):
@@ -33,7 +32,7 @@ class Basis(Factored):
     roles: ClassVar = {"a": "A", "b": "B"}
     starts: ClassVar = {"a": 0.0, "b": 0.0}
     options: ClassVar = {
-        "bases": BASES,
+        "bases": Option(64, "random matrices in each mixture (k)", low=1),
         "seed": Option(0, "what the random matrices are drawn from, with the site's name"),
     }
     a: nn.Parameter
@@ -45,8 +44,8 @@ class Basis(Factored):
     def __init__(self, site: Site, rank: int, options: Options = NO_OPTIONS, shared: Shared | None = None):
         super().__init__(site, rank, options, shared)
         generator = stream_of(site.name, self.settings["seed"])
-        a_0 = nn.init.kaiming_uniform_(torch.empty(rank, site.in_features), a=math.sqrt(5), generator=generator)
-        self.register_buffer("a_0", a_0, persistent=False)
+        self.register_buffer("a_0", torch.empty(rank, site.in_features), persistent=False)
+        linear_uniform(self.a_0, generator)
         for name, shape in (("a_bases", (rank, site.in_features)), ("b_bases", (site.out_features, rank))):
             entries = torch.empty(self.settings["bases"], *shape).uniform_(-1, 1, generator=generator)
             self.register_buffer(name, entries / math.sqrt(len(entries)), persistent=False)
@@ -54,17 +53,13 @@ class Basis(Factored):
     @classmethod
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
         """a (k), b (k)."""
-        k = options.get("bases", BASES.default)
+        k = cls.settings_of(options)["bases"]
         return {"a": (k,), "b": (k,)}
 
     @classmethod
     def stuck(cls, trains: Callable[[str], bool]) -> str:
         """b alone: where a stays zero, A is A_0."""
         return "" if trains(cls.roles["b"]) else "b"
-
-    def neutral(self) -> bool:
-        """Whether b is zero."""
-        return not self.b.any()
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B (out x rank) and A (rank x in), mixed in the coefficients' own precision also under autocast."""

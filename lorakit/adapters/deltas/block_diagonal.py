@@ -17,8 +17,6 @@ from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
 
-MINIS = Option(2, "how many small LoRAs there are (n), a divisor of every adapted width", low=1)
-
 
 class BlockDiagonal(Delta):
     """dW = blockdiag(B_i A_i) with the A_i in A (rank x in) and the B_i in B (out x rank)."""
@@ -26,7 +24,9 @@ class BlockDiagonal(Delta):
     roles: ClassVar = {"A": "A", "B": "B"}
     rank_axes: ClassVar = {"A": 0, "B": 1}
     starts: ClassVar = {"B": 0.0}
-    options: ClassVar = {"minis": MINIS}
+    options: ClassVar = {
+        "minis": Option(2, "how many small LoRAs there are (n), a divisor of every adapted width", low=1)
+    }
     A: nn.Parameter
     B: nn.Parameter
 
@@ -38,7 +38,7 @@ class BlockDiagonal(Delta):
     @classmethod
     def check(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
         """Both widths fall into n slices, each at least as wide as the rank."""
-        n = options.get("minis", MINIS.default)
+        n = cls.settings_of(options)["minis"]
         common = math.gcd(site.in_features, site.out_features)
         if common % n:
             return f"its widths do not fall into {n} slices (minis={n}); {divisors(common)} would do"

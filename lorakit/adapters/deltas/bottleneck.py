@@ -36,6 +36,7 @@ class Bottleneck(Delta):
     rank_axes: ClassVar = {"D": 0, "b_down": 0, "U": 1}
     starts: ClassVar = {"D": truncated_normal, "U": 0.0, "b_down": 0.0, "b_up": 0.0}
     options: ClassVar = {"activation": Option("gelu", "what is between D and U (g)", choices=tuple(ACTIVATIONS))}
+    free_rank: ClassVar = True
     kinds: ClassVar = ("linear", "conv1d")
     additive: ClassVar = False
     unmergeable: ClassVar = "a bottleneck is not linear"
@@ -53,11 +54,6 @@ class Bottleneck(Delta):
     def biases(cls, site: Site, rank: int) -> dict[str, tuple[int, ...]]:
         """b_down (m), b_up (out)."""
         return {"b_down": (rank,), "b_up": (site.out_features,)}
-
-    @classmethod
-    def highest_rank(cls, site: Site) -> int | None:
-        """Any width."""
-        return None
 
     @classmethod
     def stuck(cls, trains: Callable[[str], bool]) -> str:

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Options
+from lorakit.adapters.delta import NO_OPTIONS, Options
+from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
 
 
-class Diagonal(Delta):
+class Diagonal(Factored):
     """dW = B diag(g) A with A (rank x in), g (rank) and B (out x rank)."""
 
     roles: ClassVar = {"A": "A", "B": "B", "g": "gate"}
@@ -35,12 +36,8 @@ class Diagonal(Delta):
         return {"A": (rank, site.in_features), "B": (site.out_features, rank), "g": (rank,)}
 
     def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
-        """``B (scale g * A x)``."""
+        """``B (scale g * A x)``: g touches rank numbers a row, and B is kept once for the backward pass."""
         return F.linear(F.linear(x, self.A) * (scale * self.g), self.B)
-
-    def dense(self) -> torch.Tensor:
-        """B diag(g) A (out x in)."""
-        return (self.B * self.g) @ self.A
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B diag(g), and A."""

@@ -11,14 +11,14 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Options
+from lorakit.adapters.delta import NO_OPTIONS, Options
+from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
 
 
-class LowRank(Delta):
+class LowRank(Factored):
     """dW = B A with A (rank x in) and B (out x rank)."""
 
     roles: ClassVar = {"A": "A", "B": "B"}
@@ -34,14 +34,6 @@ class LowRank(Delta):
         """A (rank x in), B (out x rank)."""
         return {"A": (rank, site.in_features), "B": (site.out_features, rank)}
 
-    def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
-        """``B (scale A x)``: the scale touches rank numbers a row, not out."""
-        return F.linear(F.linear(x, self.A) * scale, self.B)
-
-    def dense(self) -> torch.Tensor:
-        """B A (out x in)."""
-        return self.B @ self.A
-
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B and A."""
         return self.B, self.A
@@ -50,12 +42,6 @@ class LowRank(Delta):
         """B = b, A = a."""
         self.B.copy_(b)
         self.A.copy_(a)
-
-    def row_norms_squared(self, weight: torch.Tensor, base_squared: torch.Tensor, scale: float) -> torch.Tensor:
-        """``|W + sBA|^2 = |W|^2 + 2s <W, BA> + s^2 |BA|^2`` row by row, without building BA."""
-        cross = ((weight @ self.A.T.to(weight.dtype)) * self.B).sum(dim=1)
-        own = ((self.B @ (self.A @ self.A.T)) * self.B).sum(dim=1)
-        return base_squared + 2 * scale * cross + scale**2 * own
 
 
 deltas.register("low_rank", LowRank)

@@ -19,6 +19,7 @@ class OwnParameters(Delta):
 
     roles: ClassVar = {"weight": "weight", "bias": "bias"}
     starts: ClassVar = {"weight": lambda tensor, generator: None, "bias": lambda tensor, generator: None}
+    free_rank: ClassVar = True
     kinds: ClassVar = ("module",)
     additive: ClassVar = False
     replaces: ClassVar = True
@@ -27,11 +28,6 @@ class OwnParameters(Delta):
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
         """As the module has them."""
         return dict(site.parameters)
-
-    @classmethod
-    def highest_rank(cls, site: Site) -> int | None:
-        """There is no rank."""
-        return None
 
     @classmethod
     def role_of(cls, name: str) -> str:

@@ -16,28 +16,20 @@ import torch
 from torch import nn
 
 from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options
+from lorakit.adapters.draws import standard_normal
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
 
 PREFIX = "prefix"
 
 
-def normal(tensor: torch.Tensor, generator: torch.Generator) -> None:
-    """N(0, 1)."""
-    tensor.normal_(generator=generator)
-
-
 class VirtualStates(Delta):
     """n keys and n values in front of a layer's own, wherever they come from."""
 
+    free_rank: ClassVar = True
     kinds: ClassVar = ("layer",)
     additive: ClassVar = False
     unmergeable: ClassVar = "virtual tokens are not weights"
-
-    @classmethod
-    def highest_rank(cls, site: Site) -> int | None:
-        """Any number of virtual tokens."""
-        return None
 
     @classmethod
     def check(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
@@ -59,7 +51,7 @@ class Prefix(VirtualStates):
 
     roles: ClassVar = {"keys": "prefix", "values": "prefix"}
     rank_axes: ClassVar = {"keys": 0, "values": 0}
-    starts: ClassVar = {"keys": normal, "values": normal}
+    starts: ClassVar = {"keys": standard_normal, "values": standard_normal}
     options: ClassVar = {"std": Option(1.0, "standard deviation of the keys and values at start", low=0.0)}
     keys: nn.Parameter
     values: nn.Parameter

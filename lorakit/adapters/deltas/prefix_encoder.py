@@ -16,12 +16,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from lorakit.adapters.delta import NO_OPTIONS, Option, Options, Shared
-from lorakit.adapters.deltas.prefix import VirtualStates, normal
-from lorakit.adapters.deltas.prompt_encoder import linear, zero
+from lorakit.adapters.deltas.prefix import VirtualStates
+from lorakit.adapters.draws import linear_uniform, standard_normal, zero
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
-
-HIDDEN = Option(512, "width of the hidden layer", low=1)
 
 
 class PrefixEncoder(VirtualStates):
@@ -30,11 +28,11 @@ class PrefixEncoder(VirtualStates):
     roles: ClassVar = dict.fromkeys(("Wk", "bk", "Wv", "bv"), "encoder")
     shared_roles: ClassVar = {"embeddings": "prefix", "W1": "encoder", "b1": "encoder"}
     starts: ClassVar = {
-        "embeddings": normal,
-        **dict.fromkeys(("W1", "Wk", "Wv"), linear),
+        "embeddings": standard_normal,
+        **dict.fromkeys(("W1", "Wk", "Wv"), linear_uniform),
         **dict.fromkeys(("b1", "bk", "bv"), zero),
     }
-    options: ClassVar = {"hidden": HIDDEN}
+    options: ClassVar = {"hidden": Option(512, "width of the hidden layer", low=1)}
     shared: Shared
     Wk: nn.Parameter
     bk: nn.Parameter
@@ -44,7 +42,7 @@ class PrefixEncoder(VirtualStates):
     @classmethod
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
         """The matrices and biases that give this layer's keys and values."""
-        h, key, value = options.get("hidden", HIDDEN.default), site.in_features, site.out_features
+        h, key, value = cls.settings_of(options)["hidden"], site.in_features, site.out_features
         return {"Wk": (key, h), "bk": (key,), "Wv": (value, h), "bv": (value,)}
 
     @classmethod
@@ -52,7 +50,7 @@ class PrefixEncoder(VirtualStates):
         cls, sites: Sequence[Site], rank: int, options: Options = NO_OPTIONS
     ) -> dict[str, tuple[int, ...]]:
         """Embeddings (n x d) and the hidden layer."""
-        d, h = max(site.in_features for site in sites), options.get("hidden", HIDDEN.default)
+        d, h = max(site.in_features for site in sites), cls.settings_of(options)["hidden"]
         return {"embeddings": (rank, d), "W1": (h, d), "b1": (h,)}
 
     def states(self) -> tuple[torch.Tensor, torch.Tensor]:

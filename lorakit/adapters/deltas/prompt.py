@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options
-from lorakit.adapters.deltas.prefix import normal
+from lorakit.adapters.draws import standard_normal
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
 
@@ -25,14 +25,10 @@ PROMPT = "prompt"
 class VirtualTokens(Delta):
     """Embeddings (n x d) that stand in front of the text's."""
 
+    free_rank: ClassVar = True
     kinds: ClassVar = ("input",)
     additive: ClassVar = False
     unmergeable: ClassVar = "virtual tokens are not weights"
-
-    @classmethod
-    def highest_rank(cls, site: Site) -> int | None:
-        """Any number of virtual tokens."""
-        return None
 
     @classmethod
     def check(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
@@ -52,7 +48,7 @@ class Prompt(VirtualTokens):
 
     roles: ClassVar = {"embeddings": "prompt"}
     rank_axes: ClassVar = {"embeddings": 0}
-    starts: ClassVar = {"embeddings": normal}
+    starts: ClassVar = {"embeddings": standard_normal}
     options: ClassVar = {
         "start": Option("vocab", "embeddings of random tokens, or normal", choices=("vocab", "random")),
     }

@@ -8,7 +8,6 @@ U(+-1/sqrt(inputs)), the biases at 0. Matrices are kept as (outputs x inputs).
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -16,20 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from lorakit.adapters.delta import NO_OPTIONS, Option, Options
-from lorakit.adapters.deltas.prefix import normal
 from lorakit.adapters.deltas.prompt import VirtualTokens
+from lorakit.adapters.draws import linear_uniform, standard_normal, zero
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
-
-
-def linear(tensor: torch.Tensor, generator: torch.Generator) -> None:
-    """U(+-1/sqrt(inputs)), as torch's linear layers start."""
-    nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
-
-
-def zero(tensor: torch.Tensor, generator: torch.Generator) -> None:
-    """0, which says nothing about the update: the biases alone do not make it zero."""
-    tensor.zero_()
 
 
 class PromptEncoder(VirtualTokens):
@@ -41,8 +30,8 @@ class PromptEncoder(VirtualTokens):
     }
     rank_axes: ClassVar = {"embeddings": 0}
     starts: ClassVar = {
-        "embeddings": normal,
-        **dict.fromkeys(("W1", "W2", "W3"), linear),
+        "embeddings": standard_normal,
+        **dict.fromkeys(("W1", "W2", "W3"), linear_uniform),
         **dict.fromkeys(("b1", "b2", "b3"), zero),
     }
     options: ClassVar = {"hidden": Option(0, "width of the hidden layers, 0 for that of the embeddings", low=0)}
@@ -58,7 +47,7 @@ class PromptEncoder(VirtualTokens):
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
         """Embeddings (n x d) and the three layers."""
         d = site.in_features
-        h = options.get("hidden") or d
+        h = cls.settings_of(options)["hidden"] or d
         return {"embeddings": (rank, d), "W1": (h, d), "b1": (h,), "W2": (h, h), "b2": (h,), "W3": (d, h), "b3": (d,)}
 
     def tokens(self) -> torch.Tensor:

@@ -23,6 +23,7 @@ class Rescaling(Delta):
 
     roles: ClassVar = {"l": "vector"}
     starts: ClassVar = {"l": 1.0}
+    free_rank: ClassVar = True
     kinds: ClassVar = ("linear", "conv1d")
     additive: ClassVar = False
     l: nn.Parameter  # noqa: E741 - the paper's name
@@ -31,11 +32,6 @@ class Rescaling(Delta):
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
         """l (out), or (in) where inputs are rescaled."""
         return {"l": (site.in_features if site.role in RESCALES_INPUT else site.out_features,)}
-
-    @classmethod
-    def highest_rank(cls, site: Site) -> int | None:
-        """There is no rank."""
-        return None
 
     def neutral(self) -> bool:
         """Whether l is one."""

@@ -16,13 +16,9 @@ import torch
 
 from lorakit.adapters.delta import NO_OPTIONS, Options, Shared
 from lorakit.adapters.deltas.core import Core
+from lorakit.adapters.draws import standard_normal
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
-
-
-def standard_normal(tensor: torch.Tensor, generator: torch.Generator) -> None:
-    """N(0, 1)."""
-    tensor.normal_(generator=generator)
 
 
 class SharedCore(Core):

@@ -32,6 +32,7 @@ class SharedVectors(Vectors):
     rank_axes: ClassVar = {"d": 0}
     starts: ClassVar = {"d": D_START, "b": 0.0, "A": fan_in_uniform, "B": fan_in_uniform}
     shared_roles: ClassVar = {"A": "A", "B": "B"}
+    free_rank: ClassVar = True
     kinds: ClassVar = ("linear", "conv1d")
     takes_factors: ClassVar = False
     shared: Shared
@@ -50,11 +51,6 @@ class SharedVectors(Vectors):
             "A": (rank, max(site.in_features for site in sites)),
             "B": (max(site.out_features for site in sites), rank),
         }
-
-    @classmethod
-    def highest_rank(cls, site: Site) -> int | None:
-        """Any: the matrices are random, and more of them help."""
-        return None
 
     def matrices(self) -> tuple[torch.Tensor, torch.Tensor]:
         """This site's part of the shared B and A."""

@@ -61,17 +61,13 @@ class SingularValues(Decomposed):
     options: ClassVar = {
         "link": Option("linear", "f of the new singular value: itself, or max(0, it)", choices=("linear", "relu"))
     }
+    free_rank: ClassVar = True
     d: nn.Parameter
 
     @classmethod
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
         """d (min(in, out))."""
         return {"d": (min(site.in_features, site.out_features),)}
-
-    @classmethod
-    def highest_rank(cls, site: Site) -> int | None:
-        """There is no rank."""
-        return None
 
     def kept(self) -> int:
         """All of them."""

@@ -35,6 +35,7 @@ class Sparse(Delta):
     roles: ClassVar = {"w": "weight", "gate": "gate"}
     starts: ClassVar = {"w": 0.0, "gate": OPEN}
     rates: ClassVar = {"gate": GATES_FASTER}
+    free_rank: ClassVar = True
     kinds: ClassVar = ("linear", "conv1d")
     w: nn.Parameter
     gate: nn.Parameter
@@ -44,11 +45,6 @@ class Sparse(Delta):
         """w and gate (out x in)."""
         shape = (site.out_features, site.in_features)
         return {"w": shape, "gate": shape}
-
-    @classmethod
-    def highest_rank(cls, site: Site) -> int | None:
-        """There is no rank."""
-        return None
 
     def forward(self, x: Tensor, scale: float) -> Tensor:
         """``scale (z * w) x``."""

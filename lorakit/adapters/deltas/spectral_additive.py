@@ -18,13 +18,14 @@ from torch.nn import functional as F
 
 from lorakit.adapters.delta import NO_OPTIONS, Options
 from lorakit.adapters.deltas.singular_values import Decomposed
+from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
 
 Tensor = torch.Tensor
 
 
-class SpectralAdditive(Decomposed):
+class SpectralAdditive(Decomposed, Factored):
     """dW = U_r S_r A + B S_r (V_r^T + A) with A (rank x in) and B (out x rank)."""
 
     roles: ClassVar = {"A": "A", "B": "B"}
@@ -52,11 +53,6 @@ class SpectralAdditive(Decomposed):
         moved = F.linear(x, self.A)
         values = scale * self.s
         return F.linear(moved * values, self.u) + F.linear((F.linear(x, self.v) + moved) * values, self.B)
-
-    def dense(self) -> Tensor:
-        """dW (out x in)."""
-        b, a = self.factors()
-        return b @ a
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """[U_r, B] diag(s, s), and A above V_r^T + A."""

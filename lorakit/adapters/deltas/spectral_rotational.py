@@ -15,10 +15,10 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from lorakit.adapters.delta import NO_OPTIONS, Options
 from lorakit.adapters.deltas.singular_values import Decomposed
+from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
 from lorakit.registry import deltas
 
@@ -33,7 +33,7 @@ def turn(above: Tensor, rank: int) -> Tensor:
     return torch.linalg.solve(torch.eye(rank, dtype=above.dtype, device=above.device) + skew, -2 * skew)
 
 
-class SpectralRotational(Decomposed):
+class SpectralRotational(Decomposed, Factored):
     """dW = U_r (R_U S_r R_V^T - S_r) V_r^T, for two skew matrices of rank (rank - 1) / 2 numbers each."""
 
     roles: ClassVar = {"left": "rotation", "right": "rotation"}
@@ -52,24 +52,12 @@ class SpectralRotational(Decomposed):
         """One vector alone cannot be rotated."""
         return "a rotation needs a rank of 2 or more" if rank < 2 else ""
 
-    def neutral(self) -> bool:
-        """Whether neither side is rotated."""
-        return not self.left.any() and not self.right.any()
-
     def core(self) -> Tensor:
         """R_U S R_V^T - S (rank x rank), never in autocast's half precision."""
         with torch.autocast(self.s.device.type, enabled=False):
             left, right = turn(self.left, self.rank), turn(self.right, self.rank)
             turned = left * self.s
             return turned + self.s[:, None] * right.T + turned @ right.T
-
-    def forward(self, x: Tensor, scale: float) -> Tensor:
-        """``U_r (scale core) V_r^T x``."""
-        return F.linear(F.linear(F.linear(x, self.v), scale * self.core()), self.u)
-
-    def dense(self) -> Tensor:
-        """dW (out x in)."""
-        return self.u @ self.core() @ self.v
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """U_r core, and V_r^T."""

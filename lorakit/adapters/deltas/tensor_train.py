@@ -31,7 +31,7 @@ class TensorTrain(Factored):
     @classmethod
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
         """The cores of A (rank x in) and of B (out x rank)."""
-        t = options.get("tensor_rank", TENSOR_RANK.default)
+        t = cls.settings_of(options)["tensor_rank"]
         return named_shapes({"A": (rank, site.in_features), "B": (site.out_features, rank)}, t)
 
     def begin(self, generator: torch.Generator) -> None:

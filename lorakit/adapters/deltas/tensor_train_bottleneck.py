@@ -36,7 +36,7 @@ class TensorTrainBottleneck(Bottleneck):
     @classmethod
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
         """The cores of D (m x out) and of U (out x m), and the biases."""
-        t = options.get("tensor_rank", TENSOR_RANK.default)
+        t = cls.settings_of(options)["tensor_rank"]
         cores = named_shapes({"D": (rank, site.out_features), "U": (site.out_features, rank)}, t)
         return cores | cls.biases(site, rank)
 

@@ -19,17 +19,13 @@ from lorakit.registry import deltas
 class Tied(SharedVectors):
     """dW = diag(b) B diag(d) A with A and B shared by the sites of one role and shape, and trained."""
 
+    free_rank: ClassVar = False
     starts: ClassVar = {"d": 1.0, "b": 1.0, "B": 0.0}
 
     @classmethod
     def group(cls, site: Site) -> str:
         """The role, and the shape of W."""
         return f"{site.role}-{site.out_features}x{site.in_features}"
-
-    @classmethod
-    def highest_rank(cls, site: Site) -> int | None:
-        """As in LoRA, since A and B train."""
-        return min(site.in_features, site.out_features)
 
 
 deltas.register("tied", Tied)

@@ -5,11 +5,9 @@ In LoRA that is A; B starts at zero, so that dW = 0.
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import nn
 
+from lorakit.adapters.draws import linear_uniform
 from lorakit.adapters.init import Drawable, Init, InitContext
 from lorakit.registry import inits
 
@@ -18,7 +16,7 @@ from lorakit.registry import inits
 def kaiming(delta: Drawable, context: InitContext) -> None:
     """Kaiming-uniform with a = sqrt(5) (He et al. 2015; microsoft/LoRA)."""
     for _, tensor, _ in delta.drawn():
-        nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=context.generator)
+        linear_uniform(tensor, context.generator)
 
 
 inits.register(
