@@ -21,6 +21,6 @@ methods.register(
         source="Yang et al. 2024, section 3",
         init="corda_ipm",
         alpha=8.0,
-        lr=0.0002,
+        lr=5e-4,
     ),
 )

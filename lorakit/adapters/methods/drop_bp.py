@@ -18,7 +18,7 @@ methods.register(
         title="LoRA with DropBP",
         summary="LoRA on all projections; residual branches get no gradient at random",
         source="Woo et al. 2024, arXiv 2402.17812",
-        targets=("q", "k", "v", "o", "up", "down"),
+        targets=("all",),
         updates=("drop_bp",),
     ),
 )

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter of the backbone, embeddings included (Devlin et al. 2019, arXiv 1810.04805, section 4).
+"""Full fine-tuning: every parameter of the backbone, embeddings included (Devlin et al. 2019, arXiv 1810.04805, section 3.2).
 
     W' = W + dW        dW: out x in, and so for biases, norms and embeddings
 
@@ -17,7 +17,7 @@ methods.register(
         name="full",
         title="Full fine-tuning",
         summary="every parameter of the backbone",
-        source="Devlin et al. 2019, section 4",
+        source="Devlin et al. 2019, section 3.2",
         delta="own_parameters",
         init="nothing",
         scale="none",

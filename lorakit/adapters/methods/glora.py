@@ -1,4 +1,4 @@
-"""GLoRA: generalised LoRA (Chavan et al. 2023, arXiv 2306.07967, section 3).
+"""GLoRA: generalised LoRA (Chavan et al. 2023, arXiv 2306.07967, section 2).
 
     W' = W + W o A + B              A, B: out x in     lora (Xd Xu), vector (a number a row), scalar or none
     b' = b + b o D + E + W C        C: in              lora, vector or none         D, E: out     vector, scalar or none
@@ -22,7 +22,7 @@ methods.register(
         name="glora",
         title="Generalised LoRA",
         summary="W' = W + W o A + B, b' = b + b o D + E + W C",
-        source="Chavan et al. 2023, section 3",
+        source="Chavan et al. 2023, section 2",
         delta="glora",
         scale="none",
         targets=("all",),

@@ -1,6 +1,7 @@
 """(IA)3: activations rescaled by learned vectors (Liu et al. 2022, arXiv 2205.05638, section 3.3).
 
-    k, v:   y = l * (W x + b)      l: out        other projections of the MLP (down):   y = W (l * x) + b      l: in
+    k, v, and whatever is not `down`:   y = l * (W x + b)      l: out
+    down, the MLP's second projection:  y = W (l * x) + b      l: in
 
 out (or in) parameters a site; l starts at 1. Merges exactly: rows of W and b, or columns of W, times l.
 When to use it: when an adapter must be tiny and the data are few; wants a high learning rate.

@@ -1,6 +1,9 @@
 """LayerNorm tuning: the norms' own weights and biases, and nothing else (Zhao et al. 2023, arXiv 2312.11420).
 
-2 width parameters a norm (width where it has no bias). Already merged.
+    y = (g + dg) * normed(x) + b + db        g, b: width, frozen;  dg, db: width
+
+2 width parameters a norm (width where it has no bias). Nothing is added as LoRA does; already merged: the trained values take the
+places of the pretrained ones.
 When to use it: as the cheapest baseline that moves anything inside the model.
 """
 

@@ -2,8 +2,9 @@
 
     y = W x + b + s B A x        A: random, frozen;  B: out x rank, trained from zero
 
-rank * out trained parameters a site; the backward pass keeps rank numbers a token instead of in.
-When to use it: when memory is short. Differs from PEFT's optimiser of that name, which also preconditions the gradient of B.
+rank * out trained parameters a site; the backward pass keeps rank numbers a token instead of in. Merges exactly, as LoRA.
+Differs from PEFT's optimiser of that name, which also preconditions the gradient of B.
+When to use it: when memory is short.
 """
 
 from lorakit.adapters.spec import Method

@@ -21,6 +21,6 @@ methods.register(
         init="lora_ga",
         scale="rslora",
         alpha=8.0,
-        lr=2e-4,
+        lr=5e-4,
     ),
 )

@@ -2,8 +2,9 @@
 
     lr(B) = ratio * lr(A)        ratio = 16 by default (adapter.lr_ratio)
 
-The forward is LoRA's. Tensors are grouped by their role, so magnitudes, vectors and heads keep the base rate.
-When to use it: when LoRA learns slowly; start from a learning rate of A about four times lower than LoRA's.
+Parameters, function and merging are LoRA's. Tensors are grouped by their role, so magnitudes, vectors and heads keep the base rate
+(PEFT's grouping gives every vector B's).
+When to use it: when LoRA learns slowly; start from a learning rate, A's, below LoRA's.
 """
 
 from lorakit.adapters.spec import Method
@@ -17,5 +18,6 @@ methods.register(
         summary="LoRA with lr(B) = 16 lr(A)",
         source="Hayou et al. 2024",
         lr_ratio=16.0,
+        lr=2e-4,
     ),
 )

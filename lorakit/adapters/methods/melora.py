@@ -1,6 +1,6 @@
 """MELoRA: several small LoRAs side by side (Ren et al. 2024, arXiv 2402.17263).
 
-    dW = blockdiag(B_1 A_1, ..., B_n A_n)        A_i: rank x in/n, B_i: out/n x rank;  s = alpha / rank;  n: option `minis`
+    dW = s blockdiag(B_1 A_1, ..., B_n A_n)        A_i: rank x in/n, B_i: out/n x rank;  s = alpha / rank;  n: option `minis`
 
 rank (in + out) parameters a site for an update of rank n rank: LoRA reaches that rank with n times as many. n must divide every adapted
 width. Merges exactly, in W's own order of inputs and outputs.

@@ -4,7 +4,7 @@
 
 rank (in + out) parameters a site, as LoRA; B starts orthonormal. Merges exactly: W' is a plain weight.
 The paper trains B A in W - s B_0 A_0, which is the same function (lorakit.adapters.anchored).
-When to use it: for a start from W that costs a QR rather than PiSSA's SVD; choose a lower learning rate than LoRA's.
+When to use it: for a start from W that costs a QR rather than PiSSA's SVD.
 """
 
 from lorakit.adapters.spec import Method
@@ -19,6 +19,6 @@ methods.register(
         source="Büyükakyüz 2024, section 3",
         init="olora",
         alpha=8.0,
-        lr=0.0002,
+        lr=5e-4,
     ),
 )

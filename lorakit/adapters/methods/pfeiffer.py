@@ -4,9 +4,9 @@
                                              m is the rank
 
 2 m out + out + m parameters a site, one site a layer: half of `houlsby`. Cannot be merged: a bottleneck is not linear.
-Differs from the paper: U starts at zero, so that training starts from the pretrained model exactly; it sits on the projection's output,
-before the block's dropout, residual and norm, and reads that output itself. g is the option `activation`: gelu, relu or silu.
-When to use it: where houlsby is too large; the paper's search over places found this one about as good.
+From the paper: the place, behind the MLP only. All else is as in `houlsby`, zero start and the place before the block's dropout
+included, but for the usual values here: a rank of 48, and relu for g (option `activation`: gelu, relu or silu).
+When to use it: where houlsby is too large.
 """
 
 from lorakit.adapters.spec import Method

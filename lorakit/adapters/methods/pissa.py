@@ -2,8 +2,9 @@
 
     W = U S V^T;    A = sqrt(S_r / s) V_r^T,  B = U_r sqrt(S_r / s);    W' = W + s (B A - B_0 A_0)
 
-LoRA's parameters; alpha = rank by custom. The paper trains B A in W - s B_0 A_0, which is the same function (lorakit.adapters.anchored).
-When to use it: for faster learning than LoRA at the same rank; choose a lower learning rate.
+rank (in + out) parameters a site, as LoRA; alpha = rank by custom. Merges exactly: W' is a plain weight.
+The paper trains B A in W - s B_0 A_0, which is the same function (lorakit.adapters.anchored).
+When to use it: for faster learning than LoRA at the same rank and learning rate.
 """
 
 from lorakit.adapters.spec import Method
@@ -18,6 +19,6 @@ methods.register(
         source="Meng et al. 2024, section 3",
         init="pissa",
         alpha=8.0,
-        lr=0.0002,
+        lr=5e-4,
     ),
 )

@@ -2,7 +2,8 @@
 
     y = W x + b + s B A x        s = alpha / sqrt(rank)
 
-All else is LoRA. With alpha / rank the update's gradient shrinks as the rank grows; with the square root it does not.
+All else is LoRA, parameters and merging included. With alpha / rank the update's gradient shrinks as the rank grows; with the
+square root it does not.
 When to use it: at high ranks (32 and above), or when one learning rate should serve many ranks.
 """
 

@@ -1,4 +1,4 @@
-"""SAM-PARSER: the singular values of each weight, retrained (Peng et al. 2023, arXiv 2308.14604, section 3.2).
+"""SAM-PARSER: the singular values of each weight, retrained (Peng et al. 2023, arXiv 2308.14604).
 
     W = U diag(s) V^T,  W' = U diag(s') V^T        U: out x k, V: in x k, frozen;  s' = s + d, d: k = min(in, out)
 
@@ -18,7 +18,7 @@ methods.register(
         name="sam_parser",
         title="Parameter space reconstruction for the segment anything model",
         summary="U diag(s') V^T, the singular values trained",
-        source="Peng et al. 2023, section 3.2",
+        source="Peng et al. 2023, arXiv 2308.14604",
         delta="singular_values",
         init="nothing",
         scale="none",

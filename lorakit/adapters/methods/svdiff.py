@@ -1,4 +1,4 @@
-"""SVDiff: shifts of the singular values, which stay positive (Han et al. 2023, arXiv 2303.11305, section 3.1).
+"""SVDiff: shifts of the singular values, which stay positive (Han et al. 2023, arXiv 2303.11305, section 3).
 
     W = U diag(s) V^T,  W' = U diag(max(0, s + d)) V^T        U: out x k, V: in x k, frozen;  d: k = min(in, out), 0 at start
 
@@ -6,7 +6,7 @@ min(in, out) parameters a site, at any rank. Differs from SAM-PARSER by the max,
 A value that was pushed below zero stays at zero: its shift gets no gradient any more.
 Merges exactly: W' = W + U diag(max(0, s + d) - s) V^T. The sum is also what is computed, so that W is not rounded by its
 decomposition.
-Deliberate differences: the paper tunes diffusion models and mixes its data (section 3.2), which is no part of the adapter.
+Deliberate differences: the paper tunes diffusion models and mixes its data, which is no part of the adapter.
 When to use it: as SAM-PARSER, where a sign change of a direction is to be ruled out.
 """
 
@@ -19,7 +19,7 @@ methods.register(
         name="svdiff",
         title="Compact parameter space for diffusion fine-tuning",
         summary="U diag(relu(s + d)) V^T, the shifts d trained",
-        source="Han et al. 2023, section 3.1",
+        source="Han et al. 2023, section 3",
         delta="singular_values",
         init="nothing",
         scale="none",

@@ -1,6 +1,6 @@
 """TriLoRA: a compact SVD form with three trainable factors (Feng et al. 2024, arXiv 2405.11236).
 
-    dW = B diag(g) A        A: rank x in and B: out x rank drawn alike, g: rank, starts at 0
+    dW = s B diag(g) A        A: rank x in and B: out x rank drawn alike, g: rank, starts at 0;  s = alpha / rank
 
 rank (in + out) + rank parameters a site. Merges exactly. AdaLoRA's form without its allocation.
 When to use it: as the starting point of methods that prune or weigh single ranks.

@@ -3,7 +3,7 @@
     dW = diag(b) B diag(d) A        A: rank x in, B: out x rank frozen, random, the same for all sites; d: rank, starts at 0.1;
                                     b: out, starts at 0
 
-rank + out parameters a site. Merges exactly. Sites of different widths take the first columns of A and rows of B.
+rank + out parameters a site. Merges exactly. Sites of different widths take the first columns of A and rows of B. There is no alpha.
 When to use it: when an adapter must be tiny; wants a high rank (256 and up) and a learning rate ten times LoRA's.
 """
 
