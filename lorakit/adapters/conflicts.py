@@ -1,4 +1,19 @@
-"""Values of axes that do not go together, each with its reason: nothing is combined that does not commute."""
+"""Values of axes that do not go together, each with its reason: nothing is combined that does not commute.
+
+init from W x switching off, a second adapter      commute: W is never rewritten, the start is subtracted (``anchored``)
+init x scale                                       commute: an init is given s (``InitContext.scale``)
+scale x pruning                                    commute: s is fixed with the rank that a site is built with
+dropout x what is no sum                           refused; beside a magnitude it drops inputs of the adapter's branch alone
+magnitude x a second adapter at once               refused (``adapter.stack``)
+magnitude x storing dW alone                       commute: everything reads ``Adapter.effective_weight``
+freezing for good x scores of a search             `aflora` refuses a search; a tensor that `diff_pruning` settles scores 0
+element masks x momentum, weight decay             commute: masked again after every step; `rose` lets entries grow back
+shared tensors x pruning, ranks by site            commute: a site's own tensors are pruned, a lower rank takes the first directions
+shared tensors that train x search.off: freeze     refused: a frozen site would move
+ratio of learning rates x vectors, gates           commute: groups by role; refused where A and B do not both train
+frozen A x init that gives A                       commute; refused where what that init starts at zero does not train
+parameters of two modules x training them          refused (``blocks.modules``); no delta sits on embeddings' weights otherwise
+"""
 
 from __future__ import annotations
 
@@ -9,6 +24,7 @@ from lorakit import registry
 from lorakit.adapters.delta import Delta, Option
 from lorakit.adapters.init import Init
 from lorakit.errors import Problem, RecipeError, nearest
+from lorakit.recipe.schema import SearchSection
 
 if TYPE_CHECKING:
     from lorakit.adapters.spec import AdapterSpec
@@ -21,6 +37,21 @@ def conflicts(spec: AdapterSpec) -> list[Problem]:
     delta: type[Delta] = registry.deltas.get(spec.delta)
     init: Init = registry.inits.get(spec.init)
     return [problem for rule in RULES for problem in rule(spec, delta, init)]
+
+
+def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Problem]:
+    """What of ``spec`` the recipe's search cannot do: freeze sites whose shared tensors train on for others."""
+    delta: type[Delta] = registry.deltas.get(spec.delta)
+    moving = [name for name, role in delta.shared_roles.items() if spec.trains(role)]
+    if search.method == "none" or search.off != "freeze" or not moving:
+        return []
+    return [
+        Problem(
+            f"sites of delta '{spec.delta}' share {' and '.join(moving)}: one that is frozen would move with the others",
+            key="search.off",
+            valid="drop",
+        )
+    ]
 
 
 def roles_of(delta: type[Delta]) -> set[str]:
@@ -130,27 +161,31 @@ RULES: tuple[Callable[[AdapterSpec, type[Delta], Init], Iterator[Problem]], ...]
 def read_options(delta: str, given: Mapping[str, str], key: str = "adapter.options") -> dict[str, Any]:
     """The delta's options as their types. Raises RecipeError for names and values it does not have."""
     known: Mapping[str, Option] = registry.deltas.get(delta).options
-    problems: list[Problem] = []
-    values: dict[str, Any] = {}
-    for name, text in given.items():
-        if name not in known:
-            problems.append(
-                Problem(
-                    f"delta '{delta}' has no option '{name}'",
-                    key=key,
-                    valid=", ".join(known) or "it has none",
-                    hint=nearest(name, list(known)),
-                )
-            )
-            continue
-        value = read_option(known[name], str(text))
-        if value is None:
-            problems.append(Problem(f"{name}: {text} cannot be used here", key=key, valid=valid_option(known[name])))
-        else:
-            values[name] = value
-    if problems:
-        raise RecipeError(problems)
+    problems = [
+        Problem(
+            f"delta '{delta}' has no option '{name}'",
+            key=key,
+            valid=", ".join(known) or "it has none",
+            hint=nearest(name, list(known)),
+        )
+        for name in given
+        if name not in known
+    ]
+    values, wrong = read_known(known, given, key)
+    if problems or wrong:
+        raise RecipeError([*problems, *wrong])
     return values
+
+
+def read_known(known: Mapping[str, Option], given: Mapping[str, str], key: str) -> tuple[dict[str, Any], list[Problem]]:
+    """Those of ``given`` that are ``known`` as their types, and what cannot be read."""
+    read = {name: read_option(known[name], str(text)) for name, text in given.items() if name in known}
+    problems = [
+        Problem(f"{name}: {given[name]} cannot be used here", key=key, valid=valid_option(known[name]))
+        for name, value in read.items()
+        if value is None
+    ]
+    return {name: value for name, value in read.items() if value is not None}, problems
 
 
 def read_option(option: Option, text: str) -> int | float | str | None:

@@ -1,4 +1,4 @@
-"""Evolution of a network's configuration under parameter limits (GLoRA: Chavan et al. 2023, section 3.3, after AutoFormer).
+"""Evolution of a network's configuration under parameter limits (GLoRA: Chavan et al. 2023, section 2.4, after AutoFormer).
 
     generation 0: random         generation n: half mutants of the best parents, half crossings of two of them, the rest random
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from lorakit import registry
 from lorakit.adapters.attach import AdaptedModel
-from lorakit.adapters.conflicts import read_option, valid_option
+from lorakit.adapters.conflicts import read_known
 from lorakit.adapters.delta import Option
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import Recipe
@@ -46,8 +46,9 @@ class UpdateContext:
 class Update(Hook):
     """A training update; override the moments of ``Hook`` it acts at. Its state goes into checkpoints.
 
-    name: what recipes call it; summary: a line; source: paper and section; options: its settings. What it decides must come out
-    the same on every process: from gradients after the backward pass, which are the same everywhere, and its own stream.
+    name: what recipes call it; summary: a line; source: paper and section; options: its own, whose values an instance has as
+    ``settings``. What it decides must come out the same on every process: from gradients after the backward pass, which are the same
+    everywhere, and its own stream.
     Raises RecipeError where the recipe's adapters or its search leave it nothing to do.
     """
 
@@ -82,9 +83,9 @@ def summed_loss(objective: Objective, updates: Sequence[Update]) -> SummedLoss:
 
 
 def chosen_updates(recipe: Recipe) -> list[tuple[type[Update], dict[str, Any]]]:
-    """The recipe's updates, the method's own where it names none, each with those of its settings that the recipe gives.
+    """The recipe's updates, the method's own where it names none, each with those of its options that the recipe gives.
 
-    Raises RecipeError for settings that none of them has or that cannot be used.
+    Raises RecipeError for options that none of them has or that cannot be used.
     """
     named, given = recipe.adapter.updates, recipe.adapter.update_options
     names = list(registry.methods.get(recipe.adapter.method).updates) if named is None else named
@@ -98,18 +99,8 @@ def chosen_updates(recipe: Recipe) -> list[tuple[type[Update], dict[str, Any]]]:
             problems.append(Problem(what, key="adapter.update_options", valid=valid, hint=hint))
     read: list[tuple[type[Update], dict[str, Any]]] = []
     for kind in kinds:
-        values = {
-            name: read_option(kind.options[name], str(text)) for name, text in given.items() if name in kind.options
-        }
-        problems += [
-            Problem(
-                f"{name}: {given[name]} cannot be used here",
-                key="adapter.update_options",
-                valid=valid_option(kind.options[name]),
-            )
-            for name, value in values.items()
-            if value is None
-        ]
+        values, wrong = read_known(kind.options, given, "adapter.update_options")
+        problems += wrong
         read.append((kind, values))
     if problems:
         raise RecipeError(problems)

@@ -206,6 +206,11 @@ def backward(model: nn.Module, batch: dict[str, torch.Tensor]) -> None:
     (out.float() * torch.arange(1, out.numel() + 1).reshape(out.shape)).sum().backward()
 
 
+def hooks(model: nn.Module) -> int:
+    """How many forward hooks are in the model."""
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
 # -- the checks --------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""What a configuration of GLoRA costs, by the table of its paper's section 3.2."""
+"""What a configuration of GLoRA costs, by the table of its paper."""
 
 from lorakit.backbone.site import Site
 

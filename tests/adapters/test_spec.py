@@ -6,9 +6,10 @@ import math
 
 import pytest
 
+from lorakit.adapters.conflicts import conflicts_with_search
 from lorakit.adapters.spec import SCALES, resolve, shortcut_spec
 from lorakit.errors import RecipeError, UsageError
-from lorakit.recipe.schema import AdapterSection
+from lorakit.recipe.schema import AdapterSection, SearchSection
 
 
 def test_the_method_gives_the_axes_and_the_recipe_overrides_them() -> None:
@@ -47,3 +48,24 @@ def test_an_unregistered_name_is_refused_with_the_choices(axis: str) -> None:
     with pytest.raises(UsageError, match="called 'nonesuch'") as caught:
         resolve(AdapterSection(**{axis: "nonesuch"}))
     assert caught.value.problems[0].valid
+
+
+@pytest.mark.parametrize(
+    ("method", "trainable", "shared"),
+    [
+        ("tied_lora", None, "A and B"),
+        ("lotr", None, "A and B"),
+        ("vb_lora", None, "bank"),
+        ("tied_lora", "B+vector", "B"),
+        ("vb_lora", "logits", ""),
+        ("vera", None, ""),
+        ("lora", None, ""),
+    ],
+)
+def test_a_site_that_moves_with_others_cannot_be_frozen(method: str, trainable: str | None, shared: str) -> None:
+    spec = resolve(AdapterSection(method=method, trainable=trainable))
+    found = conflicts_with_search(spec, SearchSection(method="heterolora", off="freeze"))
+    assert [(problem.key, problem.valid) for problem in found] == ([("search.off", "drop")] if shared else [])
+    assert all(f"share {shared}:" in problem.what for problem in found)
+    assert conflicts_with_search(spec, SearchSection(method="heterolora", off="drop")) == []
+    assert conflicts_with_search(spec, SearchSection(off="freeze")) == []

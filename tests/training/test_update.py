@@ -79,8 +79,8 @@ def test_it_changes_the_training(bench: Bench, trained: tuple[str, dict[str, Any
 
 @pytest.mark.parametrize("name", registry.updates.names())
 def test_the_loss_goes_down(bench: Bench, name: str):
-    long = ("training.epochs=30", "training.lr=3e-3", "training.head_lr=0.01", "training.schedule=constant")
-    rest = ("adapter.targets=[all]", "adapter.dropout=0", "evaluation.every_steps=90", "run.log_every=30")
+    long = ("training.epochs=15", "training.lr=5e-3", "training.head_lr=0.01", "training.schedule=constant")
+    rest = ("adapter.targets=[all]", "adapter.dropout=0", "evaluation.every_steps=90", "run.log_every=15")
     run = bench.train(*settings(name), *long, *rest, family="opt").run_dir
     losses = [record["loss"] for record in read_jsonl(run / "metrics.jsonl") if "loss" in record]
     assert losses[-1] < 0.8 * losses[0]

@@ -1,4 +1,4 @@
-"""Generalised LoRA (Chavan et al. 2023, section 3.1): a weight and its bias are each scaled and shifted, by as much as is asked for.
+"""Generalised LoRA (Chavan et al. 2023, section 2): a weight and its bias are each scaled and shifted, by as much as is asked for.
 
 W' = W + W o A + B          o: element by element                A, B: out x in     lora, vector, scalar or none
 b' = b + b o D + E + W C    W C: matrix times vector             C: in              lora, vector or none
@@ -8,7 +8,7 @@ lora: Xd Xu, with Xd (n x r) zero at the start and Xu (r x m) drawn;  vector: on
 
 y = (1 + a) o (W x + b) - a o b + ... where A is a vector or a scalar a: only A = lora needs a product of the weight's size.
 
-In mode `supernet` all choices of a tensor share one storage (section 3.3): a vector is the first column of Xd, a scalar its first
+In mode `supernet` all choices of a tensor share one storage: a vector is the first column of Xd, a scalar its first
 element, and `configure` says which of them the layer is. A fixed configuration has only what it uses.
 """
 

@@ -1,9 +1,10 @@
-"""A start in which A and B are both there and B A is zero all the same: B reads other directions of the rank than A writes (PEFT's code).
+"""A and B orthogonal to each other: both are drawn and B A is zero, as B reads other directions of the rank than A writes (PEFT's code).
 
 Q: a random orthogonal (rank x rank) matrix        A = (Q_odd^T G) / 10,  B = (H Q_even) / 10,  G and H standard normal
 
 Q_odd and Q_even are the odd and the even rows of Q, so that Q_even Q_odd^T = 0 and B A = 0; what rounding leaves of it is subtracted
 (``lorakit.adapters.anchored``). Differs from PEFT: an odd rank is taken too, A then gets the one row more.
+Not `orthonormal`, where A alone is drawn, with A A^T = I, and B is zero.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ inits.register(
     "orthogonal",
     Init(
         "orthogonal",
-        "Orthogonal",
+        "Orthogonal to each other",
         "A and B random with B A = 0",
         "PEFT's orthogonal_init",
         orthogonal,

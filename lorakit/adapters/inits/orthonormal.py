@@ -1,7 +1,7 @@
-"""Orthonormal starts: rows, or columns where there are fewer, of length one and at right angles (Saxe et al. 2014).
+"""Each matrix orthonormal in itself: rows, or columns where there are fewer, of length one and at right angles (Saxe et al. 2014).
 
-In LoRA that is A, with A A^T = I; B starts at zero, so that dW = 0. This is Asymmetric LoRA's A (Zhu et al. 2024). PEFT's `orthogonal` is
-another thing: there A and B are both drawn, and at right angles to each other.
+In LoRA that is A, with A A^T = I; B starts at zero, so that dW = 0. This is Asymmetric LoRA's A (Zhu et al. 2024). Not
+`orthogonal`, where B is drawn too, at right angles to A, and neither is orthonormal.
 """
 
 from __future__ import annotations
@@ -22,5 +22,5 @@ def orthonormal(delta: Drawable, context: InitContext) -> None:
 
 inits.register(
     "orthonormal",
-    Init("orthonormal", "Orthonormal", "A A^T = I, B = 0", "Saxe et al. 2014; Zhu et al. 2024", orthonormal),
+    Init("orthonormal", "Orthonormal in itself", "A A^T = I, B = 0", "Saxe et al. 2014; Zhu et al. 2024", orthonormal),
 )

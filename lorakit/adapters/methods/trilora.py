@@ -17,5 +17,6 @@ methods.register(
         summary="dW = B diag(g) A, g = 0 at start",
         source="Feng et al. 2024, arXiv 2405.11236",
         delta="diagonal",
+        lr=2e-3,
     ),
 )

@@ -1,4 +1,4 @@
-"""GLoRA's supernet: every layer trains another of its configurations at each step (Chavan et al. 2023, section 3.3).
+"""GLoRA's supernet: every layer trains another of its configurations at each step (Chavan et al. 2023, section 2).
 
 Before each optimiser step every layer draws, on its own and uniformly, one of its 432 configurations (16 where it has no bias): what
 that one does not use gets no gradient in this step. After the step every layer is the configuration that the recipe says.
@@ -25,7 +25,7 @@ class GLoRASupernet(Update):
 
     name: ClassVar = "glora_supernet"
     summary: ClassVar = "every layer trains a random configuration of GLoRA at each step"
-    source: ClassVar = "Chavan et al. 2023, section 3.3"
+    source: ClassVar = "Chavan et al. 2023, section 2"
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters.contract import Fresh, adapt, batch_for, disturb, evaluated
+from adapters.contract import Fresh, adapt, batch_for, disturb, evaluated, hooks
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import AdaptedModel
@@ -112,10 +112,6 @@ def test_segments_grow_with_them(fresh: Fresh, family: str) -> None:
     out = evaluated(model, batch | {"token_type_ids": segments})
     assert torch.equal(seen[0]["token_type_ids"], torch.cat([torch.zeros(2, N, dtype=torch.long), segments], dim=1))
     assert not torch.allclose(out, evaluated(model, batch))
-
-
-def hooks(model: Any) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 from adapters.blocks.layers_by_hand import BLOCKS, Low, run_by_hand
-from adapters.contract import Fresh, adapt, backward, batch_for, disturb, evaluated, near
-from torch import nn
+from adapters.contract import Fresh, adapt, backward, batch_for, disturb, evaluated, hooks, near
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import AdaptedModel
@@ -140,10 +139,6 @@ def test_a_fresh_model_is_the_pretrained_one_bit_for_bit(fresh: Fresh, family: s
     for adapter in adapted.adapters.values():  # with B = 0 the first gradient is B's
         assert adapter.delta.B.grad.any(), adapter.site.label
         assert not adapter.delta.A.grad.any(), adapter.site.label
-
-
-def hooks(model: nn.Module) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 @each_family

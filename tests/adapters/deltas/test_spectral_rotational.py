@@ -46,6 +46,8 @@ def test_the_function_is_the_papers(site: Site) -> None:
     assert_close(delta.effective_weight(weight, 1.0), new)
     x = torch.randn(2, 4, site.in_features, dtype=torch.float64)
     assert_close(delta(x, SCALE), SCALE * torch.einsum("oi,bti->bto", new - weight, x))
+    norms = delta.row_norms_squared(weight, weight.square().sum(dim=1), 1.0)
+    assert_close(norms, new.square().sum(dim=1))
     b, a = delta.factors()
     assert b.shape[1] == a.shape[0] == RANK
     assert_close(b @ a, new - weight)

@@ -1,4 +1,4 @@
-"""GLoRA (Chavan et al. 2023): five tensors, each in one of several forms; the table of section 3.2 says what each form costs."""
+"""GLoRA (Chavan et al. 2023): five tensors, each in one of several forms; the paper's table says what each form costs."""
 
 import itertools
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.testing import assert_close
-from workflow.small_runs import Bench, StopAt, records
+from workflow.small_runs import Bench
 
 from lorakit.adapters.deltas.sparse import FOR_GOOD
-from lorakit.errors import Interrupted, RecipeError
+from lorakit.errors import RecipeError
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loop import Training, train
 from lorakit.training.optim import make_optimizer
@@ -115,21 +114,6 @@ def test_in_training_the_mask_comes_on_time_and_stays(bench: Bench, tmp_path: Pa
         assert set(delta.gate.unique().tolist()) <= {FOR_GOOD, -FOR_GOOD}
         moved = delta.w != w
         assert torch.equal(moved, gate > 0)  # what was kept trains on
-
-
-@pytest.mark.parametrize("step", [3, 8], ids=["before the mask", "after it"])
-def test_resumed_is_never_stopped(bench: Bench, tmp_path: Path, step: int) -> None:
-    options = (*RECIPE, f"adapter.update_options={{keep: {KEEP}, prune_at: 0.4}}")
-    whole = bench.train(*options, run_dir=tmp_path / "whole")
-    assert whole.steps == 12  # the mask comes after 5 of them
-    with pytest.raises(Interrupted):
-        bench.train(*options, run_dir=tmp_path / "halves", hooks=[StopAt(step)])
-    torch.manual_seed(99)  # another process would start from another state
-    bench.train(*options, run_dir=tmp_path / "halves", resume=True)
-    assert records(tmp_path / "halves") == records(tmp_path / "whole")
-    (saved,) = (tmp_path / "halves" / "adapter").glob("*.safetensors")
-    gates = torch.cat([tensor.flatten() for name, tensor in load_file(saved).items() if "gate" in name])
-    assert float((gates > 0).double().mean()) == pytest.approx(KEEP, abs=1e-4)
 
 
 def test_gates_learn_faster_and_never_decay(bench: Bench, tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from workflow.small_runs import Bench, StopAt, records
+from workflow.small_runs import Bench
 
 from lorakit.adapters.attach import HEAD
 from lorakit.adapters.deltas.glora import CHOICES, GLoRA
-from lorakit.errors import Interrupted, RecipeError
+from lorakit.errors import RecipeError
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loop import Training, step
 from lorakit.training.updates.glora_supernet import GLoRASupernet
@@ -101,15 +101,6 @@ def test_without_a_bias_only_a_and_b_are_drawn(bench: Bench, tmp_path: Path) -> 
     (update,) = [hook for hook in training.hooks if isinstance(hook, GLoRASupernet)]
     update.before_forward(training.state)
     assert all({layer.configuration[letter] for letter in "CDE"} == {"none"} for layer in layers(training))
-
-
-def test_a_supernet_that_was_stopped_ends_as_one_that_was_not(bench: Bench) -> None:
-    options = (*SUPERNET, MODE, "training.epochs=1")
-    whole = bench.train(*options, name="whole_supernet")
-    with pytest.raises(Interrupted):
-        bench.train(*options, hooks=[StopAt(3)], name="stopped_supernet")
-    stopped = bench.train(*options, resume=True, name="stopped_supernet")
-    assert records(whole.run_dir) == records(stopped.run_dir)
 
 
 def test_there_must_be_configurations_to_draw_from(bench: Bench, tmp_path: Path) -> None:
