@@ -111,12 +111,14 @@ def parameters(backbone: Backbone, method: Method, rank: int) -> int:
 
 
 def nearest_rank(backbone: Backbone, method: Method, budget: int) -> int:
-    """The rank whose parameters come closest to the budget; the usual one where rank makes no difference."""
+    """The rank whose parameters come closest to the budget; the usual one where rank makes no difference, or none comes near."""
     delta = registry.deltas.get(method.delta)
     sites = backbone.anatomy.select(list(method.targets)) if not method.block else []
     limits = [limit for site in sites if (limit := delta.highest_rank(site)) is not None]
     highest = max(method.rank, min([HIGHEST_RANK, *limits]))
     fits = [rank for rank in range(1, highest + 1) if fitting(backbone, method, rank)]
+    if parameters(backbone, method, fits[0]) > 2 * budget:
+        return method.rank
     return min(fits, key=lambda rank: (abs(parameters(backbone, method, rank) - budget), abs(rank - method.rank)))
 
 

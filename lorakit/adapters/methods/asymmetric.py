@@ -20,6 +20,6 @@ methods.register(
         source="Zhu et al. 2024, arXiv 2402.16842",
         init="orthonormal",
         trainable="B+magnitude",
-        lr=0.001,
+        lr=2e-3,
     ),
 )

@@ -18,5 +18,6 @@ methods.register(
         summary="LoRA that trains B only",
         source="Zhang et al. 2023",
         trainable="B+magnitude",
+        lr=2e-3,
     ),
 )

@@ -4,7 +4,7 @@
 
 Parameters, function and merging are LoRA's. Tensors are grouped by their role, so magnitudes, vectors and heads keep the base rate
 (PEFT's grouping gives every vector B's).
-When to use it: when LoRA learns slowly; start from a learning rate, A's, below LoRA's.
+When to use it: when LoRA learns slowly; B then takes steps that a common rate for both would not bear.
 """
 
 from lorakit.adapters.spec import Method
@@ -18,6 +18,6 @@ methods.register(
         summary="LoRA with lr(B) = 16 lr(A)",
         source="Hayou et al. 2024",
         lr_ratio=16.0,
-        lr=2e-4,
+        lr=5e-4,
     ),
 )
