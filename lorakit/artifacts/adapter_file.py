@@ -84,11 +84,17 @@ def site_states(path: Path) -> dict[str, str]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file; RunError where it is missing or damaged."""
+    """The tensors of a safetensors file; RunError where it is missing or damaged, or holds what is no number."""
+    if not path.exists():
+        raise RunError(f"{path.name} is missing", where=str(path.parent))
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"cannot be read: {error}", where=str(path)) from None
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise RunError(
+            f"tensor {broken[0]} is not finite: the training diverged", where=str(path), hint="a lower learning rate"
+        )
     return tensors
 
 

@@ -41,9 +41,12 @@ base = AutoModelForSequenceClassification.from_pretrained({arguments})
 model = PeftModel.from_pretrained(base, "{folder}")"""
 
 
-def usage(base: str, folder: str, labels: Sequence[str], pad_token_id: int | None) -> str:
-    """The lines of Python that load the adapter with PEFT; base: the base model's name as a Python expression."""
-    arguments = [base, f"num_labels={len(labels) or 1}"]
+def usage(base: str, folder: str, labels: Sequence[str], pad_token_id: int | None, dtype: str) -> str:
+    """The lines of Python that load the adapter with PEFT.
+
+    base: the base model's name as a Python expression; dtype: of its weights in the run, which need not be that of its file.
+    """
+    arguments = [base, f'dtype="{dtype}"', f"num_labels={len(labels) or 1}"]
     if labels:
         arguments.append(f"id2label={dict(enumerate(labels))}")
     if pad_token_id is not None:

@@ -9,6 +9,7 @@ a module outside the layers are each a RunError.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -157,6 +158,8 @@ def read_peft(path: Path) -> PeftAdapter:
     rest, shared = {}, {}
     pattern = re.compile(rf"(?P<module>.+)\.(?P<part>{PARTS[config['peft_type']]})")
     for name, tensor in read_tensors(path / PEFT_TENSORS).items():
+        if not tensor.is_floating_point():
+            raise RunError(f"tensor {name} is of {tensor.dtype}, and not of floating point", where=str(path))
         inner = name.removeprefix(PREFIX)
         if name.startswith("base_model.vera_"):
             shared[name.removeprefix("base_model.").removesuffix(".default")] = tensor
@@ -183,6 +186,8 @@ def check_config(config: Mapping[str, Any], where: Path) -> None:
         value = config.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, types) or not plain(value)):
             raise RunError(f"{name}: {value!r} cannot be used", where=str(where))
+        if valid := out_of_range(name, value):
+            raise RunError(f"{name}: {value!r} cannot be used", where=str(where), valid=valid)
         if name in REGEXES and (broken := [text for text in regexes(value) if not compiles(text)]):
             raise RunError(f"{name}: '{broken[0]}' is no regular expression", where=str(where))
     told = [f"{name}={value}" for name, value in config.items() if value and name not in USED | SILENT]
@@ -202,6 +207,15 @@ def check_config(config: Mapping[str, Any], where: Path) -> None:
     missing = [name for name in needed.get(str(kind), ()) if not isinstance(config.get(name), (int, float))]
     if missing:
         raise RunError(f"{', '.join(missing)} must be numbers", where=str(where))
+
+
+def out_of_range(name: str, value: object) -> str:
+    """What a number may be, where it is not that; empty for everything else."""
+    if not isinstance(value, (int, float)):
+        return ""
+    if not math.isfinite(value):
+        return "a finite number"
+    return "at least 0, less than 1" if name.endswith("_dropout") and not 0 <= value < 1 else ""
 
 
 def plain(value: object) -> bool:

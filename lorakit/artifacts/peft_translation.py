@@ -128,9 +128,11 @@ def head_values(adapter: PeftAdapter, adapted: AdaptedModel) -> Tensors:
         )
     if missing := sorted(parts - set(adapter.rest)):
         if adapter.rest or not adapted.backbone.pretrained_head:
+            whose = "the adapter brings only a part of its head"
+            if not adapter.rest:
+                whose = "the base model has no trained head, and the adapter brings none"
             raise adapter.error(
-                f"{missing[0]} is missing: the base model has no trained head, and the adapter brings none",
-                hint="task_type='SEQ_CLS' in PEFT trains and saves it",
+                f"{missing[0]} is missing: {whose}", hint="task_type='SEQ_CLS' in PEFT trains and saves it"
             )
         return {name: state[name].clone() for name in parts}
     for name, tensor in adapter.rest.items():
@@ -142,7 +144,8 @@ def head_values(adapter: PeftAdapter, adapted: AdaptedModel) -> Tensors:
 
 def fill(adapted: AdaptedModel, adapter: PeftAdapter) -> None:
     """Put the adapter's values into a model made by ``section_for``. RunError where a shape does not fit."""
+    found = values(adapter, adapted)
     try:
-        adapted.load_state(values(adapter, adapted))
+        adapted.load_state(found)
     except RunError as error:
         raise adapter.error(str(error)) from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Offline, Overrides, Quiet, before_imports
+from lorakit.cli.options import AsJson, Offline, Quiet, before_imports
 
 if TYPE_CHECKING:
     from lorakit.workflow import ImportResult
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 def import_adapter(
     source: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that PEFT's save_pretrained wrote.")],
     task: Annotated[str, typer.Option("--task", help="What it was trained for (see: lorakit list tasks), or custom.")],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        Optional[list[str]],
+        typer.Argument(metavar="KEY=VALUE", help="Recipe keys of the run, e.g. model.name=PATH for the base model."),
+    ] = None,
     out: Annotated[Optional[Path], typer.Option("--out", metavar="RUN", help="The run folder to make.")] = None,
     offline: Offline = False,
     quiet: Quiet = False,

@@ -5,25 +5,34 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from operator import itemgetter
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lorakit.cli.options import AsJson
 
-Kind = Literal["methods", "updates", "proxies", "tasks", "recipes", "models"]
+if TYPE_CHECKING:
+    from lorakit.adapters.delta import Option
+    from lorakit.adapters.spec import Method
+
+Kind = Literal["methods", "updates", "combinations", "proxies", "tasks", "recipes", "models"]
+TOLD = {"methods": ("name", "key", "what", "source"), "combinations": ("name", "what", "looks at", "weights", "source")}
+"""What the table has of the kinds whose JSON tells more."""
 
 
 def list_entries(
     kind: Annotated[Kind, typer.Argument(metavar="KIND", help="What to list.")], as_json: AsJson = False
 ) -> None:
-    """List methods, updates, proxies, tasks, recipes or models."""
+    """List methods, updates, combinations, proxies, tasks, recipes or models."""
     from lorakit.cli.output import write, write_json
 
     kinds = {
         "methods": methods,
         "updates": updates,
+        "combinations": combinations,
         "proxies": proxies,
         "tasks": tasks,
         "recipes": recipes,
@@ -35,23 +44,55 @@ def list_entries(
         return
     from lorakit.report.tables import Column, table
 
-    names = list(rows[0]) if rows else ["name"]
+    names = TOLD.get(kind) or (list(rows[0]) if rows else ["name"])
     write(table(rows, [Column(name, itemgetter(name)) for name in names]))
 
 
-def methods() -> list[dict[str, str]]:
-    """Adapter methods (recipe key adapter.method), then search methods (search.method)."""
+def methods() -> list[dict[str, Any]]:
+    """Adapter methods (recipe key adapter.method) with their whole presets, then search methods (search.method)."""
+    from lorakit import registry
+    from lorakit.recipe.schema import EVOLUTION
+    from lorakit.search import evolution
+
+    adapters = [preset(method) for _, method in registry.methods.items()]
+    searches = {name: first_line(policy) for name, policy in registry.policies.items()}
+    searches[EVOLUTION] = (inspect.getdoc(evolution) or "").partition("\n")[0]
+    return adapters + [
+        {"name": name, "key": "search.method", "what": what, "source": ""} for name, what in sorted(searches.items())
+    ]
+
+
+def preset(method: Method) -> dict[str, Any]:
+    """Every field of a method; its options with the values they take, and what else they may be."""
+    from lorakit import registry
+    from lorakit.adapters.conflicts import read_options
+
+    known: Mapping[str, Option] = registry.deltas.get(method.delta).options
+    own = read_options(method.delta, dict(method.options))
+    options = {name: {"value": own.get(name, option.default), **asdict(option)} for name, option in known.items()}
+    told = {"name": method.name, "key": "adapter.method", "what": method.summary, **asdict(method), "options": options}
+    del told["summary"]
+    return told
+
+
+def combinations() -> list[dict[str, Any]]:
+    """Ways to make one adapter of several (lorakit combine --method)."""
     from lorakit import registry
 
-    adapters = [
-        {"name": name, "key": "adapter.method", "what": method.summary, "source": method.source}
-        for name, method in registry.methods.items()
+    statistics = {"nothing": "nothing", "fisher": "gradients on training rows", "gram": "inputs on training rows"}
+    return [
+        {
+            "name": name,
+            "what": way.summary,
+            "looks at": "losses on training rows" if way.learns else statistics[way.needs],
+            "weights": "learnt" if way.learns else "equal shares" if way.weight is None else f"{way.weight:g} each",
+            "density": way.density,
+            "rank": way.rank,
+            "factors": way.factors,
+            "source": way.source,
+        }
+        for name, way in registry.combinations.items()
     ]
-    searches = [
-        {"name": name, "key": "search.method", "what": first_line(policy), "source": ""}
-        for name, policy in registry.policies.items()
-    ]
-    return adapters + searches
 
 
 def updates() -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ DEMO_MODEL = "bundled:minilm"
 
 
 def show_method(name: str, model: str | None, *, as_json: bool) -> None:
-    """Print the card of the method ``name``, counted on ``model``."""
+    """Print the card of the method ``name``, counted on ``model``; one that is named must be there."""
     from lorakit.cli.options import before_imports
     from lorakit.cli.output import listening, write, write_json
 
@@ -22,7 +22,7 @@ def show_method(name: str, model: str | None, *, as_json: bool) -> None:
     from lorakit.recipe.schema import ModelSection
 
     with listening(quiet=True):
-        card = workflow.describe(name, ModelSection(name=model or DEMO_MODEL))
+        card = workflow.describe(name, ModelSection(name=model or DEMO_MODEL), required=model is not None)
     if as_json:
         write_json(card.to_dict())
     else:
@@ -58,7 +58,7 @@ def tables(card: MethodCard) -> list[Table]:
                 lambda site: ", ".join(f"{k} {'x'.join(map(str, v))}" for k, v in site.tensors.items()),
             ),
         ],
-        title=f"on {counted.model}, rank {counted.rank}",
+        title=f"on {counted.model}" + (f", rank {counted.rank}" if "rank" in card.usual else ""),
     )
     shared = f", {count(counted.shared)} of them shared by its sites" if counted.shared else ""
     total = f"{count(counted.parameters)} ({counted.share:.3g} % of the model){shared}; the head not counted"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from lorakit.errors import UsageError
+from lorakit.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import LoadedRecipe
@@ -74,6 +74,12 @@ def before_imports(*, offline: bool = False, quiet: bool = False) -> None:
 
 
 def refuse_overwrite(target: Path, *, force: bool) -> None:
-    """Raise UsageError where ``target`` exists and ``force`` was not given."""
+    """Refuse a file that exists where ``force`` was not given, and a place where none can be written."""
+    if target.is_dir():
+        raise UsageError("this is a folder, and a file is to be written", where=str(target), hint="another name")
     if target.exists() and not force:
         raise UsageError("this exists already, nothing was written", where=str(target), hint="another name, or --force")
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        why = "may not be written into" if above.is_dir() else "is not a folder"
+        raise RunError(f"cannot be written: {above} {why}", where=str(target), hint="another place")

@@ -63,7 +63,7 @@ def say(text: str, *, quiet: bool = False) -> None:
 def program() -> str:
     """How this person calls lorakit, for the lines they may type next: by name where the shell finds it, else by its path."""
     called = Path(sys.argv[0])
-    if called.name == "__main__.py":
+    if called.name == "__main__.py" and called.parent.name == "lorakit":
         return "python -m lorakit"
     found = shutil.which("lorakit")
     by_path = called.stem == "lorakit" and not (found and Path(found).resolve() == called.resolve())

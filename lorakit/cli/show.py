@@ -1,4 +1,4 @@
-"""``lorakit show``: a recipe with every key explained, or the card of a method, update, proxy or task."""
+"""``lorakit show``: a recipe with every key explained, or the card of a method, update, combination, proxy or task."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def show(
         str,
         typer.Argument(
             metavar="NAME",
-            help="A recipe (shipped, file or run folder), a method, an update, a proxy or a task.",
+            help="A recipe (shipped, file or run folder), a method, an update, a combination, a proxy or a task.",
             autocompletion=complete_recipe,
         ),
     ],
@@ -38,12 +38,15 @@ def show(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a recipe with every key explained, or the card of a method, update, proxy or task."""
+    """Show a recipe with every key explained, or the card of a method, update, combination, proxy or task."""
     from lorakit import registry
     from lorakit.cli.output import write, write_json
     from lorakit.recipe.load import shipped_recipes
 
-    if name in shipped_recipes() or Path(name).exists() or Path(name).suffix in (".yaml", ".yml"):
+    if model is not None and name not in registry.methods:
+        raise UsageError(f"--model goes with the card of a method, and '{name}' is none", hint="leave it out")
+    carded = any(name in known for known in card_registries())
+    if name in shipped_recipes() or Path(name).suffix in (".yaml", ".yml") or (Path(name).exists() and not carded):
         loaded, _ = open_recipe(name, overrides)
         if as_json:
             write_json(asdict(loaded.recipe))
@@ -61,7 +64,7 @@ def show(
     if not cards:
         known = [*shipped_recipes(), *(entry for registry in card_registries() for entry in registry.names())]
         raise UsageError(
-            f"there is no recipe, method, update, proxy or task called '{name}'",
+            f"there is no recipe, method, update, combination, proxy or task called '{name}'",
             valid=", ".join(known),
             hint=nearest(name, known) or "lorakit list methods",
         )
@@ -91,7 +94,14 @@ def card_registries() -> list[Registry[Any]]:
     """Where a name that is no recipe is looked up."""
     from lorakit import registry
 
-    return [registry.methods, registry.updates, registry.policies, registry.proxies, registry.tasks]
+    return [
+        registry.methods,
+        registry.updates,
+        registry.combinations,
+        registry.policies,
+        registry.proxies,
+        registry.tasks,
+    ]
 
 
 def card(registry: Registry[Any], name: str) -> str:

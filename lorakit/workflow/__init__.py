@@ -1,7 +1,6 @@
 """The only place that puts the parts together: recipe -> model -> loop -> run.
 
-One function a command: ``plan``, ``train``, ``search``, ``evolve``, ``evaluate``, ``merge``, ``predict``, and ``load`` for a run or a
-merged folder.
+One function a command (``search`` has two: ``search`` and ``evolve``), and ``load`` for a run or a merged folder.
 """
 
 from lorakit.workflow.combining import CombineResult, combine

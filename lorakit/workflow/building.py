@@ -18,7 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from lorakit import registry
 from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel, attach
 from lorakit.adapters.budget import Budget, costs, resolve_budget, shared_cost, spec_for
-from lorakit.adapters.conflicts import read_options
+from lorakit.adapters.conflicts import conflicts_with_search, read_options
 from lorakit.adapters.spec import AdapterSpec, Method, resolve, shortcut_spec
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.load import Backbone, load_backbone
@@ -131,6 +131,8 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         check_search(recipe)
         chosen_updates(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
+        if problems := conflicts_with_search(linear, recipe.search):
+            raise RecipeError(problems)
         data = data or load_task(recipe.task, seed=stream(recipe.run.seed, "data"), offline=recipe.run.offline)
         backbone = load_backbone(
             recipe.model,

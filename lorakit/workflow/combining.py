@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from scipy.optimize import differential_evolution
-
 from lorakit import registry
 from lorakit.adapters.adapter import DROPPED
-from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import site_states
-from lorakit.artifacts.combination import Combination, Factors, Setting, Update, nothing_at, truncated, update_of
-from lorakit.artifacts.merge import fold
+from lorakit.artifacts.combination import Combination, Setting, Update
 from lorakit.artifacts.peft_translation import placed
-from lorakit.artifacts.run import Run, new_run, open_run
+from lorakit.artifacts.run import Run, new_run
 from lorakit.backbone.site import Site
-from lorakit.errors import LorakitError, RunError, UsageError
+from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import load_recipe, with_usual
 from lorakit.recipe.schema import SearchSection
-from lorakit.tasks.batching import Batch, encode
-from lorakit.tasks.task import Task
 from lorakit.training.objective import Objective
-from lorakit.training.seeds import generator, stream
+from lorakit.training.seeds import generator
 from lorakit.workflow.building import Result, adapt, assemble, make_accelerator, talk
-from lorakit.workflow.calibrating import moments
+from lorakit.workflow.combined import combined_factors, combined_head, fill, learnt
 from lorakit.workflow.importing import write_run
-from lorakit.workflow.restoring import RestoredRun, restore_run
-
-Tensors = dict[str, torch.Tensor]
-LARGEST_WEIGHT, PENALTY = 1.5, 0.05  # LoRAHub's bounds, and its L1 penalty
-GENERATIONS, POPULATION = 10, 5
-BATCH = 16
+from lorakit.workflow.members import Member, member, training_batches
+from lorakit.workflow.restoring import RestoredRun, open_trained, restore_run
 
 
 @dataclass(frozen=True)
@@ -58,16 +47,6 @@ class CombineResult(Result):
     adapter_parameters: int
 
 
-@dataclass
-class Member:
-    """One run: its site updates, its head, its task."""
-
-    path: Path
-    task: Task
-    updates: dict[str, Update]
-    head: Tensors
-
-
 def combine(
     runs: Sequence[Path],
     *,
@@ -88,7 +67,9 @@ def combine(
     """
     way: Combination = registry.combinations.get(method)
     given = check_arguments(way, runs, weights, rank, density, rows)
-    opened = [open_run(Path(run)) for run in runs]
+    opened = [open_trained(Path(run), which) for run in runs]
+    if len({run.path.resolve() for run in opened}) < len(opened):
+        talk.warning("a run is named more than once: it counts as often")
     check_backbones(opened)
     states = [site_states(run.weights(which)) for run in opened]
     live = [[name for name, state in found.items() if state != DROPPED] for found in states]
@@ -144,9 +125,6 @@ def combine(
         rows=rows if way.learns or way.needs != "nothing" else 0,
         adapter_parameters=adapted.adapter_parameters(),
     )
-
-
-# -- what may be combined ----------------------------------------------------------------------------------------------
 
 
 def check_arguments(
@@ -230,148 +208,3 @@ def rank_of(way: Combination, updates: Sequence[Update], site: Site, asked: int 
     """The rank of the result at a site: what was asked for, or the sum or largest of the adapters', as far as the matrix goes."""
     own = [update.rank for update in updates]
     return min(asked or (sum(own) if way.rank == "sum" else max(own)), site.in_features, site.out_features)
-
-
-# -- what is combined --------------------------------------------------------------------------------------------------
-
-
-def member(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: int, seed: int) -> Member:
-    """Take the run's model apart: its updates in float64, with the statistic that the method needs."""
-    adapted = restored.adapted
-    state = adapted.state()
-    head = {name: state[name].double().clone() for name in adapted.new_parts}
-    statistics: Tensors = {}
-    batches = training_batches(restored, rows, seed) if needs != "nothing" else []
-    objective = Objective(make_accelerator(restored.parts.recipe), restored.parts.task.regression)
-    if needs == "gram":
-        objective.accelerator.prepare_model(adapted.model)
-        statistics = {
-            name: found["covariance"] for name, found in moments(adapted.model, sites, batches, objective).items()
-        }
-        adapted.model.cpu()
-    for holder in (*adapted.adapters.values(), *adapted.shared.values()):
-        holder.double()
-    try:
-        updates = {name: update_of(adapted.adapters[name]) for name in adapted.in_function}
-    except LorakitError as error:
-        raise RunError(str(error), where=str(restored.run.path)) from None
-    if needs == "fisher":
-        fold(adapted)
-        objective.accelerator.prepare_model(adapted.model)
-        statistics = squared_gradients(adapted.model, sites, batches, objective)
-    complete = {site.name: updates.get(site.name, nothing_at(site)) for site in sites}
-    measured = {
-        name: replace(update, statistic=statistics[name].double().cpu()) if statistics else update
-        for name, update in complete.items()
-    }
-    return Member(restored.run.path, restored.parts.task, measured, head)
-
-
-def training_batches(restored: RestoredRun, rows: int, seed: int) -> list[Batch]:
-    """A seeded sample of the run's own training rows."""
-    parts = restored.parts
-    split = parts.data.splits["train"]
-    order = torch.randperm(len(split), generator=generator(seed, "combine/rows"))[:rows].tolist()
-    encoded = encode(split.select(order), parts.backbone.tokenizer, parts.max_length, "train")
-    return [encoded.collate(range(start, min(start + BATCH, len(encoded)))) for start in range(0, len(encoded), BATCH)]
-
-
-def squared_gradients(
-    model: torch.nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
-) -> Tensors:
-    """Mean over rows of (dL/dW)^2 (out x in), each row's gradient by itself."""
-    weights = [model.get_submodule(site.name).get_parameter("weight").requires_grad_(True) for site in sites]
-    totals = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-    count = 0
-    for batch in batches:
-        for row in range(len(batch["labels"])):
-            one = {name: tensor[row : row + 1] for name, tensor in batch.items()}
-            gradients = torch.autograd.grad(objective.summed(model, one), weights, allow_unused=True)
-            for total, gradient in zip(totals, gradients, strict=True):
-                if gradient is not None:
-                    total += gradient.float().square()
-            count += 1
-    return {
-        site.name: (total.T if site.kind == "conv1d" else total) / count
-        for site, total in zip(sites, totals, strict=True)
-    }
-
-
-def combined_factors(
-    way: Combination, members: Sequence[Member], sites: Sequence[Site], setting: Setting, ranks: Mapping[str, int]
-) -> tuple[dict[str, Factors], float]:
-    """Site -> (b, a) of its rank, and how much of the combined updates the ranks lose."""
-    factors, lost, whole = {}, 0.0, 0.0
-    for site in sites:
-        combined = way.combine([each.updates[site.name] for each in members], setting)
-        factors[site.name], gone, norm = truncated(combined, ranks[site.name])
-        lost, whole = lost + gone, whole + norm
-    return factors, math.sqrt(lost / whole) if whole else 0.0
-
-
-def combined_head(members: Sequence[Member], weights: Sequence[float]) -> tuple[Tensors, str]:
-    """The mean of the heads where all tasks have the same labels, by the weights where these are shares; else the first run's."""
-    first, *others = members
-    alike = all(
-        each.task.labels == first.task.labels
-        and {name: tensor.shape for name, tensor in each.head.items()} == {n: t.shape for n, t in first.head.items()}
-        for each in others
-    )
-    if not alike:
-        talk.info("the runs' labels differ: the head is that of %s", first.path)
-        return first.head, str(first.path)
-    usable = min(weights) >= 0
-    shares = [weight / sum(weights) if usable else 1 / len(weights) for weight in weights]
-    mean = {
-        name: torch.stack([share * each.head[name] for share, each in zip(shares, members, strict=True)]).sum(dim=0)
-        for name in first.head
-    }
-    return mean, "the weighted mean of all" if usable else "the mean of all"
-
-
-@torch.no_grad()
-def fill(adapted: AdaptedModel, factors: Mapping[str, Factors], head: Mapping[str, torch.Tensor]) -> None:
-    """Put the combined factors and head into the new model; factors of a lower rank than the site's leave zeros."""
-    state = adapted.state()
-    for name, (b, a) in factors.items():
-        for key, value in ((f"{name}.B", b), (f"{name}.A", a)):
-            state[key].zero_()
-            state[key][: value.shape[0], : value.shape[1]].copy_(value)
-    for name, tensor in head.items():
-        state[name].copy_(tensor)
-
-
-def learnt(
-    way: Combination,
-    members: Sequence[Member],
-    sites: Sequence[Site],
-    adapted: AdaptedModel,
-    objective: Objective,
-    batches: Sequence[Batch],
-    seed: int,
-) -> list[float]:
-    """The weights with the smallest loss on the examples plus L1 penalty, found without gradients."""
-    head, _ = combined_head(members, [1.0] * len(members))
-    ranks = {site.name: adapted.adapters[site.name].rank for site in sites}
-    objective.accelerator.prepare_model(adapted.model)
-    adapted.model.eval()
-    rows = sum(len(batch["labels"]) for batch in batches)
-
-    @torch.no_grad()
-    def loss(weights: Sequence[float]) -> float:
-        factors, _ = combined_factors(way, members, sites, Setting([float(w) for w in weights]), ranks)
-        fill(adapted, factors, head)
-        total = sum(float(objective.summed(adapted.model, batch)) for batch in batches) / rows
-        return total + PENALTY * sum(abs(float(weight)) for weight in weights) / len(members)
-
-    found = differential_evolution(
-        loss,
-        bounds=[(-LARGEST_WEIGHT, LARGEST_WEIGHT)] * len(members),
-        x0=[1 / len(members)] * len(members),
-        maxiter=GENERATIONS,
-        popsize=POPULATION,
-        rng=stream(seed, "combine/weights"),
-        polish=False,
-    )
-    talk.info("weights %s after %d losses", ", ".join(f"{w:.3f}" for w in found.x), found.nfev)
-    return [float(weight) for weight in found.x]

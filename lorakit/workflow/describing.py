@@ -13,7 +13,7 @@ from lorakit.adapters.adapter import settings
 from lorakit.adapters.budget import costs, shared_cost
 from lorakit.adapters.delta import Delta
 from lorakit.adapters.spec import SCALES, AdapterSpec, Method, resolve
-from lorakit.backbone.load import load_backbone
+from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError
 from lorakit.recipe.schema import AdapterSection, ModelSection
@@ -66,34 +66,42 @@ class MethodCard(Result):
     updates: dict[str, str]
 
 
-def describe(name: str, model: ModelSection) -> MethodCard:
-    """The card of the method called ``name``, counted on ``model``. Nothing is downloaded."""
+def describe(name: str, model: ModelSection, *, required: bool = False) -> MethodCard:
+    """The card of the method called ``name``, counted on ``model``. Nothing is downloaded.
+
+    required: whether a model that cannot be loaded is an error and not just told.
+    """
     method: Method = registry.methods.get(name)
     spec = resolve(AdapterSection(method=name))
     no_count, counted = "", None
+    backbone = None
     try:
-        counted = count_on(method, model)
+        backbone = load_backbone(model, labels=LABELS, regression=False, seed=0, offline=True)
+        counted = count_on(method, backbone)
     except LorakitError as error:
+        if required and backbone is None:
+            raise
         no_count = error.problems[0].what
     delta: type[Delta] = registry.deltas.get(spec.delta)
     return MethodCard(
         name=name,
         title=method.title,
         source=method.source,
-        text=header(registry.methods.package, name) or method.summary,
+        text=header(registry.methods, name) or method.summary,
         axes=axes_of(method, spec),
         usual=usual_values(method, delta),
         options={key: f"{settings(spec)[key]}: {option.doc}" for key, option in delta.options.items()},
         count=counted,
         no_count=no_count,
         composes=compositions(method),
-        updates={update: header(registry.updates.package, update) for update in method.updates},
+        updates={update: header(registry.updates, update) for update in method.updates},
     )
 
 
-def header(package: str, name: str) -> str:
+def header(known: registry.Registry[Any], name: str) -> str:
     """The docstring of the file that registers ``name``; empty for what another package brings."""
-    return inspect.getdoc(sys.modules.get(f"{package}.{name}")) or ""
+    known.get(name)  # which reads the files, where nobody has asked for one of them before
+    return inspect.getdoc(sys.modules.get(f"{known.package}.{name}")) or ""
 
 
 def usual_values(method: Method, delta: type[Delta]) -> dict[str, Any]:
@@ -134,9 +142,8 @@ def refusal(method: Method, axis: str, value: object) -> str:
     return ""
 
 
-def count_on(method: Method, model: ModelSection) -> Count:
-    """What the method costs on ``model`` at the method's own targets and rank."""
-    backbone = load_backbone(model, labels=LABELS, regression=False, seed=0, offline=True)
+def count_on(method: Method, backbone: Backbone) -> Count:
+    """What the method costs on a model at the method's own targets and rank."""
     section = method.fill(AdapterSection(method=method.name))
     sites = (
         registry.blocks.get(method.block).sites(backbone)

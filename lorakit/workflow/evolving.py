@@ -25,6 +25,7 @@ from lorakit.adapters.deltas.glora import NONE, GLoRA, choices_on
 from lorakit.adapters.spec import resolve
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.artifacts.run import Run
+from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.site import Site
 from lorakit.errors import Interrupted, Problem, RecipeError, UsageError
 from lorakit.recipe.load import LoadedRecipe
@@ -38,7 +39,7 @@ from lorakit.training.hooks import Hook
 from lorakit.training.interrupt import listening
 from lorakit.training.loop import asked_to_stop
 from lorakit.training.seeds import stream
-from lorakit.workflow.building import Parts, Result, assemble, located, make_accelerator, talk
+from lorakit.workflow.building import Parts, Result, adapt, assemble, located, make_accelerator, talk
 from lorakit.workflow.running import changed_keys, choose_run
 from lorakit.workflow.supernet import (
     Supernet,
@@ -129,15 +130,21 @@ def evolve(
         run = choose_folder(loaded, run_dir, resume)
         data = load_task(recipe.task, seed=stream(recipe.run.seed, "data"), offline=recipe.run.offline)
         rows = without_validation(data, recipe.search.holdout, recipe.run.seed)
-        evolution = begin(loaded, assemble(supernet_recipe(loaded), rows))
+        parts = assemble(supernet_recipe(loaded), rows)
+        evolution = begin(loaded, parts)
+        if (
+            recipe.adapter.start and not resume
+        ):  # the supernet's training starts from it: refused before anything is written
+            start_from(adapt(parts, statistics=None), Path(recipe.adapter.start))
     process.wait_for_everyone()
     if not resume and process.is_main_process:
         run.start(loaded.to_yaml(), data.task)
-    trained = train_supernet(loaded, run.path / SUPERNET, rows, hooks, how_to_go_on(run))
+    again = how_to_go_on(run, emit, keep)
+    trained = train_supernet(loaded, run.path / SUPERNET, rows, hooks, again)
     supernet = load_supernet(loaded, run.path / SUPERNET, rows)
     started = time.perf_counter()
     whole = supernet.fitness(None)
-    advance(evolution, recipe.search.generations, supernet, run, watch)
+    advance(evolution, recipe.search.generations, supernet, run, watch, again)
     ranked = evolution.ranked()
     chosen = configuration_of(evolution, ranked[0].candidate)
     if process.is_main_process:
@@ -199,9 +206,9 @@ def choose_folder(loaded: LoadedRecipe, run_dir: Path | None, resume: bool) -> R
     return run
 
 
-def how_to_go_on(run: Run) -> str:
-    """The command that continues the search in this folder."""
-    return f"lorakit search {run.path} --resume"
+def how_to_go_on(run: Run, emit: Path | None = None, keep: bool = False) -> str:
+    """The command that continues the search in this folder, and still writes what was wanted."""
+    return f"lorakit search {run.path} --resume" + (f" --emit {emit}" if emit else "") + (" --keep-weights" * keep)
 
 
 def begin(loaded: LoadedRecipe, parts: Parts) -> Evolution:
@@ -253,9 +260,17 @@ def configuration_of(evolution: Evolution, candidate: Candidate) -> dict[str, di
 
 
 def advance(
-    evolution: Evolution, generations: int, supernet: Supernet, run: Run, watch: Callable[[Progress], None]
+    evolution: Evolution,
+    generations: int,
+    supernet: Supernet,
+    run: Run,
+    watch: Callable[[Progress], None],
+    again: str,
 ) -> None:
-    """Evolve to the last generation from where the folder's records end. A generation is on disk before the next begins."""
+    """Evolve to the last generation from where the folder's records end. A generation is on disk before the next begins.
+
+    again: the command that goes on after a stop.
+    """
     path, accelerator = run.path / GENERATIONS, make_accelerator(supernet.parts.recipe)
     for record in read_jsonl(path):
         evolution.record({tuple(each["choices"].split()): each["fitness"] for each in record["candidates"]})
@@ -268,7 +283,7 @@ def advance(
                 fitness[candidate] = supernet.fitness(configuration_of(evolution, candidate))
                 if asked_to_stop(accelerator, stop):
                     what = f"stopped in generation {number + 1} of {generations}; those before it are kept"
-                    raise Interrupted(what, hint=how_to_go_on(run))
+                    raise Interrupted(what, hint=again)
             if not fitness:
                 talk.info("there is no configuration within the limits that was not tried")
                 break

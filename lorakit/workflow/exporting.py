@@ -75,7 +75,8 @@ def export(
     before = predict_logits(adapted.model, rows, objective, size)
     with folder(target) as place:
         form.write(place)
-        code = usage(base_of(parts.recipe.model), str(target), parts.task.labels, pad_token(parts.backbone))
+        model = parts.recipe.model
+        code = usage(base_of(model), str(target), parts.task.labels, pad_token(parts.backbone), model.dtype)
         write_text(place / "README.md", card(restored, form, code))
         again = read_back(place, restored)
         objective.accelerator.prepare_model(again.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lorakit.artifacts.files import folder
 from lorakit.artifacts.peft_import import PeftAdapter, is_peft, read_peft
 from lorakit.artifacts.peft_translation import fill, section_for, sites_of
 from lorakit.artifacts.run import Run, new_run
+from lorakit.backbone.checkpoint import BUNDLED, bundled_folder
 from lorakit.backbone.load import load_backbone
 from lorakit.errors import LorakitError, Problem, UsageError
 from lorakit.recipe.layers import read_overrides
@@ -61,10 +63,10 @@ def import_adapter(
     source = Path(source)
     if not source.is_dir():
         raise UsageError("there is no such folder", where=str(source))
-    if not is_peft(source):
-        raise UsageError(f"is not a PEFT adapter: it has no {CONFIG}", where=str(source))
     if (source / "recipe.yaml").exists():
         raise UsageError("is a run of lorakit: there is nothing to import", where=str(source))
+    if not is_peft(source):
+        raise UsageError(f"is not a PEFT adapter: it has no {CONFIG}", where=str(source))
     if (source / OUR_TENSORS).exists():
         raise UsageError(
             "is an adapter of lorakit with parts that PEFT does not have",
@@ -109,10 +111,11 @@ def draft_recipe(adapter: PeftAdapter, task: str, overrides: Sequence[str]) -> L
     if "task.name" in given and given["task.name"] != task:
         raise UsageError(f"task.name={given['task.name']} is not --task {task}", where="command line")
     config = str(adapter.path / CONFIG)
-    model = given.get("model.name") or adapter.base
+    base = known_as(adapter.base)
+    model = given.get("model.name") or base
     if not model:
         raise UsageError("does not say which model it is for", where=config, key="model.name", hint="model.name=...")
-    if adapter.base and model != adapter.base:
+    if base and model != base:
         talk.info("the adapter was made for %s, and is put on %s", adapter.base, model)
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "recipe.yaml"
@@ -125,6 +128,16 @@ def draft_recipe(adapter: PeftAdapter, task: str, overrides: Sequence[str]) -> L
     recipe = replace(loaded.recipe, run=replace(loaded.recipe.run, name=name))
     places = {key: config if where.startswith(place) else where for key, where in loaded.places.items()}
     return replace(loaded, recipe=recipe, name=name, path=Path(config), places=places)
+
+
+def known_as(base: str) -> str:
+    """The base model; a bundled one by its name, as the folder it is installed in is another one elsewhere."""
+    folder = Path(base).expanduser()
+    for name in BUNDLED if base and folder.is_dir() else ():
+        with suppress(LorakitError):
+            if bundled_folder(name).resolve() == folder.resolve():
+                return name
+    return base
 
 
 def renamed(problem: Problem, place: str, config: str) -> Problem:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from lorakit import registry
 from lorakit.adapters.init import Init
+from lorakit.artifacts.warm_start import start_from
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.search.scoring import Proxy
 from lorakit.training.schedule import Schedule, make_schedule
@@ -60,6 +62,8 @@ def plan(loaded: LoadedRecipe) -> Plan:
     with located(loaded):
         schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
         adapted = adapt(parts, statistics=None)
+        start = loaded.recipe.adapter.start
+        started = start_from(adapted, Path(start)) if start else []
     site_costs = parts.costs
     sites = [
         PlannedSite(
@@ -89,7 +93,7 @@ def plan(loaded: LoadedRecipe) -> Plan:
         evaluations=schedule.evaluations,
         search_overhead=search_overhead(parts, schedule),
         memory_bytes=memory(parts, sum(site_costs.values()) + parts.shared_cost + adapted.head_parameters()),
-        notes=notes(parts, schedule),
+        notes=[*notes(parts, schedule), *started],
     )
 
 

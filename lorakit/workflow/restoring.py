@@ -34,17 +34,23 @@ def restore_run(path: Path, weights: str, *, offline: bool = False, with_data: b
 
     Without data nothing of the training files is read: the task is the one that the run wrote down.
     """
-    run = open_run(path)
-    if not run.weights(weights).is_dir():
-        raise RunError(
-            f"the run has no {weights} adapter yet", where=str(path), hint=f"lorakit train {path} --resume finishes it"
-        )
+    run = open_trained(path, weights)
     loaded = load_recipe(run.recipe, ["run.offline=true"] if offline else [])
     parts = assemble(loaded, None if with_data else TaskData(run.task(), {}, str(run.path)))
     adapted = adapt(parts, statistics=None)
     load_adapter(adapted, run.weights(weights))
     adapted.model.eval()
     return RestoredRun(run, loaded, parts, adapted)
+
+
+def open_trained(path: Path, weights: str) -> Run:
+    """The run in ``path``. RunError where its ``last`` or ``best`` adapter is not written yet."""
+    run = open_run(path)
+    if not run.weights(weights).is_dir():
+        raise RunError(
+            f"the run has no {weights} adapter yet", where=str(path), hint=f"lorakit train {path} --resume finishes it"
+        )
+    return run
 
 
 def is_merged(path: Path) -> bool:

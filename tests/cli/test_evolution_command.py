@@ -126,3 +126,12 @@ def test_a_finished_recipe_is_not_overwritten(cli, here, asked):
     assert cli("search", "small.yaml", *GLORA, "--emit", "out.yaml").code == 2
     assert (here / "out.yaml").read_text() == "mine"
     assert asked == []
+
+
+@pytest.mark.parametrize(("place", "code"), [("out.yaml/in.yaml", 1), ("folder", 2)])
+def test_a_place_where_nothing_can_be_written_is_told_before_the_search(cli, here, asked, place, code):
+    (here / "out.yaml").write_text("mine")
+    (here / "folder").mkdir()
+    ran = cli("search", "small.yaml", *GLORA, "--emit", place, "--force")
+    assert (ran.code, asked) == (code, [])
+    assert f"error: {place}: " in ran.err

@@ -48,6 +48,7 @@ def test_the_lines_to_type_next_begin_as_the_person_began(monkeypatch, tmp_path)
         (str(tmp_path / "bin" / "lorakit"), "lorakit"),
         (str(tmp_path / "elsewhere" / "lorakit"), str(tmp_path / "elsewhere" / "lorakit")),
         ("/any/where/lorakit/__main__.py", "python -m lorakit"),
+        ("/any/where/pytest/__main__.py", "lorakit"),
         ("a_notebook.py", "lorakit"),
     ):
         monkeypatch.setattr(sys, "argv", [called])

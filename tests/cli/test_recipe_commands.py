@@ -1,5 +1,6 @@
 """list, show and copy."""
 
+import dataclasses
 import json
 
 import pytest
@@ -12,8 +13,9 @@ from lorakit.recipe.load import load_recipe, shipped_recipes
 @pytest.mark.parametrize(
     ("kind", "key", "names"),
     [
-        ("methods", "name", {"lora", "dora", "heterolora"}),
+        ("methods", "name", {"lora", "dora", "heterolora", "glora"}),
         ("updates", "name", {"aflora", "drop_bp", "rose"}),
+        ("combinations", "name", {"linear", "ties", "dare", "fisher", "lorahub"}),
         ("proxies", "name", {"gradnorm", "snip", "synflow", "alpha", "constant"}),
         ("tasks", "name", {"mrpc", "stsb", "rotten_tomatoes", "custom"}),
         ("recipes", "name", {"demo"}),
@@ -26,6 +28,31 @@ def test_list_tells_all_there_is(cli, kind, key, names):
     ran = cli("list", kind)
     assert ran.code == 0
     assert all(name in ran.out for name in names)
+
+
+def test_the_json_of_methods_is_their_whole_preset(cli):
+    rows = json.loads(cli("list", "methods", "--json").out)["methods"]
+    adapters = {row["name"]: row for row in rows if row["key"] == "adapter.method"}
+    assert list(adapters) == registry.methods.names()
+    assert {row["name"] for row in rows if row["key"] == "search.method"} == {"glora", *registry.policies.names()}
+    for name, method in registry.methods.items():
+        row = adapters[name]
+        assert row["what"] == method.summary
+        for field in dataclasses.fields(method):
+            value = getattr(method, field.name)
+            if field.name not in ("summary", "options"):
+                assert row[field.name] == (list(value) if isinstance(value, tuple) else value), (name, field.name)
+        known = registry.deltas.get(method.delta).options
+        own = dict(method.options)
+        assert list(row["options"]) == list(known)
+        for key, option in known.items():
+            told = row["options"][key]
+            assert (told["default"], told["doc"]) == (option.default, option.doc)
+            assert told["value"] == type(option.default)(own.get(key, option.default))
+    table = cli("list", "methods").out
+    assert "orthonormal A" in table
+    assert "kaiming-uniform" not in table
+    assert table.splitlines()[1].split() == ["name", "key", "what", "source"]
 
 
 def test_every_shipped_recipe_says_what_it_is(cli):
@@ -51,7 +78,7 @@ def test_show_explains_every_key_and_prints_a_recipe_that_trains_the_same(cli, h
     assert again == load_recipe("small.yaml", settings).recipe
 
 
-@pytest.mark.parametrize("kind", ["proxies", "policies"])
+@pytest.mark.parametrize("kind", ["proxies", "policies", "combinations"])
 def test_show_prints_the_card_of_everything_registered(cli, kind):
     entries = getattr(registry, kind)
     for name in entries.names():
@@ -72,6 +99,19 @@ def test_show_of_something_unknown_names_the_nearest(cli):
     ran = cli("show", "gradnrom")
     assert (ran.code, ran.out) == (2, "")
     assert "did you mean 'gradnorm'?" in ran.err
+
+
+def test_a_model_goes_with_the_card_of_a_method_only(cli, here):
+    for name in ("demo", "gradnorm", "ties"):
+        ran = cli("show", name, "--model", "bundled:minilm")
+        assert (ran.code, ran.out) == (2, "")
+        assert "--model goes with the card of a method" in ran.err
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_card(cli, here):
+    (here / "ties").mkdir()
+    assert cli("show", "ties").out.startswith("ties (combination)")
+    assert "is not a run" in cli("show", "./ties").err
 
 
 def test_copy_makes_folders_and_keeps_what_is_there(cli, here):

@@ -25,6 +25,7 @@ from lorakit.workflow.building import adapt, assemble, flat, make_accelerator
         (["adapter.allocation={bert.encoder.layer.7.attention.self.query: 2}"], "adapter.allocation"),
         (["search.method=heterolora", "search.parameters=10"], "search.parameters"),
         (["search.method=heterolora", "search.every=0.1"], "search.every"),
+        (["search.method=heterolora", "search.off=freeze", "adapter.method=tied_lora"], "search.off"),
         (["task.max_length=4", "task.text_pair=second", "task.text=first"], "task.max_length"),
         (["training.precision=fp16"], "training.precision"),
         (["model.dtype=float16"], "training.precision"),

@@ -241,6 +241,30 @@ def test_arguments_that_make_no_sense(pair: list[Path], tmp_path: Path, argument
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("method", ["linear", "svd", "ties"])
+def test_a_run_that_diverged_or_has_not_ended_is_told(pair: list[Path], tmp_path: Path, method: str):
+    broken = Path(shutil.copytree(pair[1], tmp_path / "broken"))
+    file = broken / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    next(tensor for name, tensor in tensors.items() if "lora_A" in name).fill_(float("nan"))
+    save_file(tensors, file)
+    begun = Path(shutil.copytree(pair[1], tmp_path / "begun"))
+    shutil.rmtree(begun / "adapter")
+    for run, message in ((broken, "is not finite: the training diverged"), (begun, "has no last adapter yet")):
+        with pytest.raises(RunError, match=message) as told:
+            workflow.combine([pair[0], run], method=method, out=tmp_path / "out")
+        assert str(run) in told.value.problems[0].where
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "broken"]
+
+
+def test_a_run_named_twice_is_told(pair: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("WARNING", "lorakit"):
+        workflow.combine(pair, out=tmp_path / "two")
+        assert caplog.text == ""
+        workflow.combine([pair[0], pair[0] / "."], out=tmp_path / "one")
+    assert "a run is named more than once" in caplog.text
+
+
 def test_runs_that_do_not_go_together(bench: Bench, pair: list[Path], tmp_path: Path):
     shortcuts = bench.train(*SHORT, "adapter.shortcuts=[res1]").run_dir
     vectors = bench.train(*SHORT, "adapter.method=ia3").run_dir

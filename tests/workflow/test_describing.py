@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -56,11 +55,15 @@ def test_what_does_not_go_together_has_its_reason(model: ModelSection) -> None:
     assert "pissa" in composes["init"]
 
 
-def test_a_model_that_is_not_here_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", "lora", "--model", "nobody/nothing", "--json"]) == 0
-    card = json.loads(capsys.readouterr().out)
-    assert card["count"] is None
-    assert "nobody/nothing" in card["no_count"]
+@pytest.mark.parametrize("model", ["nobody/nothing", "bundled:nothing", "./nowhere"])
+def test_a_named_model_must_be_here(capsys: pytest.CaptureFixture[str], model: str) -> None:
+    assert main(["show", "lora", "--model", model, "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert model in err
+    card = describe("lora", ModelSection(name=model))
+    assert card.count is None
+    assert model in card.no_count
 
 
 def test_the_card_for_people(model: ModelSection, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +72,13 @@ def test_the_card_for_people(model: ModelSection, capsys: pytest.CaptureFixture[
     assert "Low-rank adaptation" in out
     assert "2,048" in out
     assert "A 8x32" in out
+
+
+def test_a_rank_is_told_where_there_is_one(model: ModelSection, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "lora", "--model", model.name]) == 0
+    assert f"on {model.name}, rank 8\n" in capsys.readouterr().out
+    assert main(["show", "bitfit", "--model", model.name]) == 0
+    assert f"on {model.name}\n" in capsys.readouterr().out
 
 
 def test_a_card_takes_no_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

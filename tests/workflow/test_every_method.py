@@ -12,7 +12,9 @@ from lorakit.adapters.spec import Method, resolve
 from lorakit.errors import RunError
 from lorakit.recipe.schema import AdapterSection
 
-SMALL = {"vb_lora": "adapter.options={length: 16, vectors: 8}"}  # its usual vectors are longer than the tiny model is wide
+SMALL = {
+    "vb_lora": "adapter.options={length: 16, vectors: 8}"
+}  # its usual vectors are longer than the tiny model is wide
 REFUSES_SEARCH = ("aflora",)  # it freezes tensors by scores of its own
 
 

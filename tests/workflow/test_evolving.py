@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from adapters.glora_by_hand import cost
+from safetensors.torch import load_file
 from workflow.small_runs import TRAIN_ROWS, Bench, StopAt, without
 
 from lorakit import workflow
@@ -120,9 +121,9 @@ def test_the_same_seed_finds_the_same_and_a_stopped_search_goes_on_as_if_it_had_
 ) -> None:
     options: dict[str, Any] = {"name": "stopped"}
     with pytest.raises(Interrupted, match="supernet") as told:
-        evolve(bench, hooks=[StopAt(2)], **options)
+        evolve(bench, hooks=[StopAt(2)], emit=Path("out.yaml"), keep=True, **options)
     folder = Path(told.value.problems[0].hint.split()[2])
-    assert told.value.problems[0].hint == f"lorakit search {folder} --resume"
+    assert told.value.problems[0].hint == f"lorakit search {folder} --resume --emit out.yaml --keep-weights"
 
     count = []
 
@@ -277,6 +278,25 @@ def test_limits_that_no_configuration_keeps_are_refused_before_anything_is_train
         evolve(bench, *limits, run_dir=tmp_path / "run")
     assert told.value.problems[0].key == key
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_is_not_the_supernets_is_refused_before_anything_is_written(
+    bench: Bench, found: workflow.EvolutionResult, tmp_path: Path
+) -> None:
+    for start, message in (("nowhere", "neither a run nor an adapter"), (found.found, "is another one")):
+        with pytest.raises(RecipeError, match=message) as told:
+            evolve(bench, f"adapter.start={start}", run_dir=tmp_path / "run")
+        assert told.value.problems[0].key == "adapter.start"
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_supernet_may_start_from_another(bench: Bench, found: workflow.EvolutionResult) -> None:
+    result = evolve(bench, f"adapter.start={found.folder / 'supernet'}", "training.lr=1e-30", name="again")
+    begun, ended = (
+        load_file(each / "supernet/adapter/lorakit_model.safetensors") for each in (found.folder, result.folder)
+    )
+    assert set(begun) == set(ended)
+    assert all(torch.allclose(begun[name], ended[name], atol=1e-6) for name in begun)
 
 
 def test_a_search_that_is_done_or_another_recipe_is_not_gone_on_with(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,20 @@ def test_the_card_says_how_to_use_it_and_that_works(
     ours = lorakit.load(finished.run_dir)
     assert_close(logits(names["model"], ours.tokenizer), logits(ours.model, ours.tokenizer), rtol=1e-4, atol=1e-5)
     assert names["model"].config.id2label == {0: "happy", 1: "plain"}
+
+
+def test_the_card_s_base_model_has_the_run_s_dtype(bench: Bench, tmp_path: Path):
+    """A checkpoint in half precision, trained in float32: left to itself Transformers loads it in half precision."""
+    half = AutoModelForSequenceClassification.from_pretrained(bench.backbone(), num_labels=2).half()
+    half.base_model.save_pretrained(tmp_path / "half")
+    for file in bench.backbone().glob("*token*"):
+        shutil.copy(file, tmp_path / "half")
+    run = bench.train(*SHORT, f"model.name={tmp_path / 'half'}").run_dir
+    made: dict[str, Any] = {}
+    exec(workflow.export(run, out=tmp_path / "out").load_line, made)
+    ours = lorakit.load(run)
+    assert made["base"].dtype == torch.float32
+    assert_close(logits(made["model"], ours.tokenizer), logits(ours.model, ours.tokenizer), rtol=1e-5, atol=1e-6)
 
 
 def test_best_weights_are_exported_as_asked(bench: Bench, tmp_path: Path):

@@ -18,7 +18,9 @@ from workflow.small_runs import Bench, edited_json
 import lorakit
 from lorakit import workflow
 from lorakit.artifacts.files import read_json
+from lorakit.artifacts.peft_import import read_peft
 from lorakit.errors import LorakitError, RecipeError, RunError, UsageError
+from lorakit.workflow import importing
 
 TEXTS = ["a good film", "the dull cast sleeps and never runs", "sun", "no joke was told in this very long story ."]
 QV, ATTENTION = ["query", "value"], ["c_attn", "attn.c_proj"]
@@ -196,6 +198,20 @@ def test_another_base_model_is_told(bench: Bench, tmp_path: Path, caplog: pytest
     assert not (tmp_path / "other").exists()
 
 
+def test_a_bundled_base_model_is_known_by_its_name(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """PEFT writes the folder that it was installed in, which is another one on every machine."""
+    monkeypatch.setattr(importing, "BUNDLED", {"bundled:tiny": None})
+    monkeypatch.setattr(importing, "bundled_folder", lambda name: bench.backbone())
+    assert importing.known_as(f"{bench.backbone()}/.") == "bundled:tiny"
+    assert importing.known_as(str(tmp_path)) == str(tmp_path)
+    assert importing.known_as("") == ""
+    made(bench, CASES["lora"][1](), tmp_path / "peft")
+    assert importing.draft_recipe(read_peft(tmp_path / "peft"), "sst2", []).recipe.model.name == "bundled:tiny"
+    assert "made for" not in caplog.text
+
+
 def test_a_fresh_adapter_without_a_head_is_refused(bench: Bench, tmp_path: Path):
     made(bench, peft.LoraConfig(r=4, target_modules=QV), tmp_path / "peft")
     with pytest.raises(RunError, match=r"classifier.bias is missing: the base model has no trained head"):
@@ -231,7 +247,7 @@ QUERY = "base_model.model.bert.encoder.layer.0.attention.self.query"
     ("damage", "message"),
     [
         (pickled, "adapter_model.bin is a pickle"),
-        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "cannot be read"),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
         (lambda folder: (folder / "adapter_config.json").write_text("[]"), "does not describe an adapter"),
         (lambda folder: (folder / "adapter_config.json").write_text("{"), "cannot be read as JSON"),
         (config_with(peft_type="LOHA"), "peft_type 'LOHA' cannot be imported"),
@@ -240,6 +256,17 @@ QUERY = "base_model.model.bert.encoder.layer.0.attention.self.query"
         (config_with(init_lora_weights="pissa"), "changed the base model's weights"),
         (config_with(r="four"), "r: 'four' cannot be used"),
         (config_with(r=None), "r must be numbers"),
+        (config_with(lora_dropout=1.5), r"lora_dropout: 1.5 cannot be used\n.*at least 0, less than 1"),
+        (config_with(lora_alpha=float("nan")), "lora_alpha: nan cannot be used"),
+        (tensors_with(lambda t: t[f"{QUERY}.lora_A.weight"].fill_(float("nan"))), "lora_A.weight is not finite"),
+        (
+            tensors_with(lambda t: t.update({f"{QUERY}.lora_A.weight": torch.ones(4, 32, dtype=torch.int8)})),
+            "torch.int8, and not of floating point",
+        ),
+        (
+            tensors_with(lambda t: [t.pop(f"base_model.model.classifier.{name}") for name in ("weight", "bias")]),
+            "classifier.bias is missing: the base model has no trained head, and the adapter brings none",
+        ),
         (config_with(target_modules="(query"), r"target_modules: '\(query' is no regular expression"),
         (config_with(target_modules=3), "target_modules: 3 cannot be used"),
         (config_with(rank_pattern={"*": 3}), r"rank_pattern: '\*' is no regular expression"),
@@ -261,7 +288,7 @@ QUERY = "base_model.model.bert.encoder.layer.0.attention.self.query"
             tensors_with(lambda t: t.update({f"{QUERY}.lora_B.weight": torch.zeros(31, 4)})),
             r"query.B' has shape \[31, 4\]",
         ),
-        (tensors_with(lambda t: t.pop("base_model.model.classifier.bias")), "classifier.bias is missing"),
+        (tensors_with(lambda t: t.pop("base_model.model.classifier.bias")), "brings only a part of its head"),
         (
             tensors_with(lambda t: t.update({"base_model.model.classifier.weight": torch.zeros(3, 32)})),
             r"classifier.weight is \[3, 32\] in the adapter and \[2, 32\] for this task",
@@ -296,6 +323,7 @@ def test_what_cannot_be_imported_is_one_run_error_and_writes_nothing(
         brought_in(bench, tmp_path / "peft", tmp_path / "run")
     assert len(caught.value.problems) == 1
     assert str(tmp_path / "peft") in caught.value.problems[0].where
+    assert str(caught.value).count(str(tmp_path)) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["peft"]
 
 
@@ -321,7 +349,7 @@ def test_only_a_peft_folder_and_only_a_new_place(bench: Bench, finished: workflo
     for source, message in (
         (tmp_path / "nowhere", "no such folder"),
         (tmp_path, "not a PEFT adapter"),
-        (finished.run_dir, "not a PEFT adapter"),
+        (finished.run_dir, "is a run of lorakit"),
     ):
         with pytest.raises(UsageError, match=message):
             brought_in(bench, source, tmp_path / "run")

@@ -115,6 +115,13 @@ def test_a_plan_writes_nothing(bench: Bench, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_start_is_looked_at(bench: Bench):
+    run = bench.train("training.max_steps=1").run_dir
+    assert any(f"starting from {run}" in note for note in workflow.plan(bench.load(f"adapter.start={run}")).notes)
+    with pytest.raises(RecipeError, match=r"rank of .* is 4 there and 2 here"):
+        workflow.plan(bench.load(f"adapter.start={run}", "adapter.rank=2"))
+
+
 def test_notes_tell_what_to_know(bench: Bench):
     notes = " | ".join(workflow.plan(bench.load("task.max_length=500", *SEARCH, "search.off=freeze")).notes)
     assert "64 tokens at most" in notes
