@@ -178,7 +178,7 @@ class Delta(nn.Module, ABC):
 
     def set_factors(self, b: Tensor, a: Tensor) -> None:
         """Make dW = b a, for b (out x rank) and a (rank x in); only where ``takes_factors``."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} takes no factors")
 
     def neutral(self) -> bool:
         """Whether the update is zero: in a product, because some tensor is still at its zero start."""
@@ -189,15 +189,15 @@ class Delta(nn.Module, ABC):
 
     def forward(self, x: Tensor, scale: float) -> Tensor:
         """``scale * dW x`` for x (..., in) -> (..., out), in factored form."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} is no sum: its layer is computed by `layer`")
 
     def layer(self, layer: Layer, x: Tensor, scale: float) -> Tensor:
         """The whole adapted layer's output, for a parametrisation that is not ``additive``."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} is a sum: it is computed by `forward`")
 
     def dense(self) -> Tensor:
         """dW, dense, (out x in): for merging and analysis, never in the hot path."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no dense update")
 
     def effective_weight(self, weight: Tensor, scale: float) -> Tensor:
         """W' for the given W (out x in). Additive by default; a multiplicative parametrisation overrides it."""

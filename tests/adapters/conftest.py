@@ -11,7 +11,7 @@ from tiny_models import tiny_model
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.recipe.schema import ModelSection
 
-pytest.register_assert_rewrite("adapters.contract", "adapters.deltas.products")
+pytest.register_assert_rewrite("adapters.cases", "adapters.contract", "adapters.deltas.products")
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import itertools
 from pathlib import Path
 
 import pytest
+from adapters.cases import Fresh, make_case
 from adapters.contract import (
-    Fresh,
     check_autocast,
     check_counts,
     check_drop,
@@ -15,7 +15,6 @@ from adapters.contract import (
     check_merge,
     check_round_trip,
     check_training,
-    make_case,
 )
 
 from lorakit.adapters.spec import SCALES, AdapterSpec, Method, default_init, resolve

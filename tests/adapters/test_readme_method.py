@@ -8,7 +8,8 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from adapters.contract import CHECKS, FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated, make_case
+from adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated, make_case
+from adapters.contract import CHECKS
 from torch.testing import assert_close
 
 from lorakit import registry

@@ -11,7 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from adapters.contract import adapt, batch_for, disturb, evaluated
+from adapters.cases import adapt, batch_for, disturb, evaluated
 from adapters.test_axes import SMALL
 from safetensors.torch import load_file
 from tiny_models import tiny_model

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from adapters.contract import adapt
+from adapters.cases import adapt
 from torch import nn
 from torch.nn import functional as F
 

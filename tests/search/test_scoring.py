@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapters.contract import disturb
+from adapters.cases import disturb
 from search.scene import Scene, loss, train
 from torch import nn
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from adapters.blocks.layers_by_hand import BLOCKS, Low, run_by_hand
-from adapters.contract import Fresh, adapt, backward, batch_for, disturb, evaluated, hooks, near
+from adapters.cases import Fresh, adapt, backward, batch_for, disturb, evaluated, hooks
+from adapters.contract import near
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import AdaptedModel

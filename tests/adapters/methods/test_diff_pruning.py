@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from adapters.contract import Fresh, adapt, batch_for, contract, disturb, logits
+from adapters.cases import Fresh, adapt, batch_for, disturb, logits
+from adapters.contract import contract
 
 from lorakit.recipe.schema import AdapterSection
 

@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from adapters.contract import FAMILIES, Fresh, adapt, backward, batch_for, contract, disturb, evaluated
+from adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
+from adapters.contract import contract
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import HEAD

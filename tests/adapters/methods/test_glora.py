@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 import torch
-from adapters.contract import Fresh, adapt, batch_for, contract, disturb, evaluated, logits, merged
+from adapters.cases import Fresh, adapt, batch_for, disturb, evaluated, logits, merged
+from adapters.contract import contract
 from adapters.glora_by_hand import cost
 from torch.testing import assert_close
 

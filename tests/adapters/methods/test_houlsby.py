@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from adapters.contract import Fresh, adapt, batch_for, contract, disturb, evaluated
+from adapters.cases import Fresh, adapt, batch_for, disturb, evaluated
+from adapters.contract import contract
 from torch.nn import functional as F
 
 from lorakit.errors import RecipeError

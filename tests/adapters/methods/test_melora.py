@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from adapters.contract import Fresh, adapt, contract, disturb
+from adapters.cases import Fresh, adapt, disturb
+from adapters.contract import contract
 
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection

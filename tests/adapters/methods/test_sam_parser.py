@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from adapters.contract import Fresh, adapt, contract
+from adapters.cases import Fresh, adapt
+from adapters.contract import contract
 from torch.testing import assert_close
 
 from lorakit.recipe.schema import AdapterSection

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from adapters.contract import Fresh, adapt, batch_for, contract, evaluated
+from adapters.cases import Fresh, adapt, batch_for, evaluated
+from adapters.contract import contract
 
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection

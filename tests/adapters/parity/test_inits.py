@@ -15,7 +15,7 @@ import peft
 import pytest
 import torch
 from accelerate import Accelerator
-from adapters.contract import Fresh, adapt, backward, batch_for, evaluated
+from adapters.cases import Fresh, adapt, backward, batch_for, evaluated
 from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.eva import initialize_lora_eva_weights

@@ -8,7 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from adapters.contract import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
+from adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
 from scipy.stats import kstest
 from torch.testing import assert_close
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters.contract import evaluated
+from adapters.cases import evaluated
 from search.scene import SECTION, Scene, loss, train
 
 from lorakit import registry

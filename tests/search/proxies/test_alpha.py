@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters.contract import disturb
+from adapters.cases import disturb
 from search.scene import Scene, logits
 from search.scores_by_hand import Called, accuracy, leaves, weights
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from adapters.contract import disturb
+from adapters.cases import disturb
 from search.scene import Scene
 from search.scores_by_hand import Leaves, gradients, gradients_of_a_copy
 

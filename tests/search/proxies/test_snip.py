@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from adapters.contract import disturb
+from adapters.cases import disturb
 from search.scene import Scene
 from search.scores_by_hand import gradients, gradients_of_a_copy, saliency
 

@@ -121,7 +121,7 @@ def test_gates_learn_faster_and_never_decay(bench: Bench, tmp_path: Path) -> Non
     groups = make_optimizer(training.adapted, training.recipe.training).param_groups
     settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     for _, delta in update.gated:
-        assert settings[id(delta.w)] == (1e-4, 0.01)
+        assert settings[id(delta.w)] == (5e-4, 0.01)
         assert settings[id(delta.gate)] == (pytest.approx(0.1), 0.0)
 
 

@@ -1,0 +1,179 @@
+"""What the tests of adapters are made of: a backbone, the same with adapters on it, a batch, and ways to use them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from lorakit import registry
+from lorakit.adapters.adapter import NO_STATISTICS
+from lorakit.adapters.attach import AdaptedModel, attach
+from lorakit.adapters.delta import START, Delta
+from lorakit.adapters.spec import AdapterSpec, Method, resolve, shortcut_spec
+from lorakit.backbone.load import Backbone
+from lorakit.backbone.site import Site
+from lorakit.recipe.schema import AdapterSection
+
+FAMILIES = ("bert", "gpt2", "llama", "opt_postnorm")
+RANK, ALPHA = 3, 5.0  # alpha / rank is no round number, so that no scale is forgotten
+Formula = Callable[[int, int, int], int] | Callable[[Site], int]
+SharedFormula = Callable[[int, list[Site]], int]
+Fresh = Callable[..., Backbone]
+
+
+@dataclass
+class Case:
+    """pretrained: never adapted; adapted: all linear sites on; spec: their axes; again: the same once more, with another seed."""
+
+    pretrained: nn.Module
+    adapted: AdaptedModel
+    spec: AdapterSpec
+    again: Callable[..., AdaptedModel]
+    batch: dict[str, torch.Tensor]
+    parameters: Formula | None
+    shared: SharedFormula | None
+    method: Method
+    rank: int
+    section: AdapterSection
+
+    @property
+    def kind(self) -> type[Delta]:
+        """The delta of the linear sites."""
+        return registry.deltas.get(self.spec.delta)
+
+
+def make_case(
+    fresh: Fresh,
+    family: str,
+    section: AdapterSection,
+    parameters: Formula | None = None,
+    shared: SharedFormula | None = None,
+) -> Case:
+    section.rank, section.alpha = section.rank or RANK, section.alpha or ALPHA
+    pretrained = fresh(family, shared=True)
+
+    def again(seed: int = 1, **options: Any) -> AdaptedModel:
+        return adapt(fresh(family, **options), section, seed=seed)
+
+    batch = batch_for(pretrained.model)
+    method = registry.methods.get(section.method)
+    return Case(
+        pretrained.model, again(0), resolve(section), again, batch, parameters, shared, method, section.rank, section
+    )
+
+
+def adapt(
+    backbone: Backbone,
+    section: AdapterSection,
+    *,
+    targets: Collection[str] = ("all",),
+    shortcuts: Collection[str] = (),
+    seed: int = 0,
+    ranks: Mapping[str, int] | None = None,
+) -> AdaptedModel:
+    """Adapters on ``targets`` and ``shortcuts``, each initialised from a stream of its own."""
+    anatomy = backbone.anatomy
+    block = registry.methods.get(section.method).block
+    own = registry.blocks.get(block).sites(backbone) if block else anatomy.select(list(targets)) if targets else ()
+    sites = [*own, *anatomy.shortcuts(list(shortcuts))]
+
+    def stream(name: str) -> torch.Generator:
+        return torch.Generator().manual_seed(seed * 10_000 + sum(map(ord, name)))
+
+    linear, shortcut = resolve(section), shortcut_spec(section)
+    needs = registry.inits.get(linear.init).needs
+    return attach(
+        backbone,
+        sites,
+        linear,
+        shortcut,
+        norm=section.shortcut_norm,
+        ranks=ranks,
+        block=block,
+        statistics=statistics_for(sites, needs, stream),
+        generator_for=stream,
+    )
+
+
+def statistics_for(
+    sites: list[Site], needs: str, stream: Callable[[str], torch.Generator]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Random, but possible, statistics of training data for the inits that look at them."""
+    if needs == "covariance":
+        inputs = {
+            site.name: torch.randn(4 * site.in_features, site.in_features, generator=stream(site.name))
+            for site in sites
+        }
+        return {name: {"covariance": x.T @ x / len(x), "mean": x.mean(dim=0)} for name, x in inputs.items()}
+    if needs == "gradient":
+        shapes = {site.name: (site.out_features, site.in_features) for site in sites}
+        return {name: {"gradient": 0.1 * torch.randn(shape, generator=stream(name))} for name, shape in shapes.items()}
+    return {site.name: dict(NO_STATISTICS) for site in sites}
+
+
+def batch_for(model: Any) -> dict[str, torch.Tensor]:
+    """Two rows of random tokens, the second shorter and padded on the right."""
+    tokens = torch.randint(4, model.config.vocab_size, (2, 7), generator=torch.Generator().manual_seed(3))
+    mask = torch.ones_like(tokens)
+    mask[1, 5:] = 0
+    return {"input_ids": tokens.masked_fill(mask == 0, model.config.pad_token_id), "attention_mask": mask}
+
+
+def logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return model(**batch).logits
+
+
+def evaluated(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return logits(model, batch)
+
+
+@torch.no_grad()
+def disturb(adapted: AdaptedModel, seed: int = 5) -> None:
+    """Change every adapter tensor at random, as if it had been trained: role B is no longer zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for holder in (*adapted.adapters.values(), *adapted.shared.values()):
+        for _, tensor, role in holder.tensors():
+            if role == START:
+                continue
+            if role == "magnitude":
+                tensor.mul_(0.5 + torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype))
+            else:
+                tensor.add_(0.2 * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
+
+
+@torch.no_grad()
+def merged(pretrained: nn.Module, adapted: AdaptedModel) -> nn.Module:
+    """A plain model whose weights are the effective ones."""
+    plain = copy.deepcopy(pretrained)
+    for name, adapter in adapted.adapters.items():
+        module = plain.get_submodule(name)
+        if adapter.delta.replaces:
+            for key, tensor, _ in adapter.tensors():
+                module.get_parameter(key).copy_(tensor)
+            continue
+        if getattr(module, "bias", None) is not None:
+            weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+            module.bias.copy_(adapter.effective_bias(weight, module.bias))
+        if isinstance(module, Conv1D):  # its weight is (in, out)
+            module.weight.copy_(adapter.effective_weight(module.weight.T).T)
+        else:
+            module.weight.copy_(adapter.effective_weight(module.weight))
+    return plain
+
+
+def backward(model: nn.Module, batch: dict[str, torch.Tensor]) -> None:
+    """A loss that no output leaves without a gradient."""
+    out = logits(model, batch)
+    (out.float() * torch.arange(1, out.numel() + 1).reshape(out.shape)).sum().backward()
+
+
+def hooks(model: nn.Module) -> int:
+    """How many forward hooks are in the model."""
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
