@@ -17,7 +17,7 @@ from lorakit.training.loop import Training, train
 from lorakit.training.optim import make_optimizer
 from lorakit.training.updates.diff_pruning import DiffPruning
 
-RECIPE = ("adapter.method=diff_pruning", "adapter.targets=[q,down]", "adapter.dropout=0", "training.lr=1e-4")
+RECIPE = ("adapter.method=diff_pruning", "adapter.targets=[q,down]", "adapter.dropout=0", "training.lr=5e-4")
 KEEP = 0.02
 
 
