@@ -43,6 +43,9 @@ def tables(card: MethodCard) -> list[Table]:
         said = f"no: {reasons}" if not fits else "yes" if len(values) == 1 else ", ".join(fits)
         pairs.append((f"with {axis}", said))
     pairs.append(("source", card.source))
+    if card.count is not None:
+        rank = f", rank {card.count.rank}" if "rank" in card.usual else ""
+        pairs.append(("counted on", f"{card.count.model}{rank}"))
     if card.count is None:
         return [facts([*pairs, ("parameters", f"not counted: {card.no_count}")])]
     counted = card.count
@@ -58,7 +61,6 @@ def tables(card: MethodCard) -> list[Table]:
                 lambda site: ", ".join(f"{k} {'x'.join(map(str, v))}" for k, v in site.tensors.items()),
             ),
         ],
-        title=f"on {counted.model}" + (f", rank {counted.rank}" if "rank" in card.usual else ""),
     )
     shared = f", {count(counted.shared)} of them shared by its sites" if counted.shared else ""
     total = f"{count(counted.parameters)} ({counted.share:.3g} % of the model){shared}; the head not counted"

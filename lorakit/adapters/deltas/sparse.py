@@ -23,7 +23,7 @@ Tensor = torch.Tensor
 
 LOW, HIGH = -1.5, 1.5
 OPEN = 5.0
-GATES_FASTER = 200.0
+GATES_FASTER = 2000.0
 """The authors' learning rate of the gates, 0.1, over a usual one of w."""
 FOR_GOOD = 1e4
 """A logit beyond the reach of any noise."""

@@ -8,7 +8,7 @@ are settings of the update: adapter.update_options. 2 out in parameters a site t
 end, although the adapter's file has room for all. LoRA is low-rank and dense, this sparse and of any rank.
 Merges exactly: W' = W + z * w.
 Deliberate differences: no gate for groups of weights (the paper's structured variant); embeddings, norms and biases stay; the
-gates' learning rate, 0.1 in the authors' code whatever else, is 200 times that of w and follows its schedule; AdamW's
+gates' learning rate, 0.1 in the authors' code whatever else, is 2000 times that of w and follows its schedule; AdamW's
 moments start anew with the second phase.
 When to use it: when the change itself must be small to store or to inspect, and memory for three copies of W is there.
 """
@@ -28,6 +28,6 @@ methods.register(
         scale="none",
         targets=("all",),
         updates=("diff_pruning",),
-        lr=5e-4,
+        lr=5e-5,
     ),
 )
