@@ -25,7 +25,7 @@ methods.register(
         scale="none",
         block="prompt",
         rank=20,
-        lr=3e-3,
+        lr=1e-2,
         identity=False,
     ),
 )

@@ -25,7 +25,7 @@ methods.register(
         scale="none",
         block="prefix",
         rank=20,
-        lr=3e-3,
+        lr=3e-4,
         identity=False,
     ),
 )
