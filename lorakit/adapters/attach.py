@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from lorakit import registry
-from lorakit.adapters.adapter import DROPPED, FROZEN, NO_STATISTICS, ON, Adapter, settings, shared_shapes
+from lorakit.adapters.adapter import DROPPED, FROZEN, NO_STATISTICS, ON, Adapter
 from lorakit.adapters.block import Wiring
 from lorakit.adapters.blocks.shortcut import Shortcuts
 from lorakit.adapters.budget import costs, shared_cost, spec_for
+from lorakit.adapters.counting import settings, shared_shapes
 from lorakit.adapters.delta import Delta, Shared
 from lorakit.adapters.init import InitContext
 from lorakit.adapters.spec import AdapterSpec

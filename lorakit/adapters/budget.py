@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.adapters.adapter import count, shared_count
+from lorakit.adapters.counting import count, shared_count
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError

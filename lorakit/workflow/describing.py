@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lorakit import registry
-from lorakit.adapters.adapter import settings
 from lorakit.adapters.budget import costs, shared_cost
+from lorakit.adapters.counting import settings
 from lorakit.adapters.delta import Delta
 from lorakit.adapters.spec import SCALES, AdapterSpec, Method, resolve
 from lorakit.backbone.load import Backbone, load_backbone

@@ -19,8 +19,8 @@ from typing import Any
 
 from accelerate import PartialState
 
-from lorakit.adapters.adapter import count
 from lorakit.adapters.budget import resolve_budget
+from lorakit.adapters.counting import count
 from lorakit.adapters.deltas.glora import NONE, GLoRA, choices_on
 from lorakit.adapters.spec import resolve
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text

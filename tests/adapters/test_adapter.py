@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
-from lorakit.adapters.adapter import DROPPED, FROZEN, ON, Adapter, count
+from lorakit.adapters.adapter import DROPPED, FROZEN, ON, Adapter
+from lorakit.adapters.counting import count
 from lorakit.adapters.spec import resolve
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
