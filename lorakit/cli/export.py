@@ -7,23 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Force, Quiet, Weights, before_imports
+from lorakit.cli.options import AsJson, Force, NewestRun, Quiet, Tolerance, Weights, before_imports, given_or_newest
 
 if TYPE_CHECKING:
     from lorakit.workflow import ExportResult
 
 
 def export(
-    run: Annotated[
-        Optional[Path], typer.Argument(metavar="RUN", help="A run folder; the newest in runs by default.")
-    ] = None,
+    run: NewestRun = None,
     to: Annotated[Literal["peft"], typer.Option("--to", help="The library it is for.")] = "peft",
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Where the adapter goes.")] = None,
     weights: Weights = "last",
-    tolerance: Annotated[
-        float,
-        typer.Option("--tolerance", min=0.0, help="The largest logit difference that is accepted, in fp32 logits."),
-    ] = 1e-3,
+    tolerance: Tolerance = 1e-3,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -34,10 +29,10 @@ def export(
 
     with listening(quiet=quiet):
         from lorakit import workflow
-        from lorakit.artifacts.run import newest_run
 
-        source = run if run is not None else newest_run(Path("runs"), None).path
-        result = workflow.export(source, to=to, out=out, weights=weights, tolerance=tolerance, force=force)
+        result = workflow.export(
+            given_or_newest(run), to=to, out=out, weights=weights, tolerance=tolerance, force=force
+        )
     if as_json:
         write_json(result.to_dict())
         return

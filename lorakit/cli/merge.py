@@ -7,22 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Force, Quiet, Weights, before_imports
+from lorakit.cli.options import AsJson, Force, NewestRun, Quiet, Tolerance, Weights, before_imports, given_or_newest
 
 if TYPE_CHECKING:
     from lorakit.workflow import MergeResult
 
 
 def merge(
-    run: Annotated[
-        Optional[Path], typer.Argument(metavar="RUN", help="A run folder; the newest in runs by default.")
-    ] = None,
+    run: NewestRun = None,
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Where the checkpoint goes.")] = None,
     weights: Weights = "last",
-    tolerance: Annotated[
-        float,
-        typer.Option("--tolerance", min=0.0, help="The largest logit difference that is accepted, in fp32 logits."),
-    ] = 1e-3,
+    tolerance: Tolerance = 1e-3,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -34,10 +29,8 @@ def merge(
     with listening(quiet=quiet):
         say("merging, then comparing with the adapted model on real batches", quiet=quiet)
         from lorakit import workflow
-        from lorakit.artifacts.run import newest_run
 
-        source = run if run is not None else newest_run(Path("runs"), None).path
-        result = workflow.merge(source, out=out, weights=weights, tolerance=tolerance, force=force)
+        result = workflow.merge(given_or_newest(run), out=out, weights=weights, tolerance=tolerance, force=force)
     if as_json:
         write_json(result.to_dict())
         return

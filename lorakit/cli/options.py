@@ -34,6 +34,13 @@ Offline = Annotated[bool, typer.Option("--offline", help="Never touch the networ
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no talk; warnings still show.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+NewestRun = Annotated[
+    Optional[Path], typer.Argument(metavar="RUN", help="A run folder; the newest in runs by default.")
+]
+Tolerance = Annotated[
+    float,
+    typer.Option("--tolerance", min=0.0, help="The largest logit difference that is accepted, in fp32 logits."),
+]
 Weights = Annotated[
     Literal["last", "best"], typer.Option("--weights", help="The last weights, or the best on the validation split.")
 ]
@@ -59,6 +66,13 @@ def open_recipe(
     if not (folder / "recipe.yaml").is_file():
         raise UsageError("this folder is not a run: it has no recipe.yaml", where=name, hint="lorakit list recipes")
     return load_recipe(str(folder / "recipe.yaml"), settings), folder
+
+
+def given_or_newest(run: Path | None) -> Path:
+    """The run folder that was named, or the newest in ``runs``."""
+    from lorakit.artifacts.run import newest_run
+
+    return run if run is not None else newest_run(Path("runs"), None).path
 
 
 def before_imports(*, offline: bool = False, quiet: bool = False) -> None:
