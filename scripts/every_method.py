@@ -102,18 +102,14 @@ def parameters(backbone: Backbone, method: Method, rank: int) -> int:
     section = AdapterSection(method=method.name, rank=rank)
     spec = resolve(section)
     assert not conflicts(spec)
-    sites = (
-        registry.blocks.get(method.block).sites(backbone)
-        if method.block
-        else backbone.anatomy.select(list(method.targets))
-    )
+    sites = method.sites(backbone)
     return sum(costs(sites, spec, spec).values()) + shared_cost(sites, spec, spec)
 
 
 def nearest_rank(backbone: Backbone, method: Method, budget: int) -> int:
     """The rank whose parameters come closest to the budget; the usual one where rank makes no difference, or none comes near."""
     delta = registry.deltas.get(method.delta)
-    sites = backbone.anatomy.select(list(method.targets)) if not method.block else []
+    sites = method.sites(backbone)
     limits = [limit for site in sites if (limit := delta.highest_rank(site)) is not None]
     highest = max(method.rank, min([HIGHEST_RANK, *limits]))
     fits = [rank for rank in range(1, highest + 1) if fitting(backbone, method, rank)]
@@ -126,7 +122,7 @@ def fitting(backbone: Backbone, method: Method, rank: int) -> bool:
     """Whether the delta can sit on every usual site at this rank."""
     spec = resolve(AdapterSection(method=method.name, rank=rank))
     delta = registry.deltas.get(spec.delta)
-    sites = [] if method.block else backbone.anatomy.select(list(method.targets))
+    sites = method.sites(backbone)
     return not any(delta.check(site, rank, dict(spec.options)) for site in sites)
 
 

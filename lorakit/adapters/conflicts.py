@@ -113,14 +113,13 @@ def scale_needs_a_sum(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iter
 
 def init_has_something_to_draw(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
     """An init without anything to draw would be silently without effect, and what is to be drawn must be."""
-    draws = any(name not in delta.starts for name in {**delta.roles, **delta.shared_roles})
-    if not draws and init.name != "nothing":
+    if not delta.draws() and init.name != "nothing":
         yield Problem(
             f"every tensor of delta '{spec.delta}' has a start of its own: init '{spec.init}' would have no effect",
             key="adapter.init",
             valid="nothing",
         )
-    if draws and init.name == "nothing":
+    if delta.draws() and init.name == "nothing":
         yield Problem(f"delta '{spec.delta}' has tensors to draw", key="adapter.init", valid="kaiming, gaussian, ...")
 
 

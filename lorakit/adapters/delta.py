@@ -128,6 +128,11 @@ class Delta(nn.Module, ABC):
         return {name: options.get(name, option.default) for name, option in cls.options.items()}
 
     @classmethod
+    def draws(cls) -> bool:
+        """Whether it has tensors that an init draws."""
+        return any(name not in cls.starts for name in (*cls.roles, *cls.shared_roles))
+
+    @classmethod
     def role_of(cls, name: str) -> str:
         """The role of its own tensor ``name``."""
         return cls.roles[name]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorakit import registry
 from lorakit.adapters.conflicts import conflicts, read_options
 from lorakit.adapters.delta import START
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
+
+if TYPE_CHECKING:
+    from lorakit.adapters.block import Block
+    from lorakit.backbone.load import Backbone
+    from lorakit.backbone.site import Site
 
 SCALES: dict[str, Callable[[float, int], float]] = {
     "lora": lambda alpha, rank: alpha / rank,
@@ -59,6 +64,13 @@ class Method:
             rank=self.rank if section.rank is None else section.rank,
             alpha=self.alpha if section.alpha is None else section.alpha,
         )
+
+    def sites(self, backbone: Backbone, targets: Sequence[str] | None = None) -> list[Site]:
+        """Where it sits: its block's places, or the projections that ``targets`` name (its usual ones by default)."""
+        if self.block:
+            block: Block = registry.blocks.get(self.block)
+            return block.sites(backbone)
+        return backbone.anatomy.select(self.targets if targets is None else targets)
 
     def resolve(self, section: AdapterSection) -> AdapterSpec:
         """See ``resolve``: here for who knows methods by name only."""
@@ -129,7 +141,7 @@ def default_init(method: Method, delta: str) -> str:
     """The method's init; with another delta than the method's, one that it can start from."""
     if delta == method.delta:
         return method.init
-    if not draws(delta):
+    if not registry.deltas.get(delta).draws():
         return "nothing"
     return method.init if method.init != "nothing" else "kaiming"
 
@@ -137,13 +149,6 @@ def default_init(method: Method, delta: str) -> str:
 def default_scale(method: Method, delta: str) -> str:
     """The method's scale rule; with another delta than the method's, none where that one is no sum."""
     return method.scale if delta == method.delta or registry.deltas.get(delta).additive else "none"
-
-
-def draws(delta: str) -> bool:
-    """Whether the delta has tensors that an init draws."""
-    kind = registry.deltas.get(delta)
-    names: Iterable[str] = {**kind.roles, **kind.shared_roles}
-    return any(name not in kind.starts for name in names)
 
 
 def shortcut_spec(section: AdapterSection) -> AdapterSpec:
@@ -157,7 +162,7 @@ def shortcut_spec(section: AdapterSection) -> AdapterSpec:
         spec = resolve(AdapterSection(dropout=section.dropout, rank=spec.rank, alpha=spec.alpha))
     return replace(
         spec,
-        init="kaiming" if draws(spec.delta) else "nothing",
+        init="kaiming" if registry.deltas.get(spec.delta).draws() else "nothing",
         decomposition="none",
         rank=section.shortcut_rank or spec.rank,
         alpha=spec.alpha if section.shortcut_alpha is None else section.shortcut_alpha,

@@ -161,8 +161,7 @@ def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[s
     if method.block and adapter.targets != list(method.targets):
         where = registry.blocks.get(method.block).summary
         talk.info("adapter.targets has no effect: %s sits on %s", method.name, where)
-    own = registry.blocks.get(method.block).sites(backbone) if method.block else anatomy.select(adapter.targets or [])
-    candidates = [*own, *anatomy.shortcuts(adapter.shortcuts)]
+    candidates = [*method.sites(backbone, adapter.targets), *anatomy.shortcuts(adapter.shortcuts)]
     if not adapter.allocation:
         return candidates, {}
     known = {site.name for site in candidates}

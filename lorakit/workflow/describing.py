@@ -145,11 +145,7 @@ def refusal(method: Method, axis: str, value: object) -> str:
 def count_on(method: Method, backbone: Backbone) -> Count:
     """What the method costs on a model at the method's own targets and rank."""
     section = method.fill(AdapterSection(method=method.name))
-    sites = (
-        registry.blocks.get(method.block).sites(backbone)
-        if method.block
-        else backbone.anatomy.select(section.targets or [])
-    )
+    sites = method.sites(backbone)
     spec = resolve(section)
     delta: type[Delta] = registry.deltas.get(spec.delta)
     limits = [limit for site in sites if (limit := delta.highest_rank(site)) is not None]
