@@ -11,33 +11,17 @@ from typing import Any
 import peft
 import pytest
 import torch
+from artifacts.adapted_models import fresh, trained
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 from workflow.small_runs import Bench, edited_json
 
-from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter
 from lorakit.artifacts.files import read_json
 from lorakit.errors import RunError
-from lorakit.workflow.building import adapt, assemble
 
 SHORTCUTS = "adapter.shortcuts=[res1,in,mid]"
-
-
-def fresh(bench: Bench, *overrides: str, **options: str) -> AdaptedModel:
-    """An adapted model as its recipe makes it."""
-    return adapt(assemble(bench.load(*overrides, **options)))
-
-
-def trained(bench: Bench, *overrides: str, **options: str) -> AdaptedModel:
-    """The same with random values in everything that trains."""
-    adapted = fresh(bench, *overrides, **options)
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for tensor in adapted.trained():
-            tensor.parameter.add_(0.3 * torch.randn(tensor.parameter.shape, generator=generator))
-    return adapted
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:

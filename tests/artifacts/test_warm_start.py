@@ -6,36 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from artifacts.adapted_models import fresh, trained
 from safetensors.torch import load_file, save_file
 from workflow.small_runs import SEARCH, Bench, edited_json
 
 from lorakit import workflow
-from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.warm_start import start_from
 from lorakit.errors import RecipeError, RunError
-from lorakit.workflow.building import adapt, assemble
 
 METHODS = ("lora", "dora", "pissa", "vera", "ia3", "layer_norm", "trilora")
-
-
-def fresh(bench: Bench, *overrides: str, **options: str) -> AdaptedModel:
-    return adapt(assemble(bench.load(*overrides, **options)))
-
-
-def moved(bench: Bench, *overrides: str, **options: str) -> AdaptedModel:
-    adapted = fresh(bench, *overrides, **options)
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for tensor in adapted.trained():
-            tensor.parameter.add_(0.3 * torch.randn(tensor.parameter.shape, generator=generator))
-    return adapted
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_tensor_is_taken_over(bench: Bench, tmp_path: Path, method: str):
     settings = (f"adapter.method={method}", "adapter.rank=4", "adapter.dropout=0", "adapter.shortcuts=[res1]")
-    adapted = moved(bench, *settings)
+    adapted = trained(bench, *settings)
     save_adapter(adapted, tmp_path / "adapter")
     again = fresh(bench, *settings, "run.seed=3")
     start_from(again, tmp_path / "adapter")
@@ -46,7 +32,7 @@ def test_every_tensor_is_taken_over(bench: Bench, tmp_path: Path, method: str):
 
 
 def test_sites_that_were_off_start_fresh(bench: Bench, tmp_path: Path):
-    adapted = moved(bench, "adapter.shortcuts=[res1]")
+    adapted = trained(bench, "adapter.shortcuts=[res1]")
     keep = [site.name for site in adapted.sites[::2]]
     adapted.switch(keep)
     save_adapter(adapted, tmp_path / "adapter")
@@ -59,7 +45,7 @@ def test_sites_that_were_off_start_fresh(bench: Bench, tmp_path: Path):
 
 
 def test_a_head_of_another_shape_starts_fresh_and_that_is_told(bench: Bench, tmp_path: Path):
-    save_adapter(moved(bench, "task.labels=[plain,happy,other]", family="roberta"), tmp_path / "adapter")
+    save_adapter(trained(bench, "task.labels=[plain,happy,other]", family="roberta"), tmp_path / "adapter")
     again, untouched = (fresh(bench, family="roberta") for _ in range(2))
     notes = start_from(again, tmp_path / "adapter")
     assert "taken over: classifier.dense.weight, classifier.dense.bias" in notes[1]
@@ -88,7 +74,7 @@ def test_a_head_of_another_shape_starts_fresh_and_that_is_told(bench: Bench, tmp
 def test_another_adapter_is_one_error_and_nothing_is_copied(
     bench: Bench, tmp_path: Path, settings: tuple[str, ...], message: str
 ):
-    save_adapter(moved(bench), tmp_path / "adapter")
+    save_adapter(trained(bench), tmp_path / "adapter")
     again = fresh(bench, *settings)
     before = {key: tensor.clone() for key, tensor in again.state().items()}
     with pytest.raises(RecipeError, match=message) as caught:
@@ -119,7 +105,7 @@ def test_a_search_can_start_from_a_run(bench: Bench) -> None:
 
 
 def test_an_adapter_of_peft_is_to_be_imported_first(bench: Bench, tmp_path: Path):
-    adapted = moved(bench)
+    adapted = trained(bench)
     save_adapter(adapted, tmp_path)
     (tmp_path / "lorakit.json").unlink()
     with pytest.raises(RecipeError, match="is an adapter of PEFT") as caught:
@@ -128,7 +114,7 @@ def test_an_adapter_of_peft_is_to_be_imported_first(bench: Bench, tmp_path: Path
 
 
 def test_a_damaged_file_is_a_run_error(bench: Bench, tmp_path: Path):
-    save_adapter(moved(bench), tmp_path)
+    save_adapter(trained(bench), tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"short")
     with pytest.raises(RunError, match="cannot be read"):
         start_from(fresh(bench), tmp_path)
@@ -139,7 +125,7 @@ def test_a_damaged_file_is_a_run_error(bench: Bench, tmp_path: Path):
 
 
 def test_a_tensor_that_is_missing_is_told(bench: Bench, tmp_path: Path):
-    adapted = moved(bench)
+    adapted = trained(bench)
     save_adapter(adapted, tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     tensors.pop(f"base_model.model.{adapted.sites[0].name}.lora_B.weight")

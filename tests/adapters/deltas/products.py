@@ -57,3 +57,14 @@ def check_factors_are_taken(name: str) -> None:
         delta.set_factors(b, a)
     assert_close(delta.dense(), b @ a)
     assert not delta.neutral()
+
+
+def prepared(name: str, site: Site, rank: int) -> tuple[Any, torch.Tensor]:
+    """A delta that looks at W, with random tensors on a random weight, and that weight; in double precision."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(site.out_features, site.in_features, generator=generator, dtype=torch.float64)
+    delta = deltas.get(name)(site, rank).double()
+    delta.prepare(weight)
+    for parameter in delta.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    return delta, weight

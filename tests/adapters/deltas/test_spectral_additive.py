@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
+from adapters.deltas.products import prepared
 from torch.testing import assert_close
 
 from lorakit.adapters.deltas.singular_values import decompose
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import deltas, methods
+from lorakit.registry import methods
 
 SCALE, RANK = 1.7, 2
 SITES = [Site("m", 0, "q", 5, 7, "linear"), Site("m", 0, "q", 7, 5, "linear")]
 
 
-def prepared(site: Site) -> tuple[Any, torch.Tensor]:
-    """The delta with random tensors on a random weight, and that weight."""
-    generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(site.out_features, site.in_features, generator=generator, dtype=torch.float64)
-    delta = deltas.get("spectral_additive")(site, RANK).double()
-    delta.prepare(weight)
-    for parameter in delta.parameters():
-        torch.nn.init.normal_(parameter, generator=generator)
-    return delta, weight
-
-
 @pytest.mark.parametrize("site", SITES)
 def test_the_function_is_the_papers(site: Site) -> None:
-    delta, weight = prepared(site)
+    delta, weight = prepared("spectral_additive", site, RANK)
     u, s, vt = (part.numpy() for part in decompose(weight))
     a, b = delta.A.detach().numpy().T, delta.B.detach().numpy()  # the paper's A is (in x r)
     first = (u[:, :RANK] + b) @ np.diag(s[:RANK]) @ (vt[:RANK].T + a).T
@@ -47,7 +35,7 @@ def test_the_function_is_the_papers(site: Site) -> None:
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
-    delta, _ = prepared(SITES[0])
+    delta, _ = prepared("spectral_additive", SITES[0], RANK)
     x = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
 
     def forward(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -58,7 +46,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 @pytest.mark.parametrize("alone", ["A", "B", "all"])
 def test_both_start_at_zero_and_neither_is_stuck(alone: str) -> None:
-    delta, _ = prepared(SITES[0])
+    delta, _ = prepared("spectral_additive", SITES[0], RANK)
     for parameter in delta.parameters():
         torch.nn.init.zeros_(parameter)
     assert delta.neutral()

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
+from adapters.deltas.products import prepared
 from torch.testing import assert_close
 
 from lorakit.adapters.deltas.singular_values import decompose
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 SCALE, RANK = 1.7, 3
 SITES = [Site("m", 0, "q", 5, 7, "linear"), Site("m", 0, "q", 7, 5, "linear")]
-
-
-def prepared(site: Site) -> tuple[Any, torch.Tensor]:
-    """The delta with random tensors on a random weight, and that weight."""
-    generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(site.out_features, site.in_features, generator=generator, dtype=torch.float64)
-    delta = deltas.get("spectral_rotational")(site, RANK).double()
-    delta.prepare(weight)
-    for parameter in delta.parameters():
-        torch.nn.init.normal_(parameter, generator=generator)
-    return delta, weight
 
 
 def rotation(above: torch.Tensor) -> np.ndarray:
@@ -37,7 +24,7 @@ def rotation(above: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("site", SITES)
 def test_the_function_is_the_papers(site: Site) -> None:
-    delta, weight = prepared(site)
+    delta, weight = prepared("spectral_rotational", site, RANK)
     u, s, vt = (part.numpy() for part in decompose(weight))
     left, right = rotation(delta.left), rotation(delta.right)
     assert np.allclose(left @ left.T, np.eye(RANK))
@@ -54,12 +41,12 @@ def test_the_function_is_the_papers(site: Site) -> None:
 
 
 def test_rotations_keep_the_singular_values() -> None:
-    delta, weight = prepared(SITES[0])
+    delta, weight = prepared("spectral_rotational", SITES[0], RANK)
     assert_close(torch.linalg.svdvals(delta.effective_weight(weight, 1.0)), torch.linalg.svdvals(weight))
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
-    delta, _ = prepared(SITES[0])
+    delta, _ = prepared("spectral_rotational", SITES[0], RANK)
     x = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
 
     def forward(x: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -69,7 +56,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 def test_one_rotated_side_is_an_update() -> None:
-    delta, _ = prepared(SITES[0])
+    delta, _ = prepared("spectral_rotational", SITES[0], RANK)
     torch.nn.init.zeros_(delta.left)
     assert not delta.neutral()
     torch.nn.init.zeros_(delta.right)
@@ -83,7 +70,7 @@ def test_one_rotated_side_is_an_update() -> None:
 
 
 def test_the_middle_is_computed_in_full_precision_under_autocast() -> None:
-    delta = prepared(SITES[0])[0].float()
+    delta = prepared("spectral_rotational", SITES[0], RANK)[0].float()
     exact = delta.core()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(delta.core(), exact)
