@@ -13,11 +13,24 @@ from lorakit.errors import LorakitError
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import load_recipe
-    from lorakit.workflow import combine, evaluate, export, import_adapter, load, merge, plan, predict, train
+    from lorakit.workflow import (
+        combine,
+        compare,
+        evaluate,
+        export,
+        import_adapter,
+        load,
+        merge,
+        plan,
+        predict,
+        report,
+        train,
+    )
 
 __all__ = [
     "LorakitError",
     "combine",
+    "compare",
     "evaluate",
     "export",
     "import_adapter",
@@ -26,6 +39,7 @@ __all__ = [
     "merge",
     "plan",
     "predict",
+    "report",
     "train",
 ]
 

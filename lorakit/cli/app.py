@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.combine import combine
+from lorakit.cli.compare import compare
 from lorakit.cli.copy import copy_recipe
 from lorakit.cli.eval import evaluate
 from lorakit.cli.export import export
@@ -23,6 +24,7 @@ from lorakit.cli.list import list_entries
 from lorakit.cli.merge import merge
 from lorakit.cli.plan import plan
 from lorakit.cli.predict import predict
+from lorakit.cli.report import report
 from lorakit.cli.search import search
 from lorakit.cli.show import show
 from lorakit.cli.train import train
@@ -53,6 +55,8 @@ app.command("list", rich_help_panel="Recipes")(list_entries)
 app.command("show", rich_help_panel="Recipes")(show)
 app.command("copy", rich_help_panel="Recipes")(copy_recipe)
 app.command("plan", rich_help_panel="Inspect")(plan)
+app.command("report", rich_help_panel="Inspect")(report)
+app.command("compare", rich_help_panel="Inspect")(compare)
 
 
 def print_version(wanted: bool) -> None:

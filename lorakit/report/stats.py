@@ -70,21 +70,28 @@ def paired_difference(
     if len(a) != len(b) or not a:
         raise ValueError(f"pairs need as many values on both sides, at least one: {len(a)} and {len(b)} given")
     gaps = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    mean = float(gaps.mean())
-    low = high = mean
-    if gaps.size > 1 and np.ptp(gaps) > 0:
-        drawn = bootstrap(
-            (gaps,),
-            np.mean,
-            confidence_level=level,
-            n_resamples=samples,
-            method="percentile",
-            vectorized=True,
-            rng=np.random.default_rng(seed),
-        )
-        low, high = float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+    low, high = mean_interval(gaps, level=level, samples=samples, seed=seed)
     wins, ties = int((gaps > 0).sum()), int((gaps == 0).sum())
-    return Difference(int(gaps.size), mean, deviation(gaps), low, high, wins, ties, level)
+    return Difference(int(gaps.size), float(gaps.mean()), deviation(gaps), low, high, wins, ties, level)
+
+
+def mean_interval(
+    values: Sequence[float] | np.ndarray, *, level: float = 0.95, samples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean of ``values``; the mean itself, twice, where they do not vary."""
+    data = np.asarray(values, dtype=float)
+    if data.size < 2 or np.ptp(data) == 0:
+        return float(data.mean()), float(data.mean())
+    drawn = bootstrap(
+        (data,),
+        np.mean,
+        confidence_level=level,
+        n_resamples=samples,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
 
 def deviation(data: np.ndarray) -> float:

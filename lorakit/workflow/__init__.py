@@ -4,6 +4,7 @@ One function a command (``search`` has two: ``search`` and ``evolve``), and ``lo
 """
 
 from lorakit.workflow.combining import CombineResult, combine
+from lorakit.workflow.comparing import Comparison, compare
 from lorakit.workflow.describing import MethodCard, describe
 from lorakit.workflow.evaluating import EvalResult, evaluate
 from lorakit.workflow.evolving import EvolutionResult, FoundSite, Progress, evolve
@@ -12,12 +13,14 @@ from lorakit.workflow.importing import ImportResult, import_adapter
 from lorakit.workflow.merging import MergeResult, merge
 from lorakit.workflow.planning import Plan, PlannedSite, plan
 from lorakit.workflow.predicting import Classifier, Prediction, load, predict
+from lorakit.workflow.reporting import ReportResult, report
 from lorakit.workflow.running import TrainResult, train
 from lorakit.workflow.searching import RankedSite, SearchResult, search
 
 __all__ = [
     "Classifier",
     "CombineResult",
+    "Comparison",
     "EvalResult",
     "EvolutionResult",
     "ExportResult",
@@ -30,9 +33,11 @@ __all__ = [
     "Prediction",
     "Progress",
     "RankedSite",
+    "ReportResult",
     "SearchResult",
     "TrainResult",
     "combine",
+    "compare",
     "describe",
     "evaluate",
     "evolve",
@@ -42,6 +47,7 @@ __all__ = [
     "merge",
     "plan",
     "predict",
+    "report",
     "search",
     "train",
 ]
