@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         merge,
         plan,
         predict,
-        report,
         train,
     )
 
@@ -39,7 +38,6 @@ __all__ = [
     "merge",
     "plan",
     "predict",
-    "report",
     "train",
 ]
 
