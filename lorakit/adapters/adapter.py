@@ -6,7 +6,7 @@ that is off is simply not there, so the layer costs what the frozen backbone cos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import cast
 
@@ -15,14 +15,15 @@ from torch import nn
 
 from lorakit import registry
 from lorakit.adapters.anchored import Anchored
-from lorakit.adapters.delta import Delta, Shared
+from lorakit.adapters.delta import Delta, Shared, axes_of
+from lorakit.adapters.ghost import Ghost
 from lorakit.adapters.init import Init, InitContext
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 
-DROPPED, FROZEN, ON = "dropped", "frozen", "on"
-"""An adapter's states: not in the function; in it without training; in it and trained."""
+DROPPED, FROZEN, ON, WATCHED = "dropped", "frozen", "on", "watched"
+"""An adapter's states: not in the function; in it without training; in it and trained; not in it, but its gradients are taken."""
 NO_STATISTICS: Mapping[str, torch.Tensor] = MappingProxyType({})
 SMALLEST_NORM = 1e-18
 """Stands in for the norm of a weight row that is zero, so that nothing is divided by zero; its square is a normal float32."""
@@ -57,6 +58,7 @@ class Adapter(nn.Module):
         self.rank = rank
         self.scale = spec.scale_at(rank)
         self.state = DROPPED
+        self.units = torch.ones(rank, dtype=torch.bool)  # which rank units are live
         self.settled: set[str] = set()  # tensors that were frozen for good during training
         self.__dict__["base"] = base  # not a child: the adapter lives inside its base
         self.__dict__["beneath"] = None  # the adapter that this one stands on, where a module has several
@@ -82,7 +84,10 @@ class Adapter(nn.Module):
     # -- the hot path: chosen once, when the adapter is switched on ---------------------------------------------------
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """A shortcut's path: ``s dW x`` for x (..., in), in the adapter's dtype."""
+        """A shortcut's path: ``s dW x`` for x (..., in), in the adapter's dtype; 0 where it is only watched."""
+        if self.state == WATCHED:
+            watched = self.delta(self.dropout(x.detach().to(self.delta_dtype())), self.scale)
+            return Ghost.apply(torch.zeros_like(watched), watched)
         return self.delta(self.dropout(x.to(self.delta_dtype())), self.scale)
 
     def added(self, x: torch.Tensor) -> torch.Tensor:
@@ -109,6 +114,15 @@ class Adapter(nn.Module):
     def rewritten(self, x: torch.Tensor) -> torch.Tensor:
         """The layer of a delta that is no sum."""
         return cast(Delta, self.delta).layer(self, x, self.scale)
+
+    def watched(self, x: torch.Tensor) -> torch.Tensor:
+        """``W x + b``, and the adapter's tensors get the gradients they would have if it were added, s (g B)^T x for A and so on."""
+        base = self.frozen_forward(x)
+        if self.delta.additive and self.spec.decomposition == "none":
+            path = self.delta(self.dropout(x.detach().to(self.delta_dtype())), self.scale)
+        else:
+            path = self.own_path()(x.detach())
+        return Ghost.apply(base, path.to(base.dtype))
 
     def frozen_forward(self, x: torch.Tensor) -> torch.Tensor:
         """What the module computes without this adapter."""
@@ -198,15 +212,66 @@ class Adapter(nn.Module):
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 
-    def thaw(self) -> None:
-        """The trained tensors receive gradients, but for those that were settled for good."""
+    def thaw(self, but: Collection[str] = ()) -> None:
+        """The trained tensors receive gradients, ``but`` for some, and for those that were settled for good."""
         for name, parameter, _ in self.trained_tensors():
-            parameter.requires_grad_(name not in self.settled)
+            parameter.requires_grad_(name not in self.settled and name not in but)
 
     def settle(self, name: str) -> None:
         """Stop training the tensor ``name`` for good."""
         self.settled.add(name)
         {key: tensor for key, tensor, _ in self.tensors()}[name].requires_grad_(False)
+
+    # -- rank units ---------------------------------------------------------------------------------------------------
+
+    @property
+    def live(self) -> int:
+        """How many rank units are live."""
+        return int(self.units.sum())
+
+    @property
+    def divisible(self) -> bool:
+        """Whether rank units can be taken out of it one by one."""
+        return bool(self.delta.closers())
+
+    def cut(self, width: int | None) -> None:
+        """Compute with the first ``width`` rank units alone; the others keep their values. None: with all of them."""
+        self.delta.width = None if width is None or width >= self.rank else width
+        self.units = torch.arange(self.rank) < (self.rank if width is None else width)
+
+    def keep(self, units: torch.Tensor) -> None:
+        """Exactly these rank units (rank, true or false) are live; the others are closed: they add nothing, and can be reopened."""
+        self.delta.width = None
+        self.units = units.clone().cpu()
+        if not self.units.all():
+            self.delta.close(~self.units)
+
+    def parameters_at(self, live: int) -> int:
+        """Trained parameters of its own with ``live`` rank units."""
+        if live == 0 and self.divisible:
+            return 0
+        return sum(self.size(name, parameter, live) for name, parameter, _ in self.trained_tensors())
+
+    def size(self, name: str, parameter: torch.Tensor, live: int) -> int:
+        """Numbers in the tensor ``name`` that belong to ``live`` rank units, or to none in particular."""
+        axes = len(axes_of(self.delta, name)) if self.divisible else 0
+        return int(parameter.numel() * live**axes // self.rank**axes) if axes else parameter.numel()
+
+    def packed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The live rank units of the tensor ``name``: what is worth keeping of it."""
+        if self.divisible and not self.units.all():
+            for axis in axes_of(self.delta, name):
+                tensor = tensor.index_select(axis, self.units.nonzero().flatten().to(tensor.device))
+        return tensor
+
+    def unpacked(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The whole tensor from its live rank units, with zeros in the others' place."""
+        if self.divisible and not self.units.all():
+            where = self.units.nonzero().flatten().to(tensor.device)
+            for axis in axes_of(self.delta, name):
+                whole = tensor.new_zeros([self.rank if place == axis else n for place, n in enumerate(tensor.shape)])
+                tensor = whole.index_copy_(axis, where, tensor)
+        return tensor
 
     # -- switching ----------------------------------------------------------------------------------------------------
 
@@ -216,6 +281,8 @@ class Adapter(nn.Module):
         self.freeze()
         if state == ON:
             self.thaw()
+        elif state == WATCHED:
+            self.thaw(but=self.delta.asleep())
         if self.base is None:
             return
         if self.delta.replaces:
@@ -225,6 +292,10 @@ class Adapter(nn.Module):
 
     def path(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """The forward that stands in for the module's: closed, chosen once."""
+        return self.watched if self.state == WATCHED else self.own_path()
+
+    def own_path(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The same for an adapter that is in the function."""
         if not self.delta.additive:
             return self.rewritten
         if self.spec.decomposition == "magnitude":

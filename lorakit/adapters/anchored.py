@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import START, Delta
+from lorakit.adapters.delta import START, Delta, axes_of
 from lorakit.backbone.site import Site
 
 Tensor = torch.Tensor
@@ -39,6 +39,28 @@ class Anchored(nn.Module):
     def site(self) -> Site:
         """The adapted place."""
         return self.live.site
+
+    @property
+    def width(self) -> int | None:
+        """How many rank units are in the function; None: all."""
+        return self.live.width
+
+    @width.setter
+    def width(self, units: int | None) -> None:
+        self.live.width = self.start.width = units
+
+    def closers(self) -> tuple[str, ...]:
+        """The live delta's: there, a unit that is as at the start is out of the function."""
+        return self.live.closers()
+
+    @torch.no_grad()
+    def close(self, units: Tensor) -> None:
+        """Put the rank units where ``units`` (rank,) is true back to the start, which is subtracted."""
+        for name in self.live.rank_axes:
+            tensor, start = self.live.get_parameter(name), self.start.get_parameter(name)
+            for axis in axes_of(self.live, name):
+                where = units.nonzero().flatten().to(tensor.device)
+                tensor.index_copy_(axis, where, start.index_select(axis, where))
 
     @property
     def shared(self) -> None:
@@ -75,6 +97,10 @@ class Anchored(nn.Module):
     def neutral(self) -> bool:
         """Whether nothing has moved."""
         return all(torch.equal(t, s) for t, s in zip(self.live.parameters(), self.start.parameters(), strict=True))
+
+    def asleep(self) -> set[str]:
+        """No tensor's gradient is zero: the factors are not."""
+        return set()
 
     def tensors(self) -> Iterator[tuple[str, nn.Parameter, str]]:
         """(name, parameter, role): the live tensors under their own names, then the start's."""

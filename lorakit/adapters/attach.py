@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lorakit import registry
-from lorakit.adapters.adapter import DROPPED, FROZEN, NO_STATISTICS, ON, Adapter
+from lorakit.adapters.adapter import DROPPED, FROZEN, NO_STATISTICS, ON, WATCHED, Adapter
 from lorakit.adapters.block import Wiring
 from lorakit.adapters.blocks.shortcut import Shortcuts
 from lorakit.adapters.budget import costs, shared_cost, spec_for
@@ -98,6 +98,48 @@ class AdaptedModel:
         """Site name -> dropped, frozen or on."""
         return {name: adapter.state for name, adapter in self.adapters.items()}
 
+    def ranks(self) -> dict[str, int]:
+        """Site name -> its live rank units; 0 where it is not in training."""
+        return {name: a.live if a.state == ON else 0 for name, a in self.adapters.items()}
+
+    def units(self) -> dict[str, dict[str, Any]]:
+        """The rank units of every site that has not all of them, ready for JSON: which are live, and whether the rest is cut off."""
+        return {
+            name: {"live": a.units.nonzero().flatten().tolist(), "cut": a.delta.width is not None}
+            for name, a in self.adapters.items()
+            if not a.units.all()
+        }
+
+    def restore_units(self, record: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put every site's rank units as ``units`` recorded them."""
+        for name, adapter in self.adapters.items():
+            if name not in record:
+                adapter.cut(None)
+            elif record[name]["cut"]:
+                adapter.cut(len(record[name]["live"]))
+            else:
+                adapter.keep(
+                    torch.zeros(adapter.rank, dtype=torch.bool).index_fill(0, as_index(record[name]["live"]), True)
+                )
+
+    def watch(self, wanted: bool) -> None:
+        """Let the sites that are off get gradients for one step without being in the function, or end that.
+
+        A dropped site is watched from outside; a frozen one is in the function and is thawed. Gradients of sites that were not on are
+        forgotten at the end.
+        """
+        for adapter in self.adapters.values():
+            if wanted and adapter.state == DROPPED:
+                adapter.switch(WATCHED)
+            elif wanted and adapter.state == FROZEN:
+                adapter.thaw()
+            elif not wanted and adapter.state in (WATCHED, FROZEN):
+                adapter.switch(DROPPED if adapter.state == WATCHED else FROZEN)
+                for _, parameter, _ in adapter.trained_tensors():
+                    parameter.grad = None
+        for wiring in self.wirings:
+            wiring.wire()
+
     @property
     def on(self) -> list[str]:
         """The names of the sites in training, in model order."""
@@ -159,16 +201,22 @@ class AdaptedModel:
         What sites share counts once, wherever one of its users is among them.
         """
         chosen = set(self.on if sites is None else sites)
+        own = sum(self.adapters[name].parameters_at(self.adapters[name].live) for name in chosen)
         used = {f"{SHARED}.{group}" for group in self.shared if chosen & set(self.users(group))}
-        return sum(
+        return own + sum(
             tensor.parameter.numel()
             for tensor in self.trained()
-            if tensor.site in chosen or (tensor.site is None and tensor.name.rpartition(".")[0] in used)
+            if tensor.site is None and tensor.name.rpartition(".")[0] in used
         )
 
     def head_parameters(self) -> int:
         """Parameters of the head and other new parts."""
         return sum(tensor.parameter.numel() for tensor in self.trained() if tensor.role == HEAD)
+
+
+def as_index(places: Sequence[int]) -> torch.Tensor:
+    """Places as an index, also where there are none."""
+    return torch.tensor(list(places), dtype=torch.long)
 
 
 def attach(

@@ -13,8 +13,6 @@ from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError
 from lorakit.recipe.schema import SearchSection
 
-DEFAULT_SHARE = 0.25
-
 
 @dataclass(frozen=True)
 class Budget:
@@ -61,8 +59,19 @@ def uniform_cost(sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSp
     return sum(costs(sites, linear, shortcut, ranks).values()) + shared_cost(sites, linear, shortcut, ranks)
 
 
-def resolve_budget(search: SearchSection, sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec) -> Budget:
-    """The recipe's budget in parameters. Raises RecipeError where there is no site, or none that the budget can hold."""
+def resolve_budget(
+    search: SearchSection,
+    sites: Sequence[Site],
+    linear: AdapterSpec,
+    shortcut: AdapterSpec,
+    *,
+    default_share: float = 0.25,
+    by: str = "site",
+) -> Budget:
+    """The recipe's budget in parameters; ``default_share`` of all where it gives none.
+
+    Raises RecipeError where there is no site, or nothing that the budget can hold: a site, or by ``unit`` a site's first rank unit.
+    """
     if not sites:
         raise RecipeError("there is no site to adapt", key="adapter.targets", hint="targets such as [q, v]")
     site_costs = costs(sites, linear, shortcut)
@@ -75,12 +84,13 @@ def resolve_budget(search: SearchSection, sites: Sequence[Site], linear: Adapter
         key, source = "search.parameters", "given in parameters"
         parameters = search.parameters
     else:
-        share = DEFAULT_SHARE if search.enable is None else search.enable
+        share = default_share if search.enable is None else search.enable
         if search.unit == "modules":
             return _module_budget(share, sites, site_costs, common)
         key, source = "search.enable", f"{share:.0%} of the {everything:,} parameters of all {len(sites)} sites"
         parameters = portion(share, everything)
-    cheapest = min(site_costs.values()) + common
+    smallest = costs(sites, linear, shortcut, {site.name: 1 for site in sites}) if by == "unit" else site_costs
+    cheapest = min(smallest.values()) + common
     if parameters < cheapest:
         raise RecipeError(
             Problem(

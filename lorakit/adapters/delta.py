@@ -81,8 +81,9 @@ class Delta(nn.Module, ABC):
     (``starts``) and along which axis of each one the rank runs (``rank_axes``): counting, freezing, learning-rate groups,
     pruning and saving are written once from these.
 
-    roles: tensor -> role (A, B, gate, core, vector, ...); rank_axes: tensor -> axis; rates: role -> how many times
-    faster than the others it learns; starts: tensor -> the constant it starts at, or a function that draws it; what is not named
+    roles: tensor -> role (A, B, gate, core, vector, ...); rank_axes: tensor -> axis, or axes; narrows: whether its first k rank units
+    are the same parametrisation of rank k; rates: role -> how many times faster than the others it learns; starts: tensor -> the
+    constant it starts at, or a function that draws it; what is not named
     there the recipe's init draws; options: its own, whose values an instance has as ``settings``; free_rank: whether any rank will do,
     or there is none, where else the narrower width is the limit; shared_roles: the tensors that sites have in common -> role;
     peft_names: what PEFT calls the tensors on disk, empty where PEFT has no such parametrisation; kinds: the kinds of site it can
@@ -92,7 +93,9 @@ class Delta(nn.Module, ABC):
     """
 
     roles: ClassVar[Mapping[str, str]]
-    rank_axes: ClassVar[Mapping[str, int]] = {}
+    rank_axes: ClassVar[Mapping[str, int | tuple[int, ...]]] = {}
+    narrows: ClassVar[bool] = False
+    rank: int
     rates: ClassVar[Mapping[str, float]] = {}
     starts: ClassVar[Mapping[str, float | Draw]]
     options: ClassVar[Mapping[str, Option]] = {}
@@ -110,10 +113,27 @@ class Delta(nn.Module, ABC):
         super().__init__()
         self.site = site
         self.rank = rank
+        self.width: int | None = None  # only the first so many rank units are in the function; None: all
         self.settings = self.settings_of(options)
         self.__dict__["shared"] = shared  # not a child: it belongs to the model
         for name, shape in self.shapes(site, rank, self.settings).items():
             self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+
+    def __getattr__(self, name: str) -> Any:
+        """A tensor as the function sees it: its first ``width`` rank units where there are fewer than ``rank``."""
+        value: Any = super().__getattr__(name)
+        width = self.__dict__.get("width")
+        if width is None or name not in type(self).roles:
+            return value
+        if self.narrows:
+            for axis in axes_of(self, name):
+                value = value.narrow(axis, 0, width)
+            return value
+        if name in self.closers():
+            inside = torch.arange(self.rank, device=value.device) < width
+            for axis in axes_of(self, name):
+                value = value * along(inside, axis, value.ndim)
+        return value
 
     # -- what is known before anything is built -----------------------------------------------------------------------
 
@@ -136,6 +156,13 @@ class Delta(nn.Module, ABC):
     def role_of(cls, name: str) -> str:
         """The role of its own tensor ``name``."""
         return cls.roles[name]
+
+    @classmethod
+    def closers(cls) -> tuple[str, ...]:
+        """The tensors in which zeros in a rank unit's place take it out of the function; none where units cannot be taken out."""
+        ranked = [name for name in cls.rank_axes if name in cls.roles]
+        zero = [name for name in ranked if cls.starts.get(name) == 0.0]
+        return tuple(zero or [name for name in ranked if cls.roles[name] == "vector"])
 
     @classmethod
     def group(cls, site: Site) -> str:
@@ -185,10 +212,23 @@ class Delta(nn.Module, ABC):
         """Make dW = b a, for b (out x rank) and a (rank x in); only where ``takes_factors``."""
         raise TypeError(f"{type(self).__name__} takes no factors")
 
+    @torch.no_grad()
+    def close(self, units: Tensor) -> None:
+        """Take the rank units where ``units`` (rank,) is true out of the function: zeros in their place in the ``closers``."""
+        for name, tensor, _ in self.tensors():
+            if name in self.closers():
+                for axis in axes_of(self, name):
+                    tensor.index_fill_(axis, units.nonzero().flatten().to(tensor.device), 0.0)
+
     def neutral(self) -> bool:
         """Whether the update is zero: in a product, because some tensor is still at its zero start."""
         shared = self.shared.tensors() if self.shared is not None else ()
         return any(self.starts.get(name) == 0.0 and not t.any() for name, t, _ in [*self.tensors(), *shared])
+
+    def asleep(self) -> set[str]:
+        """The tensors whose gradient is zero because the update is: whatever they are multiplied by starts at zero, and is zero."""
+        zero = {name for name, tensor, _ in self.tensors() if self.starts.get(name) == 0.0 and not tensor.any()}
+        return {name for name, _, _ in self.tensors()} - zero if self.neutral() else set()
 
     # -- the function -------------------------------------------------------------------------------------------------
 
@@ -226,6 +266,25 @@ class Delta(nn.Module, ABC):
         """(name, parameter, role) of every tensor of its own."""
         for name, parameter in self.named_parameters():
             yield name, parameter, self.role_of(name)
+
+
+class Ranked(Protocol):
+    """What says along which axes its tensors' rank units lie."""
+
+    @property
+    def rank_axes(self) -> Mapping[str, int | tuple[int, ...]]:
+        """Tensor -> axis, or axes."""
+
+
+def axes_of(delta: Ranked, name: str) -> tuple[int, ...]:
+    """The axes of the tensor ``name`` along which its rank units lie; none where it has no ranks."""
+    axes = delta.rank_axes.get(name, ())
+    return (axes,) if isinstance(axes, int) else tuple(axes)
+
+
+def along(vector: Tensor, axis: int, ndim: int) -> Tensor:
+    """``vector`` as a tensor of ``ndim`` axes that runs along one of them, to be broadcast."""
+    return vector.view([-1 if place == axis else 1 for place in range(ndim)])
 
 
 @torch.no_grad()

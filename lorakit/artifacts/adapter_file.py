@@ -38,12 +38,21 @@ def save_adapter(adapted: AdaptedModel, path: Path) -> None:
 
 def write_adapter(adapted: AdaptedModel, target: Path) -> None:
     """Write the adapter's files into an existing folder."""
-    state = adapted.state()
+    state = packed_state(adapted)
     for file, names in file_names(adapted).items():
         save_tensors({name: state[key] for key, name in names.items()}, target / file)
     if is_native(adapted):
         write_json(target / PEFT_CONFIG, native_config(adapted))
     write_json(target / OURS, description(adapted))
+
+
+def packed_state(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
+    """``AdaptedModel.state``, of each site its live rank units alone."""
+    state = adapted.state()
+    for site, adapter in adapted.adapters.items():
+        for name, _, _ in adapter.tensors():
+            state[f"{site}.{name}"] = adapter.packed(name, state[f"{site}.{name}"])
+    return state
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -56,6 +65,7 @@ def load_adapter(adapted: AdaptedModel, path: Path) -> None:
     states = site_states(path)
     if set(states) != set(adapted.adapters):
         raise RunError("the adapter's sites are not those of this model", where=str(path))
+    put_units(adapted, path)
     adapted.restore(states)
     for file, names in file_names(adapted).items():
         copy_in(adapted, read_tensors(path / file), names, path)
@@ -64,23 +74,46 @@ def load_adapter(adapted: AdaptedModel, path: Path) -> None:
 @torch.no_grad()
 def copy_in(adapted: AdaptedModel, tensors: Mapping[str, torch.Tensor], names: Mapping[str, str], path: Path) -> None:
     """Copy the tensors of a file into the model; names: key in ``AdaptedModel.state`` -> name in the file, each must be there."""
-    own = adapted.state()
+    owners = {f"{site}.{name}": (a, name) for site, a in adapted.adapters.items() for name, _, _ in a.tensors()}
+    own, packed = adapted.state(), packed_state(adapted)
     for key, name in names.items():
         if name not in tensors:
             raise RunError(f"tensor {name} is missing", where=str(path))
-        if tensors[name].shape != own[key].shape:
-            shapes = f"{list(tensors[name].shape)}, not {list(own[key].shape)}"
+        if tensors[name].shape != packed[key].shape:
+            shapes = f"{list(tensors[name].shape)}, not {list(packed[key].shape)}"
             raise RunError(f"tensor {name} has shape {shapes}", where=str(path))
-        own[key].copy_(tensors[name])
+        site, tensor = owners.get(key, (None, ""))
+        own[key].copy_(tensors[name] if site is None else site.unpacked(tensor, tensors[name]))
 
 
 def site_states(path: Path) -> dict[str, str]:
     """Site name -> state as lorakit.json in the folder ``path`` tells them; RunError where it does not."""
-    told = read_json(path / "lorakit.json")
+    return {site["name"]: site["state"] for site in told_sites(path)}
+
+
+def told_sites(path: Path) -> list[dict[str, Any]]:
+    """What lorakit.json in the folder ``path`` tells of every site, name and state at least; RunError where it does not."""
+    told = read_json(path / OURS)
     try:
-        return {site["name"]: site["state"] for site in told["sites"]}
+        return [site | {"name": site["name"], "state": site["state"]} for site in told["sites"]]
     except (KeyError, TypeError):
-        raise RunError("does not describe an adapter", where=str(path / "lorakit.json")) from None
+        raise RunError("does not describe an adapter", where=str(path / OURS)) from None
+
+
+def put_units(adapted: AdaptedModel, path: Path) -> None:
+    """Give every site the live rank units that lorakit.json in ``path`` names; RunError where it cannot have them."""
+    record = {
+        site["name"]: {"live": site["units"], "cut": False}
+        for site in told_sites(path)
+        if site.get("units") is not None
+    }
+    for name, units in record.items():
+        ranks = range(adapted.adapters[name].rank)
+        if not isinstance(units["live"], list) or not all(unit in ranks for unit in units["live"]):
+            raise RunError(
+                f"{name} has no rank units {units['live']}", where=str(path / OURS), valid=f"0 to {len(ranks) - 1}"
+            )
+    adapted.restore_units(record)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -131,7 +164,8 @@ def description(adapted: AdaptedModel) -> dict[str, Any]:
             "layer": adapter.site.layer,
             "role": adapter.site.role,
             "kind": adapter.site.kind,
-            "rank": adapter.rank,
+            "rank": adapter.live if adapter.divisible else adapter.rank,
+            "units": None if adapter.units.all() else adapter.units.nonzero().flatten().tolist(),
             "scale": adapter.scale,
             "state": adapter.state,
             "parameters": adapted.adapter_parameters([name]),

@@ -58,7 +58,7 @@ def peft_name(adapter: Adapter, tensor: str) -> str:
 
 def native_config(adapted: AdaptedModel) -> dict[str, Any]:
     """adapter_config.json of a native adapter."""
-    return lora_config(adapted, [lora_site(a, a.rank, a.scale * a.rank) for a in linear_sites(adapted)])
+    return lora_config(adapted, [lora_site(a, a.live, a.scale * a.live) for a in linear_sites(adapted)])
 
 
 def lora_site(adapter: Adapter, rank: int, alpha: float) -> LoraSite:

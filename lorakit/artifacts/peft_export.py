@@ -103,8 +103,11 @@ def lora_form(adapted: AdaptedModel, adapters: Sequence[Adapter]) -> tuple[dict[
     for adapter in adapters:
         prefix = f"{PREFIX}{adapter.site.name}."
         if in_peft(adapter):
-            sites.append(lora_site(adapter, adapter.rank, adapter.scale * adapter.rank))
-            tensors |= {prefix + peft_name(adapter, name): tensor for name, tensor, _ in adapter.tensors()}
+            sites.append(lora_site(adapter, adapter.live, adapter.scale * adapter.live))
+            tensors |= {
+                prefix + peft_name(adapter, name): adapter.packed(name, tensor.detach())
+                for name, tensor, _ in adapter.tensors()
+            }
             continue
         factors = adapter.delta.factors()
         assert factors is not None

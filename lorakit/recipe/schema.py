@@ -219,7 +219,17 @@ class SearchSection:
     off: str = key(
         "drop", "drop: an off site leaves the function; freeze: it stays, without training", choices=("drop", "freeze")
     )
-    batches: int = key(8, "training batches scored at each tick", low=1)
+    warmup: float = key(
+        0.0, "share of the training before the first cut, with every site on", low=0, below=1, also=("tinit",)
+    )
+    tail: float = key(0.0, "share of the training at its end without switching", low=0, below=1, also=("tfinal",))
+    scoring: str = key(
+        "separate",
+        "separate: passes of its own at each tick; streaming: the gradients of the training steps before it, nearly free",
+        choices=("separate", "streaming"),
+    )
+    options: dict[str, str] = key({}, "settings of the search method alone: see `lorakit show METHOD`")
+    batches: int = key(8, "training batches scored at each tick; streaming: optimiser steps", low=1)
     data: str = key(
         "sampled",
         "sampled: fresh training batches at each tick; first: always the first ones",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.budget import Budget, places, portion
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
@@ -60,6 +61,43 @@ def allocate(
     best_off = max((scores[site.name] for site in sites if site.name not in chosen), default=None)
     margin = None if best_off is None else cut - best_off
     return Allocation([site.name for site in sites if site.name in chosen], cut, margin)
+
+
+def allocate_units(
+    scores: Mapping[str, torch.Tensor],
+    adapters: Mapping[str, Adapter],
+    limit: int,
+    generator: torch.Generator,
+    *,
+    per_parameter: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Site -> which of its rank units are live: the best of all sites together whose parameters fit into ``limit``.
+
+    scores: site -> a score for each rank unit; per_parameter: a unit counts by its score over its parameters. The first unit of a site
+    also pays for what the site trains beside its units. A unit that does not fit is passed over. Ties are drawn from ``generator``.
+    Raises RunError for scores that are not numbers.
+    """
+    names = list(scores)
+    owner = torch.cat([torch.full((len(scores[name]),), place) for place, name in enumerate(names)])
+    unit = torch.cat([torch.arange(len(scores[name])) for name in names])
+    values = torch.cat([scores[name].detach().double().cpu() for name in names])
+    check_finite({f"{names[int(o)]}[{int(u)}]": v for o, u, v in zip(owner, unit, values.tolist(), strict=True)})
+    if per_parameter:
+        prices = torch.tensor([adapters[name].parameters_at(1) for name in names], dtype=torch.double)
+        values = values / prices[owner]
+    shuffled = torch.randperm(len(values), generator=generator)
+    order = shuffled[values[shuffled].argsort(descending=True, stable=True)]
+    live = {name: torch.zeros(adapters[name].rank, dtype=torch.bool) for name in names}
+    count, left = dict.fromkeys(names, 0), limit
+    for place in order.tolist():
+        name = names[int(owner[place])]
+        adapter = adapters[name]
+        price = adapter.parameters_at(count[name] + 1) - adapter.parameters_at(count[name])
+        if price <= left:
+            live[name][unit[place]] = True
+            count[name] += 1
+            left -= price
+    return live
 
 
 def ranked(scores: Mapping[str, float], sites: Sequence[Site], generator: torch.Generator) -> list[str]:

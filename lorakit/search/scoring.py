@@ -19,6 +19,9 @@ from lorakit.tasks.batching import Batch
 
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
 Logits = Callable[[nn.Module, Batch], torch.Tensor]
+Gradients = Mapping[str, Mapping[str, torch.Tensor]]
+"""Site -> tensor -> gradient of the loss, summed over batches; sites in model order, trained tensors only."""
+OfGradients = Callable[[AdaptedModel, Gradients, SearchSection], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Proxy:
 
     name: what recipes call it; summary: its formula in a line; source: paper and section; at_zero: what it does where B = 0;
     score: Probe -> site name -> score, larger is better; passes: (sites, batches) -> the cost of a tick in forward and
-    backward passes over one batch.
+    backward passes over one batch; of_gradients: the score from gradients alone, where that is all it looks at, so that those
+    of ordinary training steps will do (`search.scoring: streaming`).
     """
 
     name: str
@@ -36,6 +40,7 @@ class Proxy:
     at_zero: str
     score: Callable[[Probe], dict[str, float]]
     passes: Callable[[int, int], float]
+    of_gradients: OfGradients | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,8 @@ class Probe:
     regression: bool
     search: SearchSection
 
-    def gradients(self, batches: Sequence[Batch] | None = None) -> dict[str, dict[str, torch.Tensor]]:
-        """Site -> tensor -> the loss's gradient summed over the batches; sites in model order, trained tensors only.
-
-        A tensor that was settled for good has a gradient of zero.
-        """
+    def gradients(self, batches: Sequence[Batch] | None = None) -> Gradients:
+        """The loss's gradients over the batches. A tensor that was settled for good has a gradient of zero."""
         names, tensors = [], []
         for site, adapter in self.adapted.adapters.items():
             for name, parameter, _ in adapter.trained_tensors():
@@ -94,6 +96,11 @@ def saliency(adapter: Adapter, gradients: Mapping[str, torch.Tensor], untrained:
         else:
             score += float((parameter.detach() * gradients[name]).abs().sum())
     return score
+
+
+def from_gradients(score: OfGradients) -> Callable[[Probe], dict[str, float]]:
+    """A proxy's ``score`` where it looks at gradients alone."""
+    return lambda probe: score(probe.adapted, probe.gradients(), probe.search)
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from typing import Any
 class Tick:
     """One search event.
 
-    tick: counted from 0; step and epoch: when; scores: site -> score; on: the sites that train from here; cut, margin: see
-    Allocation; churn: share of the sites on before that went off (0 at the first tick); parameters: trained adapter
-    parameters after it; budget: what was allowed; seconds: what the tick took.
+    tick: counted from 0; step and epoch: when; proxy: what scored; scores: site -> score; on: the sites that train from here; ranks:
+    site -> its live rank units, 0 where it is off; cut, margin: see Allocation, None where no score decides; churn: share of the
+    sites on before that went off (0 at the first tick); parameters: trained adapter parameters after it; budget: what was allowed;
+    seconds: what the tick took.
     """
 
     tick: int
@@ -21,7 +22,8 @@ class Tick:
     proxy: str
     scores: dict[str, float]
     on: list[str]
-    cut: float
+    ranks: dict[str, int]
+    cut: float | None
     margin: float | None
     churn: float
     parameters: int

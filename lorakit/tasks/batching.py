@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from lorakit.errors import DataError
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 CHUNK = 1000  # texts tokenised at a time
 Batch = Mapping[str, torch.Tensor]
 """What ``Encoded.collate`` gives: input_ids, attention_mask, maybe token_type_ids and labels."""
+SummedLoss = Callable[[nn.Module, Batch], torch.Tensor]
+"""(model, batch) -> the loss summed over the batch's rows."""
 
 MEGA_BATCH = 50  # batches whose rows are sorted by length together
 MIN_MEGA_BATCHES = 4  # but always several of those, so that small sets are still mixed

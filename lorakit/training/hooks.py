@@ -46,11 +46,14 @@ class Hook:
     def before_forward(self, state: TrainState) -> None:
         """Before a step's first forward pass."""
 
+    def on_gradients(self, state: TrainState) -> None:
+        """Gradients of the whole step are there, as the loss gives them: not yet clipped."""
+
     def after_backward(self, state: TrainState) -> None:
         """Gradients of the whole step are there, clipped, not yet used."""
 
     def after_step(self, state: TrainState) -> None:
-        """The optimiser has stepped; ``state.step`` counts it."""
+        """The optimiser has stepped; ``state.step`` counts it, and the gradients it used are still there."""
 
     def on_log(self, state: TrainState) -> None:
         """``state.loss`` is fresh."""

@@ -18,6 +18,7 @@ from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted, RunError
 from lorakit.recipe.schema import Recipe
+from lorakit.tasks.batching import SummedLoss
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.checkpoint import save_checkpoint
 from lorakit.training.feed import Feed, Window
@@ -25,7 +26,6 @@ from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.interrupt import StopRequest, listening
 from lorakit.training.objective import Objective
 from lorakit.training.schedule import Schedule
-from lorakit.training.update import SummedLoss
 
 
 @dataclass
@@ -105,6 +105,7 @@ def step(training: Training, window: Window) -> None:
         training.losses.append(summed.detach() / window.rows)
     if accelerator.scaler is not None:
         accelerator.scaler.unscale_(training.optimizer)
+    training.call("on_gradients")
     if training.recipe.training.clip > 0:
         nn.utils.clip_grad_norm_(training.parameters, training.recipe.training.clip)
     training.call("after_backward")
@@ -114,11 +115,11 @@ def step(training: Training, window: Window) -> None:
     else:
         training.optimizer.step()
     training.scheduler.step()
-    training.optimizer.zero_grad(set_to_none=True)
     state.step += 1
     state.lr = float(training.scheduler.get_last_lr()[0])
     state.next_tick = training.schedule.next_tick(state.step)
     training.call("after_step")
+    training.optimizer.zero_grad(set_to_none=True)
 
 
 def log(training: Training) -> None:

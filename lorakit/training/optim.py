@@ -52,3 +52,12 @@ def make_scheduler(
         SCHEDULES[training.schedule], optimizer, schedule.warmup_steps, schedule.total_steps
     )
     return scheduler
+
+
+def moments_of(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> list[torch.Tensor]:
+    """The optimiser's tensors of the parameter's own shape; none before its first step."""
+    return [
+        value
+        for value in optimizer.state.get(parameter, {}).values()
+        if getattr(value, "shape", None) == parameter.shape
+    ]

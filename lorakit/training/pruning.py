@@ -39,15 +39,6 @@ def prunable(adapted: AdaptedModel, update: str) -> list[TrainedTensor]:
     return found
 
 
-def remaining(step: int, begin: int, end: int, final: float) -> float:
-    """The share left at ``step``: 1 up to ``begin``, ``final`` from ``end``, and between them final + (1 - final) (1 - t)^3."""
-    if step <= begin:
-        return 1.0
-    if step >= end:
-        return final
-    return final + (1 - final) * (1 - (step - begin) / (end - begin)) ** 3
-
-
 def part(share: float, total: int) -> int:
     """``share`` of ``total`` entries, rounded to the nearest, halves up, and at least one."""
     return max(math.floor(share * total + 0.5), 1)

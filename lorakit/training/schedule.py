@@ -48,6 +48,16 @@ def make_schedule(recipe: Recipe, rows: int) -> Schedule:
         ticks = [s for s in range(total) if s % per_epoch % period == 0]
         if search.every >= 1:
             ticks = list(range(0, total, period))
+        first, last = steps_in(search.warmup, total), total - steps_in(search.tail, total)
+        ticks = [s for s in ticks if first <= s <= last]
+        if not ticks:
+            raise RecipeError(
+                Problem(
+                    f"no tick is left between the first {search.warmup:.0%} and the last {search.tail:.0%} of {total} steps",
+                    key="search.every",
+                    hint="a smaller search.every, search.warmup or search.tail",
+                )
+            )
     evaluations = every(recipe.evaluation.every_steps or steps_in(recipe.evaluation.every, per_epoch), total)
     checkpoints = every(steps_in(recipe.run.checkpoint_every, per_epoch), total)
     warmup = steps_in(training.warmup, total)

@@ -32,10 +32,24 @@ class SearchHook(Hook):
         if self.writes:
             self.run.append("timeline", tick.to_dict())
 
+    def before_forward(self, state: TrainState) -> None:
+        """Pass it on."""
+        self.policy.before_forward(state.step)
+
+    def on_gradients(self, state: TrainState) -> None:
+        """Pass it on."""
+        self.policy.on_gradients(state.step)
+
+    def after_step(self, state: TrainState) -> None:
+        """Pass it on."""
+        self.policy.after_step(state.step)
+
     def on_train_end(self, state: TrainState) -> None:
         """A search that never acted is an error, not a result."""
         if self.policy.ticks == 0:
             raise RunError("the search never acted: no tick fell into this training", hint="a smaller search.every")
+        self.policy.finish()
+        state.sites_on = len(self.policy.context.adapted.on)
 
     def state_dict(self) -> dict[str, Any]:
         """The policy's state and the time spent."""

@@ -7,22 +7,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from lorakit import registry
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.adapters.conflicts import read_known
 from lorakit.adapters.delta import Option
+from lorakit.adapters.packing import pack, unpack
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import Recipe
-from lorakit.tasks.batching import Batch
+from lorakit.search.policy import Policy
+from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.training.hooks import Hook
 from lorakit.training.objective import Objective
-from lorakit.training.packing import pack, unpack
 from lorakit.training.schedule import Schedule
-
-SummedLoss = Callable[[nn.Module, Batch], torch.Tensor]
-"""(model, batch) -> the loss summed over the batch's rows."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,11 @@ class Update(Hook):
         return loss
 
 
-def summed_loss(objective: Objective, updates: Sequence[Update]) -> SummedLoss:
-    """The loss to train on: the task's, then what each update makes of it, in order."""
+def summed_loss(objective: Objective, changes: Sequence[Update | Policy]) -> SummedLoss:
+    """The loss to train on: the task's, then what each update, or the search, makes of it, in order."""
     loss: SummedLoss = objective.summed
-    for update in updates:
-        loss = update.around_loss(loss)
+    for change in changes:
+        loss = change.around_loss(loss)
     return loss
 
 

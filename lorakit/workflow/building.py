@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
 from lorakit.training.feed import Feed
 from lorakit.training.objective import Objective
+from lorakit.training.optim import moments_of
+from lorakit.training.schedule import Schedule
 from lorakit.training.seeds import generator, stream
 from lorakit.training.update import chosen_updates
 
@@ -150,7 +153,9 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
             everything += shared_cost(sites, linear, shortcut, ranks)
             budget = Budget(everything, 1.0, f"all {len(sites)} sites")
         else:
-            budget = resolve_budget(recipe.search, sites, linear, shortcut)
+            policy: type[Policy] = registry.policies.get(recipe.search.method)
+            share, by = policy.default_share, policy.by
+            budget = resolve_budget(recipe.search, sites, linear, shortcut, default_share=share, by=by)
     return Parts(recipe, data, backbone, sites, linear, shortcut, budget, ranks, options)
 
 
@@ -295,8 +300,15 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield prefix + name, value if isinstance(value, (int, float, bool, str)) else str(value)
 
 
-def make_policy(parts: Parts, adapted: AdaptedModel, feed: Feed, objective: Objective) -> Policy:
-    """The recipe's search method, scoring training rows only."""
+def make_policy(
+    parts: Parts,
+    adapted: AdaptedModel,
+    feed: Feed,
+    objective: Objective,
+    schedule: Schedule | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Policy:
+    """The recipe's search method, scoring training rows only; without a schedule and an optimiser for a search outside a training."""
     search = parts.recipe.search
     context = SearchContext(
         adapted=adapted,
@@ -308,6 +320,9 @@ def make_policy(parts: Parts, adapted: AdaptedModel, feed: Feed, objective: Obje
         logits=objective.logits,
         regression=parts.task.regression,
         generator=generator(parts.recipe.run.seed, "search"),
+        total_steps=schedule.total_steps if schedule else 1,
+        ticks=schedule.ticks if schedule else [0],
+        moments=partial(moments_of, optimizer) if optimizer else lambda parameter: (),
     )
     policy: Policy = registry.policies.get(search.method)(context)
     return policy

@@ -18,9 +18,9 @@ from workflow.small_runs import SEARCH, Bench, StopAt, records
 
 import lorakit
 from lorakit import registry, workflow
+from lorakit.adapters.packing import pack, pack_all, unpack, unpack_all
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.errors import Interrupted, RecipeError
-from lorakit.training.packing import pack, pack_all, unpack, unpack_all
 from lorakit.training.update import chosen_updates
 
 SETTINGS: dict[str, tuple[str, ...]] = {

@@ -8,6 +8,7 @@ function that the model was loaded with. The other layers, the masks and the pos
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -123,7 +124,9 @@ class Attentions(Block):
 def self_attention(backbone: Backbone, layer: nn.Module) -> nn.Module:
     """The one module of the layer that takes its attention function from transformers. RecipeError where there is no such one."""
     found = [
-        module for module in layer.modules() if "ALL_ATTENTION_FUNCTIONS" in type(module).forward.__code__.co_names
+        module
+        for module in layer.modules()
+        if "ALL_ATTENTION_FUNCTIONS" in inspect.unwrap(type(module).forward).__code__.co_names
     ]
     if len(found) != 1 or not hasattr(found[0], "config"):
         raise RecipeError(

@@ -22,12 +22,12 @@ from lorakit.registry import deltas
 class Core(Factored):
     """dW = B G A with A (rank x in), G (rank x rank) and B (out x rank).
 
-    G has the rank on both axes; ``rank_axes`` names the first, the one that meets B. A unit that is zeroed along the named axes is gone
-    altogether: what column k of G would still do is zero times row k of A.
+    G has the rank on both axes: a unit is a row and a column of it.
     """
 
     roles: ClassVar = {"A": "A", "B": "B", "G": "core"}
-    rank_axes: ClassVar = {"A": 0, "B": 1, "G": 0}
+    rank_axes: ClassVar = {"A": 0, "B": 1, "G": (0, 1)}
+    narrows: ClassVar = True
     starts: ClassVar = {"G": 0.0}
     takes_factors: ClassVar = True
     A: nn.Parameter

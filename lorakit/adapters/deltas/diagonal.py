@@ -24,6 +24,7 @@ class Diagonal(Factored):
 
     roles: ClassVar = {"A": "A", "B": "B", "g": "gate"}
     rank_axes: ClassVar = {"A": 0, "B": 1, "g": 0}
+    narrows: ClassVar = True
     starts: ClassVar = {"g": 0.0}
     takes_factors: ClassVar = True
     A: nn.Parameter

@@ -23,6 +23,7 @@ class LowRank(Factored):
 
     roles: ClassVar = {"A": "A", "B": "B"}
     rank_axes: ClassVar = {"A": 0, "B": 1}
+    narrows: ClassVar = True
     starts: ClassVar = {"B": 0.0}
     peft_names: ClassVar = {"A": "lora_A.weight", "B": "lora_B.weight"}
     takes_factors: ClassVar = True

@@ -25,7 +25,8 @@ class SharedCore(Core):
     """dW = B G A with A and B shared by all sites of one shape."""
 
     roles: ClassVar = {"G": "core"}
-    rank_axes: ClassVar = {"G": 0}
+    rank_axes: ClassVar = {"G": (0, 1)}
+    narrows: ClassVar = False
     starts: ClassVar = {"G": 0.0, "A": standard_normal, "B": standard_normal}
     shared_roles: ClassVar = {"A": "A", "B": "B"}
     kinds: ClassVar = ("linear", "conv1d")

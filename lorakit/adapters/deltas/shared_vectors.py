@@ -30,6 +30,7 @@ class SharedVectors(Vectors):
 
     roles: ClassVar = {"d": "vector", "b": "vector"}
     rank_axes: ClassVar = {"d": 0}
+    narrows: ClassVar = False
     starts: ClassVar = {"d": D_START, "b": 0.0, "A": fan_in_uniform, "B": fan_in_uniform}
     shared_roles: ClassVar = {"A": "A", "B": "B"}
     free_rank: ClassVar = True

@@ -27,6 +27,7 @@ class Vectors(Factored):
 
     roles: ClassVar = {"A": "A", "B": "B", "d": "vector", "b": "vector"}
     rank_axes: ClassVar = {"A": 0, "B": 1, "d": 0}
+    narrows: ClassVar = True
     starts: ClassVar = {"d": D_START, "b": 0.0}
     takes_factors: ClassVar = True
     A: nn.Parameter

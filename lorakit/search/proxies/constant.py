@@ -3,13 +3,15 @@
 The control that every other proxy must beat. Cost: none.
 """
 
+from lorakit.adapters.attach import AdaptedModel
+from lorakit.recipe.schema import SearchSection
 from lorakit.registry import proxies
-from lorakit.search.scoring import Probe, Proxy
+from lorakit.search.scoring import Gradients, Proxy
 
 
-def constant(probe: Probe) -> dict[str, float]:
+def constant(adapted: AdaptedModel, gradients: Gradients, search: SearchSection) -> dict[str, float]:
     """Site -> 1."""
-    return dict.fromkeys(probe.adapted.adapters, 1.0)
+    return dict.fromkeys(adapted.adapters, 1.0)
 
 
 proxies.register(
@@ -19,7 +21,8 @@ proxies.register(
         summary="1 for every site: a random choice",
         source="HeteroLoRA (Zhang et al. 2024)",
         at_zero="does not look at B",
-        score=constant,
+        score=lambda probe: constant(probe.adapted, {}, probe.search),
         passes=lambda sites, batches: 0,
+        of_gradients=constant,
     ),
 )

@@ -5,17 +5,16 @@ Frobenius norms. The scale alpha/r multiplies the score, so a shortcut with anot
 Cost: one forward and backward pass a batch. When to use it: the default.
 """
 
+from lorakit.adapters.attach import AdaptedModel
+from lorakit.recipe.schema import SearchSection
 from lorakit.registry import proxies
-from lorakit.search.scoring import Probe, Proxy
+from lorakit.search.scoring import Gradients, Proxy, from_gradients
 
 
-def gradnorm(probe: Probe) -> dict[str, float]:
+def gradnorm(adapted: AdaptedModel, gradients: Gradients, search: SearchSection) -> dict[str, float]:
     """Site -> the sum of its tensors' gradient norms."""
-    order = 1 if probe.search.norm == "l1" else 2
-    return {
-        site: sum(float(gradient.norm(p=order)) for gradient in gradients.values())
-        for site, gradients in probe.gradients().items()
-    }
+    order = 1 if search.norm == "l1" else 2
+    return {site: sum(float(tensor.norm(p=order)) for tensor in own.values()) for site, own in gradients.items()}
 
 
 proxies.register(
@@ -25,7 +24,8 @@ proxies.register(
         summary="|dL/dA| + |dL/dB|",
         source="HeteroLoRA (Zhang et al. 2024)",
         at_zero="dL/dA is exactly zero while B = 0, so the score is |dL/dB| alone",
-        score=gradnorm,
+        score=from_gradients(gradnorm),
         passes=lambda sites, batches: batches,
+        of_gradients=gradnorm,
     ),
 )

@@ -7,17 +7,15 @@ with it their score, so later choices stay close to the first one.
 Cost: one forward and backward pass a batch.
 """
 
+from lorakit.adapters.attach import AdaptedModel
+from lorakit.recipe.schema import SearchSection
 from lorakit.registry import proxies
-from lorakit.search.scoring import Probe, Proxy, saliency
+from lorakit.search.scoring import Gradients, Proxy, from_gradients, saliency
 
 
-def snip(probe: Probe) -> dict[str, float]:
+def snip(adapted: AdaptedModel, gradients: Gradients, search: SearchSection) -> dict[str, float]:
     """Site -> sum |p * dL/dp| of its tensors."""
-    adapters = probe.adapted.adapters
-    return {
-        site: saliency(adapters[site], gradients, probe.search.untrained)
-        for site, gradients in probe.gradients().items()
-    }
+    return {site: saliency(adapted.adapters[site], own, search.untrained) for site, own in gradients.items()}
 
 
 proxies.register(
@@ -27,7 +25,8 @@ proxies.register(
         summary="sum |A * dL/dA| + sum |B * dL/dB|",
         source="Lee et al. 2019, section 4.1; HeteroLoRA",
         at_zero="an untrained B counts as a random one of deviation 0.02; with search.untrained: literal the score is zero",
-        score=snip,
+        score=from_gradients(snip),
         passes=lambda sites, batches: batches,
+        of_gradients=snip,
     ),
 )

@@ -21,11 +21,12 @@ import torch
 
 from lorakit.adapters.attach import HEAD, TrainedTensor
 from lorakit.adapters.delta import Option
+from lorakit.adapters.packing import pack_all, unpack_all
 from lorakit.errors import RecipeError
 from lorakit.registry import updates
+from lorakit.search.shrinking import remaining
 from lorakit.training.hooks import TrainState
-from lorakit.training.packing import pack_all, unpack_all
-from lorakit.training.pruning import factors, remaining
+from lorakit.training.pruning import factors
 from lorakit.training.schedule import steps_in
 from lorakit.training.update import Update, UpdateContext
 

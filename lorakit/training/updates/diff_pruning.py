@@ -18,11 +18,11 @@ from lorakit.adapters.delta import Option
 from lorakit.adapters.deltas.sparse import Sparse
 from lorakit.errors import RecipeError
 from lorakit.registry import updates
-from lorakit.tasks.batching import Batch
+from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.training.hooks import TrainState
 from lorakit.training.pruning import largest, part
 from lorakit.training.schedule import steps_in
-from lorakit.training.update import SummedLoss, Update, UpdateContext
+from lorakit.training.update import Update, UpdateContext
 
 
 class DiffPruning(Update):

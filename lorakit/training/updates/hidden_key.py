@@ -27,9 +27,9 @@ from torch.utils.hooks import RemovableHandle
 from lorakit.adapters.delta import Option
 from lorakit.errors import RecipeError
 from lorakit.registry import updates
-from lorakit.tasks.batching import Batch
+from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.training.hooks import TrainState
-from lorakit.training.update import SummedLoss, Update, UpdateContext
+from lorakit.training.update import Update, UpdateContext
 
 MASK = "attention_mask"
 

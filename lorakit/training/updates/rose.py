@@ -17,12 +17,13 @@ from typing import Any, ClassVar
 import torch
 
 from lorakit.adapters.attach import TrainedTensor
-from lorakit.adapters.delta import Option
+from lorakit.adapters.delta import Option, axes_of
+from lorakit.adapters.packing import pack_all, unpack_all
 from lorakit.errors import RecipeError
 from lorakit.registry import updates
+from lorakit.search.shrinking import remaining
 from lorakit.training.hooks import TrainState
-from lorakit.training.packing import pack_all, unpack_all
-from lorakit.training.pruning import largest, part, prunable, remaining
+from lorakit.training.pruning import largest, part, prunable
 from lorakit.training.schedule import steps_in
 from lorakit.training.update import Update, UpdateContext
 
@@ -79,7 +80,7 @@ class Rose(Update):
                 key="adapter.updates",
                 hint="a method such as lora, or update sparse_mask",
             )
-        return adapter.delta.rank_axes[name]
+        return axes_of(adapter.delta, name)[0]
 
     def mask(self, tensor: TrainedTensor, share: float) -> torch.Tensor:
         """Which entries stay: the most important ``share`` of those that belong to one rank."""

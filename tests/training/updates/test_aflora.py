@@ -13,9 +13,9 @@ from workflow.small_runs import Bench, StopAt
 
 from lorakit.artifacts.files import read_json
 from lorakit.errors import Interrupted
+from lorakit.search.shrinking import remaining
 from lorakit.training import loop
 from lorakit.training.hooks import Hook, TrainState
-from lorakit.training.pruning import remaining
 from lorakit.training.updates.aflora import AFLoRA
 
 FREEZE = "adapter.updates=[aflora]"

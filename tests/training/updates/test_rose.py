@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from workflow.small_runs import Bench
 
+from lorakit.search.shrinking import remaining
 from lorakit.training import loop
 from lorakit.training.hooks import Hook, TrainState
-from lorakit.training.pruning import largest, part, remaining
+from lorakit.training.pruning import largest, part
 from lorakit.training.updates.rose import Rose
 
 

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from workflow.small_runs import Bench
 
+from lorakit.adapters.packing import unpack
 from lorakit.artifacts.files import read_json
 from lorakit.training import loop
 from lorakit.training.hooks import Hook, TrainState
-from lorakit.training.packing import unpack
 from lorakit.training.updates.sparse_mask import SparseMask
 from lorakit.workflow.building import assemble
 

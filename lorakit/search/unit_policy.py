@@ -1,0 +1,120 @@
+"""Search methods that give and take single rank units: one way from everything to the budget, one way to close and hold units.
+
+limit        everything until `search.warmup` of the training is over, then down to the budget by a cubic, which is reached
+             `search.tail` before the end (AdaLoRA, Zhang et al. 2023, section 3.3); from there on nothing changes
+choice       the best units whose parameters fit, over all sites together
+closed       a unit that is off adds nothing to the function and does not move: after every optimiser step it is put back
+scale        stays that of the rank a site was built with: the function does not jump when units go
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from lorakit.adapters.adapter import DROPPED, ON, Adapter
+from lorakit.adapters.delta import axes_of
+from lorakit.errors import RecipeError
+from lorakit.search.allocate import allocate_units
+from lorakit.search.policy import Decision, Policy, SearchContext
+from lorakit.search.shrinking import remaining
+
+Units = dict[str, torch.Tensor]
+"""Site -> a score, or yes or no, for each of its rank units."""
+
+
+class UnitPolicy(Policy):
+    """Keeps the best rank units. A subclass says what they are worth, and observes what it needs for that in ``observe``."""
+
+    by: ClassVar[Literal["site", "unit"]] = "unit"
+
+    def __init__(self, context: SearchContext):
+        super().__init__(context)
+        self.adapters: dict[str, Adapter] = context.adapted.adapters
+        if fixed := [name for name, adapter in self.adapters.items() if not adapter.divisible]:
+            delta = self.adapters[fixed[0]].spec.delta
+            raise RecipeError(
+                f"search method '{context.search.method}' takes single rank units, and delta '{delta}' has none to take",
+                key="search.method",
+                valid="none or heterolora with this adapter",
+                hint="an adapter method such as lora, dora, trilora or flora",
+            )
+        self.everything = context.adapted.adapter_parameters()
+        self.common = self.everything - sum(adapter.parameters_at(adapter.rank) for adapter in self.adapters.values())
+        self.begin = round(context.search.warmup * context.total_steps)
+        self.end = context.total_steps - round(context.search.tail * context.total_steps)
+        self.held: list[tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]] = []
+
+    @abstractmethod
+    def unit_scores(self) -> Units:
+        """What each rank unit is worth, larger is better; open and closed ones alike."""
+
+    def observe(self, step: int) -> None:
+        """After an optimiser step, with its gradients still there, before closed units are put back."""
+
+    def allowed(self, step: int) -> int:
+        """The limit at ``step``."""
+        final = self.context.budget.parameters
+        if step >= min(self.end, self.context.ticks[-1]):  # a last tick before the end has the last word
+            return final
+        return max(round(self.everything * remaining(step, self.begin, self.end, final / self.everything)), final)
+
+    def decide(self, step: int) -> Decision:
+        """Score every unit, keep the best, close the others."""
+        scores = self.unit_scores()
+        limit = self.allowed(step) - self.common  # what sites share is always spent
+        self.keep(allocate_units(scores, self.adapters, limit, self.context.generator))
+        sites = {
+            name: float(values[self.adapters[name].units.to(values.device)].sum()) for name, values in scores.items()
+        }
+        return Decision(self.context.search.method, sites)
+
+    def keep(self, units: Mapping[str, torch.Tensor]) -> None:
+        """Exactly these rank units are live.
+
+        A site without any stays attached, so that it can come back, unless more than units of it train.
+        """
+        states = {}
+        for name, adapter in self.adapters.items():
+            adapter.keep(units[name])
+            gone = not adapter.live and (adapter.state == DROPPED or has_more_than_units(adapter))
+            states[name] = DROPPED if gone else ON
+        self.context.adapted.restore(states)
+        self.hold()
+
+    def hold(self) -> None:
+        """Remember what closed units look like."""
+        self.held = []
+        for adapter in self.adapters.values():
+            if adapter.state == ON and not adapter.units.all():
+                for name, tensor, _ in adapter.trained_tensors():
+                    closed = (~adapter.units).nonzero().flatten().to(tensor.device)
+                    for axis in axes_of(adapter.delta, name):
+                        self.held.append((tensor, axis, closed, tensor.detach().index_select(axis, closed)))
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Observe, then put closed units back: nothing moves them."""
+        self.observe(step)
+        for tensor, axis, closed, values in self.held:
+            tensor.index_copy_(axis, closed, values)
+
+    def finish(self) -> None:
+        """Sites without a unit leave the function; cut units are closed, so that the tensors alone say what is in it."""
+        for adapter in self.adapters.values():
+            adapter.keep(adapter.units)
+        adapted = self.context.adapted
+        adapted.restore({name: ON if a.live and a.state == ON else DROPPED for name, a in self.adapters.items()})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``."""
+        super().load_state_dict(state)
+        self.hold()
+
+
+def has_more_than_units(adapter: Adapter) -> bool:
+    """Whether tensors train that belong to no rank unit: a magnitude, a vector over the outputs."""
+    return any(not axes_of(adapter.delta, name) for name, _, _ in adapter.trained_tensors())
