@@ -1,25 +1,32 @@
-"""Figures of a run, as PNG files: where the budget went, and how the training went."""
+"""Figures of a run, as PNG files and as SVG for a page: where the budget went, and how the training went."""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lorakit.backbone.site import SHORTCUTS, Site
-from lorakit.report.grid import Grid, layer_name, site_grid
+from lorakit.artifacts.files import write_bytes
+from lorakit.backbone.site import SHORTCUTS
+from lorakit.report.grid import Grid, Located, layer_name, site_grid
 
-BLUES = "Blues"
+TILE = (0.07, 0.32, 0.60)
+"""Coloured tiles, the smaller their value the more of the page they let through: light on a light page, dark on a dark one."""
 INK, MUTED, RULE = "#1f2933", "#6b7785", "#d5dbe1"
 LINES = ("#1f6fb2", "#c8642a", "#3a8f5c", "#7d5ba6")
+THEME = {INK: "ink", MUTED: "muted", RULE: "rule", **{colour: f"line{n}" for n, colour in enumerate(LINES)}}
+"""Colours that a page sets by its own variables, light or dark."""
 
 
-def site_heatmap(timeline: Sequence[Mapping[str, Any]], sites: Sequence[Site], path: Path) -> Path:
+def site_heatmap(timeline: Sequence[Mapping[str, Any]], sites: Sequence[Located], path: Path) -> Path:
     """Draw how often each site was on: the share of ticks in percent, layers by roles, with means beside and below.
 
     timeline: one record per tick, of which ``on`` (site names) is read; sites: every site that could be on. A pair of layer
@@ -30,12 +37,25 @@ def site_heatmap(timeline: Sequence[Mapping[str, Any]], sites: Sequence[Site], p
     for record in timeline:
         for name in record["on"]:
             times_on[name] += 1
-    grid = site_grid((site.layer, site.role, times_on[site.name] / ticks if ticks else 0.0) for site in sites)
+    values = [times_on[site.name] / ticks if ticks else 0.0 for site in sites]
+    usual = f"{sum(times_on.values()) / max(ticks, 1):.0f} of {len(sites)} sites at a time"
+    times = f"{ticks} tick{'' if ticks == 1 else 's'}"
+    return save(heat_map(sites, values, f"how often each site was on: percent of {times}\n{usual}"), path)
+
+
+def heat_map(
+    sites: Sequence[Located], values: Sequence[float], title: str, *, top: float = 1.0, form: str = "{:.0%}"
+) -> Figure:
+    """One number per site as layers by roles, with means beside and below; a pair of layer and role without a site stays blank.
+
+    top: the value with the strongest colour; form: how a value is written, of percentages without their sign.
+    """
+    grid = site_grid((site.layer, site.role, value) for site, value in zip(sites, values, strict=True))
     rows, columns = len(grid.layers), len(grid.roles)
     figure = canvas(1.6 + 0.62 * (columns + 1.3), 1.5 + 0.4 * (rows + 1.3))
     axes = figure.add_subplot()
-    draw_cells(axes, grid)
-    draw_means(axes, grid)
+    draw_cells(axes, grid, top, form)
+    draw_means(axes, grid, form)
     axes.set_xlim(-0.5, columns + 0.8)
     axes.set_ylim(rows + 0.8, -0.5)
     axes.set_xticks([*range(columns), columns + 0.3], [*grid.roles, "mean"])
@@ -44,40 +64,34 @@ def site_heatmap(timeline: Sequence[Mapping[str, Any]], sites: Sequence[Site], p
     axes.set_aspect("auto")
     for side in axes.spines.values():
         side.set_visible(False)
-    times = f"{ticks} tick{'' if ticks == 1 else 's'}"
-    usual = f"{sum(times_on.values()) / max(ticks, 1):.0f} of {len(sites)} sites at a time"
-    title = f"how often each site was on: percent of {times}\n{usual}"
     axes.set_title(title, fontsize=9.5, color=INK, pad=12, loc="left")
-    return save(figure, path)
+    return figure
 
 
-def draw_cells(axes: Axes, grid: Grid) -> None:
-    """One tile per site with its share in it, and a gap's worth of rule between projections and shortcuts."""
-    for (layer, role), share in grid.values.items():
-        draw_tile(axes, grid.roles.index(role), grid.layers.index(layer), share, coloured=True)
+def draw_cells(axes: Axes, grid: Grid, top: float, form: str) -> None:
+    """One tile per site with its value in it, and a gap's worth of rule between projections and shortcuts."""
+    for (layer, role), value in grid.values.items():
+        x, y, share = grid.roles.index(role), grid.layers.index(layer), value / top if top else 0.0
+        axes.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, facecolor=(*TILE, 0.07 + 0.93 * share)))
+        write_number(axes, x, y, form.format(value), "white" if share > 0.7 else INK)
     first = next((index for index, role in enumerate(grid.roles) if role in SHORTCUTS), 0)
     if first:
         axes.plot([first - 0.5] * 2, [-0.5, len(grid.layers) - 0.5], color=MUTED, linewidth=1.0)
 
 
-def draw_means(axes: Axes, grid: Grid) -> None:
+def draw_means(axes: Axes, grid: Grid, form: str) -> None:
     """Row, column and overall means, set off from the tiles and uncoloured."""
     rows, columns = len(grid.layers), len(grid.roles)
     for row, layer in enumerate(grid.layers):
-        draw_tile(axes, columns + 0.3, row, grid.by_layer(layer), coloured=False)
+        write_number(axes, columns + 0.3, row, form.format(grid.by_layer(layer)), MUTED)
     for column, role in enumerate(grid.roles):
-        draw_tile(axes, column, rows + 0.3, grid.by_role(role), coloured=False)
-    draw_tile(axes, columns + 0.3, rows + 0.3, grid.overall(), coloured=False)
+        write_number(axes, column, rows + 0.3, form.format(grid.by_role(role)), MUTED)
+    write_number(axes, columns + 0.3, rows + 0.3, form.format(grid.overall()), MUTED)
 
 
-def draw_tile(axes: Axes, x: float, y: float, share: float, *, coloured: bool) -> None:
-    """A tile around (x, y) with the share in percent; its ink turns light where the tile is dark."""
-    from matplotlib import colormaps
-
-    if coloured:
-        axes.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, facecolor=colormaps[BLUES](0.04 + 0.86 * share)))
-    ink = "white" if coloured and share > 0.7 else INK if coloured else MUTED
-    axes.text(x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=8.5, color=ink)
+def write_number(axes: Axes, x: float, y: float, text: str, ink: str) -> None:
+    """A number in the middle of the tile around (x, y)."""
+    axes.text(x, y, text.removesuffix("%"), ha="center", va="center", fontsize=8.5, color=ink)
 
 
 def training_curves(metrics: Sequence[Mapping[str, Any]], ticks: Sequence[int], path: Path) -> Path:
@@ -86,32 +100,36 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], ticks: Sequence[int], 
     metrics: records ``{step, epoch, loss, lr}`` and ``{step, epoch, split, scores}``, in any order; ticks: their steps.
     Writes ``path`` as PNG, makes its folder, and returns it.
     """
+    return save(curves(metrics, ticks), path)
+
+
+def curves(metrics: Sequence[Mapping[str, Any]], ticks: Sequence[int]) -> Figure:
+    """The figure of ``training_curves``."""
     losses = sorted((record["step"], record["loss"]) for record in metrics if "loss" in record)
-    curves: dict[str, list[tuple[int, float]]] = {}
+    lines: dict[str, list[tuple[int, float]]] = {}
     scored = [record for record in metrics if "scores" in record]
     several = len({record["split"] for record in scored}) > 1
     for record in scored:
         for metric, value in record["scores"].items():
             name = f"{record['split']} {metric}" if several else metric
-            curves.setdefault(name, []).append((record["step"], value))
+            lines.setdefault(name, []).append((record["step"], value))
     figure = canvas(7.2, 5.2)
     upper, lower = figure.subplots(2, 1, sharex=True)
     draw_curve(upper, losses, LINES[0])
     upper.set_ylabel("training loss", color=INK)
-    for index, (name, points) in enumerate(curves.items()):
-        draw_curve(lower, sorted(points), LINES[index % len(LINES)], label=name, marker="o")
+    for index, (name, points) in enumerate(lines.items()):
+        draw_curve(lower, sorted(points), LINES[index % len(LINES)], label=unmarked(name), marker="o")
     lower.set_ylabel("validation", color=INK)
     lower.set_xlabel("optimiser step", color=INK)
-    if curves:
+    if lines:
         lower.legend(frameon=False, fontsize=9, labelcolor=INK)
     for axes in (upper, lower):
         for tick in ticks:
-            axes.axvline(tick, color=RULE, linewidth=0.8, zorder=0)
-        axes.tick_params(labelsize=9, colors=INK)
-        axes.spines[["top", "right"]].set_visible(False)
+            axes.axvline(tick, color=RULE, linewidth=0.8 if len(ticks) <= 30 else 0.3, zorder=0)
+        bare(axes)
     if ticks:
         upper.set_title(f"upright lines: {len(ticks)} search ticks", fontsize=9, color=MUTED, loc="right")
-    return save(figure, path)
+    return figure
 
 
 def draw_curve(
@@ -122,6 +140,18 @@ def draw_curve(
     axes.plot(steps, values, color=colour, linewidth=1.6, marker=marker, markersize=4, label=label)
 
 
+def bare(axes: Axes) -> None:
+    """Axes as the house draws them: no frame above and on the right, ink as on the page."""
+    axes.tick_params(labelsize=9, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(INK)
+
+
+def unmarked(text: str) -> str:
+    """A name from a file as it is: matplotlib reads what is between two dollar signs as mathematics."""
+    return text.replace("$", r"\$")
+
+
 def canvas(width: float, height: float) -> Figure:
     """An empty figure, in inches, that needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -130,7 +160,29 @@ def canvas(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as PNG at 150 dots per inch."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, format="png")
+    """Write the figure as PNG at 150 dots per inch, whole or not at all."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format="png")
+    write_bytes(path, drawn.getvalue())
     return path
+
+
+def as_svg(figure: Figure, salt: str) -> str:
+    """The figure as an ``<svg>`` element for a page: text as outlines, no background, THEME's colours as CSS variables.
+
+    It is as wide as there is room, up to the figure's own width. salt: keeps the ids of several figures on one page apart. The same
+    figure gives the same text.
+    """
+    drawn = io.StringIO()
+    with rc_context({"svg.hashsalt": salt, "svg.fonttype": "path"}):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
+    text = drawn.getvalue()
+    text = re.sub(r"<!--.*?-->\s*|<style.*?</style>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    width = round(96 * figure.get_figwidth())
+    text = re.sub(r'^<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 style="max-width: {width}px">', text)
+    text = re.sub(r'\bid="([^"]+)"', lambda found: f'id="{salt}-{found[1]}"', text)
+    text = re.sub(r"(url\(|href=\")#", rf"\g<1>#{salt}-", text)
+    for colour, name in THEME.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from lorakit.backbone.site import ROLES, SHORTCUTS
 
 ROLE_ORDER = (ROLES[0], ROLES[1], ROLES[2], "qkv", *ROLES[3:], "other", *SHORTCUTS)
+
+
+class Located(Protocol):
+    """What has a name and stands in a layer with a role: a site, or the record of one."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def layer(self) -> int: ...  # noqa: D102
+
+    @property
+    def role(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
