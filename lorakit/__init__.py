@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         merge,
         plan,
         predict,
+        report,
         train,
     )
 
@@ -38,6 +39,7 @@ __all__ = [
     "merge",
     "plan",
     "predict",
+    "report",
     "train",
 ]
 

@@ -24,6 +24,7 @@ from lorakit.cli.list import list_entries
 from lorakit.cli.merge import merge
 from lorakit.cli.plan import plan
 from lorakit.cli.predict import predict
+from lorakit.cli.report import report
 from lorakit.cli.search import search
 from lorakit.cli.show import show
 from lorakit.cli.train import train
@@ -54,6 +55,7 @@ app.command("list", rich_help_panel="Recipes")(list_entries)
 app.command("show", rich_help_panel="Recipes")(show)
 app.command("copy", rich_help_panel="Recipes")(copy_recipe)
 app.command("plan", rich_help_panel="Inspect")(plan)
+app.command("report", rich_help_panel="Inspect")(report)
 app.command("compare", rich_help_panel="Inspect")(compare)
 
 

@@ -13,6 +13,7 @@ from lorakit.workflow.importing import ImportResult, import_adapter
 from lorakit.workflow.merging import MergeResult, merge
 from lorakit.workflow.planning import Plan, PlannedSite, plan
 from lorakit.workflow.predicting import Classifier, Prediction, load, predict
+from lorakit.workflow.reporting import ReportResult, report
 from lorakit.workflow.running import TrainResult, train
 from lorakit.workflow.searching import RankedSite, SearchResult, search
 
@@ -32,6 +33,7 @@ __all__ = [
     "Prediction",
     "Progress",
     "RankedSite",
+    "ReportResult",
     "SearchResult",
     "TrainResult",
     "combine",
@@ -45,6 +47,7 @@ __all__ = [
     "merge",
     "plan",
     "predict",
+    "report",
     "search",
     "train",
 ]

@@ -1,0 +1,101 @@
+"""The figures of a run's page, each with what it shows in words: those that the run has the records for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lorakit.report.figures import curves, heat_map
+from lorakit.report.history import History
+from lorakit.report.search_figures import budget_over_time, changes, over_time, score_spread
+from lorakit.report.settling import Settling
+from lorakit.report.shares import by_role
+from lorakit.report.tables import scores
+from lorakit.report.words import Outcome, percent, ticks
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure before it is written. name: of its file, without ending."""
+
+    name: str
+    figure: Figure
+    title: str
+    alt: str
+    caption: str
+
+
+def drawings(
+    metrics: Sequence[Mapping[str, Any]], history: History, settled: Settling, outcome: Outcome
+) -> Iterator[Drawing]:
+    """The figures that this run has the records for, in the page's order."""
+    if metrics:
+        told = f" Its last scores: {scores(outcome.last)}." if outcome.last else ""
+        yield Drawing(
+            "curves",
+            curves(metrics, history.steps),
+            "Loss and scores",
+            f"Two curves over the optimiser steps: the training loss, and the scores on the validation split.{told}",
+            "Above the mean training loss between two records, below the scores on the validation split. "
+            + ("A fine upright line is a tick of the search." if history.moments else ""),
+        )
+    if not history.moments:
+        return
+    most = max(by_role(history), key=lambda share: share.filled)
+    what = "by the live rank" if history.ranked else "where the site was on"
+    yield Drawing(
+        "time",
+        over_time(history),
+        "What was on, over time",
+        f"A panel per role of layers by ticks, coloured where a site was on. {most.name} was on most: {percent(most.on)}.",
+        f"Each row is a layer, each column a tick, coloured {what} from that tick to the next. Empty rows have no site.",
+    )
+    title = f"how often each site was on: percent of {ticks(history)}"
+    usual = f"{history.on.sum() / len(history.moments):.0f} of {len(history.sites)} sites at a time"
+    yield Drawing(
+        "sites",
+        heat_map(history.sites, list(history.on.mean(axis=1)), f"{title}\n{usual}"),
+        "How often, in total",
+        "Layers by roles, the share of ticks at which each site was on. "
+        + ", ".join(f"{share.name} {percent(share.on)}" for share in by_role(history)),
+        "The share of all ticks at which a site was on, in percent, with means over roles and layers.",
+    )
+    if history.ranked:
+        ranks = list(history.live.mean(axis=1))
+        yield Drawing(
+            "ranks",
+            heat_map(history.sites, ranks, "mean live rank over all ticks, 0 where off", top=max(ranks), form="{:.1f}"),
+            "With which rank, in total",
+            "Layers by roles, the mean live rank. "
+            + ", ".join(f"{share.name} {share.rank:.1f}" for share in by_role(history)),
+            "The mean of a site's live rank units over all ticks, with means over roles and layers.",
+        )
+    if history.scored:
+        yield Drawing(
+            "scores",
+            score_spread(history),
+            "How the scores lie",
+            "The scores of the chosen and of the other sites at each tick, as ranges with their middle halves and medians.",
+            "Thin: from the lowest to the highest score. Thick: the middle half. Marks: the medians. Only the order of the scores "
+            "of one tick decides; their size changes with the loss.",
+        )
+    if settled.moved:
+        yield Drawing(
+            "changes",
+            changes(history, settled),
+            "What changed between ticks",
+            "For each tick but the first, the share of the sites on before that went off"
+            + (", and the rank correlation of the scores with those of the tick before." if history.scored else "."),
+            "Low churn and a correlation near 1 mean that the search keeps to its choice.",
+        )
+    yield Drawing(
+        "budget",
+        budget_over_time(history),
+        "The budget",
+        f"Adapter parameters on after each tick, {history.moments[-1].parameters:,} at the last, and the budget, "
+        f"{history.moments[-1].budget:,} there.",
+        "Adapter parameters in training from each tick to the next, the head not counted, and what was allowed.",
+    )
