@@ -129,7 +129,8 @@ def check_same_recipe(loaded: LoadedRecipe, run: Run) -> None:
 def changed_keys(loaded: LoadedRecipe, run: Run) -> list[str]:
     """The keys, of those that matter, in which the recipe is not the one the run was begun with."""
     begun, given = (dict(flat(asdict(recipe))) for recipe in (load_recipe(run.recipe).recipe, loaded.recipe))
-    return [key for key in given if given[key] != begun.get(key) and key not in FREE_ON_RESUME]
+    keys = {**given, **begun}  # an entry of a mapping, such as a site's rank, may be in one of them alone
+    return [key for key in keys if given.get(key) != begun.get(key) and key not in FREE_ON_RESUME]
 
 
 def choose_run(loaded: LoadedRecipe, run_dir: Path | None, resume: bool) -> Run:
