@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lorakit.report.stats import Difference, Summary
     from lorakit.workflow import Comparison
 
+ENDLESS = 10_000  # columns, more than any table takes
+
 
 def compare(
     arguments: Annotated[
@@ -153,10 +155,10 @@ def too_wide(drawn: Table) -> bool:
     """Whether the table has no room on this terminal, where its numbers would be cut."""
     from rich.measure import Measurement
 
-    from lorakit.cli.output import PIPE_WIDTH, console
+    from lorakit.cli.output import console
 
     out = console()
-    return Measurement.get(out, out.options.update(max_width=PIPE_WIDTH), drawn).maximum > out.width
+    return Measurement.get(out, out.options.update(max_width=ENDLESS), drawn).maximum > out.width
 
 
 def spread(summary: Summary) -> str:

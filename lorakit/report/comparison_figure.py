@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from lorakit.report.figures import INK, LINES, MUTED, RULE, canvas, save
+from lorakit.report.figures import INK, LINES, MUTED, RULE, bare, canvas, save, unmarked
 from lorakit.report.stats import mean_interval
 
 Values = Mapping[str, Mapping[int, float]]  # side -> seed -> value
@@ -32,13 +32,13 @@ def comparison_figure(sides: Values, metric: str, path: Path, *, reference: str,
     left, *right = figure.subplots(1, 2 if differ else 1, sharey=True, squeeze=False)[0]
     names = list(sides)
     draw_rows(left, [sides[name] for name in names], LINES[0])
-    left.set_yticks(range(len(names)), names)
+    left.set_yticks(range(len(names)), [unmarked(name) for name in names])
     left.set_ylim(len(names) - 0.5, -0.5)
     left.set_xlabel(f"{metric}, last epoch" + ("" if rises else " (lower is better)"), color=INK, fontsize=9)
     for axes in right:
         draw_rows(axes, [gaps.get(name, {}) for name in names], LINES[1])
         axes.axvline(0, color=MUTED, linewidth=0.9, zorder=1)
-        axes.set_xlabel(f"difference to {reference}, seed by seed", color=INK, fontsize=9)
+        axes.set_xlabel(f"difference to {unmarked(reference)}, seed by seed", color=INK, fontsize=9)
     left.set_title("dots: seeds; bars: 95 % bootstrap interval of the mean", fontsize=8, color=MUTED, loc="left")
     return save(figure, path)
 
@@ -56,6 +56,6 @@ def draw_rows(axes: Axes, rows: Sequence[Mapping[int, float]], colour: str) -> N
         mean, (low, high) = sum(points) / len(points), mean_interval(points)
         axes.plot([low, high], [row - 0.1] * 2, color=colour, linewidth=2.2, solid_capstyle="butt", zorder=3)
         axes.plot([mean], [row - 0.1], marker="D", markersize=5, color=colour, markeredgecolor="white", zorder=4)
-    axes.tick_params(labelsize=9, colors=INK)
+    bare(axes)
     axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["left"].set_visible(False)

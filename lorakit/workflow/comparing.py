@@ -29,7 +29,8 @@ FOLDER = Path("runs/compare")
 class Comparison(Result):
     """The sides; the first is what the others are compared to.
 
-    best_by: the metric that chose the best epochs on the validation split, not always the one compared by; failed: runs whose training failed; missing: runs that are not there yet; warnings: what to know before believing the numbers.
+    best_by: the metric that chose the best epochs on the validation split, not always the one compared by; failed: runs whose training
+    failed; missing: runs that are not there yet; warnings: what to know before believing the numbers.
     """
 
     folder: Path

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lorakit.report.stats import paired_difference, summarise
+from lorakit.report.stats import mean_interval, paired_difference, summarise
 
 LEFT = [0.781, 0.789, 0.772, 0.801, 0.794]
 RIGHT = [0.770, 0.791, 0.760, 0.781, 0.790]
@@ -41,6 +41,12 @@ def test_interval_is_the_percentile_of_all_resamplings():
     difference = paired_difference(LEFT, RIGHT, level=0.9, samples=40_000)
     assert difference.low == pytest.approx(np.quantile(every, 0.05), abs=5e-4)
     assert difference.high == pytest.approx(np.quantile(every, 0.95), abs=5e-4)
+
+
+def test_interval_of_a_mean_is_that_of_its_difference_to_nothing():
+    difference = paired_difference(LEFT, [0.0] * 5)
+    assert mean_interval(LEFT) == (difference.low, difference.high)
+    assert mean_interval([0.5]) == mean_interval([0.5, 0.5]) == (0.5, 0.5)
 
 
 def test_the_same_seed_gives_the_same_interval():
