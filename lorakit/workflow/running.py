@@ -167,11 +167,12 @@ def prepare(
         accelerator.process_index,
         accelerator.num_processes,
     )
-    search = None
-    if recipe.search.method != "none":
-        search = SearchHook(make_policy(parts, adapted, feed, objective), run, writes=accelerator.is_main_process)
     optimizer = make_optimizer(adapted, recipe.training)
+    search = None
     with located(loaded):
+        if recipe.search.method != "none":
+            policy = make_policy(parts, adapted, feed, objective, schedule, optimizer)
+            search = SearchHook(policy, run, writes=accelerator.is_main_process)
         updates = make_updates(recipe, adapted, schedule, objective, optimizer, feed)
     state = TrainState(
         total_steps=schedule.total_steps,
@@ -188,7 +189,7 @@ def prepare(
         model=model,
         accelerator=accelerator,
         objective=objective,
-        loss=summed_loss(objective, updates),
+        loss=summed_loss(objective, [*updates, *([search.policy] if search else [])]),
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, recipe.training, schedule),
         schedule=schedule,
