@@ -89,7 +89,7 @@ def drawings(
             "What changed between ticks",
             "For each tick but the first, the share of the sites on before that went off"
             + (", and the rank correlation of the scores with those of the tick before." if history.scored else "."),
-            "Low churn and a correlation near 1 mean that the search keeps to its choice.",
+            f"Low churn{' and a correlation near 1 mean' if history.scored else ' means'} that the search keeps to its choice.",
         )
     yield Drawing(
         "budget",

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from lorakit.artifacts.files import write_bytes
 from lorakit.backbone.site import SHORTCUTS
@@ -115,12 +116,13 @@ def curves(metrics: Sequence[Mapping[str, Any]], ticks: Sequence[int]) -> Figure
             lines.setdefault(name, []).append((record["step"], value))
     figure = canvas(7.2, 5.2)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    draw_curve(upper, losses, LINES[0])
+    draw_curve(upper, losses, LINES[0], marker="" if len(losses) > 1 else "o")
     upper.set_ylabel("training loss", color=INK)
     for index, (name, points) in enumerate(lines.items()):
         draw_curve(lower, sorted(points), LINES[index % len(LINES)], label=unmarked(name), marker="o")
     lower.set_ylabel("validation", color=INK)
     lower.set_xlabel("optimiser step", color=INK)
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     if lines:
         lower.legend(frameon=False, fontsize=9, labelcolor=INK)
     for axes in (upper, lower):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from lorakit.report.page_style import STYLE
 from lorakit.report.words import Passage
@@ -47,6 +47,11 @@ class Page:
     parts: Sequence[Picture | Numbers]
     fold: Sequence[tuple[str, str]] = ()
     notice: str = ""
+
+
+def escape(text: str) -> str:
+    """The text as HTML; a number stays on one line with its percent sign."""
+    return html.escape(text).replace(" %", "&nbsp;%")
 
 
 def render(page: Page) -> str:

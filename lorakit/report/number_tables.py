@@ -43,9 +43,7 @@ def share_table(title: str, history: History, groups: Sequence[Share]) -> Number
         if history.ranked:
             row.insert(3, f"{share.rank:.2f}")
         rows.append(row)
-    note = f"On: of all pairs of a site and a tick. Share: of the {unit} spent" + (
-        ", all ticks summed. " if searched else ". "
-    )
+    note = "On: of all pairs of a site and a tick. Share: of what was spent, all ticks summed. " if searched else ""
     note += "Even share: what it would be with all sites on alike."
     note += " What a site costs is taken as proportional to its rank." if history.ranked else ""
     return Numbers(title, columns, rows, note)

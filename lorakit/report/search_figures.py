@@ -20,6 +20,8 @@ from lorakit.report.settling import Settling
 
 OFF = (0.5, 0.54, 0.59, 0.22)
 """What is off, on white and on black paper: grey, most of it let through."""
+CROWDED = 24
+"""Up to so many ticks there is room for large marks."""
 WIDE_RANGE = 20
 """From this ratio of the largest to the smallest score on their axis is logarithmic."""
 
@@ -117,6 +119,7 @@ def score_spread(history: History) -> Figure:
     axes = figure.add_subplot()
     scores = history.scores
     places = np.arange(len(history.moments))
+    size = 4.5 if places.size <= CROWDED else 2.0
     for chosen, colour, shift, marker, label in (
         (history.on, LINES[0], 0.17, "o", "chosen"),
         (~history.on, LINES[1], -0.17, "s", "not chosen"),
@@ -131,7 +134,13 @@ def score_spread(history: History) -> Figure:
                 [place + shift] * 2, [first, third], color=colour, linewidth=4.0, solid_capstyle="butt", alpha=0.8
             )
             axes.plot(
-                place + shift, middle, marker=marker, markersize=4.5, color=colour, markeredgecolor="white", mew=0.7
+                place + shift,
+                middle,
+                marker=marker,
+                markersize=size,
+                color=colour,
+                markeredgecolor="white",
+                mew=size / 6,
             )
         axes.plot([], [], color=colour, marker=marker, linewidth=4.0, markersize=4.5, label=label)
     for moment, place in zip(history.moments, places, strict=True):

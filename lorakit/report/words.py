@@ -73,7 +73,8 @@ def outcome_words(outcome: Outcome) -> list[str]:
     """How the training went."""
     if outcome.origin:
         return [f"This run was not trained here but {outcome.origin}; it has no curves and no scores of its own."]
-    trained = f"{outcome.steps:,} steps ({outcome.epochs:.3g} epochs) on {outcome.task}"
+    epochs = f"{outcome.epochs:.3g} epoch{'' if outcome.epochs == 1 else 's'}"
+    trained = f"{outcome.steps:,} steps ({epochs}) on {outcome.task}"
     if outcome.finished:
         words = [f"The run trained {trained} in {duration(outcome.seconds)}."]
         if outcome.search_seconds:
@@ -168,6 +169,8 @@ def value_words(compared: Comparison, *, ranked: bool) -> str:
     )
     if abs(compared.v - compared.q) < ALIKE:
         return f"v and q were treated about alike ({numbers}): the published preference for v does not show here."
+    if compared.v > compared.q and compared.layers_v <= compared.layers / 2:
+        return f"v got more than q, as published for HeteroLoRA, but not in most of the layers ({numbers})."
     if compared.v > compared.q:
         return f"v was favoured over q, as published for HeteroLoRA ({numbers})."
     return f"q was favoured over v, the opposite of what is published for HeteroLoRA ({numbers})."

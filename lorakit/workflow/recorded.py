@@ -132,6 +132,8 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
     with reading(run.path / "task.json", "a task"):
         task = run.task()
         metric = main_metric(task)
+    if not run.finished and not metrics and run.weights("last").is_dir():
+        return Outcome(task.name, metric, finished=True, origin="put together by a search")
     if not run.finished:
         return unfinished(task.name, metric, metrics, history)
     path = run.path / "summary.json"

@@ -43,7 +43,7 @@ class Reader(HTMLParser):
 
     def handle_data(self, data):
         if not self.open or self.open[-1] not in ("style", "script"):
-            self.text.append(data)
+            self.text.append(data.replace("\N{NO-BREAK SPACE}", " "))
 
 
 def read_page(page: str | Path) -> Reader:

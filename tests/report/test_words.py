@@ -54,6 +54,8 @@ def test_a_search_in_words():
 def test_q_above_v_and_alike_are_told_as_such():
     on = [{**TIMELINE[0], "on": ["layer.0.q", "layer.1.q"]}]
     assert "q was favoured over v, the opposite" in words(DONE, read_history(on, SITES))["Who got the budget"]
+    on = [{**TIMELINE[0], "on": ["layer.2.v", "layer.1.res1"]}]
+    assert "not in most of the layers" in words(DONE, read_history(on, SITES))["Who got the budget"]
     on = [{**TIMELINE[0], "on": ["layer.0.q", "layer.0.v"]}]
     assert "treated about alike" in words(DONE, read_history(on, SITES))["Who got the budget"]
 

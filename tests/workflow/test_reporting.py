@@ -171,9 +171,9 @@ def test_an_unfinished_run_is_told_as_such(run, undrawn):
 
 
 def test_a_run_that_has_only_begun_has_a_page(run):
-    for name in ("summary.json", "metrics.jsonl", "timeline.jsonl", "adapter/lorakit.json"):
+    shutil.rmtree(run / "adapter")
+    for name in ("summary.json", "metrics.jsonl", "timeline.jsonl"):
         (run / name).unlink()
-    (run / "adapter").rmdir()
     result = workflow.report(run)
     assert result.figures == []
     assert "Nothing has been scored" in " ".join(shown(result.page).text)
@@ -219,6 +219,14 @@ def test_a_run_that_was_never_trained(run, undrawn, origin, told):
         summary.pop(name)
     (run / "summary.json").write_text(json.dumps(summary))
     assert told in " ".join(shown(workflow.report(run).page).text)
+
+
+def test_what_an_evolution_found_is_not_called_unfinished(run, undrawn):
+    for name in ("metrics.jsonl", "timeline.jsonl", "summary.json"):
+        (run / name).unlink()
+    text = " ".join(shown(workflow.report(run).page).text)
+    assert "not trained here but put together by a search" in text
+    assert "not finished" not in text
 
 
 @pytest.mark.parametrize(
