@@ -8,7 +8,12 @@ import pytest
 from lorakit.recipe.load import load_recipe, shipped_recipes
 
 TASKS = ("mrpc", "rte", "sst2", "stsb", "cola")
-NAMES = ["demo", "opt350m-mrpc-paper", *(f"{task}-{kind}" for task in TASKS for kind in ("lora", "heterolora"))]
+NAMES = [
+    "demo",
+    "opt350m-mrpc-paper",
+    "mrpc-adalora",
+    *(f"{task}-{kind}" for task in TASKS for kind in ("lora", "heterolora")),
+]
 
 
 def test_all_are_there():
