@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ from lorakit.adapters.budget import costs, resolve_budget
 from lorakit.adapters.spec import resolve, shortcut_spec
 from lorakit.backbone.load import Backbone
 from lorakit.recipe.schema import AdapterSection, SearchSection, TrainingSection
-from lorakit.search.policies.heterolora import HeteroLoRA
-from lorakit.search.policy import SearchContext
+from lorakit.search.policy import Policy, SearchContext
 from lorakit.search.scoring import Batch, Probe, without_trace
 from lorakit.tasks.batching import Encoded
 from lorakit.training.feed import Feed
+from lorakit.training.optim import moments_of
 
 BATCH = 8
 SECTION = AdapterSection(rank=3, alpha=5.0, shortcut_rank=2, shortcut_alpha=3.0)
@@ -60,22 +61,28 @@ class Scene:
         with without_trace(self.adapted, train_mode=False, seed=0):
             return registry.proxies.get(proxy).score(probe or self.probe(**search))
 
-    def policy(self, seed: int = 0, **search: Any) -> HeteroLoRA:
-        """HeteroLoRA on this scene, drawing from the feed as the workflow does."""
-        section = SearchSection(method="heterolora", **{"batches": 2, **search})
+    def policy(
+        self, seed: int = 0, *, total_steps: int = 1, ticks: Sequence[int] = (0,), optimizer: Any = None, **search: Any
+    ) -> Any:
+        """A search method (HeteroLoRA by default) on this scene, drawing from the feed as the workflow does."""
+        section = SearchSection(**{"method": "heterolora", "batches": 2, **search})
         sites, linear, shortcut = self.adapted.sites, resolve(self.section), shortcut_spec(self.section)
+        kind: type[Policy] = registry.policies.get(section.method)
         context = SearchContext(
             adapted=self.adapted,
             search=section,
-            budget=resolve_budget(section, sites, linear, shortcut),
+            budget=resolve_budget(section, sites, linear, shortcut, default_share=kind.default_share, by=kind.by),
             costs=costs(sites, linear, shortcut),
             draw=self.feed.first if section.data == "first" else self.feed.sample,
             loss=loss,
             logits=logits,
             regression=False,
             generator=torch.Generator().manual_seed(seed),
+            total_steps=total_steps,
+            ticks=list(ticks),
+            moments=partial(moments_of, optimizer) if optimizer else lambda parameter: (),
         )
-        return HeteroLoRA(context)
+        return kind(context)
 
 
 def make_scene(
