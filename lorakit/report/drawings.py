@@ -43,8 +43,10 @@ def drawings(
             + ("A fine upright line is a tick of the search." if history.moments else ""),
         )
     if not history.moments:
+        if history.ranked or not history.on.all():
+            yield rank_drawing(history, "the rank of each site in training, 0 where there is none")
         return
-    most = max(by_role(history), key=lambda share: share.filled)
+    most = max(by_role(history), key=lambda share: share.on)
     what = "by the live rank" if history.ranked else "where the site was on"
     yield Drawing(
         "time",
@@ -64,15 +66,7 @@ def drawings(
         "The share of all ticks at which a site was on, in percent, with means over roles and layers.",
     )
     if history.ranked:
-        ranks = list(history.live.mean(axis=1))
-        yield Drawing(
-            "ranks",
-            heat_map(history.sites, ranks, "mean live rank over all ticks, 0 where off", top=max(ranks), form="{:.1f}"),
-            "With which rank, in total",
-            "Layers by roles, the mean live rank. "
-            + ", ".join(f"{share.name} {share.rank:.1f}" for share in by_role(history)),
-            "The mean of a site's live rank units over all ticks, with means over roles and layers.",
-        )
+        yield rank_drawing(history, "mean live rank over all ticks, 0 where off")
     if history.scored:
         yield Drawing(
             "scores",
@@ -88,8 +82,12 @@ def drawings(
             changes(history, settled),
             "What changed between ticks",
             "For each tick but the first, the share of the sites on before that went off"
-            + (", and the rank correlation of the scores with those of the tick before." if history.scored else "."),
-            f"Low churn{' and a correlation near 1 mean' if history.scored else ' means'} that the search keeps to its choice.",
+            + (
+                ", and the rank correlation of the scores with those of the tick before."
+                if settled.correlations
+                else "."
+            ),
+            f"Low churn{' and a correlation near 1 mean' if settled.correlations else ' means'} that the search keeps to its choice.",
         )
     yield Drawing(
         "budget",
@@ -98,4 +96,17 @@ def drawings(
         f"Adapter parameters on after each tick, {history.moments[-1].parameters:,} at the last, and the budget, "
         f"{history.moments[-1].budget:,} there.",
         "Adapter parameters in training from each tick to the next, the head not counted, and what was allowed.",
+    )
+
+
+def rank_drawing(history: History, title: str) -> Drawing:
+    """Every site's mean live rank; ``title`` says over what."""
+    ranks = list(history.live.mean(axis=1))
+    return Drawing(
+        "ranks",
+        heat_map(history.sites, ranks, title, top=max(ranks), form="{:.1f}"),
+        "With which rank, in total",
+        "Layers by roles, the mean live rank. "
+        + ", ".join(f"{share.name} {share.rank:.1f}" for share in by_role(history)),
+        "Live rank units of each site, with means over roles and layers.",
     )

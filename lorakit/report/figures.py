@@ -122,7 +122,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], ticks: Sequence[int]) -> Figure
         draw_curve(lower, sorted(points), LINES[index % len(LINES)], label=unmarked(name), marker="o")
     lower.set_ylabel("validation", color=INK)
     lower.set_xlabel("optimiser step", color=INK)
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if lines:
         lower.legend(frameon=False, fontsize=9, labelcolor=INK)
     for axes in (upper, lower):

@@ -87,10 +87,13 @@ class History:
         """Whether sites have scores."""
         return bool(np.isfinite(self.scores).any())
 
-    @property
+    @cached_property
     def ranked(self) -> bool:
-        """Whether the search gave ranks: some site was on with a part of its rank."""
-        return bool(((self.live > 0) & (self.filled < 1)).any())
+        """Whether ranks vary: a site was on with a part of its rank, or projections, or shortcuts, differ in theirs."""
+        own = self._column("rank")
+        shortcut = np.array([[site.is_shortcut] for site in self.sites]).reshape(-1, 1)
+        alike = all(len(set(own[shortcut == kind])) < 2 for kind in (False, True))
+        return not alike or bool(((self.live > 0) & (self.live != own)).any())
 
     @property
     def priced(self) -> bool:
@@ -108,19 +111,27 @@ class History:
         return [int(number) for number in self.on.sum(axis=0)]
 
     @cached_property
-    def filled(self) -> Numbers:
-        """(sites, ticks) the share of its full rank that a site had, 0 to 1."""
-        return self.live / self._column("rank")
+    def level(self) -> Numbers:
+        """(sites, ticks) how much a site had: its live rank where ranks vary, else 1 or 0 for on and off."""
+        return self.live if self.ranked else self.on.astype(float)
+
+    @cached_property
+    def unit_price(self) -> Numbers:
+        """(sites,) parameters of one rank unit. Where not all costs are known, each site, or each unit where ranks vary, is 1."""
+        rank = self._column("rank")[:, 0]
+        if self.priced:
+            return self._column("parameters")[:, 0] / rank
+        return np.ones(len(self.sites)) if self.ranked else 1 / rank
 
     @cached_property
     def price(self) -> Numbers:
-        """(sites,) parameters at full rank; where not all are known, 1 each, so that sites are counted."""
-        return self._column("parameters")[:, 0] if self.priced else np.ones(len(self.sites))
+        """(sites,) what all would cost, treated alike: at full rank, or where ranks vary, at one rank for all."""
+        return self.unit_price if self.ranked else self.unit_price * self._column("rank")[:, 0]
 
     @cached_property
     def spent(self) -> Numbers:
         """(sites, ticks) parameters in training, taken as proportional to the rank."""
-        return self.filled * self.price[:, None]
+        return self.live * self.unit_price[:, None]
 
     def _column(self, attribute: str) -> Numbers:
         return np.array([[float(getattr(site, attribute))] for site in self.sites]).reshape(-1, 1)

@@ -44,7 +44,7 @@ def share_table(title: str, history: History, groups: Sequence[Share]) -> Number
             row.insert(3, f"{share.rank:.2f}")
         rows.append(row)
     note = "On: of all pairs of a site and a tick. Share: of what was spent, all ticks summed. " if searched else ""
-    note += "Even share: what it would be with all sites on alike."
+    note += "Even share: what it would be with all sites on" + (" at one rank." if history.ranked else ".")
     note += " What a site costs is taken as proportional to its rank." if history.ranked else ""
     return Numbers(title, columns, rows, note)
 
@@ -53,16 +53,18 @@ def tick_table(history: History, settled: Settling) -> Numbers:
     """A row per tick."""
     columns = ["tick", "step", "epoch", "sites on", "parameters", "churn"]
     columns += ["moved rank"] if history.ranked else []
-    columns += [*(["correlation"] if history.scored else []), "seconds"]
+    columns += [*(["correlation"] if settled.correlations else []), "seconds"]
     rows = []
     for place, (moment, on) in enumerate(zip(history.moments, history.sites_on, strict=True)):
         row = [str(moment.tick), f"{moment.step:,}", f"{moment.epoch:.2f}", str(on), f"{moment.parameters:,}"]
         row.append(percent(settled.churn[place - 1]) if place else "")
         if history.ranked:
             row.append(percent(settled.moved[place - 1]) if place else "")
-        if history.scored:
+        if settled.correlations:
             value = settled.correlation[place - 1] if place else None
             row.append("" if value is None else f"{value:.2f}")
         rows.append([*row, f"{moment.seconds:.1f}"])
     note = "Churn: of the sites on at the tick before, those that went off. Correlation: Spearman's, with the scores before."
-    return Numbers("Ticks in numbers", columns, rows, note if history.scored else note.partition(" Correlation")[0])
+    return Numbers(
+        "Ticks in numbers", columns, rows, note if settled.correlations else note.partition(" Correlation")[0]
+    )

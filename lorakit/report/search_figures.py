@@ -37,8 +37,7 @@ def over_time(history: History) -> Figure:
     rows = ceil(len(roles) / columns)
     figure = canvas(2.15 * columns + 0.9, rows * (0.62 + max(0.095 * len(layers), 0.7)) + 0.6)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    values = history.live if history.ranked else history.filled
-    top = float(values.max()) if history.ranked else 1.0
+    values, top = history.level, float(history.level.max()) if history.ranked else 1.0
     colours = graded() if history.ranked else colormaps["Blues"]
     for panel, role in zip(panels, roles, strict=False):
         cells = np.full((len(layers), len(history.moments)), np.nan)
@@ -171,7 +170,7 @@ def scale_scores(axes: Axes, scores: Numbers) -> None:
 def changes(history: History, settled: Settling) -> Figure:
     """What changed at each tick against the one before it: churn, moved rank where ranks vary, and the rank correlation."""
     steps = history.steps[1:]
-    with_scores = any(value is not None for value in settled.correlation)
+    with_scores = bool(settled.correlations)
     figure = canvas(7.6, 4.6 if with_scores else 2.7)
     panels = figure.subplots(1 + with_scores, 1, sharex=True, squeeze=False).flatten()
     upper = panels[0]

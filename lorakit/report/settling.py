@@ -35,8 +35,15 @@ class Settling:
         return float(np.mean(values[:third])), float(np.mean(values[-third:]))
 
     @property
+    def correlations(self) -> list[float]:
+        """Those that are defined."""
+        return [value for value in self.correlation if value is not None]
+
+    @property
     def verdict(self) -> str:
-        """``settles``, ``calms`` or ``goes on``; ``unknown`` with fewer than four changes."""
+        """``settles``, ``calms``, ``goes on``, or ``fixed`` where nothing ever changed; ``unknown`` with fewer than four changes."""
+        if not any(self.moved):
+            return "fixed"
         if len(self.moved) < 4:
             return "unknown"
         begun, ended = self.first_and_last(self.moved)

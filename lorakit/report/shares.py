@@ -11,6 +11,7 @@ from lorakit.report.grid import layer_name, role_position
 from lorakit.report.history import History, SiteRecord
 
 THIRDS = ("first", "middle", "last")
+ALIKE = 0.05
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,14 @@ class Share:
     """A group of sites over all ticks.
 
     sites: how many there are; on: the share of (site, tick) pairs that were on; rank: the mean live rank, 0 where off;
-    filled: the mean share of the full rank, which is ``on`` where sites are only switched; budget: the group's share of all that
-    was spent, summed over the ticks; even: the share it would have got had all sites been on alike.
+    budget: the group's share of all that was spent, summed over the ticks; even: the share it would have got had all sites been
+    on, where ranks vary with one rank for all.
     """
 
     name: str
     sites: int
     on: float
     rank: float
-    filled: float
     budget: float
     even: float
 
@@ -51,7 +51,6 @@ def shares(history: History, name_of: Callable[[SiteRecord], str], order: Sequen
                 sites=int(rows.size),
                 on=float(history.on[rows].mean()),
                 rank=float(history.live[rows].mean()),
-                filled=float(history.filled[rows].mean()),
                 budget=float(history.spent[rows].sum() / spent) if spent else 0.0,
                 even=float(history.price[rows].sum() / history.price.sum()),
             )
@@ -98,12 +97,15 @@ def layer_thirds(layers: Iterable[int]) -> dict[str, list[int]]:
 class Comparison:
     """Value against query projections.
 
-    v and q: the mean share of the full rank over sites and ticks (the share of ticks on, where sites are only switched);
-    layers: that have both; layers_v and layers_q: in how many of them v, or q, got more.
+    v and q: the mean over sites and ticks, of live ranks where ``ranked``, else of 1 for on and 0 for off; alike: whether they lie
+    closer together than ALIKE, of the largest rank where ``ranked``; layers: that have both; layers_v and layers_q: in how many of
+    them v, or q, got more.
     """
 
     v: float
     q: float
+    ranked: bool
+    alike: bool
     layers: int
     layers_v: int
     layers_q: int
@@ -113,9 +115,10 @@ def value_against_query(history: History) -> Comparison | None:
     """The comparison where both roles have sites and there was a tick."""
     if not history.moments or not {"q", "v"} <= {site.role for site in history.sites}:
         return None
-    mean = {(site.role, site.layer): float(row.mean()) for site, row in zip(history.sites, history.filled, strict=True)}
+    mean = {(site.role, site.layer): float(row.mean()) for site, row in zip(history.sites, history.level, strict=True)}
     both = [layer for role, layer in mean if role == "q" and ("v", layer) in mean]
-    roles = {share.name: share.filled for share in by_role(history)}
+    v, q = (float(history.level[[site.role == role for site in history.sites]].mean()) for role in ("v", "q"))
+    top = float(history.level.max()) if history.ranked else 1.0
     more = sum(mean["v", layer] > mean["q", layer] for layer in both)
     less = sum(mean["v", layer] < mean["q", layer] for layer in both)
-    return Comparison(roles["v"], roles["q"], len(both), more, less)
+    return Comparison(v, q, history.ranked, abs(v - q) < ALIKE * top, len(both), more, less)

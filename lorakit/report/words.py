@@ -10,9 +10,6 @@ from lorakit.report.settling import Settling
 from lorakit.report.shares import Comparison, Share, by_kind, by_role, by_third, layer_thirds, value_against_query
 from lorakit.report.tables import duration, scores
 
-ALIKE = 0.05
-"""Mean shares that lie closer together than this are called alike."""
-
 
 @dataclass(frozen=True)
 class Passage:
@@ -121,7 +118,8 @@ def budget_words(history: History) -> list[str]:
         f"Over {ticks(history)}, {history.on.sum(axis=0).mean():.0f} of {len(history.sites)} sites were on at a time, on average."
     ]
     if not history.priced:
-        words.append("What each site costs is not written yet, so sites are counted here, each as one.")
+        what = "rank units" if history.ranked else "sites"
+        words.append(f"What each site costs is not written yet, so {what} are counted here, each as one.")
     words += role_words(by_role(history), searched=True)
     thirds = by_third(history)
     if thirds:
@@ -137,7 +135,7 @@ def budget_words(history: History) -> list[str]:
         if kinds
     ]
     compared = value_against_query(history)
-    return [*words, value_words(compared, ranked=history.ranked)] if compared else words
+    return [*words, value_words(compared)] if compared else words
 
 
 def role_words(roles: Sequence[Share], *, searched: bool) -> list[str]:
@@ -160,14 +158,16 @@ def role_words(roles: Sequence[Share], *, searched: bool) -> list[str]:
     return words
 
 
-def value_words(compared: Comparison, *, ranked: bool) -> str:
+def value_words(compared: Comparison) -> str:
     """Whether v was favoured over q, as published for HeteroLoRA."""
-    kept = "kept {} of its rank" if ranked else "was on {} of the time"
+    if compared.ranked:
+        told = f"mean ranks v {compared.v:.1f}, q {compared.q:.1f}"
+    else:
+        told = f"v was on {percent(compared.v)} of the time, q {percent(compared.q)}"
     numbers = (
-        f"v {kept.format(percent(compared.v))}, q {percent(compared.q)}; v had more in {compared.layers_v} of the "
-        f"{compared.layers} layers with both, q in {compared.layers_q}"
+        f"{told}; v had more in {compared.layers_v} of the {compared.layers} layers with both, q in {compared.layers_q}"
     )
-    if abs(compared.v - compared.q) < ALIKE:
+    if compared.alike:
         return f"v and q were treated about alike ({numbers}): the published preference for v does not show here."
     if compared.v > compared.q and compared.layers_v <= compared.layers / 2:
         return f"v got more than q, as published for HeteroLoRA, but not in most of the layers ({numbers})."
@@ -180,20 +180,13 @@ def settling_words(history: History, settled: Settling) -> list[str]:
     """How much changed from tick to tick."""
     if not settled.moved:
         return ["There was one tick, so nothing could change."]
-    begun, ended = settled.first_and_last(settled.churn)
-    words = [
-        f"From one tick to the next, {percent(begun)} of the sites that were on went off in the first third of the changes, "
-        f"{percent(ended)} in the last third."
-    ]
-    if history.ranked:
-        begun, ended = settled.first_and_last(settled.moved)
-        words.append(f"Counted in rank units that left their site: {percent(begun)} first, {percent(ended)} last.")
+    words = [] if settled.verdict == "fixed" else change_words(history, settled)
     words.append(VERDICTS[settled.verdict])
     words.append(
         f"Of the sites on at the first tick, {percent(settled.kept)} are on at the last; {settled.always} were on at every "
         f"tick and {settled.never} at none."
     )
-    known = [value for value in settled.correlation if value is not None]
+    known = settled.correlations
     if known:
         words.append(
             f"The ranking of all sites agrees with that of the tick before at a Spearman correlation of {known[0]:.2f} at "
@@ -204,8 +197,22 @@ def settling_words(history: History, settled: Settling) -> list[str]:
     return words
 
 
+def change_words(history: History, settled: Settling) -> list[str]:
+    """Changes at the start and at the end, in sites and where ranks vary in rank units."""
+    begun, ended = settled.first_and_last(settled.churn)
+    words = [
+        f"From one tick to the next, {percent(begun)} of the sites that were on went off in the first third of the changes, "
+        f"{percent(ended)} in the last third."
+    ]
+    if history.ranked:
+        begun, ended = settled.first_and_last(settled.moved)
+        words.append(f"Counted in rank units that left their site: {percent(begun)} first, {percent(ended)} last.")
+    return words
+
+
 VERDICTS = {
     "unknown": "There are too few ticks to say whether the choice settles.",
+    "fixed": "Nothing changed after the first tick.",
     "settles": "The choice settles: hardly anything changes any more.",
     "calms": "The choice calms down, and still changes at the end.",
     "goes on": "The choice does not settle: it changes about as much at the end as at the start.",
@@ -219,7 +226,7 @@ def trust_words(history: History) -> list[str]:
         words.append("The constant proxy chooses by lot, so who got the budget means nothing here.")
     if history.moments[0].step == 0 and history.scored:
         words.append(
-            "The first tick scores adapters that have not been trained at all, and the budget's shares count every tick alike."
+            "At the first tick nothing had been trained yet, and every tick counts alike in the shares of the budget."
         )
     return words
 

@@ -108,7 +108,9 @@ def read_search(run: Run, timeline: Records, rank: int) -> History:
 
 
 def priced(sites: Sequence[Mapping[str, Any]], ranks: Mapping[str, int]) -> list[SiteRecord]:
-    """The sites with what each costs at its full rank, from what its live rank units cost; ranks: those of the last tick.
+    """The sites with what each costs at its full rank, from what its live rank units cost.
+
+    ranks: of the last tick, for files that do not say which units are live.
 
     A site with no unit left says nothing of its cost: it is taken to cost what sites of its role do, or else most sites.
     """
@@ -116,14 +118,16 @@ def priced(sites: Sequence[Mapping[str, Any]], ranks: Mapping[str, int]) -> list
     by_role: dict[str, list[float]] = {}
     for site in sites:
         if site["parameters"]:
-            each[site["name"]] = site["parameters"] / (ranks.get(site["name"]) or site["rank"])
+            units = site.get("units")
+            live = len(units) if units else ranks.get(site["name"]) or site["rank"] or 1
+            each[site["name"]] = site["parameters"] / live
             by_role.setdefault(site["role"], []).append(each[site["name"]])
     every = list(each.values()) or [0.0]
     found = []
     for site in sites:
+        rank = int(site["rank"]) or 1
         unit = each.get(site["name"]) or median(by_role.get(site["role"]) or every)
-        cost = round(unit * site["rank"])
-        found.append(SiteRecord(site["name"], int(site["layer"]), str(site["role"]), int(site["rank"]), cost))
+        found.append(SiteRecord(site["name"], int(site["layer"]), str(site["role"]), rank, round(unit * rank)))
     return found
 
 

@@ -3,7 +3,7 @@ import pytest
 from report.small_history import CORRELATIONS, SITES, TIMELINE, ranked_history, small_history
 from scipy.stats import spearmanr
 
-from lorakit.report.history import named_sites, read_history, site_from_name, without_search
+from lorakit.report.history import SiteRecord, named_sites, read_history, site_from_name, without_search
 from lorakit.report.settling import Settling, settling, spearman
 from lorakit.report.shares import by_kind, by_layer, by_role, by_third, layer_thirds, value_against_query
 
@@ -36,7 +36,10 @@ def test_live_ranks_count_as_far_as_they_are_live():
     assert history.ranked
     assert not history.scored
     q, v = by_role(history)
-    assert (q.rank, v.rank, q.filled, v.filled) == (2.5, 3.0, 0.625, 0.75)
+    assert (q.rank, v.rank) == (2.5, 3.0)
+    assert (q.even, v.even) == (0.5, 0.5)
+    compared = value_against_query(history)
+    assert (compared.v, compared.q, compared.ranked, compared.alike) == (3.0, 2.5, True, False)
     assert (q.on, v.on) == (1.0, 1.0)
     assert (q.budget, v.budget) == pytest.approx((5 / 11, 6 / 11))
     assert settling(history).moved == pytest.approx([3 / 6])  # three units left q
@@ -55,6 +58,17 @@ def test_where_costs_are_unknown_sites_are_counted():
     assert not history.priced
     assert history.price.tolist() == [1.0] * 9
     assert history.spent.sum() == 12
+
+
+def test_ranks_that_the_search_gave_for_good_are_ranks_too():
+    given = [SiteRecord("0.q", 0, "q", 1, 50), SiteRecord("0.v", 0, "v", 3, 150)]
+    once = {**TIMELINE[0], "scores": {}, "on": ["0.q", "0.v"], "ranks": {"0.q": 1, "0.v": 3}}
+    history = read_history([once, once], given)
+    assert history.ranked
+    assert [(share.budget, share.even) for share in by_role(history)] == [(0.25, 0.5), (0.75, 0.5)]
+    assert settling(history).verdict == "fixed"
+    mixed = [SiteRecord("0.q", 0, "q", 4, 50), SiteRecord("0.res1", 0, "res1", 8, 150)]
+    assert not read_history([{**once, "on": ["0.q"], "ranks": None}], mixed).ranked
 
 
 def test_a_name_gives_layer_and_role_away():
@@ -100,6 +114,7 @@ def test_correlation_is_scipys_over_what_both_have():
         ([0.5, 0.5, 0.3, 0.2], "calms"),
         ([0.3, 0.3, 0.3, 0.2], "goes on"),
         ([0.5, 0.1, 0.0], "unknown"),
+        ([0.0, 0.0], "fixed"),
     ],
 )
 def test_verdict(moved, verdict):

@@ -182,7 +182,7 @@ def test_a_run_that_has_only_begun_has_a_page(run):
 def test_without_a_search_there_are_curves_and_parameters(run):
     (run / "timeline.jsonl").unlink()
     result = workflow.report(run)
-    assert [path.name for path in result.figures] == ["curves.png"]
+    assert [path.name for path in result.figures] == ["curves.png", "ranks.png"]  # not all are on
     text = " ".join(shown(result.page).text)
     assert "There was no search: 4 of 9 sites trained" in text
     assert result.ticks == []
@@ -277,9 +277,10 @@ def test_what_a_site_costs_is_taken_from_what_is_live():
         {"name": "b", "layer": 1, "role": "q", "rank": 8, "parameters": 0},  # none is
         {"name": "c", "layer": 0, "role": "v", "rank": 4, "parameters": 0},
         {"name": "d", "layer": 0, "role": "k", "rank": 8, "parameters": 80},  # off with all its units
+        {"name": "e", "layer": 0, "role": "o", "rank": 8, "units": [1, 4], "parameters": 40},
     ]
     costs = {site.name: site.parameters for site in priced(sites, {"a": 3, "b": 0, "c": 0, "d": 0})}
-    assert costs == {"a": 80, "b": 80, "c": 40, "d": 80}
+    assert costs == {"a": 80, "b": 80, "c": 40, "d": 80, "e": 160}
 
 
 def test_a_trained_run(searched, tmp_path):
