@@ -76,7 +76,7 @@ def drawings(
             "Thin: from the lowest to the highest score. Thick: the middle half. Marks: the medians. Only the order of the scores "
             "of one tick decides; their size changes with the loss.",
         )
-    if settled.moved:
+    if settled.moved and (settled.verdict != "fixed" or settled.correlations):
         yield Drawing(
             "changes",
             changes(history, settled),

@@ -145,7 +145,9 @@ def score_spread(history: History) -> Figure:
     for moment, place in zip(history.moments, places, strict=True):
         if moment.cut is not None:
             axes.plot([place - 0.38, place + 0.38], [moment.cut] * 2, color=INK, linewidth=1.2)
-    axes.plot([], [], color=INK, linewidth=1.2, label="cut: the lowest score that is on")
+    if any(moment.cut is not None for moment in history.moments):
+        axes.plot([], [], color=INK, linewidth=1.2, label="cut: the lowest score that is on")
+    axes.set_xlim(-0.6, len(places) - 0.4)
     scale_scores(axes, scores[np.isfinite(scores)])
     axes.set_xticks(*(step_ticks(history.steps) if len(places) > 12 else (list(places), list(map(str, history.steps)))))
     axes.set_xlabel("optimiser step of the tick", color=INK)

@@ -307,3 +307,11 @@ def test_the_report_of_a_number_says_which_error_is_smaller(run, undrawn):
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in scored))
     assert workflow.report(run).outcome.best == {"mse": 2}
+
+
+def test_a_choice_made_once_has_no_figure_of_changes(run):
+    records = [{**TIMELINE[0], "tick": tick, "step": tick, "scores": {}} for tick in range(3)]
+    (run / "timeline.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    result = workflow.report(run)
+    assert "changes.png" not in [path.name for path in result.figures]
+    assert "Nothing changed after the first tick." in " ".join(shown(result.page).text)
