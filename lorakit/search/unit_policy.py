@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from lorakit.adapters.adapter import DROPPED, ON, Adapter
+from lorakit.adapters.budget import portion
 from lorakit.adapters.delta import axes_of
 from lorakit.errors import RecipeError
 from lorakit.search.allocate import allocate_units
@@ -60,7 +61,7 @@ class UnitPolicy(Policy):
         final = self.context.budget.parameters
         if step >= min(self.end, self.context.ticks[-1]):  # a last tick before the end has the last word
             return final
-        return max(round(self.everything * remaining(step, self.begin, self.end, final / self.everything)), final)
+        return max(portion(remaining(step, self.begin, self.end, final / self.everything), self.everything), final)
 
     def decide(self, step: int) -> Decision:
         """Score every unit, keep the best, close the others."""
