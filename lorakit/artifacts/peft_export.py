@@ -136,7 +136,10 @@ def no_lora(adapter: Adapter) -> str:
 
 
 def thin(b: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same product through no more than min(in, out) numbers."""
+    """The same product through no more than min(in, out) numbers, without those that are zero: rank units that a search has closed."""
+    used = (b.any(dim=0) & a.any(dim=1)).nonzero().flatten()
+    if 0 < len(used) < a.shape[0]:
+        b, a = b[:, used], a[used]
     if a.shape[0] <= min(b.shape[0], a.shape[1]):
         return b, a
     dense = (b.double() @ a.double()).to(b.dtype)
