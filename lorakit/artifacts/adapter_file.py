@@ -101,11 +101,10 @@ def told_sites(path: Path) -> list[dict[str, Any]]:
 
 
 def put_units(adapted: AdaptedModel, path: Path) -> None:
-    """Give every site the live rank units that lorakit.json in ``path`` names; RunError where it cannot have them."""
+    """Give every site the live rank units, and the scale, that lorakit.json in ``path`` names; RunError where it cannot have them."""
+    told = {site["name"]: site for site in told_sites(path)}
     record = {
-        site["name"]: {"live": site["units"], "cut": False}
-        for site in told_sites(path)
-        if site.get("units") is not None
+        name: {"live": site["units"], "cut": False} for name, site in told.items() if site.get("units") is not None
     }
     for name, units in record.items():
         ranks = range(adapted.adapters[name].rank)
@@ -114,6 +113,8 @@ def put_units(adapted: AdaptedModel, path: Path) -> None:
                 f"{name} has no rank units {units['live']}", where=str(path / OURS), valid=f"0 to {len(ranks) - 1}"
             )
     adapted.restore_units(record)
+    for name, adapter in adapted.adapters.items():
+        adapter.scale = float(told[name].get("scale", adapter.scale))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

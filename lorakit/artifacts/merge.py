@@ -88,7 +88,14 @@ def shortcut_record(adapters: list[Adapter], norm: str) -> dict[str, Any]:
     return {
         "norm": norm,
         "sites": [
-            {"name": a.site.name, "rank": a.rank, "state": a.state, "role": a.site.role, "axes": vars(a.spec)}
+            {
+                "name": a.site.name,
+                "rank": a.rank,
+                "scale": a.scale,
+                "state": a.state,
+                "role": a.site.role,
+                "axes": vars(a.spec),
+            }
             for a in adapters
         ],
     }
@@ -108,6 +115,8 @@ def restore_shortcuts(backbone: Backbone, folder: Path) -> AdaptedModel:
     ranks = {name: entry["rank"] for name, entry in entries.items()}
     adapted = attach(backbone, sites, spec, spec, norm=record["norm"], ranks=ranks)
     adapted.restore({name: entry["state"] for name, entry in entries.items()})
+    for name, entry in entries.items():
+        adapted.adapters[name].scale = entry.get("scale", adapted.adapters[name].scale)
     names = kept_names(list(adapted.adapters.values()))
     copy_in(adapted, read_tensors(folder / "lorakit_model.safetensors"), dict(zip(names, names, strict=True)), folder)
     return adapted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,6 +98,18 @@ def allocate_units(
             count[name] += 1
             left -= price
     return live
+
+
+def largest_uniform_rank(adapters: Iterable[Adapter], limit: int) -> int:
+    """The largest rank that all ``adapters`` can have at once within ``limit`` parameters, one below it keeping its own; 0: none."""
+    adapters = list(adapters)
+    highest = max(adapter.rank for adapter in adapters)
+    fitting = (
+        rank
+        for rank in range(highest, 0, -1)
+        if sum(adapter.parameters_at(min(rank, adapter.rank)) for adapter in adapters) <= limit
+    )
+    return next(fitting, 0)
 
 
 def ranked(scores: Mapping[str, float], sites: Sequence[Site], generator: torch.Generator) -> list[str]:

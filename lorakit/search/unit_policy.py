@@ -34,17 +34,9 @@ class UnitPolicy(Policy):
 
     def __init__(self, context: SearchContext):
         super().__init__(context)
-        self.adapters: dict[str, Adapter] = context.adapted.adapters
-        if fixed := [name for name, adapter in self.adapters.items() if not adapter.divisible]:
-            delta = self.adapters[fixed[0]].spec.delta
-            raise RecipeError(
-                f"search method '{context.search.method}' takes single rank units, and delta '{delta}' has none to take",
-                key="search.method",
-                valid="none or heterolora with this adapter",
-                hint="an adapter method such as lora, dora, trilora or flora",
-            )
+        self.adapters = divisible_adapters(context)
         self.everything = context.adapted.adapter_parameters()
-        self.common = self.everything - sum(adapter.parameters_at(adapter.rank) for adapter in self.adapters.values())
+        self.common = shared_parameters(context)
         self.begin = round(context.search.warmup * context.total_steps)
         self.end = context.total_steps - round(context.search.tail * context.total_steps)
         self.held: list[tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]] = []
@@ -119,3 +111,26 @@ class UnitPolicy(Policy):
 def has_more_than_units(adapter: Adapter) -> bool:
     """Whether tensors train that belong to no rank unit: a magnitude, a vector over the outputs."""
     return any(not axes_of(adapter.delta, name) for name, _, _ in adapter.trained_tensors())
+
+
+def divisible_adapters(context: SearchContext) -> dict[str, Adapter]:
+    """Site -> its adapter. RecipeError where there is one whose rank units cannot be taken out one by one."""
+    adapters = context.adapted.adapters
+    for adapter in adapters.values():
+        if not adapter.divisible:
+            delta = adapter.spec.delta
+            raise RecipeError(
+                f"search method '{context.search.method}' takes single rank units, and delta '{delta}' has none to take",
+                key="search.method",
+                valid="none or heterolora with this adapter",
+                hint="an adapter method such as lora, dora, trilora or flora",
+            )
+    return adapters
+
+
+def shared_parameters(context: SearchContext) -> int:
+    """Trained adapter parameters that are no site's own: always spent."""
+    adapted = context.adapted
+    return adapted.adapter_parameters(adapted.adapters) - sum(
+        adapter.parameters_at(adapter.live) for adapter in adapted.adapters.values()
+    )
