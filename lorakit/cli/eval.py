@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Offline, Quiet, Weights, before_imports
+from lorakit.cli.options import AsJson, CutRank, Offline, Quiet, Weights, before_imports
 from lorakit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def evaluate(
     ] = None,
     split: Annotated[Optional[str], typer.Option("--split", help="A split; the validation split by default.")] = None,
     weights: Weights = "last",
+    rank: CutRank = None,
     predictions: Annotated[
         Optional[Path],
         typer.Option(
@@ -45,7 +46,14 @@ def evaluate(
         from lorakit import workflow
 
         result = workflow.evaluate(
-            task, run=run, model=model, split=split, weights=weights, predictions=predictions, offline=offline
+            task,
+            run=run,
+            model=model,
+            split=split,
+            weights=weights,
+            predictions=predictions,
+            offline=offline,
+            rank=rank,
         )
     if as_json:
         write_json(result.to_dict())

@@ -45,6 +45,15 @@ Weights = Annotated[
     Literal["last", "best"], typer.Option("--weights", help="The last weights, or the best on the validation split.")
 ]
 
+CutRank = Annotated[
+    Optional[int],
+    typer.Option(
+        "--rank",
+        metavar="K",
+        help="The first K rank units of each site alone: what a run of search.method=dylora is for.",
+    ),
+]
+
 
 def open_recipe(
     name: str, overrides: Sequence[str] | None, *, seed: int | None = None, offline: bool = False

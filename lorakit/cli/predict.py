@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lorakit.cli.options import AsJson, Quiet, Weights, before_imports
+from lorakit.cli.options import AsJson, CutRank, Quiet, Weights, before_imports
 from lorakit.errors import DataError
 
 
@@ -23,6 +23,7 @@ def predict(
         ),
     ],
     weights: Weights = "last",
+    rank: CutRank = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -34,7 +35,7 @@ def predict(
         lines = texts(source)
         from lorakit import workflow
 
-        predictions = workflow.predict(run, lines, weights)
+        predictions = workflow.predict(run, lines, weights, rank)
     if not predictions:
         raise DataError("there is no line to label", where="standard input" if source == "-" else source)
     if as_json:

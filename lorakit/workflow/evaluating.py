@@ -50,19 +50,28 @@ def evaluate(
     weights: str = "last",
     predictions: Path | None = None,
     offline: bool = False,
+    rank: int | None = None,
 ) -> EvalResult:
-    """Score a run (the newest of ``task`` where none is named) or a checkpoint."""
+    """Score a run (the newest of ``task`` where none is named) or a checkpoint.
+
+    rank: how many of each site's rank units to use, all of them where none is given (see ``restoring.cut_to``).
+    """
     if task != CUSTOM:
         registry.tasks.get(task)
     if model is not None:
+        if rank is not None:
+            raise UsageError(
+                "a checkpoint's adapters are folded in: it has no ranks to choose", valid="--rank with a run"
+            )
         data = load_task(TaskSection(name=task), seed=0, offline=offline)
         trained = restore_checkpoint(model, data.task, offline=offline)
     else:
         path = Path(run) if run else newest_run(Path("runs"), task).path
-        restored = restore_run(path, weights, offline=offline)
+        restored = restore_run(path, weights, offline=offline, rank=rank)
         data = restored.parts.data
         outputs = list(range(data.task.num_labels))
-        trained = Trained(restored.adapted, restored.loaded.recipe, outputs, f"{path} ({weights} weights)")
+        used = f"{weights} weights" if rank is None else f"{weights} weights, rank {rank}"
+        trained = Trained(restored.adapted, restored.loaded.recipe, outputs, f"{path} ({used})")
         if data.task.name != task:
             raise UsageError(
                 f"this run learnt {data.task.name}, not {task}", where=str(path), hint=f"lorakit eval {data.task.name}"

@@ -14,7 +14,7 @@ from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.files import read_json
 from lorakit.artifacts.merge import restore_shortcuts
 from lorakit.backbone.load import load_backbone
-from lorakit.errors import DataError
+from lorakit.errors import DataError, UsageError
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.training.objective import Objective
 from lorakit.workflow.building import Result, make_accelerator
@@ -85,10 +85,15 @@ class Classifier:
         ]
 
 
-def load(path: str | Path, weights: str = "last") -> Classifier:
-    """A trained classifier from a run's folder or from one that `lorakit merge` wrote, shortcuts included."""
+def load(path: str | Path, weights: str = "last", rank: int | None = None) -> Classifier:
+    """A trained classifier from a run's folder or from one that `lorakit merge` wrote, shortcuts included.
+
+    rank: how many of each site's rank units to use, all of them where none is given (see ``restoring.cut_to``).
+    """
     path = Path(path)
     if is_merged(path):
+        if rank is not None:
+            raise UsageError("a merged model has no ranks to choose", where=str(path), valid="the run it was made from")
         config = read_json(path / "config.json")
         labels = tuple(name for _, name in sorted(config.get("id2label", {}).items(), key=lambda item: int(item[0])))
         regression = config.get("problem_type") == "regression"
@@ -99,10 +104,10 @@ def load(path: str | Path, weights: str = "last") -> Classifier:
         record = read_json(path / "lorakit.json")
         recipe.task.max_length = record["max_length"]
         return Classifier(restore_shortcuts(backbone, path), recipe, pair=record["pair"])
-    restored = restore_run(path, weights, with_data=False)
+    restored = restore_run(path, weights, with_data=False, rank=rank)
     return Classifier(restored.adapted, restored.loaded.recipe, pair=restored.parts.task.pair)
 
 
-def predict(run: Path, lines: Iterable[Text], weights: str = "last") -> list[Prediction]:
+def predict(run: Path, lines: Iterable[Text], weights: str = "last", rank: int | None = None) -> list[Prediction]:
     """Label each line with the run's (or the merged folder's) model."""
-    return load(run, weights).predict(lines)
+    return load(run, weights, rank).predict(lines)

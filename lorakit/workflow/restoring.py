@@ -18,6 +18,9 @@ from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.tasks.task import Task, TaskData
 from lorakit.workflow.building import Parts, adapt, assemble, talk
 
+EVERY_RANK = "dylora"
+"""The search method whose runs serve every rank."""
+
 
 @dataclass(frozen=True)
 class RestoredRun:
@@ -29,8 +32,10 @@ class RestoredRun:
     adapted: AdaptedModel
 
 
-def restore_run(path: Path, weights: str, *, offline: bool = False, with_data: bool = True) -> RestoredRun:
-    """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in.
+def restore_run(
+    path: Path, weights: str, *, offline: bool = False, with_data: bool = True, rank: int | None = None
+) -> RestoredRun:
+    """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in, cut to ``rank`` where one is given.
 
     Without data nothing of the training files is read: the task is the one that the run wrote down.
     """
@@ -40,7 +45,33 @@ def restore_run(path: Path, weights: str, *, offline: bool = False, with_data: b
     adapted = adapt(parts, statistics=None)
     load_adapter(adapted, run.weights(weights))
     adapted.model.eval()
-    return RestoredRun(run, loaded, parts, adapted)
+    restored = RestoredRun(run, loaded, parts, adapted)
+    if rank is not None:
+        cut_to(restored, rank)
+    return restored
+
+
+def cut_to(restored: RestoredRun, rank: int) -> None:
+    """Leave every site its first ``rank`` live rank units, with the scale of that rank; one that has no more stays as it is.
+
+    Raises UsageError for a rank above what the run has, and for adapters without rank units.
+    """
+    adapters = [restored.adapted.adapters[name] for name in restored.adapted.in_function]
+    where, recipe = str(restored.run.path), restored.loaded.recipe
+    if fixed := [adapter for adapter in adapters if not adapter.divisible]:
+        what = f"delta '{fixed[0].spec.delta}' has no rank units to take out"
+        raise UsageError(f"this run cannot be cut to a rank: {what}", where=where, hint="leave --rank out")
+    highest = max((adapter.live for adapter in adapters), default=0)
+    if not 1 <= rank <= highest:
+        raise UsageError(f"this run has no rank {rank}", where=where, valid=f"1 to {highest}")
+    if rank < highest and recipe.search.method != EVERY_RANK:
+        talk.warning(
+            "this run was not trained to be cut to rank %d: search.method=%s is what does that", rank, EVERY_RANK
+        )
+    for adapter in adapters:
+        if adapter.live > rank:
+            adapter.keep(adapter.units & (adapter.units.cumsum(0) <= rank))
+            adapter.scale = adapter.spec.scale_at(rank)
 
 
 def open_trained(path: Path, weights: str) -> Run:

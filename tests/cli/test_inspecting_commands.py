@@ -12,7 +12,8 @@ from lorakit.cli.plan import at_steps
 
 def test_eval_hands_everything_on_and_prints_the_interval(cli, here, workflow):
     ran = cli(
-        "eval", "mrpc", "--run", "runs/a", "--split", "test", "--weights", "best", "--predictions", "p.tsv", "--offline"
+        *("eval", "mrpc", "--run", "runs/a", "--split", "test", "--weights", "best", "--rank", "2"),
+        *("--predictions", "p.tsv", "--offline"),
     )
     _, (task,), settings = workflow.call
     assert task == "mrpc"
@@ -23,6 +24,7 @@ def test_eval_hands_everything_on_and_prints_the_interval(cli, here, workflow):
         "weights": "best",
         "predictions": Path("p.tsv"),
         "offline": True,
+        "rank": 2,
     }
     assert "accuracy  0.7892  (95 % interval 0.7525 to 0.8260)" in ran.out
     assert "f1        0.8512\n" in ran.out

@@ -7,8 +7,8 @@ import pytest
 
 def test_a_file_gives_a_line_per_line(cli, here, workflow):
     (here / "texts.txt").write_text("a fine film\n\nfirst\tsecond\tthird\r\n", encoding="utf-8-sig")
-    ran = cli("predict", "runs/a", "texts.txt", "--weights", "best")
-    assert workflow.call[1] == (Path("runs/a"), ["a fine film", "", ("first", "second\tthird")], "best")
+    ran = cli("predict", "runs/a", "texts.txt", "--weights", "best", "--rank", "2")
+    assert workflow.call[1] == (Path("runs/a"), ["a fine film", "", ("first", "second\tthird")], "best", 2)
     assert ran.out == "positive\t0.8750\n" * 3
 
 

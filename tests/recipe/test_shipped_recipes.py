@@ -12,6 +12,7 @@ NAMES = [
     "demo",
     "opt350m-mrpc-paper",
     "mrpc-adalora",
+    "mrpc-dylora",
     *(f"{task}-{kind}" for task in TASKS for kind in ("lora", "heterolora")),
 ]
 

@@ -1,0 +1,114 @@
+"""One DyLoRA run at every rank: evaluation, prediction, merging, and what cannot be cut."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from workflow.small_runs import Bench, records
+
+from lorakit import workflow
+from lorakit.artifacts.files import read_json, write_json
+from lorakit.errors import UsageError
+
+RANK, ALPHA = 4, 16.0
+DYLORA = ("search.method=dylora", "adapter.alpha=16", "adapter.dropout=0", "training.lr=0.02")
+
+
+@pytest.fixture(scope="module")
+def dylora(bench: Bench) -> workflow.TrainResult:
+    return bench.train(*DYLORA, name="dylora")
+
+
+def by_hand(bench: Bench, run: Path, rank: int) -> workflow.TrainResult:
+    """A plain LoRA run of rank K whose tensors are B[:, :K] and A[:K]."""
+    plain = bench.train(*DYLORA[1:], f"adapter.rank={rank}", "training.max_steps=1", name=f"rank-{rank}")
+    file = plain.run_dir / "adapter" / "adapter_model.safetensors"
+    trained = load_file(run / "adapter" / "adapter_model.safetensors")
+    cut = {
+        name: (t[:rank] if "lora_A" in name else t[:, :rank] if "lora_B" in name else t).contiguous()
+        for name, t in trained.items()
+    }
+    assert {name: t.shape for name, t in cut.items()} == {name: t.shape for name, t in load_file(file).items()}
+    save_file(cut, file)
+    return plain
+
+
+def logits(classifier: workflow.Classifier) -> torch.Tensor:
+    inputs = classifier.tokenizer(["good sun", "the dog is warm"], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        return classifier.objective.logits(classifier.model, inputs)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_it_is_a_lora_of_that_rank(bench: Bench, dylora: workflow.TrainResult, rank: int) -> None:
+    plain = by_hand(bench, dylora.run_dir, rank)
+    torch.testing.assert_close(
+        logits(workflow.load(dylora.run_dir, rank=rank)), logits(workflow.load(plain.run_dir)), rtol=1e-5, atol=1e-6
+    )
+    ours = workflow.evaluate("custom", run=dylora.run_dir, rank=rank)
+    theirs = workflow.evaluate("custom", run=plain.run_dir)
+    assert ours.scores == theirs.scores
+    assert f"rank {rank}" in ours.source
+
+
+def test_all_ranks_are_the_run_itself(dylora: workflow.TrainResult) -> None:
+    assert workflow.evaluate("custom", run=dylora.run_dir, rank=RANK).scores == dylora.last
+    assert workflow.evaluate("custom", run=dylora.run_dir).scores == dylora.last
+    assert workflow.merge(dylora.run_dir).largest_difference < 1e-4
+
+
+def test_a_budget_ends_at_its_rank_and_scale(bench: Bench) -> None:
+    """Its scale is not the one that the recipe's rank gives: it is read back."""
+    settings = (*DYLORA, "search.uniform_rank=3", "adapter.shortcuts=[res1]")
+    run = bench.train(*settings, name="dylora-3")
+    sites = read_json(run.run_dir / "adapter" / "lorakit.json")["sites"]
+    assert {(site["rank"], site["scale"]) for site in sites} == {(3, ALPHA / 3)}
+    assert workflow.evaluate("custom", run=run.run_dir).scores == run.last
+    assert workflow.merge(run.run_dir).largest_difference < 1e-4
+    torch.testing.assert_close(
+        logits(workflow.load(run.run_dir / "merged")), logits(workflow.load(run.run_dir)), rtol=1e-5, atol=1e-5
+    )
+    again = bench.train(*settings, name="dylora-3-again")
+    assert records(again.run_dir) == records(run.run_dir)
+
+
+def test_another_run_is_cut_with_a_word(
+    finished: workflow.TrainResult, dylora: workflow.TrainResult, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="lorakit"):
+        workflow.load(dylora.run_dir, rank=2)
+        assert not caplog.records
+        workflow.load(finished.run_dir, rank=2)
+    assert "not trained to be cut to rank 2" in caplog.text
+
+
+@pytest.mark.parametrize("rank", [0, -1, RANK + 1])
+def test_a_rank_that_is_not_there(dylora: workflow.TrainResult, rank: int) -> None:
+    with pytest.raises(UsageError, match=rf"(?s)no rank {rank}\b.*1 to {RANK}"):
+        workflow.evaluate("custom", run=dylora.run_dir, rank=rank)
+
+
+def test_what_has_no_ranks(bench: Bench, dylora: workflow.TrainResult, tmp_path: Path) -> None:
+    run = bench.train("adapter.method=bitfit", "training.max_steps=1", "adapter.dropout=0", name="no-ranks")
+    with pytest.raises(UsageError, match="no rank units"):
+        workflow.evaluate("custom", run=run.run_dir, rank=1)
+    with pytest.raises(UsageError, match="no ranks to choose"):
+        workflow.evaluate("mrpc", model="bert-base-uncased", rank=1)
+    merged = tmp_path / "merged"
+    workflow.merge(dylora.run_dir, out=merged)
+    with pytest.raises(UsageError, match="no ranks to choose"):
+        workflow.load(merged, rank=1)
+
+
+def test_a_scale_is_read_back(finished: workflow.TrainResult, copied: Path) -> None:
+    before = logits(workflow.load(copied))
+    path = copied / "adapter" / "lorakit.json"
+    told = read_json(path)
+    for site in told["sites"]:
+        site["scale"] *= 3
+    write_json(path, told)
+    assert not torch.allclose(logits(workflow.load(copied)), before)
