@@ -232,7 +232,7 @@ class Adapter(nn.Module):
     @property
     def divisible(self) -> bool:
         """Whether rank units can be taken out of it one by one."""
-        return bool(self.delta.closers())
+        return any(name in self.delta.rank_axes for name in self.delta.closers())
 
     def cut(self, width: int | None) -> None:
         """Compute with the first ``width`` rank units alone; the others keep their values. None: with all of them."""

@@ -10,6 +10,7 @@ freezing for good x scores of a search             `aflora` refuses a search; a 
 element masks x momentum, weight decay             commute: masked again after every step; `rose` lets entries grow back
 shared tensors x pruning, ranks by site            commute: a site's own tensors are pruned, a lower rank takes the first directions
 shared tensors that train x search.off: freeze     refused: a frozen site would move
+shared tensors that train x scoring: streaming     refused: a site that is off would move those of the others
 ratio of learning rates x vectors, gates           commute: groups by role; refused where A and B do not both train
 frozen A x init that gives A                       commute; refused where what that init starts at zero does not train
 parameters of two modules x training them          refused (``blocks.modules``); no delta sits on embeddings' weights otherwise
@@ -40,18 +41,35 @@ def conflicts(spec: AdapterSpec) -> list[Problem]:
 
 
 def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Problem]:
-    """What of ``spec`` the recipe's search cannot do: freeze sites whose shared tensors train on for others."""
+    """What of ``spec`` the recipe's search cannot do.
+
+    Sites whose shared tensors train on for others can neither be frozen nor watched from outside; nor can what stands in for the
+    module's own parameters, or is no module's forward.
+    """
     delta: type[Delta] = registry.deltas.get(spec.delta)
-    moving = [name for name, role in delta.shared_roles.items() if spec.trains(role)]
-    if search.method == "none" or search.off != "freeze" or not moving:
+    if search.method == "none":
         return []
-    return [
-        Problem(
-            f"sites of delta '{spec.delta}' share {' and '.join(moving)}: one that is frozen would move with the others",
-            key="search.off",
-            valid="drop",
+    moving = [name for name, role in delta.shared_roles.items() if spec.trains(role)]
+    problems = []
+    if search.off == "freeze" and moving:
+        problems.append(
+            Problem(
+                f"sites of delta '{spec.delta}' share {' and '.join(moving)}: one that is frozen would move with the others",
+                key="search.off",
+                valid="drop",
+            )
         )
-    ]
+    beside = not delta.replaces and {"linear", "conv1d"} & set(delta.kinds)
+    if search.scoring == "streaming" and (moving or not beside):
+        why = f"they share {' and '.join(moving)}" if moving else "they are not computed beside a frozen layer"
+        problems.append(
+            Problem(
+                f"sites of delta '{spec.delta}' that are off cannot be scored from training steps: {why}",
+                key="search.scoring",
+                valid="separate",
+            )
+        )
+    return problems
 
 
 def roles_of(delta: type[Delta]) -> set[str]:

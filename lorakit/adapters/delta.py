@@ -228,7 +228,7 @@ class Delta(nn.Module, ABC):
     def asleep(self) -> set[str]:
         """The tensors whose gradient is zero because the update is: whatever they are multiplied by starts at zero, and is zero."""
         zero = {name for name, tensor, _ in self.tensors() if self.starts.get(name) == 0.0 and not tensor.any()}
-        return {name for name, _, _ in self.tensors()} - zero if self.neutral() else set()
+        return {name for name, _, _ in self.tensors()} - zero if zero and self.neutral() else set()
 
     # -- the function -------------------------------------------------------------------------------------------------
 

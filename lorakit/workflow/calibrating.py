@@ -14,6 +14,7 @@ from lorakit.adapters.init import Init
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 from lorakit.search.scoring import without_trace
+from lorakit.search.weight_gradients import weight_gradients
 from lorakit.tasks.batching import Batch, Encoded
 from lorakit.training.feed import Feed
 from lorakit.training.objective import Objective
@@ -108,22 +109,8 @@ def gradients(
     model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
 ) -> dict[str, dict[str, torch.Tensor]]:
     """dL/dW (out x in) of the loss averaged over all rows, in float32; zeros for a weight that the loss does not depend on."""
-    weights = [model.get_submodule(site.name).get_parameter("weight") for site in sites]
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    for weight in weights:
-        weight.requires_grad_(True)
-    sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-    for batch in batches:
-        found = torch.autograd.grad(objective.summed(model, batch), weights, allow_unused=True)
-        for total, gradient in zip(sums, found, strict=True):
-            if gradient is not None:
-                total += gradient
-    rows = sum(len(batch["labels"]) for batch in batches)
-    return {
-        site.name: {"gradient": (total.T if site.kind == "conv1d" else total) / rows}
-        for site, total in zip(sites, sums, strict=True)
-    }
+    found = weight_gradients(model, sites, batches, objective.summed)
+    return {name: {"gradient": gradient} for name, gradient in found.items()}
 
 
 Measure = Callable[[nn.Module, Sequence[Site], Sequence[Batch], Objective], dict[str, dict[str, torch.Tensor]]]

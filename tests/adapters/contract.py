@@ -28,6 +28,7 @@ from adapters.cases import (
     make_case,
     merged,
 )
+from adapters.unit_checks import check_units, check_watching
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import HEAD
@@ -359,4 +360,6 @@ CHECKS = (
     check_gradients,
     check_checkpointing,
     check_side_by_side,
+    check_units,
+    check_watching,
 )

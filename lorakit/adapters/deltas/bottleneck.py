@@ -66,7 +66,7 @@ class Bottleneck(Delta):
 
     def matrices(self) -> tuple[torch.Tensor, torch.Tensor]:
         """D (m x out) and U (out x m)."""
-        return self.get_parameter("D"), self.get_parameter("U")
+        return self.D, self.U
 
     def layer(self, layer: Layer, x: torch.Tensor, scale: float) -> torch.Tensor:
         """``y + U g(D y + b_down) + b_up``, in y's dtype."""

@@ -102,7 +102,7 @@ class GLoRA(Delta):
         fixed = {**self.settings, **self.configuration, "mode": "fixed"}
         found = {}
         for name, shape in self.shapes(self.site, self.rank, fixed).items():
-            tensor: Tensor = self.get_parameter(name)
+            tensor: Tensor = getattr(self, name)
             if tensor.ndim > len(shape):
                 tensor = tensor[:, 0]
             found[name] = tensor[: shape[0]]

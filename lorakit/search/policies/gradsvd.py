@@ -1,0 +1,121 @@
+"""Ranks from one look at the gradient: every site gets as many rank units as its gradient's spectrum is worth.
+
+    G = dL/dW over `search.batches` training batches, before the first step        G = U S V^T at every site
+    unit k of a site is worth sigma_k^power over the parameters it costs; the best units of all sites are taken until the budget is spent
+    start: svd     A = the first rows of V^T and B = 0, so that unit k is the one that was counted
+
+A step of size lr on B with A = V_k^T changes the loss by -lr s^2 sigma_k^2 in first order: `power: 2` takes the gain of that step,
+lower powers spread the budget over more sites. `per: site` divides by the site's own sum first, so that sites compete by the shape of
+their spectrum and not by its size. `floor` units are given to every site before anything is compared. Nothing is searched
+after step 0: a step costs what its ranks cost.
+Ours; the first-order argument is LoRA-GA's (Wang et al. 2024, section 3), the redistribution EVA's (Paischer et al. 2024, section 3).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from lorakit import registry
+from lorakit.adapters.anchored import Anchored
+from lorakit.adapters.delta import Option
+from lorakit.adapters.inits.gradient import start_from_gradient
+from lorakit.errors import RecipeError
+from lorakit.search.allocate import allocate_units
+from lorakit.search.policy import Decision, SearchContext
+from lorakit.search.scoring import without_trace
+from lorakit.search.unit_policy import UnitPolicy, Units
+from lorakit.search.weight_gradients import weight_gradients
+from lorakit.tasks.batching import Batch
+
+
+class GradientSVD(UnitPolicy):
+    """Decides once, at the first tick, from the singular values of the gradient."""
+
+    title = "Gradient SVD"
+    summary = "ranks from the singular values of the first gradient, decided once"
+    source = "lorakit; after LoRA-GA and EVA"
+    options: ClassVar = {
+        "power": Option(2.0, "a unit is worth its singular value to this power", low=0.0),
+        "per": Option(
+            "network", "compare values as they are, or as shares of their site's sum", choices=("network", "site")
+        ),
+        "floor": Option(1, "rank units that every site gets", low=0),
+        "start": Option(
+            "svd", "A's rows: the gradient's directions, or as the init drew them", choices=("svd", "init")
+        ),
+    }
+
+    def __init__(self, context: SearchContext):
+        super().__init__(context)
+        if crossing := [site.name for site in context.adapted.sites if site.kind not in ("linear", "conv1d")]:
+            raise RecipeError(
+                f"search method 'gradsvd' looks at the gradient of a weight, and {crossing[0]} has none",
+                key="search.method",
+                valid="gradsvd with projections alone",
+                hint="adapter.shortcuts=[]",
+            )
+        if self.settings["start"] == "svd":
+            self.check_start()
+
+    def check_start(self) -> None:
+        """Refuse adapters that cannot start from given factors."""
+        for adapter in self.adapters.values():
+            if isinstance(adapter.delta, Anchored) or not adapter.delta.takes_factors:
+                raise RecipeError(
+                    f"delta '{adapter.spec.delta}' with init '{adapter.spec.init}' cannot start from the gradient's directions",
+                    key="search.options",
+                    valid="start: init",
+                    hint="or adapter.method=lora",
+                )
+
+    def allowed(self, step: int) -> int:
+        """The budget, from the first tick on."""
+        return self.context.budget.parameters
+
+    def unit_scores(self) -> Units:
+        """Site -> what each of its units is worth, by the spectrum of the gradient; ``directions`` are kept for the start."""
+        context = self.context
+        seed = int(torch.randint(2**31, (), generator=context.generator))
+        batches = context.draw(context.search.batches, context.generator)
+
+        def summed(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+            return context.loss(model, batch) * len(batch["labels"])
+
+        with without_trace(context.adapted, train_mode=False, seed=seed):
+            found = weight_gradients(context.adapted.model, context.adapted.sites, batches, summed)
+        self.directions: dict[str, torch.Tensor] = {}
+        scores: Units = {}
+        for name, gradient in found.items():
+            _, values, self.directions[name] = torch.linalg.svd(gradient, full_matrices=False)
+            worth = values[: self.adapters[name].rank].double() ** self.settings["power"]
+            scores[name] = (
+                worth / (values.double() ** self.settings["power"]).sum() if self.settings["per"] == "site" else worth
+            )
+        return scores
+
+    def decide(self, step: int) -> Decision:
+        """Once: look, allocate, start."""
+        if self.ticks:
+            return Decision("gradsvd")
+        scores = self.unit_scores()
+        first = min(self.settings["floor"], *(adapter.rank for adapter in self.adapters.values()))
+        lifted = {
+            name: torch.cat([torch.full_like(v[:first], torch.finfo(v.dtype).max / 2), v[first:]])
+            for name, v in scores.items()
+        }
+        limit = self.allowed(step) - self.common
+        chosen = allocate_units(lifted, self.adapters, limit, self.context.generator, per_parameter=True)
+        states = {}
+        for name, adapter in self.adapters.items():
+            rank = int(chosen[name].sum())
+            if not isinstance(adapter.delta, Anchored) and self.settings["start"] == "svd":
+                start_from_gradient(adapter.delta, self.directions[name])
+            adapter.cut(rank)
+            states[name] = "on" if rank else "dropped"
+        self.context.adapted.restore(states)
+        return Decision("gradsvd", {name: float(values.sum()) for name, values in scores.items()})
+
+
+registry.policies.register("gradsvd", GradientSVD)

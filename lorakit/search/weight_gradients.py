@@ -1,0 +1,39 @@
+"""dL/dW of frozen weights, from a few batches: what a low-rank update could gain at each site, and in which directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from lorakit.backbone.site import Site
+from lorakit.tasks.batching import Batch
+
+
+def weight_gradients(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    summed: Callable[[nn.Module, Batch], torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """Site -> dL/dW (out x in) of the loss averaged over all rows, in float32; zeros for a weight that the loss does not depend on.
+
+    sites: linear and conv1d ones; summed: (model, batch) -> the loss summed over the batch's rows. Leaves every parameter without
+    gradients and switched off: call it where that is put back (``scoring.without_trace``).
+    """
+    weights = [model.get_submodule(site.name).get_parameter("weight") for site in sites]
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for weight in weights:
+        weight.requires_grad_(True)
+    sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+    for batch in batches:
+        found = torch.autograd.grad(summed(model, batch), weights, allow_unused=True)
+        for total, gradient in zip(sums, found, strict=True):
+            if gradient is not None:
+                total += gradient
+    rows = sum(len(batch["labels"]) for batch in batches)
+    return {
+        site.name: (total.T if site.kind == "conv1d" else total) / rows for site, total in zip(sites, sums, strict=True)
+    }
