@@ -18,6 +18,7 @@ from typing import ClassVar
 import torch
 
 from lorakit import registry
+from lorakit.adapters.adapter import DROPPED, ON
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Option
 from lorakit.adapters.inits.gradient import start_from_gradient
@@ -113,8 +114,9 @@ class GradientSVD(UnitPolicy):
             if not isinstance(adapter.delta, Anchored) and self.settings["start"] == "svd":
                 start_from_gradient(adapter.delta, self.directions[name])
             adapter.cut(rank)
-            states[name] = "on" if rank else "dropped"
+            states[name] = ON if rank else DROPPED
         self.context.adapted.restore(states)
+        self.hold()
         return Decision("gradsvd", {name: float(values.sum()) for name, values in scores.items()})
 
 
