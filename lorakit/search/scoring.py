@@ -104,8 +104,11 @@ def from_gradients(score: OfGradients) -> Callable[[Probe], dict[str, float]]:
 
 
 @contextmanager
-def without_trace(adapted: AdaptedModel, *, train_mode: bool, seed: int) -> Iterator[None]:
-    """Every site on, dropout as asked, torch's randomness from ``seed``; afterwards everything is as it was, gradients included."""
+def without_trace(adapted: AdaptedModel, *, train_mode: bool, seed: int, all_on: bool = True) -> Iterator[None]:
+    """Every site on, dropout as asked, torch's randomness from ``seed``; afterwards everything is as it was, gradients included.
+
+    With ``all_on=False`` every site is on or off as it was.
+    """
     model = adapted.model
     states = adapted.states()
     modes = {module: module.training for module in model.modules()}
@@ -118,7 +121,8 @@ def without_trace(adapted: AdaptedModel, *, train_mode: bool, seed: int) -> Iter
             torch.manual_seed(seed)
             for parameter in pending:
                 parameter.grad = None
-            adapted.restore(dict.fromkeys(states, ON))
+            if all_on:
+                adapted.restore(dict.fromkeys(states, ON))
             model.train(train_mode)
             yield
     finally:

@@ -101,7 +101,7 @@ def test_in_a_core_the_last_unit_is_a_row_and_a_column(make: Make) -> None:
     train(scene, policy, look)
 
 
-@pytest.mark.parametrize("kind", ["low_rank", "core", "anchored"])
+@pytest.mark.parametrize("kind", ["low_rank", "core", "shared vectors", "magnitude", "anchored"])
 def test_every_kind_of_adapter_repeats_and_resumes(make: Make, kind: str) -> None:
     def build(seed: int = 0) -> tuple[Scene, Any]:
         scene = scene_of(make, **KINDS[kind])
