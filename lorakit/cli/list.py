@@ -55,11 +55,13 @@ def methods() -> list[dict[str, Any]]:
     from lorakit.search import evolution
 
     adapters = [preset(method) for _, method in registry.methods.items()]
-    searches = {name: first_line(policy) for name, policy in registry.policies.items()}
-    searches[EVOLUTION] = (inspect.getdoc(evolution) or "").partition("\n")[0]
-    return adapters + [
-        {"name": name, "key": "search.method", "what": what, "source": ""} for name, what in sorted(searches.items())
+    searches = [
+        {"name": name, "key": "search.method", "what": policy.summary, "source": policy.source}
+        for name, policy in registry.policies.items()
     ]
+    told = (inspect.getdoc(evolution) or "").partition("\n")[0]
+    searches.append({"name": EVOLUTION, "key": "search.method", "what": told, "source": ""})
+    return adapters + sorted(searches, key=itemgetter("name"))
 
 
 def preset(method: Method) -> dict[str, Any]:
@@ -170,8 +172,3 @@ def models() -> list[dict[str, str]]:
     ]
     rest = {"family": "any other", "model types": "any", "roles": "found by structure, no shortcuts"}
     return [bundled, *known, rest]
-
-
-def first_line(entry: object) -> str:
-    """The first line of the docstring of the file an entry is written in."""
-    return (inspect.getdoc(inspect.getmodule(entry)) or "").partition("\n")[0]

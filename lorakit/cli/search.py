@@ -1,12 +1,13 @@
 """``lorakit search``: find the adapters to train, and write that down as a recipe.
 
-heterolora scores every site once and gives the budget to the best; glora evolves a configuration for every site.
+heterolora scores every site once and gives the budget to the best, gradsvd gives every site a rank; glora evolves a
+configuration for every site.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -43,10 +44,11 @@ def search(
     ] = None,
     overrides: Overrides = None,
     method: Annotated[
-        Optional[Literal["heterolora", "glora"]],
+        Optional[str],
         typer.Option(
             "--method",
-            help="heterolora scores all sites once; glora trains a supernet, then evolves. The recipe's, else heterolora.",
+            help="heterolora, gradsvd and others that decide before a training; glora trains a supernet, then evolves. "
+            "The recipe's, else heterolora.",
         ),
     ] = None,
     proxy: Annotated[

@@ -59,6 +59,8 @@ def show(
         show_method(name, model, as_json=as_json)
         if not as_json:
             write(*(f"\n{card(registry.updates, update)}" for update in registry.methods.get(name).updates))
+            if name in registry.policies:
+                write(f"\n{card(registry.policies, name)}")
         return
     cards = [card(registry, name) for registry in card_registries() if name in registry]
     if not cards:
@@ -127,5 +129,6 @@ def card(registry: Registry[Any], name: str) -> str:
         options = getattr(entry, "options", None)
         if isinstance(options, dict) and options:
             told = (f"    {key} = {option.default}: {option.doc}" for key, option in options.items())
-            text += "\n\nadapter.update_options:\n" + "\n".join(told)
+            key = "search.options" if registry.kind == "search method" else "adapter.update_options"
+            text += f"\n\n{key}:\n" + "\n".join(told)
     return f"{head}\n\n{text}"

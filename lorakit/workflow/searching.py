@@ -1,11 +1,11 @@
-"""``lorakit search``: static HeteroLoRA. Score every site once, give the budget to the best, write that as a recipe."""
+"""``lorakit search``: decide once, before any training: score every site, give out the budget, write that as a recipe."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lorakit import registry
 from lorakit.artifacts.files import write_text
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
@@ -20,7 +20,7 @@ from lorakit.workflow.calibrating import calibrate
 
 @dataclass(frozen=True)
 class RankedSite(Result):
-    """A site with its score; rank and parameters are those it has when on."""
+    """A site with its score; rank and parameters are those it is given, or would have if it were on."""
 
     name: str
     label: str
@@ -48,7 +48,7 @@ class SearchResult(Result):
 def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
     """Score the fresh model's sites on training batches and allocate the recipe's budget once.
 
-    Raises RecipeError for a recipe that has an allocation already.
+    Raises RecipeError for a recipe that has an allocation already, and for a search method that needs a training to decide.
     """
     recipe = loaded.recipe
     if recipe.adapter.allocation:
@@ -70,37 +70,42 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
     accelerator = make_accelerator(loaded.recipe)
     accelerator.prepare_model(adapted.model)
     feed = Feed(encoded, loaded.recipe.training, stream(recipe.run.seed, "data"))
-    policy = make_policy(parts, adapted, feed, Objective(accelerator, parts.task.regression))
-    assert isinstance(policy, HeteroLoRA)
-    started = time.perf_counter()
-    scores = policy.score()
-    chosen = policy.choose(scores).on
-    seconds = time.perf_counter() - started
-    site_costs = parts.costs
+    with located(loaded):
+        policy = make_policy(parts, adapted, feed, Objective(accelerator, parts.task.regression))
+        if not policy.at_once:
+            able = [name for name, kind in registry.policies.items() if kind.at_once]
+            raise RecipeError(
+                f"search method '{loaded.recipe.search.method}' decides during a training, not before it",
+                key="search.method",
+                valid=", ".join(able),
+                hint="lorakit train",
+            )
+    tick = policy.tick(0, 0.0)
+    site_costs, adapters = parts.costs, adapted.adapters
     ranked = [
         RankedSite(
             name=site.name,
             label=site.label,
             role=site.role,
             layer=site.layer,
-            rank=parts.rank_of(site),
-            parameters=site_costs[site.name],
-            score=scores[site.name],
-            on=site.name in chosen,
+            rank=tick.ranks[site.name] or parts.rank_of(site),
+            parameters=adapters[site.name].parameters_at(tick.ranks[site.name]) or site_costs[site.name],
+            score=tick.scores[site.name],
+            on=tick.ranks[site.name] > 0,
         )
-        for site in sorted(parts.sites, key=lambda site: -scores[site.name])
+        for site in sorted(parts.sites, key=lambda site: -tick.scores[site.name])
     ]
     if emit is not None:
-        allocation = {site.name: parts.rank_of(site) for site in parts.sites if site.name in chosen}
+        allocation = {name: rank for name, rank in tick.ranks.items() if rank}
         write_text(emit, static_recipe(loaded, allocation))
     return SearchResult(
-        proxy=policy.proxy.name,
+        proxy=tick.proxy,
         ranked=ranked,
         budget=parts.budget.parameters,
-        used=sum(site_costs[name] for name in chosen),
-        seconds=seconds,
+        used=sum(site.parameters for site in ranked if site.on),
+        seconds=tick.seconds,
         emitted=emit,
-        note=f"where B = 0: {policy.proxy.at_zero}",
+        note=f"where B = 0: {policy.proxy.at_zero}" if isinstance(policy, HeteroLoRA) else "",
     )
 
 

@@ -37,6 +37,7 @@ class GradientSVD(UnitPolicy):
     title = "Gradient SVD"
     summary = "ranks from the singular values of the first gradient, decided once"
     source = "lorakit; after LoRA-GA and EVA"
+    at_once = True
     options: ClassVar = {
         "power": Option(2.0, "a unit is worth its singular value to this power", low=0.0),
         "per": Option(

@@ -33,6 +33,7 @@ class HeteroLoRA(Policy):
     title = "HeteroLoRA"
     summary = "sites on or off by a zero-cost proxy, again at every tick"
     source = "Zhang et al. 2024, arXiv 2406.14956"
+    at_once = True
     options: ClassVar = {
         "per": Option(
             "site",
