@@ -28,6 +28,7 @@ TICKS = (0, 2, 4, 5, 7, 9)
 KINDS: dict[str, dict[str, Any]] = {
     "low_rank": {"method": "lora"},
     "diagonal": {"method": "adalora"},
+    "gated": {"method": "sora"},
     "core": {"method": "flora"},
     "vectors": {"delta": "vectors"},
     "shared vectors": {"method": "vera", "rank": 6},

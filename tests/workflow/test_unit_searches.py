@@ -19,6 +19,7 @@ from lorakit.errors import Interrupted
 SEARCH = ("adapter.targets=[q,v,up]", "search.every=0.34", "search.warmup=0.1", "search.tail=0.25", "training.lr=0.02")
 CASES = {
     "adalora": ("search.method=adalora", "adapter.method=adalora", "adapter.rank=4", "search.uniform_rank=2"),
+    "sora": ("search.method=sora", "adapter.method=sora", "search.enable=0.5", "search.options={threshold: 0.001}"),
     "adalora with lora": ("search.method=adalora", "adapter.method=lora", "search.enable=0.4"),
 }
 SHORTCUTS = ("adapter.shortcuts=[res1,mid]", "adapter.decomposition=magnitude")

@@ -25,12 +25,13 @@ import torch
 from torch import nn
 
 from lorakit import registry
-from lorakit.adapters.adapter import ON, Adapter
+from lorakit.adapters.adapter import ON
 from lorakit.adapters.delta import Option, axes_of
 from lorakit.adapters.packing import pack_all, unpack
+from lorakit.search.penalty import outer_factors, with_penalty
 from lorakit.search.policy import SearchContext
 from lorakit.search.unit_policy import UnitPolicy, Units
-from lorakit.tasks.batching import Batch, SummedLoss
+from lorakit.tasks.batching import SummedLoss
 
 
 class AdaLoRA(UnitPolicy):
@@ -86,20 +87,17 @@ class AdaLoRA(UnitPolicy):
         return scores
 
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
-        """The loss and, for each of the batch's rows, the orthogonality term."""
-        weight = self.settings["orthogonality"]
-        outer = [(adapter, *entry) for adapter in self.adapters.values() for entry in outer_factors(adapter)]
-        if not weight or not outer:
-            return loss
+        """The loss and the orthogonality term."""
+        return with_penalty(loss, self.settings["orthogonality"], self.unlike_orthonormal)
 
-        def penalised(model: nn.Module, batch: Batch) -> torch.Tensor:
-            summed = loss(model, batch)
-            errors = [unlike_identity(tensor, axis) for adapter, tensor, axis in outer if adapter.state == ON]
-            if not errors:
-                return summed
-            return summed + len(batch["labels"]) * weight * torch.stack(errors).mean()
-
-        return penalised
+    def unlike_orthonormal(self) -> list[torch.Tensor]:
+        """``|M M^T - 1|_F`` of every A and transposed B (rank x n) in training that is not what closes a unit."""
+        return [
+            (rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)).norm()
+            for adapter in self.adapters.values()
+            if adapter.state == ON and not any(name in adapter.delta.closers() for name, _ in outer_factors(adapter))
+            for _, rows in outer_factors(adapter)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """The averages too."""
@@ -118,21 +116,6 @@ def smooth(averages: list[torch.Tensor], values: list[torch.Tensor] | tuple[torc
     """Each average becomes ``beta`` of itself and the rest of its new value."""
     torch._foreach_mul_(averages, beta)
     torch._foreach_add_(averages, values, alpha=1 - beta)
-
-
-def outer_factors(adapter: Adapter) -> list[tuple[nn.Parameter, int]]:
-    """The trained A and B with the axis of their rank, where neither of them is what closes a unit."""
-    own = [entry for entry in adapter.trained_tensors() if entry[2] in ("A", "B") and entry[1].ndim == 2]
-    if any(name in adapter.delta.closers() for name, _, _ in own):
-        return []
-    return [(tensor, axes[0]) for name, tensor, _ in own if len(axes := axes_of(adapter.delta, name)) == 1]
-
-
-def unlike_identity(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """``|M M^T - 1|_F`` for M (rank x n), the tensor with its rank axis first."""
-    rows = tensor if axis == 0 else tensor.T
-    square = rows @ rows.T
-    return (square - torch.eye(len(square), dtype=square.dtype, device=square.device)).norm()
 
 
 registry.policies.register("adalora", AdaLoRA)

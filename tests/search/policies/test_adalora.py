@@ -282,8 +282,8 @@ def test_the_orthogonality_term_is_for_each_row_and_for_what_has_a_gate(make: Ma
     batch = scene.batches()[0]
     added = policy.around_loss(summed)(scene.adapted.model, batch) - summed(scene.adapted.model, batch)
     assert_close(added, len(batch["labels"]) * 0.4 * sum(errors) / len(errors), rtol=1e-4, atol=1e-4)
-    lora = make("bert", targets=["q"])
-    assert lora.policy(method="adalora", enable=0.5).around_loss(summed) is summed
+    assert scene.policy(method="adalora", options={"orthogonality": "0"}).around_loss(summed) is summed
+    assert make("bert", targets=["q"]).policy(method="adalora", enable=0.5).unlike_orthonormal() == []
 
 
 def test_a_step_that_overflowed_tells_nothing(make: Make) -> None:

@@ -1,0 +1,32 @@
+"""Terms that a search method adds to the loss while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import nn
+
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.delta import axes_of
+from lorakit.tasks.batching import Batch, SummedLoss
+
+
+def with_penalty(loss: SummedLoss, weight: float, terms: Callable[[], Sequence[torch.Tensor]]) -> SummedLoss:
+    """``loss`` and, for each of the batch's rows, ``weight`` times the mean of ``terms()``; the loss itself where that is zero."""
+    if not weight:
+        return loss
+
+    def penalised(model: nn.Module, batch: Batch) -> torch.Tensor:
+        summed, values = loss(model, batch), terms()
+        return summed + len(batch["labels"]) * weight * torch.stack([*values]).mean() if values else summed
+
+    return penalised
+
+
+def outer_factors(adapter: Adapter) -> Iterator[tuple[str, torch.Tensor]]:
+    """The site's own A and B that train, by name, each as a matrix with a row for every rank unit."""
+    for name, tensor, role in adapter.trained_tensors():
+        axes = axes_of(adapter.delta, name)
+        if role in ("A", "B") and tensor.ndim == 2 and len(axes) == 1:
+            yield name, tensor.movedim(axes[0], 0)
