@@ -134,3 +134,13 @@ def shared_parameters(context: SearchContext) -> int:
     return adapted.adapter_parameters(adapted.adapters) - sum(
         adapter.parameters_at(adapter.live) for adapter in adapted.adapters.values()
     )
+
+
+def check_later_tick(context: SearchContext) -> None:
+    """RecipeError where no tick comes after step 0, for methods that decide on what was trained."""
+    if context.ticks[-1] == 0:
+        raise RecipeError(
+            f"search method '{context.search.method}' decides at a tick after step 0, and there is none",
+            key="search.every",
+            hint="a smaller search.every, or more epochs",
+        )

@@ -15,6 +15,7 @@ LINEAR = ("adapter.targets=[q,v,up]", "training.lr=0.02", "search.batches=2", "s
 SHORTCUTS = (*LINEAR, "adapter.shortcuts=[res1,mid]")
 SEARCHES = {
     "alora": (*SHORTCUTS, "search.uniform_rank=2"),
+    "autolora": (*SHORTCUTS, "adapter.method=autolora", "search.options={lr: 0.05}", "search.enable=0.5"),
 }
 
 
