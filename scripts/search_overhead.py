@@ -15,6 +15,7 @@ import json
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,13 @@ def measure(batch_size: int, options: argparse.Namespace) -> dict[str, Any]:
         total = round(options.epochs * schedule.steps_per_epoch)
         for window, _ in zip(streaming.training.feed.windows(0), range(total), strict=False):
             number = streaming.training.state.step
-            for name, side in turns(sides, number):
+            for side in turns(sides, number):
                 if number in schedule.ticks:
                     if side.search is None:
-                        replay.training.adapted.switch(streaming.training.adapted.on)
+                        side.training.adapted.switch(streaming.training.adapted.on)
                     else:
-                        side.ticks.append(timed(lambda hook=side.search, at=side: hook.on_tick(at.training.state)))
-                side.steps.append(timed(lambda at=side: step(at.training, window)))
+                        side.ticks.append(timed(partial(side.search.on_tick, side.training.state)))
+                side.steps.append(timed(partial(step, side.training, window)))
     seconds = {name: side.seconds for name, side in sides.items()}
     return {
         "batch_size": batch_size,
@@ -102,16 +103,12 @@ def measure(batch_size: int, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def turns(sides: dict[str, Side], number: int) -> list[tuple[str, Side]]:
-    """Streaming first where it decides what the replay trains; else the sides in an order that turns with every step."""
-    named = list(sides.items())
-    shift = number % len(named)
-    order = named[shift:] + named[:shift]
-    return (
-        sorted(order, key=lambda entry: entry[0] != "streaming")
-        if number in sides["streaming"].training.schedule.ticks
-        else order
-    )
+def turns(sides: dict[str, Side], number: int) -> list[Side]:
+    """An order that turns with every step; streaming first where it decides what the replay trains."""
+    shift = number % len(sides)
+    order = [*sides.values()][shift:] + [*sides.values()][:shift]
+    first = sides["streaming"]
+    return [first, *(side for side in order if side is not first)] if number in first.training.schedule.ticks else order
 
 
 def build(recipe: str, side: str, settings: list[str], folder: Path) -> Side:

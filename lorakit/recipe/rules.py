@@ -114,6 +114,19 @@ def one_allocation(draft: Draft) -> Iterator[Problem]:
         )
 
 
+def search_has_time(draft: Draft) -> Iterator[Problem]:
+    """Between the warm-up before the first cut and the tail without switching there is something left."""
+    warmup, tail = draft["search.warmup"], draft["search.tail"]
+    if warmup + tail >= 1:
+        yield draft.problem(
+            f"with a warm-up of {warmup:g} ({draft.where('search.warmup')}) nothing of the training is left to search in",
+            "search.tail",
+            "less than 1 together",
+        )
+    if draft["search.method"] == "none" and draft["search.options"]:
+        yield draft.problem("has no effect: there is no search", "search.options", "none", "search.method: heterolora")
+
+
 def something_to_adapt(draft: Draft) -> Iterator[Problem]:
     """There are targets or shortcuts, and each target is a role or a regex that can match a module name."""
     targets = draft["adapter.targets"]
@@ -216,6 +229,7 @@ RULES = (
     one_budget,
     budget_fits,
     one_allocation,
+    search_has_time,
     something_to_adapt,
     axes_go_together,
     options_are_readable,

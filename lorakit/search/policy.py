@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -95,6 +95,14 @@ class Policy(ABC):
             budget=self.allowed(step),
             seconds=time.perf_counter() - started,
         )
+
+    @classmethod
+    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
+        """What it adds to a training with these ``ticks``, in forward and backward passes over one batch; nothing by default.
+
+        batches: how many it looks at each time it looks, ``search.batches`` or all there are.
+        """
+        return 0.0
 
     @abstractmethod
     def decide(self, step: int) -> Decision:

@@ -27,8 +27,13 @@ class Streaming:
 
     def __init__(self, adapted: AdaptedModel, ticks: Sequence[int], window: int):
         self.adapted = adapted
-        self.steps = {step for tick in ticks for step in range(max(tick - window, 0), tick)}
+        self.steps = self.window_steps(ticks, window)
         self.sums: dict[str, torch.Tensor] = {}
+
+    @staticmethod
+    def window_steps(ticks: Sequence[int], window: int) -> set[int]:
+        """The steps that are looked at: the last ``window`` before each tick."""
+        return {step for tick in ticks for step in range(max(tick - window, 0), tick)}
 
     def before_forward(self, step: int) -> None:
         """Watch the sites that are off, where this step is looked at."""

@@ -27,7 +27,7 @@ from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, Problem, RecipeError, nearest
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import EVOLUTION, Recipe
-from lorakit.search.policy import Policy, SearchContext
+from lorakit.search.policy import Policy, SearchContext, read_settings
 from lorakit.tasks.batching import Encoded, encode
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
@@ -154,6 +154,7 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
             budget = Budget(everything, 1.0, f"all {len(sites)} sites")
         else:
             policy: type[Policy] = registry.policies.get(recipe.search.method)
+            read_settings(policy, recipe.search.options)
             share, by = policy.default_share, policy.by
             budget = resolve_budget(recipe.search, sites, linear, shortcut, default_share=share, by=by)
     return Parts(recipe, data, backbone, sites, linear, shortcut, budget, ranks, options)

@@ -9,6 +9,7 @@ from lorakit import registry
 from lorakit.adapters.init import Init
 from lorakit.artifacts.warm_start import start_from
 from lorakit.recipe.load import LoadedRecipe
+from lorakit.search.policy import Policy
 from lorakit.search.scoring import Proxy
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.workflow.building import Parts, Result, adapt, assemble, located
@@ -102,9 +103,9 @@ def search_overhead(parts: Parts, schedule: Schedule) -> float:
     search, training = parts.recipe.search, parts.recipe.training
     if not schedule.ticks:
         return 0.0
-    proxy: Proxy = registry.proxies.get(search.proxy)
+    policy: type[Policy] = registry.policies.get(search.method)
     batches = min(search.batches, -(-schedule.rows // training.batch_size))
-    passes = proxy.passes(len(parts.sites), batches) * len(schedule.ticks)
+    passes = policy.passes(search, schedule.ticks, len(parts.sites), batches)
     return 100 * passes / (schedule.total_steps * training.accumulate)
 
 
@@ -135,7 +136,7 @@ def notes(parts: Parts, schedule: Schedule) -> list[str]:
         told.append(
             f"init '{init.name}' looks at {parts.recipe.adapter.init_batches} training batches before the first step"
         )
-    if search.method != "none":
+    if search.method == "heterolora":
         proxy: Proxy = registry.proxies.get(search.proxy)
         told.append(f"{proxy.name} where B = 0: {proxy.at_zero}")
         if search.off == "freeze":

@@ -13,6 +13,7 @@ Ours; the first-order argument is LoRA-GA's (Wang et al. 2024, section 3), the r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -23,6 +24,7 @@ from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Option
 from lorakit.adapters.inits.gradient import start_from_gradient
 from lorakit.errors import RecipeError
+from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import allocate_units
 from lorakit.search.policy import Decision, SearchContext
 from lorakit.search.scoring import without_trace
@@ -60,6 +62,11 @@ class GradientSVD(UnitPolicy):
             )
         if self.settings["start"] == "svd":
             self.check_start()
+
+    @classmethod
+    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
+        """One look, with the gradients of whole weights."""
+        return 1.5 * batches
 
     def check_start(self) -> None:
         """Refuse adapters that cannot start from given factors."""
