@@ -13,6 +13,7 @@ from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel
 from lorakit.adapters.init import Init
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
+from lorakit.search.inputs import moments
 from lorakit.search.scoring import without_trace
 from lorakit.search.weight_gradients import weight_gradients
 from lorakit.tasks.batching import Batch, Encoded
@@ -55,54 +56,11 @@ def calibrate(parts: Parts, encoded: Encoded) -> Statistics:
     return {name: {key: tensor.to(home) for key, tensor in found.items()} for name, found in measured.items()}
 
 
-class Inputs:
-    """Sums over the inputs x that one site has seen."""
-
-    def __init__(self, width: int, device: torch.device):
-        self.count = 0
-        self.total = torch.zeros(width, device=device)
-        self.products = torch.zeros(width, width, device=device)
-
-    def add(self, x: torch.Tensor) -> None:
-        """Count x (rows x width) in."""
-        self.count += len(x)
-        self.total += x.sum(dim=0)
-        self.products += x.T @ x
-
-    def moments(self) -> dict[str, torch.Tensor]:
-        """Means of x x^T and of x; zeros where nothing has been seen."""
-        return {"covariance": self.products / max(self.count, 1), "mean": self.total / max(self.count, 1)}
-
-
-@torch.no_grad()
-def moments(
+def inputs(
     model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Means of x x^T and of x over the sites' inputs.
-
-    Padding is left out; inputs that are not one for each token (embeddings of relative positions, for instance) count all.
-    """
-    device = objective.accelerator.device
-    seen = {site.name: Inputs(site.in_features, device) for site in sites}
-    real = torch.empty(0, dtype=torch.bool, device=device)  # (rows, tokens) of the current batch: which are no padding
-
-    def watch(inputs: Inputs) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def add(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-            x = arguments[0].detach().float()
-            for_tokens = x.shape[:-1] in (real.shape, real.flatten().shape)
-            inputs.add(x.flatten(0, -2)[real.flatten() if for_tokens else slice(None)])
-
-        return add
-
-    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(inputs)) for name, inputs in seen.items()]
-    try:
-        for batch in batches:
-            real = batch["attention_mask"].to(device).bool()
-            objective.logits(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: inputs.moments() for name, inputs in seen.items()}
+    """Means of x x^T and of x over the sites' inputs."""
+    return moments(model, sites, batches, objective.logits)
 
 
 def gradients(
@@ -114,5 +72,5 @@ def gradients(
 
 
 Measure = Callable[[nn.Module, Sequence[Site], Sequence[Batch], Objective], dict[str, dict[str, torch.Tensor]]]
-MEASURES: Mapping[str, Measure] = {"covariance": moments, "gradient": gradients}
+MEASURES: Mapping[str, Measure] = {"covariance": inputs, "gradient": gradients}
 """What an init needs -> what measures it."""

@@ -12,12 +12,12 @@ from lorakit.artifacts.combination import Update, nothing_at, update_of
 from lorakit.artifacts.merge import fold
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, RunError
+from lorakit.search.inputs import moments
 from lorakit.tasks.batching import Batch, encode
 from lorakit.tasks.task import Task
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import generator
 from lorakit.workflow.building import make_accelerator
-from lorakit.workflow.calibrating import moments
 from lorakit.workflow.restoring import RestoredRun
 
 Tensors = dict[str, torch.Tensor]
@@ -45,7 +45,8 @@ def member(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: int, 
     if needs == "gram":
         objective.accelerator.prepare_model(adapted.model)
         statistics = {
-            name: found["covariance"] for name, found in moments(adapted.model, sites, batches, objective).items()
+            name: found["covariance"]
+            for name, found in moments(adapted.model, sites, batches, objective.logits).items()
         }
         adapted.model.cpu()
     for holder in (*adapted.adapters.values(), *adapted.shared.values()):
