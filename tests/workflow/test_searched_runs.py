@@ -16,6 +16,9 @@ SHORTCUTS = (*LINEAR, "adapter.shortcuts=[res1,mid]")
 SEARCHES = {
     "alora": (*SHORTCUTS, "search.uniform_rank=2"),
     "autolora": (*SHORTCUTS, "adapter.method=autolora", "search.options={lr: 0.05}", "search.enable=0.5"),
+    "prilora": (*SHORTCUTS, "search.uniform_rank=2"),
+    "lora_drop": (*SHORTCUTS, "search.options={restart: all}"),
+    "eva": (*LINEAR, "adapter.init=eva", "search.uniform_rank=2"),
 }
 
 
