@@ -4,7 +4,7 @@
     evaluation  all R units, with the scale of rank R       afterwards  `lorakit eval TASK --run RUN --rank K` for any K
 
 The first units learn to serve alone, each further one to improve on those before it, so that the result can be cut to any rank without
-training again. `frozen: yes` gives a step's gradient to its b-th unit alone: what is below b is computed with, and not taught anew.
+training again. `frozen: earlier` gives a step's gradient to its b-th unit alone: what is below b is computed with, and not taught anew.
 A site whose rank is below b (a shortcut) takes part whole. The scale is that of the recipe's rule at rank b (`adapter.scale`).
 Same for every process: b comes from the search's stream. Ticks decide nothing; they record the ranks.
 Works with every adapter that has rank units. What belongs to no unit (a magnitude, what sites share) trains in every step.
@@ -36,7 +36,11 @@ class DyLoRA(Policy):
     summary = "every step trains the first b rank units, b drawn anew: the result serves every rank"
     source = "Valipour et al. 2023, arXiv 2210.07558"
     options: ClassVar = {
-        "frozen": Option("no", "whether only the last of a step's units gets its gradient", choices=("no", "yes"))
+        "frozen": Option(
+            "none",
+            "units that a step computes with and does not teach: none, or those before its last",
+            choices=("none", "earlier"),
+        )
     }
     by = "unit"
     default_share = 1.0
@@ -65,7 +69,7 @@ class DyLoRA(Policy):
 
     def on_gradients(self, step: int) -> None:
         """Where frozen: forget the gradients of all units but the last."""
-        if self.settings["frozen"] == "yes":
+        if self.settings["frozen"] == "earlier":
             for adapter in self.adapters.values():
                 teach_only(adapter, min(self.sampled, adapter.rank) - 1)
 

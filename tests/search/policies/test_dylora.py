@@ -70,7 +70,7 @@ def test_a_step_is_that_of_lora_at_its_rank_and_scale(make: Make) -> None:
     assert ranks == {1, 2, 3}
 
 
-@pytest.mark.parametrize("frozen", ["no", "yes"])
+@pytest.mark.parametrize("frozen", ["none", "earlier"])
 def test_gradients_reach_the_units_of_the_step(make: Make, frozen: str) -> None:
     scene = scene_of(make)
     policy = dylora(scene, options={"frozen": frozen})
@@ -78,7 +78,7 @@ def test_gradients_reach_the_units_of_the_step(make: Make, frozen: str) -> None:
 
     def look() -> None:
         for adapter in scene.adapted.adapters.values():
-            first = min(policy.sampled, adapter.rank) - 1 if frozen == "yes" else 0
+            first = min(policy.sampled, adapter.rank) - 1 if frozen == "earlier" else 0
             expected = [first <= unit < policy.sampled for unit in range(adapter.rank)]
             assert tensors(adapter)["A"].grad.any(dim=1).tolist() == expected
             assert tensors(adapter)["B"].grad.any(dim=0).tolist() == expected
@@ -88,7 +88,7 @@ def test_gradients_reach_the_units_of_the_step(make: Make, frozen: str) -> None:
 
 def test_in_a_core_the_last_unit_is_a_row_and_a_column(make: Make) -> None:
     scene = make("bert", targets=["q"], method="flora")
-    policy = dylora(scene, options={"frozen": "yes"})
+    policy = dylora(scene, options={"frozen": "earlier"})
     disturb(scene.adapted)
 
     def look() -> None:
@@ -105,7 +105,7 @@ def test_in_a_core_the_last_unit_is_a_row_and_a_column(make: Make) -> None:
 def test_every_kind_of_adapter_repeats_and_resumes(make: Make, kind: str) -> None:
     def build(seed: int = 0) -> tuple[Scene, Any]:
         scene = scene_of(make, **KINDS[kind])
-        return scene, dylora(scene, seed, options={"frozen": "yes" if kind == "low_rank" else "no"})
+        return scene, dylora(scene, seed, options={"frozen": "earlier" if kind == "low_rank" else "none"})
 
     check_repetition(build)
 
@@ -145,7 +145,7 @@ def test_a_budget_leaves_the_largest_rank_that_it_holds_everywhere(make: Make) -
         ({"method": "loretta_rep"}, {}, "has none to take"),
         ({}, {"parameters": 100}, "does not hold rank 1"),
         ({}, {"options": {"frozen": "perhaps"}}, "frozen: perhaps"),
-        ({}, {"options": {"frosen": "yes"}}, "no option 'frosen'"),
+        ({}, {"options": {"frosen": "earlier"}}, "no option 'frosen'"),
     ],
 )
 def test_what_is_refused(make: Make, section: dict[str, Any], search: dict[str, Any], match: str) -> None:
