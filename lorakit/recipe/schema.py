@@ -195,7 +195,7 @@ class SearchSection:
 
     method: str = key(
         "none",
-        "who decides: none, heterolora, or glora, which is a command: `lorakit search --method glora`",
+        "who decides: none, or a method of `lorakit list methods`; glora is a command: `lorakit search --method glora`",
         choices=lambda: ["none", EVOLUTION, *registry.policies.names()],
     )
     preset: Optional[str] = key(None, "paper: the authors' settings, for comparison", choices=("paper",))
