@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+from tiny_models import tiny_model
+from torch.testing import assert_close
 from workflow.small_runs import Bench, StopAt, records
 
+import lorakit
 from lorakit import workflow
 from lorakit.artifacts.files import read_jsonl
 from lorakit.errors import Interrupted
@@ -38,3 +45,25 @@ def test_a_run_evaluates_merges_and_resumes(bench: Bench, tmp_path: Path, method
         bench.train(*settings, name=f"whole-{method}", hooks=[StopAt(5)], run_dir=stopped)
     bench.train(*settings, name=f"whole-{method}", run_dir=stopped, resume=True)
     assert records(stopped) == records(run.run_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [*SEARCHES, "dylora"])
+def test_two_processes_decide_alike(bench: Bench, tmp_path: Path, method: str) -> None:
+    """The same global batch on two processes: the same ranks, units, shares and zeros, so the same weights to rounding."""
+    backbone = tiny_model("bert", tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    settings = (
+        *(*SEARCHES.get(method, SHORTCUTS), f"search.method={method}", "adapter.dropout=0", "training.lr=1e-3"),
+        *("training.batch_size=6", f"model.name={backbone}"),
+    )
+    alone = bench.train(*settings)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lorakit"]
+    arguments = ["train", str(bench.load().path), *settings, "--run-dir", str(tmp_path / "run")]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(lorakit.__file__).parents[1])}
+    subprocess.run([*launch, *arguments], check=True, env=environment, timeout=200, capture_output=True)
+    ours, theirs = (read_jsonl(run / "timeline.jsonl") for run in (alone.run_dir, tmp_path / "run"))
+    assert [tick["ranks"] for tick in ours] == [tick["ranks"] for tick in theirs]
+    for file in (alone.run_dir / "adapter").glob("*.safetensors"):
+        other = load_file(tmp_path / "run" / "adapter" / file.name)
+        for name, tensor in load_file(file).items():
+            assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)

@@ -7,8 +7,9 @@
    a site can come to     2. a tick scores all live units and closes the lowest, `per_site` for each site on average
 3. the sites that lost none get what is free, one unit each in turn, those with the best mean score first
 
-The total stays the budget. A site without any unit left gets none. What fits nowhere else goes back to the best of the units just closed. A new unit adds nothing at first
-(B = 0, or whatever closes the delta's units) and is one that was never live while there is one, with A as drawn. s never changes.
+The total stays the budget. A site without any unit left gets none. What fits nowhere else goes back to the best of the units just
+closed. A new unit adds nothing at first (B = 0, or whatever closes the delta's units) and is one that was never live while there is
+one, with A as drawn. s never changes.
 How the formula is read here: "alone" means that every other unit of the model is masked, the head staying as it is; `alone: site` masks
 those of the unit's own site only. The paper scores on one batch of 32 held-out rows, here on training rows: validation rows
 are never seen. Its rounds are at 1 epoch and then every quarter of one, 8 in all: search.warmup, search.every=0.25, `rounds`.
@@ -21,7 +22,7 @@ When to use it: short trainings of few sites, where gradients are no good guide 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -30,12 +31,15 @@ from lorakit import registry
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import Option, axes_of
 from lorakit.errors import RecipeError
+from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import check_finite, largest_uniform_rank
-from lorakit.search.policy import Decision, SearchContext
+from lorakit.search.policy import Decision, SearchContext, read_settings
+from lorakit.search.proxies.alpha import FORWARD_SHARE
 from lorakit.search.scoring import without_trace
 from lorakit.search.unit_policy import UnitPolicy, Units
 from lorakit.tasks.batching import Batch
 
+USUAL_RANK = 4
 Values = list[tuple[torch.Tensor, torch.Tensor]]
 """Tensors, each with a copy of its values."""
 
@@ -70,6 +74,13 @@ class ALoRA(UnitPolicy):
         self.rounds = 0
         self.keep({name: torch.arange(adapter.rank) < start for name, adapter in self.adapters.items()})
         self.fresh = {name: ~adapter.units for name, adapter in self.adapters.items()}  # never live so far
+
+    @classmethod
+    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
+        """Two forward passes for each unit; a site has ``search.uniform_rank`` of them, or the usual number where that is not given."""
+        rounds = min(sum(tick > 0 for tick in ticks), read_settings(cls, search.options)["rounds"])
+        units = sites * (search.uniform_rank or USUAL_RANK)
+        return FORWARD_SHARE * 2 * units * batches * rounds
 
     def allowed(self, step: int) -> int:
         """The budget, from the start."""

@@ -19,6 +19,7 @@ When to use it: where ranks may take time to find; a larger `lr` where trainings
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -28,8 +29,9 @@ from lorakit.adapters.delta import Option
 from lorakit.adapters.deltas.selection import SELECTION
 from lorakit.adapters.packing import pack, unpack
 from lorakit.errors import RecipeError
+from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import allocate_units
-from lorakit.search.policy import Decision, SearchContext
+from lorakit.search.policy import Decision, SearchContext, read_settings
 from lorakit.search.scoring import without_trace
 from lorakit.search.unit_policy import UnitPolicy, Units, check_later_tick
 
@@ -64,6 +66,11 @@ class AutoLoRA(UnitPolicy):
                 raise RecipeError("the shares would be trained by two optimisers", key="adapter.trainable", valid="A+B")
             self.alphas[site] = found[0]
         self.adam = torch.optim.Adam(list(self.alphas.values()), lr=self.settings["lr"])
+
+    @classmethod
+    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
+        """One at every step of the shares."""
+        return ticks[-1] // read_settings(cls, search.options)["period"]
 
     def allowed(self, step: int) -> int:
         """Everything before the last tick."""

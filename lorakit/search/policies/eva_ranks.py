@@ -15,15 +15,18 @@ When to use it: with init eva, at no cost in training; it looks at inputs only, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 
 from lorakit import registry
 from lorakit.errors import RecipeError
+from lorakit.recipe.schema import SearchSection
 from lorakit.search.fixed_ranks import FixedRanks
 from lorakit.search.inputs import moments
 from lorakit.search.policy import SearchContext
+from lorakit.search.proxies.alpha import FORWARD_SHARE
 from lorakit.search.scoring import without_trace
 from lorakit.search.unit_policy import Units
 
@@ -47,6 +50,11 @@ class EvaRanks(FixedRanks):
                     valid="eva with projections alone",
                     hint="adapter.shortcuts=[]",
                 )
+
+    @classmethod
+    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
+        """One look at the inputs, at step 0."""
+        return FORWARD_SHARE * batches
 
     def unit_scores(self) -> Units:
         """Site -> the explained variance of its first ``rank`` principal components, as shares of the whole."""

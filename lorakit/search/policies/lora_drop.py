@@ -14,6 +14,7 @@ When to use it: as a cheap choice of sites, by what training did with them rathe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -23,9 +24,11 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import Option
 from lorakit.adapters.packing import pack_all, unpack_all
 from lorakit.errors import RecipeError
+from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import allocate
 from lorakit.search.inputs import modules_of, seen_inputs
 from lorakit.search.policy import Decision, Policy, SearchContext
+from lorakit.search.proxies.alpha import FORWARD_SHARE
 from lorakit.search.scoring import without_trace
 from lorakit.search.unit_policy import check_later_tick
 
@@ -57,6 +60,11 @@ class LoRADrop(Policy):
         self.starts: dict[str, torch.Tensor] = {}
         if self.settings["restart"] == "all":
             self.starts = {t.name: t.parameter.detach().clone() for t in context.adapted.trained()}
+
+    @classmethod
+    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
+        """One look at what sites add."""
+        return FORWARD_SHARE * batches
 
     def allowed(self, step: int) -> int:
         """Everything until the choice is made."""
