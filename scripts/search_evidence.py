@@ -45,7 +45,7 @@ def sides(rank: int) -> dict[str, dict[str, Any]]:
             "search": {"method": "heterolora", "preset": "paper", "unit": "parameters", "enable": None, **budget},
         },
         "best": {
-            "adapter": {"rank": 4 * rank, "alpha": 8 * rank},
+            "adapter": {"rank": 2 * rank, "alpha": 4 * rank},
             "search": {"method": "heterolora", "preset": "best", **budget},
         },
         "adalora": {
@@ -53,8 +53,8 @@ def sides(rank: int) -> dict[str, dict[str, Any]]:
             "search": {"method": "adalora", **SHRINKING, **budget},
         },
         "gradsvd": {
-            "adapter": {"rank": 4 * rank, "alpha": 8 * rank},
-            "search": {"method": "gradsvd", **budget},
+            "adapter": {"rank": 2 * rank, "alpha": 4 * rank},
+            "search": {"method": "gradsvd", "options": {"floor": str(rank // 2)}, **budget},
         },
     }
 

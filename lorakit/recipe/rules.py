@@ -123,7 +123,13 @@ def search_has_time(draft: Draft) -> Iterator[Problem]:
             "search.tail",
             "less than 1 together",
         )
-    if draft["search.method"] == "none" and draft["search.options"]:
+    if draft["search.preset"] is not None and draft["search.method"] not in ("none", "heterolora"):
+        yield draft.problem(
+            f"are settings of heterolora, and search.method is {draft['search.method']} ({draft.where('search.method')})",
+            "search.preset",
+            "null",
+        )
+    if draft["search.method"] == "none" and draft.changed("search.options") and draft["search.preset"] is None:
         yield draft.problem("has no effect: there is no search", "search.options", "none", "search.method: heterolora")
 
 

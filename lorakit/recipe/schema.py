@@ -198,7 +198,11 @@ class SearchSection:
         "who decides: none, or a method of `lorakit list methods`; glora is a command: `lorakit search --method glora`",
         choices=lambda: ["none", EVOLUTION, *registry.policies.names()],
     )
-    preset: Optional[str] = key(None, "paper: the authors' settings, for comparison", choices=("paper",))
+    preset: Optional[str] = key(
+        None,
+        "heterolora: paper, the authors' settings, for comparison; or best, what lorakit found to work best",
+        choices=("paper", "best"),
+    )
     proxy: str = key("gradnorm", "see `lorakit list proxies`", choices=registry.proxies.names)
     every: float = key(0.2, "epochs between ticks, from step 0", above=0)
     enable: Optional[float] = key(
@@ -346,5 +350,12 @@ SEARCH_PRESETS: dict[str, dict[str, Any]] = {
         "search.norm": "l2",
         "search.untrained": "literal",
         "adapter.shortcut_norm": "paper",
-    }
+    },
+    "best": {  # what did best on held-out training rows: see the README's measurements
+        "search.scoring": "streaming",
+        "search.batches": 2,
+        "search.warmup": 0.1,
+        "search.tail": 0.3,
+        "search.options": {"per": "parameter", "smooth": "0.5", "inertia": "0.3"},
+    },
 }

@@ -84,7 +84,7 @@ VALUES = [
     ("search.proxy", "grad-norm", "'grad-norm' is not one", None, "did you mean 'gradnorm'?"),
     ("search.off", "off", "wants text, not off, which YAML reads as false", "drop, freeze", ""),
     ("search.off", "freez", "'freez' is not", "drop, freeze", "did you mean 'freeze'?"),
-    ("search.preset", "papr", "'papr' is not", "paper; or null", "did you mean 'paper'?"),
+    ("search.preset", "papr", "'papr' is not", "paper, best; or null", "did you mean 'paper'?"),
     ("search.enable", "0", "0 is not above 0 and at most 1", "a number above 0 and at most 1; or null", ""),
     ("search.enable", "25%", "not the text '25%'", None, "enable: 0.25"),
     ("search.every", "0", "0 is not above 0", "a number above 0", ""),

@@ -78,7 +78,7 @@ def test_the_best_units_per_parameter_within_the_budget(scene: Scene, power: flo
 
 
 def test_the_start_is_the_pretrained_function_and_the_gradients_directions(scene: Scene) -> None:
-    policy = scene.policy(3, method="gradsvd", uniform_rank=2, batches=2)
+    policy = scene.policy(3, method="gradsvd", uniform_rank=2, batches=2, options={"start": "svd"})
     policy.tick(0, 0.0)
     batch = {key: value for key, value in scene.batches(1)[0].items() if key != "labels"}
     assert torch.equal(evaluated(scene.adapted.model, batch), evaluated(scene.pretrained, batch))
@@ -127,4 +127,4 @@ def test_shortcuts_and_starts_that_take_no_factors_are_refused(make: Make) -> No
         make("bert", targets=["q"], shortcuts=["res1"]).policy(method="gradsvd")
     for section in ({"init": "pissa"}, {"method": "vera"}):
         with pytest.raises(RecipeError, match="start: init"):
-            make("bert", targets=["q"], **section).policy(method="gradsvd", enable=1.0)
+            make("bert", targets=["q"], **section).policy(method="gradsvd", enable=1.0, options={"start": "svd"})
