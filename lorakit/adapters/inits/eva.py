@@ -3,7 +3,7 @@
 C = mean of x x^T, m = mean of x over calibration tokens        A = the first r eigenvectors of C - m m^T (orthonormal rows),  B = 0
 
 The paper and PEFT find the same directions by incremental PCA until they stop turning; here they come from all calibration tokens at once.
-Ranks are not redistributed over sites: that is PEFT with rho = 1.
+Ranks are not redistributed over sites, as in PEFT with rho = 1; `search.method=eva` does that.
 """
 
 from __future__ import annotations

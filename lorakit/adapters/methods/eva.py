@@ -3,8 +3,8 @@
     A = the first r principal components of the site's inputs x (orthonormal rows),  B = 0;    W' = W + s B A
 
 rank (in + out) parameters a site, as LoRA. Looks at `adapter.init_batches` training batches first. Merges exactly: W' = W + s B A.
-Every site keeps its rank: the paper, and PEFT with rho > 1, hand ranks from sites whose inputs vary little to others; here
-`lorakit search` decides such things. All tokens are used at once, where the paper adds batches until the directions settle.
+Every site keeps its rank: the paper, and PEFT with rho > 1, hand ranks from sites whose inputs vary little to others, which here
+`search.method=eva` does. All tokens are used at once, where the paper adds batches until the directions settle.
 When to use it: in place of LoRA at small ranks, where a random A would miss most of the inputs.
 """
 

@@ -9,7 +9,7 @@ stands still, and A and B train on: `search.tail` is how much of the training th
 The paper keeps the units with a share of at least 1 / rank (rank * share >= 1); the diary's scores are how many of a site's those are. Its
 code compares alpha / sum(alpha) with 1 / rank, though its model computes with softmax(alpha): not followed here.
 Weaker than the paper in two ways. The gradient of alpha is of first order: the paper differentiates through one step of A and B. And
-the second stream is not disjoint: it is drawn anew from all training rows, where the paper splits them into two halves.
+the second stream is not disjoint: it is drawn anew from all training rows, where the paper splits them in two.
 The paper then trains again from scratch at the ranks found; here training goes on from the units that are kept. For a training
 from scratch, give the ranks of the last line of timeline.jsonl as adapter.allocation.
 The batches of the shares are computed without dropout unless search.mode=train.
