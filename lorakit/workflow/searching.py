@@ -64,6 +64,14 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
         loaded = replace(loaded, recipe=replace(recipe, search=replace(recipe.search, method="heterolora")))
     parts = assemble(loaded)
     with located(loaded):
+        if not registry.policies.get(loaded.recipe.search.method).at_once:
+            able = [name for name, kind in registry.policies.items() if kind.at_once]
+            raise RecipeError(
+                f"search method '{loaded.recipe.search.method}' decides during a training, not before it",
+                key="search.method",
+                valid=", ".join(able),
+                hint="lorakit train",
+            )
         encoded = parts.encode("train")["train"]
         adapted = adapt(parts, statistics=calibrate(parts, encoded))
         warm_start(recipe, adapted)
@@ -72,14 +80,6 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
     feed = Feed(encoded, loaded.recipe.training, stream(recipe.run.seed, "data"))
     with located(loaded):
         policy = make_policy(parts, adapted, feed, Objective(accelerator, parts.task.regression))
-        if not policy.at_once:
-            able = [name for name, kind in registry.policies.items() if kind.at_once]
-            raise RecipeError(
-                f"search method '{loaded.recipe.search.method}' decides during a training, not before it",
-                key="search.method",
-                valid=", ".join(able),
-                hint="lorakit train",
-            )
     tick = policy.tick(0, 0.0)
     site_costs, adapters = parts.costs, adapted.adapters
     ranked = [

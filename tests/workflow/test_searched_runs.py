@@ -16,7 +16,8 @@ from workflow.small_runs import Bench, StopAt, records
 import lorakit
 from lorakit import workflow
 from lorakit.artifacts.files import read_jsonl
-from lorakit.errors import Interrupted
+from lorakit.errors import Interrupted, RecipeError
+from lorakit.recipe.load import load_recipe
 
 LINEAR = ("adapter.targets=[q,v,up]", "training.lr=0.02", "search.batches=2", "search.every=0.5")
 SHORTCUTS = (*LINEAR, "adapter.shortcuts=[res1,mid]")
@@ -45,6 +46,22 @@ def test_a_run_evaluates_merges_and_resumes(bench: Bench, tmp_path: Path, method
         bench.train(*settings, name=f"whole-{method}", hooks=[StopAt(5)], run_dir=stopped)
     bench.train(*settings, name=f"whole-{method}", run_dir=stopped, resume=True)
     assert records(stopped) == records(run.run_dir)
+
+
+@pytest.mark.parametrize("method", ["dylora", "alora", "autolora", "prilora", "lora_drop"])
+def test_what_needs_a_training_is_no_search_before_one(bench: Bench, method: str) -> None:
+    with pytest.raises(RecipeError, match="decides during a training"):
+        workflow.search(bench.load(f"search.method={method}"))
+
+
+def test_ranks_of_eva_are_found_before_a_training_too(bench: Bench, tmp_path: Path) -> None:
+    """The emitted recipe has the ranks that a training with this search would have."""
+    settings = (*SEARCHES["eva"], "search.method=eva", "training.max_steps=1")
+    found = workflow.search(bench.load(*settings), emit=tmp_path / "found.yaml")
+    (tick,) = read_jsonl(bench.train(*settings, name="eva-ranks").run_dir / "timeline.jsonl")
+    allocation = load_recipe(tmp_path / "found.yaml").recipe.adapter.allocation
+    assert allocation == {name: rank for name, rank in tick["ranks"].items() if rank}
+    assert found.used == tick["parameters"] <= found.budget
 
 
 @pytest.mark.slow
