@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Force, NewestRun, Quiet, Tolerance, Weights, before_imports, given_or_newest
+from lorakit.cli.options import (
+    AsJson,
+    CutRank,
+    Force,
+    NewestRun,
+    Quiet,
+    Tolerance,
+    Weights,
+    before_imports,
+    given_or_newest,
+)
 
 if TYPE_CHECKING:
     from lorakit.workflow import ExportResult
@@ -18,6 +28,7 @@ def export(
     to: Annotated[Literal["peft"], typer.Option("--to", help="The library it is for.")] = "peft",
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Where the adapter goes.")] = None,
     weights: Weights = "last",
+    rank: CutRank = None,
     tolerance: Tolerance = 1e-3,
     force: Force = False,
     quiet: Quiet = False,
@@ -31,7 +42,7 @@ def export(
         from lorakit import workflow
 
         result = workflow.export(
-            given_or_newest(run), to=to, out=out, weights=weights, tolerance=tolerance, force=force
+            given_or_newest(run), to=to, out=out, weights=weights, tolerance=tolerance, force=force, rank=rank
         )
     if as_json:
         write_json(result.to_dict())

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Force, NewestRun, Quiet, Tolerance, Weights, before_imports, given_or_newest
+from lorakit.cli.options import (
+    AsJson,
+    CutRank,
+    Force,
+    NewestRun,
+    Quiet,
+    Tolerance,
+    Weights,
+    before_imports,
+    given_or_newest,
+)
 
 if TYPE_CHECKING:
     from lorakit.workflow import MergeResult
@@ -17,6 +27,7 @@ def merge(
     run: NewestRun = None,
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Where the checkpoint goes.")] = None,
     weights: Weights = "last",
+    rank: CutRank = None,
     tolerance: Tolerance = 1e-3,
     force: Force = False,
     quiet: Quiet = False,
@@ -30,7 +41,9 @@ def merge(
         say("merging, then comparing with the adapted model on real batches", quiet=quiet)
         from lorakit import workflow
 
-        result = workflow.merge(given_or_newest(run), out=out, weights=weights, tolerance=tolerance, force=force)
+        result = workflow.merge(
+            given_or_newest(run), out=out, weights=weights, tolerance=tolerance, force=force, rank=rank
+        )
     if as_json:
         write_json(result.to_dict())
         return

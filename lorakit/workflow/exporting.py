@@ -55,8 +55,9 @@ def export(
     weights: str = "last",
     tolerance: float = 1e-3,
     force: bool = False,
+    rank: int | None = None,
 ) -> ExportResult:
-    """Write ``run`` as a PEFT adapter into ``out`` (``peft`` inside the run by default).
+    """Write ``run``, cut to ``rank`` where one is given, as a PEFT adapter into ``out`` (``peft`` inside the run by default).
 
     Raises RunError that names what PEFT cannot express, or where the adapter as it was written gives other logits; then nothing is
     written.
@@ -65,7 +66,7 @@ def export(
         raise UsageError(f"there is no form '{to}' to export to", valid=", ".join(FORMS), hint=nearest(to, FORMS))
     target = out or run / to
     check_target(target, force=force)
-    restored = restore_run(run, weights)
+    restored = restore_run(run, weights, rank=rank)
     parts, adapted = restored.parts, restored.adapted
     form = peft_form(adapted)
     rows = proof_rows(restored)

@@ -43,15 +43,21 @@ class MergeResult(Result):
 
 
 def merge(
-    run: Path, *, out: Path | None = None, weights: str = "last", tolerance: float = 1e-3, force: bool = False
+    run: Path,
+    *,
+    out: Path | None = None,
+    weights: str = "last",
+    tolerance: float = 1e-3,
+    force: bool = False,
+    rank: int | None = None,
 ) -> MergeResult:
-    """Fold ``run`` into ``out`` (``merged`` inside the run by default).
+    """Fold ``run``, cut to ``rank`` where one is given, into ``out`` (``merged`` inside the run by default).
 
     The checkpoint is written beside its place, loaded again, and compared on real batches; it takes its name only
     where no logit moved by more than ``tolerance``. Raises RunError, and leaves nothing, where one did or where what was trained is no
     weight.
     """
-    restored = restore_run(run, weights)
+    restored = restore_run(run, weights, rank=rank)
     target = out or run / "merged"
     check_target(target, force=force)
     parts, adapted = restored.parts, restored.adapted

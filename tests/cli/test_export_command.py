@@ -35,11 +35,12 @@ def exported(workflow, monkeypatch):
 
 
 def test_options_are_passed_on_and_facts_printed(cli, here, exported):
-    ran = cli("export", "runs/a", "--out", "there", "--weights", "best", "--force", "--tolerance", "0.1")
+    ran = cli("export", "runs/a", "--out", "there", "--weights", "best", "--force", "--tolerance", "0.1", "--rank", "2")
     assert ran.code == 0
     (args, kwargs) = exported[0]
     assert args == (Path("runs/a"),)
-    assert kwargs == {"to": "peft", "out": Path("there"), "weights": "best", "tolerance": 0.1, "force": True}
+    chosen = {"to": "peft", "out": Path("there"), "weights": "best", "tolerance": 0.1, "force": True, "rank": 2}
+    assert kwargs == chosen
     assert "pissa, as LORA in PEFT" in ran.out
     assert "4, ranks 6 to 8" in ran.out
     assert "30 rows: largest logit difference 1.5e-06 (allowed 0.001, largest logit 2.5)" in ran.out

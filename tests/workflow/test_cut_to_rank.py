@@ -86,6 +86,16 @@ def test_another_run_is_cut_with_a_word(
     assert "not trained to be cut to rank 2" in caplog.text
 
 
+def test_one_rank_is_merged_and_exported(dylora: workflow.TrainResult, tmp_path: Path) -> None:
+    ours = logits(workflow.load(dylora.run_dir, rank=2))
+    assert workflow.merge(dylora.run_dir, out=tmp_path / "merged", rank=2).largest_difference < 1e-4
+    torch.testing.assert_close(logits(workflow.load(tmp_path / "merged")), ours, rtol=1e-4, atol=1e-5)
+    assert workflow.export(dylora.run_dir, out=tmp_path / "peft", rank=2).ranks == (2, 2)
+    config = read_json(tmp_path / "peft" / "adapter_config.json")
+    assert (config["r"], config["lora_alpha"]) == (2, ALPHA)
+    assert {tuple(pattern.values()) for pattern in (config["rank_pattern"],)} <= {(), (2,) * 4}
+
+
 @pytest.mark.parametrize("rank", [0, -1, RANK + 1])
 def test_a_rank_that_is_not_there(dylora: workflow.TrainResult, rank: int) -> None:
     with pytest.raises(UsageError, match=rf"(?s)no rank {rank}\b.*1 to {RANK}"):
