@@ -19,7 +19,7 @@ from lorakit.adapters.adapter import DROPPED, ON, Adapter
 from lorakit.adapters.budget import portion
 from lorakit.adapters.delta import axes_of
 from lorakit.errors import RecipeError
-from lorakit.search.allocate import allocate_units
+from lorakit.search.allocate import allocate_units, largest_uniform_rank
 from lorakit.search.policy import Decision, Policy, SearchContext
 from lorakit.search.shrinking import remaining
 
@@ -134,6 +134,22 @@ def shared_parameters(context: SearchContext) -> int:
     return adapted.adapter_parameters(adapted.adapters) - sum(
         adapter.parameters_at(adapter.live) for adapter in adapted.adapters.values()
     )
+
+
+def rank_for_all(context: SearchContext) -> int:
+    """The largest rank that the budget holds on all sites at once. RecipeError where that is not even 1."""
+    adapters, budget = context.adapted.adapters.values(), context.budget.parameters
+    common = shared_parameters(context)
+    rank = largest_uniform_rank(adapters, budget - common)
+    if not rank:
+        least = sum(adapter.parameters_at(1) for adapter in adapters) + common
+        raise RecipeError(
+            f"search method '{context.search.method}' needs rank 1 on all {len(adapters)} sites, and {budget:,} parameters do not pay",
+            key="search.enable" if context.search.parameters is None else "search.parameters",
+            valid=f"{least:,} parameters or more",
+            hint="search.uniform_rank=1, or fewer targets",
+        )
+    return rank
 
 
 def check_later_tick(context: SearchContext) -> None:

@@ -30,13 +30,12 @@ import torch
 from lorakit import registry
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import Option, axes_of
-from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.search.allocate import check_finite, largest_uniform_rank
+from lorakit.search.allocate import check_finite
 from lorakit.search.policy import Decision, SearchContext, read_settings
 from lorakit.search.proxies.alpha import FORWARD_SHARE
 from lorakit.search.scoring import without_trace
-from lorakit.search.unit_policy import UnitPolicy, Units
+from lorakit.search.unit_policy import UnitPolicy, Units, rank_for_all
 from lorakit.tasks.batching import Batch
 
 USUAL_RANK = 4
@@ -64,13 +63,7 @@ class ALoRA(UnitPolicy):
     def __init__(self, context: SearchContext):
         super().__init__(context)
         self.limit = context.budget.parameters - self.common
-        start = largest_uniform_rank(self.adapters.values(), self.limit)
-        if not start:
-            raise RecipeError(
-                f"a budget of {context.budget.parameters:,} parameters does not hold rank 1 on all sites to start from",
-                key="search.method",
-                hint="a larger budget, or fewer targets",
-            )
+        start = rank_for_all(context)
         self.rounds = 0
         self.keep({name: torch.arange(adapter.rank) < start for name, adapter in self.adapters.items()})
         self.fresh = {name: ~adapter.units for name, adapter in self.adapters.items()}  # never live so far

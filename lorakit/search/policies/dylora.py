@@ -23,10 +23,8 @@ import torch
 from lorakit import registry
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import Option, along, axes_of
-from lorakit.errors import RecipeError
-from lorakit.search.allocate import largest_uniform_rank
 from lorakit.search.policy import Decision, Policy, SearchContext
-from lorakit.search.unit_policy import divisible_adapters, shared_parameters
+from lorakit.search.unit_policy import divisible_adapters, rank_for_all
 
 
 class DyLoRA(Policy):
@@ -48,13 +46,7 @@ class DyLoRA(Policy):
     def __init__(self, context: SearchContext):
         super().__init__(context)
         self.adapters = divisible_adapters(context)
-        self.rank = largest_uniform_rank(self.adapters.values(), context.budget.parameters - shared_parameters(context))
-        if not self.rank:
-            raise RecipeError(
-                f"a budget of {context.budget.parameters:,} parameters does not hold rank 1 on all sites",
-                key="search.method",
-                hint="a larger budget, or fewer targets",
-            )
+        self.rank = rank_for_all(context)
         self.sampled = self.rank
 
     def decide(self, step: int) -> Decision:

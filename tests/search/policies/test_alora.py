@@ -151,5 +151,5 @@ def test_contract(make: Make, kind: str, check: Callable[[Any], None]) -> None:
 
 
 def test_a_start_must_fit(make: Make) -> None:
-    with pytest.raises(RecipeError, match="does not hold rank 1"):
+    with pytest.raises(RecipeError, match="needs rank 1 on all 4 sites"):
         alora(scene_of(make), uniform_rank=None, parameters=3 * UNIT)

@@ -143,7 +143,7 @@ def test_a_budget_leaves_the_largest_rank_that_it_holds_everywhere(make: Make) -
     ("section", "search", "match"),
     [
         ({"method": "loretta_rep"}, {}, "has none to take"),
-        ({}, {"parameters": 100}, "does not hold rank 1"),
+        ({}, {"parameters": 100}, "needs rank 1 on all 4 sites"),
         ({}, {"options": {"frozen": "perhaps"}}, "frozen: perhaps"),
         ({}, {"options": {"frosen": "earlier"}}, "no option 'frosen'"),
     ],
