@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import yaml
 from peft_adalora import train_peft
 
 from lorakit.artifacts.files import write_json, write_text
+from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import environment
 from lorakit.report.stats import paired_difference, summarise
 from lorakit.workflow import compare
@@ -32,6 +34,7 @@ TEXTS = {"mrpc": ("sentence1", "sentence2"), "rte": ("sentence1", "sentence2"), 
 HELD_OUT = 0.2
 TUNING_SEED = 1000
 PEFT = "peft_adalora"
+POLL = 5.0  # seconds
 SHRINKING = {"every": 0.05, "warmup": 0.1, "tail": 0.3}
 
 
@@ -153,9 +156,15 @@ def peft_side(
 
     def run(lr: float, seed: int, fit: str, held: str) -> dict[str, Any]:
         file = folder / PEFT / f"{fit}-{lr:g}-{seed}.json"
-        if not file.exists():
-            path = write(folder / PEFT / f"{fit}-{lr:g}.yaml", recipe(task, side, lr, files[fit], files[held], options))
-            write_json(file, train_peft(path, seed, budget, SHRINKING))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        while not file.exists():
+            with claimed(file.with_suffix(".lock")) as lock:
+                if lock.mine and not file.exists():
+                    path = file.with_suffix(".yaml")
+                    write(path, recipe(task, side, lr, files[fit], files[held], options))
+                    write_json(file, train_peft(path, seed, budget, SHRINKING))
+            if not file.exists():
+                time.sleep(POLL)  # another process trains it
         found: dict[str, Any] = json.loads(file.read_text())
         return found
 

@@ -6,7 +6,7 @@ that is off is simply not there, so the layer costs what the frozen backbone cos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import cast
 
@@ -234,6 +234,11 @@ class Adapter(nn.Module):
         """Whether rank units can be taken out of it one by one."""
         return any(name in self.delta.rank_axes for name in self.delta.closers())
 
+    @property
+    def in_function(self) -> bool:
+        """Whether it adds anything to the function, trained or not: it is not off, and not without any live unit."""
+        return self.state in (ON, FROZEN) and (self.live > 0 or not self.divisible)
+
     def cut(self, width: int | None) -> None:
         """Compute with the first ``width`` rank units alone; the others keep their values. None: with all of them."""
         self.delta.width = None if width is None or width >= self.rank else width
@@ -266,12 +271,18 @@ class Adapter(nn.Module):
 
     def unpacked(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """The whole tensor from its live rank units, with zeros in the others' place."""
-        if self.divisible and not self.units.all():
-            where = self.units.nonzero().flatten().to(tensor.device)
-            for axis in axes_of(self.delta, name):
-                whole = tensor.new_zeros([self.rank if place == axis else n for place, n in enumerate(tensor.shape)])
-                tensor = whole.index_copy_(axis, where, tensor)
-        return tensor
+        if not self.divisible or self.units.all():
+            return tensor
+        shape = [self.rank if axis in axes_of(self.delta, name) else size for axis, size in enumerate(tensor.shape)]
+        return self.spread(name, tensor, self.units.nonzero().flatten().tolist(), tensor.new_zeros(shape))
+
+    def spread(self, name: str, tensor: torch.Tensor, units: Sequence[int], whole: torch.Tensor) -> torch.Tensor:
+        """A copy of ``whole`` with ``tensor``, which has these rank units alone, in their place."""
+        axes = axes_of(self.delta, name)
+        places = [torch.tensor(units if axis in axes else range(size)) for axis, size in enumerate(whole.shape)]
+        found = whole.clone()
+        found[torch.meshgrid(*places, indexing="ij")] = tensor.to(whole)
+        return found
 
     # -- switching ----------------------------------------------------------------------------------------------------
 

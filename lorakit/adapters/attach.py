@@ -148,7 +148,7 @@ class AdaptedModel:
     @property
     def in_function(self) -> list[str]:
         """The names of the sites whose update is part of the function, trained or not."""
-        return [name for name, adapter in self.adapters.items() if adapter.state != DROPPED]
+        return [name for name, adapter in self.adapters.items() if adapter.in_function]
 
     def users(self, group: str) -> list[str]:
         """The names of the sites that have this group's shared tensors in common."""

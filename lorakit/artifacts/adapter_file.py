@@ -167,6 +167,7 @@ def description(adapted: AdaptedModel) -> dict[str, Any]:
             "kind": adapter.site.kind,
             "rank": adapter.live if adapter.divisible else adapter.rank,
             "units": None if adapter.units.all() else adapter.units.nonzero().flatten().tolist(),
+            "full_rank": adapter.rank,
             "scale": adapter.scale,
             "state": adapter.state,
             "parameters": adapted.adapter_parameters([name]),

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.adapters.adapter import DROPPED, Adapter
+from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.attach import AdaptedModel
 
 PREFIX = "base_model.model."
@@ -35,7 +35,7 @@ class LoraSite:
 
 def linear_sites(adapted: AdaptedModel) -> list[Adapter]:
     """The adapters in the function, shortcuts left out."""
-    return [a for a in adapted.adapters.values() if a.state != DROPPED and not a.site.is_shortcut]
+    return [a for a in adapted.adapters.values() if a.in_function and not a.site.is_shortcut]
 
 
 def in_peft(adapter: Adapter) -> bool:

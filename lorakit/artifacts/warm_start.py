@@ -40,6 +40,7 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
     for file in (PEFT_TENSORS, OUR_TENSORS):
         if (place / file).exists():
             tensors |= read_tensors(place / file)
+    spread(adapted, entries, tensors)
     state, taken, fresh = adapted.state(), {}, []
     off = [f"{name}." for name, entry in entries.items() if entry["state"] == DROPPED]
     absent = (*off, f"{SHARED}.") if len(off) == len(entries) else tuple(off)
@@ -55,6 +56,19 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
     for key, tensor in taken.items():
         state[key].copy_(tensor)
     return notes(adapted, path, told, fresh)
+
+
+def spread(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
+    """Give tensors of live rank units alone their full shape, with the fresh model's own units in the place of those that were off."""
+    names, state = possible_names(adapted), adapted.state()
+    for site, adapter in adapted.adapters.items():
+        units = entries[site].get("units")
+        if units is None:
+            continue
+        for tensor, _, _ in adapter.tensors():
+            key = f"{site}.{tensor}"
+            for name in tensors.keys() & names[key]:
+                tensors[name] = adapter.spread(tensor, tensors[name], units, state[key])
 
 
 def adapter_folder(path: Path) -> Path:
@@ -102,7 +116,7 @@ def entries_sameness(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "delta": axes["delta"],
         "options": sorted([name, value] for name, value in axes["options"]),
-        "rank": entry["rank"],
+        "rank": entry.get("full_rank", entry["rank"]),
         "scale": entry["scale"],
         "decomposition": axes["decomposition"],
         "anchored start": registry.inits.get(axes["init"]).anchors,

@@ -44,6 +44,22 @@ def test_sites_that_were_off_start_fresh(bench: Bench, tmp_path: Path):
         assert all(torch.equal(again.state()[f"{name}.{x}"], source.state()[f"{name}.{x}"]) for x in "AB"), name
 
 
+def test_rank_units_that_were_off_start_fresh(bench: Bench, tmp_path: Path):
+    settings = ("adapter.rank=4", "adapter.method=trilora")
+    adapted = trained(bench, *settings)
+    live = [0, 2]
+    for adapter in adapted.adapters.values():
+        adapter.keep(torch.tensor([unit in live for unit in range(4)]))
+    save_adapter(adapted, tmp_path / "adapter")
+    again, untouched = (fresh(bench, *settings, "run.seed=3") for _ in range(2))
+    start_from(again, tmp_path / "adapter")
+    for name in again.adapters:
+        for tensor, axis in (("A", 0), ("B", 1), ("g", 0)):
+            found = again.state()[f"{name}.{tensor}"].movedim(axis, 0)
+            assert torch.equal(found[live], adapted.state()[f"{name}.{tensor}"].movedim(axis, 0)[live])
+            assert torch.equal(found[[1, 3]], untouched.state()[f"{name}.{tensor}"].movedim(axis, 0)[[1, 3]])
+
+
 def test_a_head_of_another_shape_starts_fresh_and_that_is_told(bench: Bench, tmp_path: Path):
     save_adapter(trained(bench, "task.labels=[plain,happy,other]", family="roberta"), tmp_path / "adapter")
     again, untouched = (fresh(bench, family="roberta") for _ in range(2))
