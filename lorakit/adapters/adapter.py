@@ -279,7 +279,10 @@ class Adapter(nn.Module):
     def spread(self, name: str, tensor: torch.Tensor, units: Sequence[int], whole: torch.Tensor) -> torch.Tensor:
         """A copy of ``whole`` with ``tensor``, which has these rank units alone, in their place."""
         axes = axes_of(self.delta, name)
-        places = [torch.tensor(units if axis in axes else range(size)) for axis, size in enumerate(whole.shape)]
+        places = [
+            torch.tensor([*(units if axis in axes else range(size))], dtype=torch.long)
+            for axis, size in enumerate(whole.shape)
+        ]
         found = whole.clone()
         found[torch.meshgrid(*places, indexing="ij")] = tensor.to(whole)
         return found
