@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorakit import registry
+from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.files import write_text
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
@@ -96,8 +98,7 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
         for site in sorted(parts.sites, key=lambda site: -tick.scores[site.name])
     ]
     if emit is not None:
-        allocation = {name: rank for name, rank in tick.ranks.items() if rank}
-        write_text(emit, static_recipe(loaded, allocation))
+        write_text(emit, static_recipe(loaded, tick.ranks, adapted))
     return SearchResult(
         proxy=tick.proxy,
         ranked=ranked,
@@ -109,13 +110,14 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
     )
 
 
-def static_recipe(loaded: LoadedRecipe, allocation: dict[str, int]) -> str:
-    """The recipe with the allocation in it and no search, ready to train."""
+def static_recipe(loaded: LoadedRecipe, ranks: Mapping[str, int], adapted: AdaptedModel) -> str:
+    """The recipe with the allocation in it and no search, ready to train; sites have the scales that they have in ``adapted``."""
     recipe = loaded.recipe
-    static = replace(
-        recipe,
-        adapter=replace(recipe.adapter, allocation=allocation),
-        search=SearchSection(),
-        run=replace(recipe.run, name=None),
-    )
+    adapter = replace(recipe.adapter, allocation={name: rank for name, rank in ranks.items() if rank})
+    on = [adapted.adapters[name] for name in adapter.allocation]
+    if any(each.scale != each.spec.scale_at(each.live) for each in on):  # that of the full rank, on sites of less
+        own = {each.site.is_shortcut: each.scale for each in on}
+        alpha = own.get(False, recipe.adapter.alpha)
+        adapter = replace(adapter, scale="constant", alpha=alpha, shortcut_alpha=own.get(True))
+    static = replace(recipe, adapter=adapter, search=SearchSection(), run=replace(recipe.run, name=None))
     return replace(loaded, recipe=static).to_yaml()

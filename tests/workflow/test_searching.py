@@ -15,6 +15,7 @@ from lorakit.artifacts.run import Run
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import load_recipe
 from lorakit.search.scoring import Probe, Proxy
+from lorakit.workflow.building import adapt, assemble
 
 SEARCH = "search: {method: heterolora, enable: 0.4, batches: 2}"
 MARK = "dog"  # in every validation text, in no training text
@@ -214,3 +215,24 @@ def test_a_searched_training_twice_gives_the_same_timeline(place: Path, tmp_path
         return [{**tick, "seconds": None} for tick in run.timeline()]
 
     assert timeline("a") == timeline("b") != timeline("c", "run.seed=4")
+
+
+@pytest.mark.parametrize("method", ["gradsvd", "eva"])
+def test_an_emitted_recipe_has_the_ranks_and_the_scale_of_the_search(place: Path, tmp_path: Path, method: str) -> None:
+    settings = (
+        "adapter.shortcuts=[]",
+        "adapter.targets=[q, down]",
+        "adapter.rank=9",
+        f"search.method={method}",
+        "search.enable=null",
+    )
+    settings = (*settings, "search.uniform_rank=4")
+    result = search(place, *settings, emit=tmp_path / "found.yaml")
+    ranks = {site.name: site.rank for site in result.ranked if site.on}
+    assert 9 not in ranks.values()  # so that a scale by the own rank would be another one
+    assert result.used <= result.budget
+    found = load_recipe(tmp_path / "found.yaml")
+    assert found.recipe.adapter.allocation == ranks
+    adapted = adapt(assemble(found))
+    assert {name: adapter.rank for name, adapter in adapted.adapters.items()} == ranks
+    assert {adapter.scale for adapter in adapted.adapters.values()} == {6 / 9}

@@ -21,21 +21,21 @@ from typing import ClassVar
 import torch
 
 from lorakit import registry
-from lorakit.adapters.adapter import DROPPED, ON
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Option
 from lorakit.adapters.inits.gradient import start_from_gradient
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import allocate_units
+from lorakit.search.fixed_ranks import FixedRanks
 from lorakit.search.policy import Decision, SearchContext
 from lorakit.search.scoring import without_trace
-from lorakit.search.unit_policy import UnitPolicy, Units
+from lorakit.search.unit_policy import Units
 from lorakit.search.weight_gradients import weight_gradients
 from lorakit.tasks.batching import Batch
 
 
-class GradientSVD(UnitPolicy):
+class GradientSVD(FixedRanks):
     """Decides once, at the first tick, from the singular values of the gradient."""
 
     title = "Gradient SVD"
@@ -81,10 +81,6 @@ class GradientSVD(UnitPolicy):
                     hint="or adapter.method=lora",
                 )
 
-    def allowed(self, step: int) -> int:
-        """The budget, from the first tick on."""
-        return self.context.budget.parameters
-
     def unit_scores(self) -> Units:
         """Site -> what each of its units is worth, by the spectrum of the gradient; ``directions`` are kept for the start."""
         context = self.context
@@ -118,15 +114,11 @@ class GradientSVD(UnitPolicy):
         }
         limit = self.allowed(step) - self.common
         chosen = allocate_units(lifted, self.adapters, limit, self.context.generator, per_parameter=True)
-        states = {}
-        for name, adapter in self.adapters.items():
-            rank = int(chosen[name].sum())
-            if not isinstance(adapter.delta, Anchored) and self.settings["start"] == "svd":
-                start_from_gradient(adapter.delta, self.directions[name])
-            adapter.cut(rank)
-            states[name] = ON if rank else DROPPED
-        self.context.adapted.restore(states)
-        self.hold()
+        if self.settings["start"] == "svd":
+            for name, adapter in self.adapters.items():
+                if not isinstance(adapter.delta, Anchored):
+                    start_from_gradient(adapter.delta, self.directions[name])
+        self.give({name: int(units.sum()) for name, units in chosen.items()})
         return Decision("gradsvd", {name: float(values.sum()) for name, values in scores.items()})
 
 
