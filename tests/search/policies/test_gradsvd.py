@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -26,20 +27,14 @@ def scene(make: Make) -> Scene:
 
 def spectra(scene: Scene, batches: list[Any]) -> dict[str, np.ndarray]:
     """Site -> singular values of the mean gradient over all rows, on the pretrained model."""
-    model = scene.pretrained
-    for parameter in model.parameters():
-        parameter.grad = None
-        parameter.requires_grad_(True)
+    model = copy.deepcopy(scene.pretrained).requires_grad_(True)
     rows = sum(len(batch["labels"]) for batch in batches)
     for batch in batches:
         (loss(model, batch) * len(batch["labels"]) / rows).backward()
-    found = {
+    return {
         name: np.linalg.svd(model.get_submodule(name).weight.grad.double().numpy(), compute_uv=False)
         for name in scene.adapted.adapters
     }
-    for parameter in model.parameters():
-        parameter.grad = None
-    return found
 
 
 def drawn(scene: Scene, seed: int, number: int) -> list[Any]:
