@@ -40,15 +40,18 @@ SHRINKING = {"every": 0.05, "warmup": 0.1, "tail": 0.3}
 
 def sides(rank: int) -> dict[str, dict[str, Any]]:
     """Name -> what its recipe says of adapter and search; all end at the parameters of uniform rank ``rank``."""
-    budget = {"uniform_rank": rank}
+    budget, alpha = (
+        {"uniform_rank": rank},
+        2 * rank,
+    )  # one alpha for all: s = alpha / r, so that a site learns alike fast at any rank
     return {
-        "lora": {"adapter": {"rank": rank, "alpha": 2 * rank}},
+        "lora": {"adapter": {"rank": rank, "alpha": alpha}},
         "paper": {
-            "adapter": {"rank": 4 * rank, "alpha": 8 * rank},
+            "adapter": {"rank": 4 * rank, "alpha": alpha},
             "search": {"method": "heterolora", "preset": "paper", "unit": "parameters", "enable": None, **budget},
         },
         "best": {
-            "adapter": {"rank": 2 * rank, "alpha": 4 * rank},
+            "adapter": {"rank": 2 * rank, "alpha": alpha},
             "search": {"method": "heterolora", "preset": "best", **budget},
         },
         "adalora": {
@@ -56,8 +59,8 @@ def sides(rank: int) -> dict[str, dict[str, Any]]:
             "search": {"method": "adalora", **SHRINKING, **budget},
         },
         "gradsvd": {
-            "adapter": {"rank": 2 * rank, "alpha": 4 * rank},
-            "search": {"method": "gradsvd", "options": {"floor": str(rank // 2)}, **budget},
+            "adapter": {"rank": 2 * rank, "alpha": alpha},
+            "search": {"method": "gradsvd", "options": {"floor": str(rank // 2), "scale": "own"}, **budget},
         },
     }
 

@@ -356,6 +356,6 @@ SEARCH_PRESETS: dict[str, dict[str, Any]] = {
         "search.batches": 2,
         "search.warmup": 0.1,
         "search.tail": 0.3,
-        "search.options": {"per": "parameter", "smooth": "0.5", "inertia": "0.3"},
+        "search.options": {"per": "role", "smooth": "0.5", "inertia": "0.3"},
     },
 }

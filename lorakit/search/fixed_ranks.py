@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from lorakit.adapters.adapter import DROPPED, ON
+from lorakit.adapters.delta import Option
 from lorakit.errors import RecipeError
 from lorakit.search.allocate import allocate_units
 from lorakit.search.policy import Decision, SearchContext
@@ -13,6 +15,14 @@ from lorakit.search.unit_policy import UnitPolicy
 
 class FixedRanks(UnitPolicy):
     """Ranks from scores that fall from a site's first unit to its last; a site of rank 0 leaves the function."""
+
+    options: ClassVar = {
+        "scale": Option(
+            "full",
+            "a site's scale: that of its full rank, or that of the rank it is given, so that all learn alike fast",
+            choices=("full", "own"),
+        )
+    }
 
     def __init__(self, context: SearchContext):
         super().__init__(context)
@@ -45,4 +55,16 @@ class FixedRanks(UnitPolicy):
         for name, rank in ranks.items():
             self.adapters[name].cut(rank)
         self.context.adapted.restore({name: ON if rank else DROPPED for name, rank in ranks.items()})
+        self.rescale()
         self.hold()
+
+    def rescale(self) -> None:
+        """Every site's scale is that of the rank it was given, where that is asked for."""
+        if self.settings["scale"] == "own":
+            for adapter in self.adapters.values():
+                adapter.scale = adapter.spec.scale_at(max(adapter.live, 1))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``."""
+        super().load_state_dict(state)
+        self.rescale()

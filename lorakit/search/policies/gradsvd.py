@@ -43,6 +43,7 @@ class GradientSVD(FixedRanks):
     source = "lorakit; after LoRA-GA and EVA"
     at_once = True
     options: ClassVar = {
+        **FixedRanks.options,
         "power": Option(0.5, "a unit is worth its singular value to this power", low=0.0),
         "per": Option(
             "network", "compare values as they are, or as shares of their site's sum", choices=("network", "site")

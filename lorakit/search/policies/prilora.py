@@ -18,6 +18,7 @@ When to use it: deep models on small tasks, where upper layers change most.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -43,6 +44,7 @@ class PRILoRA(FixedRanks):
     summary = "ranks grow with depth, A's least important entries are zeroed at every tick"
     source = "Benedek & Wolf 2024, arXiv 2401.11316"
     options: ClassVar = {
+        "scale": replace(FixedRanks.options["scale"], default="own"),
         "first": Option(4.0, "share of the first layer in the ranks", low=0.0),
         "last": Option(12.0, "share of the last layer in the ranks", low=0.0),
         "prune": Option(0.5, "share of each row of A that a tick zeroes", low=0.0, high=1.0),
@@ -91,13 +93,7 @@ class PRILoRA(FixedRanks):
         decision = super().decide(step)
         if self.ticks:
             self.prune()
-        self.rescale()
         return decision
-
-    def rescale(self) -> None:
-        """Every site's scale is that of its rank."""
-        for adapter in self.adapters.values():
-            adapter.scale = adapter.spec.scale_at(max(adapter.live, 1))
 
     # -- pruning ------------------------------------------------------------------------------------------------------
 
@@ -167,7 +163,6 @@ class PRILoRA(FixedRanks):
         device = next(self.context.adapted.model.parameters()).device
         self.squares = unpack_all(state["squares"], device)
         self.zeros = unpack_all(state["zeros"], device)
-        self.rescale()
 
 
 def pruned_tensor(adapter: Adapter) -> nn.Parameter | None:
