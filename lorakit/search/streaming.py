@@ -47,7 +47,9 @@ class Streaming:
         for tensor in self.adapted.trained():
             if tensor.site is not None and tensor.parameter.grad is not None:
                 held = self.sums.setdefault(tensor.name, torch.zeros_like(tensor.parameter))
-                held += tensor.parameter.grad
+                held += tensor.parameter.grad.nan_to_num(
+                    nan=0.0, posinf=0.0, neginf=0.0
+                )  # float16 may overflow for a step
         self.adapted.watch(False)
 
     def take(self) -> Gradients | None:

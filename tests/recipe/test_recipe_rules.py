@@ -18,6 +18,9 @@ RULES = [
     ("adapter:\n  lr_ratio: 16\n  trainable: B", "mine.yaml:4", "adapter.lr_ratio", "does not train both: it has no effect"),
     ("adapter: {lr_ratio: 4, method: lora_fa}", "mine.yaml:3", "adapter.lr_ratio", "does not train both: it has no effect"),
     ("adapter:\n  method: lora_plus\n  trainable: B", "mine.yaml:5", "adapter.trainable", "it has no effect"),
+    ("search: {method: heterolora, warmup: 0.6, tail: 0.4}", "mine.yaml:3", "search.tail", "nothing of the training is left to search in"),
+    ("search: {method: adalora, preset: best}", "mine.yaml:3", "search.preset", "settings of heterolora, and search.method is adalora"),
+    ("search:\n  options: {beta1: 0.9}", "mine.yaml:4", "search.options", "has no effect: there is no search"),
     ("adapter: {targets: []}", "mine.yaml:3", "adapter.targets", "nothing would be adapted"),
 ]  # fmt: skip
 
@@ -39,6 +42,8 @@ def test_keys_that_do_not_go_together(mistakes, text, where, key, what):
         "adapter: {allocation: {a.b: 8}}",
         "adapter: {rank: 4, shortcut_rank: 8}\nsearch: {uniform_rank: 6}",
         "search: {enable: 0.25, uniform_rank: null}",
+        "search: {method: heterolora, preset: best, warmup: 0.2}",
+        "search: {preset: best}",
     ],
 )
 def test_keys_that_do_go_together(load, text):

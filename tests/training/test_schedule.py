@@ -46,6 +46,15 @@ def test_a_tick_period_below_a_step_is_refused():
     assert make_schedule(recipe(search__every=0.25), 32).ticks == [0, 1, 2, 3]
 
 
+def test_no_ticks_in_the_warm_up_and_in_the_tail():
+    every = make_schedule(recipe(training__epochs=2.0, search__every=0.25), 160)
+    assert (every.total_steps, every.ticks) == (40, [0, 5, 10, 15, 20, 25, 30, 35])
+    some = make_schedule(recipe(training__epochs=2.0, search__every=0.25, search__warmup=0.2, search__tail=0.3), 160)
+    assert some.ticks == [10, 15, 20, 25]
+    with pytest.raises(RecipeError, match="no tick is left between the first 20% and the last 70% of 40 steps"):
+        make_schedule(recipe(training__epochs=2.0, search__every=1.5, search__warmup=0.2, search__tail=0.7), 160)
+
+
 def test_no_search_no_ticks():
     schedule = make_schedule(recipe(search__method="none"), 80)
     assert schedule.ticks == []

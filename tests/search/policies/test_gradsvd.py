@@ -105,6 +105,18 @@ def test_what_is_cut_off_stands_still_and_is_closed_in_the_end(scene: Scene) -> 
         assert not adapter.delta.B[:, adapter.live :].any()
 
 
+def test_sites_may_learn_alike_fast_at_any_rank(scene: Scene, make: Make) -> None:
+    policy = scene.policy(3, method="gradsvd", uniform_rank=2, batches=2, options={"scale": "own"})
+    ranks = policy.tick(0, 0.0).ranks
+    assert len(set(ranks.values())) > 1
+    scales = {name: adapter.spec.alpha / ranks[name] for name, adapter in scene.adapted.adapters.items()}
+    assert {name: adapter.scale for name, adapter in scene.adapted.adapters.items()} == scales
+    again = make("bert", targets=["q", "v", "up", "down"], rank=RANK)
+    other = again.policy(9, method="gradsvd", uniform_rank=2, batches=2, options={"scale": "own"})
+    other.load_state_dict(policy.state_dict())
+    assert {name: adapter.scale for name, adapter in again.adapted.adapters.items()} == scales
+
+
 def test_it_decides_once_also_after_a_restart(scene: Scene, make: Make) -> None:
     policy = scene.policy(3, method="gradsvd", uniform_rank=2, batches=2)
     first = policy.tick(0, 0.0)
