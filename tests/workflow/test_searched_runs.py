@@ -22,6 +22,13 @@ from lorakit.recipe.load import load_recipe
 LINEAR = ("adapter.targets=[q,v,up]", "training.lr=0.02", "search.batches=2", "search.every=0.5")
 SHORTCUTS = (*LINEAR, "adapter.shortcuts=[res1,mid]")
 SEARCHES = {
+    "heterolora": (
+        *SHORTCUTS,
+        "search.scoring=streaming",
+        "search.enable=0.4",
+        "search.options={per: role, smooth: 0.5}",
+    ),
+    "gradsvd": (*LINEAR, "search.uniform_rank=2", "search.options={scale: own, start: svd}"),
     "alora": (*SHORTCUTS, "search.uniform_rank=2"),
     "autolora": (*SHORTCUTS, "adapter.method=autolora", "search.options={lr: 0.05}", "search.enable=0.5"),
     "prilora": (*SHORTCUTS, "search.uniform_rank=2"),
