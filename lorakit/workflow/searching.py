@@ -62,8 +62,9 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
                 hint="the recipe that this one was made from",
             )
         )
-    if recipe.search.method == "none":
-        loaded = replace(loaded, recipe=replace(recipe, search=replace(recipe.search, method="heterolora")))
+    method = "heterolora" if recipe.search.method == "none" else recipe.search.method
+    alone = replace(recipe.search, method=method, scoring="separate")  # there are no training steps to take scores from
+    loaded = replace(loaded, recipe=replace(recipe, search=alone))
     parts = assemble(loaded)
     with located(loaded):
         if not registry.policies.get(loaded.recipe.search.method).at_once:
