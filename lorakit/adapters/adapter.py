@@ -290,7 +290,7 @@ class Adapter(nn.Module):
     # -- switching ----------------------------------------------------------------------------------------------------
 
     def switch(self, state: str) -> None:
-        """Put the adapter into ``state``: DROPPED, FROZEN or ON."""
+        """Put the adapter into ``state``: DROPPED, FROZEN, ON or WATCHED."""
         self.state = state
         self.freeze()
         if state == ON:
