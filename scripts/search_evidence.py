@@ -59,8 +59,8 @@ def sides(rank: int) -> dict[str, dict[str, Any]]:
             "search": {"method": "adalora", **SHRINKING, **budget},
         },
         "gradsvd": {
-            "adapter": {"rank": 2 * rank, "alpha": alpha},
-            "search": {"method": "gradsvd", "options": {"floor": str(rank // 2), "scale": "own"}, **budget},
+            "adapter": {"rank": 2 * rank, "alpha": 2 * alpha},
+            "search": {"method": "gradsvd", "options": {"floor": str(rank // 2)}, **budget},
         },
     }
 

@@ -19,7 +19,7 @@ class FixedRanks(UnitPolicy):
     options: ClassVar = {
         "scale": Option(
             "full",
-            "a site's scale: that of its full rank, or that of the rank it is given, so that all learn alike fast",
+            "a site's scale: that of its full rank, or that of the rank it is given, so that thin sites learn faster",
             choices=("full", "own"),
         )
     }

@@ -105,7 +105,7 @@ def test_what_is_cut_off_stands_still_and_is_closed_in_the_end(scene: Scene) -> 
         assert not adapter.delta.B[:, adapter.live :].any()
 
 
-def test_sites_may_learn_alike_fast_at_any_rank(scene: Scene, make: Make) -> None:
+def test_sites_may_have_the_scale_of_the_rank_they_are_given(scene: Scene, make: Make) -> None:
     policy = scene.policy(3, method="gradsvd", uniform_rank=2, batches=2, options={"scale": "own"})
     ranks = policy.tick(0, 0.0).ranks
     assert len(set(ranks.values())) > 1
