@@ -200,7 +200,7 @@ class SearchSection:
     )
     preset: Optional[str] = key(
         None,
-        "heterolora: paper, the authors' settings, for comparison; or best, what lorakit found to work best",
+        "heterolora: paper, the authors' settings, for comparison; or best, the best settings that lorakit found for it",
         choices=("paper", "best"),
     )
     proxy: str = key("gradnorm", "see `lorakit list proxies`", choices=registry.proxies.names)
@@ -351,7 +351,7 @@ SEARCH_PRESETS: dict[str, dict[str, Any]] = {
         "search.untrained": "literal",
         "adapter.shortcut_norm": "paper",
     },
-    "best": {  # what did best on held-out training rows: see the README's measurements
+    "best": {  # of what was tried for heterolora on held-out training rows: see the README's measurements
         "search.scoring": "streaming",
         "search.batches": 2,
         "search.warmup": 0.1,
