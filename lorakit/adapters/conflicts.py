@@ -60,7 +60,7 @@ def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Prob
             )
         )
     beside = not delta.replaces and {"linear", "conv1d"} & set(delta.kinds)
-    if search.scoring == "streaming" and (moving or not beside):
+    if search.method == "heterolora" and search.scoring == "streaming" and (moving or not beside):
         why = f"they share {' and '.join(moving)}" if moving else "they are not computed beside a frozen layer"
         problems.append(
             Problem(
