@@ -6,7 +6,8 @@ Tasks: mrpc, rte and sst2 (a fixed subset of 10,000 rows) from $LORAKIT_GLUE_DIR
 that rank costs on all linear sites. Each side's learning rate is chosen from one small grid by the last epoch's accuracy on a held-out
 fifth of the training rows, with a seed that is not used again; the validation rows are seen once, at the end. Runs are made and
 compared by `lorakit compare`: what is done is not repeated, several processes may work on one folder, and the grid can grow.
-`peft_adalora` is PEFT's AdaLoRA on the same data, batches, optimiser and schedule. Writes OUT/TASK-rBUDGET/comparison.json, one for each
+`peft_adalora` is PEFT's AdaLoRA on the same data, batches, optimiser and schedule; its budget counts ranks, so that its parameters
+may end elsewhere: the table shows them. Writes OUT/TASK-rBUDGET/comparison.json, one for each
 table that is printed, and OUT/evidence.json with all of them.
 """
 
