@@ -118,9 +118,7 @@ class AdaptedModel:
             elif record[name]["cut"]:
                 adapter.cut(len(record[name]["live"]))
             else:
-                adapter.keep(
-                    torch.zeros(adapter.rank, dtype=torch.bool).index_fill(0, as_index(record[name]["live"]), True)
-                )
+                adapter.keep(torch.tensor([unit in record[name]["live"] for unit in range(adapter.rank)]))
 
     def watch(self, wanted: bool) -> None:
         """Let the sites that are off get gradients for one step without being in the function, or end that.
@@ -212,11 +210,6 @@ class AdaptedModel:
     def head_parameters(self) -> int:
         """Parameters of the head and other new parts."""
         return sum(tensor.parameter.numel() for tensor in self.trained() if tensor.role == HEAD)
-
-
-def as_index(places: Sequence[int]) -> torch.Tensor:
-    """Places as an index, also where there are none."""
-    return torch.tensor(list(places), dtype=torch.long)
 
 
 def attach(
