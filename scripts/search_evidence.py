@@ -3,11 +3,11 @@
     python scripts/search_evidence.py --out results/evidence --tasks mrpc --budgets 8 --seeds 0 1 2
 
 Tasks: mrpc, rte and sst2 (a fixed subset of 10,000 rows) from $LORAKIT_GLUE_DIR, on the bundled encoder. A budget is what uniform LoRA of
-that rank costs on all linear sites. Each side's learning rate is chosen from one small grid by the last epoch's accuracy on a held-out
-fifth of the training rows, with a seed that is not used again; the validation rows are seen once, at the end. Runs are made and
+that rank costs on all linear sites. Each side's learning rate is chosen from one small grid by the last epoch's mean accuracy on a held-out
+fifth of the training rows, with seeds that are not used again; the validation rows are seen once, at the end. Runs are made and
 compared by `lorakit compare`: what is done is not repeated, several processes may work on one folder, and the grid can grow.
-`peft_adalora` is PEFT's AdaLoRA on the same data, batches, optimiser and schedule; its budget counts ranks, so that its parameters
-may end elsewhere: the table shows them. Writes OUT/TASK-rBUDGET/comparison.json, one for each
+`peft_adalora` is PEFT's AdaLoRA on the same data, batches, optimiser and schedule; its budget counts ranks and it takes
+them from the wide sites first, so it gets half as many again (`PEFT_MORE`) and ends near the same parameters: the table shows them. Writes OUT/TASK-rBUDGET/comparison.json, one for each
 table that is printed, and OUT/evidence.json with all of them.
 """
 
@@ -33,8 +33,8 @@ from lorakit.workflow import compare
 ROWS = {"sst2": 10_000}
 TEXTS = {"mrpc": ("sentence1", "sentence2"), "rte": ("sentence1", "sentence2"), "sst2": ("sentence", None)}
 HELD_OUT = 0.2
-TUNING_SEED = 1000
 PEFT = "peft_adalora"
+PEFT_MORE = 1.5  # ranks for each of the budget's
 POLL = 5.0  # seconds
 SHRINKING = {"every": 0.05, "warmup": 0.1, "tail": 0.3}
 
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["mrpc", "rte", "sst2"], choices=list(TEXTS))
     parser.add_argument("--budgets", nargs="+", type=int, default=[2, 8])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--tuning-seeds", nargs="+", type=int, default=[1000, 1001])
     parser.add_argument("--sides", nargs="+", default=[*sides(2), PEFT])
     parser.add_argument("--lrs", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3, 4e-3])
     parser.add_argument("--epochs", type=float, default=3)
@@ -147,7 +148,9 @@ def tuned(
     for lr in options.lrs:
         paths[lr] = folder / "tuning" / f"{name}-{lr:g}.yaml"
         write(paths[lr], recipe(task, side, lr, files["fit"], files["held"], options))
-    result = compare([str(path) for path in paths.values()], seeds=[TUNING_SEED], folder=folder / "tuning" / "runs")
+    result = compare(
+        [str(path) for path in paths.values()], seeds=options.tuning_seeds, folder=folder / "tuning" / "runs"
+    )
     scores = {side.name: side.last.mean for side in result.sides}
     return max(options.lrs, key=lambda lr: scores[f"{name}-{lr:g}"])
 
@@ -156,7 +159,8 @@ def peft_side(
     task: str, budget: int, files: dict[str, Path], folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """PEFT's AdaLoRA, tuned and trained the same way; its runs are kept as JSON."""
-    side = sides(budget)["adalora"]
+    target = round(PEFT_MORE * budget)
+    side = sides(target)["adalora"]
 
     def run(lr: float, seed: int, fit: str, held: str) -> dict[str, Any]:
         file = folder / PEFT / f"{fit}-{lr:g}-{seed}.json"
@@ -166,13 +170,16 @@ def peft_side(
                 if lock.mine and not file.exists():
                     path = file.with_suffix(".yaml")
                     write(path, recipe(task, side, lr, files[fit], files[held], options))
-                    write_json(file, train_peft(path, seed, budget, SHRINKING))
+                    write_json(file, train_peft(path, seed, target, SHRINKING))
             if not file.exists():
                 time.sleep(POLL)  # another process trains it
         found: dict[str, Any] = json.loads(file.read_text())
         return found
 
-    lr = max(options.lrs, key=lambda rate: run(rate, TUNING_SEED, "fit", "held")["last"])
+    def held(lr: float) -> float:
+        return sum(run(lr, seed, "fit", "held")["last"] for seed in options.tuning_seeds)
+
+    lr = max(options.lrs, key=held)
     return {"lr": lr, "runs": [run(lr, seed, "train", "validation") | {"seed": seed} for seed in options.seeds]}
 
 
