@@ -6,9 +6,9 @@ Tasks: mrpc, rte and sst2 (a fixed subset of 10,000 rows) from $LORAKIT_GLUE_DIR
 that rank costs on all linear sites. Each side's learning rate is chosen from one small grid by the last epoch's mean accuracy on a held-out
 fifth of the training rows, with seeds that are not used again; the validation rows are seen once, at the end. Runs are made and
 compared by `lorakit compare`: what is done is not repeated, several processes may work on one folder, and the grid can grow.
-`peft_adalora` is PEFT's AdaLoRA on the same data, batches, optimiser and schedule; its budget counts ranks and it takes
-them from the wide sites first, so it gets half as many again (`PEFT_MORE`) and ends near the same parameters: the table shows them. Writes OUT/TASK-rBUDGET/comparison.json, one for each
-table that is printed, and OUT/evidence.json with all of them.
+`peft_adalora` is PEFT's AdaLoRA on the same data, batches, optimiser and schedule; its budget counts ranks and it takes them
+from the wide sites first, so it gets half as many again (`PEFT_MORE`) and ends near the same parameters: the table shows them.
+Writes OUT/TASK-rBUDGET/comparison.json, one for each table that is printed, and OUT/evidence.json with all of them.
 """
 
 from __future__ import annotations
