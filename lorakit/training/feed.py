@@ -36,15 +36,25 @@ class Feed:
 
     def windows(self, epoch: int, skip: int = 0) -> Iterator[Window]:
         """The epoch's steps in order, without the first ``skip``. Each batch is split over the processes row by row."""
-        size, accumulate = self.training.batch_size, self.training.accumulate
-        batches = epoch_batches(
-            self.encoded.lengths, size, seed=self.seed, epoch=epoch, group=self.training.length_grouping
-        )
+        batches, accumulate = self.batches(epoch), self.training.accumulate
         for start in range(skip * accumulate, len(batches), accumulate):
             window = batches[start : start + accumulate]
             mine = [share for rows in window if (share := rows[self.process :: self.processes])]
             parts: list[Batch] = [self.encoded.collate(rows) for rows in mine or [window[0][:1]]]
             yield Window(parts, sum(len(rows) for rows in window), share=1.0 if mine else 0.0)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """The epoch's batches, of all processes."""
+        section = self.training
+        return epoch_batches(
+            self.encoded.lengths, section.batch_size, seed=self.seed, epoch=epoch, group=section.length_grouping
+        )
+
+    def rows(self, epoch: int, place: int) -> list[int]:
+        """What step number ``place`` of an epoch sees, of all processes: the rows' numbers at their source."""
+        accumulate = self.training.accumulate
+        window = self.batches(epoch)[place * accumulate : (place + 1) * accumulate]
+        return [int(self.encoded.idx[row]) for rows in window for row in rows]
 
     def first(self, number: int, generator: torch.Generator) -> list[Batch]:
         """The first ``number`` batches in file order, always the same (the authors' scoring data)."""
