@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +10,13 @@ from accelerate import PartialState
 
 from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.run import environment
-from lorakit.errors import Problem, RunError, UsageError, nearest
-from lorakit.recipe.load import LoadedRecipe
+from lorakit.errors import Problem, RunError, UsageError
 from lorakit.report.comparison_figure import comparison_figure
-from lorakit.tasks.task import higher_is_better
-from lorakit.training.evaluation import of_split
-from lorakit.training.schedule import make_schedule
-from lorakit.workflow.building import Result, adapt, assemble, located, talk
+from lorakit.workflow.building import Result, talk
 from lorakit.workflow.compared import ComparedSide, apart, as_csv, side_by_side, warnings
-from lorakit.workflow.sides import Entry, Side, check_same_data, gather
-from lorakit.workflow.workers import Missing, Watch, train_missing, unwatched
+from lorakit.workflow.outlook import Outlook, choose_metric, look_ahead, rises
+from lorakit.workflow.sides import Side, check_same_data, gather, paired_order
+from lorakit.workflow.workers import Missing, Watch, command, train_missing, unwatched
 
 FOLDER = Path("runs/compare")
 
@@ -81,9 +77,8 @@ def compare(
     failed = list[Missing]()
     missing = [Missing(str(entry.run.path), "not trained yet") for entry in absent]
     if train and absent:
-        options = {"--folder": folder, "--metric": metric, "--figure": figure, "--csv": table}
-        options["--seeds"] = ",".join(map(str, seeds)) if seeds else None
-        again = command(arguments, [*overrides, *(["--offline"] if offline else [])], options)
+        options = {"--folder": folder, "--metric": metric, "--figure": figure, "--csv": table, "--seeds": seeds}
+        again = command("compare", [*arguments, *overrides, *(["--offline"] if offline else [])], options)
         failed, missing = train_missing(absent, len(every), watch, wait=wait, again=again)
     compared = side_by_side(sides, chosen)
     if not compared:
@@ -109,23 +104,6 @@ def compare(
     return result
 
 
-def paired_order(sides: Sequence[Side]) -> list[Entry]:
-    """The runs that are not finished, seed by seed: what is done at any time can be paired."""
-    seeds = dict.fromkeys(seed for side in sides for seed in side.entries)
-    every = (side.entries[seed] for seed in seeds for side in sides if seed in side.entries)
-    return [entry for entry in every if not entry.run.finished]
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What is known of a side before its training: the metric that chooses its best epoch, all it is scored by, its budget."""
-
-    name: str
-    metric: str
-    metrics: list[str]
-    budget: int
-
-
 def outlooks(sides: Sequence[Side], *, train: bool) -> list[Outlook]:
     """What is known of every side that has a finished run, or will be trained. Says where budgets differ."""
     found = [outlook for side in sides if (outlook := look_ahead(side, train=train)) is not None]
@@ -137,58 +115,3 @@ def outlooks(sides: Sequence[Side], *, train: bool) -> list[Outlook]:
                     *(other.name, f"{other.budget:,}", found[0].name, f"{found[0].budget:,}"),
                 )
     return found
-
-
-def look_ahead(side: Side, *, train: bool) -> Outlook | None:
-    """Of a finished run where there is one; else of the recipe on its real model and data, so that its mistakes are told now."""
-    if side.finished:
-        summaries = [side.entries[seed].summary() for seed in side.finished]
-        names = [name for name in summaries[0]["last"] if all(name in summary["last"] for summary in summaries)]
-        budget = summaries[0].get("budget", summaries[0]["adapter_parameters"])
-        return Outlook(side.name, summaries[0]["metric"], names, budget)
-    loaded = next(iter(side.entries.values())).loaded
-    return try_out(side.name, loaded) if train and loaded is not None else None
-
-
-def try_out(name: str, loaded: LoadedRecipe) -> Outlook:
-    """Put the recipe's parts together once. RecipeError, DataError and the like for what only model and data can tell."""
-    parts = assemble(loaded)
-    with located(loaded):
-        make_schedule(loaded.recipe, len(parts.data.splits["train"]))
-        adapt(parts, statistics=None)
-    task = parts.task
-    names = [
-        name for split in task.validation for name in of_split(dict.fromkeys(task.metrics, 0.0), split, task.validation)
-    ]
-    return Outlook(name, task.metrics[0], names, parts.budget.parameters)
-
-
-def choose_metric(known: Sequence[Outlook], wanted: str | None) -> tuple[str, str]:
-    """The metric to compare by, and the one, or those, that choose the best epochs."""
-    if not known:
-        raise RunError("no run is finished yet", hint="lorakit compare without --no-train trains them")
-    first = known[0]
-    common = [name for name in first.metrics if all(name in side.metrics for side in known)]
-    choosers = list(dict.fromkeys(side.metric for side in known))
-    if wanted is None and len(choosers) > 1:
-        raise UsageError(
-            "the sides choose their best epochs by different metrics: "
-            + ", ".join(f"{side.name} by {side.metric}" for side in known),
-            valid=f"--metric {' or '.join(common)}" if common else "sides of one metric",
-        )
-    chosen = wanted or first.metric
-    if chosen not in common:
-        hint = nearest(chosen, common)
-        raise UsageError(f"the runs are not scored by '{chosen}'", where="--metric", valid=", ".join(common), hint=hint)
-    return chosen, " or ".join(choosers)
-
-
-def rises(metric: str) -> bool:
-    """Whether a larger value is the better one, of a metric that may name its split."""
-    return higher_is_better(metric.partition("/")[0])
-
-
-def command(arguments: Sequence[str], overrides: Sequence[str], options: Mapping[str, object]) -> str:
-    """The command line that goes on with the comparison: of the options, those that are given."""
-    words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
-    return shlex.join(["lorakit", "compare", *arguments, *overrides, *words])

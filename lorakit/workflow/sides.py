@@ -1,4 +1,4 @@
-"""What ``lorakit compare`` compares: its arguments become sides, each with its runs, done and still to be trained."""
+"""What is compared: recipes and runs that are there become sides, each with its runs, done and still to be trained."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lorakit.artifacts.run import Run, open_run
 from lorakit.errors import UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import CUSTOM, Recipe
+from lorakit.recipe.values import written
 from lorakit.workflow.building import flat
 from lorakit.workflow.running import FREE_ON_RESUME, changed_keys
 
@@ -102,12 +103,7 @@ def gather(
     """
     if not arguments:
         raise UsageError("there is nothing to compare", valid="recipes and run folders", hint="lorakit list recipes")
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if key in NAMED_APART:
-            raise UsageError(
-                "cannot be set for all sides at once", where="command line", key=key, hint=NAMED_APART[key]
-            )
+    check_named_apart(overrides)
     sides: list[Side] = []
     for argument in arguments:
         if Path(argument).is_dir():
@@ -119,6 +115,14 @@ def gather(
     if unused and not any(side.given for side in sides):
         raise UsageError(f"{unused[0]} is for recipes to train, and only runs are named", hint="leave it out")
     return sides
+
+
+def check_named_apart(overrides: Sequence[str]) -> None:
+    """Raises UsageError for a key that is each run's own."""
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key in NAMED_APART:
+            raise UsageError("cannot be set for all runs at once", where="command line", key=key, hint=NAMED_APART[key])
 
 
 def add_recipe(sides: list[Side], argument: str, overrides: Sequence[str], seeds: Sequence[int], folder: Path) -> None:
@@ -136,10 +140,15 @@ def add_recipe(sides: list[Side], argument: str, overrides: Sequence[str], seeds
         side = Side(name, loaded.recipe, {}, given=True)
         sides.append(side)
     side.name, side.given = name, True
+    for entry in to_train(argument, overrides, name, [seed for seed in seeds if seed not in side.entries], folder):
+        side.add(entry)
+
+
+def to_train(argument: str, overrides: Sequence[str], name: str, seeds: Sequence[int], folder: Path) -> Iterator[Entry]:
+    """The runs of a recipe in ``folder``, as NAME-SEED, one for each seed."""
     for seed in seeds:
-        settings = [*overrides, f"run.seed={seed}", f"run.name={name}", f"run.folder={folder}"]
-        if seed not in side.entries:
-            side.add(Entry(seed, Run(folder / f"{name}-{seed}"), load_recipe(argument, settings)))
+        settings = [*overrides, f"run.seed={seed}", f"run.name={written(name)}", f"run.folder={written(str(folder))}"]
+        yield Entry(seed, Run(folder / f"{name}-{seed}"), load_recipe(argument, settings))
 
 
 def add_run(sides: list[Side], run: Run) -> None:
@@ -172,6 +181,13 @@ def same_side(sides: Sequence[Side], recipe: Recipe, *, given: bool | None = Non
 def essence(recipe: Recipe) -> dict[str, Any]:
     """The keys that make a recipe another one: all but the seed, and what is free on a resume."""
     return {key: value for key, value in flat(asdict(recipe)) if key not in (*FREE_ON_RESUME, "run.seed")}
+
+
+def paired_order(sides: Sequence[Side]) -> list[Entry]:
+    """The runs that are not finished, seed by seed: what is done at any time can be paired."""
+    seeds = dict.fromkeys(seed for side in sides for seed in side.entries)
+    every = (side.entries[seed] for seed in seeds for side in sides if seed in side.entries)
+    return [entry for entry in every if not entry.run.finished]
 
 
 def check_same_data(sides: Sequence[Side]) -> None:

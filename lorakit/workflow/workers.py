@@ -1,12 +1,13 @@
-"""Training what a comparison still misses: one of several workers that may share a folder; each run is trained by one of them."""
+"""Training the runs that are still missing: one of several workers that may share a folder; each run is trained by one of them."""
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from lorakit.workflow.running import train
 from lorakit.workflow.sides import Entry
 
 POLL = 5.0  # seconds between looks at a run that another worker trains
+KEPT = "; finished runs are kept"
 
 Watch = Callable[[], AbstractContextManager[Hook]]
 
@@ -41,13 +43,13 @@ def train_missing(
 ) -> tuple[list[Missing], list[Missing]]:
     """Train every run of ``wanted``, or see it trained by another worker: those that failed, and those that others still train.
 
-    A run that fails does not stop the others. total: runs of the whole comparison; watch: makes what shows a training's progress;
-    wait: for the runs of other workers, so that none is left to them; again: the command that goes on. Raises Interrupted where the
-    person stops it: what is done is kept.
+    A run that fails does not stop the others. total: runs there are in all; watch: makes what shows a training's progress; wait: for
+    the runs of other workers, so that none is left to them; again: the command that goes on. Raises Interrupted where the person
+    stops it: what is done is kept.
     """
     pending, failed = list(wanted), list[Missing]()
     found, held = dict[Path, Worker](), dict[Path, Worker]()
-    try:
+    with stoppable(again):
         while pending:
             before, found = len(pending), dict[Path, Worker]()
             for entry in list(pending):
@@ -59,15 +61,8 @@ def train_missing(
                     if lock.left_by:
                         talk.warning("%s: taken over from %s, which is no more", path, lock.left_by)
                     pending.remove(entry)
-                    try:
-                        train_one(entry, f"run {total - len(pending)} of {total}", watch)
-                    except Interrupted:
-                        raise
-                    except LorakitError as error:
-                        failed.append(Missing(str(path), str(error)))
-                    except Exception as error:  # whatever goes wrong in one training, the others can go on
-                        failed.append(Missing(str(path), f"{type(error).__name__}: {error}"))
-                        talk.error("%s", traceback.format_exc())
+                    if why := attempt(entry, f"run {total - len(pending)} of {total}", watch):
+                        failed.append(Missing(str(path), why))
             if len(pending) == before:
                 if not wait:
                     break
@@ -80,13 +75,21 @@ def train_missing(
                     )
                 held = found
                 time.sleep(POLL)
-    except Interrupted as error:
-        raise Interrupted(f"{error.problems[0].what}; finished runs are kept", hint=again) from None
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; finished runs are kept", hint=again) from None
     return failed, [
         Missing(str(entry.run.path), f"another worker trains it: {found[entry.run.path]}") for entry in pending
     ]
+
+
+@contextmanager
+def stoppable(again: str) -> Iterator[None]:
+    """A block that the person may stop: Interrupted then says what is kept, and ``again``, the command that goes on."""
+    try:
+        yield
+    except Interrupted as error:
+        what = error.problems[0].what.removesuffix(KEPT)
+        raise Interrupted(what + KEPT, hint=again) from None
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped{KEPT}", hint=again) from None
 
 
 def attempt(entry: Entry, place: str, watch: Watch) -> str:
@@ -121,3 +124,15 @@ def train_one(entry: Entry, place: str, watch: Watch) -> None:
     talk.info("%s: %s, seed %d%s", place, name, seed, ", from its newest checkpoint" if begun else "")
     with watch() as hook:
         train(entry.loaded, run_dir=run.path, resume=begun, hooks=[hook])
+
+
+def command(name: str, words: Sequence[str], options: Mapping[str, object]) -> str:
+    """The command line that goes on: of the options, those that are given; a sequence has commas between its items."""
+    given = {option: value for option, value in options.items() if value is not None}
+    told = [text for option, value in given.items() for text in (option, spelt(value))]
+    return shlex.join(["lorakit", name, *words, *told])
+
+
+def spelt(value: object) -> str:
+    """An option's value as it is typed."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple, range)) else str(value)
