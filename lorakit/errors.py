@@ -23,11 +23,11 @@ class Problem:
 
     def __str__(self) -> str:
         place = ": ".join(part for part in (self.where, self.key) if part)
-        text = f"{place}: {self.what}" if place else self.what
+        text = visible(f"{place}: {self.what}" if place else self.what)
         if self.valid:
-            text += f"\n    valid: {self.valid}"
+            text += f"\n    valid: {visible(self.valid)}"
         if self.hint:
-            text += f"\n    try: {self.hint}"
+            text += f"\n    try: {visible(self.hint)}"
         return text
 
 
@@ -65,6 +65,11 @@ class Interrupted(LorakitError):
     """Training was stopped by the person; the checkpoint is on disk."""
 
     exit_code = 130
+
+
+def visible(text: str) -> str:
+    """``text`` with control characters and lone surrogates, which a file may have put there, as escapes: none reaches a terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

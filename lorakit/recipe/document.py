@@ -33,10 +33,11 @@ def read_text(path: Path, problems: Problems) -> str | None:
             hint = str(shown(inside)) if inside.is_file() else ""
             problems.add("is a folder, not a recipe", where=where, valid="a YAML file", hint=hint)
             return None
-        if path.stat().st_size > LARGEST:
+        with path.open("rb") as stream:
+            data = stream.read(LARGEST + 1)
+        if len(data) > LARGEST:
             problems.add(f"is larger than {LARGEST:,} bytes: this is no recipe", where=where, valid="a YAML file")
             return None
-        data = path.read_bytes()
     except OSError as error:
         problems.add(f"cannot be read: {error.strerror}", where=where)
         return None

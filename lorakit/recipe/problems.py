@@ -5,19 +5,25 @@ from __future__ import annotations
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.keys import recipe_keys, section_keys
 
+MOST = 50  # mistakes that are told; a file with more is no recipe
+
 
 class Problems(list[Problem]):
-    """Mistakes in the order they were found. Nothing is raised before all of them are known."""
+    """Mistakes in the order they were found. Nothing is raised before all of them are known, or ``MOST`` of them."""
 
     def add(self, what: str, *, where: str = "", key: str = "", valid: str = "", hint: str = "") -> None:
         """Remember one mistake; a mistake that is already known (a file that two others extend) is told once."""
         problem = Problem(what, where, key, valid, hint)
-        if problem not in self:
+        if len(self) == MOST:
+            self.append(Problem(f"there are more mistakes than these {MOST}", where))
+        elif len(self) < MOST and problem not in self:
             self.append(problem)
 
     def unknown_key(self, path: str, where: str) -> None:
         """Remember that no key or section is called ``path``, with the nearest one in any section."""
         section, _, name = path.rpartition(".")
+        if len(self) > MOST:
+            return
         if section in section_keys():
             valid = ", ".join(section_keys()[section])
             what = f"section '{section}' has no key '{name}'"
@@ -37,6 +43,8 @@ def suggest_key(path: str) -> str:
     section, _, name = path.rpartition(".")
     name = name.lower().replace("-", "_")
     keys = recipe_keys()
+    if ":" in name and name.partition(":")[0] in section_keys().get(section, ()):
+        return spaced(name)
     if path in keys:
         return nested(path)
     if section and section not in section_keys():
@@ -54,6 +62,12 @@ def suggest_key(path: str) -> str:
     if named:
         return "did you mean " + " or ".join(f"'{other}'" for other in named) + "?"
     return "" if section else nearest(name, [*section_keys(), *{key.name for key in keys.values()}])
+
+
+def spaced(text: str) -> str:
+    """How ``beta:0.9`` is meant: YAML takes a colon without a space for a part of the word."""
+    name, _, value = text.partition(":")
+    return f"'{name}: {value}', with a space behind the colon"
 
 
 def nested(path: str) -> str:

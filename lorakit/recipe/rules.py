@@ -157,7 +157,7 @@ def regex_error(pattern: str) -> str:
     """Why ``pattern`` is no regular expression, or an empty string."""
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         return f"not a regular expression: {error}"
     return ""
 

@@ -16,7 +16,7 @@ import yaml
 from lorakit.errors import nearest
 from lorakit.recipe.document import Place
 from lorakit.recipe.keys import NOUNS, Key
-from lorakit.recipe.problems import Problems
+from lorakit.recipe.problems import Problems, spaced
 
 NULLS = ("", "~", "null", "Null", "NULL")
 TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -25,6 +25,7 @@ FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]*(_[0-9]+)*)(\.[0-9]*)?|\.[0-9]+)([eE][-
 LONGEST = 40  # characters of a number
 NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 CORE = "tag:yaml.org,2002:"
+NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")  # what no name, path or column has in it
 UNREADABLE: Final = object()  # stands for a value that has a problem
 
 
@@ -92,13 +93,13 @@ def read_list(key: Key, node: yaml.Node, refuse: Callable[..., Any]) -> Any:
         items = node.value
     else:
         return refuse(f"wants a list, not {described(node)}")
-    values: list[Any] = []
+    values: dict[Any, None] = {}
     for item in items:
         value = read_scalar(key, item, refuse)
         if value is not UNREADABLE and value in values:
             value = refuse(f"'{value}' is given twice", at=item, valid="each entry once")
-        values.append(value)
-    return UNREADABLE if UNREADABLE in values else values
+        values[value] = None
+    return UNREADABLE if UNREADABLE in values else list(values)
 
 
 def read_mapping(key: Key, node: yaml.Node, refuse: Callable[..., Any]) -> Any:
@@ -107,8 +108,10 @@ def read_mapping(key: Key, node: yaml.Node, refuse: Callable[..., Any]) -> Any:
         return refuse(f"wants a mapping, not {described(node)}")
     values: dict[str, Any] = {}
     for name, item in node.value:
-        if not isinstance(name, yaml.ScalarNode):
+        if not isinstance(name, yaml.ScalarNode) or NO_TEXT.search(name.value):
             values[""] = refuse("has a key that is not a plain name", at=name)
+        elif ":" in name.value and isinstance(item, yaml.ScalarNode) and scalar_kind(item) is None:
+            values[name.value] = refuse(f"'{name.value}' has no value", at=name, hint=spaced(name.value))
         elif name.value in values:
             values[name.value] = refuse(f"'{name.value}' is given twice", at=name, valid="each name once")
         else:
@@ -145,6 +148,8 @@ def read_words(key: Key, node: yaml.ScalarNode, kind: type | None, refuse: Calla
         return refuse(f"wants text, not {described(node)}", at=node, hint=hint)
     if kind is None or not text.strip():
         return refuse("has an empty text", at=node)
+    if found := NO_TEXT.search(text):
+        return refuse(f"has the character {ord(found[0]):#06x}, which is not text", at=node)
     if "${" in text or text == "???":
         return refuse(f"'{text}' is not filled in: a recipe has plain values", at=node)
     if choices and text not in choices:
@@ -190,7 +195,18 @@ def respelt(key: Key, text: str) -> str:
     return f"{key.name}: {plain}" + (", without quotes" if plain == text else "")
 
 
+class OneLine(yaml.SafeDumper):
+    """Writes text with a line break in it in double quotes, where the break is escaped."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A scalar that needs no second line."""
+        return self.represent_scalar(CORE + "str", text, style='"' if len(f"{text}.".splitlines()) > 1 else None)
+
+
+OneLine.add_representer(str, OneLine.represent_text)
+
+
 def written(value: Any) -> str:
     """A value as YAML on one line: ``[q, v]``, ``0.0005``, ``null``."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
+    text: str = yaml.dump(value, Dumper=OneLine, default_flow_style=True, width=10**9, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")

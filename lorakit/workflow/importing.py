@@ -119,7 +119,7 @@ def draft_recipe(adapter: PeftAdapter, task: str, overrides: Sequence[str]) -> L
         talk.info("the adapter was made for %s, and is put on %s", adapter.base, model)
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "recipe.yaml"
-        path.write_text(f"model: {{name: {written(model)}}}\ntask: {{name: {written(task)}}}\n", encoding="utf-8")
+        path.write_text(f"model:\n  name: {written(model)}\ntask:\n  name: {written(task)}\n", encoding="utf-8")
         try:
             loaded = load_recipe(path, overrides)
         except LorakitError as error:
