@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,7 @@ from lorakit.workflow.sides import Entry, Side
 
 FEW = 5  # seeds below which an interval promises too much
 CLOSE = 0.01  # share by which parameters or epochs may differ without a word
+NO_SETTINGS: Mapping[str, Mapping[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,10 @@ class ComparedRun(Result):
 
 
 @dataclass(frozen=True)
-class ComparedSide(Result):
-    """The runs of one recipe, and what they come to.
+class Totals(Result):
+    """The finished runs of one recipe, and what they come to.
 
-    Parameters, epochs and seconds are means over the runs; last and best: the metric. The differences are to the first side, over the
-    seeds that both have: None of the first itself, and where there are none in common. search_overhead: the search's time as a share
+    Parameters, epochs and seconds are means over the runs; last and best: the metric. search_overhead: the search's time as a share
     of the rest.
     """
 
@@ -53,11 +53,20 @@ class ComparedSide(Result):
     epochs: float
     last: Summary
     best: Summary
-    last_difference: Difference | None
-    best_difference: Difference | None
     seconds: float
     search_overhead: float
     runs: list[ComparedRun]
+
+
+@dataclass(frozen=True)
+class ComparedSide(Totals):
+    """The same with the differences to the first side, over the seeds that both have.
+
+    None of the first itself, and where there are none in common.
+    """
+
+    last_difference: Difference | None
+    best_difference: Difference | None
 
 
 def compared_run(entry: Entry) -> ComparedRun:
@@ -95,19 +104,29 @@ def compared_side(
 ) -> ComparedSide:
     """One side, paired with the runs of ``reference`` that have the same seed."""
     pairs = [(run, reference[run.seed]) for run in runs if run.seed in reference]
-    search = sum(run.search_seconds for run in runs)
-    rest = sum(run.seconds for run in runs) - search
-
-    def mean(name: str) -> float:
-        return fmean(getattr(run, name) for run in runs)
 
     def difference(which: str) -> Difference | None:
         ours, theirs = ([getattr(run, which)[metric] for run in part] for part in zip(*pairs, strict=True))
         return paired_difference(ours, theirs)
 
     return ComparedSide(
-        name=side.name,
-        model=side.recipe.model.name,
+        **vars(totals(side.name, side.recipe.model.name, runs, metric)),
+        last_difference=difference("last") if pairs else None,
+        best_difference=difference("best") if pairs else None,
+    )
+
+
+def totals(name: str, model: str, runs: Sequence[ComparedRun], metric: str) -> Totals:
+    """What ``runs`` come to, by ``metric``."""
+    search = sum(run.search_seconds for run in runs)
+    rest = sum(run.seconds for run in runs) - search
+
+    def mean(of: str) -> float:
+        return fmean(getattr(run, of) for run in runs)
+
+    return Totals(
+        name=name,
+        model=model,
         seeds=[run.seed for run in runs],
         adapter_parameters=round(mean("adapter_parameters")),
         carried_parameters=round(mean("carried_parameters")),
@@ -116,8 +135,6 @@ def compared_side(
         epochs=mean("epochs"),
         last=summarise([run.last[metric] for run in runs]),
         best=summarise([run.best[metric] for run in runs]),
-        last_difference=difference("last") if pairs else None,
-        best_difference=difference("best") if pairs else None,
         seconds=mean("seconds"),
         search_overhead=search / rest if rest > 0 else 0.0,
         runs=list(runs),
@@ -163,12 +180,12 @@ def apart(ours: float, theirs: float) -> bool:
     return abs(ours - theirs) > CLOSE * theirs
 
 
-def as_csv(compared: Sequence[ComparedSide]) -> str:
-    """All runs, a line each."""
+def as_csv(sides: Sequence[Totals], settings: Mapping[str, Mapping[str, Any]] = NO_SETTINGS) -> str:
+    """All runs, a line each. settings: a side's name -> what stands behind it."""
     lines: list[dict[str, Any]] = []
-    for side in compared:
+    for side in sides:
         for run in side.runs:
-            line = {"side": side.name, **run.to_dict()}
+            line = {"side": side.name, **settings.get(side.name, {}), **run.to_dict()}
             scores = {f"{which}_{name}": value for which in ("last", "best") for name, value in line.pop(which).items()}
             path = line.pop("path")
             lines.append(line | scores | {"path": path})
