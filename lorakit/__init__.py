@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         plan,
         predict,
         report,
+        sweep,
         train,
     )
 
@@ -40,6 +41,7 @@ __all__ = [
     "plan",
     "predict",
     "report",
+    "sweep",
     "train",
 ]
 

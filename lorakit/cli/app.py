@@ -27,6 +27,7 @@ from lorakit.cli.predict import predict
 from lorakit.cli.report import report
 from lorakit.cli.search import search
 from lorakit.cli.show import show
+from lorakit.cli.sweep import sweep
 from lorakit.cli.train import train
 from lorakit.errors import LorakitError, RunError
 
@@ -45,6 +46,7 @@ app = typer.Typer(
 
 app.command("train", rich_help_panel="Run")(train)
 app.command("search", rich_help_panel="Run")(search)
+app.command("sweep", rich_help_panel="Run")(sweep)
 app.command("eval", rich_help_panel="Run")(evaluate)
 app.command("merge", rich_help_panel="Run")(merge)
 app.command("predict", rich_help_panel="Run")(predict)

@@ -16,6 +16,8 @@ from lorakit.workflow.predicting import Classifier, Prediction, load, predict
 from lorakit.workflow.reporting import ReportResult, report
 from lorakit.workflow.running import TrainResult, train
 from lorakit.workflow.searching import RankedSite, SearchResult, search
+from lorakit.workflow.sweeping import PlannedPoint, Sweep, SweepPlan, plan_sweep, sweep
+from lorakit.workflow.swept import SweptPoint
 
 __all__ = [
     "Classifier",
@@ -29,12 +31,16 @@ __all__ = [
     "MergeResult",
     "MethodCard",
     "Plan",
+    "PlannedPoint",
     "PlannedSite",
     "Prediction",
     "Progress",
     "RankedSite",
     "ReportResult",
     "SearchResult",
+    "Sweep",
+    "SweepPlan",
+    "SweptPoint",
     "TrainResult",
     "combine",
     "compare",
@@ -46,8 +52,10 @@ __all__ = [
     "load",
     "merge",
     "plan",
+    "plan_sweep",
     "predict",
     "report",
     "search",
+    "sweep",
     "train",
 ]
