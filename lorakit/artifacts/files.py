@@ -86,6 +86,21 @@ def folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def mend(root: Path) -> None:
+    """Put right what a kill left in ``root``: a folder that was just changing places comes back, what is half written goes."""
+    for old in root.rglob(".*.old"):
+        path = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, path)
+    for partial in root.rglob(".*.partial"):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """What the operating system says against a write becomes a RunError that names the path."""

@@ -48,6 +48,11 @@ class Worker:
             pass
         return born(self.pid) not in ("", self.born) if self.born else False
 
+    @property
+    def here(self) -> bool:
+        """Whether it is this process."""
+        return (self.host, self.pid, self.born) == (socket.gethostname(), os.getpid(), born(os.getpid()))
+
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
 

@@ -51,6 +51,11 @@ class Run:
         """The folder of figures."""
         return self.path / "report"
 
+    @property
+    def lock(self) -> Path:
+        """The lock of whoever trains it, beside the folder."""
+        return self.path.with_name(f"{self.path.name}.lock")
+
     def weights(self, which: str) -> Path:
         """The folder of the ``last`` or ``best`` adapter."""
         return self.path / WEIGHTS[which]

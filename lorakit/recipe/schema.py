@@ -286,6 +286,12 @@ class TrainingSection:
         also=("warmup_ratio", "warmup_steps"),
     )
     clip: float = key(1.0, "gradient norm limit; 0 switches it off", low=0, also=("max_grad_norm", "grad_clip"))
+    nonfinite: str = key(
+        "stop",
+        "at a loss or gradient that is NaN or infinite: stop the run, or skip the step where the gradient is",
+        choices=("stop", "skip"),
+        also=("on_nan", "skip_nan"),
+    )
     precision: str = key(
         "fp32", "autocast: fp32, bf16 or fp16", choices=("fp32", "bf16", "fp16"), also=("mixed_precision",)
     )

@@ -2,34 +2,42 @@
 
 checkpoints/step-N/model.safetensors       adapters and head (the frozen backbone is not in it)
 checkpoints/step-N/optimizer.safetensors   AdamW's moments
-checkpoints/step-N/streams.safetensors     the states of torch's generators
+checkpoints/step-N/streams.safetensors     the states of every process's torch generators
 checkpoints/step-N/state.json              counters, best epoch, schedule, hooks, sha256 of the three files
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from lorakit.artifacts.adapter_file import read_tensors, save_tensors
 from lorakit.artifacts.files import folder, read_json, write_json
-from lorakit.errors import RunError
+from lorakit.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from lorakit.training.loop import Training
+
+talk = logging.getLogger("lorakit")
 
 MODEL, OPTIMIZER, STREAMS = "model.safetensors", "optimizer.safetensors", "streams.safetensors"
 
 
 def save_checkpoint(training: Training, keep: int) -> Path:
-    """Write ``step-N``, whole or not at all, then delete all but the newest ``keep``."""
+    """Write ``step-N``, whole or not at all, then delete all but the newest ``keep``. Every process takes part, the main one writes."""
     root = training.run.checkpoints
     path = root / f"step-{training.state.step}"
+    streams = all_stream_states(training.accelerator)
+    if not training.accelerator.is_main_process:
+        return path
     with folder(path) as target:
         save_tensors(training.adapted.state(), target / MODEL)
         optimizer = training.optimizer.state_dict()
@@ -39,10 +47,12 @@ def save_checkpoint(training: Training, keep: int) -> Path:
             for name, value in entry.items()
         }
         save_tensors(moments, target / OPTIMIZER)
-        save_tensors(stream_states(), target / STREAMS)
+        save_tensors(streams, target / STREAMS)
         record = {
             "train": asdict(training.state),
+            "processes": training.accelerator.num_processes,
             "losses": [float(loss) for loss in training.losses],
+            "norms": [float(norm) for norm in training.norms],
             "groups": optimizer["param_groups"],
             "scheduler": training.scheduler.state_dict(),
             "scaler": training.accelerator.scaler.state_dict() if training.accelerator.scaler else None,
@@ -61,17 +71,26 @@ def load_checkpoint(training: Training) -> Path:
         if intact(path):
             restore(training, path)
             return path
+        talk.warning("%s is damaged or was only half written: going on from the one before", path)
     raise RunError(
         "there is no checkpoint to resume from", where=str(training.run.path), hint="train anew, without --resume"
     )
 
 
 def restore(training: Training, path: Path) -> None:
-    """Put everything back."""
+    """Put everything back. UsageError where it was written by another number of processes, whose dropout cannot go on in these."""
     record: dict[str, Any] = read_json(path / "state.json")
+    processes, here = record["processes"], training.accelerator.num_processes
+    if processes != here:
+        raise UsageError(
+            f"this run was begun with {processes} process{'es' * (processes > 1)}, and this is {here}",
+            where=str(path),
+            hint=f"accelerate launch --num_processes {processes} -m lorakit train {training.run.path} --resume",
+        )
     for name, value in record["train"].items():
         setattr(training.state, name, value)
-    training.losses[:] = [torch.tensor(loss, device=training.accelerator.device) for loss in record["losses"]]
+    for name in ("losses", "norms"):
+        getattr(training, name)[:] = [torch.tensor(x, device=training.accelerator.device) for x in record[name]]
     training.adapted.load_state(read_tensors(path / MODEL))
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in read_tensors(path / OPTIMIZER).items():
@@ -84,14 +103,15 @@ def restore(training: Training, path: Path) -> None:
     for hook in training.hooks:
         if type(hook).__name__ in record["hooks"]:
             hook.load_state_dict(record["hooks"][type(hook).__name__])
-    restore_streams(read_tensors(path / STREAMS))
+    restore_streams(read_tensors(path / STREAMS), training.accelerator.process_index)
     if training.accelerator.is_main_process:
         training.run.rewind(training.state.step)
 
 
 def all_checkpoints(root: Path) -> list[Path]:
     """Checkpoint folders, oldest first."""
-    return sorted(root.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    found = [path for path in root.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def intact(path: Path) -> bool:
@@ -109,18 +129,18 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def stream_states() -> dict[str, torch.Tensor]:
-    """The states of torch's generators (dropout draws from them)."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
+def all_stream_states(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """``<process>.<device>`` -> the state of that process's torch generator there (dropout draws from them)."""
+    states = {f"{accelerator.process_index}.cpu": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        states[f"{accelerator.process_index}.cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    if accelerator.num_processes == 1:
+        return states
+    return dict(gather_object(list(states.items())))
 
 
-def restore_streams(states: dict[str, torch.Tensor]) -> None:
-    """Put torch's generators back."""
-    torch.set_rng_state(states["cpu"])
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            if f"cuda{index}" in states:
-                torch.cuda.set_rng_state(states[f"cuda{index}"], index)
+def restore_streams(states: dict[str, torch.Tensor], process: int) -> None:
+    """Put this process's generators back."""
+    torch.set_rng_state(states[f"{process}.cpu"])
+    if torch.cuda.is_available() and f"{process}.cuda" in states:
+        torch.cuda.set_rng_state(states[f"{process}.cuda"])

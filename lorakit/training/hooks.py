@@ -10,15 +10,14 @@ from typing import Any
 class TrainState:
     """Where a training is.
 
-    step: optimiser steps done; logged: those that the last log line counted; loss: mean over the rows since the line before;
-    scores: the last evaluation; best: the best one so far as {"step", "epoch", "scores"}; next_tick: the step before which the
+    step: optimiser steps done; skipped: those left out because a gradient was not finite; loss: mean over the steps since the line
+    before; scores: the last evaluation; best: the best one so far as {"step", "epoch", "scores"}; next_tick: the step before which the
     search acts next; seconds: training time, that before an interruption included.
     """
 
     total_steps: int
     steps_per_epoch: int
     step: int = 0
-    logged: int = 0
     loss: float | None = None
     lr: float = 0.0
     scores: dict[str, float] = field(default_factory=dict)
@@ -27,6 +26,7 @@ class TrainState:
     sites_total: int = 0
     next_tick: int | None = None
     seconds: float = 0.0
+    skipped: list[int] = field(default_factory=list)
 
     @property
     def epoch(self) -> float:

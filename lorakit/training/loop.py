@@ -16,12 +16,13 @@ from torch import nn
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.run import Run
-from lorakit.errors import Interrupted, RunError
+from lorakit.errors import Interrupted
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import SummedLoss
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.checkpoint import save_checkpoint
 from lorakit.training.feed import Feed, Window
+from lorakit.training.guard import leave_out, look
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.interrupt import StopRequest, listening
 from lorakit.training.objective import Objective
@@ -33,7 +34,8 @@ class Training:
     """All that one training consists of.
 
     model: ``adapted.model`` as Accelerate prepared it; loss: what is trained on, summed over a batch's rows: the task's, and what
-    updates add; evaluate: scores of the validation splits; metric: the score that tells which evaluation is best.
+    updates add; evaluate: scores of the validation splits; metric: the score that tells which evaluation is best; losses and norms:
+    this process's loss and the gradient's norm of every step since the last log line.
     """
 
     recipe: Recipe
@@ -52,6 +54,7 @@ class Training:
     state: TrainState
     hooks: Sequence[Hook] = ()
     losses: list[torch.Tensor] = field(default_factory=list)
+    norms: list[torch.Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.parameters = [tensor.parameter for tensor in self.adapted.trained()]
@@ -73,6 +76,7 @@ def train(training: Training) -> None:
             epoch, done = divmod(state.step, schedule.steps_per_epoch)
             for window in training.feed.windows(epoch, skip=done):
                 if state.step in schedule.ticks:
+                    look(training)
                     training.call("on_tick")
                 step(training, window)
                 state.seconds = time.perf_counter() - begun
@@ -97,23 +101,28 @@ def step(training: Training, window: Window) -> None:
     """One optimiser step over a window of batches: the loss is the mean over all its rows, on all processes."""
     accelerator, state = training.accelerator, training.state
     training.call("before_forward")
+    loss = torch.zeros((), device=accelerator.device)
     last = len(window.batches) - 1
     for place, batch in enumerate(window.batches):
         with accelerator.no_sync(training.model) if place < last else nullcontext():
             summed: Any = training.loss(training.model, batch) * window.share
             accelerator.backward(summed * (accelerator.num_processes / window.rows))
-        training.losses.append(summed.detach() / window.rows)
+        loss += summed.detach() / window.rows
     if accelerator.scaler is not None:
         accelerator.scaler.unscale_(training.optimizer)
+    left_out = leave_out(training)
     training.call("on_gradients")
-    if training.recipe.training.clip > 0:
-        nn.utils.clip_grad_norm_(training.parameters, training.recipe.training.clip)
+    norm = nn.utils.clip_grad_norm_(training.parameters, training.recipe.training.clip or math.inf)
     training.call("after_backward")
-    if accelerator.scaler is not None:
+    if accelerator.scaler is not None:  # which leaves out steps of its own, those whose loss was scaled too far
         accelerator.scaler.step(training.optimizer)
         accelerator.scaler.update()
-    else:
+        norm = torch.zeros_like(norm)
+    elif not left_out:
         training.optimizer.step()
+    if not left_out:
+        training.losses.append(loss)
+        training.norms.append(norm)
     training.scheduler.step()
     state.step += 1
     state.lr = float(training.scheduler.get_last_lr()[0])
@@ -123,35 +132,22 @@ def step(training: Training, window: Window) -> None:
 
 
 def log(training: Training) -> None:
-    """Write the mean loss since the last line. A loss that is not a number ends the training."""
+    """Write the mean loss since the last line; no line where every step since then was left out."""
     state = training.state
-    state.loss = mean_loss(training)
-    state.logged = state.step
+    if not training.losses:
+        return
+    state.loss = look(training)
     training.losses.clear()
+    training.norms.clear()
     record = {"step": state.step, "epoch": state.epoch, "loss": state.loss, "lr": state.lr}
     write(training, record)
     training.call("on_log")
 
 
-def mean_loss(training: Training) -> float:
-    """The loss since the last log line, a mean over steps and processes. RunError where it is not a number."""
-    state = training.state
-    pending = torch.stack(training.losses).sum() if training.losses else torch.zeros(())
-    summed: Any = training.accelerator.reduce(pending.to(training.accelerator.device))
-    loss = float(summed) / max(state.step - state.logged, 1)
-    if not math.isfinite(loss):
-        raise RunError(
-            f"the loss is {loss} at step {state.step}",
-            where=str(training.run.path),
-            hint="a lower training.lr, training.clip=1.0, or training.precision=fp32",
-        )
-    return loss
-
-
 def evaluate(training: Training) -> None:
     """Score the validation splits; keep the adapter where it is the best so far (the first of equals)."""
     state = training.state
-    mean_loss(training)
+    look(training)
     state.scores = training.evaluate()
     if state.best is None or better(training.metric, state.scores, state.best["scores"]):
         state.best = {"step": state.step, "epoch": state.epoch, "scores": state.scores}
@@ -176,9 +172,8 @@ def write(training: Training, record: dict[str, Any]) -> None:
 
 def save(training: Training) -> None:
     """Write a checkpoint, unless the training has diverged: then there is nothing to go on from."""
-    mean_loss(training)
-    if training.accelerator.is_main_process:
-        save_checkpoint(training, training.recipe.run.keep_checkpoints)
+    look(training)
+    save_checkpoint(training, training.recipe.run.keep_checkpoints)
 
 
 def asked_to_stop(accelerator: Accelerator, stop: StopRequest) -> bool:

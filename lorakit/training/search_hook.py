@@ -21,11 +21,13 @@ class SearchHook(Hook):
         self.run = run
         self.writes = writes
         self.seconds = 0.0
+        self.decided: int | None = None  # adapter parameters that the last tick left on
 
     def on_tick(self, state: TrainState) -> None:
         """Score, allocate, switch, record. Raises RunError where the budget does not hold afterwards."""
         tick = self.policy.tick(state.step, state.epoch)
         self.seconds += tick.seconds
+        self.decided = tick.parameters
         state.sites_on = len(tick.on)
         if tick.parameters > tick.budget:
             raise RunError(f"{tick.parameters:,} parameters are on, over the budget of {tick.budget:,}")
@@ -45,17 +47,21 @@ class SearchHook(Hook):
         self.policy.after_step(state.step)
 
     def on_train_end(self, state: TrainState) -> None:
-        """A search that never acted is an error, not a result."""
+        """A search that never acted is an error, not a result; so is one whose last choice is not what is on."""
         if self.policy.ticks == 0:
             raise RunError("the search never acted: no tick fell into this training", hint="a smaller search.every")
         self.policy.finish()
-        state.sites_on = len(self.policy.context.adapted.on)
+        adapted = self.policy.context.adapted
+        state.sites_on = len(adapted.on)
+        on = adapted.adapter_parameters()
+        if on != self.decided and not (self.policy.empties and on < (self.decided or 0)):
+            raise RunError(f"{on:,} adapter parameters are on at the end, and the search decided on {self.decided:,}")
 
     def state_dict(self) -> dict[str, Any]:
         """The policy's state and the time spent."""
-        return {"policy": self.policy.state_dict(), "seconds": self.seconds}
+        return {"policy": self.policy.state_dict(), "seconds": self.seconds, "decided": self.decided}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``."""
         self.policy.load_state_dict(state["policy"])
-        self.seconds = state["seconds"]
+        self.seconds, self.decided = state["seconds"], state["decided"]

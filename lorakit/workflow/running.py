@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import save_adapter
+from lorakit.artifacts.files import mend
+from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
+from lorakit.artifacts.saved import check_saved
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import Recipe
@@ -46,7 +51,7 @@ from lorakit.workflow.building import (
 )
 from lorakit.workflow.calibrating import calibrate
 
-FREE_ON_RESUME = ("run.name", "run.folder", "run.offline", "run.keep_checkpoints")
+FREE_ON_RESUME = ("training.nonfinite", "run.name", "run.folder", "run.offline", "run.keep_checkpoints")
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class TrainResult(Result):
     """What a run came to; also its summary.json.
 
     last and best: scores of the last evaluation and of the best one, which the validation split itself chose; seconds: of
-    training, that before an interruption included and loading not; search_seconds: what the ticks took of that.
+    training, that before an interruption included and loading not; search_seconds: what the ticks took of that; skipped_steps: those
+    left out because a gradient was not finite.
     """
 
     run_dir: Path
@@ -75,6 +81,7 @@ class TrainResult(Result):
     sites_on: int
     sites_total: int
     seed: int
+    skipped_steps: int
 
 
 def train(
@@ -89,27 +96,49 @@ def train(
 
     data: the rows, where they are at hand already.
     """
-    recipe = loaded.recipe
     run = choose_run(loaded, run_dir, resume)
     if resume:
         check_same_recipe(loaded, run)
     parts = assemble(loaded, data)
-    training, search = prepare(loaded, parts, run, hooks, fresh=not resume)
-    if resume:
-        talk.info("resuming from %s", load_checkpoint(training))
-    elif training.accelerator.is_main_process:
-        run.start(loaded.to_yaml(), parts.task)
-    try:
-        run_loop(training)
-    finally:
-        if recipe.run.trackers:
-            training.accelerator.end_training()
-    result = summarise(training, parts, search)
-    if training.accelerator.is_main_process:
-        save_adapter(training.adapted, run.weights("last"))
-        draw(run, parts)
-        run.write_summary(result.to_dict())
-    return result
+    with alone_in(run, fresh=not resume):
+        training, search = prepare(loaded, parts, run, hooks, fresh=not resume)
+        if resume:
+            talk.info("resuming from %s", load_checkpoint(training))
+        elif training.accelerator.is_main_process:
+            run.start(loaded.to_yaml(), parts.task)
+        try:
+            run_loop(training)
+        finally:
+            if loaded.recipe.run.trackers:
+                training.accelerator.end_training()
+        result = summarise(training, parts, search)
+        if training.accelerator.is_main_process:
+            save_adapter(training.adapted, run.weights("last"))
+            check_saved(training.adapted, run.weights("last"))
+            draw(run, parts)
+            run.write_summary(result.to_dict())
+        return result
+
+
+@contextmanager
+def alone_in(run: Run, *, fresh: bool) -> Iterator[None]:
+    """The run's folder is ours during the block, and what a kill left half done in it is put right. UsageError where another trains."""
+    if not PartialState().is_main_process:
+        yield
+        return
+    with claimed(run.lock) as lock:
+        if lock.held_by and not lock.held_by.here:
+            raise UsageError(
+                f"another process trains this run: {lock.held_by}",
+                where=str(run.path),
+                hint=f"wait for it, or name another --run-dir; where that process is no more, delete {run.lock}",
+            )
+        if fresh and run.recipe.exists():
+            raise UsageError("another process has just trained here", where=str(run.path), hint="another --run-dir")
+        if lock.left_by:
+            talk.warning("%s: taken over from %s, which is no more", run.path, lock.left_by)
+        mend(run.path)
+        yield
 
 
 def check_same_recipe(loaded: LoadedRecipe, run: Run) -> None:
@@ -248,6 +277,7 @@ def summarise(training: Training, parts: Parts, search: SearchHook | None) -> Tr
         sites_on=len(adapted.on),
         sites_total=len(adapted.sites),
         seed=training.recipe.run.seed,
+        skipped_steps=len(state.skipped),
     )
 
 
