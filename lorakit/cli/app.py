@@ -17,6 +17,7 @@ import typer
 from lorakit.cli.combine import combine
 from lorakit.cli.compare import compare
 from lorakit.cli.copy import copy_recipe
+from lorakit.cli.doctor import doctor
 from lorakit.cli.eval import evaluate
 from lorakit.cli.export import export
 from lorakit.cli.import_ import import_adapter
@@ -59,6 +60,7 @@ app.command("copy", rich_help_panel="Recipes")(copy_recipe)
 app.command("plan", rich_help_panel="Inspect")(plan)
 app.command("report", rich_help_panel="Inspect")(report)
 app.command("compare", rich_help_panel="Inspect")(compare)
+app.command("doctor", rich_help_panel="Inspect")(doctor)
 
 
 def print_version(wanted: bool) -> None:

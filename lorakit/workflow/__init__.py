@@ -6,6 +6,7 @@ One function a command (``search`` has two: ``search`` and ``evolve``), and ``lo
 from lorakit.workflow.combining import CombineResult, combine
 from lorakit.workflow.comparing import Comparison, compare
 from lorakit.workflow.describing import MethodCard, describe
+from lorakit.workflow.doctoring import Diagnosis, doctor
 from lorakit.workflow.evaluating import EvalResult, evaluate
 from lorakit.workflow.evolving import EvolutionResult, FoundSite, Progress, evolve
 from lorakit.workflow.exporting import ExportResult, export
@@ -23,6 +24,7 @@ __all__ = [
     "Classifier",
     "CombineResult",
     "Comparison",
+    "Diagnosis",
     "EvalResult",
     "EvolutionResult",
     "ExportResult",
@@ -45,6 +47,7 @@ __all__ = [
     "combine",
     "compare",
     "describe",
+    "doctor",
     "evaluate",
     "evolve",
     "export",

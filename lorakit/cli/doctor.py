@@ -1,0 +1,42 @@
+"""``lorakit doctor``: does everything here work, and is this run whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from lorakit.cli.options import AsJson, Quiet, before_imports
+
+
+def doctor(
+    run: Annotated[
+        Optional[Path], typer.Argument(metavar="RUN", help="A run folder, or the folder of a GLoRA search, to look at.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the training that is killed and resumed.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check the environment, a run's folder, and on the bundled data that a killed training resumes exactly and merges."""
+    before_imports(quiet=quiet)
+    from lorakit.cli.output import listening, write, write_json
+
+    with listening(quiet=quiet):
+        from lorakit import workflow
+
+        diagnosis = workflow.doctor(run, quick=quick)
+    if as_json:
+        write_json(diagnosis.to_dict() | {"well": diagnosis.well})
+    else:
+        from lorakit.report.tables import Column, table
+
+        columns = [
+            Column("check", lambda row: row.check),
+            Column("verdict", lambda row: row.verdict),
+            Column("detail", lambda row: row.detail),
+            Column("what to do", lambda row: row.advice),
+        ]
+        write(table(diagnosis.checks, columns), "all is well" if diagnosis.well else "something failed")
+    if not diagnosis.well:
+        raise typer.Exit(1)
