@@ -35,7 +35,7 @@ def save_checkpoint(training: Training, keep: int) -> Path:
     """Write ``step-N``, whole or not at all, then delete all but the newest ``keep``. Every process takes part, the main one writes."""
     root = training.run.checkpoints
     path = root / f"step-{training.state.step}"
-    streams = all_stream_states(training.accelerator)
+    streams, losses = all_stream_states(training.accelerator), pending_losses(training)
     if not training.accelerator.is_main_process:
         return path
     with folder(path) as target:
@@ -51,8 +51,7 @@ def save_checkpoint(training: Training, keep: int) -> Path:
         record = {
             "train": asdict(training.state),
             "processes": training.accelerator.num_processes,
-            "losses": [float(loss) for loss in training.losses],
-            "norms": [float(norm) for norm in training.norms],
+            "losses": losses,
             "groups": optimizer["param_groups"],
             "scheduler": training.scheduler.state_dict(),
             "scaler": training.accelerator.scaler.state_dict() if training.accelerator.scaler else None,
@@ -89,8 +88,11 @@ def restore(training: Training, path: Path) -> None:
         )
     for name, value in record["train"].items():
         setattr(training.state, name, value)
-    for name in ("losses", "norms"):
-        getattr(training, name)[:] = [torch.tensor(x, device=training.accelerator.device) for x in record[name]]
+    share, device = float(training.accelerator.is_main_process), training.accelerator.device  # the others add nothing
+    training.losses[:] = [torch.tensor(loss * share, device=device) for loss in record["losses"]]
+    training.norms[:] = [
+        torch.zeros_like(loss) for loss in training.losses
+    ]  # they were looked at before they were saved
     training.adapted.load_state(read_tensors(path / MODEL))
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in read_tensors(path / OPTIMIZER).items():
@@ -127,6 +129,15 @@ def digest(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def pending_losses(training: Training) -> list[float]:
+    """The loss of every step since the last log line, of all processes together."""
+    if not training.losses:
+        return []
+    summed: Any = training.accelerator.reduce(torch.stack(training.losses))
+    values: list[float] = summed.tolist()
+    return values
 
 
 def all_stream_states(accelerator: Accelerator) -> dict[str, torch.Tensor]:

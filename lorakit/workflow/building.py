@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 
 from lorakit import registry
 from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel, attach
@@ -225,7 +225,7 @@ def check_search(recipe: Recipe) -> None:
 
 def check_device(recipe: Recipe) -> None:
     """Accelerate trains in plain float32, and says nothing, where float16 is asked for and there is no GPU."""
-    if recipe.training.precision == "fp16" and PartialState().device.type == "cpu":
+    if recipe.training.precision == "fp16" and this_process().device.type == "cpu":
         raise RecipeError(
             "float16 needs a GPU, and there is none here", key="training.precision", valid="fp32, or bf16 on a CPU too"
         )
@@ -275,6 +275,11 @@ def warm_start(recipe: Recipe, adapted: AdaptedModel) -> None:
     if recipe.adapter.start:
         for note in start_from(adapted, Path(recipe.adapter.start)):
             talk.info("%s", note)
+
+
+def this_process() -> PartialState:
+    """Which of the processes this is; Accelerate's own default misses `accelerate launch --cpu` where nothing was made before."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:

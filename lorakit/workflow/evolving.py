@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from lorakit.adapters.budget import resolve_budget
 from lorakit.adapters.counting import count
 from lorakit.adapters.deltas.glora import NONE, GLoRA, choices_on
@@ -39,7 +37,7 @@ from lorakit.training.hooks import Hook
 from lorakit.training.interrupt import listening
 from lorakit.training.loop import asked_to_stop
 from lorakit.training.seeds import stream
-from lorakit.workflow.building import Parts, Result, adapt, assemble, located, make_accelerator, talk
+from lorakit.workflow.building import Parts, Result, adapt, assemble, located, make_accelerator, talk, this_process
 from lorakit.workflow.running import changed_keys, choose_run
 from lorakit.workflow.supernet import (
     Supernet,
@@ -124,7 +122,7 @@ def evolve(
     keep: that recipe starts from the supernet's weights, not from scratch; hooks: for the supernet's training; watch: called after
     every generation. Raises Interrupted after a polite stop; ``resume`` then goes on, and ends as if nothing had happened.
     """
-    recipe, process = loaded.recipe, PartialState()
+    recipe, process = loaded.recipe, this_process()
     with located(loaded):
         check(loaded)
         run = choose_folder(loaded, run_dir, resume)

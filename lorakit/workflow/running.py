@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import save_adapter
@@ -47,6 +46,7 @@ from lorakit.workflow.building import (
     make_policy,
     seed_dropout,
     talk,
+    this_process,
     warm_start,
 )
 from lorakit.workflow.calibrating import calibrate
@@ -123,7 +123,7 @@ def train(
 @contextmanager
 def alone_in(run: Run, *, fresh: bool) -> Iterator[None]:
     """The run's folder is ours during the block, and what a kill left half done in it is put right. UsageError where another trains."""
-    if not PartialState().is_main_process:
+    if not this_process().is_main_process:
         yield
         return
     with claimed(run.lock) as lock:

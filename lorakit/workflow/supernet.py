@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.adapters.deltas.glora import GLoRA, written
@@ -26,7 +25,7 @@ from lorakit.training.evaluation import predict_logits, score_logits
 from lorakit.training.hooks import Hook
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import stream
-from lorakit.workflow.building import Parts, adapt, assemble, make_accelerator
+from lorakit.workflow.building import Parts, adapt, assemble, make_accelerator, this_process
 from lorakit.workflow.running import train
 
 HELD_OUT = "validation"
@@ -101,9 +100,9 @@ def train_supernet(loaded: LoadedRecipe, path: Path, rows: TaskData, hooks: Sequ
         seconds: float = run.summary()["seconds"]
         return seconds
     begun = bool(all_checkpoints(run.checkpoints))
-    if not begun and PartialState().is_main_process:
+    if not begun and this_process().is_main_process:
         shutil.rmtree(path, ignore_errors=True)
-    PartialState().wait_for_everyone()
+    this_process().wait_for_everyone()
     try:
         return train(supernet_recipe(loaded), run_dir=path, resume=begun, hooks=hooks, data=rows).seconds
     except Interrupted as stopped:

@@ -1,0 +1,104 @@
+"""Two processes are one: same choices, same scores, weights equal to rounding; and they stop and go on together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tiny_models import tiny_model
+from torch.testing import assert_close
+from workflow import in_two_processes
+from workflow.small_runs import SEARCH, Bench, records
+
+import lorakit
+from lorakit.artifacts.files import read_jsonl
+from lorakit.errors import UsageError
+
+pytestmark = pytest.mark.slow
+
+# An odd number of validation rows, and a last batch of one row, so that one process has none; dropout's masks would differ.
+STILL = ("adapter.dropout=0", "training.lr=1e-3", "task.max_train_rows=43", "task.max_eval_rows=29")
+STILL = (*STILL, "training.batch_size=6", "training.accumulate=2", "evaluation.batch_size=4", "search.every=0.5")
+UNITS = ("adapter.targets=[q,v,up]", "search.enable=0.5")
+WAYS = {
+    "lora": ("search.method=none",),
+    "separate": (*SEARCH, "search.enable=0.5"),
+    "streaming": (*SEARCH, "search.enable=0.5", "search.scoring=streaming"),
+    "adalora": (*UNITS, "search.method=adalora", "adapter.method=adalora"),
+    "dylora": (*UNITS, "search.method=dylora"),
+}
+STOPPED = {
+    "plain": ("adapter.dropout=0.2", "evaluation.every_steps=4", "run.log_every=3"),
+    "search": (*SEARCH, "adapter.dropout=0.2", "search.scoring=streaming", "search.every=0.5", "training.accumulate=2"),
+}
+
+
+def launch(folder: Path, jobs: list[dict[str, Any]]) -> None:
+    """Run the jobs on two processes."""
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(lorakit.__file__).parents[1])}
+    done = subprocess.run(
+        [*command, in_two_processes.__file__, str(folder / "jobs.json")],
+        env=environment,
+        timeout=600,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-9000:]
+
+
+@pytest.fixture(scope="module")
+def pairs(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Way -> its run in one process and in two."""
+    folder = tmp_path_factory.mktemp("processes")
+    backbone = tiny_model("bert", folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    recipe, jobs, runs = str(bench.load().path), [], {}
+    for way, overrides in WAYS.items():
+        settings = [*STILL, *overrides, f"model.name={backbone}"]
+        jobs.append({"recipe": recipe, "overrides": settings, "run": str(folder / way), "stops": []})
+        runs[way] = bench.train(*settings).run_dir, folder / way
+    launch(folder, jobs)
+    return runs
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_are_one(pairs: dict[str, tuple[Path, Path]], way: str):
+    alone, two = pairs[way]
+    ticks = [[(t["on"], t["ranks"]) for t in read_jsonl(run / "timeline.jsonl")] for run in (alone, two)]
+    assert ticks[0] == ticks[1]
+    assert bool(ticks[0]) == (way != "lora")
+    lines = [read_jsonl(run / "metrics.jsonl") for run in (alone, two)]
+    assert [line.get("scores") for line in lines[0]] == [line.get("scores") for line in lines[1]]
+    assert [line.get("loss", 0) for line in lines[1]] == pytest.approx(
+        [line.get("loss", 0) for line in lines[0]], rel=1e-4
+    )
+    files = [sorted(path.name for path in (run / "adapter").glob("*.safetensors")) for run in (alone, two)]
+    assert files[0] == files[1] != []
+    for file in files[0]:
+        ours, theirs = (load_file(run / "adapter" / file) for run in (alone, two))
+        assert set(ours) == set(theirs)
+        for name, tensor in ours.items():
+            assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_stop_and_go_on_together(bench: Bench, tmp_path: Path):
+    """Bit-identical, dropout included, although the one who stops them tells one of them; another number of processes is refused."""
+    recipe, jobs = str(bench.load().path), []
+    for way, overrides in STOPPED.items():
+        for name, stops in (("whole", []), ("stopped", [2, 5])):
+            run = str(tmp_path / f"{way}-{name}")
+            jobs.append({"recipe": recipe, "overrides": overrides, "run": run, "stops": stops})
+    launch(tmp_path, jobs)
+    for way in STOPPED:
+        assert records(tmp_path / f"{way}-stopped") == records(tmp_path / f"{way}-whole")
+    (tmp_path / "plain-stopped" / "summary.json").unlink()
+    with pytest.raises(UsageError, match="begun with 2 processes, and this is 1") as caught:
+        bench.train(*STOPPED["plain"], run_dir=tmp_path / "plain-stopped", resume=True)
+    assert "--num_processes 2" in caught.value.problems[0].hint
