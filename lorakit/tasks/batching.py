@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lorakit.errors import DataError
+from lorakit.tasks.table import short
+from lorakit.tasks.tokens import Progress, tokenise
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-CHUNK = 1000  # texts tokenised at a time
 Batch = Mapping[str, torch.Tensor]
 """What ``Encoded.collate`` gives: input_ids, attention_mask, maybe token_type_ids and labels."""
 SummedLoss = Callable[[nn.Module, Batch], torch.Tensor]
 """(model, batch) -> the loss summed over the batch's rows."""
+
+Lengths = Sequence[int] | NDArray[np.int64]
 
 MEGA_BATCH = 50  # batches whose rows are sorted by length together
 MIN_MEGA_BATCHES = 4  # but always several of those, so that small sets are still mixed
@@ -37,9 +40,9 @@ class Encoded:
     pads: what pads input_ids and token_type_ids; pad_left: the side that is padded.
     """
 
-    lengths: list[int]
+    lengths: NDArray[np.int64]
     labels: torch.Tensor | None
-    idx: list[int]
+    idx: NDArray[np.int64]
     truncated: int
     tokens: NDArray[np.int32]
     types: NDArray[np.int8] | None
@@ -56,11 +59,12 @@ class Encoded:
         input_ids, attention_mask and (if the tokenizer makes them) token_type_ids: (len(rows), longest) long; labels:
         (len(rows),).
         """
-        shape = len(rows), max(self.lengths[row] for row in rows)
+        lengths = self.lengths[list(rows)].tolist()
+        shape = len(rows), max(lengths)
         tokens, mask = np.full(shape, self.pads[0], np.int64), np.zeros(shape, np.int64)
         types = None if self.types is None else np.full(shape, self.pads[1], np.int64)
-        for at, row in enumerate(rows):
-            length, source = self.lengths[row], slice(self.offsets[row], self.offsets[row + 1])
+        for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            source = slice(self.offsets[row], self.offsets[row + 1])
             place = slice(shape[1] - length, None) if self.pad_left else slice(length)
             tokens[at, place], mask[at, place] = self.tokens[source], 1
             if types is not None and self.types is not None:
@@ -73,10 +77,17 @@ class Encoded:
         return batch
 
 
-def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, name: str = "") -> Encoded:
+def encode(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    name: str = "",
+    progress: Progress | None = None,
+) -> Encoded:
     """Tokenise a split (columns text, text_pair, label, idx), each row cut to ``max_length`` tokens.
 
-    The tokenizer must have a pad token. ``name`` tells the split in messages. Raises DataError where max_length leaves
+    The tokenizer must have a pad token. ``name`` tells the split in messages; ``progress`` is told how many rows are
+    tokenised, where that has to be done. Raises DataError where max_length leaves
     no room for text, or a row has no tokens.
     """
     if tokenizer.pad_token_id is None:
@@ -87,57 +98,38 @@ def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
         raise DataError(
             f"{max_length} tokens leave no room for text", key="task.max_length", valid=f"{special + pair + 1} or more"
         )
-    tokens: list[NDArray[np.int32]] = []
-    types: list[NDArray[np.int8]] = []
-    lengths: list[int] = []
-    truncated = 0
-    for start in range(0, len(dataset), CHUNK):
-        rows = dataset[start : start + CHUNK]
-        texts = (rows["text"], rows["text_pair"]) if pair else (rows["text"],)
-        made = tokenizer(*texts, truncation=True, max_length=max_length, padding=False, verbose=False)
-        lengths += [len(row) for row in made["input_ids"]]
-        tokens.append(flat(made["input_ids"], np.int32))
-        if "token_type_ids" in made:
-            types.append(flat(made["token_type_ids"], np.int8))
-        truncated += count_truncated(made, tokenizer, texts)
-    if 0 in lengths:
-        row = lengths.index(0)
-        raise DataError(f"row {dataset[row]['idx']} of {name or 'the split'} has no tokens: {dataset[row]['text']!r}")
+    made = tokenise(dataset, tokenizer, max_length, progress)
+    if (bare := np.flatnonzero(made.lengths == 0)).size:
+        row = dataset[int(bare[0])]
+        raise DataError(f"row {row['idx']} of {name or 'the split'} has no tokens: {short(row['text'])}")
     return Encoded(
-        lengths=lengths,
+        lengths=made.lengths,
         labels=label_tensor(dataset),
-        idx=dataset["idx"][:],
-        truncated=truncated,
-        tokens=np.concatenate(tokens) if tokens else np.empty(0, np.int32),
-        types=np.concatenate(types) if types else None,
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        idx=column_array(dataset, "idx"),
+        truncated=made.truncated,
+        tokens=made.tokens,
+        types=made.types,
+        offsets=np.concatenate([[0], np.cumsum(made.lengths, dtype=np.int64)]),
         pads=(tokenizer.pad_token_id, tokenizer.pad_token_type_id),
         pad_left=tokenizer.padding_side == "left",
     )
-
-
-def flat(rows: list[list[int]], dtype: type[np.integer[Any]]) -> NDArray[Any]:
-    """Rows of different lengths, end to end."""
-    return np.fromiter((value for row in rows for value in row), dtype, sum(map(len, rows)))
-
-
-def count_truncated(made: Any, tokenizer: PreTrainedTokenizerBase, texts: tuple[list[str], ...]) -> int:
-    """How many rows of ``made`` lost tokens."""
-    if made.encodings is not None:
-        return sum(1 for encoding in made.encodings if encoding.overflowing)
-    whole = tokenizer(*texts, padding=False, truncation=False, verbose=False)["input_ids"]
-    return sum(len(row) < len(full) for row, full in zip(made["input_ids"], whole, strict=True))
 
 
 def label_tensor(dataset: Dataset) -> torch.Tensor | None:
     """Labels (n,): long for classes, float32 for numbers, None where the split has none."""
     if "label" not in dataset.column_names:
         return None
-    dtype = torch.float32 if dataset.features["label"].dtype.startswith("float") else torch.long
-    return torch.tensor(dataset["label"][:], dtype=dtype)
+    dtype = np.float32 if dataset.features["label"].dtype.startswith("float") else np.int64
+    return torch.from_numpy(column_array(dataset, "label").astype(dtype))
 
 
-def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int, group: bool) -> list[list[int]]:
+def column_array(dataset: Dataset, name: str) -> NDArray[Any]:
+    """A column of numbers (n,)."""
+    values: NDArray[Any] = dataset.with_format("numpy")[name][:]
+    return values
+
+
+def epoch_batches(lengths: Lengths, batch_size: int, *, seed: int, epoch: int, group: bool) -> list[list[int]]:
     """The batches of one epoch, as row numbers: every row exactly once, only the last batch shorter than ``batch_size``.
 
     A pure function of its arguments. With ``group``, rows of similar length share a batch: the shuffled rows are sorted
@@ -159,7 +151,7 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: 
     return batches.tolist() + ([tail] if tail else [])
 
 
-def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+def evaluation_batches(lengths: Lengths, batch_size: int) -> list[list[int]]:
     """All rows, the longest first, so that padding is least and too large a batch fails at once. The last batch may be short."""
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

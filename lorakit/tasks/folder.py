@@ -10,16 +10,18 @@ from pathlib import Path
 
 from lorakit.errors import DataError
 from lorakit.tasks.glue_tsv import find_tsv, read_glue_tsv, split_msr
-from lorakit.tasks.readers import Table, read_parquet
+from lorakit.tasks.parquet import read_parquet
+from lorakit.tasks.rows import Columns
+from lorakit.tasks.table import Tables
 from lorakit.tasks.task import Task
 
 
-def read_folder(task: Task, folder: Path) -> dict[str, Table]:
+def read_folder(task: Task, folder: Path) -> Tables:
     """Tables of train, the validation splits and whatever test splits there are. Raises DataError where one is missing."""
     if not folder.is_dir():
         valid = "hub, auto, or a folder with the task's parquet or tsv files"
         raise DataError(f"there is no folder {folder}", key="task.data", valid=valid)
-    tables: dict[str, Table] = {}
+    tables: Tables = {}
     for base in (*named_folders(task, folder), folder):
         tables = read_task_folder(task, base)
         if tables:
@@ -45,13 +47,13 @@ def plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def read_task_folder(task: Task, folder: Path) -> dict[str, Table]:
+def read_task_folder(task: Task, folder: Path) -> Tables:
     """The splits of a task that lie right in ``folder``."""
-    tables: dict[str, Table] = {}
+    tables: Tables = {}
     for split in ("train", *task.validation, *task.test):
         shards = find_parquet(folder, split)
         if shards:
-            tables[split] = read_parquet(*shards)
+            tables[split] = read_parquet(*shards, wanted=Columns.of(task, split).names)
         elif path := find_tsv(task, folder, split):
             tables[split] = read_glue_tsv(task, path, split)
     return tables if "train" in tables else tables | split_msr(task, folder)

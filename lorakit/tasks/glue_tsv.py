@@ -5,11 +5,13 @@ Every file is tab separated without quoting. ``idx`` is the row's number in its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lorakit.errors import DataError
-from lorakit.tasks.readers import Table, read_tsv
+from lorakit.tasks.readers import read_tsv
+from lorakit.tasks.table import Table, Tables, whole
 from lorakit.tasks.task import Task
 
 
@@ -49,21 +51,22 @@ def find_tsv(task: Task, folder: Path, split: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def read_glue_tsv(task: Task, path: Path, split: str) -> Table:
-    """One file of the classic layout as a table with the task's own columns and ``idx``."""
+def read_glue_tsv(task: Task, path: Path, split: str) -> Iterator[Table]:
+    """One file of the classic layout as tables with the task's own columns and ``idx``."""
     layout = LAYOUTS[task.name]
     header = None if split in task.test else layout.header
-    table = read_tsv(path, header, skip_broken=layout.skip_broken)
-    missing = [name for name in source_columns(task, layout) if name not in table.columns]
-    if missing:
-        found = ", ".join(table.columns)
-        raise DataError(
-            f"no column '{missing[0]}' in the header of a GLUE file of {task.name}; it has {found}", where=f"{path}:1"
-        )
     first = 1 if header else 2
-    columns = {layout.columns.get(name, name): values for name, values in table.columns.items()}
-    columns["idx"] = [number - first for number in table.numbers]
-    return Table(table.path, columns, table.numbers, skipped=table.skipped)
+    for table in read_tsv(path, header, skip_broken=layout.skip_broken):
+        missing = [name for name in source_columns(task, layout) if name not in table.columns]
+        if missing:
+            found = ", ".join(table.columns)
+            raise DataError(
+                f"no column '{missing[0]}' in the header of a GLUE file of {task.name}; it has {found}",
+                where=f"{path}:1",
+            )
+        columns = {layout.columns.get(name, name): values for name, values in table.columns.items()}
+        columns["idx"] = [number - first for number in table.numbers]
+        yield replace(table, columns=columns, names=list(columns))
 
 
 def source_columns(task: Task, layout: Layout) -> list[str]:
@@ -72,7 +75,7 @@ def source_columns(task: Task, layout: Layout) -> list[str]:
     return [names.get(name, name) for name in task.text]
 
 
-def split_msr(task: Task, folder: Path) -> dict[str, Table]:
+def split_msr(task: Task, folder: Path) -> Tables:
     """MRPC's train and validation from Microsoft's own training file and GLUE's list of validation pairs, {} without them."""
     path, ids = folder / MSR_TRAIN, folder / MSR_DEV_IDS
     if task.name != "mrpc" or not path.is_file():
@@ -80,9 +83,9 @@ def split_msr(task: Task, folder: Path) -> dict[str, Table]:
     if not ids.is_file():
         hint = f"put GLUE's {MSR_DEV_IDS} beside it"
         raise DataError(f"{MSR_TRAIN} needs the list of the pairs that GLUE validates on", where=str(folder), hint=hint)
-    table = read_glue_tsv(task, path, "train")
-    held_out = set(zip(*read_tsv(ids, ("#1 ID", "#2 ID")).columns.values(), strict=True))
+    table = whole(read_glue_tsv(task, path, "train"))
+    held_out = set(zip(*whole(read_tsv(ids, ("#1 ID", "#2 ID"))).columns.values(), strict=True))
     pairs = list(zip(table.column("#1 ID"), table.column("#2 ID"), strict=True))
     validation = [row for row, pair in enumerate(pairs) if pair in held_out]
     train = [row for row, pair in enumerate(pairs) if pair not in held_out]
-    return {"train": table.select(train), "validation": table.select(validation)}
+    return {"train": [table.select(train)], "validation": [table.select(validation)]}

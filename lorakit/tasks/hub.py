@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from lorakit.errors import DataError
-from lorakit.tasks.readers import Table
+from lorakit.tasks.table import CHUNK, Table, Tables
 from lorakit.tasks.task import Task
 
+if TYPE_CHECKING:
+    from datasets import Dataset
 
-def read_hub(task: Task, *, offline: bool = False) -> dict[str, Table]:
+
+def read_hub(task: Task, *, offline: bool = False) -> Tables:
     """The tables of ``datasets.load_dataset(*task.hub)``. Raises DataError at once when offline, and when the hub fails."""
     name = "/".join(task.hub)
     hint = f"hf download {task.hub[0]} --repo-type dataset --local-dir FOLDER on a machine with network, then task.data=FOLDER"
@@ -33,16 +38,17 @@ def read_hub(task: Task, *, offline: bool = False) -> dict[str, Table]:
     missing = [split for split in ("train", *task.validation) if split not in found]
     if missing:
         raise DataError(f"{name} has no split '{missing[0]}'", key="task.data", valid=", ".join(found))
-    return {
-        split: Table(
-            f"{name} {split}",
-            found[split].to_dict(),
-            range(1, len(found[split]) + 1),
-            unit="row",
-        )
-        for split in wanted
-        if split in found
-    }
+    return {split: hub_tables(f"{name} {split}", found[split]) for split in wanted if split in found}
+
+
+def hub_tables(name: str, split: Dataset) -> Iterator[Table]:
+    """A split, a chunk of rows at a time."""
+    yield Table(name, {column: [] for column in split.column_names}, [], "row")
+    first = 1
+    for columns in split.iter(CHUNK):
+        count = len(next(iter(columns.values())))
+        yield Table(name, columns, range(first, first + count), "row")
+        first += count
 
 
 def offline_by_environment() -> bool:

@@ -1,182 +1,170 @@
-"""Files to tables: csv, tsv, jsonl and parquet, with the place of every row kept for messages."""
+"""Files to tables: csv, tsv, jsonl and parquet, read in chunks of rows.
+
+A reader yields the tables of one file in order; where the columns are known before any row is read, the first has no rows.
+``wanted`` are the columns to take, all where it is None. Whatever is wrong with a file is a DataError.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from lorakit.errors import DataError, nearest
+from lorakit.errors import DataError
+from lorakit.tasks.parquet import read_parquet
+from lorakit.tasks.table import CHUNK, Table, clipped, refuse_twice, row_error
 
-SHOWN = 5  # row numbers spelt out in a message
+LONE_RETURN = re.compile(r"(?<=\r)(?!\n)")
 csv.field_size_limit(2**31 - 1)  # the default refuses texts above 128 KiB
 
 
-@dataclass
-class Table:
-    """The rows of one file as they are written there.
-
-    path: the file; columns: values by column name, each of the same length; numbers: where each row is, counted from 1;
-    unit: what numbers counts, "line" or "row"; skipped: lines that were left out because they are broken.
-    """
-
-    path: str
-    columns: dict[str, list[Any]]
-    numbers: Sequence[int]
-    unit: str = "line"
-    skipped: list[int] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def column(self, name: str, key: str = "") -> list[Any]:
-        """The values of column ``name``. Raises DataError with the choices; ``key`` is the recipe key that gave the name."""
-        if name not in self.columns:
-            hint = nearest(name, self.columns)
-            only = next(iter(self.columns)) if len(self.columns) == 1 else ""
-            separator = next((mark for mark in (";", "\t", "|") if mark in only), "")
-            if separator:
-                hint = f"the header looks separated by {separator!r}: save the file with commas, or tabs as .tsv"
-            raise DataError(
-                f"{self.path} has no column '{name}'", key=key, valid=", ".join(map(str, self.columns)), hint=hint
-            )
-        return self.columns[name]
-
-    def select(self, rows: Sequence[int]) -> Table:
-        """The table of these rows (positions), each still at its place in the file."""
-        columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        return replace(self, columns=columns, numbers=[self.numbers[row] for row in rows])
-
-    def refuse(self, rows: Sequence[int], what: str, *, valid: str = "", hint: str = "") -> DataError:
-        """A DataError about these rows (positions in the table), telling the first few places."""
-        return row_error(self.path, [self.numbers[row] for row in rows], what, unit=self.unit, valid=valid, hint=hint)
-
-
-def row_error(
-    path: str, numbers: Sequence[int], what: str, *, unit: str = "line", valid: str = "", hint: str = ""
-) -> DataError:
-    """A DataError at ``path`` about the lines or rows ``numbers``."""
-    shown = ", ".join(str(number) for number in numbers[:SHOWN])
-    more = f" and {len(numbers) - SHOWN:,} more" if len(numbers) > SHOWN else ""
-    where = f"{path}:{numbers[0]}" if unit == "line" else path
-    return DataError(
-        f"{what} ({unit}{'s' if len(numbers) > 1 else ''} {shown}{more})", where=where, valid=valid, hint=hint
-    )
-
-
-def read_csv(path: Path) -> Table:
+def read_csv(path: Path, wanted: Collection[str] | None = None) -> Iterator[Table]:
     """Comma separated with a header; fields may be quoted and hold line breaks (RFC 4180)."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    rows: list[list[str]] = []
-    numbers: list[int] = []
+    return tabulate(path, csv_rows(path), wanted)
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The line on which a row begins, and its fields."""
+    # A carriage return alone ends a line too, as Macintosh files had it.
+    lines = chain.from_iterable(
+        LONE_RETURN.split(line) if line.count("\r") > line.endswith("\r\n") else (line,) for _, line in read_lines(path)
+    )
+    reader = csv.reader((line for line in lines if line), strict=True)
     last = 0
     try:
         for row in reader:
             if row:
-                rows.append(row)
-                numbers.append(last + 1)
+                yield last + 1, row
             last = reader.line_num
     except csv.Error as error:
         raise DataError(
             f"broken csv: {error}", where=f"{path}:{last + 1}", hint='write a quote inside a quoted field twice: ""'
         ) from error
-    return tabulate(path, rows, numbers)
 
 
-def read_tsv(path: Path, header: Sequence[str] | None = None, *, skip_broken: bool = False) -> Table:
+def read_tsv(
+    path: Path,
+    header: Sequence[str] | None = None,
+    *,
+    wanted: Collection[str] | None = None,
+    skip_broken: bool = False,
+) -> Iterator[Table]:
     """Tab separated without any quoting, as GLUE's files and the text/tab-separated-values type are.
 
     header: the columns of a file that has no header line; skip_broken: leave out lines with too few or too many fields.
     """
-    # Only \n ends a line: texts may hold other characters that str.splitlines would break at.
-    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
-    kept = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line]
-    rows = [fields for _, fields in kept]
-    numbers = [number for number, _ in kept]
+    bare = ((number, line.removesuffix("\n").removesuffix("\r")) for number, line in read_lines(path))
+    rows: Iterator[tuple[int, list[str]]] = ((number, line.split("\t")) for number, line in bare if line)
     if header is not None:
-        rows, numbers = [list(header), *rows], [0, *numbers]
+        rows = chain([(0, list(header))], rows)
     hint = "a tsv has no quoting: save as csv where a field holds tabs or line breaks"
-    return tabulate(path, rows, numbers, skip_broken=skip_broken, hint=hint)
+    return tabulate(path, rows, wanted, skip_broken=skip_broken, hint=hint)
 
 
 def tabulate(
-    path: Path, rows: list[list[str]], numbers: list[int], *, skip_broken: bool = False, hint: str = ""
-) -> Table:
-    """A Table from a header row and the rows below it, all of the header's width."""
-    if not rows:
+    path: Path,
+    rows: Iterator[tuple[int, list[str]]],
+    wanted: Collection[str] | None,
+    *,
+    skip_broken: bool = False,
+    hint: str = "",
+) -> Iterator[Table]:
+    """Tables from (number, header) and the rows below it, all of the header's width."""
+    line, header = next(rows, (0, []))
+    if not header:
         raise DataError("the file is empty", where=str(path))
-    header, width = rows[0], len(rows[0])
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise DataError(f"the header names a column twice: {', '.join(twice)}", where=f"{path}:{numbers[0]}")
-    broken = [number for number, row in zip(numbers, rows, strict=True) if len(row) != width]
+    refuse_twice(header, f"{path}:{line}")
+    places = {name: at for at, name in enumerate(header) if wanted is None or name in wanted}
+    yield Table(str(path), {name: [] for name in places}, [], names=header)
+    broken: list[int] = []
+    width = found = len(header)
+    while chunk := list(islice(rows, CHUNK)):
+        odd = [(number, row) for number, row in chunk if len(row) != width]
+        if odd:
+            found = found if broken else len(odd[0][1])
+            broken += [number for number, _ in odd]
+            chunk = [(number, row) for number, row in chunk if len(row) == width]
+        columns = {name: [row[at] for _, row in chunk] for name, at in places.items()}
+        skipped = [number for number, _ in odd]
+        yield Table(str(path), columns, [number for number, _ in chunk], skipped=skipped, names=header)
     if broken and not skip_broken:
-        found = len(rows[numbers.index(broken[0])])
         raise row_error(str(path), broken, f"{found} fields where the header has {width}", hint=hint)
-    if broken:
-        kept = [(number, row) for number, row in zip(numbers, rows, strict=True) if len(row) == width]
-        numbers, rows = [number for number, _ in kept], [row for _, row in kept]
-    columns = {name: [row[at] for row in rows[1:]] for at, name in enumerate(header)}
-    return Table(str(path), columns, numbers[1:], skipped=broken)
 
 
-def read_jsonl(path: Path) -> Table:
+def read_jsonl(path: Path, wanted: Collection[str] | None = None) -> Iterator[Table]:
     """One JSON object a line; a key that a line lacks is a missing value."""
-    rows: list[dict[str, Any]] = []
-    numbers: list[int] = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"broken JSON: {error.msg}", where=f"{path}:{number}") from error
-        if not isinstance(row, dict):
-            raise DataError(
-                "not a JSON object", where=f"{path}:{number}", valid='one object a line: {"text": ..., "label": ...}'
-            )
-        rows.append(row)
-        numbers.append(number)
-    if not rows:
+    rows = ((number, json_object(line, f"{path}:{number}")) for number, line in read_lines(path) if line.strip())
+    names: dict[str, None] = {}
+    found = False
+    while chunk := list(islice(rows, CHUNK)):
+        names |= dict.fromkeys(name for _, row in chunk for name in row)
+        columns = {name: [row.get(name) for _, row in chunk] for name in names if wanted is None or name in wanted}
+        yield Table(str(path), columns, [number for number, _ in chunk], names=list(names))
+        found = True
+    if not found:
         raise DataError("the file is empty", where=str(path))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return Table(str(path), {name: [row.get(name) for row in rows] for name in names}, numbers)
 
 
-def read_parquet(*paths: Path) -> Table:
-    """One parquet file, or the shards of one split in order."""
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """The object that a line holds. Raises DataError where it is none, or not one that a file of text could hold."""
     try:
-        table = arrow.concat_tables([parquet.read_table(path) for path in paths])
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"not a readable parquet file: {error}", where=str(paths[0])) from error
-    columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    return Table(str(paths[0]), columns, range(1, table.num_rows + 1), unit="row")
+        row = json.loads(line, object_pairs_hook=unique)
+        if "\\u" in line:
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError("half of a surrogate pair, which is no character", where=where) from error
+    except ValueError as error:
+        raise DataError(f"broken JSON: {getattr(error, 'msg', error)}", where=where) from error
+    except RecursionError as error:
+        raise DataError("broken JSON: it is nested too deeply", where=where) from error
+    if not isinstance(row, dict):
+        raise DataError("not a JSON object", where=where, valid='one object a line: {"text": ..., "label": ...}')
+    return row
 
 
-READERS: dict[str, Callable[[Path], Table]] = {
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's keys and values. Raises ValueError about a key that is there twice: which one is meant?"""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError(
+            "a key is there twice: " + clipped(next(n for n, m in Counter(name for name, _ in pairs).items() if m > 1))
+        )
+    return row
+
+
+READERS: dict[str, Callable[[Path, Collection[str]], Iterator[Table]]] = {
     ".csv": read_csv,
-    ".tsv": read_tsv,
+    ".tsv": lambda path, wanted: read_tsv(path, wanted=wanted),
     ".jsonl": read_jsonl,
-    ".parquet": read_parquet,
+    ".parquet": lambda path, wanted: read_parquet(path, wanted=wanted),
 }
 
 
-def read_text(path: Path) -> str:
-    """The file's text without a byte order mark. Raises DataError where it is not UTF-8."""
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line with its line feed, without a byte order mark. Raises DataError where it is not UTF-8."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+                yield number, decode(line, f"{path}:{number}")
     except OSError as error:
         raise DataError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def decode(raw: bytes, where: str) -> str:
+    """A line of UTF-8 text; a NUL, which UTF-16 is full of, is none."""
+    coding, wrong, reason = "utf-16", raw.find(b"\0"), None
     try:
-        return raw.decode("utf-8-sig")
+        line = raw.decode()
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        hint = "save it as UTF-8, e.g. iconv -f latin1 -t utf-8"
-        raise DataError(f"not UTF-8 text (byte 0x{raw[error.start]:02x})", where=f"{path}:{line}", hint=hint) from error
+        coding, wrong, reason = ("latin1", error.start, error) if wrong < 0 else (coding, wrong, error)
+    if wrong >= 0:
+        hint = f"save it as UTF-8, e.g. iconv -f {coding} -t utf-8"
+        raise DataError(f"not UTF-8 text (byte 0x{raw[wrong]:02x})", where=where, hint=hint) from reason
+    return line

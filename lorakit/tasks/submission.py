@@ -21,7 +21,9 @@ from lorakit.errors import UsageError
 from lorakit.tasks.task import Task
 
 
-def prediction_rows(task: Task, idx: Sequence[int], predictions: NDArray[Any]) -> list[tuple[int, str]]:
+def prediction_rows(
+    task: Task, idx: Sequence[int] | NDArray[np.int64], predictions: NDArray[Any]
+) -> list[tuple[int, str]]:
     """Rows (index, prediction) in the order of idx, as GLUE's submission wants them; label names for tasks outside GLUE.
 
     predictions: shape (n,), class ids, or floats for regression.
@@ -44,7 +46,7 @@ def spoken(task: Task, prediction: Any) -> str:
 def write_predictions(
     path: Path | str,
     task: Task,
-    idx: Sequence[int],
+    idx: Sequence[int] | NDArray[np.int64],
     predictions: NDArray[Any],
     probabilities: NDArray[Any] | None = None,
     *,

@@ -10,7 +10,8 @@ import numpy as np
 from lorakit.errors import DataError, Problem
 from lorakit.recipe.schema import CUSTOM
 from lorakit.tasks.labels import LabelMap
-from lorakit.tasks.readers import READERS, Table
+from lorakit.tasks.readers import READERS
+from lorakit.tasks.rows import Columns, Rows, read_rows
 from lorakit.tasks.splits import build_split
 from lorakit.tasks.task import Task, TaskData
 
@@ -32,30 +33,23 @@ def load_custom(section: TaskSection, *, seed: int) -> TaskData:
     """
     text, label = check_section(section)
     files = {name: path for name in ("train", "validation", "test") if (path := getattr(section, name)) is not None}
-    tables = {name: read_file(path, key=f"task.{name}") for name, path in files.items()}
-    train = tables["train"]
-    for name, key in zip(text, ("task.text", "task.text_pair"), strict=False):
-        train.column(name, key)
-    train.column(label, "task.label")
+    columns = {name: columns_of(section, text, label, name) for name in files}
+    rows = {name: read_file(path, columns[name], key=f"task.{name}") for name, path in files.items()}
     if len(text) == 1:
-        refuse_half_pair(train, text[0])
-    labels = None if section.regression else label_map(section, train, label)
+        refuse_half_pair(rows["train"], text[0])
+    labels = None if section.regression else label_map(section, rows["train"], label)
     task = custom_task(section, text, label, labels.names if labels else ())
-    splits = {
-        name: build_split(
-            task,
-            table,
-            labels,
-            label_optional=name == "test",
-            keys=("task.text", "task.text_pair"),
-            label_key="task.label",
-            label_hint="" if section.labels else "give all label names as task.labels",
-        )
-        for name, table in tables.items()
-    }
+    hint = "" if section.labels else "give all label names as task.labels"
+    splits = {name: build_split(rows[name], columns[name], labels, label_hint=hint) for name in files}
     if "validation" not in splits:
         splits = hold_out(splits.pop("train"), section.validation_fraction, seed) | splits
     return TaskData(task, splits, ", ".join(files.values()))
+
+
+def columns_of(section: TaskSection, text: tuple[str, ...], label: str, split: str) -> Columns:
+    """What is read of a split's file."""
+    keys = ("task.text", "task.text_pair")
+    return Columns(text, label, section.regression, split == "test", keys=keys, label_key="task.label")
 
 
 def check_section(section: TaskSection) -> tuple[tuple[str, ...], str]:
@@ -92,11 +86,10 @@ def check_section(section: TaskSection) -> tuple[tuple[str, ...], str]:
     return tuple(str(column) for column in columns), str(section.label)
 
 
-def read_file(path: str, *, key: str) -> Table:
-    """The table of one file, by its extension. Raises DataError where it is missing, of another kind, broken or empty."""
+def read_file(path: str, columns: Columns, *, key: str) -> Rows:
+    """The rows of one file, by its extension. Raises DataError where it is missing, of another kind, broken or empty."""
     file = Path(path).expanduser()
-    read = READERS.get(file.suffix.lower())
-    if read is None:
+    if file.suffix.lower() not in READERS:
         raise DataError(f"lorakit cannot tell what kind of file {path} is", key=key, valid=", ".join(READERS))
     if not file.is_file():
         raise DataError(
@@ -104,30 +97,30 @@ def read_file(path: str, *, key: str) -> Table:
             key=key,
             hint="" if file.is_absolute() else f"the full path, or one from {Path.cwd()}",
         )
-    table = read(file)
-    if not len(table):
+    rows = read_rows(file, columns)
+    if not len(rows):
         raise DataError("the file has a header but no rows", where=path, key=key)
-    return table
+    return rows
 
 
-def refuse_half_pair(table: Table, text: str) -> None:
+def refuse_half_pair(rows: Rows, text: str) -> None:
     """Raise DataError where ``text`` looks like one half of a pair and the other half lies beside it."""
     for first, second in SIBLINGS:
         for ending, other in ((first, second), (second, first)):
             sibling = text.removesuffix(ending) + other
-            if text.endswith(ending) and sibling in table.columns:
+            if text.endswith(ending) and sibling in rows.names:
                 pair = (text, sibling) if ending == first else (sibling, text)
                 raise DataError(
-                    f"{table.path} holds pairs ('{pair[0]}' and '{pair[1]}'), and only '{text}' is used",
+                    f"{rows.path} holds pairs ('{pair[0]}' and '{pair[1]}'), and only '{text}' is used",
                     key="task.text_pair",
                     hint=f"task.text={pair[0]} task.text_pair={pair[1]}; to use one of them alone, rename it in the file",
                 )
 
 
-def label_map(section: TaskSection, train: Table, label: str) -> LabelMap:
+def label_map(section: TaskSection, train: Rows, label: str) -> LabelMap:
     """From the labels in the files to ids: by the names given, else as found in the training file."""
     if section.labels:
-        return LabelMap.of_names(section.labels, train.column(label))
+        return LabelMap.of_names(section.labels, train)
     return LabelMap.found_in(train, label)
 
 

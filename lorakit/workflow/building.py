@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -24,13 +25,14 @@ from lorakit.adapters.spec import AdapterSpec, Method, resolve, shortcut_spec
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
-from lorakit.errors import LorakitError, Problem, RecipeError, nearest
+from lorakit.errors import LorakitError, Problem, RecipeError, UsageError, nearest
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import EVOLUTION, Recipe
 from lorakit.search.policy import Policy, SearchContext, read_settings
 from lorakit.tasks.batching import Encoded, encode
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
+from lorakit.tasks.tokens import Progress
 from lorakit.training.feed import Feed
 from lorakit.training.objective import Objective
 from lorakit.training.optim import moments_of
@@ -40,6 +42,8 @@ from lorakit.training.update import chosen_updates
 
 talk = logging.getLogger("lorakit")
 
+TELL_EVERY = 5  # seconds
+DATA_PARALLEL = ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU")
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -107,10 +111,23 @@ class Parts:
 
 def encode_split(data: TaskData, split: str, backbone: Backbone, length: int) -> Encoded:
     """A tokenised split, with a word about rows that were cut."""
-    encoded = encode(data.splits[split], backbone.tokenizer, length, split)
+    encoded = encode(data.splits[split], backbone.tokenizer, length, split, progress=tell_rows(split))
     if encoded.truncated:
         talk.info("%s: %d of %d rows are cut to %d tokens", split, encoded.truncated, len(encoded), length)
     return encoded
+
+
+def tell_rows(split: str) -> Progress:
+    """Says every few seconds how many rows are tokenised."""
+    spoken = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal spoken
+        if time.monotonic() - spoken > TELL_EVERY:
+            spoken = time.monotonic()
+            talk.info("%s: %s of %s rows tokenised", split, f"{done:,}", f"{total:,}")
+
+    return tell
 
 
 @contextmanager
@@ -283,7 +300,7 @@ def this_process() -> PartialState:
 
 
 def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
-    """The device and precision of the recipe, and its trackers where a run's folder is given."""
+    """The device and precision of the recipe, and its trackers where a run's folder is given. UsageError where weights would be sharded."""
     AcceleratorState._reset_state()
     GradientState._reset_state()
     accelerator = Accelerator(
@@ -292,6 +309,12 @@ def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
         project_dir=str(folder) if folder else None,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    if accelerator.distributed_type.value not in ("NO", *DATA_PARALLEL):
+        raise UsageError(
+            f"training under {accelerator.distributed_type.value} is not possible: adapters are switched, counted and saved whole",
+            valid="data parallel, on any number of machines: every process holds the frozen model",
+            hint="accelerate launch --multi_gpu; in less memory: model.dtype=bfloat16, or a smaller training.batch_size",
+        )
     if folder and recipe.run.trackers:
         accelerator.init_trackers("lorakit", config=dict(flat(asdict(recipe))))
     return accelerator

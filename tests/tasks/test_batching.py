@@ -77,9 +77,9 @@ def test_what_is_counted(tokenizer):
     encoded = encode(data, tokenizer, 8)
     words = np.asarray([len(text.split()) for text in data["text"]])
     assert len(encoded) == 2500
-    assert encoded.lengths == np.minimum(words + 2, 8).tolist()
+    assert encoded.lengths.tolist() == np.minimum(words + 2, 8).tolist()
     assert encoded.truncated == int(np.sum(words + 2 > 8))
-    assert encoded.idx == list(range(100, 2600))
+    assert encoded.idx.tolist() == list(range(100, 2600))
     assert encoded.labels.dtype == torch.float32
 
 

@@ -1,12 +1,18 @@
 import pytest
 
 from lorakit.errors import DataError
-from lorakit.tasks.labels import LabelMap, encode_numbers, unlabelled
-from lorakit.tasks.readers import Table
+from lorakit.tasks.labels import LabelMap, unlabelled
+from lorakit.tasks.rows import Columns, gather
+from lorakit.tasks.table import Table
 
 
-def table(*labels):
-    return Table("a.csv", {"label": list(labels)}, range(2, len(labels) + 2))
+def rows(*labels, **more):
+    table = Table("a.csv", {"text": ["t"] * len(labels), "label": list(labels)}, range(2, len(labels) + 2))
+    return gather([table], Columns(("text",), "label", **more))
+
+
+def numbers(*labels):
+    return rows(*labels, regression=True).labels.tolist()
 
 
 @pytest.mark.parametrize(
@@ -22,9 +28,9 @@ def table(*labels):
     ],
 )
 def test_names_are_found_in_the_data(values, names, ids):
-    found = LabelMap.found_in(table(*values), "label")
+    found = LabelMap.found_in(rows(*values), "label")
     assert found.names == names
-    assert found.encode(table(*values), "label") == ids
+    assert found.encode(rows(*values), "label").tolist() == ids
 
 
 @pytest.mark.parametrize(
@@ -38,13 +44,13 @@ def test_names_are_found_in_the_data(values, names, ids):
     ],
 )
 def test_given_names_are_matched_by_name_or_by_id(names, values, ids):
-    assert LabelMap.of_names(names, values).encode(table(*values), "label") == ids
+    assert LabelMap.of_names(names, rows(*values)).encode(rows(*values), "label").tolist() == ids
 
 
 def test_a_label_out_of_range_is_told_with_its_lines():
-    values = table(0, 1, 3, 3)
+    values = rows(0, 1, 3, 3)
     with pytest.raises(DataError) as caught:
-        LabelMap.of_names(("neg", "pos"), values.column("label")).encode(values, "label")
+        LabelMap.of_names(("neg", "pos"), values).encode(values, "label")
     (problem,) = caught.value.problems
     assert problem.what == "label '3' is not one of the 2 labels (lines 4, 5)"
     assert (problem.where, problem.valid) == ("a.csv:4", "0 (neg), 1 (pos)")
@@ -52,16 +58,16 @@ def test_a_label_out_of_range_is_told_with_its_lines():
 
 def test_missing_labels_are_told():
     with pytest.raises(DataError, match=r"a.csv:3: 2 rows have no label in column 'label' \(lines 3, 4\)"):
-        LabelMap.of_names(("a", "b"), ["a", "b"]).encode(table("a", None, float("nan")), "label")
+        LabelMap.of_names(("a", "b"), rows("a", "b")).encode(rows("a", None, float("nan")), "label")
     with pytest.raises(DataError, match=r"1 row has no label in column 'label' \(line 3\)"):
-        encode_numbers(table(1.5, ""), "label")
+        numbers(1.5, "")
 
 
-@pytest.mark.parametrize("value", ["warm", "inf", [1]])
+@pytest.mark.parametrize("value", ["warm", "inf", [1], 1e39, 10**400])
 def test_a_regression_label_must_be_a_finite_number(value):
     with pytest.raises(DataError, match=r"a.csv:3: label .* is not a number"):
-        encode_numbers(table("1.5", value), "label")
-    assert encode_numbers(table("1.5", 2, -1e-3), "label") == [1.5, 2.0, -0.001]
+        numbers("1.5", value)
+    assert numbers("1.5", 2, -0.125) == [1.5, 2.0, -0.125]
 
 
 @pytest.mark.parametrize(
@@ -75,14 +81,28 @@ def test_a_regression_label_must_be_a_finite_number(value):
 )
 def test_what_cannot_be_classes_is_told(values, says):
     with pytest.raises(DataError) as caught:
-        LabelMap.found_in(table(*values), "label")
+        LabelMap.found_in(rows(*values), "label")
     assert says in str(caught.value)
     assert caught.value.problems[0].key == "task.label"
 
 
-def test_a_split_without_labels_is_recognised():
-    assert unlabelled(Table("a", {}, []), "label", None)
-    assert unlabelled(table(-1, -1.0, "-1"), "label", None)
-    assert unlabelled(table(None, ""), "label", None)
-    assert not unlabelled(table(-1, 0), "label", None)
-    assert not unlabelled(table(-1, -1), "label", LabelMap.of_names(("-1", "1"), [-1, 1]))
+@pytest.mark.parametrize("regression", [False, True])
+def test_a_split_without_labels_is_recognised(regression):
+    more = {"label_optional": True, "regression": regression}
+    names = None if regression else LabelMap.of_names(("a", "b"), rows("a", "b"))
+    assert unlabelled(gather([Table("a", {"text": ["t"]}, [1])], Columns(("text",), "label", **more)), names)
+    assert unlabelled(rows(-1, -1.0, "-1", **more), names)
+    assert unlabelled(rows(None, "", **more), names)
+    assert not unlabelled(rows(-1, 0, **more), names)
+    assert not unlabelled(rows(-1, -1), LabelMap.of_names(("-1", "1"), rows(-1, 1)))
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, b"a"])
+def test_a_label_is_a_plain_value(value):
+    with pytest.raises(DataError, match=r"a.csv:3: column 'label' holds a \w+ where a label is needed"):
+        rows("a", value)
+
+
+def test_a_column_of_ever_new_values_is_no_label():
+    with pytest.raises(DataError, match="more than 100,000 different labels"):
+        rows(*range(100_001))

@@ -84,7 +84,7 @@ def test_a_site_starts_the_same_whatever_other_sites_there_are(bench: Bench):
 def test_rows_are_cut_to_what_the_model_takes(bench: Bench):
     parts = assemble(bench.load("task.max_length=500"))
     assert parts.max_length == parts.backbone.tokenizer.model_max_length == 64
-    assert assemble(bench.load("task.max_length=6")).encode("train")["train"].lengths == [
+    assert assemble(bench.load("task.max_length=6")).encode("train")["train"].lengths.tolist() == [
         min(length, 6) for length in parts.encode("train")["train"].lengths
     ]
 

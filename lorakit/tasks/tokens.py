@@ -1,0 +1,159 @@
+"""Texts to token ids. Those of a large split go to the cache chunk by chunk and are mapped from there, never held in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorakit.tasks.cache import cached
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+Progress = Callable[[int, int], None]
+"""(rows done, rows in all): told after every chunk."""
+
+CHUNK = 1000  # texts tokenised at a time
+LARGE = 2**21  # bytes of text; tokenising less than that takes a second or two
+VERSION = 1  # of this file's reading of texts; another version finds nothing in the cache
+
+
+@dataclass
+class Tokens:
+    """Rows end to end: lengths (n,), tokens (sum of lengths,), types likewise or None, and how many rows were cut."""
+
+    lengths: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+    types: NDArray[np.int8] | None
+    truncated: int
+
+
+def tokenise(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, progress: Progress | None = None
+) -> Tokens:
+    """The tokens of a split's texts, each row cut to ``max_length``."""
+    chunks = partial(tokenised, dataset, tokenizer, max_length, progress)
+    if text_bytes(dataset) < LARGE:
+        return joined(list(chunks()))
+    with cached(tokens_key(dataset, tokenizer, max_length), partial(write, chunks)) as folder:
+        return read(folder)
+
+
+def text_bytes(dataset: Dataset) -> int:
+    """About how many bytes a split's own rows take."""
+    return int(dataset.data.nbytes * len(dataset) / max(dataset.data.num_rows, 1))
+
+
+def tokenised(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, progress: Progress | None
+) -> Iterator[Tokens]:
+    """The split's tokens, a chunk of rows at a time."""
+    done = 0
+    for texts in text_chunks(dataset):
+        made = tokenizer(*texts, truncation=True, max_length=max_length, padding=False, verbose=False)
+        yield Tokens(
+            np.fromiter(map(len, made["input_ids"]), np.int64),
+            flat(made["input_ids"], np.int32),
+            flat(made["token_type_ids"], np.int8) if "token_type_ids" in made else None,
+            count_truncated(made, tokenizer, texts),
+        )
+        done += len(texts[0])
+        if progress:
+            progress(done, len(dataset))
+
+
+def text_chunks(dataset: Dataset) -> Iterator[tuple[list[str], ...]]:
+    """The texts, or both texts, of a chunk of rows at a time."""
+    names = [name for name in ("text", "text_pair") if name in dataset.column_names]
+    texts = dataset.select_columns(names)
+    for start in range(0, len(texts), CHUNK):
+        rows = texts[start : start + CHUNK]
+        yield tuple(rows[name] for name in names)
+
+
+def flat(rows: list[list[int]], dtype: type[np.integer[Any]]) -> NDArray[Any]:
+    """Rows of different lengths, end to end."""
+    return np.fromiter(chain.from_iterable(rows), dtype, sum(map(len, rows)))
+
+
+def count_truncated(made: Any, tokenizer: PreTrainedTokenizerBase, texts: tuple[list[str], ...]) -> int:
+    """How many rows of ``made`` lost tokens."""
+    if made.encodings is not None:
+        return sum(1 for encoding in made.encodings if encoding.overflowing)
+    whole = tokenizer(*texts, padding=False, truncation=False, verbose=False)["input_ids"]
+    return sum(len(row) < len(full) for row, full in zip(made["input_ids"], whole, strict=True))
+
+
+def joined(chunks: list[Tokens]) -> Tokens:
+    """All chunks as one, in memory."""
+    types = [chunk.types for chunk in chunks if chunk.types is not None]
+    return Tokens(
+        np.concatenate([chunk.lengths for chunk in chunks]) if chunks else np.empty(0, np.int64),
+        np.concatenate([chunk.tokens for chunk in chunks]) if chunks else np.empty(0, np.int32),
+        np.concatenate(types) if types else None,
+        sum(chunk.truncated for chunk in chunks),
+    )
+
+
+def write(chunks: Callable[[], Iterator[Tokens]], folder: Path) -> None:
+    """Write all chunks into ``folder``, one after the other."""
+    truncated = 0
+    with (folder / "lengths").open("wb") as lengths, (folder / "tokens").open("wb") as tokens:
+        for chunk in chunks():
+            lengths.write(chunk.lengths.tobytes())
+            tokens.write(chunk.tokens.tobytes())
+            if chunk.types is not None:
+                with (folder / "types").open("ab") as types:
+                    types.write(chunk.types.tobytes())
+            truncated += chunk.truncated
+    (folder / "truncated.json").write_text(str(truncated), encoding="utf-8")
+
+
+def read(folder: Path) -> Tokens:
+    """What ``write`` wrote, tokens and types mapped from their files."""
+    types = folder / "types"
+    return Tokens(
+        np.fromfile(folder / "lengths", np.int64),
+        mapped(folder / "tokens", np.int32),
+        mapped(types, np.int8) if types.exists() else None,
+        json.loads((folder / "truncated.json").read_text(encoding="utf-8")),
+    )
+
+
+def mapped(path: Path, dtype: type[np.integer[Any]]) -> NDArray[Any]:
+    """A file of numbers as a read-only array that stays on disk."""
+    if not path.stat().st_size:  # nothing cannot be mapped
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, "r").view(np.ndarray)
+
+
+def tokens_key(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+    """The cache's key: a hash of the texts, the tokenizer and all that decides; "" for a tokenizer that cannot be hashed."""
+    import tokenizers
+    import transformers
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return ""
+    core = json.loads(backend.to_str())
+    calls = ("truncation", "padding")  # what the last call left there
+    settings = {
+        "version": [VERSION, CHUNK, tokenizers.__version__, transformers.__version__],
+        "tokenizer": [type(tokenizer).__qualname__, {name: core[name] for name in sorted(core) if name not in calls}],
+        "inputs": [tokenizer.model_input_names, tokenizer.truncation_side, tokenizer.pad_token_type_id],
+        "max_length": max_length,
+    }
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for texts in text_chunks(dataset):
+        digest.update(json.dumps(texts).encode())
+    return f"tokens-{digest.hexdigest()}"
