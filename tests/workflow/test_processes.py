@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -39,19 +40,30 @@ STOPPED = {
 }
 
 
-def launch(folder: Path, jobs: list[dict[str, Any]]) -> None:
-    """Run the jobs on two processes."""
+def launch(folder: Path, jobs: list[dict[str, Any]], *, machines: int = 1) -> str:
+    """Run the jobs on two processes, of one machine or of two (which are this one); what was said where it fails."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = [in_two_processes.__file__, str(folder / "jobs.json")]
+    launcher = [sys.executable, "-m", "torch.distributed.run"]
+    places = [["--standalone", "--nproc-per-node=2"]]
+    if machines == 2:
+        common = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+        places = [[*common, f"--node-rank={rank}"] for rank in range(2)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(lorakit.__file__).parents[1])}
-    done = subprocess.run(
-        [*command, in_two_processes.__file__, str(folder / "jobs.json")],
-        env=environment,
-        timeout=600,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-9000:]
+    started = [
+        subprocess.Popen([*launcher, *place, *script], env=environment, stderr=subprocess.PIPE, text=True)
+        for place in places
+    ]
+    said = [process.communicate(timeout=600)[1] for process in started]
+    return "".join(said) if any(process.returncode for process in started) else ""
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +76,7 @@ def pairs(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, t
         settings = [*STILL, *overrides, f"model.name={backbone}"]
         jobs.append({"recipe": recipe, "overrides": settings, "run": str(folder / way), "stops": []})
         runs[way] = bench.train(*settings).run_dir, folder / way
-    launch(folder, jobs)
+    assert not launch(folder, jobs)
     return runs
 
 
@@ -95,10 +107,17 @@ def test_two_processes_stop_and_go_on_together(bench: Bench, tmp_path: Path):
         for name, stops in (("whole", []), ("stopped", [2, 5])):
             run = str(tmp_path / f"{way}-{name}")
             jobs.append({"recipe": recipe, "overrides": overrides, "run": run, "stops": stops})
-    launch(tmp_path, jobs)
+    assert not launch(tmp_path, jobs)
     for way in STOPPED:
         assert records(tmp_path / f"{way}-stopped") == records(tmp_path / f"{way}-whole")
     (tmp_path / "plain-stopped" / "summary.json").unlink()
     with pytest.raises(UsageError, match="begun with 2 processes, and this is 1") as caught:
         bench.train(*STOPPED["plain"], run_dir=tmp_path / "plain-stopped", resume=True)
     assert "--num_processes 2" in caught.value.problems[0].hint
+
+
+def test_two_machines_are_two_processes(bench: Bench, tmp_path: Path):
+    job = {"recipe": str(bench.load().path), "overrides": [*STOPPED["plain"], "training.epochs=1"], "stops": []}
+    assert not launch(tmp_path, [job | {"run": str(tmp_path / "one")}])
+    assert not launch(tmp_path, [job | {"run": str(tmp_path / "two")}], machines=2)
+    assert records(tmp_path / "one") == records(tmp_path / "two")
