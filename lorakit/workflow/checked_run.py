@@ -20,7 +20,7 @@ from lorakit.tasks.metrics import main_metric
 from lorakit.training.checkpoint import all_checkpoints, intact
 from lorakit.workflow.check import FAILED, SKIPPED, WARNING, Check, Finding, check
 from lorakit.workflow.evolving import FOUND, GENERATIONS, SUPERNET
-from lorakit.workflow.recorded import check_metric, check_tick, finite, records
+from lorakit.workflow.recorded import check_metric, check_tick, finite, origin, records
 from lorakit.workflow.restoring import restore_run
 
 Look = Callable[[Run], Finding]
@@ -76,6 +76,8 @@ def state(run: Run) -> Finding:
         step = max((record["step"] for record in run.metrics()), default=0)
         return Finding(f"not trained to its end: step {step} is the last in its records", WARNING, resume(run))
     summary = run.summary()
+    if elsewhere := origin(summary):
+        return Finding(elsewhere)
     if scored and summary.get("last") != scored[-1]["scores"]:
         raise RunError("summary.json's last scores are not those of metrics.jsonl")
     if scored and summary["best"] not in [record["scores"] for record in scored]:
@@ -128,7 +130,7 @@ def adapter(run: Run, which: str) -> Finding:
     if not path.is_dir():
         if run.finished and (which == "last" or "best_step" in run.summary()):
             raise RunError("is missing", where=str(path), hint=ANEW.format(run=run.path))
-        return Finding("not written yet" if not untrained(run) else "none", SKIPPED)
+        return Finding("none" if run.finished or untrained(run) else "not written yet", SKIPPED)
     tensors = dict(saved_tensors(path))
     told, sites = read_json(path / OURS), told_sites(path)
     lacking = [part for part in told["new_parts"] if part not in tensors and PREFIX + part not in tensors]

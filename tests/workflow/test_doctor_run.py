@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from workflow.small_runs import Bench, StopAt, edited_json
 
+from lorakit import workflow
 from lorakit.artifacts.lock import Worker
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted, UsageError
@@ -83,6 +84,34 @@ def test_what_is_spoilt_is_found(copied: Path, name: str):
     spoil, expected = SPOILT[name]
     spoil(copied)
     assert wrong(copied) == expected
+
+
+def test_an_imported_run_has_no_best_epoch(copied: Path):
+    for folder in ("best", "checkpoints"):
+        shutil.rmtree(copied / folder)
+    (copied / "metrics.jsonl").unlink()
+    summary = Run(copied).summary()
+    kept = {name: summary[name] for name in ("task", "adapter_parameters", "head_parameters")}
+    (copied / "summary.json").write_text(json.dumps(kept | {"imported": "there"}))
+    assert wrong(copied) == {"best adapter": SKIPPED}
+    assert found(copied)["state"].detail == "imported from there"
+
+
+@pytest.mark.slow
+def test_an_evolution_is_looked_at_part_by_part(bench: Bench, tmp_path: Path):
+    glora = ("adapter.method=glora", "adapter.dropout=0", "search.method=glora", "search.holdout=0.2")
+    loaded = bench.load(*glora, "search.population=4", "search.parents=2", "search.generations=2")
+    workflow.evolve(loaded, run_dir=tmp_path / "run")
+    assert wrong(tmp_path / "run") == {"found: best adapter": SKIPPED}
+    rows = found(tmp_path / "run")
+    assert rows["generations"].detail == "2 generations, 8 configurations"
+    assert (rows["supernet: state"].detail, rows["found: state"].detail) == (
+        "finished, 10 steps",  # 36 rows in batches of 8, twice
+        "put together, not trained",
+    )
+    lines = (tmp_path / "run" / "generations.jsonl").read_text().splitlines()
+    (tmp_path / "run" / "generations.jsonl").write_text("\n".join(reversed(lines)))
+    assert wrong(tmp_path / "run") == {"generations": FAILED, "found: best adapter": SKIPPED}
 
 
 def test_a_head_that_was_not_saved(copied: Path):
