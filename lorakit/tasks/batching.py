@@ -13,7 +13,7 @@ from torch import nn
 
 from lorakit.errors import DataError
 from lorakit.tasks.table import short
-from lorakit.tasks.tokens import Progress, tokenise
+from lorakit.tasks.tokens import Progress, row_places, tokenise
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -125,8 +125,9 @@ def label_tensor(dataset: Dataset) -> torch.Tensor | None:
 
 def column_array(dataset: Dataset, name: str) -> NDArray[Any]:
     """A column of numbers (n,)."""
-    values: NDArray[Any] = dataset.with_format("numpy")[name][:]
-    return values
+    values: NDArray[Any] = dataset.data.column(name).to_numpy()
+    chosen = row_places(dataset)
+    return values if chosen is None else values[chosen]
 
 
 def epoch_batches(lengths: Lengths, batch_size: int, *, seed: int, epoch: int, group: bool) -> list[list[int]]:

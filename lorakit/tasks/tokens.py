@@ -18,6 +18,7 @@ from lorakit.tasks.cache import cached
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from pyarrow import ChunkedArray
     from transformers import PreTrainedTokenizerBase
 
 Progress = Callable[[int, int], None]
@@ -74,11 +75,16 @@ def tokenised(
 
 def text_chunks(dataset: Dataset) -> Iterator[tuple[list[str], ...]]:
     """The texts, or both texts, of a chunk of rows at a time."""
-    names = [name for name in ("text", "text_pair") if name in dataset.column_names]
+    names = text_columns(dataset)
     texts = dataset.select_columns(names)
     for start in range(0, len(texts), CHUNK):
         rows = texts[start : start + CHUNK]
         yield tuple(rows[name] for name in names)
+
+
+def text_columns(dataset: Dataset) -> list[str]:
+    """The split's one or two columns of text."""
+    return [name for name in ("text", "text_pair") if name in dataset.column_names]
 
 
 def flat(rows: list[list[int]], dtype: type[np.integer[Any]]) -> NDArray[Any]:
@@ -148,12 +154,33 @@ def tokens_key(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length:
     core = json.loads(backend.to_str())
     calls = ("truncation", "padding")  # what the last call left there
     settings = {
-        "version": [VERSION, CHUNK, tokenizers.__version__, transformers.__version__],
+        "version": [VERSION, tokenizers.__version__, transformers.__version__],
         "tokenizer": [type(tokenizer).__qualname__, {name: core[name] for name in sorted(core) if name not in calls}],
         "inputs": [tokenizer.model_input_names, tokenizer.truncation_side, tokenizer.pad_token_type_id],
+        "columns": text_columns(dataset),
         "max_length": max_length,
     }
     digest = hashlib.sha256(json.dumps(settings).encode())
-    for texts in text_chunks(dataset):
-        digest.update(json.dumps(texts).encode())
+    chosen = row_places(dataset)
+    digest.update(b"all" if chosen is None else chosen.tobytes())
+    for name in text_columns(dataset):
+        digest.update(text_digest(dataset.data.column(name)))
     return f"tokens-{digest.hexdigest()}"
+
+
+def row_places(dataset: Dataset) -> NDArray[np.int64] | None:
+    """Where the split's rows are in its table (n,), None for all in order."""
+    # There is no public way that does not take a row at a time.
+    places = dataset._indices
+    return None if places is None else places.column(0).to_numpy().astype(np.int64)
+
+
+def text_digest(column: ChunkedArray) -> bytes:
+    """A hash of a column's texts, however they are cut into chunks."""
+    lengths, texts = hashlib.sha256(), hashlib.sha256()
+    for chunk in filter(len, column.cast("large_string").chunks):
+        _, offsets, content = chunk.buffers()
+        ends = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+        lengths.update(np.diff(ends).tobytes())
+        texts.update(memoryview(content)[ends[0] : ends[-1]] if content else b"")
+    return lengths.digest() + texts.digest()
