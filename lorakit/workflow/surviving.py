@@ -16,6 +16,7 @@ from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import EVOLUTION
 from lorakit.training.checkpoint import all_checkpoints, intact
 from lorakit.workflow.building import Result
+from lorakit.workflow.evolving import RESULT
 from lorakit.workflow.killing import REFUSED, Kill, run_process
 
 NEVER_THE_SAME = ("seconds", "search_seconds", "supernet_seconds", "run_dir", "folder", "found", "emitted")
@@ -44,6 +45,8 @@ def survive(loaded: LoadedRecipe, folder: Path, kills: Sequence[Kill]) -> list[D
         ended = run_process(loaded, folder, resume=resume, kill=left[0])
         if ended.killed and left[0]:
             deaths.append(Death(left.pop(0), ended.where, resumable(loaded, folder)))  # type: ignore[arg-type]
+            if finished(loaded, folder):
+                break
             resume = True
         elif ended.code == 0:
             break
@@ -53,6 +56,11 @@ def survive(loaded: LoadedRecipe, folder: Path, kills: Sequence[Kill]) -> list[D
         else:
             raise RunError(f"the process ended with code {ended.code}: {ended.said}", where=str(folder))
     return deaths
+
+
+def finished(loaded: LoadedRecipe, folder: Path) -> bool:
+    """Whether everything is written: a process may still be killed after that."""
+    return (folder / RESULT).exists() if loaded.recipe.search.method == EVOLUTION else Run(folder).finished
 
 
 def resumable(loaded: LoadedRecipe, folder: Path) -> bool:

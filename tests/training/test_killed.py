@@ -106,6 +106,16 @@ def test_what_was_killed_too_early_is_begun_anew(bench: Bench, tmp_path: Path, m
     assert asked == [(False, first), (True, second), (False, second), (True, None), (False, None)]
 
 
+def test_what_was_killed_after_its_last_word_is_not_resumed(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = script(monkeypatch, KILLED)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "summary.json").touch()
+    assert len(survive(bench.load(), tmp_path / "run", [Kill("step"), Kill("step")])) == 1
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("ended", [REFUSED, Ended(False, "", 1, "Traceback"), Ended(False, "", -9, "out of memory")])
 def test_what_fails_by_itself_did_not_survive(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: Ended
