@@ -8,10 +8,12 @@ hosts only a database tells, where a worker's heartbeat stays out. Imported only
 from __future__ import annotations
 
 import json
+import random
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -21,14 +23,14 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from lorakit.artifacts.lock import Worker
-from lorakit.errors import Interrupted, LorakitError, UsageError
+from lorakit.errors import Interrupted, LorakitError, RunError, UsageError
 from lorakit.training.seeds import stream
 from lorakit.workflow import workers
 from lorakit.workflow.building import Result, talk
@@ -37,6 +39,8 @@ from lorakit.workflow.grid import Point, Space
 
 BEAT, SILENCE = 60, 180  # seconds between a worker's signs of life in a database, and after which it counts as dead
 NAMELESS = timedelta(minutes=1)  # a trial that has named no worker by then lost it before it could
+PATIENCE = (0.1, 0.2, 0.4)  # seconds, up to twice that, before another try to open a storage
+LOCKED = 60  # seconds that a worker waits for its turn in an SQLite file
 FAILURES, DEATHS = 1, 5  # how often a trial is tried again after its training failed, and after its worker died
 
 Train = Callable[[Point, str], Sequence[ComparedRun]]
@@ -88,35 +92,32 @@ class Sampling:
         with warnings.catch_warnings(), workers.stoppable(again):
             warnings.simplefilter("ignore", ExperimentalWarning)
             study = self.open()
-            told = False
-            while True:
-                self.rescue(study)
-                known = study.get_trials(deepcopy=False)
-                if begun(known) < self.wanted or any(trial.state == TrialState.WAITING for trial in known):
-                    self.one_trial(study)
-                elif not wait or not any(trial.state == TrialState.RUNNING for trial in known):
-                    return trials_of(study)
-                else:
-                    if not told:
-                        talk.info("the last trials are being trained by other workers: waiting")
-                    told = True
-                    time.sleep(workers.POLL)
+            try:
+                self.take_part(study, wait=wait)
+                return trials_of(study)
+            except StorageInternalError as error:
+                what = f"the study cannot be read or written: {first_line(error.__cause__ or error)}"
+                raise RunError(what, where=self.storage, hint=again) from error
+
+    def take_part(self, study: optuna.Study, *, wait: bool) -> None:
+        """Train trials while some are wanting; then see those of other workers to their end, if we ``wait`` for them."""
+        told = False
+        while True:
+            self.rescue(study)
+            known = study.get_trials(deepcopy=False)
+            if begun(known) < self.wanted or any(trial.state == TrialState.WAITING for trial in known):
+                self.one_trial(study)
+                continue
+            if not wait or not any(trial.state == TrialState.RUNNING for trial in known):
+                return
+            if not told:
+                talk.info("the last trials are being trained by other workers: waiting")
+            told = True
+            time.sleep(workers.POLL)
 
     def open(self) -> optuna.Study:
         """The study, begun where there is none. UsageError for a storage that cannot be used, or a study of another sweep."""
-        try:
-            study = optuna.create_study(
-                storage=open_storage(self.storage),
-                sampler=Numbered(self.seed),
-                study_name=self.name,
-                direction="maximize" if self.rises else "minimize",
-                load_if_exists=True,
-            )
-        except Exception as error:  # of whatever database driver
-            valid = "a database's URL, such as sqlite:///FILE, or a journal file"
-            raise UsageError(
-                f"cannot be used as a storage: {error}", where=f"--storage {self.storage}", valid=valid
-            ) from error
+        study = self.create()
         asked = json.loads(json.dumps(self.asked))
         there = study.user_attrs.get("asked")
         if there is None:
@@ -128,6 +129,29 @@ class Sampling:
                 hint="another --storage, or another --folder where none is given",
             )
         return study
+
+    def create(self) -> optuna.Study:
+        """The study as the storage has it. Of several workers that make a new database at once all but one fail: they look again."""
+        for patience in PATIENCE:
+            with suppress(Exception):
+                return self.created()
+            time.sleep(patience * (1 + random.random()))
+        try:
+            return self.created()
+        except Exception as error:  # of whatever database driver
+            valid = "a database's URL, such as sqlite:///FILE, or a journal file"
+            what = f"cannot be used as a storage: {first_line(error)}"
+            raise UsageError(what, where=f"--storage {self.storage}", valid=valid) from error
+
+    def created(self) -> optuna.Study:
+        """One try at that."""
+        return optuna.create_study(
+            storage=open_storage(self.storage),
+            sampler=Numbered(self.seed),
+            study_name=self.name,
+            direction="maximize" if self.rises else "minimize",
+            load_if_exists=True,
+        )
 
     def one_trial(self, study: optuna.Study) -> None:
         """Train a trial that was queued, or a new one. One that the person stops is queued anew, to go on from its checkpoint."""
@@ -243,6 +267,11 @@ def open_storage(storage: str) -> BaseStorage:
     return JournalStorage(JournalFileBackend(storage))
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first; the rest is SQL."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def begun(trials: Sequence[FrozenTrial]) -> int:
     """The trials that count: not those that try another one again, nor those that were one too many."""
     again = RetryHeartbeatStaleTrialCallback.retried_trial_number
@@ -257,7 +286,7 @@ def retry_failed(study: optuna.Study, trial: FrozenTrial) -> None:
 
 def queue_anew(study: optuna.Study, trial: FrozenTrial, most: int | None = None) -> None:
     """A new trial with the values of ``trial`` and nothing else of it, unless it was tried again ``most`` times already."""
-    bare = copy(trial)
+    bare = deepcopy(trial)
     bare.user_attrs = {}
     RetryHeartbeatStaleTrialCallback(max_retry=most)(study, bare)
 

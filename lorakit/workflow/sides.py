@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from lorakit.artifacts.run import Run, open_run
 from lorakit.errors import UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import CUSTOM, Recipe
-from lorakit.recipe.values import written
 from lorakit.workflow.building import flat
 from lorakit.workflow.running import FREE_ON_RESUME, changed_keys
 
@@ -33,7 +32,7 @@ class Entry:
 
     def summary(self) -> dict[str, Any]:
         """What the run came to. UsageError where it was never scored, because it was never trained."""
-        summary = self.run.summary()
+        summary = self.run.checked_summary()
         if not summary.get("last") or not summary.get("best"):
             raise UsageError(
                 "this run has no scores to compare: it was made without training, so never evaluated on the way",
@@ -140,15 +139,15 @@ def add_recipe(sides: list[Side], argument: str, overrides: Sequence[str], seeds
         side = Side(name, loaded.recipe, {}, given=True)
         sides.append(side)
     side.name, side.given = name, True
-    for entry in to_train(argument, overrides, name, [seed for seed in seeds if seed not in side.entries], folder):
+    for entry in to_train(loaded, name, [seed for seed in seeds if seed not in side.entries], folder):
         side.add(entry)
 
 
-def to_train(argument: str, overrides: Sequence[str], name: str, seeds: Sequence[int], folder: Path) -> Iterator[Entry]:
+def to_train(loaded: LoadedRecipe, name: str, seeds: Iterable[int], folder: Path) -> Iterator[Entry]:
     """The runs of a recipe in ``folder``, as NAME-SEED, one for each seed."""
     for seed in seeds:
-        settings = [*overrides, f"run.seed={seed}", f"run.name={written(name)}", f"run.folder={written(str(folder))}"]
-        yield Entry(seed, Run(folder / f"{name}-{seed}"), load_recipe(argument, settings))
+        run = replace(loaded.recipe.run, seed=seed, name=name, folder=str(folder))
+        yield Entry(seed, Run(folder / f"{name}-{seed}"), replace(loaded, recipe=replace(loaded.recipe, run=run)))
 
 
 def add_run(sides: list[Side], run: Run) -> None:

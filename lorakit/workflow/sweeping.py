@@ -14,7 +14,7 @@ from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.run import environment
 from lorakit.errors import LorakitError, Problem, RunError, UsageError
 from lorakit.recipe.layers import COMMAND_LINE
-from lorakit.recipe.load import load_recipe
+from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.values import written
 from lorakit.workflow.building import Result, talk
 from lorakit.workflow.compared import ComparedRun, as_csv, compared_run, totals
@@ -99,12 +99,15 @@ class Ground:
     metric: str
     best_by: str
 
-    def side(self, point: Point) -> Side:
+    def load(self, point: Point) -> LoadedRecipe:
+        """The recipe at ``point``."""
+        return load_recipe(self.argument, [*self.space.fixed, *point.overrides])
+
+    def side(self, point: Point, loaded: LoadedRecipe) -> Side:
         """The recipe at ``point``, with a run for every seed."""
-        name, overrides = point.named(self.name), [*self.space.fixed, *point.overrides]
-        entries = to_train(self.argument, overrides, name, self.seeds, self.folder)
-        recipe = load_recipe(self.argument, overrides).recipe
-        return Side(name, recipe, {entry.seed: entry for entry in entries}, given=True)
+        name = point.named(self.name)
+        entries = {entry.seed: entry for entry in to_train(loaded, name, self.seeds, self.folder)}
+        return Side(name, loaded.recipe, entries, given=True)
 
 
 def sweep(
@@ -193,10 +196,11 @@ def survey(
     check_trials(space, trials, storage)
     argument = str(Path(recipe) / "recipe.yaml") if Path(recipe).is_dir() else recipe
     points = space.points() if trials is None else space.corners()
-    loaded = checked(points, lambda point: load_recipe(argument, [*space.fixed, *point.overrides]))
+    ground = Ground(argument, "", space, seeds, Path(), points, [], [], "", "")
+    loaded = checked(points, ground.load)
     name = loaded[0].recipe.run.name or loaded[0].name
-    ground = Ground(argument, name, space, seeds, folder or Path(f"runs/sweep-{name}"), points, [], [], "", "")
-    sides = [ground.side(point) for point in points]
+    ground = replace(ground, name=name, folder=folder or Path(f"runs/sweep-{name}"))
+    sides = list(map(ground.side, points, loaded))
     check_same_data(sides)
     for side in sides:
         for entry in side.entries.values():
@@ -280,7 +284,7 @@ def draw_trials(
 
     def train(point: Point, shown: str) -> list[ComparedRun]:
         talk.info("%s", shown)
-        side = ground.side(point)
+        side = ground.side(point, ground.load(point))
         failed, _ = train_missing(paired_order([side]), len(ground.seeds), watch, wait=True, again=again)
         if failed:
             raise RunError([Problem(lost.why, where=lost.run) for lost in failed])

@@ -51,7 +51,7 @@ def warnings(points: Sequence[SweptPoint], seeds: Sequence[int]) -> list[str]:
             told.append(
                 f"{len(seeds)} seeds tell little of points that are close: choose between the best ones with more"
             )
-        if abs(first.last.mean - second.last.mean) < max(first.last.sd, second.last.sd):
+        if abs(first.last.mean - second.last.mean) <= max(first.last.sd, second.last.sd):
             told.append(f"{first.name} and {second.name} are closer than their seeds scatter")
     for key, values in numbers(points).items():
         best = points[0].settings[key]

@@ -171,6 +171,7 @@ def test_without_anything_to_compare_it_is_usage(cli, here, compared):
 def test_runs_that_are_there_are_compared_for_real(cli, here, tmp_path):
     """From the command line down to the files, without any training."""
     summary = {"task": "rotten_tomatoes", "metric": "accuracy", "head_parameters": 770, "epochs": 1.0, "seconds": 9.0}
+    summary["steps"] = 9
     for name, rank, values in (("a", 4, A), ("b", 8, B)):
         for seed, value in enumerate(values):
             run = here / f"{name}-{seed}"

@@ -19,7 +19,9 @@ def make(bench: Bench, tmp_path: Path):
         run = Run(tmp_path / folder)
         write_text(run.recipe, bench.load(*overrides, name=name).to_yaml())
         scores = {"accuracy": 0.5} if last is None else last
-        write_json(run.path / "summary.json", {"task": "custom", "metric": "accuracy", "last": scores, "best": scores})
+        counts = dict.fromkeys(("steps", "adapter_parameters", "head_parameters", "epochs", "seconds"), 1)
+        told = {"task": "custom", "metric": "accuracy", "last": scores, "best": scores}
+        write_json(run.path / "summary.json", told | counts)
         return str(run.path)
 
     return write

