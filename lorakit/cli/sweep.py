@@ -158,7 +158,8 @@ def plan_table(plan: SweepPlan) -> Table:
         Column("head", lambda point: count(point.head_parameters), right=True),
         Column("runs done", lambda point: f"{len(point.finished)} of {of}", right=True),
     ]
-    title = f"{plan.task}, by {plan.metric}: {len(plan.points)} points, {len(plan.points) * of} runs in {plan.folder}"
+    points = f"{len(plan.points)} point{'' if len(plan.points) == 1 else 's'}"
+    title = f"{plan.task}, by {plan.metric}: {points}, {len(plan.points) * of} runs in {plan.folder}"
     if plan.trials is not None:
         title = f"{plan.task}, by {plan.metric}: {plan.trials} trials with {of} runs each in {plan.folder}; the ends of"
         title += f" {', '.join(f'{key} {span}' for key, span in plan.ranges.items())}" if plan.ranges else " the axes"

@@ -140,8 +140,8 @@ def test_json_is_all_that_is_on_standard_output(cli, here, swept):
 def test_a_dry_run_lists_the_points(cli, here, swept):
     ran = cli("sweep", "a", "--dry-run")
     assert ran.code == 0
-    assert "1 points, 3 runs in f" in ran.out
-    assert " ".join(ran.out.splitlines()[-1].split()) == "a-rank4 4 125,952 770 2 of 3"
+    assert "1 point, 3 runs in f" in ran.out
+    assert " ".join(ran.out.split("\n")[-3].split()) == "a-rank4 4 125,952 770 2 of 3"
     swept.changes |= {"trials": 9, "ranges": {"training.lr": "1e-05..0.001, by the logarithm"}}
     assert "9 trials with 3 runs each in f; the ends of training.lr 1e-05..0.001" in cli("sweep", "a", "--dry-run").out
 
