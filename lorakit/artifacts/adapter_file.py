@@ -21,8 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lorakit.adapters.attach import SHARED, AdaptedModel
-from lorakit.artifacts.files import folder, read_json, write_json
+from lorakit.artifacts.adapter_record import check_sites
+from lorakit.artifacts.files import folder, write_json
 from lorakit.artifacts.peft import PREFIX, is_native, native_config, peft_name
+from lorakit.artifacts.records import number, read_record, reading
 from lorakit.errors import RunError
 
 PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -56,8 +58,13 @@ def packed_state(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write contiguous CPU copies."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
+    """Write contiguous CPU copies. Raises OSError where the disk does not take them."""
+    try:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"}
+        )
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def load_adapter(adapted: AdaptedModel, path: Path) -> None:
@@ -68,7 +75,10 @@ def load_adapter(adapted: AdaptedModel, path: Path) -> None:
     put_units(adapted, path)
     adapted.restore(states)
     for file, names in file_names(adapted).items():
-        copy_in(adapted, read_tensors(path / file), names, path)
+        tensors = read_tensors(path / file)
+        if foreign := sorted(set(tensors) - set(names.values())):
+            raise RunError(f"tensor {foreign[0]} has no place in this model", where=str(path / file))
+        copy_in(adapted, tensors, names, path)
 
 
 @torch.no_grad()
@@ -82,6 +92,8 @@ def copy_in(adapted: AdaptedModel, tensors: Mapping[str, torch.Tensor], names: M
         if tensors[name].shape != packed[key].shape:
             shapes = f"{list(tensors[name].shape)}, not {list(packed[key].shape)}"
             raise RunError(f"tensor {name} has shape {shapes}", where=str(path))
+        if tensors[name].dtype != own[key].dtype:
+            raise RunError(f"tensor {name} is of {tensors[name].dtype}, not {own[key].dtype}", where=str(path))
         site, tensor = owners.get(key, (None, ""))
         own[key].copy_(tensors[name] if site is None else site.unpacked(tensor, tensors[name]))
 
@@ -93,11 +105,19 @@ def site_states(path: Path) -> dict[str, str]:
 
 def told_sites(path: Path) -> list[dict[str, Any]]:
     """What lorakit.json in the folder ``path`` tells of every site, name and state at least; RunError where it does not."""
-    told = read_json(path / OURS)
-    try:
-        return [site | {"name": site["name"], "state": site["state"]} for site in told["sites"]]
-    except (KeyError, TypeError):
-        raise RunError("does not describe an adapter", where=str(path / OURS)) from None
+    sites: list[dict[str, Any]] = told_adapter(path)["sites"]
+    return sites
+
+
+def told_adapter(path: Path) -> dict[str, Any]:
+    """lorakit.json in the folder ``path``; RunError where it does not describe an adapter, or one that a later lorakit wrote."""
+    what = "the description of an adapter"
+    told = read_record(path / OURS, what)
+    with reading(path / OURS, what):
+        check_sites(told["sites"])
+        if number(told.get("format", FORMAT), "format", whole=True) > FORMAT:
+            raise ValueError(f"it has format {told['format']}, and this lorakit knows those up to {FORMAT}")
+    return told
 
 
 def put_units(adapted: AdaptedModel, path: Path) -> None:
@@ -107,29 +127,36 @@ def put_units(adapted: AdaptedModel, path: Path) -> None:
         name: {"live": site["units"], "cut": False} for name, site in told.items() if site.get("units") is not None
     }
     for name, units in record.items():
-        ranks = range(adapted.adapters[name].rank)
-        if not isinstance(units["live"], list) or not all(unit in ranks for unit in units["live"]):
+        adapter = adapted.adapters[name]
+        ranks = range(adapter.rank if adapter.divisible else 0)
+        if not all(unit in ranks for unit in units["live"]):
             raise RunError(
                 f"{name} has no rank units {units['live']}", where=str(path / OURS), valid=f"0 to {len(ranks) - 1}"
             )
     adapted.restore_units(record)
     for name, adapter in adapted.adapters.items():
-        adapter.scale = float(told[name].get("scale", adapter.scale))
+        adapter.scale = told[name].get("scale", adapter.scale)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file; RunError where it is missing or damaged, or holds what is no number."""
-    if not path.exists():
+    if not path.is_file():
         raise RunError(f"{path.name} is missing", where=str(path.parent))
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise RunError(f"cannot be read: {error}", where=str(path)) from None
-    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+    if broken := [name for name, tensor in tensors.items() if not is_finite(tensor)]:
         raise RunError(
             f"tensor {broken[0]} is not finite: the training diverged", where=str(path), hint="a lower learning rate"
         )
     return tensors
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether every entry is a number, also of the kinds that torch cannot ask."""
+    asked = tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+    return bool(asked.isfinite().all())
 
 
 def file_names(adapted: AdaptedModel) -> dict[str, dict[str, str]]:

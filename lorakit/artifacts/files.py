@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lorakit.artifacts.strict_json import parsed
 from lorakit.errors import RunError
 
 
@@ -35,7 +36,9 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The JSON in ``path``; RunError where it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if not path.is_file():
+            raise FileNotFoundError
+        return parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path.name} is missing", where=str(path.parent)) from None
     except (OSError, ValueError) as error:
@@ -57,10 +60,16 @@ def read_jsonl(path: Path) -> list[Any]:
     """All records of a .jsonl file; none where the file is not there. A last line cut short by a kill is left out."""
     if not path.exists():
         return []
+    try:
+        if not path.is_file():
+            raise ValueError("it is no file")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot be read: {error}", where=str(path)) from None
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines:
         try:
-            records.append(json.loads(line))
+            records.append(parsed(line))
         except ValueError:
             break
     return records

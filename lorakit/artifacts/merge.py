@@ -7,7 +7,6 @@ lorakit_model.safetensors                             the shortcuts' tensors, wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,13 @@ import torch
 from lorakit.adapters.adapter import DROPPED, Adapter
 from lorakit.adapters.attach import AdaptedModel, attach
 from lorakit.adapters.spec import AdapterSpec
-from lorakit.artifacts.adapter_file import copy_in, read_tensors, save_tensors
-from lorakit.artifacts.files import read_json
+from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, copy_in, read_tensors, save_tensors
+from lorakit.artifacts.adapter_record import check_axes, check_sites
+from lorakit.artifacts.records import number, read_record, reading
 from lorakit.backbone.load import Backbone, quiet_transformers
+from lorakit.backbone.site import SHORTCUTS
 from lorakit.errors import RunError
+from lorakit.recipe.keys import recipe_keys
 
 
 @torch.no_grad()
@@ -75,7 +77,7 @@ def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter]) -> Non
         adapted.backbone.tokenizer.save_pretrained(folder)
     if kept:
         state = adapted.state()
-        save_tensors({name: state[name] for name in kept_names(kept)}, folder / "lorakit_model.safetensors")
+        save_tensors({name: state[name] for name in kept_names(kept)}, folder / OUR_TENSORS)
 
 
 def kept_names(kept: list[Adapter]) -> list[str]:
@@ -103,20 +105,41 @@ def shortcut_record(adapters: list[Adapter], norm: str) -> dict[str, Any]:
 
 def restore_shortcuts(backbone: Backbone, folder: Path) -> AdaptedModel:
     """The merged model of ``folder`` with its kept shortcuts wired in (``backbone`` is that folder, loaded)."""
-    record: Mapping[str, Any] = read_json(folder / "lorakit.json").get("shortcuts") or {"norm": "fused", "sites": []}
-    entries = {entry["name"]: entry for entry in record["sites"]}
-    if not entries:
+    record = read_merged(folder)["shortcuts"]
+    if record is None:
         return AdaptedModel(backbone, {}, None)
+    entries = {entry["name"]: entry for entry in record["sites"]}
     roles = sorted({entry["role"] for entry in entries.values()})
     sites = [site for site in backbone.anatomy.shortcuts(roles) if site.name in entries]
     if len(sites) != len(entries):
         raise RunError("the shortcuts in lorakit.json do not fit this model", where=str(folder))
-    spec = AdapterSpec(**next(iter(entries.values()))["axes"])
+    spec = AdapterSpec(**record["sites"][0]["axes"])
     ranks = {name: entry["rank"] for name, entry in entries.items()}
     adapted = attach(backbone, sites, spec, spec, norm=record["norm"], ranks=ranks)
     adapted.restore({name: entry["state"] for name, entry in entries.items()})
     for name, entry in entries.items():
         adapted.adapters[name].scale = entry.get("scale", adapted.adapters[name].scale)
     names = kept_names(list(adapted.adapters.values()))
-    copy_in(adapted, read_tensors(folder / "lorakit_model.safetensors"), dict(zip(names, names, strict=True)), folder)
+    copy_in(adapted, read_tensors(folder / OUR_TENSORS), dict(zip(names, names, strict=True)), folder)
     return adapted
+
+
+def read_merged(folder: Path) -> dict[str, Any]:
+    """lorakit.json of a merged folder: max_length, pair, and shortcuts or None. RunError where it is not that."""
+    path, what = folder / OURS, "the record of a merged model"
+    record = read_record(path, what)
+    with reading(path, what):
+        number(record["max_length"], "max_length", low=1, whole=True)
+        if not isinstance(record["pair"], bool):
+            raise ValueError("pair is neither true nor false")
+        shortcuts = record.setdefault("shortcuts", None)
+        if shortcuts is not None:
+            check_sites(shortcuts["sites"])
+            if not shortcuts["sites"] or shortcuts["norm"] not in recipe_keys()["adapter.shortcut_norm"].choices:
+                raise ValueError("shortcuts have sites, and a norm that a recipe may have")
+            for site in shortcuts["sites"]:
+                check_axes(site["axes"])
+                number(site["rank"], "rank", low=1, whole=True)
+                if site["role"] not in SHORTCUTS:
+                    raise ValueError(f"there is no shortcut {site['role']!r}")
+    return record

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.artifacts.files import append_json, read_json, read_jsonl, write_json, write_jsonl, write_text
+from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
+from lorakit.artifacts.records import read_record, read_summary, read_task
 from lorakit.errors import UsageError
 from lorakit.tasks.task import Task
 
@@ -67,14 +68,15 @@ class Run:
 
     def task(self) -> Task:
         """What the run learns: labels and metrics, as its data had them."""
-        record: dict[str, Any] = read_json(self.path / "task.json")
-        values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
-        return Task(**values)
+        return read_task(self.path / "task.json")
 
     def summary(self) -> dict[str, Any]:
         """What the run came to; RunError before its end."""
-        summary: dict[str, Any] = read_json(self.path / "summary.json")
-        return summary
+        return read_record(self.path / "summary.json", "a run's summary")
+
+    def checked_summary(self) -> dict[str, Any]:
+        """The same; RunError too where a number of it is missing or is none."""
+        return read_summary(self.path / "summary.json")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Record what the run came to: from here on it is finished."""
@@ -131,7 +133,7 @@ def unfinished_run(folder: Path, name: str, seed: int) -> Run:
 
 def newest_run(folder: Path, task: str | None) -> Run:
     """The newest finished run in ``folder``, of ``task`` where one is named."""
-    runs = [run for run in all_runs(folder) if run.finished and task in (None, run.summary()["task"])]
+    runs = [run for run in all_runs(folder) if run.finished and task in (None, run.summary().get("task"))]
     if not runs:
         raise UsageError(
             f"there is no finished run{f' of {task}' if task else ''}",

@@ -15,10 +15,11 @@ import torch
 from lorakit import registry
 from lorakit.adapters.adapter import DROPPED, Adapter
 from lorakit.adapters.attach import SHARED, AdaptedModel
-from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, PEFT_CONFIG, PEFT_TENSORS, read_tensors
-from lorakit.artifacts.files import read_json
+from lorakit.adapters.delta import axes_of
+from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, PEFT_CONFIG, PEFT_TENSORS, read_tensors, told_adapter
 from lorakit.artifacts.peft import PREFIX, in_peft, peft_name
-from lorakit.errors import RecipeError, RunError
+from lorakit.artifacts.records import reading
+from lorakit.errors import RecipeError
 
 KEY = "adapter.start"
 
@@ -30,16 +31,15 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
     Raises RecipeError (key ``adapter.start``) where it is not the same adapter, and then nothing is copied; RunError for damaged files.
     """
     place = adapter_folder(path)
-    told = read_json(place / OURS)
-    try:
-        entries = {site["name"]: site for site in told["sites"]}
+    told = told_adapter(place)
+    entries = {site["name"]: site for site in told["sites"]}
+    with reading(place / OURS, "the description of an adapter"):
         check_same(adapted, entries, path)
-    except (KeyError, TypeError):
-        raise RunError("does not describe an adapter", where=str(place / OURS)) from None
     tensors: dict[str, torch.Tensor] = {}
     for file in (PEFT_TENSORS, OUR_TENSORS):
         if (place / file).exists():
             tensors |= read_tensors(place / file)
+    check_kinds(adapted, tensors, path)
     spread(adapted, entries, tensors)
     state, taken, fresh = adapted.state(), {}, []
     off = [f"{name}." for name, entry in entries.items() if entry["state"] == DROPPED]
@@ -58,6 +58,16 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
     return notes(adapted, path, told, fresh)
 
 
+def check_kinds(adapted: AdaptedModel, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse tensors of another dtype than the model's: nothing is converted."""
+    state = adapted.state()
+    for key, names in possible_names(adapted).items():
+        for name in tensors.keys() & names:
+            if tensors[name].dtype != state[key].dtype:
+                kinds = f"{tensors[name].dtype} there and {state[key].dtype} here"
+                raise RecipeError(f"tensor {name} is of {kinds}", where=str(path), key=KEY)
+
+
 def spread(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
     """Give tensors of live rank units alone their full shape, with the fresh model's own units in the place of those that were off."""
     names, state = possible_names(adapted), adapted.state()
@@ -65,9 +75,15 @@ def spread(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], tens
         units = entries[site].get("units")
         if units is None:
             continue
+        if not adapter.divisible or not all(unit < adapter.rank for unit in units):
+            raise RecipeError(f"{site} has no rank units {units}", key=KEY, valid=f"0 to {adapter.rank - 1}")
         for tensor, _, _ in adapter.tensors():
             key = f"{site}.{tensor}"
             for name in tensors.keys() & names[key]:
+                axes = axes_of(adapter.delta, tensor)
+                live = [len(units) if axis in axes else size for axis, size in enumerate(state[key].shape)]
+                if [*tensors[name].shape] != live:
+                    raise RecipeError(f"tensor {name} is {[*tensors[name].shape]}, and not {live}", key=KEY)
                 tensors[name] = adapter.spread(tensor, tensors[name], units, state[key])
 
 
@@ -144,6 +160,6 @@ def notes(adapted: AdaptedModel, path: Path, told: Mapping[str, Any], fresh: lis
         said.append(f"the head is taken over: {', '.join(kept)}")
     if fresh:
         said.append(f"the head starts fresh where the other one has another shape: {', '.join(fresh)}")
-    if told["model"] != adapted.backbone.name:
-        said.append(f"the adapter was trained on {told['model']}, this model is {adapted.backbone.name}")
+    if told.get("model") != adapted.backbone.name:
+        said.append(f"the adapter was trained on {told.get('model')}, this model is {adapted.backbone.name}")
     return said

@@ -25,6 +25,7 @@ from lorakit.recipe.schema import ModelSection
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.codes", "*.tiktoken", "*.jinja"]
+SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -109,6 +110,13 @@ def checked(folder: Path, name: str) -> Path:
         elif (folder / "adapter_config.json").is_file():
             hint = "that is an adapter; name the model it was trained on"
         raise RecipeError(f"the folder {folder} has no config.json", key="model.name", valid=VALID_NAMES, hint=hint)
+    if (folder / "adapter_config.json").is_file():
+        raise RecipeError(
+            f"the folder {folder} holds an adapter beside its model (adapter_config.json), which would be put into it unasked",
+            key="model.name",
+            valid="a folder with a model alone",
+            hint="a copy of the folder without adapter_config.json, or a model that the adapter is merged into",
+        )
     missing = [file for file in weight_files(folder) if not (folder / file).is_file()]
     if missing:
         pickled = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix))
@@ -124,9 +132,12 @@ def weight_files(folder: Path) -> list[str]:
     if (folder / WEIGHTS).is_file() or not index.is_file():
         return [WEIGHTS]
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise RunError(f"the weight index {index} cannot be read", key="model.name") from error
+        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not named or not all(SHARD.fullmatch(name) for name in named):
+            raise ValueError("it names files that are no safetensors file of this folder")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise RunError(f"the weight index {index} cannot be read: {error}", key="model.name") from error
+    return named
 
 
 def hub_folder(section: ModelSection, *, offline: bool) -> Path:

@@ -24,11 +24,7 @@ def read_config(folder: Path, section: ModelSection, options: dict[str, Any]) ->
         config = AutoConfig.from_pretrained(folder, **options)
     except Exception as error:
         if "trust_remote_code" in str(error):
-            raise RecipeError(
-                f"'{section.name}' brings its own code",
-                key="model.trust_remote_code",
-                hint="model.trust_remote_code=true, where you trust that code",
-            ) from error
+            raise own_code(section) from error
         raise RecipeError(
             f"the configuration of '{section.name}' in {folder} cannot be used: {first_line(error)}",
             key="model.name",
@@ -43,11 +39,22 @@ def read_config(folder: Path, section: ModelSection, options: dict[str, Any]) ->
     )
 
 
+def own_code(section: ModelSection) -> RecipeError:
+    """What is said of a model, or a tokenizer, that cannot be loaded without running code that comes with it."""
+    return RecipeError(
+        f"'{section.name}' brings its own code, and none of it was run",
+        key="model.trust_remote_code",
+        hint="model.trust_remote_code=true, where you trust that code",
+    )
+
+
 def read_tokenizer(folder: Path, section: ModelSection, config: Any, options: dict[str, Any]) -> Any:
     """The checkpoint's tokenizer. Raises RecipeError when its files are missing: transformers would make up an empty one."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **options)
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise own_code(section) from error
         what = f"the tokenizer of '{section.name}' in {folder} cannot be loaded: {first_line(error)}"
         raise RecipeError(what, key="model.name", hint=NO_TOKENIZER) from error
     needed = set(tokenizer.vocab_files_names.values())

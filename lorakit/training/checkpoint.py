@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 
 from lorakit.artifacts.adapter_file import read_tensors, save_tensors
 from lorakit.artifacts.files import folder, read_json, write_json
+from lorakit.artifacts.records import reading
 from lorakit.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -59,16 +60,22 @@ def save_checkpoint(training: Training, keep: int) -> Path:
             "sha256": {name: digest(target / name) for name in (MODEL, OPTIMIZER, STREAMS)},
         }
         write_json(target / "state.json", record)
+    prune(root, keep)
+    return path
+
+
+def prune(root: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest ``keep``."""
     for old in all_checkpoints(root)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
-    return path
 
 
 def load_checkpoint(training: Training) -> Path:
     """Continue from the newest checkpoint that is whole, and forget the records made after it. RunError where there is none."""
     for path in reversed(all_checkpoints(training.run.checkpoints)):
         if intact(path):
-            restore(training, path)
+            with reading(path / "state.json", "the state of this training"):
+                restore(training, path)
             return path
         talk.warning("%s is damaged or was only half written: going on from the one before", path)
     raise RunError(
@@ -108,6 +115,7 @@ def restore(training: Training, path: Path) -> None:
     restore_streams(read_tensors(path / STREAMS), training.accelerator.process_index)
     if training.accelerator.is_main_process:
         training.run.rewind(training.state.step)
+        prune(path.parent, training.recipe.run.keep_checkpoints)  # a kill may have come before the last ones were deleted
 
 
 def all_checkpoints(root: Path) -> list[Path]:
@@ -121,7 +129,7 @@ def intact(path: Path) -> bool:
     try:
         sums = read_json(path / "state.json")["sha256"]
         return all(digest(path / name) == value for name, value in sums.items())
-    except (OSError, RunError, KeyError, TypeError):
+    except (OSError, RunError, KeyError, TypeError, AttributeError):
         return False
 
 

@@ -153,6 +153,6 @@ def card(restored: RestoredRun, form: PeftForm, code: str) -> str:
         labels=parts.task.labels,
         sites=len(form.ranks),
         parameters=restored.adapted.adapter_parameters(restored.adapted.in_function),
-        scores=run.summary()["last"] if run.finished else {},
+        scores=run.checked_summary()["last"] if run.finished else {},
         code=code,
     )

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from lorakit.adapters.attach import AdaptedModel
-from lorakit.artifacts.files import read_json
-from lorakit.artifacts.merge import restore_shortcuts
+from lorakit.artifacts.merge import read_merged, restore_shortcuts
+from lorakit.artifacts.records import read_record, reading
 from lorakit.backbone.load import load_backbone
 from lorakit.errors import DataError, UsageError
 from lorakit.recipe.schema import ModelSection, Recipe
@@ -94,18 +94,27 @@ def load(path: str | Path, weights: str = "last", rank: int | None = None) -> Cl
     if is_merged(path):
         if rank is not None:
             raise UsageError("a merged model has no ranks to choose", where=str(path), valid="the run it was made from")
-        config = read_json(path / "config.json")
-        labels = tuple(name for _, name in sorted(config.get("id2label", {}).items(), key=lambda item: int(item[0])))
-        regression = config.get("problem_type") == "regression"
+        labels, regression = told_labels(path / "config.json")
         recipe = Recipe(model=ModelSection(name=str(path)))
         backbone = load_backbone(
             recipe.model, labels=() if regression else labels, regression=regression, seed=0, offline=True
         )
-        record = read_json(path / "lorakit.json")
+        record = read_merged(path)
         recipe.task.max_length = record["max_length"]
         return Classifier(restore_shortcuts(backbone, path), recipe, pair=record["pair"])
     restored = restore_run(path, weights, with_data=False, rank=rank)
     return Classifier(restored.adapted, restored.loaded.recipe, pair=restored.parts.task.pair)
+
+
+def told_labels(path: Path) -> tuple[tuple[str, ...], bool]:
+    """The labels that a merged model's config.json names, in order, and whether it predicts a number. RunError where it is broken."""
+    what = "a merged model's configuration"
+    config = read_record(path, what)
+    with reading(path, what):
+        named = {int(number): name for number, name in config["id2label"].items()}
+        if sorted(named) != [*range(len(named))] or not all(isinstance(name, str) for name in named.values()):
+            raise ValueError("id2label does not name each output once")
+        return tuple(named[number] for number in sorted(named)), config.get("problem_type") == "regression"
 
 
 def predict(run: Path, lines: Iterable[Text], weights: str = "last", rank: int | None = None) -> list[Prediction]:

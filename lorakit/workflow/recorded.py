@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from lorakit.adapters.adapter import ON
-from lorakit.artifacts.files import read_json
+from lorakit.artifacts.adapter_file import OURS, told_adapter
+from lorakit.artifacts.records import reading
 from lorakit.artifacts.run import Run
-from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.report.history import History, SiteRecord, named_sites, read_history, without_search
 from lorakit.report.words import Outcome
@@ -21,7 +20,6 @@ from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import higher_is_better
 
 Records = Sequence[Mapping[str, Any]]
-ADAPTER = "lorakit.json"
 
 
 @dataclass(frozen=True)
@@ -42,17 +40,6 @@ def read_run(run: Run) -> Recorded:
     timeline = records(run.path / "timeline.jsonl", run.timeline, check_tick)
     history = read_search(run, timeline, loaded.recipe.adapter.rank or 1)
     return Recorded(run, loaded, metrics, history, read_outcome(run, metrics, history))
-
-
-@contextmanager
-def reading(path: Path, what: str) -> Iterator[None]:
-    """What goes wrong with the content of ``path``, which should be ``what``, becomes a RunError that names it."""
-    try:
-        yield
-    except KeyError as error:
-        raise RunError(f"is not {what}: {error.args[0]!r} is missing", where=str(path)) from None
-    except (OSError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise RunError(f"is not {what}: {error}", where=str(path)) from None
 
 
 def records(path: Path, read: Callable[[], Records], check: Callable[[Mapping[str, Any]], None]) -> Records:
@@ -95,8 +82,8 @@ def read_search(run: Run, timeline: Records, rank: int) -> History:
     if folder is None:
         sites, on = named_sites(timeline, rank), set()
     else:
-        path = folder / ADAPTER
-        told = read_json(path)
+        path = folder / OURS
+        told = told_adapter(folder)
         with reading(path, "the description of an adapter"):
             ranks = timeline[-1].get("ranks") or {} if timeline else {}
             sites = priced(told["sites"], ranks)
@@ -133,15 +120,14 @@ def priced(sites: Sequence[Mapping[str, Any]], ranks: Mapping[str, int]) -> list
 
 def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
     """What the run came to; where it has no summary yet, as far as its records go."""
-    with reading(run.path / "task.json", "a task"):
-        task = run.task()
-        metric = main_metric(task)
+    task = run.task()
+    metric = main_metric(task)
     if not run.finished and not metrics and run.weights("last").is_dir():
         return Outcome(task.name, metric, finished=True, origin="put together by a search")
     if not run.finished:
         return unfinished(task.name, metric, metrics, history)
     path = run.path / "summary.json"
-    summary = run.summary()
+    summary = run.checked_summary()
     with reading(path, "a run's summary"):
         return Outcome(
             task=str(summary["task"]),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.adapters.attach import AdaptedModel
-from lorakit.artifacts.adapter_file import load_adapter
-from lorakit.artifacts.files import read_json
-from lorakit.artifacts.merge import restore_shortcuts
+from lorakit.artifacts.adapter_file import OURS, PEFT_CONFIG, load_adapter, told_adapter
+from lorakit.artifacts.merge import read_merged, restore_shortcuts
+from lorakit.artifacts.records import read_record
 from lorakit.artifacts.run import Run, open_run
 from lorakit.backbone.load import load_backbone
-from lorakit.errors import RunError, UsageError
+from lorakit.errors import RecipeError, RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.tasks.task import Task, TaskData
@@ -20,6 +21,8 @@ from lorakit.workflow.building import Parts, adapt, assemble, talk
 
 EVERY_RANK = "dylora"
 """The search method whose runs serve every rank."""
+TRUST = "LORAKIT_TRUST_REMOTE_CODE"
+"""The environment variable that lets a run's model execute its own code."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,44 @@ def restore_run(
     """
     run = open_trained(path, weights)
     loaded = load_recipe(run.recipe, ["run.offline=true"] if offline else [])
+    check_trust(loaded)
     parts = assemble(loaded, None if with_data else TaskData(run.task(), {}, str(run.path)))
     adapted = adapt(parts, statistics=None)
     load_adapter(adapted, run.weights(weights))
+    for told in other_bases(run.weights(weights), loaded.recipe.model.name):
+        talk.warning("%s", told)
     adapted.model.eval()
     restored = RestoredRun(run, loaded, parts, adapted)
     if rank is not None:
         cut_to(restored, rank)
     return restored
+
+
+def check_trust(loaded: LoadedRecipe) -> None:
+    """Refuse a run whose model brings its own code, but where the environment says that this person trusts it.
+
+    A run may come from anywhere, and its recipe is not the person's own word.
+    """
+    if loaded.recipe.model.trust_remote_code and os.environ.get(TRUST) != "1":
+        raise RecipeError(
+            f"this run wants to execute code that comes with {loaded.recipe.model.name}",
+            where=loaded.where("model.trust_remote_code"),
+            key="model.trust_remote_code",
+            hint=f"{TRUST}=1 in the environment, where you trust the run and that code",
+        )
+
+
+def other_bases(folder: Path, name: str) -> list[str]:
+    """What a person should know where the adapter in ``folder`` says that it was made for another model than ``name``."""
+    found = {OURS: told_adapter(folder).get("model", name)}
+    if (folder / PEFT_CONFIG).is_file():
+        what = "the configuration of an adapter"
+        found[PEFT_CONFIG] = read_record(folder / PEFT_CONFIG, what).get("base_model_name_or_path", name)
+    return [
+        f"{folder / file} names the base model {base}; the run's recipe says {name}, and that one is used"
+        for file, base in found.items()
+        if base != name
+    ]
 
 
 def cut_to(restored: RestoredRun, rank: int) -> None:
@@ -86,7 +119,7 @@ def open_trained(path: Path, weights: str) -> Run:
 
 def is_merged(path: Path) -> bool:
     """Whether the folder is one that `lorakit merge` wrote."""
-    return (path / "lorakit.json").is_file() and (path / "config.json").is_file()
+    return (path / OURS).is_file() and (path / "config.json").is_file()
 
 
 @dataclass(frozen=True)
@@ -132,5 +165,5 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> Trained:
     order = output_order(task, backbone.checkpoint_labels, name)
     if not is_merged(Path(name)):
         return Trained(AdaptedModel(backbone, {}, None), recipe, order, name)
-    recipe.task.max_length = read_json(Path(name) / "lorakit.json")["max_length"]
+    recipe.task.max_length = read_merged(Path(name))["max_length"]
     return Trained(restore_shortcuts(backbone, Path(name)), recipe, order, name)

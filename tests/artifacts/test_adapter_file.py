@@ -168,7 +168,7 @@ def forget_all_sites(folder: Path) -> None:
         (rewrite("adapter_model.safetensors", lambda t: t.pop("base_model.model.classifier.bias")), "bias is missing"),
         (rewrite("adapter_model.safetensors", reshape), r"has shape \[2, 3\], not \[2, 32\]"),
         (forget_sites, "sites are not those of this model"),
-        (forget_all_sites, "does not describe an adapter"),
+        (forget_all_sites, "is not the description of an adapter"),
     ],
 )
 def test_damage_is_a_run_error(bench: Bench, tmp_path: Path, damage: Damage, message: str):

@@ -136,7 +136,7 @@ def test_a_damaged_file_is_a_run_error(bench: Bench, tmp_path: Path):
         start_from(fresh(bench), tmp_path)
     with edited_json(tmp_path / "lorakit.json") as told:
         del told["sites"][0]["axes"]
-    with pytest.raises(RunError, match="does not describe an adapter"):
+    with pytest.raises(RunError, match="is not the description of an adapter"):
         start_from(fresh(bench), tmp_path)
 
 

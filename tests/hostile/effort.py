@@ -21,7 +21,7 @@ def cases(number: int, *, fixed: bool) -> settings:
         derandomize=fixed,
         database=None,
         suppress_health_check=list(HealthCheck),
-        phases=[Phase.explicit, Phase.generate, Phase.shrink],
+        phases=[Phase.explicit, Phase.generate],
         print_blob=not fixed,
     )
 

@@ -1,0 +1,174 @@
+"""Every reader of a folder from elsewhere works, or gives one error of lorakit and leaves nothing behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from hostile.effort import efforts, try_all
+from hostile.spoiling import Spoiling, fresh_copy, listing, spoilings
+from hypothesis import strategies as st
+from workflow.small_runs import Bench
+
+from lorakit import workflow
+from lorakit.artifacts.run import open_run
+from lorakit.errors import LorakitError
+from lorakit.recipe.load import load_recipe
+from lorakit.workflow import running
+from lorakit.workflow.building import adapt, assemble, warm_start
+from lorakit.workflow.recorded import read_run
+
+TEXTS = ["a good film", "no", ""]
+Reader = Callable[[Path, Path], Any]
+
+
+def survives(read: Reader, folder: Path, out: Path, outside: Path, *, writes_inside: bool = False) -> bool:
+    """Whether ``read`` works; where it does not, that it raised one error of ours, and that everything is as it was."""
+    around = [outside, out.parent] if writes_inside else [outside, out.parent, folder]
+    before = listing(*around)
+    try:
+        read(folder, out)
+    except LorakitError as error:
+        told = str(error)
+        told.encode("utf-8")
+        if not error.problems or "\x1b" in told:
+            raise AssertionError(f"not told well: {told!r}") from error
+        assert listing(*around) == before
+        return False
+    assert listing(outside) == {key: value for key, value in before.items() if key.startswith(str(outside))}
+    return True
+
+
+def spoil_and_read(
+    effort: Any,
+    source: Path,
+    tmp_path: Path,
+    outside: Path,
+    readers: dict[str, Reader],
+    *files: str,
+    writes_inside: bool = False,
+) -> None:
+    """Spoil a copy of ``source`` in one or two ways, and read it in one of the ways."""
+    folder, out = tmp_path / "copies" / "folder", tmp_path / "made" / "out"
+    count = 0
+
+    def case(made: tuple[str, list[Spoiling]]) -> None:
+        nonlocal count
+        name, ways = made
+        fresh_copy(source, folder)
+        if out.parent.exists():
+            import shutil
+
+            shutil.rmtree(out.parent)
+        out.parent.mkdir()
+        for way in ways:
+            way.apply(folder, outside, files or None)
+        count += survives(readers[name], folder, out, outside, writes_inside=writes_inside)
+
+    try_all(effort, st.tuples(st.sampled_from(sorted(readers)), st.lists(spoilings, min_size=1, max_size=2)), case)
+    print(f"{count} worked")
+
+
+def labelled(folder: Path, out: Path) -> None:
+    for prediction in workflow.load(folder).predict(TEXTS):
+        assert prediction.probability is not None
+        assert math.isfinite(prediction.probability)
+
+
+def make_readers(bench: Bench, other: Path) -> dict[str, Reader]:
+    def start(folder: Path, out: Path) -> None:
+        loaded = bench.load("adapter.rank=2", "adapter.targets=[q]", f"adapter.start={folder}")
+        warm_start(loaded.recipe, adapt(assemble(loaded)))
+
+    return {
+        "load": labelled,
+        "evaluate": lambda folder, out: workflow.evaluate("custom", run=folder),
+        "merge": lambda folder, out: workflow.merge(folder, out=out),
+        "export": lambda folder, out: workflow.export(folder, out=out),
+        "combine": lambda folder, out: workflow.combine([folder, other], out=out),
+        "start": start,
+        "report": lambda folder, out: read_run(open_run(folder)),
+    }
+
+
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "lorakit.json", "lorakit_model.safetensors")
+RECORDS = (
+    "recipe.yaml",
+    "task.json",
+    "summary.json",
+    "metrics.jsonl",
+    "timeline.jsonl",
+    "lorakit.json",
+    "environment.json",
+)
+
+
+@efforts(few=40)
+def test_adapter_of_a_plain_run(effort, bench, plain, tmp_path, outside):
+    spoil_and_read(effort, plain, tmp_path, outside, make_readers(bench, plain), *ADAPTER)
+
+
+@efforts(few=25)
+def test_adapter_of_a_searched_run(effort, bench, searched, plain, tmp_path, outside):
+    readers = {name: read for name, read in make_readers(bench, plain).items() if name in ("load", "merge", "report")}
+    spoil_and_read(effort, searched, tmp_path, outside, readers, *ADAPTER)
+
+
+@efforts(few=60)
+def test_records_of_a_run(effort, searched, plain, tmp_path, outside):
+    readers: dict[str, Reader] = {
+        "report": lambda folder, out: read_run(open_run(folder)),
+        "load": labelled,
+        "compare": lambda folder, out: workflow.compare([str(folder), str(plain)], train=False, folder=out),
+    }
+    spoil_and_read(effort, searched, tmp_path, outside, readers, *RECORDS)
+
+
+@pytest.mark.slow
+@efforts(few=10, many=300)
+def test_pages_of_a_run(effort, searched, tmp_path, outside):
+    spoil_and_read(
+        effort,
+        searched,
+        tmp_path,
+        outside,
+        {"report": lambda folder, out: workflow.report(folder)},
+        *RECORDS,
+        writes_inside=True,
+    )
+
+
+@efforts(few=10)
+def test_a_run_to_go_on_with(effort, unfinished, tmp_path, outside):
+    def resume(folder: Path, out: Path) -> None:
+        with mock.patch.object(running, "draw"):
+            workflow.train(load_recipe(folder / "recipe.yaml"), run_dir=folder, resume=True)
+
+    spoil_and_read(effort, unfinished, tmp_path, outside, {"resume": resume}, writes_inside=True)
+
+
+@efforts(few=25)
+def test_a_merged_model(effort, merged, tmp_path, outside):
+    spoil_and_read(effort, merged, tmp_path, outside, {"load": labelled})
+
+
+@efforts(few=40)
+def test_a_peft_adapter(effort, bench, exported, tmp_path, outside):
+    data = bench.data()
+    settings = [
+        f"task.train={data}/train.csv",
+        f"task.validation={data}/validation.csv",
+        "task.text=sentence",
+        "task.label=label",
+    ]
+    settings += [f"model.name={bench.backbone()}"]
+    readers: dict[str, Reader] = {
+        "import": lambda folder, out: workflow.import_adapter(
+            folder, task="custom", out=out, overrides=settings, offline=True
+        )
+    }
+    spoil_and_read(effort, exported, tmp_path, outside, readers, *ADAPTER)
