@@ -143,7 +143,8 @@ def test_a_dry_run_lists_the_points(cli, here, swept):
     assert "1 point, 3 runs in f" in ran.out
     assert " ".join(ran.out.split("\n")[-3].split()) == "a-rank4 4 125,952 770 2 of 3"
     swept.changes |= {"trials": 9, "ranges": {"training.lr": "1e-05..0.001, by the logarithm"}}
-    assert "9 trials with 3 runs each in f; the ends of training.lr 1e-05..0.001" in cli("sweep", "a", "--dry-run").out
+    told = " ".join(cli("sweep", "a", "--dry-run").out.split())
+    assert "9 trials with 3 runs each in f; the ends of training.lr 1e-05..0.001, by the logarithm" in told
 
 
 def test_what_failed_is_told_after_the_table_and_the_code_is_1(cli, here, swept):
