@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,11 +21,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` in one step."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Replace ``path`` by ``content`` in one step; of several processes that do so at once the last one wins."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as stream:  # never through a link that a folder from elsewhere has there
+            stream.write(content)
         os.replace(partial, path)
 
 
@@ -46,9 +49,12 @@ def read_json(path: Path) -> Any:
 
 
 def append_json(path: Path, record: Any) -> None:
-    """One more line of a .jsonl file."""
-    with writing(path), path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record, allow_nan=False) + "\n")
+    """One more line of a .jsonl file, which is not a link to another file."""
+    with writing(path):
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "is a link")
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:

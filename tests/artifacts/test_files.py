@@ -83,6 +83,21 @@ def test_text_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "file").read_text() == "old"
 
 
+def test_two_processes_may_write_one_file_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    replace = os.replace
+
+    def when_another_is_done(source: Path, target: Path) -> None:
+        with monkeypatch.context() as other:
+            other.setattr(os, "replace", replace)
+            other.setattr(os, "getpid", lambda: 1)
+            write_text(tmp_path / "file", "theirs")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", when_another_is_done)
+    write_text(tmp_path / "file", "ours")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["ours"]
+
+
 def test_json_there_and_back(tmp_path: Path):
     value = {"text": "naïve \u2028", "numbers": [1, 0.1, 1e-300], "nothing": None}
     write_json(tmp_path / "file", value)
