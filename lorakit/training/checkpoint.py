@@ -115,6 +115,10 @@ def restore(training: Training, path: Path) -> None:
     restore_streams(read_tensors(path / STREAMS), training.accelerator.process_index)
     if training.accelerator.is_main_process:
         training.run.rewind(training.state.step)
+        for damaged in all_checkpoints(path.parent)[::-1]:
+            if damaged == path:
+                break
+            shutil.rmtree(damaged, ignore_errors=True)
         prune(path.parent, training.recipe.run.keep_checkpoints)  # a kill may have come before the last ones were deleted
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,15 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(bench: Bench, tmp_path: Path
         state["sha256"] = read_json(theirs / "state.json")["sha256"]
     with pytest.raises(LorakitError):
         bench.train(run_dir=tmp_path / "run", resume=True)
+
+
+def test_resuming_leaves_what_would_have_been_left(bench: Bench, tmp_path: Path):
+    """A kill before the last deletion: one checkpoint too many, and one that is damaged."""
+    settings = ("run.checkpoint_every=0.34", "run.keep_checkpoints=2")
+    stopped(bench, tmp_path / "run", 8, *settings)
+    root = tmp_path / "run" / "checkpoints"
+    shutil.copytree(root / "step-6", root / "step-4")
+    (root / "step-8" / "model.safetensors").write_bytes(b"")
+    stopped(bench, tmp_path / "run", 7, *settings, resume=True)
+    assert {path.name for path in root.iterdir()} == {"step-6", "step-7"}
+    bench.train(*settings, run_dir=tmp_path / "run", resume=True)
