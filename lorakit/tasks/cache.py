@@ -34,8 +34,8 @@ def cache_dir() -> Path | None:
     """The cache folder, which need not exist yet; None for no cache."""
     named = os.environ.get(VARIABLE)
     if named is None:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lorakit"
-    return Path(named).expanduser() if named else None
+        return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "lorakit"
+    return Path(os.path.expanduser(named)) if named else None
 
 
 @contextmanager

@@ -6,21 +6,22 @@ Looked for in the sub-folder named like the task (``mrpc``, ``MRPC``, ``SST-2``,
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lorakit.errors import DataError
 from lorakit.tasks.glue_tsv import find_tsv, read_glue_tsv, split_msr
 from lorakit.tasks.parquet import read_parquet
 from lorakit.tasks.rows import Columns
-from lorakit.tasks.table import Tables
+from lorakit.tasks.table import Tables, clipped
 from lorakit.tasks.task import Task
 
 
 def read_folder(task: Task, folder: Path) -> Tables:
     """Tables of train, the validation splits and whatever test splits there are. Raises DataError where one is missing."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which takes any name, where pathlib raises
         valid = "hub, auto, or a folder with the task's parquet or tsv files"
-        raise DataError(f"there is no folder {folder}", key="task.data", valid=valid)
+        raise DataError(f"there is no folder {clipped(str(folder))}", key="task.data", valid=valid)
     tables: Tables = {}
     for base in (*named_folders(task, folder), folder):
         tables = read_task_folder(task, base)

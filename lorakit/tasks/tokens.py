@@ -25,6 +25,7 @@ Progress = Callable[[int, int], None]
 """(rows done, rows in all): told after every chunk."""
 
 CHUNK = 1000  # texts tokenised at a time
+CHUNK_BYTES = 2**22  # of text tokenised at a time: before they are cut, tokens take a hundred times their letters
 LARGE = 2**21  # bytes of text; tokenising less than that takes a second or two
 VERSION = 1  # of this file's reading of texts; another version finds nothing in the cache
 
@@ -77,8 +78,10 @@ def text_chunks(dataset: Dataset) -> Iterator[tuple[list[str], ...]]:
     """The texts, or both texts, of a chunk of rows at a time."""
     names = text_columns(dataset)
     texts = dataset.select_columns(names)
-    for start in range(0, len(texts), CHUNK):
-        rows = texts[start : start + CHUNK]
+    size = text_bytes(texts) // max(len(texts), 1) + 1
+    rows_at_once = max(min(CHUNK, CHUNK_BYTES // size), 1)
+    for start in range(0, len(texts), rows_at_once):
+        rows = texts[start : start + rows_at_once]
         yield tuple(rows[name] for name in names)
 
 

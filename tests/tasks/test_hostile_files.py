@@ -215,6 +215,16 @@ def test_a_folder_is_no_file(tmp_path, kind):
         load_task(TaskSection(name="custom", train=str(tmp_path / f"a.{kind}"), text="text", label="label"), seed=0)
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-this-name/a", "\0", "a\nb"])
+def test_a_name_that_no_file_has_is_refused(name):
+    with pytest.raises(DataError, match="there is no file") as caught:
+        load_task(TaskSection(name="custom", train=f"{name}.csv", text="text", label="label"), seed=0)
+    assert len(str(caught.value)) < 500
+    with pytest.raises(DataError, match="there is no folder") as caught:
+        load_task(TaskSection(name="sst2", data=name), seed=0)
+    assert len(str(caught.value)) < 500
+
+
 def test_a_compressed_file_is_named_with_the_kinds_that_can_be_read(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(as_csv(GOOD)))
     with pytest.raises(DataError, match="cannot tell what kind of file") as caught:

@@ -100,8 +100,8 @@ def test_a_thousand_draws_of_a_large_set_are_quick():
     task = replace(tasks.get("mnli"), metrics=("macro_f1",))
     rng = np.random.default_rng(0)
     predictions, references = rng.integers(0, 3, 40_000), rng.integers(0, 3, 40_000)
-    start = time.perf_counter()
+    start = time.process_time()
     interval(task, "macro_f1", predictions, references)
     assert (
-        time.perf_counter() - start < 15
+        time.process_time() - start < 15
     )  # about 2 s; one pass through scikit-learn per draw of all rows takes far longer

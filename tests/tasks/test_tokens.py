@@ -47,6 +47,14 @@ def test_progress_is_told_after_every_chunk(folder, tokenizer):  # noqa: F811
     assert seen == [(1000, 2500), (2000, 2500), (2500, 2500)]
 
 
+def test_fewer_long_texts_are_tokenised_at_a_time(tokenizer, monkeypatch):  # noqa: F811
+    data, seen = sentences(50), []
+    whole = encode(data, tokenizer, 8)
+    monkeypatch.setattr(tokens, "CHUNK_BYTES", 10)
+    assert same(encode(data, tokenizer, 8, progress=lambda *told: seen.append(told)), whole)
+    assert seen == [(done, 50) for done in range(1, 51)]
+
+
 def test_what_decides_is_in_the_key(tokenizer):  # noqa: F811
     data = sentences(30, pair=True)
     keys = [
