@@ -90,6 +90,7 @@ class Fuse:
     def __init__(self, kill: Kill | None, path: Path):
         self.kill = kill
         self.path = path
+        self.timer: threading.Timer | None = None
         self.inside: list[str] = []
         self.times: Counter[str] = Counter()
         self.seconds: dict[str, float] = defaultdict(float)
@@ -126,14 +127,18 @@ class Fuse:
             tear(*args)
         if kill.delay == 0:
             die()
-        threading.Thread(target=die, args=(kill.delay,), daemon=True).start()
+        self.timer = threading.Timer(kill.delay, die)
+        self.timer.daemon = True
+        self.timer.start()
 
     def tell(self) -> None:
         """Write where the process is: one short write, which a kill cannot tear."""
         os.pwrite(self.stream, f"{' > '.join(self.inside) or BETWEEN:<150}".encode(), 0)
 
     def conclude(self) -> None:
-        """Write what there was to count."""
+        """Write what there was to count; a kill that has not come by now will not come."""
+        if self.timer is not None:
+            self.timer.cancel()
         self.path.write_text(json.dumps({"times": self.times, "seconds": self.seconds}), encoding="utf-8")
 
 
@@ -144,9 +149,8 @@ def tear(path: Path, record: Any) -> None:
         stream.write(line[: len(line) // 2])
 
 
-def die(delay: float = 0.0) -> None:
-    """End this process without a last word, ``delay`` seconds from now."""
-    time.sleep(delay)
+def die() -> None:
+    """End this process without a last word."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
