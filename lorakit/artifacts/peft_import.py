@@ -188,6 +188,8 @@ def check_config(config: Mapping[str, Any], where: Path) -> None:
             raise RunError(f"{name}: {value!r} cannot be used", where=str(where))
         if valid := out_of_range(name, value):
             raise RunError(f"{name}: {value!r} cannot be used", where=str(where), valid=valid)
+        if name == "alpha_pattern" and isinstance(value, dict) and not all(map(is_number, value.values())):
+            raise RunError(f"{name}: {value!r} cannot be used", where=str(where), valid="numbers")
         if name in REGEXES and (broken := [text for text in regexes(value) if not compiles(text)]):
             raise RunError(f"{name}: '{broken[0]}' is no regular expression", where=str(where))
     told = [f"{name}={value}" for name, value in config.items() if value and name not in USED | SILENT]
@@ -218,6 +220,11 @@ def out_of_range(name: str, value: object) -> str:
     return "at least 0, less than 1" if name.endswith("_dropout") and not 0 <= value < 1 else ""
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a number, and not a truth."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def plain(value: object) -> bool:
     """Whether a list is of words and whole numbers, and a mapping one to numbers or lists (of AdaLoRA's truths)."""
     if isinstance(value, dict):
@@ -234,7 +241,7 @@ def compiles(pattern: str) -> bool:
     """Whether it is a regular expression."""
     try:
         re.compile(pattern)
-    except re.error:
+    except (re.error, RecursionError, OverflowError):
         return False
     return True
 

@@ -145,6 +145,8 @@ def head_values(adapter: PeftAdapter, adapted: AdaptedModel) -> Tensors:
 def fill(adapted: AdaptedModel, adapter: PeftAdapter) -> None:
     """Put the adapter's values into a model made by ``section_for``. RunError where a shape does not fit."""
     found = values(adapter, adapted)
+    if large := [name for name, tensor in found.items() if not tensor.isfinite().all()]:
+        raise adapter.error(f"{large[0]} has values that float32 does not hold")
     try:
         adapted.load_state(found)
     except RunError as error:

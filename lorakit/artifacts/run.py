@@ -14,7 +14,7 @@ from typing import Any
 
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.artifacts.records import read_record, read_summary, read_task
-from lorakit.errors import UsageError
+from lorakit.errors import RunError, UsageError
 from lorakit.tasks.task import Task
 
 PACKAGES = (
@@ -56,6 +56,14 @@ class Run:
     def lock(self) -> Path:
         """The lock of whoever trains it, beside the folder."""
         return self.path.with_name(f"{self.path.name}.lock")
+
+    def check_own(self) -> None:
+        """Refuse a run whose folders lead elsewhere, before anything is written into it or deleted there."""
+        for path in (self.checkpoints, self.report, *map(self.weights, WEIGHTS)):
+            if path.is_symlink():
+                raise RunError(
+                    "is a link: what a run writes stays in its folder", where=str(path), hint="a copy of the run"
+                )
 
     def weights(self, which: str) -> Path:
         """The folder of the ``last`` or ``best`` adapter."""

@@ -13,7 +13,7 @@ LONE = re.compile(r"\\u[dD][89a-fA-F]")  # half a character, as JSON may spell i
 def parsed(text: str) -> Any:
     """The value of a JSON text. Raises ValueError where it is none, or not plain."""
     try:
-        value = json.loads(text, object_pairs_hook=once, parse_constant=no_number, parse_float=finite_number)
+        value = json.loads(text, object_pairs_hook=once, parse_constant=no_number, parse_float=finite, parse_int=whole)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if LONE.search(text):
@@ -35,7 +35,14 @@ def no_number(text: str) -> float:
     raise ValueError(f"{text} is no number")
 
 
-def finite_number(text: str) -> float:
+def whole(text: str) -> int:
+    """A whole number of 64 bits."""
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"{text:.30} is too large")
+    return int(text)
+
+
+def finite(text: str) -> float:
     """A number that is not too large."""
     if not math.isfinite(float(text)):
         no_number(text)

@@ -86,7 +86,7 @@ def combine(
     section.scale = "none"
     recipe = first.loaded.recipe
     name = out.resolve().name if out else f"{method}-{recipe.run.name}"
-    target = Run(out) if out else new_run(Path(recipe.run.folder), name, seed)
+    target = Run(out) if out else new_run(opened[0].path.parent, name, seed)
     if target.path.exists():
         raise UsageError("is there already", where=str(target.path), hint="--out for another place")
     combined = replace(recipe, adapter=section, search=SearchSection(), run=replace(recipe.run, name=name))

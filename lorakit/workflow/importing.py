@@ -117,6 +117,8 @@ def draft_recipe(adapter: PeftAdapter, task: str, overrides: Sequence[str]) -> L
         raise UsageError("does not say which model it is for", where=config, key="model.name", hint="model.name=...")
     if base and model != base:
         talk.info("the adapter was made for %s, and is put on %s", adapter.base, model)
+    elif "model.name" not in given:
+        talk.info("the base model is the one that the adapter names: %s", model)
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "recipe.yaml"
         path.write_text(f"model:\n  name: {written(model)}\ntask:\n  name: {written(task)}\n", encoding="utf-8")

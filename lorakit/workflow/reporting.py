@@ -65,6 +65,7 @@ def report(run: Path) -> ReportResult:
     folder = open_run(run)
     if (run / "generations.jsonl").exists():
         raise UsageError("is an evolutionary search, not a run", where=str(run), hint=f"lorakit report {run / 'found'}")
+    folder.check_own()
     recorded = read_run(folder)
     history, settled = recorded.history, settling(recorded.history)
     words = passages(recorded.outcome, history, settled)

@@ -98,6 +98,7 @@ def train(
     """
     run = choose_run(loaded, run_dir, resume)
     if resume:
+        run.check_own()
         check_same_recipe(loaded, run)
     parts = assemble(loaded, data)
     with alone_in(run, fresh=not resume):

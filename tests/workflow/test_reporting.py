@@ -248,7 +248,7 @@ def test_what_an_evolution_found_is_not_called_unfinished(run, undrawn):
             "metrics.jsonl:1: is not a record of this file: 'loss' is missing",
         ),
         ("metrics.jsonl", '{"step": "x", "epoch": 1, "loss": 1}\n', "'x' is no number"),
-        ("metrics.jsonl", "\udcff", "metrics.jsonl: is not readable"),
+        ("metrics.jsonl", "\udcff", "metrics.jsonl: cannot be read"),
         ("recipe.yaml", "model: [", "recipe.yaml"),
     ],
 )
