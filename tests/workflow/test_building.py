@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from workflow.small_runs import Bench
 from lorakit import workflow
 from lorakit.errors import LorakitError, RecipeError
 from lorakit.recipe.load import load_recipe
+from lorakit.workflow import building
 from lorakit.workflow.building import adapt, assemble, flat, make_accelerator
 
 
@@ -87,6 +89,17 @@ def test_rows_are_cut_to_what_the_model_takes(bench: Bench):
     assert assemble(bench.load("task.max_length=6")).encode("train")["train"].lengths.tolist() == [
         min(length, 6) for length in parts.encode("train")["train"].lengths
     ]
+
+
+def test_a_long_tokenisation_tells_how_far_it_is(bench: Bench, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="lorakit")
+    parts = assemble(bench.load())
+    parts.encode("train")
+    assert not caplog.messages
+    monkeypatch.setattr(building, "TELL_EVERY", -1)
+    parts.encode("train")
+    rows = len(parts.data.splits["train"])
+    assert caplog.messages == [f"train: {rows} of {rows} rows tokenised"]
 
 
 def test_settings_for_trackers_are_flat():
