@@ -183,7 +183,7 @@ class Sampling:
         trial.set_user_attr("name", point.named(self.name))
         shown = " ".join(point.overrides)
         try:
-            runs = self.train(point, f"trial {trial.number + 1} of {self.wanted}: {shown}")
+            runs = self.train(point, f"trial {trial.number + 1}: {shown}")
         except Interrupted:
             raise
         except LorakitError as error:

@@ -361,7 +361,9 @@ def conclude(
         trials=drawn,
         failed=failed,
         missing=missing,
-        warnings=warnings(points, ground.seeds),
+        warnings=warnings(
+            points, ground.seeds, task=ground.sides[0].recipe.task.name, listed=[axis.key for axis in ground.space.axes]
+        ),
         figure=draw(points, ground.metric, ground.folder / "sweep.png"),
     )
     write_json(ground.folder / "sweep.json", {**result.to_dict(), "environment": environment()})

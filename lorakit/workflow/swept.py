@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorakit.recipe.schema import CUSTOM
 from lorakit.recipe.values import written
 from lorakit.report.sweep_figure import sweep_figure
 from lorakit.workflow.building import Result
@@ -15,11 +16,12 @@ from lorakit.workflow.grid import is_number, short_names
 from lorakit.workflow.outlook import rises
 
 MOST_LINES = 6  # in the figure; with more values of what else varies there are dots alone
-OPTIMISTIC = (
-    "the best of {} points is chosen by the validation split, which makes its own score there optimistic: hold out training rows "
-    "to choose by (task.name=custom with task.validation_fraction, or a file in task.validation), and score the chosen one alone on "
-    "the validation split"
+OPTIMISTIC = "the best of {} points is chosen by the validation split, which makes its own score there optimistic: "
+HOLD_OUT = (
+    "hold out training rows to choose by (task.name=custom with task.validation_fraction, or a file in task.validation), and score the "
+    "chosen one alone on the task's own validation split"
 )
+HELD_OUT = "score the chosen one alone on rows that had no part in it"
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,14 @@ def rank(point: SweptPoint, *, seeds: int, higher: bool) -> tuple[bool, bool, fl
     return False, len(point.came_to.seeds) < seeds, -mean if higher else mean, point.came_to.adapter_parameters
 
 
-def warnings(points: Sequence[SweptPoint], seeds: Sequence[int]) -> list[str]:
-    """What to know before believing the first line of the table."""
+def warnings(points: Sequence[SweptPoint], seeds: Sequence[int], *, task: str, listed: Collection[str]) -> list[str]:
+    """What to know before believing the first line of the table. listed: the keys whose values were listed rather than drawn."""
     told = [f"{point.name} has no finished run" for point in points if point.came_to is None]
     there = [point.came_to for point in points if point.came_to is not None]
     told += [f"{it.name} has {len(it.seeds)} of {len(seeds)} seeds" for it in there if len(it.seeds) < len(seeds)]
     if len(there) > 1:
         first, second = there[:2]
-        told.append(OPTIMISTIC.format(len(there)))
+        told.append(OPTIMISTIC.format(len(there)) + (HELD_OUT if task == CUSTOM else HOLD_OUT))
         if len(seeds) < FEW:
             told.append(
                 f"{len(seeds)} seeds tell little of points that are close: choose between the best ones with more"
@@ -55,7 +57,7 @@ def warnings(points: Sequence[SweptPoint], seeds: Sequence[int]) -> list[str]:
             told.append(f"{first.name} and {second.name} are closer than their seeds scatter")
     for key, values in numbers(points).items():
         best = points[0].settings[key]
-        if len(values) > 2 and best in (values[0], values[-1]):
+        if key in listed and len(values) > 2 and best in (values[0], values[-1]):
             end = "smallest" if best == values[0] else "largest"
             told.append(f"the best {key}, {best:g}, is the {end} that was tried: there may be better ones beyond")
     return told

@@ -172,6 +172,7 @@ def begin(storage, results, meet, doomed, held) -> None:
     results.put([(trial.number, trial.state, trial.settings) for trial in sample(storage, 6, meet_once)])
 
 
+@pytest.mark.parametrize("storage", ["journal", pytest.param("sqlite", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize("doomed", [False, True])
 def test_two_workers_share_the_trials_and_lose_nothing_when_one_is_killed(storage, doomed):
     context = multiprocessing.get_context("fork")
@@ -222,6 +223,7 @@ def test_without_waiting_another_workers_trial_is_left_to_it(journal):
     assert others[0].worker.startswith(f"process {os.getpid()} on ")
 
 
+@pytest.mark.slow
 def test_a_database_hears_of_a_worker_of_another_host_that_died(tmp_path, monkeypatch):
     """There the process cannot be looked for: its heartbeat stays out."""
     monkeypatch.setattr(sampling, "BEAT", 1)

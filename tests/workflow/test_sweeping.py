@@ -123,15 +123,17 @@ def test_lower_is_better_where_the_metric_says_so(bench: Bench, monkeypatch, tmp
     assert [point.settings["adapter.rank"] for point in result.points] == [2, 4, 8]
 
 
-def test_what_to_be_wary_of_is_told(small, pretending, tmp_path):
+def test_what_to_be_wary_of_is_told(bench: Bench, small, pretending, tmp_path):
     warnings = "\n".join(sweep(small, ["training.lr=1e-4,1e-3,1e-2"], seeds=[0, 1], folder=tmp_path).warnings)
     assert "the best of 3 points is chosen by the validation split" in warnings
-    assert "task.validation_fraction" in warnings
+    assert "score the chosen one alone on rows that had no part in it" in warnings
     assert "2 seeds tell little" in warnings
     assert "was tried" not in warnings
     edge = sweep(small, ["adapter.rank=2,3,4"], seeds=[0], folder=tmp_path / "edge").warnings
     assert "the best adapter.rank, 4, is the largest that was tried: there may be better ones beyond" in edge
     assert sweep(small, [], seeds=[0], folder=tmp_path / "one").warnings == []
+    sst2 = sweep(str(bench.load(kind="sst2").path), [RANKS], seeds=[0], folder=tmp_path / "sst2").warnings
+    assert any("hold out training rows" in line and "task.validation_fraction" in line for line in sst2)
 
 
 def test_points_closer_than_their_seeds_scatter_are_told(small, monkeypatch, tmp_path):
@@ -311,6 +313,7 @@ def test_drawn_points_are_trained_like_those_of_a_grid(small, pretending, tmp_pa
     lr, rank = best.settings["training.lr"], best.settings["adapter.rank"]
     assert best.value == pytest.approx(np.mean([score(lr, rank, seed) for seed in (0, 1)]))
     assert result.points[0].came_to.last.mean == best.value
+    assert not any("was tried" in line for line in result.warnings)  # an end of what was drawn is no end of the range
     told = read_json(tmp_path / "sweep.json")
     assert [trial["settings"] for trial in told["trials"]] == [trial.settings for trial in result.trials]
     again = sweep(small, varying, seeds=[0, 1], folder=tmp_path, trials=3)
