@@ -115,6 +115,7 @@ def start(path: str, started: float) -> dict[str, Any]:
     tokenised = sum(len(split) for name, split in parts.data.splits.items())
     return {
         "seconds": seconds,
+        "cpu_seconds": time.process_time(),
         "tokenised_rows_per_second": tokenised / (seconds["tokens"] - seconds["rows and model"]),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "peak_without_files_mib": memory.stop(),
@@ -158,7 +159,7 @@ def told(start: dict[str, Any]) -> str:
     return (
         f"{start['rows']:>9,} rows ({start['file_mib']:.0f} MiB), {start['start']:>6} time: first step after "
         f"{seconds['first step']:.1f} s (imports {seconds['imports']:.1f}, rows and model {seconds['rows and model']:.1f}, "
-        f"tokens {seconds['tokens']:.1f}), {start['tokenised_rows_per_second']:,.0f} rows/s, "
+        f"tokens {seconds['tokens']:.1f}; {start['cpu_seconds']:.1f} s of CPU), {start['tokenised_rows_per_second']:,.0f} rows/s, "
         f"peak {start['peak_mib']:,.0f} MiB, {start['peak_without_files_mib']:,.0f} without mapped files"
     )
 
