@@ -175,10 +175,10 @@ def write_table(trials: Sequence[dict[str, Any]]) -> None:
                 survived[cell] += not trial["differences"]
     columns = [*names, "all"]
     width = max(len(where) for where, _ in kills)
-    print(" " * width, *(f"{name:>22}" for name in columns))
+    print(" " * width, *(f"{name:>12}" for name in columns))
     for where in sorted({where for where, _ in kills}):
         cells = (f"{survived[where, name]} of {kills[where, name]}" if kills[where, name] else "" for name in columns)
-        print(f"{where:<{width}}", *(f"{cell:>22}" for cell in cells))
+        print(f"{where:<{width}}", *(f"{cell:>12}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -159,6 +159,7 @@ def work(loaded: LoadedRecipe, folder: Path, resume: bool, kill: Kill | None, no
     with notes.with_suffix(".log").open("w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    multiprocessing.set_start_method("fork", force=True)  # so that no lock has a name, which would outlive the process
     fuse = Fuse(kill, notes)
     go = evolve if loaded.recipe.search.method == EVOLUTION else train
     try:
