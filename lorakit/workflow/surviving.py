@@ -72,16 +72,11 @@ def resumable(loaded: LoadedRecipe, folder: Path) -> bool:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """File -> content, of all that a run or a search wrote: bytes of tensors, text, records without what cannot be the same twice.
-
-    Of checkpoints the newest alone: a kill just before an older one is deleted leaves that behind.
-    """
+    """File -> content, of all that a run or a search wrote: bytes of tensors, text, records without what cannot be the same twice."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if not path.is_file() or set(name.parts) & set(OF_THE_MACHINE):
-            continue
-        if path.parent in all_checkpoints(path.parents[1])[:-1]:
             continue
         readers = {".json": read_json, ".jsonl": read_jsonl}
         content = readers[path.suffix](path) if path.suffix in readers else path.read_bytes()

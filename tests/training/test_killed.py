@@ -144,11 +144,3 @@ def test_outcomes_differ_in_bytes_records_and_files_but_not_in_times(tmp_path: P
         "task.json is missing",
         "x.safetensors differs: 1 and 2 bytes",
     ]
-
-
-def test_of_checkpoints_the_newest_counts(tmp_path: Path):
-    for step in (3, 12):
-        folder = tmp_path / "run" / "checkpoints" / f"step-{step}"
-        folder.mkdir(parents=True)
-        (folder / "state.json").write_text(f'{{"train": {{"step": {step}, "seconds": 1.5}}}}')
-    assert outcome(tmp_path / "run") == {"checkpoints/step-12/state.json": {"train": {"step": 12}}}
