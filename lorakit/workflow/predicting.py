@@ -14,7 +14,7 @@ from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.merge import read_merged, restore_shortcuts
 from lorakit.artifacts.records import read_record, reading
 from lorakit.backbone.load import load_backbone
-from lorakit.errors import DataError, UsageError
+from lorakit.errors import DataError, RunError, UsageError
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.training.objective import Objective
 from lorakit.workflow.building import Result, make_accelerator
@@ -76,6 +76,11 @@ class Classifier:
             return_tensors="pt",
         )
         logits = self.objective.logits(self.model, inputs).cpu()
+        if not logits.isfinite().all():
+            raise RunError(
+                "the model's outputs are not numbers: its weights are damaged, or its training diverged",
+                where=self.adapted.backbone.name,
+            )
         if self.regression:
             return [Prediction(text, f"{float(row[0]):.4f}", None) for text, row in zip(batch, logits, strict=True)]
         chances = logits.softmax(dim=-1)

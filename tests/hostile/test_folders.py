@@ -70,7 +70,7 @@ def spoil_and_read(
         count += survives(readers[name], folder, out, outside, writes_inside=writes_inside)
 
     try_all(effort, st.tuples(st.sampled_from(sorted(readers)), st.lists(spoilings, min_size=1, max_size=2)), case)
-    print(f"{count} worked")
+    print(f"{count} worked")  # told with pytest -s
 
 
 def labelled(folder: Path, out: Path) -> None:
@@ -107,18 +107,18 @@ RECORDS = (
 )
 
 
-@efforts(few=40)
+@efforts(few=12)
 def test_adapter_of_a_plain_run(effort, bench, plain, tmp_path, outside):
     spoil_and_read(effort, plain, tmp_path, outside, make_readers(bench, plain), *ADAPTER)
 
 
-@efforts(few=25)
+@efforts(few=8)
 def test_adapter_of_a_searched_run(effort, bench, searched, plain, tmp_path, outside):
     readers = {name: read for name, read in make_readers(bench, plain).items() if name in ("load", "merge", "report")}
     spoil_and_read(effort, searched, tmp_path, outside, readers, *ADAPTER)
 
 
-@efforts(few=60)
+@efforts(few=8)
 def test_records_of_a_run(effort, searched, plain, tmp_path, outside):
     readers: dict[str, Reader] = {
         "report": lambda folder, out: read_run(open_run(folder)),
@@ -142,7 +142,7 @@ def test_pages_of_a_run(effort, searched, tmp_path, outside):
     )
 
 
-@efforts(few=10)
+@efforts(few=3, many=300)
 def test_a_run_to_go_on_with(effort, unfinished, tmp_path, outside):
     def resume(folder: Path, out: Path) -> None:
         with mock.patch.object(running, "draw"):
@@ -151,12 +151,12 @@ def test_a_run_to_go_on_with(effort, unfinished, tmp_path, outside):
     spoil_and_read(effort, unfinished, tmp_path, outside, {"resume": resume}, writes_inside=True)
 
 
-@efforts(few=25)
+@efforts(few=15)
 def test_a_merged_model(effort, merged, tmp_path, outside):
     spoil_and_read(effort, merged, tmp_path, outside, {"load": labelled})
 
 
-@efforts(few=40)
+@efforts(few=30)
 def test_a_peft_adapter(effort, bench, exported, tmp_path, outside):
     data = bench.data()
     settings = [

@@ -49,12 +49,12 @@ def check(text: bytes, given: list[str]) -> bool:
     return True
 
 
-@efforts(few=250)
+@efforts(few=90)
 def test_any_text(effort, here):
     try_all(effort, st.tuples(texts, st.just([]) | overrides), lambda made: check(*made))
 
 
-@efforts(few=150)
+@efforts(few=60)
 def test_any_override(effort, here):
     good = b"model: {name: bundled:minilm}\ntask: {name: mrpc}\nsearch: {method: heterolora}\n"
     try_all(effort, overrides, lambda made: check(good, made))
