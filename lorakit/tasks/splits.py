@@ -19,10 +19,13 @@ def build_split(rows: Rows, columns: Columns, labels: LabelMap | None, *, label_
     """
     import pyarrow as arrow
     from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
     from datasets.table import InMemoryTable
 
     table = rows.texts
     if not (columns.label_optional and unlabelled(rows, labels)):
         values: Any = rows.labels if labels is None else labels.encode(rows, columns.label, hint=label_hint)
         table = table.append_column("label", arrow.array(values))
-    return Dataset(InMemoryTable(table.append_column("idx", arrow.array(rows.idx))))
+    whole = InMemoryTable(table.append_column("idx", arrow.array(rows.idx)))
+    # Without a fingerprint one is made by pickling the table, texts and all.
+    return Dataset(whole, fingerprint=generate_random_fingerprint())
