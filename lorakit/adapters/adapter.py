@@ -93,23 +93,23 @@ class Adapter(nn.Module):
     def added(self, x: torch.Tensor) -> torch.Tensor:
         """``W x + b + s dW x``."""
         base = self.frozen_forward(x)
-        return base + self.delta(self.dropout(x), self.scale).to(base.dtype)
+        return self.delta.added(base, self.dropout(x), self.scale).to(base.dtype)
 
     def added_in_float32(self, x: torch.Tensor) -> torch.Tensor:
         """The same where the frozen weights are kept in half precision: the adapter computes in its own dtype."""
         base = self.frozen_forward(x)
-        return base + self.delta(self.dropout(x.float()), self.scale).to(base.dtype)
+        return self.delta.added(base, self.dropout(x.float()), self.scale).to(base.dtype)
 
     def decomposed(self, x: torch.Tensor) -> torch.Tensor:
         """``f (W x + b + s dW x) + (1 - f) b`` with f = m / |W + s dW|: equals f (W + s dW) x + b, and W x + b at start."""
         base = self.frozen_forward(x)
         factor = self.magnitude / self.row_norms()
-        update = self.delta(self.dropout(x.to(self.magnitude.dtype)), self.scale)
-        out = factor * (base + update)
+        dtype = base.dtype
+        out = factor * self.delta.added(base, self.dropout(x.to(self.magnitude.dtype)), self.scale)
         bias = self.base_bias()
         if bias is not None:
             out = out + (1 - factor) * bias
-        return out.to(base.dtype)
+        return out.to(dtype)
 
     def rewritten(self, x: torch.Tensor) -> torch.Tensor:
         """The layer of a delta that is no sum."""

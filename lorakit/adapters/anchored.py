@@ -71,6 +71,10 @@ class Anchored(nn.Module):
         """``scale (dW - dW0) x``."""
         return self.live(x, scale) - self.start(x, scale)
 
+    def added(self, base: Tensor, x: Tensor, scale: float) -> Tensor:
+        """``base + scale (dW - dW0) x``."""
+        return base + self(x, scale)
+
     def dense(self) -> Tensor:
         """dW - dW0 (out x in)."""
         return self.live.dense() - self.start.dense()

@@ -236,6 +236,10 @@ class Delta(nn.Module, ABC):
         """``scale * dW x`` for x (..., in) -> (..., out), in factored form."""
         raise TypeError(f"{type(self).__name__} is no sum: its layer is computed by `layer`")
 
+    def added(self, base: Tensor, x: Tensor, scale: float) -> Tensor:
+        """``base + scale * dW x`` for what the frozen layer gave (..., out), which may be overwritten."""
+        return base + self(x, scale)
+
     def layer(self, layer: Layer, x: Tensor, scale: float) -> Tensor:
         """The whole adapted layer's output, for a parametrisation that is not ``additive``."""
         raise TypeError(f"{type(self).__name__} is a sum: it is computed by `forward`")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
-from torch.nn import functional as F
 
 from lorakit.adapters.delta import Delta
+from lorakit.adapters.thin import thin_product
 
 
 class Factored(Delta):
@@ -18,9 +18,16 @@ class Factored(Delta):
         """b (out x r) and a (r x in)."""
 
     def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
-        """``b (scale a x)``: the scale touches r numbers a row, not out."""
+        """``b (scale a x)``."""
         b, a = self.factors()
-        return F.linear(F.linear(x, a) * scale, b)
+        return thin_product(x, a, b, scale)
+
+    def added(self, base: torch.Tensor, x: torch.Tensor, scale: float) -> torch.Tensor:
+        """``base + b (scale a x)``, in one go where the product is that of the factors."""
+        if type(self).forward is not Factored.forward:
+            return super().added(base, x, scale)
+        b, a = self.factors()
+        return thin_product(x, a, b, scale, base)
 
     def dense(self) -> torch.Tensor:
         """b a (out x in)."""
@@ -36,6 +43,6 @@ class Factored(Delta):
     def row_norms_squared(self, weight: torch.Tensor, base_squared: torch.Tensor, scale: float) -> torch.Tensor:
         """``|W + s b a|^2 = |W|^2 + 2s <W, b a> + s^2 |b a|^2`` row by row, without building b a."""
         b, a = self.factors()
-        cross = ((weight @ a.T.to(weight.dtype)) * b).sum(dim=1)
+        cross = ((a.to(weight.dtype) @ weight.T).T * b).sum(dim=1)
         own = ((b @ (a @ a.T)) * b).sum(dim=1)
         return base_squared + 2 * scale * cross + scale**2 * own

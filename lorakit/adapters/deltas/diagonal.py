@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from lorakit.adapters.delta import NO_OPTIONS, Options
 from lorakit.adapters.factored import Factored
@@ -35,10 +34,6 @@ class Diagonal(Factored):
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
         """A (rank x in), B (out x rank), g (rank)."""
         return {"A": (rank, site.in_features), "B": (site.out_features, rank), "g": (rank,)}
-
-    def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
-        """``B (scale g * A x)``: g touches rank numbers a row, and B is kept once for the backward pass."""
-        return F.linear(F.linear(x, self.A) * (scale * self.g), self.B)
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B diag(g), and A."""
