@@ -1,0 +1,262 @@
+"""Training steps beside PEFT's, the floor and full fine-tuning: one model, batch, optimiser and clipping, in turn in one process.
+
+    python scripts/bench/steps.py --out results/bench                                        # the bundled encoder, batch 32 x 64
+    python scripts/bench/steps.py --out results/bench --sides lora peft:lora --rounds 10
+    python scripts/bench/steps.py --out results/gpu --shape roberta-large --precision bf16 --tokens 128
+
+Sides: a method of lorakit, trained by lorakit's own loop; `peft:METHOD`; `floor`, the frozen model with its trained head, forward and
+backward through the activations down to the lowest adapted layer; `full`, everything trained. `adalora` and `peft:adalora` observe and
+allocate. Every round each side makes one step, in an order that turns, so that what else the machine does meets all alike. Printed and
+saved (OUT/steps.json) are the median step and the ratio to the sides that targets are set against: the median over rounds of
+paired ratios, with its quartiles; on a GPU the peak memory too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from lorakit.artifacts.files import write_json
+from lorakit.artifacts.run import Run, environment
+from lorakit.backbone.checkpoint import find_checkpoint
+from lorakit.recipe.load import load_recipe
+from lorakit.training.feed import Window
+from lorakit.training.loop import Training, step
+from lorakit.workflow.building import assemble
+from lorakit.workflow.running import prepare
+
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+SHAPES = {"roberta-base": BASE, "roberta-large": LARGE}  # random weights
+SIDES = ["lora", "dora", "adalora", "peft:lora", "peft:dora", "peft:adalora", "floor", "full"]
+AGAINST = {
+    "lora": ["peft:lora", "floor", "full"],
+    "dora": ["peft:dora"],
+    "adalora": ["peft:adalora"],
+    "peft:lora": ["full"],
+}
+EVERY = 10  # steps between allocations of AdaLoRA
+RANK = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--shape", choices=list(SHAPES), help="random weights of this shape; the bundled encoder by default"
+    )
+    parser.add_argument("--sides", nargs="+", default=SIDES)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {name: build(name, options, Path(folder)) for name in options.sides}
+        seconds, memory = race(sides, options)
+    report = {
+        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()},
+        "sides": {name: {"median": statistics.median(times), "seconds": times} for name, times in seconds.items()},
+        "ratios": {
+            f"{a} / {b}": ratio(seconds[a], seconds[b]) for a in seconds for b in AGAINST.get(a, []) if b in seconds
+        },
+        "peak_mib": memory,
+        "threads": torch.get_num_threads(),
+        "environment": environment(),
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "steps.json", report)
+    show(report)
+
+
+def race(
+    sides: dict[str, Callable[[], None]], options: argparse.Namespace
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of every side's steps, and its peak memory in MiB on a GPU."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    memory: dict[str, float] = {}
+    cuda = torch.cuda.is_available()
+    order = list(sides)
+    for number in range(options.warmup + options.rounds):
+        for name in order[number % len(order) :] + order[: number % len(order)]:
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
+                held = torch.cuda.memory_allocated()
+            started = time.perf_counter()
+            sides[name]()
+            if cuda:
+                torch.cuda.synchronize()
+                memory[name] = (torch.cuda.max_memory_allocated() - held) / 2**20
+            if number >= options.warmup:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds, memory
+
+
+def build(name: str, options: argparse.Namespace, folder: Path) -> Callable[[], None]:
+    """What makes one step of a side."""
+    library, _, method = name.rpartition(":")
+    ours = method if not library and name not in ("floor", "full") else "lora"
+    training = prepared(ours, options, folder / name.replace(":", "-"))
+    batch = made_up(training, options)
+    if not library and name not in ("floor", "full"):
+        training.model.train()
+        window = Window([batch], options.batch_size)
+        return partial(acted, training, window)
+    model = training.adapted.model
+    sites = [site.name for site in training.adapted.sites]
+    training.adapted.switch([])
+    strip(model, sites)
+    head = list(training.adapted.new_parts)
+    if name == "floor":
+        model.get_submodule(sites[0]).register_forward_pre_hook(from_here)
+    elif name == "full":
+        model.requires_grad_(True)
+    else:
+        model = with_peft(model, method, sites, head)
+    return partial(plain_step, model.train(), optimizer_of(model), batch, training, method == "adalora", [0])
+
+
+def prepared(method: str, options: argparse.Namespace, folder: Path) -> Training:
+    """lorakit's training of a method on all linear sites."""
+    model = random_model(options.shape, folder) if options.shape else "bundled:minilm"
+    search = []
+    if method == "adalora":
+        period = EVERY * options.batch_size / 7677
+        search = ["search.method=adalora", f"search.uniform_rank={RANK}", f"search.every={period}", "search.warmup=0"]
+    loaded = load_recipe(
+        "demo",
+        [
+            f"model.name={model}",
+            f"adapter.method={method}",
+            f"adapter.rank={RANK * 3 // 2 if method == 'adalora' else RANK}",
+            "adapter.targets=[all]",
+            "adapter.shortcuts=[]",
+            "adapter.dropout=0",
+            *(search or ["search.method=none"]),
+            f"training.precision={options.precision}",
+            f"training.batch_size={options.batch_size}",
+            "run.offline=true",
+        ],
+    )
+    parts = assemble(loaded)
+    run = Run(folder / "run")
+    training, _ = prepare(loaded, parts, run, [])
+    run.start(loaded.to_yaml(), parts.task)
+    return training
+
+
+def acted(training: Training, window: Window) -> None:
+    """A step of lorakit's loop, with the tick before it where one is due."""
+    if training.state.step in training.schedule.ticks:
+        training.call("on_tick")
+    step(training, window)
+    training.losses.clear()
+    training.norms.clear()
+
+
+def plain_step(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, torch.Tensor],
+    training: Training,
+    adalora: bool,
+    count: list[int],
+) -> None:
+    """A step as transformers and PEFT are used without lorakit."""
+    with training.accelerator.autocast():
+        loss = model(**batch).loss
+    loss.backward()
+    nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+    optimizer.step()
+    if adalora:
+        model.base_model.update_and_allocate(count[0])
+    count[0] += 1
+    optimizer.zero_grad(set_to_none=True)
+
+
+def with_peft(model: nn.Module, method: str, sites: list[str], head: list[str]) -> nn.Module:
+    """The model with PEFT's adapters on the same modules."""
+    common: dict[str, Any] = {
+        "target_modules": sites,
+        "modules_to_save": sorted({name.split(".")[0] for name in head}),
+        "task_type": "SEQ_CLS",
+    }
+    config: Any
+    if method == "adalora":
+        config = peft.AdaLoraConfig(
+            init_r=RANK * 3 // 2, target_r=RANK, tinit=0, tfinal=10, deltaT=EVERY, total_step=700, **common
+        )
+    else:
+        config = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, use_dora=method == "dora", **common)
+    return peft.get_peft_model(model, config)  # type: ignore[arg-type,return-value]
+
+
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW over what trains."""
+    return torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-3)
+
+
+def strip(model: nn.Module, sites: list[str]) -> None:
+    """Take lorakit's adapters out of the modules again."""
+    for name in sites:
+        module = model.get_submodule(name)
+        for child in [key for key in module._modules if key.startswith("adapter")]:
+            del module._modules[child]
+
+
+def from_here(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """The activations get gradients from here on, as if something below trained."""
+    return (inputs[0].detach().requires_grad_(), *inputs[1:])
+
+
+def made_up(training: Training, options: argparse.Namespace) -> dict[str, torch.Tensor]:
+    """A batch of random tokens of full length."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (options.batch_size, options.tokens)
+    ids = torch.randint(1000, 20000, shape, generator=generator)
+    labels = torch.randint(0, 2, shape[:1], generator=generator)
+    batch = {"input_ids": ids, "attention_mask": torch.ones(shape, dtype=torch.long), "labels": labels}
+    return {name: tensor.to(training.accelerator.device) for name, tensor in batch.items()}
+
+
+def random_model(shape: str, folder: Path) -> Path:
+    """A checkpoint of random weights, with the bundled tokenizer."""
+    source = find_checkpoint(load_recipe("demo").recipe.model, offline=True)
+    path = folder / "model"
+    sizes = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+    config = AutoConfig.for_model("roberta", **sizes, **SHAPES[shape])
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(path)
+    AutoTokenizer.from_pretrained(source).save_pretrained(path)
+    return path
+
+
+def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """The median and the quartiles of paired ratios."""
+    pairs = sorted(a / b for a, b in zip(ours, theirs, strict=True))
+    low, middle, high = statistics.quantiles(pairs, n=4)
+    return {"median": middle, "low": low, "high": high}
+
+
+def show(report: dict[str, Any]) -> None:
+    for name, side in report["sides"].items():
+        memory = f"  {report['peak_mib'][name]:9,.0f} MiB" if name in report["peak_mib"] else ""
+        print(f"{name:14} {1000 * side['median']:9.1f} ms{memory}")
+    for pair, value in report["ratios"].items():
+        print(f"{pair:24} {value['median']:.3f}  ({value['low']:.3f} to {value['high']:.3f})")
+
+
+if __name__ == "__main__":
+    main()
