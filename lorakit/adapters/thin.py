@@ -52,13 +52,13 @@ class ThinProduct(torch.autograd.Function):
         return base
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         """Of x, a and b; that of ``base`` is the output's."""
         x, a, b, thin = ctx.saved_tensors
         wants_x, wants_a, wants_b, _, wants_base = ctx.needs_input_grad
         rows, out = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-        back = (b.T @ out.T).mul_(ctx.scale) if wants_x or wants_a else None
+        back = (b.T @ out.T).mul_(ctx.scale) if wants_x or wants_a else thin
         return (
             (back.T @ a).view(x.shape) if wants_x else None,
             back @ rows if wants_a else None,

@@ -119,7 +119,8 @@ def restore(training: Training, path: Path) -> None:
             if damaged == path:
                 break
             shutil.rmtree(damaged, ignore_errors=True)
-        prune(path.parent, training.recipe.run.keep_checkpoints)  # a kill may have come before the last ones were deleted
+        # A kill may have come before the last ones were deleted.
+        prune(path.parent, training.recipe.run.keep_checkpoints)
 
 
 def all_checkpoints(root: Path) -> list[Path]:

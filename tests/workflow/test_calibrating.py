@@ -222,7 +222,8 @@ def test_a_resumed_training_and_a_restored_run_start_nothing_anew(bench: Bench, 
         restored = restore_run(resumed.run_dir, "last")
     assert records(resumed.run_dir) == records(whole.run_dir)
     kept: list[Any] = []
-    with mock.patch.object(running, "save_adapter", side_effect=lambda adapted, path: kept.append(adapted)):
+    save = mock.patch.object(running, "save_adapter", side_effect=lambda adapted, path: kept.append(adapted))
+    with save, mock.patch.object(running, "check_saved"):
         bench.train(*settings, run_dir=tmp_path / "again")
     batch = restored.parts.encode("validation")["validation"].collate(range(9))
     with torch.no_grad():

@@ -25,6 +25,9 @@ def sides(bench: Bench, tmp_path: Path) -> list[Side]:
         for seed, value in values.items():
             run = Run(tmp_path / f"{name}-{seed}")
             summary = {
+                "task": "custom",
+                "metric": "f1",
+                "steps": 30,
                 "last": {"f1": value, "accuracy": value - 0.1},
                 "best": {"f1": value + 0.01 * seed, "accuracy": value},
                 "adapter_parameters": parameters,

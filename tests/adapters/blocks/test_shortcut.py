@@ -198,7 +198,7 @@ def test_linear_sites_and_shortcuts_work_together(fresh: Fresh, family: str) -> 
     batch = batch_for(reference.model)
     layers = [layer for _, layer in reference.anatomy.layers]
     expected = run_by_hand(reference.model, family, layers, batch, lows, "fused")
-    assert_close(last_output(adapted, batch), expected, rtol=1e-4, atol=1e-5)
+    assert_close(last_output(adapted, batch), expected, rtol=1e-4, atol=5e-5)
 
 
 @each_family
