@@ -182,7 +182,7 @@ def cut(content):
         ("a.parquet", b"", None, "not a readable parquet file"),
         ("a.parquet", cut(as_parquet(GOOD)), None, "not a readable parquet file"),
         ("a.csv", as_parquet(GOOD), 1, "not UTF-8 text (byte 0x"),
-        ("a.csv", gzip.compress(as_csv(GOOD)), 1, "not UTF-8 text (byte 0x"),
+        ("a.csv", gzip.compress(as_csv(GOOD), mtime=0), 1, "not UTF-8 text (byte 0x"),
         ("a.jsonl", as_jsonl(GOOD).decode().encode("utf-16"), 1, "not UTF-8 text (byte 0x"),
         ("a.csv", b"text,label\na\0b,yes\n", 2, "not UTF-8 text (byte 0x00)"),
         ("a.csv", b"text,label,text\na,yes,b\n", 1, "the header names a column twice: text"),
