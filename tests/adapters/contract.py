@@ -29,6 +29,7 @@ from adapters.cases import (
     merged,
 )
 from adapters.unit_checks import check_units, check_watching
+from thinned import crossed
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import HEAD
@@ -49,18 +50,24 @@ def contract(
     rank: int = RANK,
     **section: Any,
 ) -> Callable[..., None]:
-    """A test of every check on every family.
+    """A test of every check on every family, half of them in the default run.
 
     parameters: (rank, in, out) -> trained parameters of a site, or Site -> that number where it depends on more; shared: (rank, sites) ->
     trained parameters that sites have in common; all as the paper has it; section: what else the adapter section says.
     """
 
-    @pytest.mark.parametrize("family", families)
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+    pairs = crossed(CHECKS, families)
+
+    @pytest.mark.parametrize(("check", "family"), pairs, ids=named)
     def test(check: Callable[[Case], None], family: str, fresh: Fresh) -> None:
         check(make_case(fresh, family, AdapterSection(method=method, rank=rank, **section), parameters, shared))
 
     return test
+
+
+def named(value: Any) -> str:
+    """A check's name without its first word, or a family's."""
+    return value if isinstance(value, str) else value.__name__.removeprefix("check_")
 
 
 # -- the checks --------------------------------------------------------------------------------------------------------

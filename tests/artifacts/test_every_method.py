@@ -14,6 +14,7 @@ import torch
 from adapters.cases import adapt, batch_for, disturb, evaluated
 from adapters.test_axes import SMALL
 from safetensors.torch import load_file
+from thinned import thinned
 from tiny_models import tiny_model
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
@@ -64,7 +65,7 @@ def cases() -> Iterator[tuple[str, str]]:
     return ((family, method) for family in ("bert", "gpt2") for method in registry.methods.names())
 
 
-@pytest.mark.parametrize(("family", "method"), cases())
+@pytest.mark.parametrize(("family", "method"), thinned(cases(), 2))
 def test_saved_and_loaded(make: Callable[..., AdaptedModel], tmp_path: Path, family: str, method: str):
     adapted = make(family, method, shortcuts=("res1",))
     disturb(adapted)
@@ -89,7 +90,7 @@ def test_saved_and_loaded(make: Callable[..., AdaptedModel], tmp_path: Path, fam
     assert (told["form"] == "peft") == (tmp_path / "adapter" / "adapter_config.json").exists()
 
 
-@pytest.mark.parametrize(("family", "method"), cases())
+@pytest.mark.parametrize(("family", "method"), thinned(cases(), 2))
 def test_where_there_is_a_config_peft_agrees(
     make: Callable[..., AdaptedModel], folders: dict[str, Path], tmp_path: Path, family: str, method: str
 ):

@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from thinned import thinned
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 from workflow.small_runs import Bench, edited_json
@@ -52,7 +53,7 @@ def heads(run: Path) -> dict[str, torch.Tensor]:
     return {name: adapted.state()[name].clone() for name in adapted.new_parts}
 
 
-@pytest.mark.parametrize("method", WAYS)
+@pytest.mark.parametrize("method", thinned(WAYS, 2))
 def test_the_result_is_a_run_for_every_command(pair: list[Path], tmp_path: Path, method: str):
     result = workflow.combine(pair, method=method, out=tmp_path / "run", rows=8)
     assert result.sites == 4

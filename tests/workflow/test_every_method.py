@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from thinned import thinned
 from workflow.small_runs import Bench
 
 from lorakit import registry, workflow
@@ -18,7 +19,7 @@ SMALL = {
 REFUSES_SEARCH = ("aflora",)  # it freezes tensors by scores of its own
 
 
-@pytest.mark.parametrize("name", registry.methods.names())
+@pytest.mark.parametrize("name", thinned(registry.methods.names(), 3))
 def test_a_recipe_becomes_a_run_that_evaluates_and_merges(bench: Bench, name: str) -> None:
     method: Method = registry.methods.get(name)
     unmergeable = registry.deltas.get(resolve(AdapterSection(method=name)).delta).unmergeable

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from thinned import thinned
 from tiny_models import tiny_model
 from torch.testing import assert_close
 from workflow.small_runs import Bench, StopAt, records
@@ -37,7 +38,7 @@ SEARCHES = {
 }
 
 
-@pytest.mark.parametrize("method", SEARCHES)
+@pytest.mark.parametrize("method", thinned(SEARCHES, 2))
 def test_a_run_evaluates_merges_and_resumes(bench: Bench, tmp_path: Path, method: str) -> None:
     settings = (*SEARCHES[method], f"search.method={method}")
     run = bench.train(*settings, name=f"whole-{method}")

@@ -1,0 +1,28 @@
+"""Long lists of cases of which the default run takes a regular part; all of them run with ``-m 'slow or not slow'``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def thinned(cases: Iterable[Any], every: int) -> list[Any]:
+    """The cases as parameters: of ``every`` in a row the first is in the default run, the others are slow."""
+    return [as_parameter(case, slow=place % every > 0) for place, case in enumerate(cases)]
+
+
+def crossed(rows: Iterable[Any], columns: Iterable[Any]) -> list[Any]:
+    """All pairs; half of them, as on a chessboard, are slow: each row meets half of the columns in the default run."""
+    columns = list(columns)
+    return [
+        as_parameter((row, column), slow=(down + across) % 2 > 0)
+        for down, row in enumerate(rows)
+        for across, column in enumerate(columns)
+    ]
+
+
+def as_parameter(case: Any, *, slow: bool) -> Any:
+    values = case if isinstance(case, tuple) else (case,)
+    return pytest.param(*values, marks=[pytest.mark.slow] if slow else [])
