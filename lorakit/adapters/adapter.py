@@ -16,9 +16,12 @@ from torch import nn
 from lorakit import registry
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Delta, Shared, axes_of
+from lorakit.adapters.factored import Factored
 from lorakit.adapters.ghost import Ghost
 from lorakit.adapters.init import Init, InitContext
+from lorakit.adapters.rescale import rescale
 from lorakit.adapters.spec import AdapterSpec
+from lorakit.adapters.thin import adapted_linear
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 
@@ -95,6 +98,11 @@ class Adapter(nn.Module):
         base = self.frozen_forward(x)
         return self.delta.added(base, self.dropout(x), self.scale).to(base.dtype)
 
+    def added_to_linear(self, x: torch.Tensor) -> torch.Tensor:
+        """The same where it is ``plain``."""
+        b, a = cast(Factored, self.delta).factors()
+        return adapted_linear(x, cast(nn.Linear, self.base), a, b, self.scale)
+
     def added_in_float32(self, x: torch.Tensor) -> torch.Tensor:
         """The same where the frozen weights are kept in half precision: the adapter computes in its own dtype."""
         base = self.frozen_forward(x)
@@ -102,14 +110,14 @@ class Adapter(nn.Module):
 
     def decomposed(self, x: torch.Tensor) -> torch.Tensor:
         """``f (W x + b + s dW x) + (1 - f) b`` with f = m / |W + s dW|: equals f (W + s dW) x + b, and W x + b at start."""
-        base = self.frozen_forward(x)
-        factor = self.magnitude / self.row_norms()
-        dtype = base.dtype
-        out = factor * self.delta.added(base, self.dropout(x.to(self.magnitude.dtype)), self.scale)
-        bias = self.base_bias()
-        if bias is not None:
-            out = out + (1 - factor) * bias
-        return out.to(dtype)
+        if self.plain:
+            total = self.added_to_linear(x)
+            dtype = total.dtype
+        else:
+            base = self.frozen_forward(x)
+            dtype = base.dtype
+            total = self.delta.added(base, self.dropout(x.to(self.magnitude.dtype)), self.scale)
+        return rescale(total, self.magnitude / self.row_norms(), self.base_bias()).to(dtype)
 
     def rewritten(self, x: torch.Tensor) -> torch.Tensor:
         """The layer of a delta that is no sum."""
@@ -304,6 +312,18 @@ class Adapter(nn.Module):
         else:
             stack(self)
 
+    @property
+    def plain(self) -> bool:
+        """Whether it adds a product of two factors to a frozen linear layer, of the same input and in the same dtype."""
+        return (
+            type(self.base) is nn.Linear
+            and self.beneath is None
+            and self.spec.dropout == 0
+            and isinstance(self.delta, Factored)
+            and type(self.delta).forward is Factored.forward
+            and self.base.weight.dtype == self.delta_dtype()
+        )
+
     def path(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """The forward that stands in for the module's: closed, chosen once."""
         return self.watched if self.state == WATCHED else self.own_path()
@@ -314,6 +334,8 @@ class Adapter(nn.Module):
             return self.rewritten
         if self.spec.decomposition == "magnitude":
             return self.decomposed
+        if self.plain:
+            return self.added_to_linear
         if not self.on_weight or self.base_weight().dtype == self.delta_dtype():
             return self.added
         return self.added_in_float32

@@ -12,7 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
 Tensor = torch.Tensor
 
@@ -33,6 +35,46 @@ def thin_product(x: Tensor, a: Tensor, b: Tensor, scale: float, base: Tensor | N
     else:
         product = base + ThinProduct.apply(x, a, b, scale, None)
     return product
+
+
+def adapted_linear(x: Tensor, layer: nn.Linear, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """``W x + bias + scale b a x`` for a frozen layer: the gradient of x is one array, written once."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    out: Tensor = AdaptedLinear.apply(x.to(dtype), layer.weight.to(dtype), bias, a.to(dtype), b.to(dtype), scale)
+    return out
+
+
+class AdaptedLinear(torch.autograd.Function):
+    """See ``adapted_linear``; all tensors have one dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        """The frozen layer's output, and the thin product added to it in place."""
+        rows = x.reshape(-1, x.shape[-1])
+        thin = (a @ rows.T).mul_(scale)
+        ctx.save_for_backward(x, weight, a, b, thin)
+        ctx.scale = scale
+        out = linear(rows, weight, bias)
+        return out.addmm_(thin.T, b.T).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        """Of x, a and b."""
+        x, weight, a, b, thin = ctx.saved_tensors
+        wants_x, _, _, wants_a, wants_b, _ = ctx.needs_input_grad
+        rows, out = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        back = (b.T @ out.T).mul_(ctx.scale) if wants_x or wants_a else thin
+        return (
+            (out @ weight).addmm_(back.T, a).view(x.shape) if wants_x else None,
+            None,
+            None,
+            back @ rows if wants_a else None,
+            (thin @ out).T if wants_b else None,
+            None,
+        )
 
 
 class ThinProduct(torch.autograd.Function):

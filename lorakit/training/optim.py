@@ -31,7 +31,8 @@ def make_optimizer(adapted: AdaptedModel, training: TrainingSection) -> torch.op
         decay = training.weight_decay if tensor.parameter.ndim > 1 and tensor.role != "gate" else 0.0
         groups[lr, decay].append(tensor.parameter)
     return torch.optim.AdamW(
-        [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
+        [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()],
+        fused=True,
     )
 
 

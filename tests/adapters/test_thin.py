@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lorakit.adapters.thin import thin_product
+from lorakit.adapters.thin import adapted_linear, thin_product
 
 SHAPES = [(5,), (3, 4, 5)]
 
@@ -63,3 +63,27 @@ def test_in_autocast_it_computes_in_its_dtype(base_dtype: torch.dtype):
     assert a.grad is not None
     assert a.grad.dtype == torch.float32
     assert_close(a.grad, 0.5 * b.sum(0)[:, None] * x.sum((0, 1)), rtol=3e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_adapted_layer_and_its_gradients(shape: tuple[int, ...], bias: bool):
+    layer = torch.nn.Linear(5, 7, bias=bias).double().requires_grad_(False)
+    for wanted in product([False, True], repeat=3):
+        tensors = [tensor.requires_grad_(needs) for tensor, needs in zip(made(shape)[:3], wanted, strict=True)]
+
+        def run(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return adapted_linear(x, layer, a, b, 0.3)
+
+        x, a, b = tensors
+        assert_close(run(*tensors), layer(x) + 0.3 * (x @ a.T @ b.T))
+        if any(wanted):
+            assert torch.autograd.gradcheck(run, tensors)
+
+
+def test_the_adapted_layer_starts_as_the_frozen_one():
+    layer = torch.nn.Linear(5, 7).requires_grad_(False)
+    x, a, b, _ = made((3, 4, 5), torch.float32)
+    assert torch.equal(adapted_linear(x, layer, a, torch.zeros_like(b), 2.0), layer(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(adapted_linear(x, layer, a, torch.zeros_like(b), 2.0), layer(x))
