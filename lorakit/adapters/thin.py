@@ -38,7 +38,7 @@ def thin_product(x: Tensor, a: Tensor, b: Tensor, scale: float, base: Tensor | N
 
 
 def adapted_linear(x: Tensor, layer: nn.Linear, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """``W x + bias + scale b a x`` for a frozen layer: the gradient of x is one array, written once."""
+    """``W x + bias + scale b a x``: the gradient of x is one array, written once. (The layer is frozen, unless somebody looks at it.)"""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     bias = None if layer.bias is None else layer.bias.to(dtype)
@@ -62,15 +62,15 @@ class AdaptedLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        """Of x, a and b."""
+        """Of x, the layer, a and b."""
         x, weight, a, b, thin = ctx.saved_tensors
-        wants_x, _, _, wants_a, wants_b, _ = ctx.needs_input_grad
+        wants_x, wants_weight, wants_bias, wants_a, wants_b, _ = ctx.needs_input_grad
         rows, out = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         back = (b.T @ out.T).mul_(ctx.scale) if wants_x or wants_a else thin
         return (
             (out @ weight).addmm_(back.T, a).view(x.shape) if wants_x else None,
-            None,
-            None,
+            out.T @ rows if wants_weight else None,
+            out.sum(dim=0) if wants_bias else None,
             back @ rows if wants_a else None,
             (thin @ out).T if wants_b else None,
             None,

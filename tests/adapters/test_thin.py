@@ -68,17 +68,20 @@ def test_in_autocast_it_computes_in_its_dtype(base_dtype: torch.dtype):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_adapted_layer_and_its_gradients(shape: tuple[int, ...], bias: bool):
-    layer = torch.nn.Linear(5, 7, bias=bias).double().requires_grad_(False)
-    for wanted in product([False, True], repeat=3):
-        tensors = [tensor.requires_grad_(needs) for tensor, needs in zip(made(shape)[:3], wanted, strict=True)]
+    """The layer's own too, which a search may look at."""
+    layer = torch.nn.Linear(5, 7, bias=bias).double()
+    looked_at = list(layer.parameters())
+    for wanted in product([False, True], repeat=4):
+        tensors = [tensor.requires_grad_(needs) for tensor, needs in zip(made(shape)[:3], wanted, strict=False)]
+        layer.requires_grad_(wanted[3])
 
-        def run(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        def run(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *layers: torch.Tensor) -> torch.Tensor:
             return adapted_linear(x, layer, a, b, 0.3)
 
         x, a, b = tensors
         assert_close(run(*tensors), layer(x) + 0.3 * (x @ a.T @ b.T))
         if any(wanted):
-            assert torch.autograd.gradcheck(run, tensors)
+            assert torch.autograd.gradcheck(run, (*tensors, *looked_at))
 
 
 def test_the_adapted_layer_starts_as_the_frozen_one():
