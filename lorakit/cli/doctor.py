@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from lorakit.cli.options import AsJson, Quiet, before_imports
+
+if TYPE_CHECKING:
+    from lorakit.workflow import Diagnosis
 
 
 def doctor(
@@ -37,6 +40,15 @@ def doctor(
             Column("detail", lambda row: row.detail),
             Column("what to do", lambda row: row.advice),
         ]
-        write(table(diagnosis.checks, columns), "all is well" if diagnosis.well else "something failed")
+        write(table(diagnosis.checks, columns), verdict(diagnosis))
     if not diagnosis.well:
         raise typer.Exit(1)
+
+
+def verdict(diagnosis: Diagnosis) -> str:
+    """The last line: what failed, and what is merely worth knowing."""
+    found = [row.verdict for row in diagnosis.checks]
+    failed, warned = found.count("failed"), found.count("warning")
+    if failed:
+        return f"{failed} failed"
+    return f"nothing failed, {warned} to look at" if warned else "all is well"

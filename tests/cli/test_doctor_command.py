@@ -31,12 +31,14 @@ def test_the_table_has_a_row_a_check(cli, here, asked):
     assert ran.code == 0
     assert [line.split() for line in ran.out.splitlines() if "python" in line] == [["python", "ok", "3.12"]]
     assert "all is well" in ran.out
+    checks.append(Check("checkpoints", "warning", "step-5 damaged", ""))
+    assert "nothing failed, 1 to look at" in cli("doctor").out
     checks.append(BAD)
     ran = cli("doctor", "runs/one-0", "--quick")
     assert ran.code == 1
     assert ["recipe", "failed", "is", "missing", "train", "anew"] in [line.split() for line in ran.out.splitlines()]
-    assert "all is well" not in ran.out
-    assert calls == [(None, False), (Path("runs/one-0"), True)]
+    assert "1 failed" in ran.out
+    assert calls == [(None, False), (None, False), (Path("runs/one-0"), True)]
 
 
 def test_the_same_as_json(cli, here, asked):
