@@ -3,7 +3,8 @@
 checkpoints/step-N/model.safetensors       adapters and head (the frozen backbone is not in it)
 checkpoints/step-N/optimizer.safetensors   AdamW's moments
 checkpoints/step-N/streams.safetensors     the states of every process's torch generators
-checkpoints/step-N/state.json              counters, best epoch, schedule, hooks, sha256 of the three files
+checkpoints/step-N/state.json              counters, best epoch, schedule, hooks
+checkpoints/step-N/sums.json               sha256 of the other four
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 talk = logging.getLogger("lorakit")
 
 MODEL, OPTIMIZER, STREAMS = "model.safetensors", "optimizer.safetensors", "streams.safetensors"
+STATE, SUMS = "state.json", "sums.json"
+SUMMED = (MODEL, OPTIMIZER, STREAMS, STATE)
 
 
 def save_checkpoint(training: Training, keep: int) -> Path:
@@ -57,9 +60,9 @@ def save_checkpoint(training: Training, keep: int) -> Path:
             "scheduler": training.scheduler.state_dict(),
             "scaler": training.accelerator.scaler.state_dict() if training.accelerator.scaler else None,
             "hooks": {type(hook).__name__: state for hook in training.hooks if (state := hook.state_dict())},
-            "sha256": {name: digest(target / name) for name in (MODEL, OPTIMIZER, STREAMS)},
         }
-        write_json(target / "state.json", record)
+        write_json(target / STATE, record)
+        write_json(target / SUMS, {name: digest(target / name) for name in SUMMED})
     prune(root, keep)
     return path
 
@@ -74,7 +77,7 @@ def load_checkpoint(training: Training) -> Path:
     """Continue from the newest checkpoint that is whole, and forget the records made after it. RunError where there is none."""
     for path in reversed(all_checkpoints(training.run.checkpoints)):
         if intact(path):
-            with reading(path / "state.json", "the state of this training"):
+            with reading(path / STATE, "the state of this training"):
                 restore(training, path)
             return path
         talk.warning("%s is damaged or was only half written: going on from the one before", path)
@@ -85,7 +88,7 @@ def load_checkpoint(training: Training) -> Path:
 
 def restore(training: Training, path: Path) -> None:
     """Put everything back. UsageError where it was written by another number of processes, whose dropout cannot go on in these."""
-    record: dict[str, Any] = read_json(path / "state.json")
+    record: dict[str, Any] = read_json(path / STATE)
     processes, here = record["processes"], training.accelerator.num_processes
     if processes != here:
         raise UsageError(
@@ -97,9 +100,7 @@ def restore(training: Training, path: Path) -> None:
         setattr(training.state, name, value)
     share, device = float(training.accelerator.is_main_process), training.accelerator.device  # the others add nothing
     training.losses[:] = [torch.tensor(loss * share, device=device) for loss in record["losses"]]
-    training.norms[:] = [
-        torch.zeros_like(loss) for loss in training.losses
-    ]  # they were looked at before they were saved
+    training.norms[:] = [torch.zeros_like(loss) for loss in training.losses]  # looked at before they were saved
     training.adapted.load_state(read_tensors(path / MODEL))
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in read_tensors(path / OPTIMIZER).items():
@@ -132,9 +133,9 @@ def all_checkpoints(root: Path) -> list[Path]:
 def intact(path: Path) -> bool:
     """Whether every file is there with the bytes that were written."""
     try:
-        sums = read_json(path / "state.json")["sha256"]
-        return all(digest(path / name) == value for name, value in sums.items())
-    except (OSError, RunError, KeyError, TypeError, AttributeError):
+        sums = read_json(path / SUMS)
+        return bool({name: digest(path / name) for name in SUMMED} == sums)
+    except (OSError, RunError):
         return False
 
 

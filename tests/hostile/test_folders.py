@@ -148,7 +148,7 @@ def test_a_run_to_go_on_with(effort, unfinished, tmp_path, outside):
         with mock.patch.object(running, "draw"):
             workflow.train(load_recipe(folder / "recipe.yaml"), run_dir=folder, resume=True)
 
-    files = {path.name for path in unfinished.rglob("*") if path.is_file()} - {"state.json"}
+    files = {path.name for path in unfinished.rglob("*") if path.is_file()}
     spoil_and_read(effort, unfinished, tmp_path, outside, {"resume": resume}, *sorted(files), writes_inside=True)
 
 

@@ -101,7 +101,9 @@ def test_killed_without_warning(bench: Bench, tmp_path: Path, whole: Any, overri
     assert records(tmp_path / "run") == whole[overrides]
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "streams.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "optimizer.safetensors", "streams.safetensors", "state.json", "sums.json"]
+)
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
 def test_a_damaged_checkpoint_is_passed_over(bench: Bench, tmp_path: Path, whole: Any, file: str, damage: str):
     stopped(bench, tmp_path / "run", 8, *PLAIN)
@@ -142,6 +144,7 @@ def test_a_checkpoint_holds_what_trains_and_no_more(bench: Bench, tmp_path: Path
         "optimizer.safetensors",
         "state.json",
         "streams.safetensors",
+        "sums.json",
     ]
     tensors = load_file(folder / "model.safetensors")
     adapters, head = 2 * 2 * 4 * (32 + 32), 32 * 2 + 2  # two layers, q and v, rank 4, width 32
@@ -186,8 +189,8 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(bench: Bench, tmp_path: Path
     stopped(bench, tmp_path / "other", 2, "adapter.rank=2")
     ours, theirs = (tmp_path / name / "checkpoints" / "step-2" for name in ("run", "other"))
     (ours / "model.safetensors").write_bytes((theirs / "model.safetensors").read_bytes())
-    with edited_json(ours / "state.json") as state:
-        state["sha256"] = read_json(theirs / "state.json")["sha256"]
+    with edited_json(ours / "sums.json") as sums:
+        sums["model.safetensors"] = read_json(theirs / "sums.json")["model.safetensors"]
     with pytest.raises(LorakitError):
         bench.train(run_dir=tmp_path / "run", resume=True)
 
