@@ -14,12 +14,13 @@ from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import EVOLUTION
-from lorakit.training.checkpoint import all_checkpoints, intact
+from lorakit.training.checkpoint import STATE, all_checkpoints, intact
 from lorakit.workflow.building import Result
 from lorakit.workflow.evolving import RESULT
 from lorakit.workflow.killing import REFUSED, Kill, run_process
 
-NEVER_THE_SAME = ("seconds", "search_seconds", "supernet_seconds", "run_dir", "folder", "found", "emitted")
+# STATE: its sum in a checkpoint, because the seconds are in it.
+NEVER_THE_SAME = ("seconds", "search_seconds", "supernet_seconds", "run_dir", "folder", "found", "emitted", STATE)
 """Keys of what a run writes that tell times, and the run's own place."""
 OF_THE_MACHINE = ("environment.json", "report", "merged")
 
