@@ -5,11 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test lint clean help
+.PHONY: demo test lint bench clean help
 
 help:
 	@echo "make demo    install, then train the demo recipe offline (3 to 5 minutes)"
 	@echo "make test    install, lint, check types and run the tests (ARGS='-k name' goes to pytest)"
+	@echo "make bench   time training steps beside PEFT's (2 to 4 minutes)"
 	@echo "make lint    ruff, mypy and the import rules alone"
 	@echo "make clean   remove the virtual environment and what tools left behind"
 
@@ -19,6 +20,9 @@ demo: $(VENV)/.installed
 # One thread per worker: two workers that each take all cores slow each other down.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python scripts/bench/steps.py --out build/bench --rounds 12 $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
