@@ -26,9 +26,9 @@ def cases(number: int, *, fixed: bool) -> settings:
     )
 
 
-def efforts(few: int, many: int = MANY) -> pytest.MarkDecorator:
-    """The test's argument ``effort``: ``few`` fixed cases by default, at most ``many`` random ones in the slow run."""
-    slow = pytest.param(cases(min(many, MANY), fixed=False), id="many", marks=pytest.mark.slow)
+def efforts(few: int) -> pytest.MarkDecorator:
+    """The test's argument ``effort``: ``few`` fixed cases by default, ``MANY`` random ones in the slow run."""
+    slow = pytest.param(cases(MANY, fixed=False), id="many", marks=pytest.mark.slow)
     return pytest.mark.parametrize("effort", [pytest.param(cases(few, fixed=True), id="few"), slow])
 
 

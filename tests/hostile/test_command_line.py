@@ -70,7 +70,7 @@ def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     return code, out
 
 
-@efforts(few=12, many=2000)
+@efforts(few=12)
 def test_showing_any_recipe(effort, here, capsys):
     def check(made: tuple[bytes, list[str], bool]) -> None:
         text, given, as_json = made
@@ -83,7 +83,7 @@ def test_showing_any_recipe(effort, here, capsys):
     try_all(effort, st.tuples(texts, st.just([]) | overrides, st.booleans()), check)
 
 
-@efforts(few=12, many=2000)
+@efforts(few=12)
 def test_any_words(effort, here, capsys):
     def check(made: tuple[str, list[str]]) -> None:
         command, words = made

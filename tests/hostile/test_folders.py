@@ -129,7 +129,7 @@ def test_records_of_a_run(effort, searched, plain, tmp_path, outside):
 
 
 @pytest.mark.slow
-@efforts(few=10, many=300)
+@efforts(few=10)
 def test_pages_of_a_run(effort, searched, tmp_path, outside):
     spoil_and_read(
         effort,
@@ -142,7 +142,7 @@ def test_pages_of_a_run(effort, searched, tmp_path, outside):
     )
 
 
-@efforts(few=3, many=150)
+@efforts(few=3)
 def test_a_run_to_go_on_with(effort, unfinished, tmp_path, outside):
     def resume(folder: Path, out: Path) -> None:
         with mock.patch.object(running, "draw"):
