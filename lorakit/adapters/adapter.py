@@ -13,14 +13,13 @@ from typing import cast
 import torch
 from torch import nn
 
-from lorakit import registry
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Delta, Shared, axes_of
 from lorakit.adapters.factored import Factored
 from lorakit.adapters.ghost import Ghost
-from lorakit.adapters.init import Init, InitContext
 from lorakit.adapters.rescale import rescale
 from lorakit.adapters.spec import AdapterSpec
+from lorakit.adapters.started import started
 from lorakit.adapters.thin import adapted_linear
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
@@ -66,7 +65,7 @@ class Adapter(nn.Module):
         self.__dict__["base"] = base  # not a child: the adapter lives inside its base
         self.__dict__["beneath"] = None  # the adapter that this one stands on, where a module has several
         weight = self.base_weight() if self.on_weight else None
-        self.delta: Delta | Anchored = built(
+        self.delta: Delta | Anchored = started(
             site, spec, rank, weight, generator or torch.Generator().manual_seed(0), shared, statistics
         )
         if self.delta.replaces:
@@ -320,7 +319,7 @@ class Adapter(nn.Module):
             and self.beneath is None
             and self.spec.dropout == 0
             and isinstance(self.delta, Factored)
-            and type(self.delta).forward is Factored.forward
+            and self.delta.by_factors
             and self.base.weight.dtype == self.delta_dtype()
         )
 
@@ -385,23 +384,3 @@ def stack(adapter: Adapter) -> None:
         beneath = each.path()
     if beneath is not None:
         base.forward = beneath
-
-
-def built(
-    site: Site,
-    spec: AdapterSpec,
-    rank: int,
-    weight: torch.Tensor | None,
-    generator: torch.Generator,
-    shared: Shared | None,
-    statistics: Mapping[str, torch.Tensor] | None,
-) -> Delta | Anchored:
-    """The delta of one site at its start."""
-    delta: Delta = registry.deltas.get(spec.delta)(site, rank, dict(spec.options), shared)
-    init: Init = registry.inits.get(spec.init)
-    wide = None if weight is None else weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-    delta.begin(generator)
-    delta.prepare(wide)
-    if statistics is not None:
-        init(delta, InitContext(wide, spec.scale_at(rank), generator, **statistics))
-    return Anchored(delta) if init.anchors else delta

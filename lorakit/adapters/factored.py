@@ -17,6 +17,11 @@ class Factored(Delta):
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """b (out x r) and a (r x in)."""
 
+    @property
+    def by_factors(self) -> bool:
+        """Whether it computes with its factors as they are."""
+        return type(self).forward is Factored.forward
+
     def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
         """``b (scale a x)``."""
         b, a = self.factors()
@@ -24,7 +29,7 @@ class Factored(Delta):
 
     def added(self, base: torch.Tensor, x: torch.Tensor, scale: float) -> torch.Tensor:
         """``base + b (scale a x)``, in one go where the product is that of the factors."""
-        if type(self).forward is not Factored.forward:
+        if not self.by_factors:
             return super().added(base, x, scale)
         b, a = self.factors()
         return thin_product(x, a, b, scale, base)

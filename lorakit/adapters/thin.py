@@ -24,8 +24,7 @@ def thin_product(x: Tensor, a: Tensor, b: Tensor, scale: float, base: Tensor | N
 
     Computed in autocast's dtype inside of autocast, in that of ``a`` elsewhere; (..., out).
     """
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a.dtype
+    dtype = computed_in(x, a.dtype)
     x, a, b = x.to(dtype), a.to(dtype), b.to(dtype)
     product: Tensor
     if base is None:
@@ -39,11 +38,21 @@ def thin_product(x: Tensor, a: Tensor, b: Tensor, scale: float, base: Tensor | N
 
 def adapted_linear(x: Tensor, layer: nn.Linear, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """``W x + bias + scale b a x``: the gradient of x is one array, written once. (The layer is frozen, unless somebody looks at it.)"""
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    dtype = computed_in(x, x.dtype)
     bias = None if layer.bias is None else layer.bias.to(dtype)
     out: Tensor = AdaptedLinear.apply(x.to(dtype), layer.weight.to(dtype), bias, a.to(dtype), b.to(dtype), scale)
     return out
+
+
+def computed_in(x: Tensor, otherwise: torch.dtype) -> torch.dtype:
+    """Autocast's dtype where it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else otherwise
+
+
+def flat(x: Tensor) -> Tensor:
+    """(..., width) as (rows, width)."""
+    return x.reshape(-1, x.shape[-1])
 
 
 class AdaptedLinear(torch.autograd.Function):
@@ -51,13 +60,12 @@ class AdaptedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        """The frozen layer's output, and the thin product added to it in place."""
-        rows = x.reshape(-1, x.shape[-1])
-        thin = (a @ rows.T).mul_(scale)
+        """The layer's output, and the thin product added to it in place."""
+        rows = flat(x)
+        thin = a @ rows.T
         ctx.save_for_backward(x, weight, a, b, thin)
         ctx.scale = scale
-        out = linear(rows, weight, bias)
-        return out.addmm_(thin.T, b.T).view(*x.shape[:-1], -1)
+        return linear(rows, weight, bias).addmm_(thin.T, b.T, alpha=scale).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
@@ -65,14 +73,15 @@ class AdaptedLinear(torch.autograd.Function):
         """Of x, the layer, a and b."""
         x, weight, a, b, thin = ctx.saved_tensors
         wants_x, wants_weight, wants_bias, wants_a, wants_b, _ = ctx.needs_input_grad
-        rows, out = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-        back = (b.T @ out.T).mul_(ctx.scale) if wants_x or wants_a else thin
+        out = flat(grad)
+        of_x = out @ weight if wants_x else None
+        of_a, of_b = thin_gradients(x, a, b, thin, out, ctx.scale, of_x, wants_a, wants_b)
         return (
-            (out @ weight).addmm_(back.T, a).view(x.shape) if wants_x else None,
-            out.T @ rows if wants_weight else None,
+            None if of_x is None else of_x.view(x.shape),
+            out.T @ flat(x) if wants_weight else None,
             out.sum(dim=0) if wants_bias else None,
-            back @ rows if wants_a else None,
-            (thin @ out).T if wants_b else None,
+            of_a,
+            of_b,
             None,
         )
 
@@ -83,14 +92,13 @@ class ThinProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, scale: float, base: Tensor | None) -> Tensor:
         """``base + scale x a^T b^T``, in ``base``."""
-        rows = x.reshape(-1, x.shape[-1])
-        thin = (a @ rows.T).mul_(scale)
+        thin = a @ flat(x).T
         ctx.save_for_backward(x, a, b, thin)
         ctx.scale = scale
         if base is None:
-            return (thin.T @ b.T).view(*x.shape[:-1], b.shape[0])
+            return torch.addmm(thin.new_zeros(1), thin.T, b.T, beta=0, alpha=scale).view(*x.shape[:-1], b.shape[0])
         ctx.mark_dirty(base)
-        base.view(-1, b.shape[0]).addmm_(thin.T, b.T)
+        base.view(-1, b.shape[0]).addmm_(thin.T, b.T, alpha=scale)
         return base
 
     @staticmethod
@@ -99,12 +107,28 @@ class ThinProduct(torch.autograd.Function):
         """Of x, a and b; that of ``base`` is the output's."""
         x, a, b, thin = ctx.saved_tensors
         wants_x, wants_a, wants_b, _, wants_base = ctx.needs_input_grad
-        rows, out = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-        back = (b.T @ out.T).mul_(ctx.scale) if wants_x or wants_a else thin
-        return (
-            (back.T @ a).view(x.shape) if wants_x else None,
-            back @ rows if wants_a else None,
-            (thin @ out).T if wants_b else None,
-            None,
-            grad if wants_base else None,
-        )
+        of_x = torch.empty_like(flat(x)) if wants_x else None
+        of_a, of_b = thin_gradients(x, a, b, thin, flat(grad), ctx.scale, of_x, wants_a, wants_b, keep=0)
+        return None if of_x is None else of_x.view(x.shape), of_a, of_b, None, grad if wants_base else None
+
+
+def thin_gradients(
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    thin: Tensor,
+    out: Tensor,
+    scale: float,
+    of_x: Tensor | None,
+    a_too: bool,
+    b_too: bool,
+    keep: int = 1,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Those of a and b for the output's gradient ``out`` (rows, out), where they are wanted.
+
+    x's goes into ``of_x`` (rows, in), to which what is there is added ``keep`` times.
+    """
+    back = b.T @ out.T if a_too or of_x is not None else thin
+    if of_x is not None:
+        of_x.addmm_(back.T, a, beta=keep, alpha=scale)
+    return (back @ flat(x)).mul_(scale) if a_too else None, (thin @ out).T.mul_(scale) if b_too else None

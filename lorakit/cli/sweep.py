@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -76,36 +77,23 @@ def sweep(
         from lorakit import workflow
         from lorakit.cli.progress import ProgressHook
 
-        words = overrides or []
+        asked: dict[str, Any] = {
+            "seeds": numbers,
+            "folder": folder,
+            "metric": metric,
+            "trials": trials,
+            "storage": storage,
+            "offline": offline,
+        }
         if dry_run:
-            planned = workflow.plan_sweep(
-                recipe,
-                words,
-                seeds=numbers,
-                folder=folder,
-                metric=metric,
-                trials=trials,
-                storage=storage,
-                offline=offline,
-            )
+            planned = workflow.plan_sweep(recipe, overrides or [], **asked)
             if as_json:
                 write_json(planned.to_dict())
             else:
                 write(plan_table(planned))
             return
-        result = workflow.sweep(
-            recipe,
-            words,
-            seeds=numbers,
-            folder=folder,
-            metric=metric,
-            trials=trials,
-            storage=storage,
-            wait=not no_wait,
-            table=csv,
-            offline=offline,
-            watch=lambda: ProgressHook(quiet=quiet),
-        )
+        watch = partial(ProgressHook, quiet=quiet)
+        result = workflow.sweep(recipe, overrides or [], **asked, wait=not no_wait, table=csv, watch=watch)
     if as_json:
         write_json(result.to_dict())
     else:

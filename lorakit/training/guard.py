@@ -19,14 +19,14 @@ from lorakit.training.checkpoint import all_checkpoints
 if TYPE_CHECKING:
     from lorakit.training.loop import Training
 
-STOP, SKIP = "stop", "skip"
+SKIP = "skip"
 IN_A_ROW = 10  # steps left out one after the other, after which the weights themselves must be what is wrong
 SHOWN = 8  # rows that a message names
 
 
 def leave_out(training: Training) -> bool:
     """Whether the step just computed is to be left out: then its gradients are zero. RunError after ``IN_A_ROW`` of them."""
-    if training.recipe.training.nonfinite != SKIP:
+    if training.recipe.training.nonfinite != SKIP or training.accelerator.scaler is not None:  # which does so itself
         return False
     gradients = [parameter.grad for parameter in training.parameters if parameter.grad is not None]
     if nn.utils.get_total_norm(gradients).isfinite():

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
-
 from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.run import environment
 from lorakit.errors import Problem, RunError, UsageError
 from lorakit.report.comparison_figure import comparison_figure
-from lorakit.workflow.building import Result, talk
+from lorakit.workflow.building import Result, talk, this_process
 from lorakit.workflow.compared import ComparedSide, apart, as_csv, side_by_side, warnings
 from lorakit.workflow.outlook import Outlook, choose_metric, look_ahead, rises
 from lorakit.workflow.sides import Side, check_same_data, gather, paired_order
@@ -63,7 +61,7 @@ def compare(
     training does not stop the others, and is in ``failed``. Raises UsageError for sides that do not go together, RunError where no
     run is there in the end, and Interrupted after a polite stop.
     """
-    if PartialState().num_processes > 1:
+    if this_process().num_processes > 1:
         raise UsageError("a comparison is made by one process", hint="several workers on one folder share its runs")
     sides = gather(arguments, overrides, seeds, folder, offline=offline)
     check_same_data(sides)

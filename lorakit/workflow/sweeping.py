@@ -8,15 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from accelerate import PartialState
-
 from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.run import environment
 from lorakit.errors import LorakitError, Problem, RunError, UsageError
 from lorakit.recipe.layers import COMMAND_LINE
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.values import written
-from lorakit.workflow.building import Result, talk
+from lorakit.workflow.building import Result, talk, this_process
 from lorakit.workflow.compared import ComparedRun, as_csv, compared_run, totals
 from lorakit.workflow.grid import Point, Space, read_space
 from lorakit.workflow.outlook import Outlook, choose_metric, look_ahead, rises
@@ -189,7 +187,7 @@ def survey(
     offline: bool,
 ) -> Ground:
     """Read what is asked for and check all of it, on the real model and data. Raises UsageError or RecipeError with every mistake."""
-    if PartialState().num_processes > 1:
+    if this_process().num_processes > 1:
         raise UsageError("a sweep is made by one process", hint="several workers on one folder share its runs")
     check_named_apart(overrides)
     space = read_space([*overrides, *(["run.offline=true"] if offline else [])])

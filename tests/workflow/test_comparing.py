@@ -223,6 +223,6 @@ def test_an_imported_run_is_one_message(compared: Comparison, finished: workflow
 
 
 def test_several_processes_of_one_launch_are_refused(recipes, tmp_path, monkeypatch):
-    monkeypatch.setattr(workflow.comparing, "PartialState", lambda: mock.Mock(num_processes=2))
+    monkeypatch.setattr(workflow.comparing, "this_process", lambda: mock.Mock(num_processes=2))
     with pytest.raises(UsageError, match="one process"):
         compare([recipes["even"]], folder=tmp_path)

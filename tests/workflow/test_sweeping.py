@@ -241,7 +241,7 @@ def test_without_optuna_trials_are_refused_with_what_to_install(small, tmp_path,
 
 
 def test_several_processes_of_one_launch_are_refused(small, monkeypatch):
-    monkeypatch.setattr(sweeping, "PartialState", lambda: mock.Mock(num_processes=2))
+    monkeypatch.setattr(sweeping, "this_process", lambda: mock.Mock(num_processes=2))
     with pytest.raises(UsageError, match="one process"):
         sweep(small)
 
