@@ -68,6 +68,7 @@ def sides(rank: int) -> dict[str, dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="bundled:minilm")
     parser.add_argument("--tasks", nargs="+", default=["mrpc", "rte", "sst2"], choices=list(TEXTS))
     parser.add_argument("--budgets", nargs="+", type=int, default=[2, 8])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
@@ -106,7 +107,7 @@ def recipe(
     """A whole recipe."""
     first, second = TEXTS[task]
     return {
-        "model": {"name": "bundled:minilm"},
+        "model": {"name": options.model},
         "task": {
             "name": "custom",
             "train": str(fit.absolute()),

@@ -296,6 +296,9 @@ class TrainingSection:
         "fp32", "autocast: fp32, bf16 or fp16", choices=("fp32", "bf16", "fp16"), also=("mixed_precision",)
     )
     length_grouping: bool = key(True, "batches of similar length: less padding", also=("group_by_length",))
+    cuda_graphs: bool = key(
+        False, "on a GPU: start the kernels of a step by one call; pads batches to a multiple of 16"
+    )
 
 
 @dataclass

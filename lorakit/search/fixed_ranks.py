@@ -16,6 +16,7 @@ from lorakit.search.unit_policy import UnitPolicy
 class FixedRanks(UnitPolicy):
     """Ranks from scores that fall from a site's first unit to its last; a site of rank 0 leaves the function."""
 
+    steady = True
     options: ClassVar = {
         "scale": Option(
             "full",

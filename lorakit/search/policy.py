@@ -55,7 +55,7 @@ class Policy(ABC):
     title, summary and source: what `lorakit show` tells; options: its own settings (`search.options`), whose values an instance
     has as ``settings``; by: what it gives or takes, whole sites or single rank units; default_share: the budget where a recipe
     gives none, of all sites' parameters; at_once: whether its first decision, on a fresh model, is one to train by (`lorakit search`);
-    empties: whether its steps may close what the last tick left on.
+    empties: whether its steps may close what the last tick left on; steady: see ``Hook``, where watched sites may be an exception.
     Raises RecipeError where it cannot work with the recipe's adapters.
     """
 
@@ -66,6 +66,7 @@ class Policy(ABC):
     by: ClassVar[Literal["site", "unit"]] = "site"
     default_share: ClassVar[float] = 0.25
     at_once: ClassVar[bool] = False
+    steady: ClassVar[bool] = False
     empties: ClassVar[bool] = False
 
     def __init__(self, context: SearchContext):

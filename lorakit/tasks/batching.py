@@ -53,14 +53,14 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """These rows as one batch, padded to the longest of them.
+    def collate(self, rows: Sequence[int], multiple: int = 1) -> dict[str, torch.Tensor]:
+        """These rows as one batch, padded to the longest of them, or to the next ``multiple``.
 
-        input_ids, attention_mask and (if the tokenizer makes them) token_type_ids: (len(rows), longest) long; labels:
+        input_ids, attention_mask and (if the tokenizer makes them) token_type_ids: (len(rows), length) long; labels:
         (len(rows),).
         """
         lengths = self.lengths[list(rows)].tolist()
-        shape = len(rows), max(lengths)
+        shape = len(rows), -(-max(lengths) // multiple) * multiple
         tokens, mask = np.full(shape, self.pads[0], np.int64), np.zeros(shape, np.int64)
         types = None if self.types is None else np.full(shape, self.pads[1], np.int64)
         for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):

@@ -26,13 +26,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Feed:
-    """The training rows, batched for one of ``processes`` processes."""
+    """The training rows, batched for one of ``processes`` processes, padded to a length that ``multiple`` divides."""
 
     encoded: Encoded
     training: TrainingSection
     seed: int
     process: int = 0
     processes: int = 1
+    multiple: int = 1
 
     def windows(self, epoch: int, skip: int = 0) -> Iterator[Window]:
         """The epoch's steps in order, without the first ``skip``. Each batch is split over the processes row by row."""
@@ -40,7 +41,7 @@ class Feed:
         for start in range(skip * accumulate, len(batches), accumulate):
             window = batches[start : start + accumulate]
             mine = [share for rows in window if (share := rows[self.process :: self.processes])]
-            parts: list[Batch] = [self.encoded.collate(rows) for rows in mine or [window[0][:1]]]
+            parts: list[Batch] = [self.encoded.collate(rows, self.multiple) for rows in mine or [window[0][:1]]]
             yield Window(parts, sum(len(rows) for rows in window), share=1.0 if mine else 0.0)
 
     def batches(self, epoch: int) -> list[list[int]]:

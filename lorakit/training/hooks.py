@@ -35,7 +35,12 @@ class TrainState:
 
 
 class Hook:
-    """Does nothing at every moment; override the moments you need."""
+    """Does nothing at every moment; override the moments you need.
+
+    steady: whether all steps between two ticks compute the same function of weights and batch, by the same path through the code.
+    """
+
+    steady: bool = True
 
     def on_train_begin(self, state: TrainState) -> None:
         """Once, before the first step of this process."""

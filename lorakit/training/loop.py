@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -18,10 +19,11 @@ from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted
 from lorakit.recipe.schema import Recipe
-from lorakit.tasks.batching import SummedLoss
+from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.checkpoint import save_checkpoint
 from lorakit.training.feed import Feed, Window
+from lorakit.training.graphs import Graphs
 from lorakit.training.guard import leave_out, look
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.interrupt import StopRequest, listening
@@ -53,11 +55,16 @@ class Training:
     metric: str
     state: TrainState
     hooks: Sequence[Hook] = ()
+    graphs: Graphs | None = None
     losses: list[torch.Tensor] = field(default_factory=list)
     norms: list[torch.Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.parameters = [tensor.parameter for tensor in self.adapted.trained()]
+
+    def passes(self, compute: Callable[[Batch], torch.Tensor], batch: Batch) -> torch.Tensor:
+        """``compute(batch)``, by a graph where the training has them."""
+        return self.graphs.run(compute, batch) if self.graphs else compute(batch)
 
     def call(self, moment: str) -> None:
         """Every hook's method of this name."""
@@ -105,9 +112,7 @@ def step(training: Training, window: Window) -> None:
     last = len(window.batches) - 1
     for place, batch in enumerate(window.batches):
         with accelerator.no_sync(training.model) if place < last else nullcontext():
-            summed: Any = training.loss(training.model, batch) * window.share
-            accelerator.backward(summed * (accelerator.num_processes / window.rows))
-        loss += summed.detach() / window.rows
+            loss += training.passes(partial(forward_backward, training, window), batch)
     if accelerator.scaler is not None:
         accelerator.scaler.unscale_(training.optimizer)
     left_out = leave_out(training)
@@ -129,6 +134,14 @@ def step(training: Training, window: Window) -> None:
     state.next_tick = training.schedule.next_tick(state.step)
     training.call("after_step")
     training.optimizer.zero_grad(set_to_none=True)
+
+
+def forward_backward(training: Training, window: Window, batch: Batch) -> torch.Tensor:
+    """A batch's part of the step's loss; its gradients are added to those that are there."""
+    summed: Any = training.loss(training.model, batch) * window.share
+    training.accelerator.backward(summed * (training.accelerator.num_processes / window.rows))
+    part: torch.Tensor = summed.detach() / window.rows
+    return part
 
 
 def log(training: Training) -> None:

@@ -21,6 +21,7 @@ class SearchHook(Hook):
         self.run = run
         self.writes = writes
         self.seconds = 0.0
+        self.steady = policy.steady
         self.decided: int | None = None  # adapter parameters that the last tick left on
 
     def on_tick(self, state: TrainState) -> None:

@@ -53,6 +53,7 @@ class Update(Hook):
     summary: ClassVar[str]
     source: ClassVar[str]
     options: ClassVar[Mapping[str, Option]] = {}
+    steady = False
 
     def __init__(self, context: UpdateContext):
         self.context = context

@@ -25,6 +25,7 @@ from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import load_checkpoint
 from lorakit.training.evaluation import score_splits
 from lorakit.training.feed import Feed
+from lorakit.training.graphs import LENGTHS, Graphs, check_graphs
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loop import Training
 from lorakit.training.loop import train as run_loop
@@ -196,6 +197,7 @@ def prepare(
         stream(recipe.run.seed, "data"),
         accelerator.process_index,
         accelerator.num_processes,
+        multiple=LENGTHS if recipe.training.cuda_graphs else 1,
     )
     optimizer = make_optimizer(adapted, recipe.training)
     search = None
@@ -204,6 +206,11 @@ def prepare(
             policy = make_policy(parts, adapted, feed, objective, schedule, optimizer)
             search = SearchHook(policy, run, writes=accelerator.is_main_process)
         updates = make_updates(recipe, adapted, schedule, objective, optimizer, feed)
+    graphs = None
+    if recipe.training.cuda_graphs:
+        with located(loaded):
+            check_graphs(accelerator, recipe.training.accumulate, [*([search] if search else []), *updates])
+        graphs = Graphs(adapted)
     state = TrainState(
         total_steps=schedule.total_steps,
         steps_per_epoch=schedule.steps_per_epoch,
@@ -227,7 +234,8 @@ def prepare(
         evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size),
         metric=main_metric(task),
         state=state,
-        hooks=[*([search] if search else []), *updates, *hooks],
+        hooks=[*([search] if search else []), *updates, *([graphs] if graphs else []), *hooks],
+        graphs=graphs,
     )
     seed_dropout(recipe)
     return training, search

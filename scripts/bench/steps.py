@@ -2,13 +2,13 @@
 
     python scripts/bench/steps.py --out results/bench                                        # the bundled encoder, batch 32 x 64
     python scripts/bench/steps.py --out results/bench --sides lora peft:lora --rounds 10
-    python scripts/bench/steps.py --out results/gpu --shape roberta-large --precision bf16 --tokens 128
+    python scripts/bench/steps.py --out results/gpu --shape roberta-large --precision bf16 --tokens 128 --rounds 50
 
-Sides: a method of lorakit, trained by lorakit's own loop; `peft:METHOD`; `floor`, the frozen model with its trained head, forward and
-backward through the activations down to the lowest adapted layer; `full`, everything trained. `adalora` and `peft:adalora` observe and
-allocate. Every round each side makes one step, in an order that turns, so that what else the machine does meets all alike. Printed and
-saved (OUT/steps.json) are the median step and the ratio to the sides that targets are set against: the median over rounds of
-paired ratios, with its quartiles; on a GPU the peak memory too.
+Sides: a method of lorakit, trained by lorakit's own loop; `graphs:METHOD`, the same with `training.cuda_graphs`; `peft:METHOD`;
+`floor`, the frozen model with its trained head, forward and backward through the activations down to the lowest adapted layer; `full`,
+everything trained. `adalora` and `peft:adalora` observe and allocate. Every round each side makes one step, in an order that turns,
+so that what else the machine does meets all alike. Printed and saved (OUT/steps.json) are the median step and the ratio to
+the sides that targets are set against: the median over rounds of paired ratios, with its quartiles; on a GPU each side's peak memory too.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import peft
 import torch
+import yaml
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -31,6 +33,7 @@ from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import Run, environment
 from lorakit.backbone.checkpoint import find_checkpoint
 from lorakit.recipe.load import load_recipe
+from lorakit.recipe.schema import ModelSection
 from lorakit.training.feed import Window
 from lorakit.training.loop import Training, step
 from lorakit.workflow.building import assemble
@@ -44,28 +47,33 @@ AGAINST = {
     "lora": ["peft:lora", "floor", "full"],
     "dora": ["peft:dora"],
     "adalora": ["peft:adalora"],
+    "graphs:lora": ["lora", "peft:lora", "floor", "full"],
+    "graphs:dora": ["peft:dora"],
     "peft:lora": ["full"],
 }
 EVERY = 10  # steps between allocations of AdaLoRA
 RANK = 8
+ROWS = 6400
+GRAPHS = "graphs"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--shape", choices=list(SHAPES), help="random weights of this shape; the bundled encoder by default"
+        "--model", default="bundled:minilm", help="what is trained, or with --shape whose tokenizer is used"
     )
+    parser.add_argument("--shape", choices=list(SHAPES), help="random weights of this shape instead of the model's")
     parser.add_argument("--sides", nargs="+", default=SIDES)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--warmup", type=int, default=4, help="first steps of each side, not timed")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        sides = {name: build(name, options, Path(folder)) for name in options.sides}
-        seconds, memory = race(sides, options)
+        sides, memory = warm(options, Path(folder))
+        seconds = race(sides, options.rounds)
     report = {
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()},
         "sides": {name: {"median": statistics.median(times), "seconds": times} for name, times in seconds.items()},
@@ -81,36 +89,43 @@ def main() -> None:
     show(report)
 
 
-def race(
-    sides: dict[str, Callable[[], None]], options: argparse.Namespace
-) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of every side's steps, and its peak memory in MiB on a GPU."""
+def warm(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Callable[[], None]], dict[str, float]]:
+    """What makes a step of each side, after its first steps; on a GPU what the side needs at its peak, model included, in MiB."""
+    sides, memory = {}, {}
+    for name in options.sides:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            held = torch.cuda.memory_allocated()
+        sides[name] = build(name, options, folder)
+        for _ in range(options.warmup):
+            sides[name]()
+        if torch.cuda.is_available():
+            memory[name] = (torch.cuda.max_memory_allocated() - held) / 2**20
+    return sides, memory
+
+
+def race(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every side's steps."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    memory: dict[str, float] = {}
-    cuda = torch.cuda.is_available()
     order = list(sides)
-    for number in range(options.warmup + options.rounds):
+    for number in range(rounds):
         for name in order[number % len(order) :] + order[: number % len(order)]:
-            if cuda:
-                torch.cuda.reset_peak_memory_stats()
-                held = torch.cuda.memory_allocated()
             started = time.perf_counter()
             sides[name]()
-            if cuda:
+            if torch.cuda.is_available():
                 torch.cuda.synchronize()
-                memory[name] = (torch.cuda.max_memory_allocated() - held) / 2**20
-            if number >= options.warmup:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds, memory
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
 
 
 def build(name: str, options: argparse.Namespace, folder: Path) -> Callable[[], None]:
     """What makes one step of a side."""
     library, _, method = name.rpartition(":")
-    ours = method if not library and name not in ("floor", "full") else "lora"
-    training = prepared(ours, options, folder / name.replace(":", "-"))
+    ours = library in ("", GRAPHS) and method not in ("floor", "full")
+    graphs = library == GRAPHS
+    training = prepared(method if ours else "lora", options, folder, folder / name.replace(":", "-"), graphs)
     batch = made_up(training, options)
-    if not library and name not in ("floor", "full"):
+    if ours:
         training.model.train()
         window = Window([batch], options.batch_size)
         return partial(acted, training, window)
@@ -128,33 +143,48 @@ def build(name: str, options: argparse.Namespace, folder: Path) -> Callable[[], 
     return partial(plain_step, model.train(), optimizer_of(model), batch, training, method == "adalora", [0])
 
 
-def prepared(method: str, options: argparse.Namespace, folder: Path) -> Training:
+def prepared(method: str, options: argparse.Namespace, models: Path, folder: Path, graphs: bool) -> Training:
     """lorakit's training of a method on all linear sites."""
-    model = random_model(options.shape, folder) if options.shape else "bundled:minilm"
-    search = []
+    model = random_model(options, models) if options.shape else options.model
+    search: dict[str, Any] = {"method": "none"}
     if method == "adalora":
-        period = EVERY * options.batch_size / 7677
-        search = ["search.method=adalora", f"search.uniform_rank={RANK}", f"search.every={period}", "search.warmup=0"]
-    loaded = load_recipe(
-        "demo",
-        [
-            f"model.name={model}",
-            f"adapter.method={method}",
-            f"adapter.rank={RANK * 3 // 2 if method == 'adalora' else RANK}",
-            "adapter.targets=[all]",
-            "adapter.shortcuts=[]",
-            "adapter.dropout=0",
-            *(search or ["search.method=none"]),
-            f"training.precision={options.precision}",
-            f"training.batch_size={options.batch_size}",
-            "run.offline=true",
-        ],
-    )
+        every = EVERY * options.batch_size / ROWS
+        search = {"method": "adalora", "uniform_rank": RANK, "every": every, "warmup": 0}
+    recipe = {
+        "model": {"name": str(model)},
+        "task": made_up_task(models),
+        "adapter": {"method": method, "rank": RANK * 3 // 2 if method == "adalora" else RANK, "targets": ["all"]},
+        "search": search,
+        "training": {
+            "precision": options.precision,
+            "batch_size": options.batch_size,
+            "cuda_graphs": graphs,
+        },
+        "run": {"offline": True},
+    }
+    folder.mkdir()
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    loaded = load_recipe(path)
     parts = assemble(loaded)
     run = Run(folder / "run")
     training, _ = prepare(loaded, parts, run, [])
     run.start(loaded.to_yaml(), parts.task)
     return training
+
+
+def made_up_task(folder: Path) -> dict[str, Any]:
+    """A task of ``ROWS`` rows that nobody learns from: the steps take a batch of their own."""
+    file = folder / "rows.csv"
+    pd.DataFrame({"text": ["a text"] * ROWS, "label": [0, 1] * (ROWS // 2)}).to_csv(file, index=False)
+    return {
+        "name": "custom",
+        "train": str(file),
+        "validation": str(file),
+        "text": "text",
+        "label": "label",
+        "metric": "accuracy",
+    }
 
 
 def acted(training: Training, window: Window) -> None:
@@ -231,12 +261,14 @@ def made_up(training: Training, options: argparse.Namespace) -> dict[str, torch.
     return {name: tensor.to(training.accelerator.device) for name, tensor in batch.items()}
 
 
-def random_model(shape: str, folder: Path) -> Path:
-    """A checkpoint of random weights, with the bundled tokenizer."""
-    source = find_checkpoint(load_recipe("demo").recipe.model, offline=True)
+def random_model(options: argparse.Namespace, folder: Path) -> Path:
+    """A checkpoint of random weights, with the bundled tokenizer, made once in ``folder``."""
     path = folder / "model"
+    if path.exists():
+        return path
+    source = find_checkpoint(ModelSection(name=options.model), offline=True)
     sizes = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
-    config = AutoConfig.for_model("roberta", **sizes, **SHAPES[shape])
+    config = AutoConfig.for_model("roberta", **sizes, **SHAPES[options.shape])
     torch.manual_seed(0)
     AutoModel.from_config(config).save_pretrained(path)
     AutoTokenizer.from_pretrained(source).save_pretrained(path)

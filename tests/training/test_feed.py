@@ -21,7 +21,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    def collate(self, rows: Sequence[int], multiple: int = 1) -> dict[str, torch.Tensor]:
         return {"rows": torch.tensor(list(rows))}
 
 

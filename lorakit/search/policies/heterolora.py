@@ -38,6 +38,7 @@ class HeteroLoRA(Policy):
     summary = "sites on or off by a zero-cost proxy, again at every tick"
     source = "Zhang et al. 2024, arXiv 2406.14956"
     at_once = True
+    steady = True
     options: ClassVar = {
         "per": Option(
             "site",

@@ -1,0 +1,104 @@
+"""Forward and backward as one CUDA graph: on a GPU a small step is mostly spent on starting its kernels one by one.
+
+A graph is taken of each shape of batch, and replayed for all later ones: the same kernels on the same weights, started by one call.
+What a graph cannot know is where Python would take another way. So graphs are forgotten at every tick; watched sites and the first
+``EAGER`` batches of a shape are computed without one; and what changes the function from step to step is refused (``Hook.steady``).
+Clipping, hooks and the optimiser's step stay outside. Source: the CUDA graphs chapter of PyTorch's documentation, whole-network capture.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from lorakit.adapters.adapter import WATCHED
+from lorakit.adapters.attach import AdaptedModel
+from lorakit.errors import RecipeError
+from lorakit.tasks.batching import Batch
+from lorakit.training.hooks import Hook, TrainState
+
+LENGTHS = 16  # batches are padded to multiples of this many tokens, so that there are few shapes
+EAGER = (
+    2  # batches of a shape before its graph is taken: lazy initialisations are over then, and rare shapes need no graph
+)
+Compute = Callable[[Batch], torch.Tensor]
+"""batch -> its part of the step's loss, whose gradients are then in the parameters."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph, the tensors it reads its batch from, and those it writes the loss and the gradients to."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: dict[str, torch.Tensor]
+    loss: torch.Tensor
+    gradients: list[tuple[nn.Parameter, torch.Tensor]]
+
+    def replay(self, batch: Batch) -> torch.Tensor:
+        """The batch's loss; its gradients become those of the parameters."""
+        for name, tensor in batch.items():
+            self.inputs[name].copy_(tensor, non_blocking=True)
+        self.graph.replay()
+        for parameter, gradient in self.gradients:
+            parameter.grad = gradient
+        return self.loss.clone()
+
+
+class Graphs(Hook):
+    """The graphs of a training, one for each shape of batch and choice of sites."""
+
+    def __init__(self, adapted: AdaptedModel):
+        self.adapted = adapted
+        self.parameters = [tensor.parameter for tensor in adapted.trained()]
+        self.seen: Counter[Any] = Counter()
+        self.held: dict[Any, Captured] = {}
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def on_tick(self, state: TrainState) -> None:
+        """Forget all: sites, ranks or weights may be others now."""
+        self.seen.clear()
+        self.held.clear()
+
+    def run(self, compute: Compute, batch: Batch) -> torch.Tensor:
+        """``compute(batch)``, by the graph of its shape where there is one. No gradients may be pending."""
+        states = tuple(self.adapted.states().values())
+        key = (states, *((name, tensor.shape) for name, tensor in batch.items()))
+        if key in self.held:
+            return self.held[key].replay(batch)
+        self.seen[key] += 1
+        if WATCHED in states or self.seen[key] <= EAGER:
+            return compute(batch)
+        self.held[key] = self.capture(compute, batch)
+        return self.held[key].replay(batch)
+
+    def capture(self, compute: Compute, batch: Batch) -> Captured:
+        """Record what ``compute`` does with batches of this shape; nothing is computed yet."""
+        device = self.parameters[0].device
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            loss = compute(inputs)
+        gradients = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+        return Captured(graph, inputs, loss, gradients)
+
+
+def check_graphs(accelerator: Accelerator, accumulate: int, changing: Sequence[Hook]) -> None:
+    """RecipeError where steps cannot be replayed: for the device, several batches or processes a step, float16, or what is ``changing``."""
+    unsteady = [hook for hook in changing if not hook.steady]
+    reasons = {
+        f"this device ({accelerator.device.type}): they need one of NVIDIA's GPUs": accelerator.device.type != "cuda",
+        "training.accumulate": accumulate > 1,
+        "several processes": accelerator.num_processes > 1,
+        "training.precision=fp16": accelerator.scaler is not None,
+        "methods that change the function from step to step": bool(unsteady),
+    }
+    if refused := [reason for reason, holds in reasons.items() if holds]:
+        raise RecipeError(
+            f"CUDA graphs do not go together with {', '.join(refused)}", key="training.cuda_graphs", valid="false"
+        )

@@ -1,0 +1,70 @@
+"""CUDA graphs: where they are refused, and, on a GPU, that a replayed step is the step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from workflow.small_runs import SEARCH, Bench, records
+
+from lorakit import registry
+from lorakit.errors import RecipeError
+from lorakit.search.policies.heterolora import HeteroLoRA
+from lorakit.search.policy import Policy
+from lorakit.training import graphs
+from lorakit.training.hooks import Hook
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+ON = "training.cuda_graphs=true"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_refused_without_a_gpu(bench: Bench):
+    with pytest.raises(RecipeError, match=r"this device \(cpu\)"):
+        bench.train(ON)
+
+
+def test_what_acts_before_every_step_is_not_steady():
+    kinds = [*(registry.policies.get(name) for name in registry.policies.names()), *updates()]
+    acting = [k for k in kinds if k.before_forward not in (Hook.before_forward, Policy.before_forward)]
+    assert len(acting) > 3
+    assert [k for k in acting if k.steady] == [HeteroLoRA]  # whose watched steps are computed without a graph
+
+
+def updates() -> list[type[Hook]]:
+    return [registry.updates.get(name) for name in registry.updates.names()]
+
+
+@GPU
+@pytest.mark.parametrize(
+    "settings",
+    [(), ("adapter.method=dora",), ("training.precision=bf16",), SEARCH, (*SEARCH, "search.scoring=streaming")],
+    ids=["lora", "dora", "bf16", "heterolora", "streaming"],
+)
+def test_a_replayed_step_is_the_step(bench: Bench, settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    """Dropout, gradients and all: the same run to the bit as with the graphs left out."""
+    long = (*settings, ON, "adapter.dropout=0.2", "training.epochs=6")
+    replayed = records(bench.train(*long).run_dir)
+    monkeypatch.setattr(graphs, "EAGER", 10**9)
+    assert records(bench.train(*long).run_dir) == replayed
+
+
+@GPU
+def test_graphs_are_used(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    replays = []
+    monkeypatch.setattr(graphs.Captured, "replay", counted(graphs.Captured.replay, replays))
+    bench.train(ON, "training.epochs=6")
+    assert replays
+
+
+def counted(method, calls):
+    def counting(*arguments):
+        calls.append(arguments)
+        return method(*arguments)
+
+    return counting
+
+
+@GPU
+def test_refused_with_accumulation(bench: Bench):
+    with pytest.raises(RecipeError, match=r"training\.accumulate"):
+        bench.train(ON, "training.accumulate=2")
