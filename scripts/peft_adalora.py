@@ -62,7 +62,7 @@ def train_peft(recipe: Path, seed: int, target: int, shrinking: dict[str, float]
     while step < total:
         for window in feed.windows(step // schedule.steps_per_epoch):
             with accelerator.autocast():
-                output = model(**window.batches[0])
+                output = model(**{name: tensor.to(accelerator.device) for name, tensor in window.batches[0].items()})
             output.loss.backward()  # PEFT adds its orthogonality term to the model's own loss
             torch.nn.utils.clip_grad_norm_(trained, settings.clip)
             optimizer.step()

@@ -1,8 +1,9 @@
 """Forward and backward as one CUDA graph: on a GPU a small step is mostly spent on starting its kernels one by one.
 
 A graph is taken of each shape of batch, and replayed for all later ones: the same kernels on the same weights, started by one call.
-What a graph cannot know is where Python would take another way. So graphs are forgotten at every tick; watched sites and the first
-``EAGER`` batches of a shape are computed without one; and what changes the function from step to step is refused (``Hook.steady``).
+What a graph cannot know is where Python would take another way. So graphs are forgotten at a tick that changes what is on, trains, or
+where it lies; watched sites and the first ``EAGER`` batches of a shape are computed without one; and what changes the function from
+step to step is refused (``Hook.steady``).
 Clipping, hooks and the optimiser's step stay outside. Source: the CUDA graphs chapter of PyTorch's documentation, whole-network capture.
 """
 
@@ -58,12 +59,20 @@ class Graphs(Hook):
         self.parameters = [tensor.parameter for tensor in adapted.trained()]
         self.seen: Counter[Any] = Counter()
         self.held: dict[Any, Captured] = {}
+        self.before = self.structure()
         self.pool = torch.cuda.graph_pool_handle()
 
     def on_tick(self, state: TrainState) -> None:
-        """Forget all: sites, ranks or weights may be others now."""
-        self.seen.clear()
-        self.held.clear()
+        """Forget all, where the structure is another now."""
+        if (now := self.structure()) != self.before:
+            self.seen.clear()
+            self.held.clear()
+            self.before = now
+
+    def structure(self) -> list[Any]:
+        """What the path through the code, and the addresses on it, can depend on: states, scales, cuts, and every parameter's place."""
+        adapters = [(adapter.state, adapter.scale, adapter.delta.width) for adapter in self.adapted.adapters.values()]
+        return [*adapters, *((p.data_ptr(), p.requires_grad) for p in self.adapted.model.parameters())]
 
     def run(self, compute: Compute, batch: Batch) -> torch.Tensor:
         """``compute(batch)``, by the graph of its shape where there is one. No gradients may be pending."""

@@ -37,8 +37,16 @@ def updates() -> list[type[Hook]]:
 @GPU
 @pytest.mark.parametrize(
     "settings",
-    [(), ("adapter.method=dora",), ("training.precision=bf16",), SEARCH, (*SEARCH, "search.scoring=streaming")],
-    ids=["lora", "dora", "bf16", "heterolora", "streaming"],
+    [
+        (),
+        ("adapter.method=dora",),
+        ("training.precision=bf16",),
+        SEARCH,
+        (*SEARCH, "search.scoring=streaming"),
+        ("adapter.method=adalora", "search.method=adalora", "search.every=0.3"),
+        ("search.method=gradsvd",),
+    ],
+    ids=["lora", "dora", "bf16", "heterolora", "streaming", "adalora", "gradsvd"],
 )
 def test_a_replayed_step_is_the_step(bench: Bench, settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
     """Dropout, gradients and all: the same run to the bit as with the graphs left out."""
