@@ -10,6 +10,7 @@ import peft
 import torch
 
 from lorakit.recipe.load import load_recipe
+from lorakit.training.dropout import fast_dropout
 from lorakit.training.evaluation import score_splits
 from lorakit.training.feed import Feed
 from lorakit.training.objective import Objective
@@ -46,6 +47,8 @@ def train_peft(recipe: Path, seed: int, target: int, shrinking: dict[str, float]
     model: Any = peft.get_peft_model(parts.backbone.model, config)  # type: ignore[arg-type]
     accelerator = make_accelerator(loaded.recipe)
     accelerator.prepare_model(model)
+    if accelerator.device.type == "cpu":
+        fast_dropout(model)  # as lorakit's sides have it
     objective = Objective(accelerator, parts.task.regression)
     feed = Feed(encoded["train"], settings, stream(seed, "data"))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -23,6 +23,7 @@ from lorakit.report.figures import site_heatmap, training_curves
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import load_checkpoint
+from lorakit.training.dropout import fast_dropout
 from lorakit.training.evaluation import score_splits
 from lorakit.training.feed import Feed
 from lorakit.training.graphs import LENGTHS, Graphs, check_graphs
@@ -189,6 +190,8 @@ def prepare(
         if fresh:
             warm_start(recipe, adapted)
     accelerator = make_accelerator(recipe, run.path)
+    if accelerator.device.type == "cpu":
+        fast_dropout(adapted.model)
     model = accelerator.prepare_model(adapted.model)
     objective = Objective(accelerator, task.regression)
     feed = Feed(

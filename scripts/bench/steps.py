@@ -26,17 +26,18 @@ import pandas as pd
 import peft
 import torch
 import yaml
+from accelerate import Accelerator
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import Run, environment
 from lorakit.backbone.checkpoint import find_checkpoint
-from lorakit.recipe.load import load_recipe
+from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import ModelSection
 from lorakit.training.feed import Window
 from lorakit.training.loop import Training, step
-from lorakit.workflow.building import assemble
+from lorakit.workflow.building import assemble, make_accelerator
 from lorakit.workflow.running import prepare
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
@@ -123,28 +124,33 @@ def build(name: str, options: argparse.Namespace, folder: Path) -> Callable[[], 
     library, _, method = name.rpartition(":")
     ours = library in ("", GRAPHS) and method not in ("floor", "full")
     graphs = library == GRAPHS
-    training = prepared(method if ours else "lora", options, folder, folder / name.replace(":", "-"), graphs)
-    batch = made_up(training, options)
+    loaded = made_recipe(method if ours else "lora", options, folder, folder / name.replace(":", "-"), graphs)
+    parts = assemble(loaded)
+    accelerator = make_accelerator(loaded.recipe)
+    batch = made_up(options, accelerator.device)
     if ours:
+        run = Run(folder / name.replace(":", "-") / "run")
+        training, _ = prepare(loaded, parts, run, [])
+        run.start(loaded.to_yaml(), parts.task)
         training.model.train()
-        window = Window([batch], options.batch_size)
-        return partial(acted, training, window)
-    model = training.adapted.model
-    sites = [site.name for site in training.adapted.sites]
-    training.adapted.switch([])
-    strip(model, sites)
-    head = list(training.adapted.new_parts)
+        return partial(acted, training, Window([batch], options.batch_size))
+    model: Any = parts.backbone.model
+    sites, head = [site.name for site in parts.sites], parts.backbone.new_parts
     if name == "floor":
+        model.requires_grad_(False)
+        for part in head:
+            model.get_parameter(part).requires_grad_(True)
         model.get_submodule(sites[0]).register_forward_pre_hook(from_here)
     elif name == "full":
         model.requires_grad_(True)
     else:
-        model = with_peft(model, method, sites, head)
-    return partial(plain_step, model.train(), optimizer_of(model), batch, training, method == "adalora", [0])
+        model = with_peft(model, method, sites, list(head))
+    model = model.to(accelerator.device).train()
+    return partial(plain_step, model, optimizer_of(model), batch, accelerator, method == "adalora", [0])
 
 
-def prepared(method: str, options: argparse.Namespace, models: Path, folder: Path, graphs: bool) -> Training:
-    """lorakit's training of a method on all linear sites."""
+def made_recipe(method: str, options: argparse.Namespace, models: Path, folder: Path, graphs: bool) -> LoadedRecipe:
+    """A recipe of lorakit for a method on all linear sites."""
     model = random_model(options, models) if options.shape else options.model
     search: dict[str, Any] = {"method": "none"}
     if method == "adalora":
@@ -165,12 +171,7 @@ def prepared(method: str, options: argparse.Namespace, models: Path, folder: Pat
     folder.mkdir()
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    loaded = load_recipe(path)
-    parts = assemble(loaded)
-    run = Run(folder / "run")
-    training, _ = prepare(loaded, parts, run, [])
-    run.start(loaded.to_yaml(), parts.task)
-    return training
+    return load_recipe(path)
 
 
 def made_up_task(folder: Path) -> dict[str, Any]:
@@ -200,12 +201,12 @@ def plain_step(
     model: Any,
     optimizer: torch.optim.Optimizer,
     batch: dict[str, torch.Tensor],
-    training: Training,
+    accelerator: Accelerator,
     adalora: bool,
     count: list[int],
 ) -> None:
     """A step as transformers and PEFT are used without lorakit."""
-    with training.accelerator.autocast():
+    with accelerator.autocast():
         loss = model(**batch).loss
     loss.backward()
     nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
@@ -238,27 +239,19 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-3)
 
 
-def strip(model: nn.Module, sites: list[str]) -> None:
-    """Take lorakit's adapters out of the modules again."""
-    for name in sites:
-        module = model.get_submodule(name)
-        for child in [key for key in module._modules if key.startswith("adapter")]:
-            del module._modules[child]
-
-
 def from_here(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """The activations get gradients from here on, as if something below trained."""
     return (inputs[0].detach().requires_grad_(), *inputs[1:])
 
 
-def made_up(training: Training, options: argparse.Namespace) -> dict[str, torch.Tensor]:
+def made_up(options: argparse.Namespace, device: torch.device) -> dict[str, torch.Tensor]:
     """A batch of random tokens of full length."""
     generator = torch.Generator().manual_seed(0)
     shape = (options.batch_size, options.tokens)
     ids = torch.randint(1000, 20000, shape, generator=generator)
     labels = torch.randint(0, 2, shape[:1], generator=generator)
     batch = {"input_ids": ids, "attention_mask": torch.ones(shape, dtype=torch.long), "labels": labels}
-    return {name: tensor.to(training.accelerator.device) for name, tensor in batch.items()}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def random_model(options: argparse.Namespace, folder: Path) -> Path:

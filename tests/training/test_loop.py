@@ -18,6 +18,7 @@ from workflow.small_runs import SEARCH, Bench, Recorder, records
 from lorakit.artifacts.files import read_jsonl
 from lorakit.errors import RunError
 from lorakit.training import loop
+from lorakit.training.dropout import fast_dropout
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loop import Training
 from lorakit.training.seeds import stream
@@ -82,6 +83,7 @@ def test_the_loop_is_peft_in_a_loop_written_by_hand(bench: Bench, tmp_path: Path
     )
     base = AutoModelForSequenceClassification.from_pretrained(bench.backbone(), num_labels=2)
     twin = peft.get_peft_model(base, config)
+    fast_dropout(twin)  # the same draws
     values = {f"base_model.model.{name}": tensor for name, tensor in peft_names(start.adapted.state()).items()}
     peft.set_peft_model_state_dict(twin, values)
 

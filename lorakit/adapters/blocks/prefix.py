@@ -1,14 +1,12 @@
 """Keys and values of virtual tokens, in every attention layer.
 
-transformers looks an attention function up by the name that the attention module's config gives. A layer with a prefix gets a copy of
-its config that names ours: it puts the prefix in front of the key and value states, lets every token see it, and hands on to the
-function that the model was loaded with. The other layers, the masks and the positions of the text know nothing of it.
+A layer with a prefix gets an attention function of ours (``backbone.attention``): it puts the prefix in front of the key and value
+states, lets every token see it, and hands on to the function that the model was loaded with. The other layers, the masks and
+the positions of the text know nothing of it.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +20,7 @@ from lorakit.adapters.adapter import DROPPED, Adapter
 from lorakit.adapters.attach import free_name
 from lorakit.adapters.block import Block, Wiring
 from lorakit.adapters.deltas.prefix import PREFIX, VirtualStates
+from lorakit.backbone.attention import attention_modules, named
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
@@ -59,9 +58,8 @@ def live(attention: nn.Module) -> list[VirtualStates]:
 
 def prefixed(plain: Any) -> Any:
     """A copy of the config that differs in the attention function alone."""
-    config = copy.copy(plain)
+    config = named(plain, NAMED.format(plain._attn_implementation))
     config.__dict__[PLAIN] = plain
-    config.__dict__["_attn_implementation_internal"] = NAMED.format(plain._attn_implementation)
     return config
 
 
@@ -123,12 +121,8 @@ class Attentions(Block):
 
 def self_attention(backbone: Backbone, layer: nn.Module) -> nn.Module:
     """The one module of the layer that takes its attention function from transformers. RecipeError where there is no such one."""
-    found = [
-        module
-        for module in layer.modules()
-        if "ALL_ATTENTION_FUNCTIONS" in inspect.unwrap(type(module).forward).__code__.co_names
-    ]
-    if len(found) != 1 or not hasattr(found[0], "config"):
+    found = attention_modules(layer)
+    if len(found) != 1:
         raise RecipeError(
             f"prefix tuning has no way into the attention of a {backbone.anatomy.family} model: it is not computed by one of "
             "transformers' attention functions",
