@@ -6,6 +6,7 @@ Nothing heavy is imported here: every command imports what it needs when it runs
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import sys
@@ -32,6 +33,8 @@ from lorakit.cli.sweep import sweep
 from lorakit.cli.train import train
 from lorakit.errors import LorakitError, RunError
 
+# New objects after which Python looks for garbage, of which loading a million of them makes next to none: a fifth of a start's time.
+COLLECT_AFTER = 10_000
 # A disk that is full, a place that may not be written or is of the wrong kind: not a fault of the program.
 PLACES_FAULT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
 
@@ -92,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
+    gc.set_threshold(COLLECT_AFTER)
     try:
         app(args=None if arguments is None else list(arguments), prog_name="lorakit")
     except LorakitError as error:

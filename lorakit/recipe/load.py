@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lorakit import registry
 from lorakit.errors import LorakitError, RecipeError
@@ -96,7 +97,13 @@ def build(values: dict[str, Any]) -> Recipe:
     for path, value in values.items():
         section, name = path.split(".")
         nested.setdefault(section, {})[name] = value
-    return cast(Recipe, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), nested)))
+    return cast(Recipe, OmegaConf.to_object(OmegaConf.merge(structure(), nested)))
+
+
+@cache
+def structure() -> DictConfig:
+    """The recipe's sections, keys, types and defaults as OmegaConf knows them; ``merge`` copies it and leaves it as it is."""
+    return OmegaConf.structured(Recipe)
 
 
 def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 
 import torch
-from transformers import get_scheduler
 
 from lorakit import registry
 from lorakit.adapters.attach import HEAD, AdaptedModel, TrainedTensor
@@ -49,6 +48,8 @@ def make_scheduler(
     optimizer: torch.optim.Optimizer, training: TrainingSection, schedule: Schedule
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """Warm-up, then linear or cosine decay to zero, or constant. Stepped once an optimiser step, whatever the processes."""
+    from transformers import get_scheduler  # which brings the Trainer and PEFT along
+
     scheduler: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
         SCHEDULES[training.schedule], optimizer, schedule.warmup_steps, schedule.total_steps
     )

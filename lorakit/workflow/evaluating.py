@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scipy.special import softmax
-
 from lorakit import registry
 from lorakit.artifacts.run import newest_run
 from lorakit.errors import UsageError, nearest
@@ -84,6 +82,8 @@ def score_splits(trained: Trained, data: TaskData, splits: Sequence[str], predic
 
     Metrics of the first split have their own names, those of further ones ``name/split``; the interval is the first's.
     """
+    from scipy.special import softmax
+
     if predictions is not None and len(splits) > 1:
         raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
     task, metric = data.task, main_metric(data.task)

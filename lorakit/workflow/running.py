@@ -19,7 +19,6 @@ from lorakit.artifacts.saved import check_saved
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import Recipe
-from lorakit.report.figures import site_heatmap, training_curves
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import load_checkpoint
@@ -295,6 +294,8 @@ def summarise(training: Training, parts: Parts, search: SearchHook | None) -> Tr
 
 def draw(run: Run, parts: Parts) -> None:
     """The figures of the run: how often each site was on, and the curves."""
+    from lorakit.report.figures import site_heatmap, training_curves
+
     timeline = run.timeline()
     if timeline:
         site_heatmap(timeline, parts.sites, run.report / "sites.png")

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
+from lorakit import workflow
 from lorakit.cli.app import main
 from lorakit.errors import Interrupted, Problem, RecipeError, RunError
 
@@ -41,6 +42,20 @@ def test_help_imports_nothing_heavy():
 
 def test_the_commands_themselves_do_without_rich():
     assert not loaded_by("import lorakit.cli.app") & (HEAVY | {"rich.table", "rich.progress"})
+
+
+def test_a_command_waits_for_no_other_s_libraries():
+    loaded = loaded_by("from lorakit.workflow import plan, train")
+    assert {"torch", "lorakit.workflow.planning", "lorakit.workflow.running"} <= loaded
+    assert not loaded & {"matplotlib", "scipy", "sklearn", "evaluate", "peft", "optuna", "lorakit.workflow.sweeping"}
+
+
+def test_everything_that_the_workflow_offers_is_there():
+    offered = [name for names in workflow.HOMES.values() for name in names]
+    assert sorted(offered) == sorted(workflow.__all__)
+    assert all(callable(getattr(workflow, name)) for name in offered)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        workflow.trian  # noqa: B018
 
 
 def test_help_is_quick():

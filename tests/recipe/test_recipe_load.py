@@ -45,6 +45,16 @@ def test_defaults_are_the_schema_s(load):
     assert (loaded.name, loaded.path) == ("mine", Path("mine.yaml"))
 
 
+def test_recipes_share_nothing_that_can_be_changed(load):
+    first, second = load(), load()
+    first.recipe.adapter.shortcuts.append("res1")
+    first.recipe.adapter.options["block"] = "4"
+    first.recipe.training.epochs = 99.0
+    assert second.recipe == load().recipe
+    assert (load().recipe.adapter.shortcuts, load().recipe.adapter.options) == ([], {})
+    assert load().recipe.training.epochs == 3.0
+
+
 def test_byte_order_mark_and_windows_lines(folder):
     Path("mine.yaml").write_bytes(b"\xef\xbb\xbfmodel: {name: x}\r\ntask:\r\n  name: rte\r\n")
     assert load_recipe("mine.yaml").where("task.name") == "mine.yaml:3"
