@@ -16,6 +16,7 @@ from lorakit.artifacts.files import mend
 from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
 from lorakit.artifacts.saved import check_saved
+from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import Recipe
@@ -188,6 +189,8 @@ def prepare(
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         if fresh:
             warm_start(recipe, adapted)
+        if sees_sites_alone(parts):
+            compute_first_token_only(adapted.model, parts.backbone.anatomy)
     accelerator = make_accelerator(recipe, run.path)
     if accelerator.device.type == "cpu":
         fast_dropout(adapted.model)
@@ -241,6 +244,13 @@ def prepare(
     )
     seed_dropout(recipe)
     return training, search
+
+
+def sees_sites_alone(parts: Parts) -> bool:
+    """Whether the sites' adapters are all that works on tokens: no search, shortcut, block or update looks at others than the head."""
+    recipe = parts.recipe
+    looks = recipe.search.method != "none" or any(kind.sees_tokens for kind, _ in chosen_updates(recipe))
+    return not (looks or recipe.adapter.shortcuts or parts.method.block)
 
 
 def make_updates(

@@ -16,6 +16,8 @@ from transformers import AutoModelForSequenceClassification, get_scheduler
 from workflow.small_runs import SEARCH, Bench, Recorder, records
 
 from lorakit.artifacts.files import read_jsonl
+from lorakit.backbone.anatomy import Anatomy
+from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.errors import RunError
 from lorakit.training import loop
 from lorakit.training.dropout import fast_dropout
@@ -75,13 +77,14 @@ def test_clipping_scales_all_gradients_to_the_limit(bench: Bench, tmp_path: Path
 
 
 def test_the_loop_is_peft_in_a_loop_written_by_hand(bench: Bench, tmp_path: Path):
-    """Same batches, same dropout stream, AdamW, warm-up and linear decay, clipping: the same weights after every epoch."""
+    """Same batches, tokens left out, dropout stream, AdamW, warm-up, decay and clipping: the same weights after every epoch."""
     settings = ("adapter.dropout=0", "training.clip=0.5", "training.accumulate=2", "training.weight_decay=0.05")
     start = bench.prepare(tmp_path, *settings)
     config = peft.LoraConfig(
         task_type="SEQ_CLS", r=4, lora_alpha=16, target_modules=list(start.adapted.adapters), lora_dropout=0.0
     )
     base = AutoModelForSequenceClassification.from_pretrained(bench.backbone(), num_labels=2)
+    compute_first_token_only(base, Anatomy(base))
     twin = peft.get_peft_model(base, config)
     fast_dropout(twin)  # the same draws
     values = {f"base_model.model.{name}": tensor for name, tensor in peft_names(start.adapted.state()).items()}

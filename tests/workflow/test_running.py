@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from workflow.small_runs import Bench, StopAt, records
+from workflow.small_runs import SEARCH, Bench, StopAt, records
 
 from lorakit import workflow
 from lorakit.artifacts.files import read_json
 from lorakit.errors import Interrupted, UsageError
 from lorakit.recipe.load import load_recipe
+from lorakit.workflow.building import assemble
+from lorakit.workflow.running import sees_sites_alone
 
 
 def test_the_folder_holds_what_the_design_says(finished: workflow.TrainResult, searched: workflow.TrainResult):
@@ -33,6 +35,24 @@ def test_the_summary_is_the_result(finished: workflow.TrainResult):
     assert (finished.sites_on, finished.sites_total) == (4, 4)
     assert finished.adapter_parameters == finished.carried_parameters == 4 * 4 * 64
     assert finished.seconds > finished.search_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "alone"),
+    [
+        ((), True),
+        (("adapter.method=dora",), True),
+        (SEARCH, False),
+        (("adapter.shortcuts=[res1]",), False),
+        (("adapter.method=houlsby", "adapter.dropout=0"), True),
+        (("adapter.method=prompt_tuning", "adapter.dropout=0"), False),
+        (("adapter.updates=[hidden_key]", "adapter.dropout=0"), False),
+        (("adapter.method=drop_bp",), False),
+        (("adapter.method=roselora",), True),
+    ],
+)
+def test_tokens_are_left_out_where_nothing_else_sees_them(settings: tuple[str, ...], alone: bool, bench: Bench):
+    assert sees_sites_alone(assemble(bench.load(*settings))) is alone
 
 
 def test_a_search_keeps_to_its_budget(searched: workflow.TrainResult):

@@ -25,7 +25,9 @@ class Family:
 
     name: the registered name; model_types: the transformers ``model_type`` values it serves; layers: the path of the list of
     layers, from the base model; roles: module path inside a layer -> role (one of ROLES, or ``qkv`` where the three share one
-    matrix); norms: a model's config -> its Norms, or the reason, in words, why shortcuts cannot be wired into such a model.
+    matrix); norms: a model's config -> its Norms, or the reason, in words, why shortcuts cannot be wired into such a model;
+    first_token_from: where the head reads the last layer's first token alone, the path of the module inside that layer from whose
+    inputs on, all (rows, tokens, width), no token sees another; else empty.
     """
 
     name: str
@@ -33,3 +35,4 @@ class Family:
     layers: str
     roles: Mapping[str, str]
     norms: Callable[[Any], Norms | str]
+    first_token_from: str = ""

@@ -7,6 +7,7 @@ from lorakit.registry import families
 
 ATTENTION_NORM = "attention.output.LayerNorm"
 OUTPUT_NORM = "output.LayerNorm"
+AFTER_ATTENTION = "attention.output"
 FEED_FORWARD = {"attention.output.dense": "o", "intermediate.dense": "up", "output.dense": "down"}
 ROLES = {
     "attention.self.query": "q",
@@ -21,4 +22,4 @@ def norms(config: object) -> Norms:
     return Norms(ATTENTION_NORM, OUTPUT_NORM)
 
 
-families.register("bert", Family("bert", ("bert",), "encoder.layer", ROLES, norms))
+families.register("bert", Family("bert", ("bert",), "encoder.layer", ROLES, norms, AFTER_ATTENTION))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lorakit.backbone.families import Family
-from lorakit.backbone.families.bert import ROLES, norms
+from lorakit.backbone.families.bert import AFTER_ATTENTION, ROLES, norms
 from lorakit.registry import families
 
-families.register("electra", Family("electra", ("electra",), "encoder.layer", ROLES, norms))
+families.register("electra", Family("electra", ("electra",), "encoder.layer", ROLES, norms, AFTER_ATTENTION))

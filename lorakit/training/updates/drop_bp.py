@@ -34,6 +34,7 @@ class DropBP(Update):
     name = "drop_bp"
     summary = "residual branches get no gradient, at random, drawn for every step; forward unchanged"
     source = "Woo et al. 2024, DropBP, arXiv 2402.17812"
+    sees_tokens = True
     options: ClassVar = {"rate": Option(0.5, "probability that a branch gets no gradient", low=0, high=1)}
 
     def __init__(self, context: UpdateContext):

@@ -41,6 +41,7 @@ class HiddenKey(Update):
     name = "hidden_key"
     summary = "column-wise DropKey on attention, HiddenCut on the FFN, KL between two passes"
     source = "Wang et al. 2024, LoRA Meets Dropout under a Unified Framework, arXiv 2403.00812"
+    sees_tokens = True
     options: ClassVar = {
         "keys": Option(0.1, "probability that a key is hidden", low=0, high=0.99),
         "hidden": Option(0.1, "probability that a hidden unit of the FFN is zero", low=0, high=0.99),

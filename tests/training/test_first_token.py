@@ -1,0 +1,56 @@
+"""Tokens that the head does not read are left out of training steps: every method's gradients are as with all tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from thinned import thinned
+from torch import nn
+from torch.testing import assert_close
+from workflow.small_runs import Bench
+
+from lorakit import registry
+from lorakit.backbone.first_token import first_token
+from lorakit.training.loop import Training
+
+SMALL = {
+    "vb_lora": ("adapter.options={length: 16, vectors: 8}",)
+}  # its usual vectors are longer than the model is wide
+
+
+@pytest.mark.parametrize("name", thinned(registry.methods.names(), 6))
+def test_gradients_are_those_of_all_tokens(bench: Bench, name: str, tmp_path: Path):
+    settings = (f"adapter.method={name}", "adapter.dropout=0", *SMALL.get(name, ()))
+    training = bench.prepare(tmp_path, *settings)
+    hooks = [
+        (module, key)
+        for module in training.model.modules()
+        for key, hook in module._forward_pre_hooks.items()
+        if hook is first_token
+    ]
+    if not hooks:  # blocks, and updates that look inside
+        method = registry.methods.get(name)
+        assert method.block or any(registry.updates.get(update).sees_tokens for update in method.updates)
+        return
+    for module in training.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    fewer = gradients(training)
+    for module, key in hooks:
+        del module._forward_pre_hooks[key]
+    every = gradients(training)
+    assert fewer.keys() == every.keys()
+    assert every
+    for tensor, gradient in every.items():
+        assert_close(fewer[tensor], gradient, rtol=1e-4, atol=1e-6, msg=tensor)
+
+
+def gradients(training: Training) -> dict[str, torch.Tensor]:
+    """Of all that trains, after one batch from the same draws."""
+    torch.manual_seed(0)
+    training.optimizer.zero_grad()
+    (window, *_) = training.feed.windows(0)
+    training.loss(training.model.train(), window.batches[0]).backward()
+    return {name: p.grad.clone() for name, p in training.model.named_parameters() if p.grad is not None}
