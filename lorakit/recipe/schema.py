@@ -295,6 +295,11 @@ class TrainingSection:
     precision: str = key(
         "fp32", "autocast: fp32, bf16 or fp16", choices=("fp32", "bf16", "fp16"), also=("mixed_precision",)
     )
+    gradient_checkpointing: bool = key(
+        False,
+        "layers keep their inputs alone and are computed again on the way back: less memory, more time, the same result",
+        also=("activation_checkpointing", "use_gradient_checkpointing"),
+    )
     length_grouping: bool = key(True, "batches of similar length: less padding", also=("group_by_length",))
     cuda_graphs: bool = key(
         False, "on a GPU: start the kernels of a step by one call; pads batches to a multiple of 16"

@@ -14,6 +14,7 @@ from torch import nn
 
 from lorakit.adapters.adapter import ON, Adapter
 from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.recomputing import recompute_in_eval_mode
 from lorakit.recipe.schema import SearchSection
 from lorakit.tasks.batching import Batch
 
@@ -124,6 +125,7 @@ def without_trace(adapted: AdaptedModel, *, train_mode: bool, seed: int, all_on:
             if all_on:
                 adapted.restore(dict.fromkeys(states, ON))
             model.train(train_mode)
+            recompute_in_eval_mode(model)
             yield
     finally:
         random.setstate(python_state)

@@ -21,6 +21,7 @@ from lorakit import registry
 from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel, attach
 from lorakit.adapters.budget import Budget, costs, resolve_budget, shared_cost, spec_for
 from lorakit.adapters.conflicts import conflicts_with_search, read_options
+from lorakit.adapters.recomputing import recompute_layers
 from lorakit.adapters.spec import AdapterSpec, Method, resolve, shortcut_spec
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.load import Backbone, load_backbone
@@ -273,7 +274,7 @@ def adapt(
     statistics: site name -> what its init needs of training data (see ``calibrate``); None where the tensors are loaded afterwards.
     """
     seed = parts.recipe.run.seed
-    return attach(
+    adapted = attach(
         parts.backbone,
         parts.sites,
         parts.linear,
@@ -285,6 +286,9 @@ def adapt(
         statistics=statistics,
         generator_for=lambda name: generator(seed, f"init/{name}"),
     )
+    if parts.recipe.training.gradient_checkpointing:
+        recompute_layers(adapted)
+    return adapted
 
 
 def warm_start(recipe: Recipe, adapted: AdaptedModel) -> None:

@@ -53,7 +53,14 @@ from lorakit.workflow.building import (
 )
 from lorakit.workflow.calibrating import calibrate
 
-FREE_ON_RESUME = ("training.nonfinite", "run.name", "run.folder", "run.offline", "run.keep_checkpoints")
+FREE_ON_RESUME = (
+    "training.nonfinite",
+    "training.gradient_checkpointing",
+    "run.name",
+    "run.folder",
+    "run.offline",
+    "run.keep_checkpoints",
+)
 
 
 @dataclass(frozen=True)
@@ -191,6 +198,7 @@ def prepare(
             warm_start(recipe, adapted)
         if sees_sites_alone(parts):
             compute_first_token_only(adapted.model, parts.backbone.anatomy)
+    parts.backbone.model.config.use_cache = False  # keys and values are kept for generation alone
     accelerator = make_accelerator(recipe, run.path)
     if accelerator.device.type == "cpu":
         fast_dropout(adapted.model)

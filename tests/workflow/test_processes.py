@@ -31,6 +31,7 @@ WAYS = {
     "lora": ("search.method=none",),
     "separate": (*SEARCH, "search.enable=0.5"),
     "streaming": (*SEARCH, "search.enable=0.5", "search.scoring=streaming"),
+    "recomputed": (*SEARCH, "search.enable=0.5", "search.scoring=streaming", "training.gradient_checkpointing=true"),
     "adalora": (*UNITS, "search.method=adalora", "adapter.method=adalora"),
     "dylora": (*UNITS, "search.method=dylora"),
 }

@@ -47,6 +47,8 @@ class Shortcuts:
         self.handles: list[RemovableHandle] = []
         self.layer_input = Held()
         self.middle = Held()
+        self.carried = Held()
+        self.held = (self.layer_input, self.middle, self.carried)
         for index, stream in enumerate(streams):
             own = {role: adapter for (layer, role), adapter in self.adapters.items() if layer == index}
             if own:
@@ -57,8 +59,8 @@ class Shortcuts:
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
-        self.layer_input.clear()
-        self.middle.clear()
+        for held in self.held:
+            held.clear()
         for index, stream in enumerate(self.streams):
             self._wire_layer(index, stream)
 
@@ -88,13 +90,14 @@ class Shortcuts:
             if output_again is not None:
                 hooks.append(last.register_forward_hook(partial(norm_again, output_again)))
             return
-        carried: list[Tensor] = []
         if attention:
-            hooks.append(stream.attention_norm.register_forward_pre_hook(partial(add_and_carry, attention, carried)))
+            hooks.append(
+                stream.attention_norm.register_forward_pre_hook(partial(add_and_carry, attention, self.carried, index))
+            )
         if needs_middle:
             hooks.append(stream.attention_norm.register_forward_pre_hook(partial(keep_norm_input, self.middle, index)))
         if attention or output:
-            hooks.append(stream.layer.register_forward_hook(partial(add_to_output, output, carried)))
+            hooks.append(stream.layer.register_forward_hook(partial(add_to_output, output, self.carried, index)))
 
     def _live(self) -> Collection[tuple[int, str]]:
         """(layer, role) of the shortcuts in the function."""
@@ -164,22 +167,22 @@ def add_to_input(terms: list[Term], module: nn.Module, args: tuple[Tensor, ...])
 
 
 def add_and_carry(
-    terms: list[Term], carried: list[Tensor], norm: nn.Module, args: tuple[Tensor, ...]
+    terms: list[Term], carried: Held, index: int, norm: nn.Module, args: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """The same, and the added sum is kept for the layer's output, which carries the residual stream on."""
     added = total(terms, args[0])
-    carried[:] = [added]
+    carried[index] = added
     return (args[0] + added, *args[1:])
 
 
 def add_to_output(
-    terms: list[Term], carried: list[Tensor], layer: nn.Module, args: tuple[Any, ...], output: Any
+    terms: list[Term], carried: Held, index: int, layer: nn.Module, args: tuple[Any, ...], output: Any
 ) -> Any:
     """A hook that adds what was carried, and the terms, to a layer's output (a tensor, or a tuple that starts with it)."""
     hidden = output[0] if isinstance(output, tuple) else output
-    for added in carried:
+    added = carried.pop(index, None)
+    if added is not None:
         hidden = hidden + added.reshape(hidden.shape)
-    carried.clear()
     if terms:
         hidden = hidden + total(terms, hidden)
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

@@ -35,8 +35,8 @@ MASK = "attention_mask"
 
 
 class HiddenKey(Update):
-    """layers: those whose keys are hidden; sites: the projections that read the FFN's hidden layer; active: whether a training loss is
-    being computed; logits: the model's last output there."""
+    """layers: those whose keys are hidden; sites: the projections that read the FFN's hidden layer; active: whether a training step's
+    passes are being made; logits: the model's last output there."""
 
     name = "hidden_key"
     summary = "column-wise DropKey on attention, HiddenCut on the FFN, KL between two passes"
@@ -90,18 +90,19 @@ class HiddenKey(Update):
         for handle in self.handles:
             handle.remove()
 
+    def on_gradients(self, state: TrainState) -> None:
+        """Whatever else is computed is untouched; the backward pass, which may repeat layers, is over."""
+        self.active, self.logits = False, torch.empty(0)
+
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss of two passes, and how far they are apart."""
 
         def paired(model: nn.Module, batch: Batch) -> torch.Tensor:
             self.active = True
-            try:
-                if self.settings["beta"] == 0:
-                    return loss(model, batch)
-                both = loss(model, {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()})
-                return (both + self.settings["beta"] * self.divergence(*self.logits.chunk(2))) / 2
-            finally:
-                self.active, self.logits = False, torch.empty(0)
+            if self.settings["beta"] == 0:
+                return loss(model, batch)
+            both = loss(model, {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()})
+            return (both + self.settings["beta"] * self.divergence(*self.logits.chunk(2))) / 2
 
         return paired
 

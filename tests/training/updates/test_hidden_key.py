@@ -187,14 +187,15 @@ def test_hidden_units_are_dropped_and_the_rest_made_up_for(bench: Bench, tmp_pat
 
 
 def test_evaluation_knows_nothing_of_it(bench: Bench, tmp_path: Path):
-    training, _ = hidden(bench, tmp_path, "keys: 0.5, hidden: 0.5, beta: 1")
+    training, update = hidden(bench, tmp_path, "keys: 0.5, hidden: 0.5, beta: 1")
     plain = bench.prepare(tmp_path / "plain", "adapter.targets=[q,v]", "adapter.dropout=0")
     batch = batch_of(training)
     expected = plain.objective.logits(plain.model, batch)
     random = torch.get_rng_state()
     assert torch.equal(training.objective.logits(training.model, batch), expected)
     assert torch.equal(torch.get_rng_state(), random)
-    training.loss(training.model, batch)
+    training.loss(training.model, batch).backward()
+    update.on_gradients(STATE)
     assert torch.equal(training.objective.logits(training.model, batch), expected)
 
 
