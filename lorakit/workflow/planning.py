@@ -14,9 +14,7 @@ from lorakit.search.scoring import Proxy
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.workflow.building import Parts, Result, adapt, assemble, located
 from lorakit.workflow.calibrating import MEASURES
-
-ACTIVATIONS = 48
-"""Numbers a token, layer and hidden unit at the peak of a step, measured on MiniLM with every site on."""
+from lorakit.workflow.footprint import footprint
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,8 @@ class Plan(Result):
     """The sites and the schedule.
 
     adapter_parameters: with every site on; budget: what may be on at once; search_overhead: percent of training time,
-    predicted from the passes a tick makes; memory_bytes: a rough estimate of the peak in training.
+    predicted from the passes a tick makes; memory_bytes: the peak in training beside Python, libraries and data,
+    see ``footprint``.
     """
 
     sites: list[PlannedSite]
@@ -93,7 +92,7 @@ def plan(loaded: LoadedRecipe) -> Plan:
         ticks=schedule.ticks,
         evaluations=schedule.evaluations,
         search_overhead=search_overhead(parts, schedule),
-        memory_bytes=memory(parts, sum(site_costs.values()) + parts.shared_cost + adapted.head_parameters()),
+        memory_bytes=footprint(parts, adapted).total,
         notes=[*notes(parts, schedule), *started],
     )
 
@@ -107,20 +106,6 @@ def search_overhead(parts: Parts, schedule: Schedule) -> float:
     batches = min(search.batches, -(-schedule.rows // training.batch_size))
     passes = policy.passes(search, schedule.ticks, len(parts.sites), batches)
     return 100 * passes / (schedule.total_steps * training.accumulate)
-
-
-def memory(parts: Parts, trained: int) -> int:
-    """Bytes: the frozen weights, 16 a trained parameter (value, gradient, two moments), and a batch's activations.
-
-    A rough figure: activations follow ``ACTIVATIONS``, every row is taken at full length, and Python with its libraries
-    (about half a gigabyte on a CPU) is left out.
-    """
-    model, training = parts.backbone.model, parts.recipe.training
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    tokens = training.batch_size * parts.max_length
-    layers = len(parts.backbone.anatomy.layers)
-    width = 4 if training.precision == "fp32" else 2
-    return int(weights + 12 * trained + tokens * layers * parts.backbone.anatomy.hidden_size * ACTIVATIONS * width)
 
 
 def notes(parts: Parts, schedule: Schedule) -> list[str]:

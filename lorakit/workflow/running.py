@@ -22,6 +22,7 @@ from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import TaskData
+from lorakit.training.allocator import give_memory_back
 from lorakit.training.checkpoint import load_checkpoint
 from lorakit.training.dropout import fast_dropout
 from lorakit.training.evaluation import score_splits
@@ -189,6 +190,7 @@ def prepare(
     fresh: whether the adapters start here; otherwise their tensors are loaded afterwards, and no init looks at data.
     """
     recipe, task = loaded.recipe, parts.task
+    give_memory_back()
     with located(loaded):
         encoded = parts.encode("train", *task.validation)
         schedule = make_schedule(recipe, len(encoded["train"]))
