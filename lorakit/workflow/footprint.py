@@ -9,6 +9,9 @@
 The four numbers of ``kept`` are counted, not guessed: by autograd's own account of forward passes over rows of a few tokens, which is
 exactly such a polynomial. So they hold for any model, method, dropout, precision and attention: c is what does not depend on the
 rows (weights cast by autocast), c2 is there only where the attention stores its table.
+
+Not counted: Python and its libraries (about half a gigabyte on a CPU, with what they compile), the tokenised data, and what an init
+looks at before the first step. The batch is that of one process.
 """
 
 from __future__ import annotations
@@ -90,11 +93,17 @@ def held(model: nn.Module) -> list[torch.Tensor]:
 def kept(adapted: AdaptedModel, precision: str, *, recomputed: bool = False) -> Kept:
     """What autograd keeps of a forward pass in training, every site on; with ``recomputed`` where layers are, as they are set up to be.
 
-    Nothing is left changed, no random number drawn.
+    Nothing is left changed, no random number drawn. A model that cannot be computed in half precision here (DeBERTa) is counted in
+    float32, which is more.
     """
-    with without_trace(adapted, train_mode=True, seed=0), recomputing(adapted.model, recomputed):
-        one, two = (count(adapted, precision, rows, SHORT) for rows in (1, 2))
-        longer, longest = (count(adapted, precision, 1, times * SHORT) for times in (2, 3))
+    try:
+        with without_trace(adapted, train_mode=True, seed=0), recomputing(adapted.model, recomputed):
+            one, two = (count(adapted, precision, rows, SHORT) for rows in (1, 2))
+            longer, longest = (count(adapted, precision, 1, times * SHORT) for times in (2, 3))
+    except RuntimeError:
+        if precision == "fp32":
+            raise
+        return kept(adapted, "fp32", recomputed=recomputed)
     constant = 2 * one - two
     a, b, c = one - constant, longer - constant, longest - constant  # a row of 1, 2 and 3 times SHORT tokens
     per_pair = (a - 2 * b + c) / (2 * SHORT**2)

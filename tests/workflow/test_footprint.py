@@ -66,6 +66,11 @@ def test_the_quadratic_part_is_there_where_the_attention_stores_its_table(bench:
     assert found.per_pair == 4 * LAYERS * HEADS * tables
 
 
+def test_what_cannot_be_computed_in_half_precision_is_counted_in_float32(bench: Bench):
+    _, adapted = made(bench, family="deberta")
+    assert kept(adapted, "bf16") == kept(adapted, "fp32")
+
+
 def test_recomputed_layers_keep_their_input(bench: Bench):
     _, adapted = made(bench, RECOMPUTED)
     found = kept(adapted, "fp32", recomputed=True)
