@@ -55,6 +55,12 @@ def flat(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
+def shaped(rows: Tensor, x: Tensor) -> Tensor:
+    """(rows, width) in the shape of x but for its width: no view, for what a function returns may be changed in place by the model."""
+    out: Tensor = torch.ops.aten._unsafe_view(rows, (*x.shape[:-1], rows.shape[-1]))
+    return out
+
+
 class AdaptedLinear(torch.autograd.Function):
     """See ``adapted_linear``; all tensors have one dtype."""
 
@@ -65,7 +71,7 @@ class AdaptedLinear(torch.autograd.Function):
         thin = a @ rows.T
         ctx.save_for_backward(x, weight, a, b, thin)
         ctx.scale = scale
-        return linear(rows, weight, bias).addmm_(thin.T, b.T, alpha=scale).view(*x.shape[:-1], -1)
+        return shaped(linear(rows, weight, bias).addmm_(thin.T, b.T, alpha=scale), x)
 
     @staticmethod
     @once_differentiable
@@ -96,7 +102,7 @@ class ThinProduct(torch.autograd.Function):
         ctx.save_for_backward(x, a, b, thin)
         ctx.scale = scale
         if base is None:
-            return torch.addmm(thin.new_zeros(1), thin.T, b.T, beta=0, alpha=scale).view(*x.shape[:-1], b.shape[0])
+            return shaped(torch.addmm(thin.new_zeros(1), thin.T, b.T, beta=0, alpha=scale), x)
         ctx.mark_dirty(base)
         base.view(-1, b.shape[0]).addmm_(thin.T, b.T, alpha=scale)
         return base

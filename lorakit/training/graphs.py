@@ -21,6 +21,7 @@ from torch import nn
 from lorakit.adapters.adapter import WATCHED
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.errors import RecipeError
+from lorakit.recipe.schema import TrainingSection
 from lorakit.tasks.batching import Batch
 from lorakit.training.hooks import Hook, TrainState
 
@@ -97,15 +98,20 @@ class Graphs(Hook):
         return Captured(graph, inputs, loss, gradients)
 
 
-def check_graphs(accelerator: Accelerator, accumulate: int, changing: Sequence[Hook]) -> None:
-    """RecipeError where steps cannot be replayed: for the device, several batches or processes a step, float16, or what is ``changing``."""
-    unsteady = [hook for hook in changing if not hook.steady]
+def check_graphs(training: TrainingSection, accelerator: Accelerator, config: Any, changing: Sequence[Hook]) -> None:
+    """RecipeError where steps cannot be replayed: for the device, what a step consists of, or what is ``changing`` with every step.
+
+    config: the model's, whose layers may be left out at random.
+    """
+    at_random = any(value for name, value in vars(config).items() if "layerdrop" in name)
     reasons = {
         f"this device ({accelerator.device.type}): they need one of NVIDIA's GPUs": accelerator.device.type != "cuda",
-        "training.accumulate": accumulate > 1,
+        "training.accumulate": training.accumulate > 1,
+        "training.gradient_checkpointing": training.gradient_checkpointing,
         "several processes": accelerator.num_processes > 1,
         "training.precision=fp16": accelerator.scaler is not None,
-        "methods that change the function from step to step": bool(unsteady),
+        "a model that leaves out layers at random": at_random,
+        "methods that change the function from step to step": not all(hook.steady for hook in changing),
     }
     if refused := [reason for reason, holds in reasons.items() if holds]:
         raise RecipeError(

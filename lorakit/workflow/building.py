@@ -24,6 +24,7 @@ from lorakit.adapters.conflicts import conflicts_with_search, read_options
 from lorakit.adapters.recomputing import recompute_layers
 from lorakit.adapters.spec import AdapterSpec, Method, resolve, shortcut_spec
 from lorakit.artifacts.warm_start import start_from
+from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, Problem, RecipeError, UsageError, nearest
@@ -34,6 +35,7 @@ from lorakit.tasks.batching import Encoded, encode
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
 from lorakit.tasks.tokens import Progress
+from lorakit.training.dropout import fast_dropout
 from lorakit.training.feed import Feed
 from lorakit.training.objective import Objective
 from lorakit.training.optim import moments_of
@@ -289,6 +291,22 @@ def adapt(
     if parts.recipe.training.gradient_checkpointing:
         recompute_layers(adapted)
     return adapted
+
+
+def lean(parts: Parts, adapted: AdaptedModel) -> None:
+    """Make training steps cheaper where that changes no number, or dropout's draws alone."""
+    parts.backbone.model.config.use_cache = False  # keys and values are kept for generation alone
+    if sees_sites_alone(parts):
+        compute_first_token_only(adapted.model, parts.backbone.anatomy)
+    if this_process().device.type == "cpu":
+        fast_dropout(adapted.model)
+
+
+def sees_sites_alone(parts: Parts) -> bool:
+    """Whether the sites' adapters are all that works on tokens: no search, shortcut, block or update looks at others than the head."""
+    recipe = parts.recipe
+    looks = recipe.search.method != "none" or any(kind.sees_tokens for kind, _ in chosen_updates(recipe))
+    return not (looks or recipe.adapter.shortcuts or parts.method.block)
 
 
 def warm_start(recipe: Recipe, adapted: AdaptedModel) -> None:

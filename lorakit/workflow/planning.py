@@ -12,7 +12,7 @@ from lorakit.recipe.load import LoadedRecipe
 from lorakit.search.policy import Policy
 from lorakit.search.scoring import Proxy
 from lorakit.training.schedule import Schedule, make_schedule
-from lorakit.workflow.building import Parts, Result, adapt, assemble, located
+from lorakit.workflow.building import Parts, Result, adapt, assemble, lean, located
 from lorakit.workflow.calibrating import MEASURES
 from lorakit.workflow.footprint import footprint
 
@@ -62,6 +62,7 @@ def plan(loaded: LoadedRecipe) -> Plan:
     with located(loaded):
         schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
         adapted = adapt(parts, statistics=None)
+        lean(parts, adapted)
         start = loaded.recipe.adapter.start
         started = start_from(adapted, Path(start)) if start else []
     site_costs = parts.costs

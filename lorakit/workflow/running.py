@@ -16,7 +16,6 @@ from lorakit.artifacts.files import mend
 from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
 from lorakit.artifacts.saved import check_saved
-from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import Recipe
@@ -24,7 +23,6 @@ from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import TaskData
 from lorakit.training.allocator import give_memory_back
 from lorakit.training.checkpoint import load_checkpoint
-from lorakit.training.dropout import fast_dropout
 from lorakit.training.evaluation import score_splits
 from lorakit.training.feed import Feed
 from lorakit.training.graphs import LENGTHS, Graphs, check_graphs
@@ -44,6 +42,7 @@ from lorakit.workflow.building import (
     assemble,
     check_device,
     flat,
+    lean,
     located,
     make_accelerator,
     make_policy,
@@ -198,12 +197,8 @@ def prepare(
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         if fresh:
             warm_start(recipe, adapted)
-        if sees_sites_alone(parts):
-            compute_first_token_only(adapted.model, parts.backbone.anatomy)
-    parts.backbone.model.config.use_cache = False  # keys and values are kept for generation alone
+    lean(parts, adapted)
     accelerator = make_accelerator(recipe, run.path)
-    if accelerator.device.type == "cpu":
-        fast_dropout(adapted.model)
     model = accelerator.prepare_model(adapted.model)
     objective = Objective(accelerator, task.regression)
     feed = Feed(
@@ -224,7 +219,7 @@ def prepare(
     graphs = None
     if recipe.training.cuda_graphs:
         with located(loaded):
-            check_graphs(accelerator, recipe.training.accumulate, [*([search] if search else []), *updates])
+            check_graphs(recipe.training, accelerator, adapted.model.config, [*([search] if search else []), *updates])
         graphs = Graphs(adapted)
     state = TrainState(
         total_steps=schedule.total_steps,
@@ -254,13 +249,6 @@ def prepare(
     )
     seed_dropout(recipe)
     return training, search
-
-
-def sees_sites_alone(parts: Parts) -> bool:
-    """Whether the sites' adapters are all that works on tokens: no search, shortcut, block or update looks at others than the head."""
-    recipe = parts.recipe
-    looks = recipe.search.method != "none" or any(kind.sees_tokens for kind, _ in chosen_updates(recipe))
-    return not (looks or recipe.adapter.shortcuts or parts.method.block)
 
 
 def make_updates(

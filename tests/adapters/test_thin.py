@@ -90,3 +90,13 @@ def test_the_adapted_layer_starts_as_the_frozen_one():
     assert torch.equal(adapted_linear(x, layer, a, torch.zeros_like(b), 2.0), layer(x))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(adapted_linear(x, layer, a, torch.zeros_like(b), 2.0), layer(x))
+
+
+def test_what_comes_out_may_be_changed_in_place():
+    """As DeBERTa does with its query: an output that is a view of something else would be refused by autograd."""
+    x, a, b, _ = made((3, 4, 5))
+    layer = torch.nn.Linear(5, 7, dtype=x.dtype)
+    a.requires_grad_()
+    for out in (adapted_linear(x, layer, a, b, 1.0), thin_product(x, a, b, 1.0)):
+        out += 1
+        out.sum().backward()

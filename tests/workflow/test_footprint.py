@@ -67,7 +67,7 @@ def test_the_quadratic_part_is_there_where_the_attention_stores_its_table(bench:
 
 
 def test_what_cannot_be_computed_in_half_precision_is_counted_in_float32(bench: Bench):
-    _, adapted = made(bench, "adapter.targets=[o]", family="deberta")
+    _, adapted = made(bench, family="deberta")
     assert kept(adapted, "bf16") == kept(adapted, "fp32")
 
 

@@ -12,8 +12,7 @@ from lorakit import workflow
 from lorakit.artifacts.files import read_json
 from lorakit.errors import Interrupted, UsageError
 from lorakit.recipe.load import load_recipe
-from lorakit.workflow.building import assemble
-from lorakit.workflow.running import sees_sites_alone
+from lorakit.workflow.building import assemble, sees_sites_alone
 
 
 def test_the_folder_holds_what_the_design_says(finished: workflow.TrainResult, searched: workflow.TrainResult):
