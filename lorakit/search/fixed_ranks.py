@@ -17,6 +17,7 @@ class FixedRanks(UnitPolicy):
     """Ranks from scores that fall from a site's first unit to its last; a site of rank 0 leaves the function."""
 
     steady = True
+    sees_tokens = False
     options: ClassVar = {
         "scale": Option(
             "full",

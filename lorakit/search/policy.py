@@ -55,7 +55,8 @@ class Policy(ABC):
     title, summary and source: what `lorakit show` tells; options: its own settings (`search.options`), whose values an instance
     has as ``settings``; by: what it gives or takes, whole sites or single rank units; default_share: the budget where a recipe
     gives none, of all sites' parameters; at_once: whether its first decision, on a fresh model, is one to train by (`lorakit search`);
-    empties: whether its steps may close what the last tick left on; steady: see ``Hook``, where watched sites may be an exception.
+    empties: whether its steps may close what the last tick left on; steady: see ``Hook``, where watched sites may be an exception;
+    sees_tokens: whether it looks at what modules compute for each token, and not at gradients, weights and logits alone.
     Raises RecipeError where it cannot work with the recipe's adapters.
     """
 
@@ -67,6 +68,7 @@ class Policy(ABC):
     default_share: ClassVar[float] = 0.25
     at_once: ClassVar[bool] = False
     steady: ClassVar[bool] = False
+    sees_tokens: ClassVar[bool] = True
     empties: ClassVar[bool] = False
 
     def __init__(self, context: SearchContext):

@@ -305,8 +305,10 @@ def lean(parts: Parts, adapted: AdaptedModel) -> None:
 def sees_sites_alone(parts: Parts) -> bool:
     """Whether the sites' adapters are all that works on tokens: no search, shortcut, block or update looks at others than the head."""
     recipe = parts.recipe
-    looks = recipe.search.method != "none" or any(kind.sees_tokens for kind, _ in chosen_updates(recipe))
-    return not (looks or recipe.adapter.shortcuts or parts.method.block)
+    search = recipe.search.method
+    looks = search != "none" and registry.policies.get(search).sees_tokens
+    updates = any(kind.sees_tokens for kind, _ in chosen_updates(recipe))
+    return not (looks or updates or recipe.adapter.shortcuts or parts.method.block)
 
 
 def warm_start(recipe: Recipe, adapted: AdaptedModel) -> None:

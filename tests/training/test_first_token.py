@@ -24,27 +24,48 @@ SMALL = {
 def test_gradients_are_those_of_all_tokens(bench: Bench, name: str, tmp_path: Path):
     settings = (f"adapter.method={name}", "adapter.dropout=0", *SMALL.get(name, ()))
     training = bench.prepare(tmp_path, *settings)
-    hooks = [
-        (module, key)
-        for module in training.model.modules()
-        for key, hook in module._forward_pre_hooks.items()
-        if hook is first_token
-    ]
+    hooks = leaving_out(training)
     if not hooks:  # blocks, and updates that look inside
         method = registry.methods.get(name)
         assert method.block or any(registry.updates.get(update).sees_tokens for update in method.updates)
         return
+    compare(training)
+
+
+def test_so_are_those_of_sites_that_are_watched_while_they_are_off(bench: Bench, tmp_path: Path):
+    """What streaming scores are made of."""
+    settings = ("search.method=heterolora", "search.scoring=streaming", "adapter.targets=[all]", "adapter.dropout=0")
+    training = bench.prepare(tmp_path, *settings)
+    training.adapted.switch(list(training.adapted.adapters)[::3])
+    training.adapted.watch(True)
+    assert leaving_out(training)
+    assert len(compare(training)) > len(training.adapted.adapters)
+
+
+def compare(training: Training) -> dict[str, torch.Tensor]:
+    """The gradients, the same with and without the tokens."""
     for module in training.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     fewer = gradients(training)
-    for module, key in hooks:
+    for module, key in leaving_out(training):
         del module._forward_pre_hooks[key]
     every = gradients(training)
     assert fewer.keys() == every.keys()
     assert every
     for tensor, gradient in every.items():
         assert_close(fewer[tensor], gradient, rtol=1e-4, atol=1e-6, msg=tensor)
+    return every
+
+
+def leaving_out(training: Training) -> list[tuple[nn.Module, int]]:
+    """The hooks that leave tokens out, and where they are."""
+    return [
+        (module, key)
+        for module in training.model.modules()
+        for key, hook in module._forward_pre_hooks.items()
+        if hook is first_token
+    ]
 
 
 def gradients(training: Training) -> dict[str, torch.Tensor]:

@@ -41,7 +41,11 @@ def test_the_summary_is_the_result(finished: workflow.TrainResult):
     [
         ((), True),
         (("adapter.method=dora",), True),
-        (SEARCH, False),
+        (SEARCH, False),  # with shortcuts
+        (("search.method=heterolora",), True),
+        (("adapter.method=adalora", "search.method=adalora"), True),
+        (("search.method=prilora",), False),
+        (("search.method=lora_drop",), False),
         (("adapter.shortcuts=[res1]",), False),
         (("adapter.method=houlsby", "adapter.dropout=0"), True),
         (("adapter.method=prompt_tuning", "adapter.dropout=0"), False),

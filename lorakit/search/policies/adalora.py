@@ -41,6 +41,7 @@ class AdaLoRA(UnitPolicy):
     summary = "rank units by the importance of their numbers times its uncertainty, fewer and fewer"
     source = "Zhang et al. 2023, arXiv 2303.10512"
     steady = True
+    sees_tokens = False
     options: ClassVar = {
         "beta1": Option(0.85, "share of the importance so far in the new one", low=0.0, high=0.9999),
         "beta2": Option(0.85, "share of the uncertainty so far in the new one", low=0.0, high=0.9999),

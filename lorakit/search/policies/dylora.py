@@ -31,6 +31,7 @@ class DyLoRA(Policy):
     """Cuts every site to a random rank for the length of a step."""
 
     title = "DyLoRA"
+    sees_tokens = False
     summary = "every step trains the first b rank units, b drawn anew: the result serves every rank"
     source = "Valipour et al. 2023, arXiv 2210.07558"
     options: ClassVar = {

@@ -39,6 +39,7 @@ class HeteroLoRA(Policy):
     source = "Zhang et al. 2024, arXiv 2406.14956"
     at_once = True
     steady = True
+    sees_tokens = False
     options: ClassVar = {
         "per": Option(
             "site",

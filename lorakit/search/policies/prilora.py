@@ -44,6 +44,7 @@ class PRILoRA(FixedRanks):
     summary = "ranks grow with depth, A's least important entries are zeroed at every tick"
     source = "Benedek & Wolf 2024, arXiv 2401.11316"
     steady = False
+    sees_tokens = True
     options: ClassVar = {
         "scale": replace(FixedRanks.options["scale"], default="own"),
         "first": Option(4.0, "share of the first layer in the ranks", low=0.0),

@@ -39,6 +39,7 @@ class SoRA(UnitPolicy):
     """Soft-thresholds what closes a unit after every step, and keeps the largest."""
 
     title = "SoRA"
+    sees_tokens = False
     empties = True
     summary = "rank units by gates that every step pulls towards zero"
     source = "Ding et al. 2023, arXiv 2311.11696"
