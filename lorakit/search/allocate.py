@@ -87,16 +87,19 @@ def allocate_units(
         values = values / prices[owner]
     shuffled = torch.randperm(len(values), generator=generator)
     order = shuffled[values[shuffled].argsort(descending=True, stable=True)]
-    live = {name: torch.zeros(adapters[name].rank, dtype=torch.bool) for name in names}
-    count, left = dict.fromkeys(names, 0), limit
-    for place in order.tolist():
-        name = names[int(owner[place])]
-        adapter = adapters[name]
-        price = adapter.parameters_at(count[name] + 1) - adapter.parameters_at(count[name])
+    chosen: dict[str, list[int]] = {name: [] for name in names}
+    totals = {name: [adapters[name].parameters_at(rank) for rank in range(adapters[name].rank + 1)] for name in names}
+    left = limit
+    for place, number in zip(owner[order].tolist(), unit[order].tolist(), strict=True):
+        name = names[place]
+        taken = len(chosen[name])
+        price = totals[name][taken + 1] - totals[name][taken]
         if price <= left:
-            live[name][unit[place]] = True
-            count[name] += 1
+            chosen[name].append(number)
             left -= price
+    live = {name: torch.zeros(adapters[name].rank, dtype=torch.bool) for name in names}
+    for name, units in chosen.items():
+        live[name][units] = True
     return live
 
 

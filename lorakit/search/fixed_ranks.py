@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 from lorakit.adapters.adapter import DROPPED, ON
 from lorakit.adapters.delta import Option
 from lorakit.errors import RecipeError
+from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import allocate_units
 from lorakit.search.policy import Decision, SearchContext
+from lorakit.search.prices import Prices
 from lorakit.search.unit_policy import UnitPolicy
 
 
@@ -34,6 +36,11 @@ class FixedRanks(UnitPolicy):
                 key="search.warmup",
                 valid="0",
             )
+
+    @classmethod
+    def trains(cls, search: SearchSection, prices: Prices) -> tuple[float, float]:
+        """The budget's share of the sites' ranks, all over the model."""
+        return prices.share, 1.0
 
     def allowed(self, step: int) -> int:
         """The budget, from the start."""

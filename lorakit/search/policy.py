@@ -19,6 +19,7 @@ from lorakit.adapters.conflicts import read_known
 from lorakit.adapters.delta import Option
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import SearchSection
+from lorakit.search.prices import Prices
 from lorakit.search.scoring import Logits, Loss
 from lorakit.search.timeline import Tick, churn
 from lorakit.tasks.batching import Batch, SummedLoss
@@ -102,11 +103,13 @@ class Policy(ABC):
         )
 
     @classmethod
-    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
-        """What it adds to a training with these ``ticks``, in forward and backward passes over one batch; nothing by default.
+    def trains(cls, search: SearchSection, prices: Prices) -> tuple[float, float]:
+        """What a step between ticks computes: the share of the sites' paths, and how deep gradients go; all by default."""
+        return 1.0, 1.0
 
-        batches: how many it looks at each time it looks, ``search.batches`` or all there are.
-        """
+    @classmethod
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+        """What it adds to a training with these ``ticks``, in multiply-adds (see ``lorakit.search.prices``); nothing by default."""
         return 0.0
 
     @abstractmethod

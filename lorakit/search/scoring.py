@@ -16,6 +16,7 @@ from lorakit.adapters.adapter import ON, Adapter
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.adapters.recomputing import recompute_in_eval_mode
 from lorakit.recipe.schema import SearchSection
+from lorakit.search.prices import Prices
 from lorakit.tasks.batching import Batch
 
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
@@ -30,9 +31,10 @@ class Proxy:
     """A zero-cost score per site.
 
     name: what recipes call it; summary: its formula in a line; source: paper and section; at_zero: what it does where B = 0;
-    score: Probe -> site name -> score, larger is better; passes: (sites, batches) -> the cost of a tick in forward and
-    backward passes over one batch; of_gradients: the score from gradients alone, where that is all it looks at, so that those
-    of ordinary training steps will do (`search.scoring: streaming`).
+    score: Probe -> site name -> score, larger is better; work: the multiply-adds of a tick; reach: how far down from the top the
+    sites lie that it prefers, in layers for each layer's worth of sites that are on, as measured; None where it prefers none;
+    of_gradients: the score from gradients alone, where that is all it looks at, so that those of ordinary training steps will do
+    (`search.scoring: streaming`).
     """
 
     name: str
@@ -40,7 +42,8 @@ class Proxy:
     source: str
     at_zero: str
     score: Callable[[Probe], dict[str, float]]
-    passes: Callable[[int, int], float]
+    work: Callable[[Prices], float]
+    reach: float | None = None
     of_gradients: OfGradients | None = None
 
 

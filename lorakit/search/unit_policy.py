@@ -10,7 +10,7 @@ scale        stays that of the rank a site was built with: the function does not
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,7 +21,11 @@ from lorakit.adapters.delta import axes_of
 from lorakit.errors import RecipeError
 from lorakit.search.allocate import allocate_units, largest_uniform_rank
 from lorakit.search.policy import Decision, Policy, SearchContext
+from lorakit.search.prices import SMALL, Prices
 from lorakit.search.shrinking import remaining
+
+CHOOSING = 4
+"""Small operations for a rank unit when units are chosen."""
 
 Units = dict[str, torch.Tensor]
 """Site -> a score, or yes or no, for each of its rank units."""
@@ -40,6 +44,11 @@ class UnitPolicy(Policy):
         self.begin = round(context.search.warmup * context.total_steps)
         self.end = context.total_steps - round(context.search.tail * context.total_steps)
         self.held: list[tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]] = []
+
+    @classmethod
+    def choosing(cls, ticks: Sequence[int], prices: Prices) -> float:
+        """What choosing among all units adds: a few small operations for each of them."""
+        return SMALL * CHOOSING * sum(prices.ranks) * len(ticks)
 
     @abstractmethod
     def unit_scores(self) -> Units:

@@ -143,13 +143,18 @@ def epoch_batches(lengths: Lengths, batch_size: int, *, seed: int, epoch: int, g
     head, tail = order[: full * batch_size], order[full * batch_size :].tolist()
     if group:
         sizes = np.asarray(lengths)
-        width = batch_size * max(min(MEGA_BATCH, full // MIN_MEGA_BATCHES), 1)
+        width = batch_size * sorted_together(len(lengths), batch_size)
         parts = [head[start : start + width] for start in range(0, len(head), width)]
         head = np.concatenate([part[np.argsort(sizes[part], kind="stable")] for part in parts] or [head])
     batches = head.reshape(full, batch_size)
     if group:
         batches = rng.permutation(batches)
     return batches.tolist() + ([tail] if tail else [])
+
+
+def sorted_together(rows: int, batch_size: int) -> int:
+    """How many batches' rows an epoch of ``rows`` rows sorts by length together."""
+    return max(min(MEGA_BATCH, rows // batch_size // MIN_MEGA_BATCHES), 1)
 
 
 def evaluation_batches(lengths: Lengths, batch_size: int) -> list[list[int]]:

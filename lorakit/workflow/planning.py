@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from lorakit import registry
 from lorakit.adapters.init import Init
 from lorakit.artifacts.warm_start import start_from
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.search.policy import Policy
+from lorakit.search.prices import Prices, longest_rows
 from lorakit.search.scoring import Proxy
+from lorakit.tasks.batching import encode, sorted_together
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.workflow.building import Parts, Result, adapt, assemble, lean, located
 from lorakit.workflow.calibrating import MEASURES
 from lorakit.workflow.footprint import footprint
+
+
+SAMPLE = 1000
+"""Training rows whose lengths a plan looks at."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Plan(Result):
     """The sites and the schedule.
 
     adapter_parameters: with every site on; budget: what may be on at once; search_overhead: percent of training time,
-    predicted from the passes a tick makes; memory_bytes: the peak in training beside Python, libraries and data,
+    predicted from what its passes and steps compute; memory_bytes: the peak in training beside Python, libraries and data,
     see ``footprint``.
     """
 
@@ -99,14 +106,39 @@ def plan(loaded: LoadedRecipe) -> Plan:
 
 
 def search_overhead(parts: Parts, schedule: Schedule) -> float:
-    """Percent of the training's passes that the ticks add; a pass is one batch forward and backward."""
-    search, training = parts.recipe.search, parts.recipe.training
+    """Percent of the training's multiply-adds that the search adds (see ``lorakit.search.prices``)."""
+    search = parts.recipe.search
     if not schedule.ticks:
         return 0.0
     policy: type[Policy] = registry.policies.get(search.method)
-    batches = min(search.batches, -(-schedule.rows // training.batch_size))
-    passes = policy.passes(search, schedule.ticks, len(parts.sites), batches)
-    return 100 * passes / (schedule.total_steps * training.accumulate)
+    prices = prices_of(parts, schedule)
+    batch = prices.batch(*policy.trains(search, prices))
+    added = policy.work(search, schedule.ticks, prices)
+    return 100 * added / (schedule.total_steps * prices.accumulate * batch)
+
+
+def prices_of(parts: Parts, schedule: Schedule) -> Prices:
+    """The arithmetic of a training, with the padding that the lengths of ``SAMPLE`` rows let expect."""
+    search, training, rows = parts.recipe.search, parts.recipe.training, parts.data.splits["train"]
+    size, every = training.batch_size, max(len(rows) // SAMPLE, 1)
+    sample = rows.select(range(0, len(rows), every))
+    lengths = encode(sample, parts.backbone.tokenizer, parts.max_length, "train").lengths
+    whole = -(-schedule.rows // size)
+    scored = longest_rows(lengths, size, min(search.batches, whole))
+    together = sorted_together(schedule.rows, size) if training.length_grouping else 1
+    model, sites = parts.backbone.model, parts.backbone.anatomy.sites
+    return Prices(
+        sites=parts.sites,
+        ranks=[parts.rank_of(site) for site in parts.sites],
+        layers=len(parts.backbone.anatomy.layers),
+        frozen=sum(site.in_features * site.out_features for site in sites),
+        parameters=sum(p.numel() for p in model.parameters()),
+        tokens=size * mean(longest_rows(lengths, size, together)),
+        scored=tuple(size * longest for longest in scored),
+        share=min(parts.budget.parameters / max(sum(parts.costs.values()) + parts.shared_cost, 1), 1.0),
+        steps=schedule.total_steps,
+        accumulate=training.accumulate,
+    )
 
 
 def notes(parts: Parts, schedule: Schedule) -> list[str]:

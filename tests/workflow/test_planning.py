@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from statistics import mean
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from workflow.small_runs import SEARCH, TRAIN_ROWS, Bench
 from lorakit import workflow
 from lorakit.artifacts.files import read_jsonl
 from lorakit.errors import RecipeError
+from lorakit.search.prices import BACKWARD, DROPOUT, THIN, longest_rows
+from lorakit.workflow.building import assemble
 
 WIDTH, WIDE, LAYERS = SMALL["hidden_size"], SMALL["intermediate_size"], SMALL["num_hidden_layers"]
 SHAPES = {"q": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "up": (WIDE, WIDTH), "down": (WIDTH, WIDE)}
@@ -87,16 +90,50 @@ def test_the_budget_as_a_share(bench: Bench):
     assert exact.budget == 1000
 
 
-def test_the_overhead_is_passes_over_passes(bench: Bench):
-    """12 steps in 2 epochs of 6; a tick every 2 steps; gradnorm makes a pass a batch."""
-    planned = workflow.plan(bench.load(*SEARCH, "search.every=0.3", "search.batches=3"))
+def test_the_overhead_of_passes(bench: Bench):
+    """12 steps in 2 epochs of 6; gradnorm makes a pass a batch with every site on, a step has a quarter of them, half as deep."""
+    settings = [*SEARCH, "search.every=0.3", "search.batches=3"]
+    planned = workflow.plan(bench.load(*settings))
     assert len(planned.ticks) == 6
-    assert planned.search_overhead == pytest.approx(100 * 6 * 3 / 12)
-    accumulated = workflow.plan(bench.load(*SEARCH, "search.every=0.5", "search.batches=3", "training.accumulate=2"))
-    assert accumulated.search_overhead == pytest.approx(100 * len(accumulated.ticks) * 3 / (6 * 2))
-    most = workflow.plan(bench.load(*SEARCH, "search.every=1", "search.batches=99"))
-    assert most.search_overhead == pytest.approx(100 * 2 * 6 / 12)  # there are only 6 batches
+    parts = assemble(bench.load(*settings))
+    lengths = parts.encode("train")["train"].lengths
+    frozen = LAYERS * (4 * WIDTH**2 + 2 * WIDTH * WIDE)
+    paths = 3 * THIN * sum(site.rank * sum(map(int, site.shape.split("x"))) for site in planned.sites)
+    share = planned.budget / planned.adapter_parameters
+    scored = sum(8 * length for length in longest_rows(lengths, 8, 3))
+    trained = 8 * mean(longest_rows(lengths, 8, 1))
+    a_tick = scored * (frozen * (1 + BACKWARD) + paths)
+    a_step = trained * (frozen * (DROPOUT + BACKWARD * 2 * share) + paths * share)
+    assert planned.search_overhead == pytest.approx(100 * 6 * a_tick / (12 * a_step))
+
+
+def test_the_overhead_grows_with_what_is_done(bench: Bench):
+    def overhead(*settings: str) -> float:
+        return workflow.plan(bench.load(*SEARCH, "search.every=0.5", *settings)).search_overhead
+
+    once = overhead("search.every=2")
+    assert overhead() == pytest.approx(4 * once)  # ticks at steps 0, 3, 6 and 9
+    assert overhead("training.accumulate=2", "search.every=1") == pytest.approx(2 * once)  # two ticks, as many passes
+    assert overhead("search.batches=99") == pytest.approx(overhead("search.batches=6"))  # there are only 6 batches
+    assert overhead("search.proxy=constant") == 0
+    assert overhead() < overhead("search.proxy=alpha")
     assert workflow.plan(bench.load()).search_overhead == 0
+
+
+def test_watching_counts_the_batches_of_every_watched_step(bench: Bench):
+    settings = [*SEARCH, "search.scoring=streaming", "search.warmup=0.3"]  # no tick at step 0: no passes of its own
+    one, two = (
+        workflow.plan(bench.load(*settings, f"search.batches={number}", "search.every=0.5")) for number in (1, 2)
+    )
+    assert one.ticks == [6, 9]
+    assert two.search_overhead == pytest.approx(2 * one.search_overhead)
+    assert one.search_overhead > 0
+
+
+def test_unit_searches_cost_something_too(bench: Bench):
+    settings = ["adapter.method=adalora", "search.method=adalora", "search.enable=0.5"]
+    plain = workflow.plan(bench.load(*settings, "search.options={orthogonality: 0}")).search_overhead
+    assert 0 < plain < workflow.plan(bench.load(*settings)).search_overhead
 
 
 def test_memory_is_more_than_weights_and_grows_with_the_batch(bench: Bench):

@@ -19,6 +19,7 @@ When to use it: where a uniform rank wastes parameters and you can spend rank ab
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -28,10 +29,15 @@ from lorakit import registry
 from lorakit.adapters.adapter import ON
 from lorakit.adapters.delta import Option, axes_of
 from lorakit.adapters.packing import pack_all, unpack
+from lorakit.recipe.schema import SearchSection
 from lorakit.search.penalty import outer_factors, with_penalty
-from lorakit.search.policy import SearchContext
+from lorakit.search.policy import SearchContext, read_settings
+from lorakit.search.prices import Prices
 from lorakit.search.unit_policy import UnitPolicy, Units
 from lorakit.tasks.batching import SummedLoss
+
+PENALTY = 12
+"""Small operations for a factor's term, forward and backward."""
 
 
 class AdaLoRA(UnitPolicy):
@@ -58,6 +64,12 @@ class AdaLoRA(UnitPolicy):
         }
         self.importance = {name: torch.zeros_like(tensor) for name, tensor in self.ranked.items()}
         self.uncertainty = {name: torch.zeros_like(tensor) for name, tensor in self.ranked.items()}
+
+    @classmethod
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+        """The orthogonality of two factors a site in every batch: a product, a difference and a norm, forward and backward."""
+        penalised = read_settings(cls, search.options)["orthogonality"] > 0
+        return prices.small(2 * PENALTY * penalised) * prices.steps * prices.accumulate + cls.choosing(ticks, prices)
 
     @torch.no_grad()
     def observe(self, step: int) -> None:

@@ -33,7 +33,7 @@ from lorakit.adapters.delta import Option, axes_of
 from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import check_finite
 from lorakit.search.policy import Decision, SearchContext, read_settings
-from lorakit.search.proxies.alpha import FORWARD_SHARE
+from lorakit.search.prices import Prices
 from lorakit.search.scoring import without_trace
 from lorakit.search.unit_policy import UnitPolicy, Units, rank_for_all
 from lorakit.tasks.batching import Batch
@@ -69,11 +69,11 @@ class ALoRA(UnitPolicy):
         self.fresh = {name: ~adapter.units for name, adapter in self.adapters.items()}  # never live so far
 
     @classmethod
-    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
         """Two forward passes for each unit; a site has ``search.uniform_rank`` of them, or the usual number where that is not given."""
         rounds = min(sum(tick > 0 for tick in ticks), read_settings(cls, search.options)["rounds"])
-        units = sites * (search.uniform_rank or USUAL_RANK)
-        return FORWARD_SHARE * 2 * units * batches * rounds
+        units = len(prices.sites) * (search.uniform_rank or USUAL_RANK)
+        return 2 * units * rounds * prices.forward()
 
     def allowed(self, step: int) -> int:
         """The budget, from the start."""

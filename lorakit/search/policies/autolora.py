@@ -32,6 +32,7 @@ from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import allocate_units
 from lorakit.search.policy import Decision, SearchContext, read_settings
+from lorakit.search.prices import Prices
 from lorakit.search.scoring import without_trace
 from lorakit.search.unit_policy import UnitPolicy, Units, check_later_tick
 
@@ -68,9 +69,10 @@ class AutoLoRA(UnitPolicy):
         self.adam = torch.optim.Adam(list(self.alphas.values()), lr=self.settings["lr"])
 
     @classmethod
-    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
-        """One at every step of the shares."""
-        return ticks[-1] // read_settings(cls, search.options)["period"]
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+        """A pass over one batch at every step of the shares."""
+        one = prices.scoring() / len(prices.scored)
+        return one * (ticks[-1] // read_settings(cls, search.options)["period"])
 
     def allowed(self, step: int) -> int:
         """Everything before the last tick."""

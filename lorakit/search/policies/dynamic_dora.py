@@ -16,6 +16,7 @@ When to use it: as AdaLoRA; it needs no gradients to score, and favours sites wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -25,10 +26,15 @@ from lorakit.adapters.adapter import ON, Adapter
 from lorakit.adapters.delta import Option, axes_of
 from lorakit.adapters.packing import pack_all, unpack
 from lorakit.errors import RecipeError
+from lorakit.recipe.schema import SearchSection
 from lorakit.search.penalty import outer_factors, with_penalty
-from lorakit.search.policy import SearchContext
+from lorakit.search.policy import SearchContext, read_settings
+from lorakit.search.prices import Prices
 from lorakit.search.unit_policy import UnitPolicy, Units
 from lorakit.tasks.batching import SummedLoss
+
+VARIANCE, SHARES = 8, 16
+"""Small operations for a factor's term, forward and backward, and for the shares of a site's units."""
 
 
 class DynamicDoRA(UnitPolicy):
@@ -54,6 +60,13 @@ class DynamicDoRA(UnitPolicy):
                     hint="an adapter method such as trilora, lora, dora or vera",
                 )
         self.shares: Units = {name: torch.zeros_like(shares(adapter)) for name, adapter in self.adapters.items()}
+
+    @classmethod
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+        """The variance of two factors a site in every batch, forward and backward, and every site's shares after each step."""
+        penalised = read_settings(cls, search.options)["variance"] > 0
+        batches = prices.small(2 * VARIANCE * penalised) * prices.steps * prices.accumulate
+        return batches + prices.small(SHARES) * min(prices.steps, ticks[-1]) + cls.choosing(ticks, prices)
 
     @torch.no_grad()
     def observe(self, step: int) -> None:

@@ -27,7 +27,7 @@ from lorakit.recipe.schema import SearchSection
 from lorakit.search.fixed_ranks import FixedRanks
 from lorakit.search.inputs import moments
 from lorakit.search.policy import SearchContext
-from lorakit.search.proxies.alpha import FORWARD_SHARE
+from lorakit.search.prices import Prices
 from lorakit.search.scoring import without_trace
 from lorakit.search.unit_policy import Units
 
@@ -53,9 +53,9 @@ class EvaRanks(FixedRanks):
                 )
 
     @classmethod
-    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
-        """One look at the inputs, at step 0."""
-        return FORWARD_SHARE * batches
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+        """One look at the inputs, at step 0, and their eigenvalues."""
+        return prices.covariances()
 
     def unit_scores(self) -> Units:
         """Site -> the explained variance of its first ``rank`` principal components, as shares of the whole."""

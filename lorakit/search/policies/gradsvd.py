@@ -30,6 +30,7 @@ from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import allocate_units
 from lorakit.search.fixed_ranks import FixedRanks
 from lorakit.search.policy import Decision, SearchContext
+from lorakit.search.prices import Prices
 from lorakit.search.scoring import without_trace
 from lorakit.search.unit_policy import Units
 from lorakit.search.weight_gradients import weight_gradients
@@ -68,9 +69,9 @@ class GradientSVD(FixedRanks):
             self.check_start()
 
     @classmethod
-    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
-        """One look, with the gradients of whole weights."""
-        return 1.5 * batches
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+        """One look, with the gradients of whole weights, and their singular values."""
+        return prices.of_weights() + prices.spectra()
 
     def check_start(self) -> None:
         """Refuse adapters that cannot start from given factors."""
@@ -84,7 +85,7 @@ class GradientSVD(FixedRanks):
                 )
 
     def unit_scores(self) -> Units:
-        """Site -> what each of its units is worth, by the spectrum of the gradient; ``directions`` are kept for the start."""
+        """Site -> what each of its units is worth, by the spectrum of the gradient; ``directions`` are kept where they are the start."""
         context = self.context
         seed = int(torch.randint(2**31, (), generator=context.generator))
         batches = context.draw(context.search.batches, context.generator)
@@ -97,7 +98,10 @@ class GradientSVD(FixedRanks):
         self.directions: dict[str, torch.Tensor] = {}
         scores: Units = {}
         for name, gradient in found.items():
-            _, values, self.directions[name] = torch.linalg.svd(gradient, full_matrices=False)
+            if self.settings["start"] == "svd":
+                _, values, self.directions[name] = torch.linalg.svd(gradient, full_matrices=False)
+            else:
+                values = torch.linalg.svdvals(gradient)  # in two thirds of the time
             worth = values[: self.adapters[name].rank].double() ** self.settings["power"]
             scores[name] = (
                 worth / (values.double() ** self.settings["power"]).sum() if self.settings["per"] == "site" else worth

@@ -24,11 +24,9 @@ from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import Allocation, allocate
 from lorakit.search.policy import Decision, Policy, SearchContext
+from lorakit.search.prices import Prices
 from lorakit.search.scoring import Probe, Proxy, without_trace
 from lorakit.search.streaming import Streaming
-
-WATCHING = 0.5
-"""What watching adds to a step, in steps: measured on MiniLM with a quarter of 64 sites on, most of it the backward pass to the bottom."""
 
 
 class HeteroLoRA(Policy):
@@ -67,13 +65,22 @@ class HeteroLoRA(Policy):
             self.streaming = Streaming(context.adapted, context.ticks, context.search.batches)
 
     @classmethod
-    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
-        """The proxy's passes at every tick; streaming, those at step 0 and the watched steps' share of a pass."""
+    def trains(cls, search: SearchSection, prices: Prices) -> tuple[float, float]:
+        """The budget's share of the sites; down to the lowest that the proxy prefers."""
+        proxy: Proxy = registry.proxies.get(search.proxy)
+        return prices.share, prices.lowest() if proxy.reach is None else min(proxy.reach * prices.share, 1.0)
+
+    @classmethod
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+        """The proxy's passes at every tick; streaming, those at step 0, and all sites to the bottom in the steps that are watched."""
         proxy: Proxy = registry.proxies.get(search.proxy)
         if search.scoring == "separate":
-            return proxy.passes(sites, batches) * len(ticks)
-        watched = Streaming.window_steps(ticks, search.batches)
-        return proxy.passes(sites, batches) * (0 in ticks) + WATCHING * len(watched)
+            return proxy.work(prices) * len(ticks)
+        watched = len(Streaming.window_steps(ticks, search.batches)) * prices.accumulate
+        on, reach = cls.trains(search, prices)
+        return proxy.work(prices) * (0 in ticks) + watched * (
+            prices.batch(on, watched=1 - on) - prices.batch(on, reach)
+        )
 
     def decide(self, step: int) -> Decision:
         """Score every site, choose, switch."""

@@ -28,7 +28,7 @@ from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import allocate
 from lorakit.search.inputs import modules_of, seen_inputs
 from lorakit.search.policy import Decision, Policy, SearchContext
-from lorakit.search.proxies.alpha import FORWARD_SHARE
+from lorakit.search.prices import Prices
 from lorakit.search.scoring import without_trace
 from lorakit.search.unit_policy import check_later_tick
 
@@ -62,9 +62,9 @@ class LoRADrop(Policy):
             self.starts = {t.name: t.parameter.detach().clone() for t in context.adapted.trained()}
 
     @classmethod
-    def passes(cls, search: SearchSection, ticks: Sequence[int], sites: int, batches: int) -> float:
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
         """One look at what sites add."""
-        return FORWARD_SHARE * batches
+        return prices.forward()
 
     def allowed(self, step: int) -> int:
         """Everything until the choice is made."""

@@ -25,7 +25,6 @@ from lorakit.registry import proxies
 from lorakit.search.scoring import Probe, Proxy
 
 STEPS = 10
-FORWARD_SHARE = 0.5  # of a frozen model's forward and backward pass
 
 
 @contextmanager
@@ -81,6 +80,6 @@ proxies.register(
         source="HeteroLoRA (Zhang et al. 2024)",
         at_zero="works on linear sites, whose whole output is scaled; an untrained shortcut scores 0",
         score=alpha,
-        passes=lambda sites, batches: FORWARD_SHARE * (1 + sites * math.log2(STEPS + 1)) * batches,
+        work=lambda prices: prices.forward() * (1 + len(prices.sites) * math.log2(STEPS + 1)),
     ),
 )

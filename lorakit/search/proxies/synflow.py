@@ -6,7 +6,7 @@
 As in HeteroLoRA's code, L is the task's loss, where Tanaka et al. take the sum of the outputs. Signs come back bit for bit.
 Zero while B = 0, as SNIP is, and handled the same way (`search.untrained`). Also zero, up to rounding, on q and k of models without
 position embeddings (Llama): with ones everywhere all tokens are alike, and attention has nothing to choose between.
-Cost: one forward and backward pass, and a byte a parameter for its sign.
+Cost: one forward and backward pass over the longest batch, and a byte a parameter for its sign.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from torch import nn
 
 from lorakit.registry import proxies
 from lorakit.search.scoring import Probe, Proxy, saliency
+
+SIGNS = 460
+"""Taking a parameter's sign off and putting it on again, in multiply-adds, as measured: all of it waits for memory."""
 
 
 @contextmanager
@@ -68,6 +71,7 @@ proxies.register(
         source="Tanaka et al. 2020, section 5; HeteroLoRA",
         at_zero="an untrained B counts as a random one of deviation 0.02; with search.untrained: literal the score is zero",
         score=synflow,
-        passes=lambda sites, batches: 1,
+        work=lambda prices: prices.scoring(1) + SIGNS * prices.parameters,
+        reach=2.0,
     ),
 )
