@@ -43,6 +43,7 @@ CASES: dict[str, list[str]] = {
     "constant": [*SEPARATE, "search.proxy=constant"],
     "alpha": ["search.scoring=separate", "search.batches=1", "search.proxy=alpha", "adapter.shortcuts=[]"],
     "adalora": [*UNITS, "adapter.method=adalora", "search.method=adalora", "search.warmup=0.1", "search.tail=0.2"],
+    "sora": [*UNITS, "adapter.method=sora", "search.method=sora"],
     "dynamic_dora": [*UNITS, "adapter.method=dora", "search.method=dynamic_dora"],
     "gradsvd": ["adapter.shortcuts=[]", "search.method=gradsvd", "search.batches=4"],
 }

@@ -18,7 +18,7 @@ When to use it: where the data should say how many ranks are needed, and the bud
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -29,10 +29,15 @@ from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Option, along, axes_of
 from lorakit.adapters.packing import pack_all, unpack
 from lorakit.errors import RecipeError
+from lorakit.recipe.schema import SearchSection
 from lorakit.search.penalty import with_penalty
 from lorakit.search.policy import Decision, SearchContext
+from lorakit.search.prices import Prices
 from lorakit.search.unit_policy import UnitPolicy, Units
 from lorakit.tasks.batching import SummedLoss
+
+SHRINKING = 16
+"""Small operations that shrink a site's units and measure them."""
 
 
 class SoRA(UnitPolicy):
@@ -68,6 +73,11 @@ class SoRA(UnitPolicy):
         first: float = self.settings["threshold"]
         last: float = self.settings["final_threshold"] or first
         return first + (last - first) * step / self.context.total_steps
+
+    @classmethod
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+        """A few small operations at every site after each step."""
+        return prices.small(SHRINKING) * prices.steps + cls.choosing(ticks, prices)
 
     @torch.no_grad()
     def observe(self, step: int) -> None:
