@@ -27,8 +27,10 @@ THIN = 3.3
 """A multiply-add with a matrix of few columns, in those of a wide one: it waits for memory."""
 WATCHED = 1.4
 """A watched site's path, in paths of a site that is on: what it adds is written down apart."""
-SMALL = 5e5
-"""A small tensor operation, however little it computes, in multiply-adds: a dozen microseconds."""
+GRADIENT = 0.85
+"""The gradient of a frozen weight, in forward passes through it: a product alone, without the norms and softmaxes on the way."""
+SMALL = 4.5e5
+"""A small tensor operation, however little it computes, in multiply-adds: some ten microseconds."""
 SINGULAR, EIGEN = 7.0, 3.5
 """Singular values (float32) and eigenvalues (float64) of a matrix, in multiply-adds: times long * short^2."""
 DRAWS = 256
@@ -77,7 +79,7 @@ class Prices:
     def of_weights(self) -> float:
         """The same with the gradients of the weights under the sites, in place of their A and B."""
         weights = sum(site.in_features * site.out_features for site in self.sites)
-        return sum(self.scored) * (self.frozen * (1 + BACKWARD) + weights + 2 * self.paths)
+        return sum(self.scored) * (self.frozen * (1 + BACKWARD) + GRADIENT * weights + 2 * self.paths)
 
     def covariances(self) -> float:
         """The same forward with the products of the sites' inputs, and the eigenvalues of those."""

@@ -11,7 +11,7 @@ import torch
 from search.scene import Scene
 from torch.utils.flop_counter import FlopCounterMode
 
-from lorakit.search.prices import BACKWARD, DROPOUT, EIGEN, SINGULAR, THIN, WATCHED, Prices, longest_rows
+from lorakit.search.prices import BACKWARD, DROPOUT, EIGEN, GRADIENT, SINGULAR, THIN, WATCHED, Prices, longest_rows
 from lorakit.tasks.batching import epoch_batches, evaluation_batches, sorted_together
 
 
@@ -135,3 +135,8 @@ def test_padding_is_that_of_an_epochs_batches(size: int) -> None:
 
 def test_rows_of_one_length_need_no_padding() -> None:
     assert longest_rows(np.full(50, 17), 8, 3) == [17.0] * 3
+
+
+def test_gradients_of_weights_take_the_place_of_those_of_a_and_b(make) -> None:
+    told = prices(make("bert"))  # every frozen weight is a site
+    assert told.scoring() - told.of_weights() == pytest.approx(150 * (told.paths - GRADIENT * told.frozen))
