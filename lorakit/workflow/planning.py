@@ -19,7 +19,6 @@ from lorakit.workflow.building import Parts, Result, adapt, assemble, lean, loca
 from lorakit.workflow.calibrating import MEASURES
 from lorakit.workflow.footprint import footprint
 
-
 SAMPLE = 1000
 """Training rows whose lengths a plan looks at."""
 

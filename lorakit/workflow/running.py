@@ -189,7 +189,8 @@ def prepare(
     fresh: whether the adapters start here; otherwise their tensors are loaded afterwards, and no init looks at data.
     """
     recipe, task = loaded.recipe, parts.task
-    give_memory_back()
+    if recipe.training.gradient_checkpointing:  # memory counts more than time
+        give_memory_back()
     with located(loaded):
         encoded = parts.encode("train", *task.validation)
         schedule = make_schedule(recipe, len(encoded["train"]))

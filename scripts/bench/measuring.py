@@ -15,6 +15,7 @@ from transformers.utils import logging
 from lorakit.artifacts.run import Run
 from lorakit.backbone.checkpoint import find_checkpoint
 from lorakit.recipe.load import load_recipe
+from lorakit.recipe.schema import ModelSection
 from lorakit.training.loop import Training
 from lorakit.training.search_hook import SearchHook
 from lorakit.workflow.building import assemble
@@ -61,10 +62,12 @@ def training_of(recipe: str, settings: Sequence[str], folder: Path) -> tuple[Tra
     return training, search
 
 
-def random_model(sizes: Mapping[str, int], folder: Path) -> Path:
-    """A checkpoint of random weights, with the bundled tokenizer."""
-    source = find_checkpoint(load_recipe("demo").recipe.model, offline=True)
+def random_model(sizes: Mapping[str, int], folder: Path, tokenizer: str = "bundled:minilm") -> Path:
+    """A checkpoint of random weights, with a model's tokenizer, made once in ``folder``."""
     path = folder / "model"
+    if path.exists():
+        return path
+    source = find_checkpoint(ModelSection(name=tokenizer), offline=True)
     common = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
     config = AutoConfig.for_model("roberta", **common, **sizes)
     logging.disable_progress_bar()

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,18 +26,15 @@ import peft
 import torch
 import yaml
 from accelerate import Accelerator
+from measuring import clock, made_up, random_model, ratio, timed, training_of, turned
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from lorakit.artifacts.files import write_json
-from lorakit.artifacts.run import Run, environment
-from lorakit.backbone.checkpoint import find_checkpoint
-from lorakit.recipe.load import LoadedRecipe, load_recipe
-from lorakit.recipe.schema import ModelSection
+from lorakit.artifacts.run import environment
+from lorakit.recipe.load import load_recipe
 from lorakit.training.feed import Window
 from lorakit.training.loop import Training, step
 from lorakit.workflow.building import assemble, make_accelerator
-from lorakit.workflow.running import prepare
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -83,6 +79,7 @@ def main() -> None:
         },
         "peak_mib": memory,
         "threads": torch.get_num_threads(),
+        "clock": clock(),
         "environment": environment(),
     }
     options.out.mkdir(parents=True, exist_ok=True)
@@ -108,14 +105,9 @@ def warm(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Callable[
 def race(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every side's steps."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    order = list(sides)
     for number in range(rounds):
-        for name in order[number % len(order) :] + order[: number % len(order)]:
-            started = time.perf_counter()
-            sides[name]()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - started)
+        for name in turned(list(sides), number):
+            seconds[name].append(timed(sides[name]))
     return seconds
 
 
@@ -124,16 +116,16 @@ def build(name: str, options: argparse.Namespace, folder: Path) -> Callable[[], 
     library, _, method = name.rpartition(":")
     ours = library in ("", GRAPHS) and method not in ("floor", "full")
     graphs = library == GRAPHS
-    loaded = made_recipe(method if ours else "lora", options, folder, folder / name.replace(":", "-"), graphs)
-    parts = assemble(loaded)
+    own = folder / name.replace(":", "-")
+    recipe = made_recipe(method if ours else "lora", options, folder, own, graphs)
+    loaded = load_recipe(recipe)
     accelerator = make_accelerator(loaded.recipe)
-    batch = made_up(options, accelerator.device)
+    batch = made_up(options.batch_size, options.tokens, accelerator.device)
     if ours:
-        run = Run(folder / name.replace(":", "-") / "run")
-        training, _ = prepare(loaded, parts, run, [])
-        run.start(loaded.to_yaml(), parts.task)
+        training, _ = training_of(str(recipe), [], own / "run")
         training.model.train()
         return partial(acted, training, Window([batch], options.batch_size))
+    parts = assemble(loaded)
     model: Any = parts.backbone.model
     sites, head = [site.name for site in parts.sites], parts.backbone.new_parts
     if name == "floor":
@@ -149,9 +141,9 @@ def build(name: str, options: argparse.Namespace, folder: Path) -> Callable[[], 
     return partial(plain_step, model, optimizer_of(model), batch, accelerator, method == "adalora", [0])
 
 
-def made_recipe(method: str, options: argparse.Namespace, models: Path, folder: Path, graphs: bool) -> LoadedRecipe:
+def made_recipe(method: str, options: argparse.Namespace, models: Path, folder: Path, graphs: bool) -> Path:
     """A recipe of lorakit for a method on all linear sites."""
-    model = random_model(options, models) if options.shape else options.model
+    model = random_model(SHAPES[options.shape], models, options.model) if options.shape else options.model
     search: dict[str, Any] = {"method": "none"}
     if method == "adalora":
         every = EVERY * options.batch_size / ROWS
@@ -171,7 +163,7 @@ def made_recipe(method: str, options: argparse.Namespace, models: Path, folder: 
     folder.mkdir()
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    return load_recipe(path)
+    return path
 
 
 def made_up_task(folder: Path) -> dict[str, Any]:
@@ -242,37 +234,6 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
 def from_here(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """The activations get gradients from here on, as if something below trained."""
     return (inputs[0].detach().requires_grad_(), *inputs[1:])
-
-
-def made_up(options: argparse.Namespace, device: torch.device) -> dict[str, torch.Tensor]:
-    """A batch of random tokens of full length."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (options.batch_size, options.tokens)
-    ids = torch.randint(1000, 20000, shape, generator=generator)
-    labels = torch.randint(0, 2, shape[:1], generator=generator)
-    batch = {"input_ids": ids, "attention_mask": torch.ones(shape, dtype=torch.long), "labels": labels}
-    return {name: tensor.to(device) for name, tensor in batch.items()}
-
-
-def random_model(options: argparse.Namespace, folder: Path) -> Path:
-    """A checkpoint of random weights, with the bundled tokenizer, made once in ``folder``."""
-    path = folder / "model"
-    if path.exists():
-        return path
-    source = find_checkpoint(ModelSection(name=options.model), offline=True)
-    sizes = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
-    config = AutoConfig.for_model("roberta", **sizes, **SHAPES[options.shape])
-    torch.manual_seed(0)
-    AutoModel.from_config(config).save_pretrained(path)
-    AutoTokenizer.from_pretrained(source).save_pretrained(path)
-    return path
-
-
-def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """The median and the quartiles of paired ratios."""
-    pairs = sorted(a / b for a, b in zip(ours, theirs, strict=True))
-    low, middle, high = statistics.quantiles(pairs, n=4)
-    return {"median": middle, "low": low, "high": high}
 
 
 def show(report: dict[str, Any]) -> None:
