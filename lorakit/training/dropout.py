@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AttentionInterface
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.backbone.attention import attention_modules, named
@@ -28,6 +27,9 @@ NAME = "lorakit_sdpa"
 
 def fast_dropout(model: nn.Module) -> None:
     """Let every ``nn.Dropout`` of the model, and its attention where that is ``sdpa``, draw their masks here."""
+    from transformers import AttentionInterface  # which takes seconds to import
+
+    AttentionInterface.register(NAME, attend)
     for module in model.modules():
         if type(module) is nn.Dropout:
             module.__class__ = Dropout
@@ -81,6 +83,8 @@ def attend(
     unmasked = attention_mask is None and (getattr(module, "is_causal", True) if causal is None else causal)
     grouped = key.shape[1] != query.shape[1]
     if not fast(query, dropout) or unmasked or grouped or kwargs.get("position_bias") is not None:
+        from transformers import AttentionInterface
+
         rest: dict[str, Any] = {"dropout": dropout, "scaling": scaling, **kwargs}
         plain: tuple[Tensor, Tensor | None] = AttentionInterface()[PLAIN](
             module, query, key, value, attention_mask, **rest
@@ -94,6 +98,3 @@ def attend(
         scores = scores + attention_mask
     weights = scores.softmax(dim=-1)
     return ((weights * noise(weights, dropout)) @ value).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(NAME, attend)

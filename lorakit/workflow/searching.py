@@ -16,7 +16,7 @@ from lorakit.search.policies.heterolora import HeteroLoRA
 from lorakit.training.feed import Feed
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import stream
-from lorakit.workflow.building import Result, adapt, assemble, located, make_accelerator, make_policy, warm_start
+from lorakit.workflow.building import Result, adapt, assemble, lean, located, make_accelerator, make_policy, warm_start
 from lorakit.workflow.calibrating import calibrate
 
 
@@ -77,6 +77,7 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
             )
         encoded = parts.encode("train")["train"]
         adapted = adapt(parts, statistics=calibrate(parts, encoded))
+        lean(parts, adapted)
         warm_start(recipe, adapted)
     accelerator = make_accelerator(loaded.recipe)
     accelerator.prepare_model(adapted.model)
