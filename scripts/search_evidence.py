@@ -6,6 +6,9 @@ Tasks: mrpc, rte and sst2 (a fixed subset of 10,000 rows) from $LORAKIT_GLUE_DIR
 that rank costs on all linear sites. Each side's learning rate is chosen from one small grid by the last epoch's mean accuracy on a held-out
 fifth of the training rows, with seeds that are not used again; the validation rows are seen once, at the end. Runs are made and
 compared by `lorakit compare`: what is done is not repeated, several processes may work on one folder, and the grid can grow.
+`--workers` does several sides at a time, each in a process of its own: on a GPU a small encoder leaves room for many; with `--graphs` the
+sides whose steps are all alike replay them as CUDA graphs, which changes no number but padding's. Ctrl-C or SIGTERM ends all of them,
+and what is finished is kept.
 `peft_adalora` is PEFT's AdaLoRA on the same data, batches, optimiser and schedule; its budget counts ranks, so that its parameters
 may end elsewhere: the table shows them.
 Writes OUT/TASK-rBUDGET/comparison.json, one for each table that is printed, and OUT/evidence.json with all of them.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -27,6 +31,7 @@ from peft_adalora import train_peft
 from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import environment
+from lorakit.errors import Interrupted, LorakitError
 from lorakit.report.stats import paired_difference, summarise
 from lorakit.workflow import compare
 
@@ -77,7 +82,11 @@ def main() -> None:
     parser.add_argument("--lrs", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3, 4e-3])
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time")
+    parser.add_argument("--graphs", action="store_true", help="CUDA graphs where a side can have them")
     options = parser.parse_args()
+    if options.workers > 1:
+        fill(options)
     tables = []
     for task in options.tasks:
         files = split(task, options.out / "data")
@@ -85,6 +94,38 @@ def main() -> None:
             tables.append(one_table(task, budget, files, options))
             write_json(options.out / "evidence.json", {"tables": tables, "environment": environment()})
             show(tables[-1])
+
+
+def fill(options: argparse.Namespace) -> None:
+    """Train all sides of all tasks and budgets, several at a time; the tables then find them done."""
+    for task in options.tasks:
+        split(task, options.out / "data")
+    context = multiprocessing.get_context("spawn")  # a GPU is not shared by forks
+    jobs: Any = context.Queue()
+    for job in [(t, b, side) for b in options.budgets for t in options.tasks for side in options.sides]:
+        jobs.put(job)
+    workers = [context.Process(target=work, args=(jobs, options)) for _ in range(options.workers)]
+    for worker in workers:
+        jobs.put(None)
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def work(jobs: Any, options: argparse.Namespace) -> None:
+    """Take jobs until there are no more, or until a stop is asked for."""
+    while (job := jobs.get()) is not None:
+        task, budget, side = job
+        files = split(task, options.out / "data")
+        try:
+            if side == PEFT:
+                peft_side(task, budget, files, options.out / f"{task}-r{budget}", options)
+            else:
+                compared(task, budget, [side], files, options)
+        except Interrupted:
+            return
+        except LorakitError as error:  # of one side; the table names what is missing
+            print(f"{task}, rank {budget}, {side}: {error}", flush=True)
 
 
 def split(task: str, folder: Path) -> dict[str, Path]:
@@ -117,7 +158,13 @@ def recipe(
             "label": "label",
             "metric": "accuracy",
         },
-        "training": {"epochs": options.epochs, "batch_size": 32, "lr": lr, "precision": options.precision},
+        "training": {
+            "epochs": options.epochs,
+            "batch_size": 32,
+            "lr": lr,
+            "precision": options.precision,
+            "cuda_graphs": options.graphs and side.get("search", {}).get("method") != "heterolora",
+        },
         "run": {"offline": True, "keep_checkpoints": 1},
         **{section: {**values} for section, values in side.items() if section != "adapter"},
         "adapter": {"targets": ["all"], **side["adapter"]},
@@ -126,18 +173,25 @@ def recipe(
 
 def one_table(task: str, budget: int, files: dict[str, Path], options: argparse.Namespace) -> dict[str, Any]:
     """Tune, train and compare all sides of one task and budget."""
+    rates, result = compared(task, budget, options.sides, files, options)
+    table = {"task": task, "budget": budget, "epochs": options.epochs, "rates": rates, "comparison": result}
+    if PEFT in options.sides:
+        table[PEFT] = peft_side(task, budget, files, options.out / f"{task}-r{budget}", options)
+    return table
+
+
+def compared(
+    task: str, budget: int, names: list[str], files: dict[str, Path], options: argparse.Namespace
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """lorakit's own of these sides, tuned and trained: their rates, and the comparison."""
     folder = options.out / f"{task}-r{budget}"
     known = sides(budget)
-    rates = {name: tuned(task, name, known[name], files, folder, options) for name in options.sides if name in known}
+    rates = {name: tuned(task, name, known[name], files, folder, options) for name in names if name in known}
     written = []
     for name, lr in rates.items():
         write(folder / f"{name}.yaml", recipe(task, known[name], lr, files["train"], files["validation"], options))
         written.append(str(folder / f"{name}.yaml"))
-    result = compare(written, seeds=options.seeds, folder=folder / "runs").to_dict()
-    table = {"task": task, "budget": budget, "epochs": options.epochs, "rates": rates, "comparison": result}
-    if PEFT in options.sides:
-        table[PEFT] = peft_side(task, budget, files, folder, options)
-    return table
+    return rates, compare(written, seeds=options.seeds, folder=folder / "runs").to_dict()
 
 
 def tuned(

@@ -6,9 +6,10 @@
 
 Sides: a method of lorakit, trained by lorakit's own loop; `graphs:METHOD`, the same with `training.cuda_graphs`; `peft:METHOD`;
 `floor`, the frozen model with its trained head, forward and backward through the activations down to the lowest adapted layer; `full`,
-everything trained. `adalora` and `peft:adalora` observe and allocate. Every round each side makes one step, in an order that turns,
-so that what else the machine does meets all alike. Printed and saved (OUT/steps.json) are the median step and the ratio to
-the sides that targets are set against: the median over rounds of paired ratios, with its quartiles; on a GPU each side's peak memory too.
+everything trained. `quarter` is `lora` as after a search, with the upper quarter of its sites on, and `floor:quarter` its floor.
+`adalora` and `peft:adalora` observe and allocate. Every round each side makes one step, in an order that turns, so that what else the
+machine does meets all alike. Printed and saved (OUT/steps.json) are the median step and the ratio to the sides that targets are
+set against: the median over rounds of paired ratios, with its quartiles; on a GPU each side's peak memory too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from accelerate import Accelerator
 from measuring import clock, made_up, random_model, ratio, timed, training_of, turned
 from torch import nn
 
+from lorakit import registry
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
@@ -39,11 +41,23 @@ from lorakit.workflow.building import assemble, make_accelerator
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 SHAPES = {"roberta-base": BASE, "roberta-large": LARGE}  # random weights
-SIDES = ["lora", "dora", "adalora", "peft:lora", "peft:dora", "peft:adalora", "floor", "full"]
+SIDES = [
+    "lora",
+    "dora",
+    "adalora",
+    "quarter",
+    "peft:lora",
+    "peft:dora",
+    "peft:adalora",
+    "floor",
+    "floor:quarter",
+    "full",
+]
 AGAINST = {
     "lora": ["peft:lora", "floor", "full"],
     "dora": ["peft:dora"],
     "adalora": ["peft:adalora"],
+    "quarter": ["floor:quarter", "lora"],
     "graphs:lora": ["lora", "peft:lora", "floor", "full"],
     "graphs:dora": ["peft:dora"],
     "peft:lora": ["full"],
@@ -51,7 +65,7 @@ AGAINST = {
 EVERY = 10  # steps between allocations of AdaLoRA
 RANK = 8
 ROWS = 6400
-GRAPHS = "graphs"
+GRAPHS, QUARTER = "graphs", "quarter"
 
 
 def main() -> None:
@@ -115,30 +129,38 @@ def build(name: str, options: argparse.Namespace, folder: Path) -> Callable[[], 
     """What makes one step of a side."""
     library, _, method = name.rpartition(":")
     ours = library in ("", GRAPHS) and method not in ("floor", "full")
-    graphs = library == GRAPHS
+    plain = method not in registry.methods
     own = folder / name.replace(":", "-")
-    recipe = made_recipe(method if ours else "lora", options, folder, own, graphs)
+    recipe = made_recipe("lora" if plain else method, options, folder, own, graphs=library == GRAPHS)
     loaded = load_recipe(recipe)
     accelerator = make_accelerator(loaded.recipe)
     batch = made_up(options.batch_size, options.tokens, accelerator.device)
     if ours:
         training, _ = training_of(str(recipe), [], own / "run")
         training.model.train()
+        if method == QUARTER:
+            training.adapted.switch(upper_quarter(list(training.adapted.adapters)))
         return partial(acted, training, Window([batch], options.batch_size))
     parts = assemble(loaded)
     model: Any = parts.backbone.model
     sites, head = [site.name for site in parts.sites], parts.backbone.new_parts
-    if name == "floor":
+    if "floor" in (name, library):
         model.requires_grad_(False)
         for part in head:
             model.get_parameter(part).requires_grad_(True)
-        model.get_submodule(sites[0]).register_forward_pre_hook(from_here)
+        lowest = upper_quarter(sites)[0] if method == QUARTER else sites[0]
+        model.get_submodule(lowest).register_forward_pre_hook(from_here)
     elif name == "full":
         model.requires_grad_(True)
     else:
         model = with_peft(model, method, sites, list(head))
     model = model.to(accelerator.device).train()
     return partial(plain_step, model, optimizer_of(model), batch, accelerator, method == "adalora", [0])
+
+
+def upper_quarter(sites: list[str]) -> list[str]:
+    """The last quarter of the sites."""
+    return sites[-(len(sites) // 4) :]
 
 
 def made_recipe(method: str, options: argparse.Namespace, models: Path, folder: Path, graphs: bool) -> Path:
