@@ -21,8 +21,8 @@ from lorakit.backbone.site import Site
 
 BACKWARD = 1.05
 """The gradient of a frozen layer's input, in forward passes through it."""
-DROPOUT = 1.25
-"""A training step's forward pass with dropout, the head and the optimiser, in forward passes without."""
+DROPOUT = 1.08
+"""A training step's forward pass with dropout (``training.dropout``), the head and the optimiser, in forward passes without."""
 THIN = 3.3
 """A multiply-add with a matrix of few columns, in those of a wide one: it waits for memory."""
 WATCHED = 1.4

@@ -270,8 +270,9 @@ def plan_side(job: dict[str, Any]) -> dict[str, float]:
     from lorakit.workflow.running import prepare
 
     folder = Path(job["folder"])
-    workflow.train(load_recipe("demo", [*job["settings"], "training.max_steps=1"]), run_dir=folder / "before")
     loaded = load_recipe("demo", job["settings"])
+    if loaded.recipe.training.gradient_checkpointing:  # else malloc keeps what it had, and nothing would grow
+        workflow.train(load_recipe("demo", [*job["settings"], "training.max_steps=1"]), run_dir=folder / "before")
     parts = assemble(loaded)
     run = Run(folder / "run")
     training, _ = prepare(loaded, parts, run, [])
