@@ -105,7 +105,7 @@ def check_graphs(training: TrainingSection, accelerator: Accelerator, config: An
     """
     at_random = any(value for name, value in vars(config).items() if "layerdrop" in name)
     reasons = {
-        f"this device ({accelerator.device.type}): they need one of NVIDIA's GPUs": accelerator.device.type != "cuda",
+        f"this device ({accelerator.device.type} and not cuda)": accelerator.device.type != "cuda",
         "training.accumulate": training.accumulate > 1,
         "training.gradient_checkpointing": training.gradient_checkpointing,
         "several processes": accelerator.num_processes > 1,
