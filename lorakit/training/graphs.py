@@ -25,10 +25,10 @@ from lorakit.recipe.schema import TrainingSection
 from lorakit.tasks.batching import Batch
 from lorakit.training.hooks import Hook, TrainState
 
-LENGTHS = 16  # batches are padded to multiples of this many tokens, so that there are few shapes
-EAGER = (
-    2  # batches of a shape before its graph is taken: lazy initialisations are over then, and rare shapes need no graph
-)
+LENGTHS = 16
+"""Batches are padded to multiples of this many tokens, so that there are few shapes."""
+EAGER = 2
+"""Batches of a shape before its graph is taken: lazy initialisations are over then, and rare shapes need no graph."""
 Compute = Callable[[Batch], torch.Tensor]
 """batch -> its part of the step's loss, whose gradients are then in the parameters."""
 
