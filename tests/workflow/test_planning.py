@@ -142,8 +142,7 @@ def test_memory_is_more_than_weights_and_grows_with_the_batch(bench: Bench):
     weights = 4 * (planned.model_parameters + planned.adapter_parameters)
     assert planned.memory_bytes > weights + 12 * (planned.adapter_parameters + HEAD)
     larger, largest = (workflow.plan(bench.load(f"training.batch_size={rows}")).memory_bytes for rows in (16, 32))
-    assert larger > planned.memory_bytes
-    assert largest - larger == pytest.approx(2 * (larger - planned.memory_bytes), abs=4)  # whole bytes
+    assert largest - larger == 2 * (larger - planned.memory_bytes) > 0
 
 
 def test_a_plan_writes_nothing(bench: Bench, tmp_path):
