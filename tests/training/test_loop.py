@@ -24,6 +24,7 @@ from lorakit.training.dropout import fast_dropout
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loop import Training
 from lorakit.training.seeds import stream
+from lorakit.workflow import building
 
 
 class Gradients(Hook):
@@ -76,17 +77,27 @@ def test_clipping_scales_all_gradients_to_the_limit(bench: Bench, tmp_path: Path
     assert all(torch.equal(below[name], gradient) for name, gradient in free.items())
 
 
-def test_the_loop_is_peft_in_a_loop_written_by_hand(bench: Bench, tmp_path: Path):
-    """Same batches, tokens left out, dropout stream, AdamW, warm-up, decay and clipping: the same weights after every epoch."""
+@pytest.mark.parametrize("lean", [True, False])
+def test_the_loop_is_peft_in_a_loop_written_by_hand(
+    bench: Bench, tmp_path: Path, lean: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Same batches, dropout stream, AdamW, warm-up and linear decay, clipping: the same weights after every epoch.
+
+    lean: with unread tokens left out and fast dropout on both sides; else with neither, beside PEFT as it comes.
+    """
+    if not lean:
+        for name in ("compute_first_token_only", "fast_dropout"):
+            monkeypatch.setattr(building, name, lambda *arguments: None)
     settings = ("adapter.dropout=0", "training.clip=0.5", "training.accumulate=2", "training.weight_decay=0.05")
     start = bench.prepare(tmp_path, *settings)
     config = peft.LoraConfig(
         task_type="SEQ_CLS", r=4, lora_alpha=16, target_modules=list(start.adapted.adapters), lora_dropout=0.0
     )
     base = AutoModelForSequenceClassification.from_pretrained(bench.backbone(), num_labels=2)
-    compute_first_token_only(base, Anatomy(base))
     twin = peft.get_peft_model(base, config)
-    fast_dropout(twin)  # the same draws
+    if lean:
+        compute_first_token_only(base, Anatomy(base))
+        fast_dropout(twin)
     values = {f"base_model.model.{name}": tensor for name, tensor in peft_names(start.adapted.state()).items()}
     peft.set_peft_model_state_dict(twin, values)
 
