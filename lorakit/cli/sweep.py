@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from lorakit.cli.compare import spread, too_wide, whole_numbers
-from lorakit.cli.options import AsJson, Offline, Quiet, RecipeName, before_imports
+from lorakit.cli.options import AsJson, Csv, Metric, NoWait, Offline, Quiet, RecipeName, before_imports
 from lorakit.errors import Problem, RunError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def sweep(
             file_okay=False,
         ),
     ] = None,
-    metric: Annotated[Optional[str], typer.Option("--metric", help="Another one of the task's metrics.")] = None,
+    metric: Metric = None,
     trials: Annotated[
         Optional[int],
         typer.Option("--trials", metavar="N", min=1, help="Let Optuna draw N points, all workers together."),
@@ -58,12 +58,8 @@ def sweep(
         bool,
         typer.Option("--dry-run", help="Check and list the points with their parameters; train and write nothing."),
     ] = False,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Do not wait for the runs that other workers are training.")
-    ] = False,
-    csv: Annotated[
-        Optional[Path], typer.Option("--csv", metavar="FILE", help="Write all runs, a line each.", dir_okay=False)
-    ] = None,
+    no_wait: NoWait = False,
+    csv: Csv = None,
     offline: Offline = False,
     quiet: Quiet = False,
     as_json: AsJson = False,

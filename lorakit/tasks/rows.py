@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lorakit.errors import DataError
 from lorakit.tasks.cache import cached
 from lorakit.tasks.columns import ClassColumn, IndexColumn, NumberColumn, TextColumn
+from lorakit.tasks.digest import sha256_of
 from lorakit.tasks.labels import Codes
 from lorakit.tasks.readers import READERS
 from lorakit.tasks.table import Table, no_column, row_error
@@ -98,7 +99,7 @@ def read_rows(path: Path, columns: Columns) -> Rows:
     """The rows of a file whose extension is among READERS. Raises DataError about anything wrong with it."""
     tables = partial(READERS[path.suffix.lower()], path, columns.names)
     try:
-        content = sha256(path) if path.stat().st_size >= LARGE else ""
+        content = sha256_of(path) if path.stat().st_size >= LARGE else ""
     except OSError as error:
         raise DataError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
     if not content:
@@ -108,17 +109,11 @@ def read_rows(path: Path, columns: Columns) -> Rows:
     def build(folder: Path) -> None:
         talk.info("reading %s, %s MB: the first time", path, f"{path.stat().st_size / 1e6:,.0f}")
         save(gather(tables(), columns, folder), folder)
-        if sha256(path) != content:
+        if sha256_of(path) != content:
             raise DataError("the file was changed while it was read", where=str(path))
 
     with cached(f"rows-{settings.hexdigest()}", build) as folder:
         return load(folder, str(path))
-
-
-def sha256(path: Path) -> str:
-    """The digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def gather(tables: Iterable[Table], columns: Columns, folder: Path | None = None) -> Rows:

@@ -9,7 +9,6 @@ checkpoints/step-N/sums.json               sha256 of the other four
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from lorakit.artifacts.adapter_file import read_tensors, save_tensors
 from lorakit.artifacts.files import folder, read_json, write_json
 from lorakit.artifacts.records import reading
 from lorakit.errors import RunError, UsageError
+from lorakit.tasks.digest import sha256_of
 
 if TYPE_CHECKING:
     from lorakit.training.loop import Training
@@ -62,7 +62,7 @@ def save_checkpoint(training: Training, keep: int) -> Path:
             "hooks": {type(hook).__name__: state for hook in training.hooks if (state := hook.state_dict())},
         }
         write_json(target / STATE, record)
-        write_json(target / SUMS, {name: digest(target / name) for name in SUMMED})
+        write_json(target / SUMS, {name: sha256_of(target / name) for name in SUMMED})
     prune(root, keep)
     return path
 
@@ -134,15 +134,9 @@ def intact(path: Path) -> bool:
     """Whether every file is there with the bytes that were written."""
     try:
         sums = read_json(path / SUMS)
-        return bool({name: digest(path / name) for name in SUMMED} == sums)
+        return bool({name: sha256_of(path / name) for name in SUMMED} == sums)
     except (OSError, RunError):
         return False
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def pending_losses(training: Training) -> list[float]:
