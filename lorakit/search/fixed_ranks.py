@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
+
 from lorakit.adapters.adapter import DROPPED, ON
 from lorakit.adapters.delta import Option
 from lorakit.errors import RecipeError
@@ -12,11 +14,14 @@ from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import allocate_units
 from lorakit.search.policy import Decision, SearchContext
 from lorakit.search.prices import Prices
-from lorakit.search.unit_policy import UnitPolicy
+from lorakit.search.unit_policy import UnitPolicy, Units
 
 
 class FixedRanks(UnitPolicy):
-    """Ranks from scores that fall from a site's first unit to its last; a site of rank 0 leaves the function."""
+    """Ranks from scores that fall from a site's first unit to its last; a site of rank 0 leaves the function.
+
+    The timeline tells a site's score as the sum over its units, whether it gets them or not.
+    """
 
     steady = True
     sees_tokens = False
@@ -51,13 +56,12 @@ class FixedRanks(UnitPolicy):
         if self.ticks:
             return Decision(self.context.search.method)
         scores = self.unit_scores()
-        limit = self.allowed(step) - self.common
-        chosen = allocate_units(scores, self.adapters, limit, self.context.generator)
-        ranks = {name: int(units.sum()) for name, units in chosen.items()}
-        self.give(ranks)
-        return Decision(
-            self.context.search.method, {name: float(values[: ranks[name]].sum()) for name, values in scores.items()}
-        )
+        self.give({name: int(units.sum()) for name, units in self.allocate(scores, step).items()})
+        return Decision(self.context.search.method, {name: float(values.sum()) for name, values in scores.items()})
+
+    def allocate(self, scores: Units, step: int) -> dict[str, torch.Tensor]:
+        """Site -> which of its rank units the budget pays for."""
+        return allocate_units(scores, self.adapters, self.allowed(step) - self.common, self.context.generator)
 
     def give(self, ranks: Mapping[str, int]) -> None:
         """Cut every site to its rank."""

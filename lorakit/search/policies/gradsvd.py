@@ -16,7 +16,7 @@ Ours; the first-order argument is LoRA-GA's (Wang et al. 2024, section 3), the r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -29,7 +29,7 @@ from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.search.allocate import allocate_units
 from lorakit.search.fixed_ranks import FixedRanks
-from lorakit.search.policy import Decision, SearchContext
+from lorakit.search.policy import SearchContext
 from lorakit.search.prices import Prices
 from lorakit.search.scoring import without_trace
 from lorakit.search.unit_policy import Units
@@ -108,25 +108,24 @@ class GradientSVD(FixedRanks):
             )
         return scores
 
-    def decide(self, step: int) -> Decision:
-        """Once: look, allocate, start."""
-        if self.ticks:
-            return Decision("gradsvd")
-        scores = self.unit_scores()
+    def allocate(self, scores: Units, step: int) -> dict[str, torch.Tensor]:
+        """The floor to every site, then the best units per parameter."""
         first = min(self.settings["floor"], *(adapter.rank for adapter in self.adapters.values()))
         lifted = {
             name: torch.cat([torch.full_like(v[:first], torch.finfo(v.dtype).max / 2), v[first:]])
             for name, v in scores.items()
         }
         limit = self.allowed(step) - self.common
-        chosen = allocate_units(lifted, self.adapters, limit, self.context.generator, per_parameter=True)
+        return allocate_units(lifted, self.adapters, limit, self.context.generator, per_parameter=True)
+
+    def give(self, ranks: Mapping[str, int]) -> None:
+        """Start from the directions that were counted, where that is asked for, and cut every site to its rank."""
         if self.settings["start"] == "svd":
             for name, adapter in self.adapters.items():
                 if not isinstance(adapter.delta, Anchored):
                     start_from_gradient(adapter.delta, self.directions[name])
         self.directions = {}
-        self.give({name: int(units.sum()) for name, units in chosen.items()})
-        return Decision("gradsvd", {name: float(values.sum()) for name, values in scores.items()})
+        super().give(ranks)
 
 
 registry.policies.register("gradsvd", GradientSVD)
