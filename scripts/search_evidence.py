@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--tuning-seeds", nargs="+", type=int, default=[1000, 1001])
     parser.add_argument("--sides", nargs="+", default=[*sides(2), PEFT])
-    parser.add_argument("--lrs", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3, 4e-3])
+    parser.add_argument("--lrs", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3, 4e-3, 8e-3])
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time")
@@ -174,7 +174,14 @@ def recipe(
 def one_table(task: str, budget: int, files: dict[str, Path], options: argparse.Namespace) -> dict[str, Any]:
     """Tune, train and compare all sides of one task and budget."""
     rates, result = compared(task, budget, options.sides, files, options)
-    table = {"task": task, "budget": budget, "epochs": options.epochs, "rates": rates, "comparison": result}
+    table = {
+        "task": task,
+        "budget": budget,
+        "epochs": options.epochs,
+        "grid": options.lrs,
+        "rates": rates,
+        "comparison": result,
+    }
     if PEFT in options.sides:
         table[PEFT] = peft_side(task, budget, files, options.out / f"{task}-r{budget}", options)
     return table
@@ -266,6 +273,7 @@ def show(table: dict[str, Any]) -> None:
     print(
         f"\n{table['task']}, budget of uniform rank {table['budget']}, {table['epochs']:g} epochs, {len(first)} seeds"
     )
+    ends = (min(table["grid"]), max(table["grid"]))
     for name, lr, parameters, seconds, runs in rows:
         last, best = summarise([run[1] for run in runs]), summarise([run[2] for run in runs])
         pairs = [(value, first[seed]) for seed, value, _ in runs if seed in first]
@@ -273,6 +281,7 @@ def show(table: dict[str, Any]) -> None:
         print(
             f"{name:13} lr {lr:<7g} {parameters:>9,}  last {last.mean:.4f} ± {last.sd:.4f}  best {best.mean:.4f} ± {best.sd:.4f}  "
             f"difference {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]  {seconds / base:.2f} x time"
+            f"{'  an end of the grid of rates: extend it' if lr in ends else ''}"
         )
 
 
