@@ -56,12 +56,13 @@ class FixedRanks(UnitPolicy):
         if self.ticks:
             return Decision(self.context.search.method)
         scores = self.unit_scores()
-        self.give({name: int(units.sum()) for name, units in self.allocate(scores, step).items()})
+        chosen = self.allocate(scores, self.allowed(step) - self.common)
+        self.give({name: int(units.sum()) for name, units in chosen.items()})
         return Decision(self.context.search.method, {name: float(values.sum()) for name, values in scores.items()})
 
-    def allocate(self, scores: Units, step: int) -> dict[str, torch.Tensor]:
-        """Site -> which of its rank units the budget pays for."""
-        return allocate_units(scores, self.adapters, self.allowed(step) - self.common, self.context.generator)
+    def allocate(self, scores: Units, limit: int) -> dict[str, torch.Tensor]:
+        """Site -> which of its rank units ``limit`` parameters pay for."""
+        return allocate_units(scores, self.adapters, limit, self.context.generator)
 
     def give(self, ranks: Mapping[str, int]) -> None:
         """Cut every site to its rank."""

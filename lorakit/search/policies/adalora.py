@@ -15,7 +15,7 @@ orthogonality term move the rest), and one that comes back begins at a gate of z
 rank without PEFT's 1e-5 below the line; sites of different size compete for parameters, not for ranks. PEFT's weight of orthogonality
 is 0.5; the authors' are 0.1 to 0.5 by task.
 When to use it: where a uniform rank wastes parameters and you can spend rank above the budget in the first part of the training.
-Gates begin at zero, so that it starts slowly: in a short training it wants about ten times LoRA's learning rate.
+In three epochs of MRPC it wanted 16 times LoRA's learning rate and learnt nothing at 4 times, here and in PEFT alike: try high ones.
 """
 
 from __future__ import annotations

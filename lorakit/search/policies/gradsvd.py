@@ -108,14 +108,13 @@ class GradientSVD(FixedRanks):
             )
         return scores
 
-    def allocate(self, scores: Units, step: int) -> dict[str, torch.Tensor]:
+    def allocate(self, scores: Units, limit: int) -> dict[str, torch.Tensor]:
         """The floor to every site, then the best units per parameter."""
         first = min(self.settings["floor"], *(adapter.rank for adapter in self.adapters.values()))
         lifted = {
             name: torch.cat([torch.full_like(v[:first], torch.finfo(v.dtype).max / 2), v[first:]])
             for name, v in scores.items()
         }
-        limit = self.allowed(step) - self.common
         return allocate_units(lifted, self.adapters, limit, self.context.generator, per_parameter=True)
 
     def give(self, ranks: Mapping[str, int]) -> None:
