@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from lorakit.artifacts.files import folder, read_json, write_json
 from lorakit.artifacts.records import reading
 from lorakit.errors import RunError, UsageError
 from lorakit.tasks.digest import sha256_of
+from lorakit.training.hooks import Hook
 
 if TYPE_CHECKING:
     from lorakit.training.loop import Training
@@ -32,6 +34,9 @@ talk = logging.getLogger("lorakit")
 
 MODEL, OPTIMIZER, STREAMS = "model.safetensors", "optimizer.safetensors", "streams.safetensors"
 STATE, SUMS = "state.json", "sums.json"
+FORMAT = 2
+"""Of state.json. 1, which does not say so, kept the states of hooks under the names of their classes."""
+SEARCH = "search"
 SUMMED = (MODEL, OPTIMIZER, STREAMS, STATE)
 
 
@@ -53,13 +58,14 @@ def save_checkpoint(training: Training, keep: int) -> Path:
         save_tensors(moments, target / OPTIMIZER)
         save_tensors(streams, target / STREAMS)
         record = {
+            "format": FORMAT,
             "train": asdict(training.state),
             "processes": training.accelerator.num_processes,
             "losses": losses,
             "groups": optimizer["param_groups"],
             "scheduler": training.scheduler.state_dict(),
             "scaler": training.accelerator.scaler.state_dict() if training.accelerator.scaler else None,
-            "hooks": {type(hook).__name__: state for hook in training.hooks if (state := hook.state_dict())},
+            "hooks": {name: hook.state_dict() for name, hook in stateful(training).items()},
         }
         write_json(target / STATE, record)
         write_json(target / SUMS, {name: sha256_of(target / name) for name in SUMMED})
@@ -110,9 +116,7 @@ def restore(training: Training, path: Path) -> None:
     training.scheduler.load_state_dict(record["scheduler"])
     if record["scaler"] is not None:
         training.accelerator.scaler.load_state_dict(record["scaler"])
-    for hook in training.hooks:
-        if type(hook).__name__ in record["hooks"]:
-            hook.load_state_dict(record["hooks"][type(hook).__name__])
+    restore_hooks(training, record, path)
     restore_streams(read_tensors(path / STREAMS), training.accelerator.process_index)
     if training.accelerator.is_main_process:
         training.run.rewind(training.state.step)
@@ -122,6 +126,33 @@ def restore(training: Training, path: Path) -> None:
             shutil.rmtree(damaged, ignore_errors=True)
         # A kill may have come before the last ones were deleted.
         prune(path.parent, training.recipe.run.keep_checkpoints)
+
+
+def stateful(training: Training) -> dict[str, Hook]:
+    """Name -> hook, of those whose state is kept."""
+    named = [hook for hook in training.hooks if hook.name]
+    found = {hook.name: hook for hook in named}
+    if len(found) < len(named):
+        raise ValueError(f"two hooks of this training have one name: {', '.join(hook.name for hook in named)}")
+    return found
+
+
+def restore_hooks(training: Training, record: Mapping[str, Any], path: Path) -> None:
+    """Every hook goes on from its state. RunError where one has none, or where there is a state that belongs to none."""
+    hooks, states = stateful(training), dict(record["hooks"])
+    if record.get("format", 1) < FORMAT:  # states were kept under the names of classes
+        states = {hook.name: states[kind] for hook in hooks.values() if (kind := type(hook).__name__) in states}
+        if "policy" in states.get(SEARCH, {}):
+            states[SEARCH]["allocator"] = states[SEARCH].pop("policy")
+    for problem, names in (("has no state of", hooks.keys() - states), ("has the state of", states.keys() - hooks)):
+        if names:
+            raise RunError(
+                f"the checkpoint {problem} {', '.join(sorted(names))}, and this training has {', '.join(hooks) or 'none'}",
+                where=str(path),
+                hint="go on with the recipe and the hooks that the run was begun with, or train anew",
+            )
+    for name, hook in hooks.items():
+        hook.load_state_dict(states[name])
 
 
 def all_checkpoints(root: Path) -> list[Path]:

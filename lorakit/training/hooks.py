@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass
@@ -37,9 +37,11 @@ class TrainState:
 class Hook:
     """Does nothing at every moment; override the moments you need.
 
-    steady: whether all steps between two ticks compute the same function of weights and batch, by the same path through the code.
+    name: under which checkpoints keep its state, one of a kind in a training; empty for a hook that has none; steady: whether all
+    steps between two ticks compute the same function of weights and batch, by the same path through the code.
     """
 
+    name: ClassVar[str] = ""
     steady: bool = True
 
     def on_train_begin(self, state: TrainState) -> None:
@@ -73,7 +75,7 @@ class Hook:
         """Once, after the last step."""
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-ready state for checkpoints."""
+        """JSON-ready state for checkpoints; kept only of a hook with a ``name``."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

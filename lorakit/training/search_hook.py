@@ -16,6 +16,8 @@ class SearchHook(Hook):
     seconds: what all ticks of this run took; writes: whether this process keeps the diary.
     """
 
+    name = "search"
+
     def __init__(self, policy: Policy, run: Run, *, writes: bool):
         self.policy = policy
         self.run = run
@@ -60,9 +62,9 @@ class SearchHook(Hook):
 
     def state_dict(self) -> dict[str, Any]:
         """The policy's state and the time spent."""
-        return {"policy": self.policy.state_dict(), "seconds": self.seconds, "decided": self.decided}
+        return {"allocator": self.policy.state_dict(), "seconds": self.seconds, "decided": self.decided}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``."""
-        self.policy.load_state_dict(state["policy"])
+        self.policy.load_state_dict(state["allocator"])
         self.seconds, self.decided = state["seconds"], state["decided"]

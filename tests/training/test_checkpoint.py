@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +133,47 @@ def test_hooks_go_on_from_their_state(bench: Bench, tmp_path: Path):
     """Also at the end of an epoch: what was called before the stop is not called again, and nothing is left out."""
     through = Recorder()
     bench.train(hooks=[through])
-    stopped(bench, tmp_path / "run", 6, hooks=[Recorder()])
-    after = Recorder()
+    stopped(bench, tmp_path / "run", 6, hooks=[Recorder("recorder")])
+    after = Recorder("recorder")
     bench.train(run_dir=tmp_path / "run", resume=True, hooks=[after])
     assert [call for call in after.seen if call != ("on_train_begin", 6)] == through.seen
+
+
+@contextmanager
+def resealed(checkpoint: Path) -> Iterator[Any]:
+    """The state in a checkpoint, changed in the block by somebody who mends the sums too."""
+    with edited_json(checkpoint / "state.json") as state:
+        yield state
+    with edited_json(checkpoint / "sums.json") as sums:
+        sums["state.json"] = hashlib.sha256((checkpoint / "state.json").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("missing", "what"), [(True, "has no state of search"), (False, "has the state of stranger")])
+def test_a_state_without_its_hook_or_a_hook_without_its_state(bench: Bench, tmp_path: Path, missing: bool, what: str):
+    stopped(bench, tmp_path / "run", 4, *HETERO)
+    with resealed(tmp_path / "run" / "checkpoints" / "step-4") as state:
+        if missing:
+            del state["hooks"]["search"]
+        else:
+            state["hooks"]["stranger"] = {}
+    with pytest.raises(RunError, match=what):
+        bench.train(*HETERO, run_dir=tmp_path / "run", resume=True)
+
+
+def test_two_hooks_of_one_name_are_a_mistake_of_who_wrote_them(bench: Bench, tmp_path: Path):
+    with pytest.raises(ValueError, match="recorder, recorder"):
+        bench.train(hooks=[Recorder("recorder"), Recorder("recorder")], run_dir=tmp_path / "run")
+
+
+def test_a_checkpoint_of_the_first_format_is_resumed(bench: Bench, tmp_path: Path, whole: Any):
+    """It kept states under class names, the search's allocator as a policy."""
+    stopped(bench, tmp_path / "run", 4, *HETERO)
+    with resealed(tmp_path / "run" / "checkpoints" / "step-4") as state:
+        del state["format"]
+        search = state["hooks"].pop("search")
+        state["hooks"] = {"SearchHook": {"policy": search.pop("allocator"), **search}}
+    bench.train(*HETERO, run_dir=tmp_path / "run", resume=True)
+    assert records(tmp_path / "run") == whole[HETERO]
 
 
 def test_a_checkpoint_holds_what_trains_and_no_more(bench: Bench, tmp_path: Path):
@@ -171,7 +211,7 @@ def test_seconds_count_what_came_before_the_stop(bench: Bench, tmp_path: Path):
     state = read_json(tmp_path / "run" / "checkpoints" / "step-10" / "state.json")
     result = bench.train(*HETERO, run_dir=tmp_path / "run", resume=True)
     assert result.seconds > state["train"]["seconds"] > 0
-    assert result.seconds > result.search_seconds >= state["hooks"]["SearchHook"]["seconds"] > 0
+    assert result.seconds > result.search_seconds >= state["hooks"]["search"]["seconds"] > 0
 
 
 def test_a_changed_recipe_is_not_resumed(bench: Bench, tmp_path: Path):

@@ -152,9 +152,10 @@ MOMENTS = (
 
 
 class Recorder(Hook):
-    """Writes down every call with the steps done by then."""
+    """Writes down every call with the steps done by then; with a ``name``, checkpoints keep what it has."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.seen: list[tuple[str, int]] = []
 
     def state_dict(self) -> dict[str, Any]:
