@@ -27,7 +27,7 @@ from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.errors import LorakitError
 from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import AdapterSection, ModelSection
-from lorakit.workflow import train
+from lorakit.workflow.train import train
 
 HIGHEST_RANK = 64  # where a method itself sets no limit
 RECIPE = "mrpc-lora"  # for what is not said here

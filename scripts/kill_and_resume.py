@@ -30,14 +30,14 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
-from workflow.small_runs import Bench
+from support.runs import Bench
 
 from lorakit.artifacts.run import environment
 from lorakit.errors import LorakitError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import EVOLUTION
-from lorakit.workflow.killing import Ended, Kill, run_process
-from lorakit.workflow.surviving import differences, outcome, survive
+from lorakit.workflow.doctor.crash_resume import differences, outcome, survive
+from lorakit.workflow.doctor.faults import Ended, Kill, run_process
 
 COMMON = (
     "training.epochs=5",

@@ -12,12 +12,12 @@ import torch
 from lorakit.recipe.load import load_recipe
 from lorakit.training.dropout import fast_dropout
 from lorakit.training.evaluation import score_splits
-from lorakit.training.feed import Feed
+from lorakit.training.loader import Feed
 from lorakit.training.objective import Objective
 from lorakit.training.optim import make_scheduler
 from lorakit.training.schedule import make_schedule
 from lorakit.training.seeds import stream
-from lorakit.workflow.building import assemble, make_accelerator, seed_dropout
+from lorakit.workflow.setup import assemble, make_accelerator, seed_dropout
 
 
 def train_peft(recipe: Path, seed: int, target: int, shrinking: dict[str, float]) -> dict[str, Any]:

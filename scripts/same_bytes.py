@@ -31,8 +31,8 @@ SMALL = [
     "training: {epochs: 1, batch_size: 8}",
     "run: {log_every: 1, checkpoint_every: 0.5}",
 ]
-COMPARED = ("*/*.safetensors", "*/lorakit.json", "*/adapter_config.json", "*.jsonl", "summary.json", "search.json")
-VOLATILE = {"seconds", "search_seconds", "run_dir", "folder", "emitted"}
+COMPARED = ("*.safetensors", "lorakit.json", "adapter_config.json", "*.jsonl", "summary.json", "search.json")
+VOLATILE = {"seconds", "search_seconds", "supernet_seconds", "run_dir", "folder", "emitted"}
 SEARCHED = ("search.method=heterolora", "adapter.shortcuts=[res1,res2,in,cut,mid]", "search.batches=2")
 
 
@@ -182,7 +182,7 @@ def digests(run: Path) -> dict[str, str]:
     """File -> sha256 of what must not change in it, for all files of a run that are compared."""
     found = {}
     for pattern in COMPARED:
-        for path in run.glob(pattern):
+        for path in run.rglob(pattern):
             found[str(path.relative_to(run))] = hashlib.sha256(content(path)).hexdigest()
     return found
 

@@ -32,8 +32,8 @@ from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import environment
 from lorakit.errors import Interrupted, LorakitError
-from lorakit.report.stats import paired_difference, summarise
-from lorakit.workflow import compare
+from lorakit.reporting.stats import paired_difference, summarise
+from lorakit.workflow.experiments.compare import compare
 
 ROWS = {"sst2": 10_000}
 TEXTS = {"mrpc": ("sentence1", "sentence2"), "rte": ("sentence1", "sentence2"), "sst2": ("sentence", None)}

@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from bench.measuring import clock, timed, training_of, turned
 
-from lorakit import workflow
+import lorakit
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
-from lorakit.search.scoring import without_trace
-from lorakit.training.feed import Window
+from lorakit.searching.scoring import without_trace
+from lorakit.training.loader import Window
 from lorakit.training.loop import Training, step
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.update import summed_loss
@@ -134,7 +134,7 @@ def measure(case: str, batch_size: int, options: argparse.Namespace) -> dict[str
         for places in (sorted(watched), [n for n in range(len(plain.steps)) if n not in watched])
     )
     measured = 100 * added / sum(plain.steps)
-    planned = workflow.plan(load_recipe(options.recipe, [*settings, "run.offline=true"])).search_overhead
+    planned = lorakit.plan(load_recipe(options.recipe, [*settings, "run.offline=true"])).search_overhead
     return {
         "case": case,
         "batch_size": batch_size,

@@ -16,11 +16,11 @@ from torch import nn
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Delta, Shared, axes_of
 from lorakit.adapters.factored import Factored
-from lorakit.adapters.ghost import Ghost
-from lorakit.adapters.rescale import rescale
+from lorakit.adapters.ops.ghost import Ghost
+from lorakit.adapters.ops.rescale import rescale
+from lorakit.adapters.ops.thin import adapted_linear
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.adapters.started import started
-from lorakit.adapters.thin import adapted_linear
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.thin import thin_product
+from lorakit.adapters.ops.thin import thin_product
 
 
 class Factored(Delta):

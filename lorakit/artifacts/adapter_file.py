@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from lorakit.adapters.attach import SHARED, AdaptedModel
 from lorakit.artifacts.adapter_record import check_sites
 from lorakit.artifacts.files import folder, write_json
-from lorakit.artifacts.peft import PREFIX, is_native, native_config, peft_name
+from lorakit.artifacts.peft.layout import PREFIX, is_native, native_config, peft_name
 from lorakit.artifacts.records import number, read_record, reading
 from lorakit.errors import RunError
 

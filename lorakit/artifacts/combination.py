@@ -15,7 +15,7 @@ import torch
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Delta
-from lorakit.artifacts.peft_export import thin
+from lorakit.artifacts.peft.export import thin
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 

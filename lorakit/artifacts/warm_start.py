@@ -17,7 +17,7 @@ from lorakit.adapters.adapter import DROPPED, Adapter
 from lorakit.adapters.attach import SHARED, AdaptedModel
 from lorakit.adapters.delta import axes_of
 from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, PEFT_CONFIG, PEFT_TENSORS, read_tensors, told_adapter
-from lorakit.artifacts.peft import PREFIX, in_peft, peft_name
+from lorakit.artifacts.peft.layout import PREFIX, in_peft, peft_name
 from lorakit.artifacts.records import reading
 from lorakit.errors import RecipeError
 

@@ -11,7 +11,7 @@ from lorakit.cli.options import AsJson, Quiet, before_imports
 from lorakit.errors import UsageError
 
 if TYPE_CHECKING:
-    from lorakit.workflow import CombineResult
+    from lorakit.workflow.combine.combine import CombineResult
 
 
 def complete_method(incomplete: str) -> list[str]:
@@ -58,9 +58,9 @@ def combine(
     from lorakit.cli.output import listening, program, say, write, write_json
 
     with listening(quiet=quiet):
-        from lorakit import workflow
+        import lorakit
 
-        result = workflow.combine(
+        result = lorakit.combine(
             runs,
             method=method,
             weights=shares,
@@ -74,7 +74,7 @@ def combine(
     if as_json:
         write_json(result.to_dict())
         return
-    from lorakit.report.tables import facts
+    from lorakit.reporting.tables import facts
 
     write(facts(combine_facts(result)))
     say(f"score it with:\n  {program()} eval {result.task} --run {result.out}", quiet=quiet)
@@ -92,7 +92,7 @@ def numbers(text: str | None) -> list[float] | None:
 
 def combine_facts(result: CombineResult) -> list[tuple[str, str]]:
     """What went in, and what came out, as (name, value) pairs."""
-    from lorakit.report.tables import count
+    from lorakit.reporting.tables import count
 
     low, high = result.ranks
     return [

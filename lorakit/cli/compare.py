@@ -13,8 +13,8 @@ from lorakit.errors import Problem, RunError, UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lorakit.report.stats import Difference, Summary
-    from lorakit.workflow import Comparison
+    from lorakit.reporting.stats import Difference, Summary
+    from lorakit.workflow.experiments.compare import Comparison
 
 ENDLESS = 10_000  # columns, more than any table takes
 
@@ -57,10 +57,10 @@ def compare(
     from lorakit.cli.output import listening, say, write, write_json
 
     with listening(quiet=quiet):
-        from lorakit import workflow
+        import lorakit
         from lorakit.cli.progress import ProgressHook
 
-        result = workflow.compare(
+        result = lorakit.compare(
             names,
             overrides,
             seeds=numbers,
@@ -108,7 +108,7 @@ def sorted_out(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def comparison_tables(result: Comparison) -> list[Table]:
     """The sides, in one table or on a narrow terminal in two; and where there are several, their differences to the first."""
-    from lorakit.report.tables import Column, count, duration, table
+    from lorakit.reporting.tables import Column, count, duration, table
 
     name = Column("side", lambda side: side.name)
     scores = [

@@ -10,7 +10,7 @@ import typer
 from lorakit.cli.options import AsJson, Quiet, before_imports
 
 if TYPE_CHECKING:
-    from lorakit.workflow import Diagnosis
+    from lorakit.workflow.doctor.doctor import Diagnosis
 
 
 def doctor(
@@ -26,13 +26,13 @@ def doctor(
     from lorakit.cli.output import listening, write, write_json
 
     with listening(quiet=quiet):
-        from lorakit import workflow
+        import lorakit
 
-        diagnosis = workflow.doctor(run, quick=quick)
+        diagnosis = lorakit.doctor(run, quick=quick)
     if as_json:
         write_json(diagnosis.to_dict() | {"well": diagnosis.well})
     else:
-        from lorakit.report.tables import Column, table
+        from lorakit.reporting.tables import Column, table
 
         columns = [
             Column("check", lambda row: row.check),

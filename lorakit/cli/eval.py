@@ -11,7 +11,7 @@ from lorakit.cli.options import AsJson, CutRank, Offline, Quiet, Weights, before
 from lorakit.errors import UsageError
 
 if TYPE_CHECKING:
-    from lorakit.workflow import EvalResult
+    from lorakit.workflow.evaluate import EvalResult
 
 
 def evaluate(
@@ -43,9 +43,9 @@ def evaluate(
 
     with listening(quiet=quiet):
         say(f"evaluating {model or run or 'the newest run'} on {task}", quiet=quiet)
-        from lorakit import workflow
+        import lorakit
 
-        result = workflow.evaluate(
+        result = lorakit.evaluate(
             task,
             run=run,
             model=model,
@@ -58,14 +58,14 @@ def evaluate(
     if as_json:
         write_json(result.to_dict())
         return
-    from lorakit.report.tables import facts
+    from lorakit.reporting.tables import facts
 
     write(facts(score_facts(result)))
 
 
 def score_facts(result: EvalResult) -> list[tuple[str, str]]:
     """What was scored, on what, and every metric, as (name, value) pairs."""
-    from lorakit.report.tables import count, duration
+    from lorakit.reporting.tables import count, duration
 
     pairs = [
         ("of", str(result.source)),

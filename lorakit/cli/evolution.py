@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lorakit.recipe.load import LoadedRecipe
-    from lorakit.workflow import EvolutionResult, FoundSite, Progress
+    from lorakit.workflow.glora.evolve import EvolutionResult, FoundSite, Progress
 
 
 def evolve(
@@ -29,11 +29,11 @@ def evolve(
 
     with listening(quiet=quiet):
         say(f"a supernet of {loaded.recipe.model.name} on {loaded.recipe.task.name}, then its evolution", quiet=quiet)
-        from lorakit import workflow
+        import lorakit
         from lorakit.cli.progress import ProgressHook
 
         with ProgressHook(quiet=quiet) as progress:
-            result = workflow.evolve(
+            result = lorakit.evolve(
                 loaded,
                 run_dir=run_dir,
                 resume=resume,
@@ -60,7 +60,7 @@ def generation_line(progress: Progress) -> str:
 
 def found_tables(result: EvolutionResult) -> tuple[Table, ...]:
     """How often each choice was taken on each kind of site, and what the search came to."""
-    from lorakit.report.tables import Column, count, duration, facts, table
+    from lorakit.reporting.tables import Column, count, duration, facts, table
 
     kinds: dict[str, list[FoundSite]] = {}
     for site in result.sites:

@@ -20,7 +20,7 @@ from lorakit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from lorakit.workflow import ExportResult
+    from lorakit.workflow.export import ExportResult
 
 
 def export(
@@ -39,15 +39,15 @@ def export(
     from lorakit.cli.output import listening, say, write, write_json
 
     with listening(quiet=quiet):
-        from lorakit import workflow
+        import lorakit
 
-        result = workflow.export(
+        result = lorakit.export(
             given_or_newest(run), to=to, out=out, weights=weights, tolerance=tolerance, force=force, rank=rank
         )
     if as_json:
         write_json(result.to_dict())
         return
-    from lorakit.report.tables import facts
+    from lorakit.reporting.tables import facts
 
     write(facts(export_facts(result)))
     say(f"load it with:\n{result.load_line}", quiet=quiet)
@@ -55,7 +55,7 @@ def export(
 
 def export_facts(result: ExportResult) -> list[tuple[str, str]]:
     """What was written, and how far what was read again is from the run, as (name, value) pairs."""
-    from lorakit.report.tables import count
+    from lorakit.reporting.tables import count
 
     low, high = result.ranks
     ranks = "" if high == 0 else f", rank {low}" if low == high else f", ranks {low} to {high}"

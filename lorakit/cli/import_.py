@@ -10,7 +10,7 @@ import typer
 from lorakit.cli.options import AsJson, Offline, Quiet, before_imports
 
 if TYPE_CHECKING:
-    from lorakit.workflow import ImportResult
+    from lorakit.workflow.import_peft import ImportResult
 
 
 def import_adapter(
@@ -30,13 +30,13 @@ def import_adapter(
     from lorakit.cli.output import listening, program, say, write, write_json
 
     with listening(quiet=quiet):
-        from lorakit import workflow
+        import lorakit
 
-        result = workflow.import_adapter(source, task=task, out=out, overrides=overrides or [], offline=offline)
+        result = lorakit.import_adapter(source, task=task, out=out, overrides=overrides or [], offline=offline)
     if as_json:
         write_json(result.to_dict())
         return
-    from lorakit.report.tables import facts
+    from lorakit.reporting.tables import facts
 
     write(facts(import_facts(result)))
     say(f"score it with:\n  {program()} eval {result.task} --run {result.out}", quiet=quiet)
@@ -44,7 +44,7 @@ def import_adapter(
 
 def import_facts(result: ImportResult) -> list[tuple[str, str]]:
     """What was read, and what it became, as (name, value) pairs."""
-    from lorakit.report.tables import count
+    from lorakit.reporting.tables import count
 
     low, high = result.ranks
     return [

@@ -42,7 +42,7 @@ def list_entries(
     if as_json:
         write_json({kind: rows})
         return
-    from lorakit.report.tables import Column, table
+    from lorakit.reporting.tables import Column, table
 
     names = TOLD.get(kind) or (list(rows[0]) if rows else ["name"])
     write(table(rows, [Column(name, itemgetter(name)) for name in names]))
@@ -52,7 +52,7 @@ def methods() -> list[dict[str, Any]]:
     """Adapter methods (recipe key adapter.method) with their whole presets, then search methods (search.method)."""
     from lorakit import registry
     from lorakit.recipe.schema import EVOLUTION
-    from lorakit.search import evolution
+    from lorakit.searching import evolution
 
     adapters = [preset(method) for _, method in registry.methods.items()]
     searches = [

@@ -20,7 +20,7 @@ from lorakit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from lorakit.workflow import MergeResult
+    from lorakit.workflow.merge import MergeResult
 
 
 def merge(
@@ -39,15 +39,15 @@ def merge(
 
     with listening(quiet=quiet):
         say("merging, then comparing with the adapted model on real batches", quiet=quiet)
-        from lorakit import workflow
+        import lorakit
 
-        result = workflow.merge(
+        result = lorakit.merge(
             given_or_newest(run), out=out, weights=weights, tolerance=tolerance, force=force, rank=rank
         )
     if as_json:
         write_json(result.to_dict())
         return
-    from lorakit.report.tables import facts
+    from lorakit.reporting.tables import facts
 
     write(facts(merge_facts(result)))
     say(f"load it with:\n  {result.load_line}", quiet=quiet)
@@ -55,7 +55,7 @@ def merge(
 
 def merge_facts(result: MergeResult) -> list[tuple[str, str]]:
     """What was folded and how far the merged model is from the adapted one, as (name, value) pairs."""
-    from lorakit.report.tables import count
+    from lorakit.reporting.tables import count
 
     pairs = [
         ("folded", f"{result.folded} sites"),

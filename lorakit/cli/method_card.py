@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lorakit.workflow import MethodCard
+    from lorakit.workflow.describe import MethodCard
 
 DEMO_MODEL = "bundled:minilm"
 
@@ -18,11 +18,11 @@ def show_method(name: str, model: str | None, *, as_json: bool) -> None:
     from lorakit.cli.output import listening, write, write_json
 
     before_imports(offline=True, quiet=True)
-    from lorakit import workflow
+    import lorakit
     from lorakit.recipe.schema import ModelSection
 
     with listening(quiet=True):
-        card = workflow.describe(name, ModelSection(name=model or DEMO_MODEL), required=model is not None)
+        card = lorakit.describe(name, ModelSection(name=model or DEMO_MODEL), required=model is not None)
     if as_json:
         write_json(card.to_dict())
     else:
@@ -31,7 +31,7 @@ def show_method(name: str, model: str | None, *, as_json: bool) -> None:
 
 def tables(card: MethodCard) -> list[Table]:
     """The preset, the count on the model, and what goes together."""
-    from lorakit.report.tables import Column, count, facts, table
+    from lorakit.reporting.tables import Column, count, facts, table
 
     usual = ", ".join(f"{key} {shown(value)}" for key, value in card.usual.items())
     axes = ", ".join(f"{key} {shown(value)}" for key, value in card.axes.items() if value not in (None, []))

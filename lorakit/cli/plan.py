@@ -9,7 +9,7 @@ from lorakit.cli.options import AsJson, Offline, Overrides, RecipeName, Seed, be
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lorakit.workflow import Plan
+    from lorakit.workflow.plan import Plan
 
 
 def plan(
@@ -25,9 +25,9 @@ def plan(
 
     loaded, _ = open_recipe(recipe, overrides, seed=seed, offline=offline)
     with listening(quiet=True):
-        from lorakit import workflow
+        import lorakit
 
-        result = workflow.plan(loaded)
+        result = lorakit.plan(loaded)
     if as_json:
         write_json(result.to_dict())
     else:
@@ -36,7 +36,7 @@ def plan(
 
 def plan_tables(result: Plan) -> tuple[Table, ...]:
     """The matched sites, and the schedule in figures."""
-    from lorakit.report.tables import Column, count, facts, memory, table
+    from lorakit.reporting.tables import Column, count, facts, memory, table
 
     sites = table(
         result.sites,

@@ -33,9 +33,9 @@ def predict(
 
     with listening(quiet=quiet):
         lines = texts(source)
-        from lorakit import workflow
+        import lorakit
 
-        predictions = workflow.predict(run, lines, weights, rank)
+        predictions = lorakit.predict(run, lines, weights, rank)
     if not predictions:
         raise DataError("there is no line to label", where="standard input" if source == "-" else source)
     if as_json:

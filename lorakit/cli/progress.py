@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from lorakit.cli.output import console, main_process
-from lorakit.report.tables import scores as scores_text
+from lorakit.reporting.tables import scores as scores_text
 from lorakit.training.hooks import Hook, TrainState
 
 

@@ -11,9 +11,9 @@ def report(run: NewestRun = None, quiet: Quiet = False, as_json: AsJson = False)
     from lorakit.cli.output import listening, say, write, write_json
 
     with listening(quiet=quiet):
-        from lorakit import workflow
+        import lorakit
 
-        result = workflow.report(given_or_newest(run))
+        result = lorakit.report(given_or_newest(run))
     if as_json:
         write_json(result.to_dict())
         return

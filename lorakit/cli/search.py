@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lorakit.recipe.load import LoadedRecipe
-    from lorakit.workflow import SearchResult
+    from lorakit.workflow.search import SearchResult
 
 
 def search(
@@ -100,9 +100,9 @@ def score(loaded: LoadedRecipe, emit: Path | None, *, quiet: bool, as_json: bool
 
     with listening(quiet=quiet):
         say(f"scoring the sites of {loaded.recipe.model.name} on {loaded.recipe.task.name}", quiet=quiet)
-        from lorakit import workflow
+        import lorakit
 
-        result = workflow.search(loaded, emit=emit)
+        result = lorakit.search(loaded, emit=emit)
     if as_json:
         write_json(result.to_dict())
         return
@@ -125,8 +125,8 @@ def recipe_or_default(recipe: str | None, overrides: list[str]) -> tuple[str, li
 
 def search_tables(result: SearchResult) -> tuple[Table, ...]:
     """The ranked sites with bars, the allocation as layers by roles, and the budget."""
-    from lorakit.report.grid import site_grid
-    from lorakit.report.tables import Column, bar, count, duration, facts, heat_map, table
+    from lorakit.reporting.grid import site_grid
+    from lorakit.reporting.tables import Column, bar, count, duration, facts, heat_map, table
 
     top = max((site.score for site in result.ranked), default=0.0)
     ranked = table(

@@ -16,8 +16,9 @@ from lorakit.errors import Problem, RunError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lorakit.report.tables import Column
-    from lorakit.workflow import PlannedPoint, Sweep, SweepPlan, SweptPoint
+    from lorakit.reporting.tables import Column
+    from lorakit.workflow.experiments.sweep import PlannedPoint, Sweep, SweepPlan
+    from lorakit.workflow.experiments.swept import SweptPoint
 
 
 def sweep(
@@ -70,7 +71,7 @@ def sweep(
     from lorakit.cli.output import listening, say, write, write_json
 
     with listening(quiet=quiet):
-        from lorakit import workflow
+        import lorakit
         from lorakit.cli.progress import ProgressHook
 
         asked: dict[str, Any] = {
@@ -82,14 +83,14 @@ def sweep(
             "offline": offline,
         }
         if dry_run:
-            planned = workflow.plan_sweep(recipe, overrides or [], **asked)
+            planned = lorakit.plan_sweep(recipe, overrides or [], **asked)
             if as_json:
                 write_json(planned.to_dict())
             else:
                 write(plan_table(planned))
             return
         watch = partial(ProgressHook, quiet=quiet)
-        result = workflow.sweep(recipe, overrides or [], **asked, wait=not no_wait, table=csv, watch=watch)
+        result = lorakit.sweep(recipe, overrides or [], **asked, wait=not no_wait, table=csv, watch=watch)
     if as_json:
         write_json(result.to_dict())
     else:
@@ -106,7 +107,7 @@ def sweep(
 
 def sweep_tables(result: Sweep) -> list[Table]:
     """The points, best first, in one table or on a narrow terminal in two."""
-    from lorakit.report.tables import Column, count, duration, table
+    from lorakit.reporting.tables import Column, count, duration, table
 
     def column(title: str, cell: str) -> Column:
         shown = {
@@ -132,7 +133,7 @@ def sweep_tables(result: Sweep) -> list[Table]:
 
 def plan_table(plan: SweepPlan) -> Table:
     """The points that would be trained, with their parameters."""
-    from lorakit.report.tables import Column, count, table
+    from lorakit.reporting.tables import Column, count, table
 
     of = len(plan.seeds)
     columns = [
@@ -152,7 +153,7 @@ def plan_table(plan: SweepPlan) -> Table:
 
 def setting_columns(points: Sequence[SweptPoint] | Sequence[PlannedPoint]) -> list[Column]:
     """A column for each key that varies."""
-    from lorakit.report.tables import Column
+    from lorakit.reporting.tables import Column
 
     def column(key: str) -> Column:
         return Column(key, lambda point: point.settings.get(key, ""))

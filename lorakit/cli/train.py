@@ -12,7 +12,7 @@ from lorakit.cli.options import AsJson, Offline, Overrides, Quiet, RecipeName, S
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import LoadedRecipe
-    from lorakit.workflow import TrainResult
+    from lorakit.workflow.train import TrainResult
 
 
 def train(
@@ -40,15 +40,15 @@ def train(
             preview(loaded, as_json=as_json)
             return
         say(f"loading {loaded.recipe.model.name} and {loaded.recipe.task.name}", quiet=quiet)
-        from lorakit import workflow
+        import lorakit
         from lorakit.cli.progress import ProgressHook
 
         with ProgressHook(quiet=quiet) as progress:
-            result = workflow.train(loaded, run_dir=run_dir or folder, resume=resume, hooks=[progress])
+            result = lorakit.train(loaded, run_dir=run_dir or folder, resume=resume, hooks=[progress])
     if as_json:
         write_json(result.to_dict())
         return
-    from lorakit.report.tables import facts
+    from lorakit.reporting.tables import facts
 
     write(facts(summary(result)))
     say(what_next(result, offline=loaded.recipe.run.offline), quiet=quiet)
@@ -56,11 +56,11 @@ def train(
 
 def preview(loaded: LoadedRecipe, *, as_json: bool) -> None:
     """Print the resolved recipe and its plan; nothing is written."""
-    from lorakit import workflow
+    import lorakit
     from lorakit.cli.output import write, write_json
     from lorakit.cli.plan import plan_tables
 
-    planned = workflow.plan(loaded)
+    planned = lorakit.plan(loaded)
     if as_json:
         write_json({"recipe": dataclasses.asdict(loaded.recipe), "plan": planned.to_dict()})
     else:
@@ -69,7 +69,7 @@ def preview(loaded: LoadedRecipe, *, as_json: bool) -> None:
 
 def summary(result: TrainResult) -> list[tuple[str, str]]:
     """What a person wants to know when a training has ended, as (name, value) pairs."""
-    from lorakit.report.tables import count, duration, scores
+    from lorakit.reporting.tables import count, duration, scores
 
     share = result.search_seconds / result.seconds if result.seconds else 0.0
     time = duration(result.seconds)

@@ -22,11 +22,11 @@ from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.checkpoint import save_checkpoint
-from lorakit.training.feed import Feed, Window
 from lorakit.training.graphs import Graphs
-from lorakit.training.guard import leave_out, look
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.interrupt import StopRequest, listening
+from lorakit.training.loader import Feed, Window
+from lorakit.training.nonfinite import leave_out, look
 from lorakit.training.objective import Objective
 from lorakit.training.schedule import Schedule
 

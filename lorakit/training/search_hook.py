@@ -6,7 +6,7 @@ from typing import Any
 
 from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
-from lorakit.search.policy import Policy
+from lorakit.searching.allocator import Policy
 from lorakit.training.hooks import Hook, TrainState
 
 

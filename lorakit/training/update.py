@@ -15,7 +15,7 @@ from lorakit.adapters.delta import Option
 from lorakit.adapters.packing import pack, unpack
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import Recipe
-from lorakit.search.policy import Policy
+from lorakit.searching.allocator import Policy
 from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.training.hooks import Hook
 from lorakit.training.objective import Objective

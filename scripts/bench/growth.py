@@ -33,8 +33,8 @@ from measuring import clock, made_up, random_model, timed, training_of, turned
 
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
-from lorakit.search.policies.heterolora import HeteroLoRA
-from lorakit.training.feed import Window
+from lorakit.searching.allocators.heterolora import HeteroLoRA
+from lorakit.training.loader import Window
 from lorakit.training.loop import step
 
 ROLES = ["q", "k", "v", "o"]

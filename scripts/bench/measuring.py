@@ -18,8 +18,8 @@ from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import ModelSection
 from lorakit.training.loop import Training
 from lorakit.training.search_hook import SearchHook
-from lorakit.workflow.building import assemble
-from lorakit.workflow.running import prepare
+from lorakit.workflow.setup import assemble
+from lorakit.workflow.train import prepare
 
 Side = TypeVar("Side")
 

@@ -171,9 +171,9 @@ def by_hand(settings: list[str]) -> dict[str, Any]:
     """What PEFT's side needs to do the same: where the model lies, the modules, and the rows of every step."""
     from lorakit.backbone.checkpoint import find_checkpoint
     from lorakit.recipe.load import load_recipe
-    from lorakit.training.feed import Feed
+    from lorakit.training.loader import Feed
     from lorakit.training.seeds import stream
-    from lorakit.workflow.building import assemble
+    from lorakit.workflow.setup import assemble
 
     loaded = load_recipe("demo", settings)
     parts = assemble(loaded)
@@ -211,11 +211,11 @@ def mib(field: str) -> float:
 
 def lorakit_side(job: dict[str, Any]) -> dict[str, float]:
     """`lorakit train`, from the library."""
-    from lorakit import workflow
+    import lorakit
     from lorakit.recipe.load import load_recipe
 
     imported = mib("VmRSS")
-    workflow.train(load_recipe("demo", job["settings"]), run_dir=Path(job["folder"]) / "run")
+    lorakit.train(load_recipe("demo", job["settings"]), run_dir=Path(job["folder"]) / "run")
     return {"peak": mib("VmHWM"), "imports": imported}
 
 
@@ -261,18 +261,18 @@ def peft_side(job: dict[str, Any]) -> dict[str, float]:
 
 def plan_side(job: dict[str, Any]) -> dict[str, float]:
     """What is predicted for the loop, and what it takes."""
-    from lorakit import workflow
+    import lorakit
     from lorakit.artifacts.run import Run
     from lorakit.recipe.load import load_recipe
     from lorakit.training.loop import train
-    from lorakit.workflow.building import assemble
-    from lorakit.workflow.footprint import footprint
-    from lorakit.workflow.running import prepare
+    from lorakit.workflow.memory import footprint
+    from lorakit.workflow.setup import assemble
+    from lorakit.workflow.train import prepare
 
     folder = Path(job["folder"])
     loaded = load_recipe("demo", job["settings"])
     if loaded.recipe.training.gradient_checkpointing:  # else malloc keeps what it had, and nothing would grow
-        workflow.train(load_recipe("demo", [*job["settings"], "training.max_steps=1"]), run_dir=folder / "before")
+        lorakit.train(load_recipe("demo", [*job["settings"], "training.max_steps=1"]), run_dir=folder / "before")
     parts = assemble(loaded)
     run = Run(folder / "run")
     training, _ = prepare(loaded, parts, run, [])

@@ -34,9 +34,9 @@ from lorakit import registry
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
-from lorakit.training.feed import Window
+from lorakit.training.loader import Window
 from lorakit.training.loop import Training, step
-from lorakit.workflow.building import assemble, make_accelerator
+from lorakit.workflow.setup import assemble, make_accelerator
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}

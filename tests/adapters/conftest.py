@@ -6,12 +6,12 @@ import copy
 from collections.abc import Callable
 
 import pytest
-from tiny_models import tiny_model
+from support.models import tiny_model
 
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.recipe.schema import ModelSection
 
-pytest.register_assert_rewrite("adapters.cases", "adapters.contract", "adapters.deltas.products")
+pytest.register_assert_rewrite("support.adapters.cases", "support.adapters.contract", "support.adapters.products")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from adapters.cases import Fresh, adapt, backward, batch_for, disturb, evaluated
+from support.adapters.cases import Fresh, adapt, backward, batch_for, disturb, evaluated
 
 from lorakit.errors import RecipeError, RunError
 from lorakit.recipe.schema import AdapterSection

@@ -6,8 +6,8 @@ import itertools
 from pathlib import Path
 
 import pytest
-from adapters.cases import Fresh, make_case
-from adapters.contract import (
+from support.adapters.cases import Fresh, make_case
+from support.adapters.contract import (
     check_autocast,
     check_counts,
     check_drop,
@@ -16,7 +16,7 @@ from adapters.contract import (
     check_round_trip,
     check_training,
 )
-from thinned import thinned
+from support.thinned import thinned
 
 from lorakit.adapters.spec import SCALES, AdapterSpec, Method, default_init, resolve
 from lorakit.errors import RecipeError

@@ -8,8 +8,8 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated, make_case
-from adapters.contract import CHECKS
+from support.adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated, make_case
+from support.adapters.contract import CHECKS
 from torch.testing import assert_close
 
 from lorakit import registry

@@ -1,7 +1,7 @@
 """A bench for small runs."""
 
 import pytest
-from workflow.small_runs import Bench
+from support.runs import Bench
 
 
 @pytest.fixture(scope="session")

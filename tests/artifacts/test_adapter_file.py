@@ -11,11 +11,11 @@ from typing import Any
 import peft
 import pytest
 import torch
-from artifacts.adapted_models import fresh, trained
 from safetensors.torch import load_file, save_file
+from support.adapters.adapted_models import fresh, trained
+from support.runs import Bench, edited_json
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
-from workflow.small_runs import Bench, edited_json
 
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter
 from lorakit.artifacts.files import read_json

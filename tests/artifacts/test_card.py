@@ -10,7 +10,7 @@ import pytest
 from lorakit.artifacts.card import model_card, usage
 from lorakit.backbone.checkpoint import find_checkpoint
 from lorakit.recipe.schema import ModelSection
-from lorakit.workflow.exporting import base_of
+from lorakit.workflow.export import base_of
 
 FACTS: dict[str, Any] = {
     "title": "lora for mrpc",

@@ -11,11 +11,11 @@ from typing import Any
 import peft
 import pytest
 import torch
-from adapters.cases import adapt, batch_for, disturb, evaluated
 from adapters.test_axes import SMALL
 from safetensors.torch import load_file
-from thinned import thinned
-from tiny_models import tiny_model
+from support.adapters.cases import adapt, batch_for, disturb, evaluated
+from support.models import tiny_model
+from support.thinned import thinned
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
@@ -23,7 +23,7 @@ from lorakit import registry
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter
 from lorakit.artifacts.combination import update_of
-from lorakit.artifacts.peft_export import peft_form
+from lorakit.artifacts.peft.export import peft_form
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.errors import LorakitError
 from lorakit.recipe.schema import AdapterSection, ModelSection

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from artifacts.adapted_models import fresh, trained
 from safetensors.torch import load_file, save_file
-from workflow.small_runs import SEARCH, Bench, edited_json
+from support.adapters.adapted_models import fresh, trained
+from support.runs import SEARCH, Bench, edited_json
 
-from lorakit import workflow
+import lorakit
 from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.warm_start import start_from
 from lorakit.errors import RecipeError, RunError
@@ -105,7 +105,7 @@ def test_training_starts_where_the_other_run_ended(bench: Bench, tmp_path: Path)
     still = ("training.lr=1e-12", "training.max_steps=1", "training.weight_decay=0", "run.seed=9")
     again = bench.train(*still, f"adapter.start={first.run_dir}")
     assert again.last == first.last
-    one, other = (workflow.load(run.run_dir).adapted.state() for run in (first, again))
+    one, other = (lorakit.load(run.run_dir).adapted.state() for run in (first, again))
     for key in one:
         torch.testing.assert_close(one[key], other[key], rtol=0, atol=1e-9)
     with pytest.raises(RecipeError, match="neither a run nor an adapter folder") as caught:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_models import tiny_model
+from support.models import tiny_model
 
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.recipe.schema import ModelSection

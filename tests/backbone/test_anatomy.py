@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from peft.utils.other import get_pattern_key
-from tiny_models import tiny_model
+from support.models import tiny_model
 from torch import nn
 from transformers import AlbertConfig, AlbertForSequenceClassification, BartConfig, BartForSequenceClassification
 

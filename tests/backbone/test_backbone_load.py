@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from support.models import tiny_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
 from transformers.utils import logging
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import FAMILIES
+from support.models import FAMILIES
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 

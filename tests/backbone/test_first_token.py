@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import FAMILIES
+from support.models import FAMILIES
 from torch import nn
 from torch.nn.functional import cross_entropy
 

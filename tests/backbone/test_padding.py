@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import tiny_tokenizer
+from support.models import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from lorakit.backbone.padding import appended_token, prepare_padding

@@ -1,10 +1,9 @@
-"""A stand-in for ``lorakit.workflow`` that records what the command line asks of it, and a way to run the command line."""
+"""A stand-in for the Python API that records what the command line asks of it, and a way to run the command line."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -151,12 +150,9 @@ class FakeWorkflow:
 @pytest.fixture
 def workflow(monkeypatch) -> FakeWorkflow:
     fake = FakeWorkflow()
-    module = ModuleType("lorakit.workflow")
     for name in RESULTS:
-        setattr(module, name, fake.answer(name))
-    module.predict = fake.predict
-    monkeypatch.setitem(sys.modules, "lorakit.workflow", module)
-    monkeypatch.setattr(lorakit, "workflow", module, raising=False)
+        monkeypatch.setattr(lorakit, name, fake.answer(name), raising=False)
+    monkeypatch.setattr(lorakit, "predict", fake.predict, raising=False)
     return fake
 
 

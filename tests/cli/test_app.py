@@ -1,4 +1,5 @@
 import os
+import pkgutil
 import resource
 import subprocess
 import sys
@@ -6,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
-from lorakit import workflow
+import lorakit
 from lorakit.cli.app import main
 from lorakit.errors import Interrupted, Problem, RecipeError, RunError
 
@@ -23,7 +24,7 @@ HEAVY = {
 }
 
 
-def lorakit(*arguments: str, **settings) -> subprocess.CompletedProcess:
+def shell(*arguments: str, **settings) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "lorakit", *arguments], capture_output=True, text=True, **settings)
 
 
@@ -46,23 +47,34 @@ def test_the_commands_themselves_do_without_rich():
 
 def test_a_command_waits_for_no_other_s_libraries():
     loaded = loaded_by("from lorakit.workflow import plan, train")
-    assert {"torch", "lorakit.workflow.planning", "lorakit.workflow.running"} <= loaded
-    assert not loaded & {"matplotlib", "scipy", "sklearn", "evaluate", "peft", "optuna", "lorakit.workflow.sweeping"}
+    assert {"torch", "lorakit.workflow.plan", "lorakit.workflow.train"} <= loaded
+    assert not loaded & {
+        "matplotlib",
+        "scipy",
+        "sklearn",
+        "evaluate",
+        "peft",
+        "optuna",
+        "lorakit.workflow.experiments.sweep",
+    }
 
 
-def test_everything_that_the_workflow_offers_is_there():
-    offered = [name for names in workflow.HOMES.values() for name in names]
-    assert sorted(offered) == sorted(workflow.__all__)
-    assert all(callable(getattr(workflow, name)) for name in offered)
+def test_everything_that_is_offered_is_there_again_and_again():
+    """A public name is never that of a submodule, which would take its place once that is imported."""
+    modules = {found.name for found in pkgutil.iter_modules(lorakit.__path__)}
+    assert not modules & set(lorakit.__all__)
+    assert sorted([*lorakit.HOMES, "LorakitError"]) == lorakit.__all__ == dir(lorakit)
+    for _ in range(2):
+        assert all(callable(getattr(lorakit, name)) for name in lorakit.__all__)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
-        workflow.trian  # noqa: B018
+        lorakit.trian  # noqa: B018
 
 
 def test_help_is_quick():
     times = []
     for _ in range(3):
         began = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert lorakit("--help").returncode == 0
+        assert shell("--help").returncode == 0
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
     assert min(times) < 0.5  # processor seconds: what a busy machine adds by waiting is not ours
@@ -129,7 +141,7 @@ def test_ctrl_c_elsewhere_leaves_with_130(cli, here, workflow):
 
 
 def test_a_pipe_of_another_encoding_gets_utf_8():
-    ran = lorakit("--help", env={**os.environ, "PYTHONIOENCODING": "cp1252"}, encoding="utf-8")
+    ran = shell("--help", env={**os.environ, "PYTHONIOENCODING": "cp1252"}, encoding="utf-8")
     assert ran.returncode == 0
     assert "Usage" in ran.stdout
 
@@ -157,4 +169,4 @@ def test_an_error_of_our_own_keeps_its_traceback(here, workflow):
 
 def test_completion_is_offered():
     env = {**os.environ, "_LORAKIT_COMPLETE": "complete_bash", "COMP_WORDS": "lorakit pl", "COMP_CWORD": "1"}
-    assert lorakit(env=env).stdout.split() == ["plan"]
+    assert shell(env=env).stdout.split() == ["plan"]

@@ -1,12 +1,12 @@
 """What ``lorakit combine`` passes on and prints."""
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import lorakit
 from lorakit import registry
 from lorakit.cli.combine import complete_method
 
@@ -33,7 +33,7 @@ def combined(workflow, monkeypatch):
         calls.append((args, kwargs))
         return SimpleNamespace(**RESULT, to_dict=lambda: {**RESULT, "out": "runs/ab"})
 
-    monkeypatch.setattr(sys.modules["lorakit.workflow"], "combine", combine, raising=False)
+    monkeypatch.setattr(lorakit, "combine", combine, raising=False)
     return calls
 
 

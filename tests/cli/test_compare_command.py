@@ -1,17 +1,17 @@
 """What ``lorakit compare`` passes on and prints."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+import lorakit
 from lorakit.artifacts.files import write_json
 from lorakit.cli.progress import ProgressHook
-from lorakit.report.stats import paired_difference, summarise
-from lorakit.workflow.compared import ComparedRun, ComparedSide
-from lorakit.workflow.comparing import Comparison
-from lorakit.workflow.workers import Missing
+from lorakit.reporting.stats import paired_difference, summarise
+from lorakit.workflow.experiments.compare import Comparison
+from lorakit.workflow.experiments.totals import ComparedRun, ComparedSide
+from lorakit.workflow.experiments.workers import Missing
 
 A, B = [0.80, 0.82, 0.81], [0.78, 0.83, 0.76]
 
@@ -64,7 +64,7 @@ def compared(workflow, monkeypatch):
         }
         return Comparison(**(values | changes))
 
-    monkeypatch.setattr(sys.modules["lorakit.workflow"], "compare", compare, raising=False)
+    monkeypatch.setattr(lorakit, "compare", compare, raising=False)
     compare.calls, compare.changes = calls, changes
     return compare
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lorakit import workflow
-from lorakit.workflow import Diagnosis
-from lorakit.workflow.check import Check
+import lorakit
+from lorakit.workflow.doctor.check import Check
+from lorakit.workflow.doctor.doctor import Diagnosis
 
 GOOD, BAD = Check("python", "ok", "3.12", ""), Check("recipe", "failed", "is missing", "train anew")
 
@@ -21,7 +21,7 @@ def asked(monkeypatch):
         calls.append((run, quick))
         return Diagnosis(checks)
 
-    monkeypatch.setattr(workflow, "doctor", doctor)
+    monkeypatch.setattr(lorakit, "doctor", doctor, raising=False)
     return calls, checks
 
 

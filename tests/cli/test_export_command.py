@@ -1,11 +1,12 @@
 """What ``lorakit export`` passes on and prints."""
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+import lorakit
 
 RESULT = {
     "out": Path("runs/a/peft"),
@@ -30,7 +31,7 @@ def exported(workflow, monkeypatch):
         calls.append((args, kwargs))
         return SimpleNamespace(**RESULT, to_dict=lambda: {**RESULT, "out": str(RESULT["out"])})
 
-    monkeypatch.setattr(sys.modules["lorakit.workflow"], "export", export, raising=False)
+    monkeypatch.setattr(lorakit, "export", export, raising=False)
     return calls
 
 

@@ -1,11 +1,12 @@
 """What ``lorakit import`` passes on and prints."""
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+import lorakit
 
 RESULT = {
     "out": Path("runs/a"),
@@ -29,7 +30,7 @@ def imported(workflow, monkeypatch):
         calls.append((args, kwargs))
         return SimpleNamespace(**RESULT, to_dict=lambda: {**RESULT, "out": "runs/a", "source": "peft"})
 
-    monkeypatch.setattr(sys.modules["lorakit.workflow"], "import_adapter", import_adapter, raising=False)
+    monkeypatch.setattr(lorakit, "import_adapter", import_adapter, raising=False)
     return calls
 
 

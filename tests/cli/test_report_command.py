@@ -1,11 +1,12 @@
 """What ``lorakit report`` passes on and prints."""
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+import lorakit
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def reported(workflow, monkeypatch):
             to_dict=lambda: {"page": str(run / "report" / "report.html"), "roles": []},
         )
 
-    monkeypatch.setattr(sys.modules["lorakit.workflow"], "report", report, raising=False)
+    monkeypatch.setattr(lorakit, "report", report, raising=False)
     return calls
 
 

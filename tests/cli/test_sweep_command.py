@@ -1,17 +1,17 @@
 """What ``lorakit sweep`` passes on and prints."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+import lorakit
 from lorakit.artifacts.files import write_json
 from lorakit.cli.progress import ProgressHook
-from lorakit.workflow.compared import ComparedRun, totals
-from lorakit.workflow.sweeping import PlannedPoint, Sweep, SweepPlan
-from lorakit.workflow.swept import SweptPoint
-from lorakit.workflow.workers import Missing
+from lorakit.workflow.experiments.sweep import PlannedPoint, Sweep, SweepPlan
+from lorakit.workflow.experiments.swept import SweptPoint
+from lorakit.workflow.experiments.totals import ComparedRun, totals
+from lorakit.workflow.experiments.workers import Missing
 
 
 def point(name: str, values: list[float], parameters: int, **settings) -> SweptPoint:
@@ -63,7 +63,7 @@ def swept(workflow, monkeypatch):
         return SweepPlan(**(values | {"points": planned} | changes))
 
     for call in (sweep, plan_sweep):
-        monkeypatch.setattr(sys.modules["lorakit.workflow"], call.__name__, call, raising=False)
+        monkeypatch.setattr(lorakit, call.__name__, call, raising=False)
     sweep.calls, sweep.changes = calls, changes
     return sweep
 

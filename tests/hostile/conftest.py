@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from workflow.small_runs import SEARCH, Bench, StopAt
+from support.runs import SEARCH, Bench, StopAt
 
-from lorakit import workflow
+import lorakit
 from lorakit.errors import Interrupted
 
 
@@ -41,13 +41,13 @@ def unfinished(bench: Bench) -> Path:
 @pytest.fixture(scope="session")
 def merged(bench: Bench, searched: Path) -> Path:
     """The searched run as a model with shortcuts beside it."""
-    return workflow.merge(searched, out=bench.folder / "merged").out
+    return lorakit.merge(searched, out=bench.folder / "merged").out
 
 
 @pytest.fixture(scope="session")
 def exported(bench: Bench, plain: Path) -> Path:
     """The plain run as a PEFT adapter."""
-    return workflow.export(plain, out=bench.folder / "exported").out
+    return lorakit.export(plain, out=bench.folder / "exported").out
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from workflow.small_runs import edited_json
+from support.runs import edited_json
 
-from lorakit import workflow
+import lorakit
 from lorakit.backbone.load import load_backbone
 from lorakit.errors import LorakitError, RecipeError, RunError
 from lorakit.recipe.schema import ModelSection
@@ -83,7 +83,7 @@ def test_a_run_cannot_ask_for_its_model_s_code(own_code, plain, tmp_path, monkey
     text = (run / "recipe.yaml").read_text()
     lines = [f"  name: {own_code}" if line.startswith("  name: /") else line for line in text.splitlines()]
     (run / "recipe.yaml").write_text("\n".join(lines).replace("trust_remote_code: false", "trust_remote_code: true"))
-    for read in (workflow.load, workflow.merge, workflow.export, lambda run: workflow.evaluate("custom", run=run)):
+    for read in (lorakit.load, lorakit.merge, lorakit.export, lambda run: lorakit.evaluate("custom", run=run)):
         with pytest.raises(RecipeError) as caught:
             read(run)
         (problem,) = caught.value.problems
@@ -92,7 +92,7 @@ def test_a_run_cannot_ask_for_its_model_s_code(own_code, plain, tmp_path, monkey
     assert not (tmp_path / "ran").exists()
     monkeypatch.setenv("LORAKIT_TRUST_REMOTE_CODE", "1")
     with contextlib.suppress(LorakitError):  # the code is run, whatever comes of it
-        workflow.load(run)
+        lorakit.load(run)
     assert (tmp_path / "ran").exists()
 
 
@@ -115,7 +115,7 @@ def test_the_base_model_s_name_is_a_name(bench, exported, tmp_path, name):
         config["base_model_name_or_path"] = name
     settings = [f"task.train={bench.data()}/train.csv", "task.text=sentence", "task.label=label"]
     with pytest.raises(LorakitError) as caught:
-        workflow.import_adapter(folder, task="custom", out=tmp_path / "out", overrides=settings, offline=True)
+        lorakit.import_adapter(folder, task="custom", out=tmp_path / "out", overrides=settings, offline=True)
     assert {problem.key for problem in caught.value.problems} == {"model.name"}
     assert not (tmp_path / "out").exists()
 
@@ -126,14 +126,14 @@ def test_another_base_model_is_told(plain, exported, bench, tmp_path, caplog):
         with edited_json(run / "adapter" / file) as told:
             told[key] = "someone/else"
         caplog.clear()
-        workflow.load(run)
+        lorakit.load(run)
         (record,) = [record for record in caplog.records if "someone/else" in record.getMessage()]
         assert record.levelno == logging.WARNING
         assert str(bench.backbone()) in record.getMessage()
         with edited_json(run / "adapter" / file) as told:
             told[key] = str(bench.backbone())
     caplog.clear()
-    workflow.load(run)
+    lorakit.load(run)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

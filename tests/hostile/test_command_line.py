@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from hostile.effort import efforts, try_all
-from hostile.made_up_recipes import overrides, texts
 from hypothesis import strategies as st
+from support.hostile.effort import efforts, try_all
+from support.hostile.made_up_recipes import overrides, texts
 
 from lorakit.cli.app import main
 

@@ -9,18 +9,18 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hostile.effort import efforts, try_all
-from hostile.spoiling import Spoiling, fresh_copy, listing, spoilings
 from hypothesis import strategies as st
-from workflow.small_runs import Bench
+from support.hostile.effort import efforts, try_all
+from support.hostile.spoiling import Spoiling, fresh_copy, listing, spoilings
+from support.runs import Bench
 
-from lorakit import workflow
+import lorakit
 from lorakit.artifacts.run import open_run
 from lorakit.errors import LorakitError
 from lorakit.recipe.load import load_recipe
-from lorakit.workflow import running
-from lorakit.workflow.building import adapt, assemble, warm_start
-from lorakit.workflow.recorded import read_run
+from lorakit.workflow import train as running
+from lorakit.workflow.records import read_run
+from lorakit.workflow.setup import adapt, assemble, warm_start
 
 TEXTS = ["a good film", "no", ""]
 Reader = Callable[[Path, Path], Any]
@@ -74,7 +74,7 @@ def spoil_and_read(
 
 
 def labelled(folder: Path, out: Path) -> None:
-    for prediction in workflow.load(folder).predict(TEXTS):
+    for prediction in lorakit.load(folder).predict(TEXTS):
         assert prediction.probability is not None
         assert math.isfinite(prediction.probability)
 
@@ -86,10 +86,10 @@ def make_readers(bench: Bench, other: Path) -> dict[str, Reader]:
 
     return {
         "load": labelled,
-        "evaluate": lambda folder, out: workflow.evaluate("custom", run=folder),
-        "merge": lambda folder, out: workflow.merge(folder, out=out),
-        "export": lambda folder, out: workflow.export(folder, out=out),
-        "combine": lambda folder, out: workflow.combine([folder, other], out=out),
+        "evaluate": lambda folder, out: lorakit.evaluate("custom", run=folder),
+        "merge": lambda folder, out: lorakit.merge(folder, out=out),
+        "export": lambda folder, out: lorakit.export(folder, out=out),
+        "combine": lambda folder, out: lorakit.combine([folder, other], out=out),
         "start": start,
         "report": lambda folder, out: read_run(open_run(folder)),
     }
@@ -123,7 +123,7 @@ def test_records_of_a_run(effort, searched, plain, tmp_path, outside):
     readers: dict[str, Reader] = {
         "report": lambda folder, out: read_run(open_run(folder)),
         "load": labelled,
-        "compare": lambda folder, out: workflow.compare([str(folder), str(plain)], train=False, folder=out),
+        "compare": lambda folder, out: lorakit.compare([str(folder), str(plain)], train=False, folder=out),
     }
     spoil_and_read(effort, searched, tmp_path, outside, readers, *RECORDS)
 
@@ -136,7 +136,7 @@ def test_pages_of_a_run(effort, searched, tmp_path, outside):
         searched,
         tmp_path,
         outside,
-        {"report": lambda folder, out: workflow.report(folder)},
+        {"report": lambda folder, out: lorakit.report(folder)},
         *RECORDS,
         writes_inside=True,
     )
@@ -146,7 +146,7 @@ def test_pages_of_a_run(effort, searched, tmp_path, outside):
 def test_a_run_to_go_on_with(effort, unfinished, tmp_path, outside):
     def resume(folder: Path, out: Path) -> None:
         with mock.patch.object(running, "draw"):
-            workflow.train(load_recipe(folder / "recipe.yaml"), run_dir=folder, resume=True)
+            lorakit.train(load_recipe(folder / "recipe.yaml"), run_dir=folder, resume=True)
 
     files = {path.name for path in unfinished.rglob("*") if path.is_file()}
     spoil_and_read(effort, unfinished, tmp_path, outside, {"resume": resume}, *sorted(files), writes_inside=True)
@@ -168,7 +168,7 @@ def test_a_peft_adapter(effort, bench, exported, tmp_path, outside):
     ]
     settings += [f"model.name={bench.backbone()}"]
     readers: dict[str, Reader] = {
-        "import": lambda folder, out: workflow.import_adapter(
+        "import": lambda folder, out: lorakit.import_adapter(
             folder, task="custom", out=out, overrides=settings, offline=True
         )
     }

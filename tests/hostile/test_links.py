@@ -8,14 +8,14 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from hostile.spoiling import listing
-from workflow.small_runs import StopAt
+from support.hostile.spoiling import listing
+from support.runs import StopAt
 
-from lorakit import workflow
+import lorakit
 from lorakit.artifacts.files import append_json, folder, write_text
 from lorakit.errors import LorakitError, RunError
 from lorakit.recipe.load import load_recipe
-from lorakit.workflow import running
+from lorakit.workflow import train as running
 
 
 @pytest.mark.parametrize("name", ["report", "checkpoints", "adapter", "best"])
@@ -28,10 +28,10 @@ def test_a_run_s_folder_that_leads_elsewhere_is_not_written_into(unfinished, pla
         (run / name).symlink_to(outside)
         before = listing(outside)
         with pytest.raises(LorakitError, match="is a link"):
-            workflow.report(run)
+            lorakit.report(run)
         if source is unfinished:
             with pytest.raises(LorakitError, match="is a link"):
-                workflow.train(load_recipe(run / "recipe.yaml"), run_dir=run, resume=True)
+                lorakit.train(load_recipe(run / "recipe.yaml"), run_dir=run, resume=True)
         assert listing(outside) == before
 
 
@@ -44,7 +44,7 @@ def test_a_run_s_file_that_leads_elsewhere_is_not_written_to(unfinished, tmp_pat
     (run / name).symlink_to(outside / "precious")
     before = listing(outside)
     with mock.patch.object(running, "draw"), contextlib.suppress(LorakitError):
-        workflow.train(load_recipe(run / "recipe.yaml"), run_dir=run, resume=True, hooks=[StopAt(5)])
+        lorakit.train(load_recipe(run / "recipe.yaml"), run_dir=run, resume=True, hooks=[StopAt(5)])
     assert listing(outside) == before
 
 

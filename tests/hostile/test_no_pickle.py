@@ -10,12 +10,11 @@ from unittest import mock
 
 import pytest
 import torch
-from hostile.spoiling import Trap
 from hostile.test_folders import make_readers
-from workflow.small_runs import StopAt
+from support.hostile.spoiling import Trap
+from support.runs import StopAt
 
 import lorakit
-from lorakit import workflow
 from lorakit.backbone.load import load_backbone
 from lorakit.errors import Interrupted, LorakitError
 from lorakit.recipe.schema import ModelSection
@@ -95,11 +94,11 @@ def test_every_reader_works_without_pickle(bench, plain, unfinished, merged, exp
             pickle.loads(b"")
         for name, read in make_readers(bench, plain).items():
             read(plain, tmp_path / name)
-        workflow.load(merged).predict(["a good film"])
-        workflow.import_adapter(exported, task="custom", out=tmp_path / "imported", overrides=settings, offline=True)
+        lorakit.load(merged).predict(["a good film"])
+        lorakit.import_adapter(exported, task="custom", out=tmp_path / "imported", overrides=settings, offline=True)
         loaded = lorakit.load_recipe(resumed / "recipe.yaml")
         with pytest.raises(Interrupted):
-            workflow.train(loaded, run_dir=resumed, resume=True, hooks=[StopAt(5)])
+            lorakit.train(loaded, run_dir=resumed, resume=True, hooks=[StopAt(5)])
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.safetensors"])

@@ -8,10 +8,10 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from workflow.small_runs import SEARCH
+from support.runs import SEARCH
 
-from lorakit import workflow
-from lorakit.workflow import running
+import lorakit
+from lorakit.workflow import train as running
 
 
 class ClosedError(Exception):
@@ -54,23 +54,23 @@ def test_every_command_works_offline(closed, bench, tmp_path):
     with mock.patch.object(constants, "HF_HUB_OFFLINE", False), mock.patch.object(running, "draw"):
         loaded = bench.load(*SEARCH, "training.epochs=1", "adapter.rank=2", "adapter.shortcuts=[]", name="offline")
         assert loaded.recipe.run.offline
-        run = workflow.train(loaded, run_dir=tmp_path / "run").run_dir
-        workflow.plan(loaded)
-        workflow.search(loaded, emit=tmp_path / "found.yaml")
-        workflow.evaluate("custom", run=run, offline=True)
-        workflow.predict(run, ["a good film"])
-        workflow.report(run)
-        assert workflow.merge(run, out=tmp_path / "merged").out.is_dir()
-        peft = workflow.export(run, out=tmp_path / "peft").out
-        workflow.combine([run, run], out=tmp_path / "both")
-        workflow.load(tmp_path / "merged").predict(["a good film"])
+        run = lorakit.train(loaded, run_dir=tmp_path / "run").run_dir
+        lorakit.plan(loaded)
+        lorakit.search(loaded, emit=tmp_path / "found.yaml")
+        lorakit.evaluate("custom", run=run, offline=True)
+        lorakit.predict(run, ["a good film"])
+        lorakit.report(run)
+        assert lorakit.merge(run, out=tmp_path / "merged").out.is_dir()
+        peft = lorakit.export(run, out=tmp_path / "peft").out
+        lorakit.combine([run, run], out=tmp_path / "both")
+        lorakit.load(tmp_path / "merged").predict(["a good film"])
         settings = [
             f"task.train={bench.data()}/train.csv",
             "task.text=sentence",
             "task.label=label",
             f"model.name={bench.backbone()}",
         ]
-        workflow.import_adapter(peft, task="custom", out=tmp_path / "back", overrides=settings, offline=True)
-        workflow.compare([str(run)], train=False, folder=tmp_path / "compared")
+        lorakit.import_adapter(peft, task="custom", out=tmp_path / "back", overrides=settings, offline=True)
+        lorakit.compare([str(run)], train=False, folder=tmp_path / "compared")
     assert closed == []
     assert Path(tmp_path / "found.yaml").is_file()

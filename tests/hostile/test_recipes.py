@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile.effort import efforts, try_all
-from hostile.made_up_recipes import overrides, texts
 from hypothesis import strategies as st
+from support.hostile.effort import efforts, try_all
+from support.hostile.made_up_recipes import overrides, texts
 
 from lorakit.errors import RecipeError
 from lorakit.recipe.keys import recipe_keys

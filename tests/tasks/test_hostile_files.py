@@ -8,9 +8,19 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
-from hostile.effort import efforts, try_all
 from hypothesis import strategies as st
-from tasks.made_up_files import KINDS, OBJECTS, as_csv, as_jsonl, as_parquet, broken, jsonl_of, parquet_of, tables
+from support.hostile.effort import efforts, try_all
+from support.hostile.made_up_files import (
+    KINDS,
+    OBJECTS,
+    as_csv,
+    as_jsonl,
+    as_parquet,
+    broken,
+    jsonl_of,
+    parquet_of,
+    tables,
+)
 
 from lorakit.errors import DataError
 from lorakit.recipe.schema import TaskSection

@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from tasks.made_up_files import KINDS
+from support.hostile.made_up_files import KINDS
 
 from lorakit.errors import DataError
 from lorakit.tasks import rows

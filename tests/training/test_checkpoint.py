@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from workflow.small_runs import SEARCH, Bench, Recorder, StopAt, edited_json, records
+from support.runs import SEARCH, Bench, Recorder, StopAt, edited_json, records
 
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.errors import Interrupted, LorakitError, RunError, UsageError

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from support.models import tiny_model
+from support.runs import Bench
 from torch import nn
 from torch.testing import assert_close
 from transformers import AttentionInterface, AutoModelForSequenceClassification
-from workflow.small_runs import Bench
 
 from lorakit.training import dropout
 from lorakit.training.dropout import Dropout, attend, fast_dropout, noise

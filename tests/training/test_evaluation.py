@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
-from workflow.small_runs import Bench
+from support.runs import Bench
 
 from lorakit.tasks.task import Task
 from lorakit.training.evaluation import decide, predict_logits, score_logits, score_splits

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from thinned import thinned
+from support.runs import Bench
+from support.thinned import thinned
 from torch import nn
 from torch.testing import assert_close
-from workflow.small_runs import Bench
 
 from lorakit import registry
 from lorakit.backbone.first_token import first_token

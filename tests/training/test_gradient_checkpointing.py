@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from support.runs import SEARCH, Bench, StopAt, records
 from transformers.models.bert.modeling_bert import BertForSequenceClassification
-from workflow.small_runs import SEARCH, Bench, StopAt, records
 
-from lorakit import workflow
+import lorakit
 from lorakit.errors import Interrupted, RecipeError
-from lorakit.search.scoring import without_trace
+from lorakit.searching.scoring import without_trace
 from lorakit.training.loop import Training
 
 ON = "training.gradient_checkpointing=true"
@@ -135,8 +135,8 @@ def test_a_model_that_cannot_is_refused_where_the_recipe_asks(bench: Bench, monk
     monkeypatch.setattr(BertForSequenceClassification, "supports_gradient_checkpointing", False)
     loaded = bench.load(ON)
     with pytest.raises(RecipeError, match="BertForSequenceClassification has no layers that recompute") as caught:
-        workflow.plan(loaded)
+        lorakit.plan(loaded)
     problem = caught.value.problems[0]
     assert problem.key == "training.gradient_checkpointing"
     assert problem.where == loaded.where(problem.key) != ""
-    workflow.plan(bench.load())
+    lorakit.plan(bench.load())

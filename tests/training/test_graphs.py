@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from workflow.small_runs import SEARCH, Bench, records
+from support.runs import SEARCH, Bench, records
 
 from lorakit import registry
 from lorakit.errors import RecipeError
-from lorakit.search.policies.heterolora import HeteroLoRA
-from lorakit.search.policy import Policy
+from lorakit.searching.allocator import Policy
+from lorakit.searching.allocators.heterolora import HeteroLoRA
 from lorakit.training import graphs
 from lorakit.training.hooks import Hook
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from workflow.small_runs import SEARCH, Bench
+from support.runs import SEARCH, Bench
 
-from lorakit import workflow
+import lorakit
 from lorakit.errors import RunError
-from lorakit.workflow import surviving
-from lorakit.workflow.killing import TORN, TORN_GENERATION, Ended, Kill, run_process
-from lorakit.workflow.surviving import differences, outcome, survive
+from lorakit.workflow.doctor import crash_resume as surviving
+from lorakit.workflow.doctor.crash_resume import differences, outcome, survive
+from lorakit.workflow.doctor.faults import TORN, TORN_GENERATION, Ended, Kill, run_process
 
 # 12 steps; a checkpoint after every third, an evaluation after 5, 10 and 12, ticks before 0, 3, 6, 9, a line after every second.
 OFTEN = ("run.checkpoint_every=0.5", "evaluation.every_steps=5")
@@ -70,7 +70,7 @@ def test_an_evolution_is_killed_in_its_supernet_and_in_a_generation(bench: Bench
     loaded = bench.load(*GLORA)
     kills = [Kill("step", 5), Kill("configuration", 7, 0.002), Kill(TORN_GENERATION, 1), Kill("found run")]
     assert [death.kill for death in survive(loaded, tmp_path / "killed", kills)] == kills
-    workflow.evolve(loaded, run_dir=tmp_path / "undisturbed")
+    lorakit.evolve(loaded, run_dir=tmp_path / "undisturbed")
     assert not differences(outcome(tmp_path / "undisturbed"), outcome(tmp_path / "killed"))
 
 

@@ -10,10 +10,10 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.runs import SEARCH, Bench, Recorder, records
 from torch.nn import functional as F
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, get_scheduler
-from workflow.small_runs import SEARCH, Bench, Recorder, records
 
 from lorakit.artifacts.files import read_jsonl
 from lorakit.backbone.anatomy import Anatomy
@@ -24,7 +24,7 @@ from lorakit.training.dropout import fast_dropout
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loop import Training
 from lorakit.training.seeds import stream
-from lorakit.workflow import building
+from lorakit.workflow import setup as building
 
 
 class Gradients(Hook):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.runs import Bench
 from transformers import get_scheduler
-from workflow.small_runs import Bench
 
 from lorakit.recipe.schema import TrainingSection
 from lorakit.training.optim import make_optimizer, make_scheduler

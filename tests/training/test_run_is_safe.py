@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from workflow.small_runs import Bench, StopAt, records
+from support.runs import Bench, StopAt, records
 
 from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.files import mend

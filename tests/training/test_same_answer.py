@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from workflow.small_runs import SEARCH, Bench, records
+from support.runs import SEARCH, Bench, records
 
 from lorakit.cli.progress import ProgressHook
 

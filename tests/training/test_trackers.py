@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from workflow.small_runs import Bench, StopAt
+from support.runs import Bench, StopAt
 
 from lorakit.artifacts.files import read_jsonl
 from lorakit.errors import Interrupted

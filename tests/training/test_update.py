@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from thinned import thinned
-from tiny_models import tiny_model
+from support.models import tiny_model
+from support.runs import SEARCH, Bench, StopAt, records
+from support.thinned import thinned
 from torch.testing import assert_close
-from workflow.small_runs import SEARCH, Bench, StopAt, records
 
 import lorakit
-from lorakit import registry, workflow
+from lorakit import registry
 from lorakit.adapters.packing import pack, pack_all, unpack, unpack_all
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.errors import Interrupted, RecipeError
@@ -132,13 +132,13 @@ def test_a_wrong_setting_is_refused_before_anything_is_written(
 ):
     loaded = bench.load(*overrides)
     with pytest.raises(RecipeError, match=text) as caught:
-        workflow.train(loaded, run_dir=tmp_path / "run")
+        lorakit.train(loaded, run_dir=tmp_path / "run")
     problem = caught.value.problems[0]
     assert (problem.key, problem.where) == (key, loaded.where(key))
     assert len(caught.value.problems) == 1
     assert not (tmp_path / "run").exists()
     with pytest.raises(RecipeError, match=text):
-        workflow.plan(loaded)
+        lorakit.plan(loaded)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_search_and_an_update_together(bench: Bench, tmp_path: Path):
         bench.train(*both, run_dir=tmp_path / "run", hooks=[StopAt(4)])
     bench.train(*both, run_dir=tmp_path / "run", resume=True)
     assert records(tmp_path / "run") == whole
-    assert set(read_json(tmp_path / "run" / "checkpoints" / "step-12" / "state.json")["hooks"]) >= {"DropBP", "Rose"}
+    assert set(read_json(tmp_path / "run" / "checkpoints" / "step-12" / "state.json")["hooks"]) >= {"drop_bp", "rose"}
 
 
 @pytest.mark.slow

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from workflow.small_runs import SEARCH, Bench
+from support.runs import SEARCH, Bench
 
-from lorakit import workflow
+import lorakit
+from lorakit.workflow.train import TrainResult
 
 
 @pytest.fixture(scope="session")
@@ -14,20 +15,20 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="session")
-def finished(bench: Bench) -> workflow.TrainResult:
+def finished(bench: Bench) -> TrainResult:
     """A run of plain LoRA trained to its end, figures and all. Not to be written into."""
-    return workflow.train(bench.load(name="finished"))
+    return lorakit.train(bench.load(name="finished"))
 
 
 @pytest.fixture(scope="session")
-def searched(bench: Bench) -> workflow.TrainResult:
+def searched(bench: Bench) -> TrainResult:
     """The same of HeteroLoRA with shortcuts, some of them on at the end. Not to be written into."""
     loaded = bench.load(*SEARCH, "search.pool=separated", "search.enable=0.5", "search.every=0.5", name="searched")
-    return workflow.train(loaded)
+    return lorakit.train(loaded)
 
 
 @pytest.fixture
-def copied(finished: workflow.TrainResult, tmp_path: Path) -> Path:
+def copied(finished: TrainResult, tmp_path: Path) -> Path:
     """A copy of the finished run's folder, to be spoilt."""
     import shutil
 

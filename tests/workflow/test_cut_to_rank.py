@@ -8,22 +8,24 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from workflow.small_runs import Bench, records
+from support.runs import Bench, records
 
-from lorakit import workflow
+import lorakit
 from lorakit.artifacts.files import read_json, write_json
 from lorakit.errors import UsageError
+from lorakit.workflow.predict import Classifier
+from lorakit.workflow.train import TrainResult
 
 RANK, ALPHA = 4, 16.0
 DYLORA = ("search.method=dylora", "adapter.alpha=16", "adapter.dropout=0", "training.lr=0.02")
 
 
 @pytest.fixture(scope="module")
-def dylora(bench: Bench) -> workflow.TrainResult:
+def dylora(bench: Bench) -> TrainResult:
     return bench.train(*DYLORA, name="dylora")
 
 
-def by_hand(bench: Bench, run: Path, rank: int) -> workflow.TrainResult:
+def by_hand(bench: Bench, run: Path, rank: int) -> TrainResult:
     """A plain LoRA run of rank K whose tensors are B[:, :K] and A[:K]."""
     plain = bench.train(*DYLORA[1:], f"adapter.rank={rank}", "training.max_steps=1", name=f"rank-{rank}")
     file = plain.run_dir / "adapter" / "adapter_model.safetensors"
@@ -37,28 +39,28 @@ def by_hand(bench: Bench, run: Path, rank: int) -> workflow.TrainResult:
     return plain
 
 
-def logits(classifier: workflow.Classifier) -> torch.Tensor:
+def logits(classifier: Classifier) -> torch.Tensor:
     inputs = classifier.tokenizer(["good sun", "the dog is warm"], return_tensors="pt", padding=True)
     with torch.no_grad():
         return classifier.objective.logits(classifier.model, inputs)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_it_is_a_lora_of_that_rank(bench: Bench, dylora: workflow.TrainResult, rank: int) -> None:
+def test_it_is_a_lora_of_that_rank(bench: Bench, dylora: TrainResult, rank: int) -> None:
     plain = by_hand(bench, dylora.run_dir, rank)
     torch.testing.assert_close(
-        logits(workflow.load(dylora.run_dir, rank=rank)), logits(workflow.load(plain.run_dir)), rtol=1e-5, atol=1e-6
+        logits(lorakit.load(dylora.run_dir, rank=rank)), logits(lorakit.load(plain.run_dir)), rtol=1e-5, atol=1e-6
     )
-    ours = workflow.evaluate("custom", run=dylora.run_dir, rank=rank)
-    theirs = workflow.evaluate("custom", run=plain.run_dir)
+    ours = lorakit.evaluate("custom", run=dylora.run_dir, rank=rank)
+    theirs = lorakit.evaluate("custom", run=plain.run_dir)
     assert ours.scores == theirs.scores
     assert f"rank {rank}" in ours.source
 
 
-def test_all_ranks_are_the_run_itself(dylora: workflow.TrainResult) -> None:
-    assert workflow.evaluate("custom", run=dylora.run_dir, rank=RANK).scores == dylora.last
-    assert workflow.evaluate("custom", run=dylora.run_dir).scores == dylora.last
-    assert workflow.merge(dylora.run_dir).largest_difference < 1e-4
+def test_all_ranks_are_the_run_itself(dylora: TrainResult) -> None:
+    assert lorakit.evaluate("custom", run=dylora.run_dir, rank=RANK).scores == dylora.last
+    assert lorakit.evaluate("custom", run=dylora.run_dir).scores == dylora.last
+    assert lorakit.merge(dylora.run_dir).largest_difference < 1e-4
 
 
 def test_a_budget_ends_at_its_rank_and_scale(bench: Bench) -> None:
@@ -67,58 +69,58 @@ def test_a_budget_ends_at_its_rank_and_scale(bench: Bench) -> None:
     run = bench.train(*settings, name="dylora-3")
     sites = read_json(run.run_dir / "adapter" / "lorakit.json")["sites"]
     assert {(site["rank"], site["scale"]) for site in sites} == {(3, ALPHA / 3)}
-    assert workflow.evaluate("custom", run=run.run_dir).scores == run.last
-    assert workflow.merge(run.run_dir).largest_difference < 1e-4
+    assert lorakit.evaluate("custom", run=run.run_dir).scores == run.last
+    assert lorakit.merge(run.run_dir).largest_difference < 1e-4
     torch.testing.assert_close(
-        logits(workflow.load(run.run_dir / "merged")), logits(workflow.load(run.run_dir)), rtol=1e-5, atol=1e-5
+        logits(lorakit.load(run.run_dir / "merged")), logits(lorakit.load(run.run_dir)), rtol=1e-5, atol=1e-5
     )
     again = bench.train(*settings, name="dylora-3-again")
     assert records(again.run_dir) == records(run.run_dir)
 
 
 def test_another_run_is_cut_with_a_word(
-    finished: workflow.TrainResult, dylora: workflow.TrainResult, caplog: pytest.LogCaptureFixture
+    finished: TrainResult, dylora: TrainResult, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="lorakit"):
-        workflow.load(dylora.run_dir, rank=2)
+        lorakit.load(dylora.run_dir, rank=2)
         assert not caplog.records
-        workflow.load(finished.run_dir, rank=2)
+        lorakit.load(finished.run_dir, rank=2)
     assert "not trained to be cut to rank 2" in caplog.text
 
 
-def test_one_rank_is_merged_and_exported(dylora: workflow.TrainResult, tmp_path: Path) -> None:
-    ours = logits(workflow.load(dylora.run_dir, rank=2))
-    assert workflow.merge(dylora.run_dir, out=tmp_path / "merged", rank=2).largest_difference < 1e-4
-    torch.testing.assert_close(logits(workflow.load(tmp_path / "merged")), ours, rtol=1e-4, atol=1e-5)
-    assert workflow.export(dylora.run_dir, out=tmp_path / "peft", rank=2).ranks == (2, 2)
+def test_one_rank_is_merged_and_exported(dylora: TrainResult, tmp_path: Path) -> None:
+    ours = logits(lorakit.load(dylora.run_dir, rank=2))
+    assert lorakit.merge(dylora.run_dir, out=tmp_path / "merged", rank=2).largest_difference < 1e-4
+    torch.testing.assert_close(logits(lorakit.load(tmp_path / "merged")), ours, rtol=1e-4, atol=1e-5)
+    assert lorakit.export(dylora.run_dir, out=tmp_path / "peft", rank=2).ranks == (2, 2)
     config = read_json(tmp_path / "peft" / "adapter_config.json")
     assert (config["r"], config["lora_alpha"]) == (2, ALPHA)
     assert {tuple(pattern.values()) for pattern in (config["rank_pattern"],)} <= {(), (2,) * 4}
 
 
 @pytest.mark.parametrize("rank", [0, -1, RANK + 1])
-def test_a_rank_that_is_not_there(dylora: workflow.TrainResult, rank: int) -> None:
+def test_a_rank_that_is_not_there(dylora: TrainResult, rank: int) -> None:
     with pytest.raises(UsageError, match=rf"(?s)no rank {rank}\b.*1 to {RANK}"):
-        workflow.evaluate("custom", run=dylora.run_dir, rank=rank)
+        lorakit.evaluate("custom", run=dylora.run_dir, rank=rank)
 
 
-def test_what_has_no_ranks(bench: Bench, dylora: workflow.TrainResult, tmp_path: Path) -> None:
+def test_what_has_no_ranks(bench: Bench, dylora: TrainResult, tmp_path: Path) -> None:
     run = bench.train("adapter.method=bitfit", "training.max_steps=1", "adapter.dropout=0", name="no-ranks")
     with pytest.raises(UsageError, match="no rank units"):
-        workflow.evaluate("custom", run=run.run_dir, rank=1)
+        lorakit.evaluate("custom", run=run.run_dir, rank=1)
     with pytest.raises(UsageError, match="no ranks to choose"):
-        workflow.evaluate("mrpc", model="bert-base-uncased", rank=1)
+        lorakit.evaluate("mrpc", model="bert-base-uncased", rank=1)
     merged = tmp_path / "merged"
-    workflow.merge(dylora.run_dir, out=merged)
+    lorakit.merge(dylora.run_dir, out=merged)
     with pytest.raises(UsageError, match="no ranks to choose"):
-        workflow.load(merged, rank=1)
+        lorakit.load(merged, rank=1)
 
 
-def test_a_scale_is_read_back(finished: workflow.TrainResult, copied: Path) -> None:
-    before = logits(workflow.load(copied))
+def test_a_scale_is_read_back(finished: TrainResult, copied: Path) -> None:
+    before = logits(lorakit.load(copied))
     path = copied / "adapter" / "lorakit.json"
     told = read_json(path)
     for site in told["sites"]:
         site["scale"] *= 3
     write_json(path, told)
-    assert not torch.allclose(logits(workflow.load(copied)), before)
+    assert not torch.allclose(logits(lorakit.load(copied)), before)

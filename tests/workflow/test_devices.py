@@ -5,10 +5,10 @@ from unittest import mock
 import pytest
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from workflow.small_runs import Bench
+from support.runs import Bench
 
 from lorakit.errors import UsageError
-from lorakit.workflow.building import DATA_PARALLEL, make_accelerator
+from lorakit.workflow.setup import DATA_PARALLEL, make_accelerator
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DistributedType if kind.value not in ("NO", *DATA_PARALLEL)])

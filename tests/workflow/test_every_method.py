@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from thinned import thinned
-from workflow.small_runs import Bench
+from support.runs import Bench
+from support.thinned import thinned
 
-from lorakit import registry, workflow
+import lorakit
+from lorakit import registry
 from lorakit.adapters.spec import Method, resolve
 from lorakit.errors import RunError
 from lorakit.recipe.schema import AdapterSection
@@ -28,15 +29,15 @@ def test_a_recipe_becomes_a_run_that_evaluates_and_merges(bench: Bench, name: st
         settings.append(SMALL[name])
     if name not in REFUSES_SEARCH and method.block != "prompt":  # a single site leaves nothing to choose
         settings += ["search.method=heterolora", "search.batches=1", "search.enable=0.9"]
-    plan = workflow.plan(bench.load(*settings))
+    plan = lorakit.plan(bench.load(*settings))
     result = bench.train(*settings, name=f"every-{name}")
     assert result.adapter_parameters <= plan.budget <= plan.adapter_parameters
     assert 0 < result.sites_on <= result.sites_total
-    evaluated = workflow.evaluate("custom", run=result.run_dir)
+    evaluated = lorakit.evaluate("custom", run=result.run_dir)
     assert evaluated.scores == pytest.approx(result.last, abs=1e-9)
     if unmergeable:
         with pytest.raises(RunError, match="cannot be"):
-            workflow.merge(result.run_dir)
+            lorakit.merge(result.run_dir)
     else:
-        assert workflow.merge(result.run_dir).largest_difference < 1e-4
+        assert lorakit.merge(result.run_dir).largest_difference < 1e-4
     shutil.rmtree(result.run_dir)

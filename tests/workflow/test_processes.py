@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tiny_models import tiny_model
+from support import two_processes
+from support.models import tiny_model
+from support.runs import SEARCH, Bench, records
 from torch.testing import assert_close
-from workflow import in_two_processes
-from workflow.small_runs import SEARCH, Bench, records
 
 import lorakit
 from lorakit.artifacts.files import read_jsonl
@@ -44,7 +44,7 @@ STOPPED = {
 def launch(folder: Path, jobs: list[dict[str, Any]], *, machines: int = 1) -> str:
     """Run the jobs on two processes, of one machine or of two (which are this one); what was said where it fails."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    script = [in_two_processes.__file__, str(folder / "jobs.json")]
+    script = [two_processes.__file__, str(folder / "jobs.json")]
     launcher = [sys.executable, "-m", "torch.distributed.run"]
     places = [["--standalone", "--nproc-per-node=2"]]
     if machines == 2:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from thinned import thinned
-from tiny_models import tiny_model
+from support.models import tiny_model
+from support.runs import Bench, StopAt, records
+from support.thinned import thinned
 from torch.testing import assert_close
-from workflow.small_runs import Bench, StopAt, records
 
 import lorakit
-from lorakit import workflow
 from lorakit.artifacts.files import read_jsonl
 from lorakit.errors import Interrupted, RecipeError
 from lorakit.recipe.load import load_recipe
@@ -46,9 +45,9 @@ def test_a_run_evaluates_merges_and_resumes(bench: Bench, tmp_path: Path, method
     assert all(tick["parameters"] <= tick["budget"] for tick in ticks)
     assert 0 < run.adapter_parameters <= run.budget == ticks[-1]["budget"]
     for weights in ("last", "best"):
-        scores = workflow.evaluate("custom", run=run.run_dir, weights=weights).scores
+        scores = lorakit.evaluate("custom", run=run.run_dir, weights=weights).scores
         assert scores == pytest.approx(getattr(run, weights), abs=1e-9)
-    assert workflow.merge(run.run_dir).largest_difference < 1e-4
+    assert lorakit.merge(run.run_dir).largest_difference < 1e-4
     stopped = tmp_path / "stopped"
     with pytest.raises(Interrupted):
         bench.train(*settings, name=f"whole-{method}", hooks=[StopAt(5)], run_dir=stopped)
@@ -59,13 +58,13 @@ def test_a_run_evaluates_merges_and_resumes(bench: Bench, tmp_path: Path, method
 @pytest.mark.parametrize("method", ["dylora", "alora", "autolora", "prilora", "lora_drop"])
 def test_what_needs_a_training_is_no_search_before_one(bench: Bench, method: str) -> None:
     with pytest.raises(RecipeError, match="decides during a training"):
-        workflow.search(bench.load(f"search.method={method}"))
+        lorakit.search(bench.load(f"search.method={method}"))
 
 
 def test_ranks_of_eva_are_found_before_a_training_too(bench: Bench, tmp_path: Path) -> None:
     """The emitted recipe has the ranks that a training with this search would have."""
     settings = (*SEARCHES["eva"], "search.method=eva", "training.max_steps=1")
-    found = workflow.search(bench.load(*settings), emit=tmp_path / "found.yaml")
+    found = lorakit.search(bench.load(*settings), emit=tmp_path / "found.yaml")
     (tick,) = read_jsonl(bench.train(*settings, name="eva-ranks").run_dir / "timeline.jsonl")
     allocation = load_recipe(tmp_path / "found.yaml").recipe.adapter.allocation
     assert allocation == {name: rank for name, rank in tick["ranks"].items() if rank}

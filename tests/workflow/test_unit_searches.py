@@ -7,14 +7,14 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from support.runs import Bench, StopAt, records
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
-from workflow.small_runs import Bench, StopAt, records
 
 import lorakit
-from lorakit import workflow
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.errors import Interrupted
+from lorakit.workflow.predict import Classifier
 
 SEARCH = ("adapter.targets=[q,v,up]", "search.every=0.34", "search.warmup=0.1", "search.tail=0.25", "training.lr=0.02")
 CASES = {
@@ -27,7 +27,7 @@ SHORTCUTS = ("adapter.shortcuts=[res1,mid]", "adapter.decomposition=magnitude")
 TEXTS = ["a good film", "the dull cast sleeps and never runs", "sun", "no joke was told in this very long story ."]
 
 
-def logits(classifier: workflow.Classifier) -> torch.Tensor:
+def logits(classifier: Classifier) -> torch.Tensor:
     with torch.no_grad():
         result: torch.Tensor = classifier.model(**classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
     return result
@@ -42,15 +42,15 @@ def test_saved_merged_and_exported(bench: Bench, tmp_path: Path, case: str) -> N
     assert timeline[-1]["budget"] == result.budget >= result.adapter_parameters == timeline[-1]["parameters"]
     ranks = {name: rank for name, rank in timeline[-1]["ranks"].items() if rank}
     assert len(set(timeline[-1]["ranks"].values())) > 1
-    assert workflow.evaluate("custom", run=run).scores == result.last
+    assert lorakit.evaluate("custom", run=run).scores == result.last
     ours = logits(lorakit.load(run))
 
-    merged = workflow.merge(run, out=tmp_path / "merged")
+    merged = lorakit.merge(run, out=tmp_path / "merged")
     assert merged.plain
     assert merged.flips == 0
     assert_close(logits(lorakit.load(tmp_path / "merged")), ours, rtol=1e-4, atol=1e-5)
 
-    assert workflow.export(run, out=tmp_path / "peft").kind == "LORA"
+    assert lorakit.export(run, out=tmp_path / "peft").kind == "LORA"
     config = read_json(tmp_path / "peft" / "adapter_config.json")
     assert {name: config["rank_pattern"].get(name, config["r"]) for name in config["target_modules"]} == ranks
     base = AutoModelForSequenceClassification.from_pretrained(bench.backbone(), num_labels=2)
@@ -71,4 +71,4 @@ def test_stopped_between_ticks_and_at_one_it_ends_as_if_it_were_not(bench: Bench
     torch.manual_seed(99)
     again = bench.train(*settings, run_dir=tmp_path / "run", resume=True, name="whole")
     assert records(again.run_dir) == records(whole.run_dir)
-    assert workflow.evaluate("custom", run=again.run_dir).scores == whole.last
+    assert lorakit.evaluate("custom", run=again.run_dir).scores == whole.last

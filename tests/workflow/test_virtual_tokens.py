@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.runs import TRAIN_ROWS, Bench
 from torch.testing import assert_close
-from workflow.small_runs import TRAIN_ROWS, Bench
 
 import lorakit
-from lorakit import workflow
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter, site_states
 from lorakit.errors import RunError
-from lorakit.workflow.building import adapt, assemble
+from lorakit.workflow.setup import adapt, assemble
+from lorakit.workflow.train import TrainResult
 
 TEXTS = ["a good film", "the dull cast sleeps and never runs", "sun"]
 METHODS = {"prefix_tuning": 2 * 2 * 4 * 32, "prompt_tuning": 4 * 32, "p_tuning": 4 * 32 + 3 * (32 * 32 + 32)}
@@ -26,7 +26,7 @@ def settings(method: str) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module", params=METHODS)
-def run(bench: Bench, request: pytest.FixtureRequest) -> tuple[str, workflow.TrainResult]:
+def run(bench: Bench, request: pytest.FixtureRequest) -> tuple[str, TrainResult]:
     return request.param, bench.train(*settings(request.param), "training.lr=0.02", name=request.param)
 
 
@@ -37,7 +37,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     return result
 
 
-def test_a_run_is_trained_loaded_and_predicts(run: tuple[str, workflow.TrainResult]) -> None:
+def test_a_run_is_trained_loaded_and_predicts(run: tuple[str, TrainResult]) -> None:
     method, trained = run
     assert trained.adapter_parameters == METHODS[method]
     classifier = lorakit.load(trained.run_dir)
@@ -47,11 +47,11 @@ def test_a_run_is_trained_loaded_and_predicts(run: tuple[str, workflow.TrainResu
         alone = [classifier.model(**classifier.tokenizer(text, return_tensors="pt")).logits[0] for text in TEXTS]
     assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-5)
     names = list(classifier.model.config.id2label.values())
-    predicted = [each.label for each in workflow.predict(trained.run_dir, TEXTS)]
+    predicted = [each.label for each in lorakit.predict(trained.run_dir, TEXTS)]
     assert predicted == [names[int(row.argmax())] for row in together]
 
 
-def test_training_moves_every_tensor(bench: Bench, run: tuple[str, workflow.TrainResult]) -> None:
+def test_training_moves_every_tensor(bench: Bench, run: tuple[str, TrainResult]) -> None:
     method, trained = run
     start = adapt(assemble(bench.load(*settings(method), "training.lr=0.02", name=method)))
     end = adapt(assemble(bench.load(*settings(method), "training.lr=0.02", name=method)))
@@ -61,10 +61,10 @@ def test_training_moves_every_tensor(bench: Bench, run: tuple[str, workflow.Trai
     assert [name for name in before if torch.equal(before[name], after[name])] == []
 
 
-def test_merging_is_refused_before_anything_is_written(run: tuple[str, workflow.TrainResult], tmp_path: Path) -> None:
+def test_merging_is_refused_before_anything_is_written(run: tuple[str, TrainResult], tmp_path: Path) -> None:
     _, trained = run
     with pytest.raises(RunError, match="cannot be merged: virtual tokens are not weights") as caught:
-        workflow.merge(trained.run_dir, out=tmp_path / "merged")
+        lorakit.merge(trained.run_dir, out=tmp_path / "merged")
     assert len(caught.value.problems) == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -21,7 +21,7 @@ from lorakit.adapters.delta import Option, axes_of
 from lorakit.adapters.packing import pack_all, unpack_all
 from lorakit.errors import RecipeError
 from lorakit.registry import updates
-from lorakit.search.shrinking import remaining
+from lorakit.searching.shrinking import remaining
 from lorakit.training.hooks import TrainState
 from lorakit.training.pruning import largest, part, prunable
 from lorakit.training.schedule import steps_in

@@ -23,7 +23,7 @@ from lorakit.adapters.attach import HEAD
 from lorakit.adapters.delta import Option
 from lorakit.adapters.packing import pack_all, unpack_all
 from lorakit.registry import updates
-from lorakit.search.scoring import Probe, without_trace
+from lorakit.searching.scoring import Probe, without_trace
 from lorakit.training.hooks import TrainState
 from lorakit.training.pruning import largest, part, prunable
 from lorakit.training.update import Update, UpdateContext

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from adapters.cases import FAMILIES, Fresh, adapt
+from support.adapters.cases import FAMILIES, Fresh, adapt
 
 from lorakit.adapters.blocks.modules import module_sites
 from lorakit.recipe.schema import AdapterSection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapters.cases import Fresh, adapt, batch_for, disturb, evaluated
+from support.adapters.cases import Fresh, adapt, batch_for, disturb, evaluated
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close

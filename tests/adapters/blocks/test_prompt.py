@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters.cases import Fresh, adapt, batch_for, disturb, evaluated, hooks
+from support.adapters.cases import Fresh, adapt, batch_for, disturb, evaluated, hooks
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import AdaptedModel

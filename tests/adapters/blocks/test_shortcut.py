@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from adapters.blocks.layers_by_hand import BLOCKS, Low, run_by_hand
-from adapters.cases import Fresh, adapt, backward, batch_for, disturb, evaluated, hooks
-from adapters.contract import near
+from support.adapters.cases import Fresh, adapt, backward, batch_for, disturb, evaluated, hooks
+from support.adapters.contract import near
+from support.adapters.layers_by_hand import BLOCKS, Low, run_by_hand
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import AdaptedModel

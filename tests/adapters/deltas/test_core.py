@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapters.deltas.products import SITE, check_factors_are_taken, check_product, random_product
+from support.adapters.products import SITE, check_factors_are_taken, check_product, random_product
 
 from lorakit.adapters.delta import axes_of
 from lorakit.adapters.deltas.core import Core

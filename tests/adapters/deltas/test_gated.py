@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from adapters.deltas.products import check_factors_are_taken, check_product, random_product
 from scipy.stats import kstest
+from support.adapters.products import check_factors_are_taken, check_product, random_product
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.spec import resolve

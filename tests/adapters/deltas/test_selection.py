@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from adapters.deltas.products import SITE, check_product, random_product
+from support.adapters.products import SITE, check_product, random_product
 
 from lorakit.adapters.deltas.selection import Selection
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapters.deltas.products import RANK, SITE, check_product, random_product
 from scipy.stats import kstest
+from support.adapters.products import RANK, SITE, check_product, random_product
 
 from lorakit.adapters.delta import Shared
 from lorakit.adapters.deltas.shared_core import SharedCore

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from adapters.deltas.products import RANK, SITE, check_product, random_product
+from support.adapters.products import RANK, SITE, check_product, random_product
 from torch.testing import assert_close
 
 from lorakit.adapters.deltas.shared_vectors import SharedVectors

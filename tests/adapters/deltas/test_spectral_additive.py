@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from adapters.deltas.products import prepared
+from support.adapters.products import prepared
 from torch.testing import assert_close
 
 from lorakit.adapters.deltas.singular_values import decompose

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapters.deltas.products import RANK, SITE, check_product, random_product
+from support.adapters.products import RANK, SITE, check_product, random_product
 
 from lorakit.adapters.delta import Shared
 from lorakit.adapters.deltas.tied import Tied

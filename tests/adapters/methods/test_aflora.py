@@ -1,7 +1,7 @@
 """AFLoRA (Liu et al. 2024): r (in + out) + r + out parameters a matrix before anything is frozen."""
 
-from adapters.cases import Fresh, adapt
-from adapters.contract import contract
+from support.adapters.cases import Fresh, adapt
+from support.adapters.contract import contract
 
 from lorakit.adapters.spec import resolve
 from lorakit.recipe.schema import AdapterSection

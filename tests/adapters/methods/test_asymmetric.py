@@ -1,8 +1,8 @@
 """Asymmetric LoRA (Zhu et al. 2024): A orthonormal and frozen, rank * out parameters a matrix."""
 
 import torch
-from adapters.cases import Fresh, adapt, backward, batch_for
-from adapters.contract import contract
+from support.adapters.cases import Fresh, adapt, backward, batch_for
+from support.adapters.contract import contract
 from torch.testing import assert_close
 
 from lorakit.recipe.schema import AdapterSection

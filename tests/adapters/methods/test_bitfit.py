@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from adapters.cases import FAMILIES, Fresh, adapt
-from adapters.contract import contract
+from support.adapters.cases import FAMILIES, Fresh, adapt
+from support.adapters.contract import contract
 
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection

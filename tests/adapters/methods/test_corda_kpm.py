@@ -1,5 +1,5 @@
 """CorDA (Yang et al. 2024): LoRA's parameters, from what the inputs use least of W."""
 
-from adapters.contract import contract
+from support.adapters.contract import contract
 
 test_contract = contract("corda_kpm", parameters=lambda rank, inside, outside: rank * (inside + outside))

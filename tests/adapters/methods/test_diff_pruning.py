@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from adapters.cases import Fresh, adapt, batch_for, disturb, logits
-from adapters.contract import contract
+from support.adapters.cases import Fresh, adapt, batch_for, disturb, logits
+from support.adapters.contract import contract
 
 from lorakit.recipe.schema import AdapterSection
 

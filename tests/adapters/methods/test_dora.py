@@ -1,8 +1,8 @@
 """DoRA (Liu et al. 2024): LoRA's parameters and a magnitude a row, whose formulas stand in test_adapter.py."""
 
 import torch
-from adapters.cases import Fresh, adapt
-from adapters.contract import contract
+from support.adapters.cases import Fresh, adapt
+from support.adapters.contract import contract
 
 from lorakit.recipe.schema import AdapterSection
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
-from adapters.contract import contract
+from support.adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
+from support.adapters.contract import contract
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import HEAD

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 import torch
-from adapters.cases import Fresh, adapt, batch_for, disturb, evaluated, logits, merged
-from adapters.contract import contract
-from adapters.glora_by_hand import cost
+from support.adapters.cases import Fresh, adapt, batch_for, disturb, evaluated, logits, merged
+from support.adapters.contract import contract
+from support.adapters.glora_by_hand import cost
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import attach

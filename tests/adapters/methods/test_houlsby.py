@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from adapters.cases import Fresh, adapt, batch_for, disturb, evaluated
-from adapters.contract import contract
+from support.adapters.cases import Fresh, adapt, batch_for, disturb, evaluated
+from support.adapters.contract import contract
 from torch.nn import functional as F
 
 from lorakit.errors import RecipeError

@@ -1,6 +1,6 @@
 """LoRA (Hu et al. 2021): rank (in + out) parameters a matrix, s = alpha / rank."""
 
-from adapters.contract import contract
+from support.adapters.contract import contract
 
 from lorakit.adapters.spec import resolve
 from lorakit.recipe.schema import AdapterSection

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from adapters.contract import contract
+from support.adapters.contract import contract
 
 from lorakit.adapters.spec import resolve
 from lorakit.recipe.schema import AdapterSection

@@ -1,5 +1,5 @@
 """LoRA-GA (Wang et al. 2024): LoRA's parameters, from the gradient's singular vectors."""
 
-from adapters.contract import contract
+from support.adapters.contract import contract
 
 test_contract = contract("lora_ga", parameters=lambda rank, inside, outside: rank * (inside + outside))

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from adapters.cases import Fresh, adapt
-from adapters.contract import contract
+from support.adapters.cases import Fresh, adapt
+from support.adapters.contract import contract
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 

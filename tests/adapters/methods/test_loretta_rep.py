@@ -1,7 +1,7 @@
 """LoRETTA-rep (Yang et al. 2024): sum t n t' parameters for each of A and B, n the digits of rank, in and out."""
 
-from adapters.cases import Fresh, adapt
-from adapters.contract import contract
+from support.adapters.cases import Fresh, adapt
+from support.adapters.contract import contract
 
 from lorakit.adapters.deltas.tensor_train import TensorTrain
 from lorakit.backbone.site import Site

@@ -1,6 +1,6 @@
 """LoTR (Bershatsky et al. 2024): (in + out) r parameters a shape, and r^2 a site."""
 
-from adapters.contract import contract
+from support.adapters.contract import contract
 
 from lorakit.adapters.budget import costs, shared_cost, uniform_cost
 from lorakit.adapters.spec import resolve

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from adapters.cases import Fresh, adapt, disturb
-from adapters.contract import contract
+from support.adapters.cases import Fresh, adapt, disturb
+from support.adapters.contract import contract
 
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection

@@ -1,8 +1,8 @@
 """NOLA (Koohpayegani et al. 2024): 2 k coefficients a site, and random matrices that no checkpoint holds."""
 
 import torch
-from adapters.cases import Fresh, adapt
-from adapters.contract import contract
+from support.adapters.cases import Fresh, adapt
+from support.adapters.contract import contract
 
 from lorakit.recipe.schema import AdapterSection
 

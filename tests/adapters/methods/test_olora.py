@@ -1,5 +1,5 @@
 """OLoRA (Büyükakyüz 2024): LoRA's parameters, from W's QR decomposition."""
 
-from adapters.contract import contract
+from support.adapters.contract import contract
 
 test_contract = contract("olora", parameters=lambda rank, inside, outside: rank * (inside + outside))

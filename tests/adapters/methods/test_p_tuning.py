@@ -1,6 +1,6 @@
 """P-tuning (Liu et al. 2021): n embeddings and three layers, the hidden ones as wide as the embeddings unless told otherwise."""
 
-from adapters.contract import contract
+from support.adapters.contract import contract
 
 
 def network(d: int, h: int) -> int:

@@ -1,8 +1,8 @@
 """Pfeiffer et al. 2021: one bottleneck a layer, behind the MLP."""
 
 import pytest
-from adapters.cases import Fresh, adapt
-from adapters.contract import contract
+from support.adapters.cases import Fresh, adapt
+from support.adapters.contract import contract
 
 from lorakit.adapters.spec import resolve
 from lorakit.recipe.schema import AdapterSection

@@ -1,6 +1,6 @@
 """Prefix tuning's MLP (Li and Liang 2021, section 4.3): a hidden layer for all, a matrix for each layer's keys and values."""
 
-from adapters.contract import contract
+from support.adapters.contract import contract
 
 H = 7
 

@@ -1,6 +1,6 @@
 """Prompt tuning (Lester et al. 2021): n embeddings for the whole model."""
 
-from adapters.contract import contract
+from support.adapters.contract import contract
 
 test_contract = contract("prompt_tuning", parameters=lambda rank, width, same: rank * width)
 test_contract_at_random = contract(

@@ -1,5 +1,5 @@
 """roselora: LoRA's tensors; what goes on during training is tested in tests/training/updates."""
 
-from adapters.contract import contract
+from support.adapters.contract import contract
 
 test_contract = contract("roselora", parameters=lambda rank, inside, outside: rank * (inside + outside))

@@ -1,6 +1,6 @@
 """rsLoRA (Kalajdzievski 2023): LoRA's parameters, s = alpha / sqrt(rank)."""
 
-from adapters.contract import contract
+from support.adapters.contract import contract
 
 from lorakit.adapters.spec import resolve
 from lorakit.recipe.schema import AdapterSection

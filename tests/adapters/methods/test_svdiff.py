@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from adapters.cases import Fresh, adapt
-from adapters.contract import contract
+from support.adapters.cases import Fresh, adapt
+from support.adapters.contract import contract
 from torch.testing import assert_close
 
 from lorakit.recipe.schema import AdapterSection

@@ -1,7 +1,7 @@
 """Tied-LoRA (Renduchintala et al. 2023): r (in + out) parameters a group, and r + out a site."""
 
-from adapters.cases import Fresh, adapt
-from adapters.contract import contract
+from support.adapters.cases import Fresh, adapt
+from support.adapters.contract import contract
 
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection

@@ -1,5 +1,5 @@
 """TriLoRA: B diag(g) A, a LoRA with one more number a rank."""
 
-from adapters.contract import contract
+from support.adapters.contract import contract
 
 test_contract = contract("trilora", parameters=lambda rank, inside, outside: rank * (inside + outside) + rank)

@@ -15,12 +15,12 @@ import peft
 import pytest
 import torch
 from accelerate import Accelerator
-from adapters.cases import Fresh, adapt, backward, batch_for, evaluated
 from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.eva import initialize_lora_eva_weights
 from peft.tuners.lora.loraga import preprocess_loraga
 from peft.utils.incremental_pca import IncrementalPCA
+from support.adapters.cases import Fresh, adapt, backward, batch_for, evaluated
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
@@ -31,7 +31,7 @@ from lorakit.backbone.load import Backbone
 from lorakit.recipe.schema import AdapterSection
 from lorakit.registry import inits
 from lorakit.training.objective import Objective
-from lorakit.workflow.calibrating import MEASURES, Statistics
+from lorakit.workflow.calibrate import MEASURES, Statistics
 
 RANK, ALPHA = 8, 12.0
 FAMILIES = ("bert", "gpt2", "llama")

@@ -8,7 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
+from support.adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import AdaptedModel

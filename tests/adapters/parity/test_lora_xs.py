@@ -7,7 +7,7 @@ import warnings
 import peft
 import pytest
 import torch
-from adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
+from support.adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
 from torch.testing import assert_close
 
 from lorakit.recipe.schema import AdapterSection

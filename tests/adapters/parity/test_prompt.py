@@ -12,7 +12,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from adapters.cases import Fresh, adapt, batch_for, disturb, evaluated
+from support.adapters.cases import Fresh, adapt, batch_for, disturb, evaluated
 from torch import nn
 from torch.testing import assert_close
 

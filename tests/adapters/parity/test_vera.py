@@ -8,8 +8,8 @@ from typing import Any
 import peft
 import pytest
 import torch
-from adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
 from scipy.stats import kstest
+from support.adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import AdaptedModel

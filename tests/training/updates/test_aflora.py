@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from workflow.small_runs import Bench, StopAt
+from support.runs import Bench, StopAt
 
 from lorakit.artifacts.files import read_json
 from lorakit.errors import Interrupted
-from lorakit.search.shrinking import remaining
+from lorakit.searching.shrinking import remaining
 from lorakit.training import loop
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.updates.aflora import AFLoRA
@@ -107,7 +107,7 @@ def test_frozen_tensors_stay_frozen_through_switching_and_resuming(bench: Bench,
     overrides = (FREEZE, "adapter.update_options={final: 0.25, window: 1, begin: 0.1, settle: 0.5}")
     with pytest.raises(Interrupted):
         bench.train(*overrides, run_dir=tmp_path / "run", hooks=[StopAt(7)])
-    state = read_json(tmp_path / "run" / "checkpoints" / "step-7" / "state.json")["hooks"]["AFLoRA"]
+    state = read_json(tmp_path / "run" / "checkpoints" / "step-7" / "state.json")["hooks"]["aflora"]
     assert len(state["frozen"]) == 6
     training = bench.prepare(tmp_path / "other", *overrides)
     training.hooks[0].load_state_dict(state)

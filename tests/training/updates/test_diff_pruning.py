@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.runs import Bench
 from torch.testing import assert_close
-from workflow.small_runs import Bench
 
 from lorakit.adapters.deltas.sparse import FOR_GOOD
 from lorakit.errors import RecipeError

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.runs import Bench
 from torch import nn
 from torch.testing import assert_close
-from workflow.small_runs import Bench
 
 from lorakit.training.hooks import TrainState
 from lorakit.training.updates.drop_bp import DropBP

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from workflow.small_runs import Bench
+from support.runs import Bench
 
 from lorakit.adapters.attach import HEAD
 from lorakit.adapters.deltas.glora import CHOICES, GLoRA

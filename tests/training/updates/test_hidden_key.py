@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.runs import Bench
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
-from workflow.small_runs import Bench
 
 from lorakit.errors import RecipeError
 from lorakit.training.hooks import TrainState

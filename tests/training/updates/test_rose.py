@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.runs import Bench
 from torch.testing import assert_close
-from workflow.small_runs import Bench
 
-from lorakit.search.shrinking import remaining
+from lorakit.searching.shrinking import remaining
 from lorakit.training import loop
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.pruning import largest, part

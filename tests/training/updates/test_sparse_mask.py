@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.runs import Bench
 from torch.nn import functional as F
 from torch.testing import assert_close
-from workflow.small_runs import Bench
 
 from lorakit.adapters.packing import unpack
 from lorakit.artifacts.files import read_json
 from lorakit.training import loop
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.updates.sparse_mask import SparseMask
-from lorakit.workflow.building import assemble
+from lorakit.workflow.setup import assemble
 
 MASKED = ("adapter.updates=[sparse_mask]", "adapter.targets=[q,v,up]")
 ENTRIES = 2 * 4 * (64 + 64 + 80)  # two layers, rank 4: q and v of 32 x 32, up of 48 x 32
@@ -132,7 +132,9 @@ def test_choosing_leaves_no_trace(bench: Bench, tmp_path: Path):
 
 def test_masks_are_chosen_once_and_kept_in_checkpoints(bench: Bench, tmp_path: Path):
     run = bench.train(*MASKED, "run.checkpoint_every=0.5", "run.keep_checkpoints=9", run_dir=tmp_path / "run").run_dir
-    states = [read_json(path / "state.json")["hooks"]["SparseMask"] for path in sorted((run / "checkpoints").iterdir())]
+    states = [
+        read_json(path / "state.json")["hooks"]["sparse_mask"] for path in sorted((run / "checkpoints").iterdir())
+    ]
     assert len(states) == 4
     assert all(state == states[0] for state in states)
     assert sum(int(unpack(mask).sum()) for mask in states[0]["masks"].values()) == ENTRIES // 4

@@ -1,0 +1,115 @@
+"""Tables for people: of dataclasses, of facts, and heat maps in text. Colour comes only where the terminal takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from lorakit.reporting.grid import Grid, layer_name
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its title, how a row gives its cell, and whether it is set right (numbers)."""
+
+    title: str
+    cell: Callable[[Any], object]
+    right: bool = False
+
+
+def table(rows: Iterable[object], columns: Sequence[Column], *, title: str = "") -> Table:
+    """One line per row, one cell per column."""
+    drawn = frame(title)
+    for column in columns:
+        # Names and numbers stay whole; on a narrow terminal it is the prose between them that is folded.
+        whole = column.right or column is columns[0]
+        drawn.add_column(
+            Text(column.title), justify="right" if column.right else "left", no_wrap=whole, overflow="fold"
+        )
+    for row in rows:
+        drawn.add_row(*(Text(str(column.cell(row))) for column in columns))
+    return drawn
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> Table:
+    """Names and values in two columns, without lines."""
+    drawn = Table.grid(padding=(0, 2))
+    drawn.add_column(style="bold", no_wrap=True)
+    drawn.add_column(overflow="fold")
+    for name, value in pairs:
+        drawn.add_row(Text(name), Text(value))
+    return drawn
+
+
+def heat_map(grid: Grid, show: Callable[[float], str], *, title: str = "") -> Table:
+    """Layers by roles; ``show`` writes a cell, and the larger its value the stronger its colour. Absent cells are blank."""
+    drawn = frame(title)
+    drawn.add_column("")
+    for role in grid.roles:
+        drawn.add_column(Text(role), justify="right", no_wrap=True)
+    top = max(grid.values.values(), default=0.0)
+    for layer in grid.layers:
+        cells = []
+        for role in grid.roles:
+            value = grid.values.get((layer, role))
+            cells.append(Text("") if value is None else Text(show(value), style=heat(value / top if top > 0 else 0.0)))
+        drawn.add_row(Text(layer_name(layer)), *cells)
+    return drawn
+
+
+def frame(title: str) -> Table:
+    """An empty table in the house's look."""
+    return Table(
+        box=SIMPLE_HEAD,
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        pad_edge=False,
+    )
+
+
+def heat(share: float) -> str:
+    """The rich style of a share of the largest value: from dim to strong."""
+    if share <= 0:
+        return "dim"
+    return "cyan" if share < 0.5 else "bold cyan"
+
+
+def bar(share: float, width: int = 20) -> str:
+    """A bar of ``width`` columns at most for a share of 0 to 1, to an eighth of a column."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def count(number: int) -> str:
+    """``1,234,567``."""
+    return f"{number:,}"
+
+
+def scores(values: Mapping[str, float]) -> str:
+    """``accuracy 0.7892, f1 0.8512``."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``42 s``, ``3 min 5 s`` or ``2 h 10 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def memory(amount: float) -> str:
+    """``312 MiB`` or ``2.4 GiB``, of a number of bytes."""
+    mebibytes = amount / 2**20
+    return f"{mebibytes:.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f} GiB"

@@ -1,1 +1,0 @@
-"""Search methods, one file each: subclasses of ``lorakit.search.policy.Policy``."""

@@ -1,0 +1,1 @@
+"""Search methods, one file each: subclasses of ``lorakit.searching.allocator.Policy``."""

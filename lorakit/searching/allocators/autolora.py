@@ -1,0 +1,124 @@
+"""AutoLoRA: the shares of a site's rank units are learnt on a second stream of rows (Zhang et al. 2024, arXiv 2403.09113).
+
+    dW = s B diag(softmax(alpha)) A        A: rank x in, B: out x rank, alpha: rank: `adapter.method=autolora`
+    A, B    by the training's optimiser on its rows
+    alpha   every `period` steps by Adam at `lr` on a batch of the search's own draw, at the A and B of that moment
+
+At the last tick the units with the largest rank * share stay, over all sites together, within the budget; the others are closed, alpha
+stands still, and A and B train on: `search.tail` is how much of the training that is. Until then everything trains.
+The paper keeps the units with a share of at least 1 / rank (rank * share >= 1); the diary's scores are how many of a site's those are. Its
+code compares alpha / sum(alpha) with 1 / rank, though its model computes with softmax(alpha): not followed here.
+Weaker than the paper in two ways. The gradient of alpha is of first order: the paper differentiates through one step of A and B. And
+the second stream is not disjoint: it is drawn anew from all training rows, where the paper splits them in two.
+The paper then trains again from scratch at the ranks found; here training goes on from the units that are kept. For a training
+from scratch, give the ranks of the last line of timeline.jsonl as adapter.allocation.
+The batches of the shares are computed without dropout unless search.mode=train.
+Costs a second forward and backward pass at each `period`-th step. alpha is not counted: it is in no optimiser of the training.
+When to use it: where ranks may take time to find; a larger `lr` where trainings are short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from lorakit import registry
+from lorakit.adapters.delta import Option
+from lorakit.adapters.deltas.selection import SELECTION
+from lorakit.adapters.packing import pack, unpack
+from lorakit.errors import RecipeError
+from lorakit.recipe.schema import SearchSection
+from lorakit.searching.allocate import allocate_units
+from lorakit.searching.allocator import Decision, SearchContext, read_settings
+from lorakit.searching.cost_model import Prices
+from lorakit.searching.scoring import without_trace
+from lorakit.searching.unit_allocator import UnitPolicy, Units, check_later_tick
+
+ROUNDING = 1e-5
+
+
+class AutoLoRA(UnitPolicy):
+    """Learns shares of rank units, and keeps the largest at the last tick."""
+
+    title = "AutoLoRA"
+    summary = "shares of rank units learnt on rows of their own; the largest stay"
+    source = "Zhang et al. 2024, arXiv 2403.09113"
+    options: ClassVar = {
+        "lr": Option(3e-4, "Adam's learning rate of the shares", low=0.0),
+        "period": Option(1, "training steps between two steps of the shares", low=1),
+    }
+    default_share = 0.5
+
+    def __init__(self, context: SearchContext):
+        super().__init__(context)
+        check_later_tick(context)
+        self.alphas: dict[str, torch.Tensor] = {}
+        for site, adapter in self.adapters.items():
+            found = [tensor for _, tensor, role in adapter.tensors() if role == SELECTION]
+            if not found:
+                raise RecipeError(
+                    f"search method 'autolora' learns shares of rank units, and delta '{adapter.spec.delta}' has none",
+                    key="adapter.method",
+                    valid="autolora, or delta: selection",
+                )
+            if adapter.spec.trains(SELECTION):
+                raise RecipeError("the shares would be trained by two optimisers", key="adapter.trainable", valid="A+B")
+            self.alphas[site] = found[0]
+        self.adam = torch.optim.Adam(list(self.alphas.values()), lr=self.settings["lr"])
+
+    @classmethod
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+        """A pass over one batch at every step of the shares."""
+        one = prices.scoring() / len(prices.scored)
+        return one * (ticks[-1] // read_settings(cls, search.options)["period"])
+
+    def allowed(self, step: int) -> int:
+        """Everything before the last tick."""
+        return self.everything if step < self.context.ticks[-1] else self.context.budget.parameters
+
+    def unit_scores(self) -> Units:
+        """rank * share."""
+        return {site: len(alpha) * alpha.detach().softmax(dim=0) for site, alpha in self.alphas.items()}
+
+    def decide(self, step: int) -> Decision:
+        """At the last tick: keep the largest."""
+        scores = self.unit_scores()
+        if step >= self.context.ticks[-1]:
+            limit = self.allowed(step) - self.common
+            self.keep(allocate_units(scores, self.adapters, limit, self.context.generator))
+        told = {site: float((values >= 1 - ROUNDING).sum()) for site, values in scores.items()}
+        return Decision(self.context.search.method, told)
+
+    def observe(self, step: int) -> None:
+        """A step of the shares, until the last tick."""
+        if step > self.context.ticks[-1] or step % self.settings["period"]:
+            return
+        context, alphas = self.context, list(self.alphas.values())
+        seed = int(torch.randint(2**31, (), generator=context.generator))
+        (batch,) = context.draw(1, context.generator)
+        dropout = context.search.mode == "train"
+        with without_trace(context.adapted, train_mode=dropout, seed=seed, all_on=False), torch.enable_grad():
+            for alpha in alphas:
+                alpha.requires_grad_(True)
+            gradients = torch.autograd.grad(context.loss(context.adapted.model, batch), alphas, allow_unused=True)
+        for alpha, gradient in zip(alphas, gradients, strict=True):
+            alpha.grad = gradient
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adam's moments too."""
+        held = self.adam.state_dict()["state"]
+        moments = {str(i): {name: pack(torch.as_tensor(v)) for name, v in entry.items()} for i, entry in held.items()}
+        return super().state_dict() | {"moments": moments}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``."""
+        super().load_state_dict(state)
+        moments = {int(i): {name: unpack(v) for name, v in entry.items()} for i, entry in state["moments"].items()}
+        self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
+
+
+registry.policies.register("autolora", AutoLoRA)

@@ -1,0 +1,132 @@
+"""Dynamic DoRA: the rank units that carry most of their site's update stay (Mao et al. 2024, arXiv 2405.17357).
+
+Not weight-decomposed DoRA, which bears the same name and is the adapter method `dora`.
+
+    dW = sum of c_i b_i a_i over the rank units         b_i: a column of B, a_i: a row of A, c: rank: `adapter.method=trilora`
+    score of unit i = average over steps of |c_i b_i a_i|_F / |dW|_F, in which a step before counts `smooth` (0.9) as much
+    loss + variance * mean of Var(A[i, :]) and Var(B[:, i]) over all units and sites
+
+The best units of all sites stay, as many as the limit allows, which falls by a cubic from everything to the budget. In the paper that
+is from 15 % to 50 % of the steps (`search.warmup: 0.15`, `search.tail: 0.5`), from one and a half times the budget's rank.
+Works where the update is a sum over the rank units (`factors`), with or without c; a start that is subtracted (PiSSA) is subtracted
+unit by unit. A core mixes its units, and is refused.
+Differs from the authors' code: all of a closed unit stands still, ties are drawn, sites of different size compete for parameters.
+When to use it: as AdaLoRA; it needs no gradients to score, and favours sites whose update lies in few directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from lorakit import registry
+from lorakit.adapters.adapter import ON, Adapter
+from lorakit.adapters.delta import Option, axes_of
+from lorakit.adapters.packing import pack_all, unpack
+from lorakit.errors import RecipeError
+from lorakit.recipe.schema import SearchSection
+from lorakit.searching.allocator import SearchContext, read_settings
+from lorakit.searching.cost_model import Prices
+from lorakit.searching.penalty import outer_factors, with_penalty
+from lorakit.searching.unit_allocator import UnitPolicy, Units
+from lorakit.tasks.batching import SummedLoss
+
+VARIANCE, SHARES = 8, 16
+"""Small operations for a factor's term, forward and backward, and for the shares of a site's units."""
+
+
+class DynamicDoRA(UnitPolicy):
+    """Keeps the units with the largest average share of their site's update."""
+
+    title = "Dynamic DoRA"
+    summary = "rank units by their share of the norm of their site's update, fewer and fewer"
+    source = "Mao et al. 2024, arXiv 2405.17357"
+    options: ClassVar = {
+        "smooth": Option(0.9, "share of the score so far in the new one", low=0.0, high=0.9999),
+        "variance": Option(0.1, "weight of the mean variance of A's rows and B's columns in the loss", low=0.0),
+    }
+
+    def __init__(self, context: SearchContext):
+        super().__init__(context)
+        for adapter in self.adapters.values():
+            if not is_sum_of_units(adapter):
+                raise RecipeError(
+                    f"search method '{context.search.method}' compares each rank unit's part of dW, and delta "
+                    f"'{adapter.spec.delta}' is no sum of such parts",
+                    key="search.method",
+                    valid="adalora or sora with this adapter",
+                    hint="an adapter method such as trilora, lora, dora or vera",
+                )
+        self.shares: Units = {name: torch.zeros_like(shares(adapter)) for name, adapter in self.adapters.items()}
+
+    @classmethod
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+        """The variance of two factors a site in every batch, forward and backward, and every site's shares after each step."""
+        penalised = read_settings(cls, search.options)["variance"] > 0
+        batches = prices.small(2 * VARIANCE * penalised) * prices.steps * prices.accumulate
+        return batches + prices.small(SHARES) * min(prices.steps, ticks[-1]) + cls.choosing(ticks, prices)
+
+    @torch.no_grad()
+    def observe(self, step: int) -> None:
+        """Take every unit's share into its average; a site outside the function keeps what it had."""
+        if step >= min(self.end, self.context.ticks[-1] + 1):
+            return
+        for name, adapter in self.adapters.items():
+            if adapter.state == ON:
+                self.shares[name].lerp_(shares(adapter), 1 - self.settings["smooth"])
+
+    def unit_scores(self) -> Units:
+        """Site -> the average share of each unit."""
+        return self.shares
+
+    def around_loss(self, loss: SummedLoss) -> SummedLoss:
+        """The loss and the variance term."""
+        return with_penalty(loss, self.settings["variance"], self.variances)
+
+    def variances(self) -> list[torch.Tensor]:
+        """The mean variance (over n - 1) of the rows of every A, and of the columns of every B, in training."""
+        return [
+            rows.var(dim=1).mean()
+            for adapter in self.adapters.values()
+            if adapter.state == ON
+            for _, rows in outer_factors(adapter)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages too."""
+        return super().state_dict() | {"shares": pack_all(self.shares)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``."""
+        super().load_state_dict(state)
+        for name, average in self.shares.items():
+            average.copy_(unpack(state["shares"][name]))
+
+
+@torch.no_grad()
+def is_sum_of_units(adapter: Adapter) -> bool:
+    """Whether dW is a sum of one part for each rank unit, which the unit's columns of the factors give: none belongs to two units."""
+    factors = adapter.delta.factors()
+    several = any(len(axes_of(adapter.delta, name)) > 1 for name, _, _ in adapter.tensors())
+    return factors is not None and factors[0].shape[1] % adapter.rank == 0 and not several
+
+
+@torch.no_grad()
+def shares(adapter: Adapter) -> torch.Tensor:
+    """``|dW_i|_F / |dW|_F`` of each rank unit (rank,), 0 where dW is; in float64, in which a start can be subtracted.
+
+    Where a unit has several columns in the factors b and a, those of the first of each unit come first, then the second ones.
+    """
+    factors = adapter.delta.factors()
+    assert factors is not None
+    b, a = (factor.double() for factor in factors)
+    products = (b.T @ b) * (a @ a.T)
+    blocks = products.view(-1, adapter.rank, products.shape[0] // adapter.rank, adapter.rank)
+    units = torch.einsum("piqi->i", blocks).clamp_min(0).sqrt()
+    whole = products.sum().clamp_min(0).sqrt()
+    return torch.where(whole > 0, units / whole, 0.0)
+
+
+registry.policies.register("dynamic_dora", DynamicDoRA)

@@ -1,0 +1,184 @@
+"""SoRA: gates that every step pulls towards zero; those that reach it are closed (Ding et al. 2023, arXiv 2311.11696).
+
+    dW = s B diag(g) A                                  A: rank x in, g: rank, B: out x rank: `adapter.method=sora`
+    g <- sign(g) max(|g| - threshold, 0)                after each optimiser step, whatever the learning rate: the proximal
+                                                        step of threshold * |g|_1
+    loss + penalty * mean |g|                           where `penalty` is asked for
+
+The threshold may rise linearly to `final_threshold`. At each tick the units with the largest |g| of all sites stay, as many as the
+limit allows, but none that has been pulled to zero: the result may have fewer parameters than the budget. The gate of a closed unit
+has a gradient: a unit whose gate the optimiser would move beyond the threshold in one step can come back.
+Without a gate it is the group version: of what closes a unit, its column of B for instance, v <- v max(0, 1 - threshold / |v|), and
+|v| is the unit's size. A core's numbers belong to two units, and are pulled by both. An update whose start is subtracted (PiSSA) is
+pulled back to that start.
+Differs from the authors' code: there is a budget, and a schedule that leads to it; gates learn with the optimiser of the rest. A
+`search.every` of several epochs leaves the choice to the threshold alone.
+When to use it: where the data should say how many ranks are needed, and the budget is only the most there may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from lorakit import registry
+from lorakit.adapters.adapter import ON, Adapter
+from lorakit.adapters.anchored import Anchored
+from lorakit.adapters.delta import Option, along, axes_of
+from lorakit.adapters.packing import pack_all, unpack
+from lorakit.errors import RecipeError
+from lorakit.recipe.schema import SearchSection
+from lorakit.searching.allocator import Decision, SearchContext
+from lorakit.searching.cost_model import Prices
+from lorakit.searching.penalty import with_penalty
+from lorakit.searching.unit_allocator import UnitPolicy, Units
+from lorakit.tasks.batching import SummedLoss
+
+SHRINKING = 16
+"""Small operations that shrink a site's units and measure them."""
+
+
+class SoRA(UnitPolicy):
+    """Soft-thresholds what closes a unit after every step, and keeps the largest."""
+
+    title = "SoRA"
+    sees_tokens = False
+    empties = True
+    summary = "rank units by gates that every step pulls towards zero"
+    source = "Ding et al. 2023, arXiv 2311.11696"
+    options: ClassVar = {
+        "threshold": Option(3e-4, "what a gate loses after each step, not multiplied by the learning rate", low=0.0),
+        "final_threshold": Option(0.0, "the threshold that is reached at the end, linearly; 0: it stays", low=0.0),
+        "penalty": Option(0.0, "weight of the gates' mean size in the loss", low=0.0),
+    }
+
+    def __init__(self, context: SearchContext):
+        super().__init__(context)
+        for adapter in self.adapters.values():
+            closing = {name: adapter.spec.trains(role) for name, _, role in gates(adapter)}
+            if not closing or not all(closing.values()):
+                what = " and ".join(name for name, trains in closing.items() if not trains) or "any tensor with ranks"
+                raise RecipeError(
+                    f"search method 'sora' pulls {what} of {adapter.site.name} towards zero, and it does not train",
+                    key="adapter.trainable",
+                    valid="all",
+                )
+        self.sizes: Units = {name: size_of(adapter).detach() for name, adapter in self.adapters.items()}
+        self.opened: Units = {name: sizes > 0 for name, sizes in self.sizes.items()}
+
+    def threshold(self, step: int) -> float:
+        """What is taken away after ``step`` steps."""
+        first: float = self.settings["threshold"]
+        last: float = self.settings["final_threshold"] or first
+        return first + (last - first) * step / self.context.total_steps
+
+    @classmethod
+    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+        """A few small operations at every site after each step."""
+        return prices.small(SHRINKING) * prices.steps + cls.choosing(ticks, prices)
+
+    @torch.no_grad()
+    def observe(self, step: int) -> None:
+        """Pull every unit towards zero, and measure what is left of it; of closed ones too, before they are put back.
+
+        A site outside the function keeps the sizes with which it left it.
+        """
+        threshold = self.threshold(step)
+        for name, adapter in self.adapters.items():
+            if adapter.state == ON:
+                shrink(adapter, threshold)
+                self.sizes[name] = size_of(adapter)
+                self.opened[name] |= self.sizes[name] > 0
+
+    def unit_scores(self) -> Units:
+        """Site -> the size of each unit's gate."""
+        return self.sizes
+
+    def decide(self, step: int) -> Decision:
+        """The largest units that fit, without those that were open once and are zero."""
+        decided = super().decide(step)
+        self.close_empty()
+        return decided
+
+    def close_empty(self) -> None:
+        """Units that were pulled to zero count as closed."""
+        live = {name: adapter.units & ~self.empty(name) for name, adapter in self.adapters.items()}
+        if any(not torch.equal(units, self.adapters[name].units) for name, units in live.items()):
+            self.keep(live)
+
+    def empty(self, name: str) -> torch.Tensor:
+        """Which units of a site were open once and are zero, true or false."""
+        return (self.opened[name] & (self.sizes[name] == 0)).cpu()
+
+    def around_loss(self, loss: SummedLoss) -> SummedLoss:
+        """The loss and the penalty on the units' sizes."""
+        return with_penalty(loss, self.settings["penalty"], self.live_sizes)
+
+    def live_sizes(self) -> list[torch.Tensor]:
+        """The mean size of all units of the sites in training."""
+        sizes = [size_of(adapter) for adapter in self.adapters.values() if adapter.state == ON]
+        return [torch.cat(sizes).mean()] if sizes else []
+
+    def finish(self) -> None:
+        """Units that the last steps pulled to zero go too."""
+        self.close_empty()
+        super().finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sizes too."""
+        return super().state_dict() | {"sizes": pack_all(self.sizes), "opened": pack_all(self.opened)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``."""
+        super().load_state_dict(state)
+        for name in self.adapters:
+            self.sizes[name] = unpack(state["sizes"][name]).to(self.sizes[name].device)
+            self.opened[name] = unpack(state["opened"][name]).to(self.sizes[name].device)
+
+
+def gates(adapter: Adapter) -> Iterator[tuple[str, torch.Tensor, str]]:
+    """What closes the site's units: tensors with their names and roles; all that trains by units where a start is subtracted."""
+    anchored = isinstance(adapter.delta, Anchored)
+    for name, tensor, role in adapter.trained_tensors() if anchored else adapter.tensors():
+        if axes_of(adapter.delta, name) and (anchored or name in adapter.delta.closers()):
+            yield name, tensor, role
+
+
+def opened(adapter: Adapter) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, tuple[int, ...]]]:
+    """Each of the ``gates`` with the start that is subtracted from it, if any, and its rank axes."""
+    for name, tensor, _ in gates(adapter):
+        start = adapter.delta.start.get_parameter(name) if isinstance(adapter.delta, Anchored) else None
+        yield tensor, start, axes_of(adapter.delta, name)
+
+
+def size_of(adapter: Adapter) -> torch.Tensor:
+    """How far each rank unit (rank,) is from being closed: the norm of its slices; its gradient is finite at zero."""
+    norms = [
+        torch.linalg.vector_norm(moved(tensor, start).movedim(axis, 0).reshape(adapter.rank, -1), dim=1)
+        for tensor, start, axes in opened(adapter)
+        for axis in axes
+    ]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+
+def moved(tensor: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
+    """The tensor less what is subtracted from it."""
+    return tensor if start is None else tensor - start
+
+
+def shrink(adapter: Adapter, threshold: float) -> None:
+    """Pull each unit of size v to ``max(v - threshold, 0)``."""
+    sizes = size_of(adapter)
+    factors = torch.where(sizes > threshold, 1 - threshold / sizes.clamp_min(torch.finfo(sizes.dtype).tiny), 0.0)
+    for tensor, start, axes in opened(adapter):
+        for axis in axes:
+            factor = along(factors, axis, tensor.ndim)
+            if start is None:
+                tensor.mul_(factor)
+            else:
+                tensor.copy_(torch.where(factor == 0, start, start + (tensor - start) * factor))
+
+
+registry.policies.register("sora", SoRA)

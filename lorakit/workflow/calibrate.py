@@ -1,0 +1,76 @@
+"""What a data-driven init needs to know of the training data, from a few training batches before any adapter is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from lorakit import registry
+from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel
+from lorakit.adapters.init import Init
+from lorakit.backbone.site import Site
+from lorakit.errors import RunError
+from lorakit.searching.input_statistics import moments
+from lorakit.searching.scoring import without_trace
+from lorakit.searching.weight_gradients import weight_gradients
+from lorakit.tasks.batching import Batch, Encoded
+from lorakit.training.loader import Feed
+from lorakit.training.objective import Objective
+from lorakit.training.seeds import generator, stream
+from lorakit.workflow.setup import Parts, make_accelerator
+
+Statistics = Mapping[str, Mapping[str, torch.Tensor]]
+"""Site name -> the fields of InitContext that come from data."""
+ROWS = "init/rows"
+
+
+def calibrate(parts: Parts, encoded: Encoded) -> Statistics:
+    """What the recipe's init needs of training rows, a seeded sample of ``encoded``; empty where it needs nothing of them.
+
+    Without dropout, at the weights' own precision, and without a trace on the model. Every process gets the same, from the same rows.
+    Raises RunError where a number is not finite.
+    """
+    recipe, model = parts.recipe, parts.backbone.model
+    init: Init = registry.inits.get(parts.linear.init)
+    if init.needs not in MEASURES:
+        return NO_SITE_STATISTICS
+    feed = Feed(encoded, recipe.training, stream(recipe.run.seed, "data"))
+    batches = feed.sample(recipe.adapter.init_batches, generator(recipe.run.seed, ROWS))
+    accelerator = make_accelerator(replace(recipe, training=replace(recipe.training, precision="fp32")))
+    sites = [site for site in parts.sites if site.kind in ("linear", "conv1d")]
+    home = next(model.parameters()).device
+    model.to(accelerator.device)
+    try:
+        with without_trace(
+            AdaptedModel(parts.backbone, {}, None), train_mode=False, seed=stream(recipe.run.seed, ROWS)
+        ):
+            measured = MEASURES[init.needs](model, sites, batches, Objective(accelerator, parts.task.regression))
+    finally:
+        model.to(home)
+    for name, found in measured.items():
+        if not all(tensor.isfinite().all() for tensor in found.values()):
+            raise RunError(f"init '{init.name}' needs finite numbers of training data, and got others", where=name)
+    return {name: {key: tensor.to(home) for key, tensor in found.items()} for name, found in measured.items()}
+
+
+def inputs(
+    model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Means of x x^T and of x over the sites' inputs."""
+    return moments(model, sites, batches, objective.logits)
+
+
+def gradients(
+    model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
+) -> dict[str, dict[str, torch.Tensor]]:
+    """dL/dW (out x in) of the loss averaged over all rows, in float32; zeros for a weight that the loss does not depend on."""
+    found = weight_gradients(model, sites, batches, objective.summed)
+    return {name: {"gradient": gradient} for name, gradient in found.items()}
+
+
+Measure = Callable[[nn.Module, Sequence[Site], Sequence[Batch], Objective], dict[str, dict[str, torch.Tensor]]]
+MEASURES: Mapping[str, Measure] = {"covariance": inputs, "gradient": gradients}
+"""What an init needs -> what measures it."""

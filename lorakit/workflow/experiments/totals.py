@@ -1,0 +1,197 @@
+"""What the sides of a comparison come to: their finished runs summed up, the differences to the first, and what to be wary of."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from lorakit.reporting.stats import Difference, Summary, paired_difference, summarise
+from lorakit.workflow.experiments.arms import Entry, Side
+from lorakit.workflow.setup import Result
+
+FEW = 5  # seeds below which an interval promises too much
+CLOSE = 0.01  # share by which parameters or epochs may differ without a word
+NO_SETTINGS: Mapping[str, Mapping[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class ComparedRun(Result):
+    """One finished run: all its scores after the last epoch and after the best one, its parameters and its time in seconds."""
+
+    seed: int
+    path: str
+    last: dict[str, float]
+    best: dict[str, float]
+    adapter_parameters: int
+    carried_parameters: int
+    head_parameters: int
+    budget: int
+    epochs: float
+    seconds: float
+    search_seconds: float
+
+
+@dataclass(frozen=True)
+class Totals(Result):
+    """The finished runs of one recipe, and what they come to.
+
+    Parameters, epochs and seconds are means over the runs; last and best: the metric. search_overhead: the search's time as a share
+    of the rest.
+    """
+
+    name: str
+    model: str
+    seeds: list[int]
+    adapter_parameters: int
+    carried_parameters: int
+    head_parameters: int
+    budget: int
+    epochs: float
+    last: Summary
+    best: Summary
+    seconds: float
+    search_overhead: float
+    runs: list[ComparedRun]
+
+
+@dataclass(frozen=True)
+class ComparedSide(Totals):
+    """The same with the differences to the first side, over the seeds that both have.
+
+    None of the first itself, and where there are none in common.
+    """
+
+    last_difference: Difference | None
+    best_difference: Difference | None
+
+
+def compared_run(entry: Entry) -> ComparedRun:
+    """The entry's run, as its summary has it."""
+    summary = entry.summary()
+    adapters = summary["adapter_parameters"]
+    return ComparedRun(
+        seed=entry.seed,
+        path=str(entry.run.path),
+        last=summary["last"],
+        best=summary["best"],
+        adapter_parameters=adapters,
+        carried_parameters=summary.get("carried_parameters", adapters),
+        head_parameters=summary["head_parameters"],
+        budget=summary.get("budget", adapters),
+        epochs=summary["epochs"],
+        seconds=summary["seconds"],
+        search_seconds=summary.get("search_seconds", 0.0),
+    )
+
+
+def side_by_side(sides: Sequence[Side], metric: str) -> list[ComparedSide]:
+    """The sides that have finished runs, each with its differences to the first of ``sides``."""
+    runs = {side.name: [compared_run(side.entries[seed]) for seed in sorted(side.finished)] for side in sides}
+    reference = {run.seed: run for run in runs[sides[0].name]}
+    return [
+        compared_side(side, runs[side.name], {} if side is sides[0] else reference, metric)
+        for side in sides
+        if runs[side.name]
+    ]
+
+
+def compared_side(
+    side: Side, runs: Sequence[ComparedRun], reference: dict[int, ComparedRun], metric: str
+) -> ComparedSide:
+    """One side, paired with the runs of ``reference`` that have the same seed."""
+    pairs = [(run, reference[run.seed]) for run in runs if run.seed in reference]
+
+    def difference(which: str) -> Difference | None:
+        ours, theirs = ([getattr(run, which)[metric] for run in part] for part in zip(*pairs, strict=True))
+        return paired_difference(ours, theirs)
+
+    return ComparedSide(
+        **vars(totals(side.name, side.recipe.model.name, runs, metric)),
+        last_difference=difference("last") if pairs else None,
+        best_difference=difference("best") if pairs else None,
+    )
+
+
+def totals(name: str, model: str, runs: Sequence[ComparedRun], metric: str) -> Totals:
+    """What ``runs`` come to, by ``metric``."""
+    search = sum(run.search_seconds for run in runs)
+    rest = sum(run.seconds for run in runs) - search
+
+    def mean(of: str) -> float:
+        return fmean(getattr(run, of) for run in runs)
+
+    return Totals(
+        name=name,
+        model=model,
+        seeds=[run.seed for run in runs],
+        adapter_parameters=round(mean("adapter_parameters")),
+        carried_parameters=round(mean("carried_parameters")),
+        head_parameters=round(mean("head_parameters")),
+        budget=round(mean("budget")),
+        epochs=mean("epochs"),
+        last=summarise([run.last[metric] for run in runs]),
+        best=summarise([run.best[metric] for run in runs]),
+        seconds=mean("seconds"),
+        search_overhead=search / rest if rest > 0 else 0.0,
+        runs=list(runs),
+    )
+
+
+def warnings(sides: Sequence[Side], compared: Sequence[ComparedSide]) -> list[str]:
+    """What to know before believing the table."""
+    there = {side.name: side for side in compared}
+    told = [f"{side.name} has no finished run" for side in sides if side.name not in there]
+    few = [f"{side.name} {len(side.runs)}" for side in compared if len(side.runs) < FEW]
+    if few:
+        told.append(f"fewer than {FEW} seeds, read the intervals with care: {', '.join(few)}")
+    if lone := [side.name for side in compared if len(side.runs) == 1]:
+        told.append(f"one run does not tell how much a run varies: {', '.join(lone)}")
+    first = there.get(sides[0].name)
+    for side in compared:
+        if first is not None and side is not first:
+            told += differences(side, first)
+    return told
+
+
+def differences(side: ComparedSide, first: ComparedSide) -> list[str]:
+    """In what else than its recipe's idea a side differs from the first."""
+    told = []
+    for what, ours, theirs in (
+        ("adapter parameters", side.adapter_parameters, first.adapter_parameters),
+        ("epochs", side.epochs, first.epochs),
+    ):
+        if apart(ours, theirs):
+            told.append(f"{side.name} has {ours:,.6g} {what}, and {first.name} {theirs:,.6g}: the budgets differ")
+    if side.model != first.model:
+        told.append(f"{side.name} is on {side.model}, and {first.name} on {first.model}")
+    if side.seeds != first.seeds:
+        common = [str(seed) for seed in side.seeds if seed in first.seeds]
+        over = f"the difference is over {', '.join(common)}" if common else "none in common, so there is no difference"
+        told.append(f"{side.name} has other seeds than {first.name}: {over}")
+    return told
+
+
+def apart(ours: float, theirs: float) -> bool:
+    """Whether two amounts differ by more than is close."""
+    return abs(ours - theirs) > CLOSE * theirs
+
+
+def as_csv(sides: Sequence[Totals], settings: Mapping[str, Mapping[str, Any]] = NO_SETTINGS) -> str:
+    """All runs, a line each. settings: a side's name -> what stands behind it."""
+    lines: list[dict[str, Any]] = []
+    for side in sides:
+        for run in side.runs:
+            line = {"side": side.name, **settings.get(side.name, {}), **run.to_dict()}
+            scores = {f"{which}_{name}": value for which in ("last", "best") for name, value in line.pop(which).items()}
+            path = line.pop("path")
+            lines.append(line | scores | {"path": path})
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(lines)
+    return text.getvalue()

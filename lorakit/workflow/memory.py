@@ -1,0 +1,147 @@
+"""Memory of a training, told before it: what is held all along, and the peak of a step, a scoring pass or an evaluation.
+
+    held          the frozen weights, 4 bytes a trained number, and 12 more for its gradient and AdamW's moments
+    kept(b, t)  = c + b (c0 + c1 t + c2 t^2)         what autograd keeps of b rows of t tokens for the way back
+    step        = holes (kept + 2 b t w)             w: the widest array of a layer; two of them are made on the way back
+    recomputed  = kept, of layers' inputs alone + 1 / layers of what would be kept + 2 b t w
+    evaluation  = b' t (2 w + 3 d) + 2 b' heads t^2 where attention is eager          b': its batch; d: the hidden width
+
+The four numbers of ``kept`` are counted, not guessed: by autograd's own account of forward passes over rows of a few tokens, which is
+exactly such a polynomial. So they hold for any model, method, dropout, precision and attention: c is what does not depend on the
+rows (weights cast by autocast), c2 is there only where the attention stores its table. holes is what malloc's heap adds on a CPU,
+where nothing makes it give memory back (``training.allocator``).
+
+Not counted: Python and its libraries (about half a gigabyte on a CPU, with what they compile), the tokenised data, and what an init
+looks at before the first step. The batch is that of one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lorakit.adapters.attach import AdaptedModel
+from lorakit.searching.scoring import without_trace
+from lorakit.workflow.setup import Parts, this_process
+
+SHORT = 4
+"""Tokens of the shortest rows that are looked at."""
+HOLES = 1.375
+"""Resident memory of a step over that of its arrays: measured on MiniLM, 1.33 to 1.65 over batches, lengths, precisions and sites."""
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.bfloat16}
+"""As wide as what is asked for: float16 is not computed everywhere."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes as a polynomial: constant + rows (per_row + per_token tokens + per_pair tokens^2)."""
+
+    constant: float
+    per_row: float
+    per_token: float
+    per_pair: float
+
+    def bytes(self, rows: int, tokens: int) -> float:
+        """For so many rows of so many tokens."""
+        return self.constant + rows * (self.per_row + self.per_token * tokens + self.per_pair * tokens**2)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes: weights, the frozen ones and the trained; learning: gradients and moments; step and evaluation: the peak of each."""
+
+    weights: int
+    learning: int
+    step: float
+    evaluation: float
+
+    @property
+    def total(self) -> int:
+        """The peak of the training."""
+        return int(self.weights + self.learning + max(self.step, self.evaluation))
+
+
+def footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
+    """What training the recipe takes, with every row at full length and every site on, as when sites are scored."""
+    recipe, anatomy = parts.recipe, parts.backbone.anatomy
+    precision, tokens = recipe.training.precision, parts.max_length
+    rows, evaluated = recipe.training.batch_size, recipe.evaluation.batch_size
+    size = min(parts.backbone.model.dtype.itemsize, PRECISIONS[precision].itemsize)
+    wide = size * max(max(site.out_features, site.in_features) for site in anatomy.sites)
+    config = parts.backbone.model.config.get_text_config()
+    table = 2 * 4 * getattr(config, "num_attention_heads", 0) * (config._attn_implementation == "eager")
+    whole = kept(adapted, precision).bytes(rows, tokens)
+    if recipe.training.gradient_checkpointing:
+        inputs = kept(adapted, precision, recomputed=True).bytes(rows, tokens)
+        whole = inputs + whole / len(anatomy.layers)
+    holes = 1.0 if recipe.training.gradient_checkpointing or this_process().device.type != "cpu" else HOLES
+    trained = sum(tensor.parameter.numel() for tensor in adapted.trained())
+    return Footprint(
+        weights=sum(p.numel() * p.element_size() for p in held(adapted.model)),
+        learning=12 * trained,
+        step=holes * (whole + 2 * rows * tokens * wide),
+        evaluation=evaluated * (tokens * (2 * wide + 3 * size * anatomy.hidden_size) + table * tokens**2),
+    )
+
+
+def held(model: nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers, each once."""
+    return [*model.parameters(), *model.buffers()]
+
+
+def kept(adapted: AdaptedModel, precision: str, *, recomputed: bool = False) -> Kept:
+    """What autograd keeps of a forward pass in training, every site on; with ``recomputed`` where layers are, as they are set up to be.
+
+    Nothing is left changed, no random number drawn. A model that cannot be computed in half precision here (DeBERTa) is counted in
+    float32, which is more.
+    """
+    try:
+        with without_trace(adapted, train_mode=True, seed=0), recomputing(adapted.model, recomputed):
+            one, two = (count(adapted, precision, rows, SHORT) for rows in (1, 2))
+            longer, longest = (count(adapted, precision, 1, times * SHORT) for times in (2, 3))
+    except RuntimeError:
+        if precision == "fp32":
+            raise
+        return kept(adapted, "fp32", recomputed=recomputed)
+    constant = 2 * one - two
+    a, b, c = one - constant, longer - constant, longest - constant  # a row of 1, 2 and 3 times SHORT tokens
+    per_pair = (a - 2 * b + c) / (2 * SHORT**2)
+    per_token = (b - a) / SHORT - 3 * per_pair * SHORT
+    return Kept(constant, a - per_token * SHORT - per_pair * SHORT**2, per_token, per_pair)
+
+
+def count(adapted: AdaptedModel, precision: str, rows: int, tokens: int) -> int:
+    """Bytes that autograd keeps of one forward pass, parameters and buffers apart; memory that tensors share counts once."""
+    model: Any = adapted.model
+    seen: dict[int, torch.UntypedStorage] = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in held(model)}
+    own = set(seen)
+
+    def see(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        seen.setdefault(storage.data_ptr(), storage)  # held on to, so that no other takes its place
+        return tensor
+
+    device = next(model.parameters()).device
+    ids = torch.ones(rows, tokens, dtype=torch.long, device=device)
+    autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+    with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor), autocast:
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    return sum(storage.nbytes() for place, storage in seen.items() if place not in own)
+
+
+@contextmanager
+def recomputing(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Layers that are set up to recompute do so, or do not."""
+    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    for layer in layers:
+        layer.gradient_checkpointing = wanted  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = True  # type: ignore[assignment]

@@ -1,0 +1,165 @@
+"""What a recipe would do, worked out before any training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from lorakit import registry
+from lorakit.adapters.init import Init
+from lorakit.artifacts.warm_start import start_from
+from lorakit.recipe.load import LoadedRecipe
+from lorakit.searching.allocator import Policy
+from lorakit.searching.cost_model import Prices, longest_rows
+from lorakit.searching.scoring import Proxy
+from lorakit.tasks.batching import encode, sorted_together
+from lorakit.training.schedule import Schedule, make_schedule
+from lorakit.workflow.calibrate import MEASURES
+from lorakit.workflow.memory import footprint
+from lorakit.workflow.setup import Parts, Result, adapt, assemble, lean, located
+
+SAMPLE = 1000
+"""Training rows whose lengths a plan looks at."""
+
+
+@dataclass(frozen=True)
+class PlannedSite(Result):
+    """One site: its module, short label, place, shape as out x in, rank and trained parameters when on."""
+
+    name: str
+    label: str
+    role: str
+    layer: int
+    shape: str
+    rank: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Plan(Result):
+    """The sites and the schedule.
+
+    adapter_parameters: with every site on; budget: what may be on at once; search_overhead: percent of training time,
+    predicted from what its passes and steps compute; memory_bytes: the peak in training beside Python, libraries and data,
+    see ``footprint``.
+    """
+
+    sites: list[PlannedSite]
+    adapter_parameters: int
+    head_parameters: int
+    model_parameters: int
+    budget: int
+    budget_source: str
+    rows: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    ticks: list[int]
+    evaluations: list[int]
+    search_overhead: float
+    memory_bytes: int
+    notes: list[str]
+
+
+def plan(loaded: LoadedRecipe) -> Plan:
+    """Work the recipe out on its real model and data; nothing is trained or written."""
+    parts = assemble(loaded)
+    with located(loaded):
+        schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
+        adapted = adapt(parts, statistics=None)
+        lean(parts, adapted)
+        start = loaded.recipe.adapter.start
+        started = start_from(adapted, Path(start)) if start else []
+    site_costs = parts.costs
+    sites = [
+        PlannedSite(
+            name=site.name,
+            label=site.label,
+            role=site.role,
+            layer=site.layer,
+            shape=f"{site.out_features}x{site.in_features}",
+            rank=parts.rank_of(site),
+            parameters=site_costs[site.name],
+        )
+        for site in parts.sites
+    ]
+    return Plan(
+        sites=sites,
+        adapter_parameters=sum(site_costs.values()) + parts.shared_cost,
+        head_parameters=adapted.head_parameters(),
+        model_parameters=sum(p.numel() for p in adapted.model.parameters())
+        - sum(p.numel() for held in (*adapted.adapters.values(), *adapted.shared.values()) for p in held.parameters()),
+        budget=parts.budget.parameters,
+        budget_source=parts.budget.source,
+        rows=schedule.rows,
+        steps_per_epoch=schedule.steps_per_epoch,
+        total_steps=schedule.total_steps,
+        warmup_steps=schedule.warmup_steps,
+        ticks=schedule.ticks,
+        evaluations=schedule.evaluations,
+        search_overhead=search_overhead(parts, schedule),
+        memory_bytes=footprint(parts, adapted).total,
+        notes=[*notes(parts, schedule), *started],
+    )
+
+
+def search_overhead(parts: Parts, schedule: Schedule) -> float:
+    """Percent of the training's multiply-adds that the search adds (see ``lorakit.searching.cost_model``)."""
+    search = parts.recipe.search
+    if not schedule.ticks:
+        return 0.0
+    policy: type[Policy] = registry.policies.get(search.method)
+    prices = prices_of(parts, schedule)
+    batch = prices.batch(*policy.trains(search, prices))
+    added = policy.work(search, schedule.ticks, prices)
+    return 100 * added / (schedule.total_steps * prices.accumulate * batch)
+
+
+def prices_of(parts: Parts, schedule: Schedule) -> Prices:
+    """The arithmetic of a training, with the padding that the lengths of ``SAMPLE`` rows let expect."""
+    search, training, rows = parts.recipe.search, parts.recipe.training, parts.data.splits["train"]
+    size, every = training.batch_size, max(len(rows) // SAMPLE, 1)
+    sample = rows.select(range(0, len(rows), every))
+    lengths = encode(sample, parts.backbone.tokenizer, parts.max_length, "train").lengths
+    whole = -(-schedule.rows // size)
+    scored = longest_rows(lengths, size, min(search.batches, whole))
+    together = sorted_together(schedule.rows, size) if training.length_grouping else 1
+    model, sites = parts.backbone.model, parts.backbone.anatomy.sites
+    return Prices(
+        sites=parts.sites,
+        ranks=[parts.rank_of(site) for site in parts.sites],
+        layers=len(parts.backbone.anatomy.layers),
+        frozen=sum(site.in_features * site.out_features for site in sites),
+        parameters=sum(p.numel() for p in model.parameters()),
+        tokens=size * mean(longest_rows(lengths, size, together)),
+        scored=tuple(size * longest for longest in scored),
+        share=min(parts.budget.parameters / max(sum(parts.costs.values()) + parts.shared_cost, 1), 1.0),
+        steps=schedule.total_steps,
+        accumulate=training.accumulate,
+    )
+
+
+def notes(parts: Parts, schedule: Schedule) -> list[str]:
+    """What a person should know before starting."""
+    told = [*parts.backbone.notes, f"data: {parts.data.origin}"]
+    search = parts.recipe.search
+    if parts.max_length < parts.recipe.task.max_length:
+        told.append(f"this model takes {parts.max_length} tokens at most: longer rows are cut there")
+    if any(site.role == "qkv" for site in parts.sites):
+        told.append("this family keeps q, k and v in one matrix: its site covers all three")
+    init: Init = registry.inits.get(parts.linear.init)
+    if init.needs in MEASURES:
+        told.append(
+            f"init '{init.name}' looks at {parts.recipe.adapter.init_batches} training batches before the first step"
+        )
+    if search.method == "heterolora":
+        proxy: Proxy = registry.proxies.get(search.proxy)
+        told.append(f"{proxy.name} where B = 0: {proxy.at_zero}")
+        if search.off == "freeze":
+            told.append(
+                "off: freeze keeps trained sites in the model: the budget bounds what trains, not what is carried"
+            )
+    if parts.recipe.adapter.shortcuts and parts.recipe.adapter.shortcut_norm == "paper":
+        told.append("shortcut_norm: paper applies norms twice: a fresh model is not exactly the pretrained one")
+    return told

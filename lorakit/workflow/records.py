@@ -1,0 +1,182 @@
+"""What a run's folder has recorded, checked as it is read: its sites, its search, how far it came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lorakit.adapters.adapter import ON
+from lorakit.artifacts.adapter_file import OURS, told_adapter
+from lorakit.artifacts.records import reading
+from lorakit.artifacts.run import Run
+from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.reporting.history import History, SiteRecord, named_sites, read_history, without_search
+from lorakit.reporting.words import Outcome
+from lorakit.tasks.metrics import main_metric
+from lorakit.tasks.task import higher_is_better
+
+Records = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run as its files tell it."""
+
+    run: Run
+    loaded: LoadedRecipe
+    metrics: Records
+    history: History
+    outcome: Outcome
+
+
+def read_run(run: Run) -> Recorded:
+    """All of it. Raises RunError, or RecipeError, that names the file that is missing or broken."""
+    loaded = load_recipe(run.recipe)
+    metrics = records(run.path / "metrics.jsonl", run.metrics, check_metric)
+    timeline = records(run.path / "timeline.jsonl", run.timeline, check_tick)
+    history = read_search(run, timeline, loaded.recipe.adapter.rank or 1)
+    return Recorded(run, loaded, metrics, history, read_outcome(run, metrics, history))
+
+
+def records(path: Path, read: Callable[[], Records], check: Callable[[Mapping[str, Any]], None]) -> Records:
+    """The records of a .jsonl file, each looked at."""
+    with reading(path, "readable"):
+        found = read()
+    for line, record in enumerate(found, 1):
+        with reading(Path(f"{path}:{line}"), "a record of this file"):
+            check(record)
+    return found
+
+
+def check_metric(record: Mapping[str, Any]) -> None:
+    """A loss with its step, or the scores of a split."""
+    finite(record["step"], record["epoch"])
+    if "scores" in record:
+        finite(*record["scores"].values())
+        str(record["split"])
+    else:
+        finite(record["loss"])
+
+
+def check_tick(record: Mapping[str, Any]) -> None:
+    """What a tick tells of sites; the numbers beside them are read with the history."""
+    finite(*(record["scores"] or {}).values(), *(record.get("ranks") or {}).values())
+    if not all(isinstance(name, str) for name in record["on"]):
+        raise TypeError("on is no list of site names")
+
+
+def finite(*values: float) -> None:
+    """Refuse what is no number."""
+    for value in values:
+        if isinstance(value, (bool, str)) or not math.isfinite(value):
+            raise ValueError(f"{value!r} is no number")
+
+
+def read_search(run: Run, timeline: Records, rank: int) -> History:
+    """The search's history over the sites that the adapter has; a run that wrote none yet, over those its ticks name."""
+    folder = next((run.weights(which) for which in ("last", "best") if run.weights(which).is_dir()), None)
+    if folder is None:
+        sites, on = named_sites(timeline, rank), set()
+    else:
+        path = folder / OURS
+        told = told_adapter(folder)
+        with reading(path, "the description of an adapter"):
+            ranks = timeline[-1].get("ranks") or {} if timeline else {}
+            sites = priced(told["sites"], ranks)
+            on = {site["name"] for site in told["sites"] if site["state"] == ON}
+    if not timeline:
+        return without_search(sites, on)
+    with reading(run.path / "timeline.jsonl", f"the diary of this adapter's search ({len(sites)} sites)"):
+        return read_history(timeline, sites)
+
+
+def priced(sites: Sequence[Mapping[str, Any]], ranks: Mapping[str, int]) -> list[SiteRecord]:
+    """The sites with what each costs at its full rank, from what its live rank units cost.
+
+    ranks: of the last tick, for files that do not say which units are live.
+
+    A site with no unit left says nothing of its cost: it is taken to cost what sites of its role do, or else most sites.
+    """
+    each: dict[str, float] = {}
+    by_role: dict[str, list[float]] = {}
+    for site in sites:
+        if site["parameters"]:
+            units = site.get("units")
+            live = len(units) if units else ranks.get(site["name"]) or site["rank"] or 1
+            each[site["name"]] = site["parameters"] / live
+            by_role.setdefault(site["role"], []).append(each[site["name"]])
+    every = list(each.values()) or [0.0]
+    found = []
+    for site in sites:
+        rank = int(site["rank"]) or 1
+        unit = each.get(site["name"]) or median(by_role.get(site["role"]) or every)
+        found.append(SiteRecord(site["name"], int(site["layer"]), str(site["role"]), rank, round(unit * rank)))
+    return found
+
+
+def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
+    """What the run came to; where it has no summary yet, as far as its records go."""
+    task = run.task()
+    metric = main_metric(task)
+    if not run.finished and not metrics and run.weights("last").is_dir():
+        return Outcome(task.name, metric, finished=True, origin="put together by a search")
+    if not run.finished:
+        return unfinished(task.name, metric, metrics, history)
+    path = run.path / "summary.json"
+    summary = run.checked_summary()
+    with reading(path, "a run's summary"):
+        return Outcome(
+            task=str(summary["task"]),
+            metric=str(summary["metric"]),
+            finished=True,
+            origin=origin(summary),
+            last=dict(summary["last"]),
+            best=dict(summary["best"]),
+            last_step=int(summary["steps"]),
+            best_step=int(summary.get("best_step", 0)),
+            steps=int(summary["steps"]),
+            epochs=float(summary["epochs"]),
+            seconds=float(summary["seconds"]),
+            search_seconds=float(summary.get("search_seconds", 0.0)),
+            adapter_parameters=int(summary["adapter_parameters"]),
+            head_parameters=int(summary["head_parameters"]),
+        )
+
+
+def origin(summary: Mapping[str, Any]) -> str:
+    """Where a run comes from that was never trained."""
+    if "imported" in summary:
+        return f"imported from {summary['imported']}"
+    if "combined" in summary:
+        return f"combined from {', '.join(map(str, summary['combined']))} by {summary.get('method', 'some method')}"
+    return ""
+
+
+def unfinished(task: str, metric: str, metrics: Records, history: History) -> Outcome:
+    """The newest and the best of the scores that were written until now."""
+    scored = [record for record in metrics if "scores" in record and metric in record["scores"]]
+    sign = 1 if higher_is_better(metric) else -1
+    none: Mapping[str, Any] = {"scores": {}, "step": 0}
+    best = max(scored, key=lambda record: sign * record["scores"][metric], default=none)
+    last = scored[-1] if scored else none
+    far = max(
+        [(record["step"], record["epoch"]) for record in metrics]
+        + [(moment.step, moment.epoch) for moment in history.moments],
+        default=(0, 0.0),
+    )
+    return Outcome(
+        task=task,
+        metric=metric,
+        finished=False,
+        last=dict(last["scores"]),
+        best=dict(best["scores"]),
+        last_step=int(last["step"]),
+        best_step=int(best["step"]),
+        steps=int(far[0]),
+        epochs=float(far[1]),
+        search_seconds=sum(moment.seconds for moment in history.moments),
+    )

@@ -1,0 +1,138 @@
+"""``lorakit report``: a run's folder becomes one page with its figures, tables and a summary in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lorakit.artifacts.files import write_text
+from lorakit.artifacts.run import Run, open_run
+from lorakit.errors import UsageError
+from lorakit.reporting.drawings import drawings
+from lorakit.reporting.figures import as_svg, save
+from lorakit.reporting.history import History
+from lorakit.reporting.html import Numbers, Page, Picture, render
+from lorakit.reporting.number_tables import tables
+from lorakit.reporting.settling import Settling, settling
+from lorakit.reporting.shares import Comparison, Share, by_kind, by_layer, by_role, by_third, value_against_query
+from lorakit.reporting.tables import duration
+from lorakit.reporting.words import Outcome, Passage, passages, percent
+from lorakit.workflow.records import Recorded, read_run
+from lorakit.workflow.setup import Result
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class ReportResult(Result):
+    """The numbers behind the page, and where everything lies.
+
+    roles, layers, thirds, kinds: shares of groups of sites; value_against_query: None where not both have sites; settling: what
+    changed between ticks; ticks: step, epoch, sites on, parameters, budget of each; outcome: scores, time and parameters.
+    """
+
+    run: Path
+    page: Path
+    figures: list[Path]
+    outcome: Outcome
+    search: str
+    proxy: str
+    ticks: list[dict[str, Any]]
+    roles: list[Share]
+    layers: list[Share]
+    thirds: list[Share]
+    kinds: list[Share]
+    value_against_query: Comparison | None
+    settling: Settling
+    summary: list[Passage]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same, ready for JSON; every share with its lift."""
+        groups = {
+            name: [asdict(share) | {"lift": share.lift} for share in getattr(self, name)]
+            for name in ("roles", "layers", "thirds", "kinds")
+        }
+        return super().to_dict() | groups | {"figures": [str(path) for path in self.figures]}
+
+
+def report(run: Path) -> ReportResult:
+    """Write ``report/report.html`` and its figures into the folder ``run``, finished or not.
+
+    Raises UsageError where that is no run, RunError where a file of it is missing or broken.
+    """
+    folder = open_run(run)
+    if (run / "generations.jsonl").exists():
+        raise UsageError("is an evolutionary search, not a run", where=str(run), hint=f"lorakit report {run / 'found'}")
+    folder.check_own()
+    recorded = read_run(folder)
+    history, settled = recorded.history, settling(recorded.history)
+    words = passages(recorded.outcome, history, settled)
+    paths, pictures = [], []
+    for drawing in drawings(recorded.metrics, history, settled, recorded.outcome):
+        paths.append(save(drawing.figure, folder.report / f"{drawing.name}.png"))
+        svg = as_svg(drawing.figure, drawing.name)
+        pictures.append(Picture(drawing.title, svg, drawing.alt, drawing.caption))
+    page = folder.report / PAGE
+    write_text(page, render(lay_out(recorded, words, [*pictures, *tables(history, settled)])))
+    searched = bool(history.moments)
+    return ReportResult(
+        run=run,
+        page=page,
+        figures=paths,
+        outcome=recorded.outcome,
+        search=recorded.loaded.recipe.search.method,
+        proxy=history.moments[-1].proxy if searched else "",
+        ticks=[
+            asdict(moment) | {"sites_on": on} for moment, on in zip(history.moments, history.sites_on, strict=False)
+        ],
+        roles=by_role(history),
+        layers=by_layer(history),
+        thirds=by_third(history),
+        kinds=by_kind(history),
+        value_against_query=value_against_query(history),
+        settling=settled,
+        summary=words,
+    )
+
+
+def lay_out(recorded: Recorded, words: list[Passage], parts: Sequence[Picture | Numbers]) -> Page:
+    """The page with its head."""
+    recipe, outcome = recorded.loaded.recipe, recorded.outcome
+    search = f"search {recipe.search.method}" if recipe.search.method != "none" else "no search"
+    if recorded.history.moments and recorded.history.scored:
+        search += f" by {recorded.history.moments[-1].proxy}"
+    return Page(
+        title=f"{recorded.run.path.resolve().name}: {outcome.task}",
+        subtitle=f"{recipe.model.name}, adapter method {recipe.adapter.method}, {search}, seed {recipe.run.seed}",
+        facts=key_facts(outcome, recorded.history),
+        passages=words,
+        parts=parts,
+        fold=[("Recipe", recipe_text(recorded.run))],
+        notice="" if outcome.finished else "This run is not finished. The page shows what it has recorded until now.",
+    )
+
+
+def key_facts(outcome: Outcome, history: History) -> list[tuple[str, str]]:
+    """The numbers at the top."""
+    pairs = [(f"last {name}", f"{value:.4f}") for name, value in outcome.last.items() if name == outcome.metric]
+    pairs += [(f"best {name}", f"{value:.4f}") for name, value in outcome.best.items() if name == outcome.metric]
+    if outcome.adapter_parameters is not None:
+        pairs.append(("adapter parameters", f"{outcome.adapter_parameters:,}"))
+    if outcome.head_parameters is not None:
+        pairs.append(("head parameters", f"{outcome.head_parameters:,}"))
+    if history.sites:
+        pairs.append(("sites on", f"{history.sites_on[-1]} of {len(history.sites)}"))
+    if history.moments:
+        pairs.append(("search ticks", str(len(history.moments))))
+    if outcome.seconds:
+        pairs.append(("time", duration(outcome.seconds)))
+    if outcome.seconds and outcome.search_seconds:
+        pairs.append(("search share of the time", percent(outcome.search_seconds / outcome.seconds)))
+    return pairs
+
+
+def recipe_text(run: Run) -> str:
+    """The resolved recipe as it was written."""
+    return run.recipe.read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,194 @@
+"""A merged model is the adapted one: for a stranger without lorakit where a plain checkpoint can hold it, else for lorakit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.runs import SEARCH, Bench, edited_json
+from torch.testing import assert_close
+from transformers import AutoModelForSequenceClassification
+
+import lorakit
+from lorakit.artifacts.files import read_json
+from lorakit.errors import RunError, UsageError
+from lorakit.workflow.predict import Classifier
+from lorakit.workflow.train import TrainResult
+
+STRANGER = """
+import json, sys
+import torch
+sys.path = [folder for folder in sys.path if "lorakit" not in folder and folder != sys.argv[3]]
+sys.modules["lorakit"] = None  # importing it is an error from here
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+texts = json.loads(sys.argv[2])
+with torch.no_grad():
+    logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+print(json.dumps({"logits": logits.tolist(), "labels": model.config.id2label}))
+"""
+TEXTS = ["a good film", "the dull cast sleeps and never runs", "sun", "no joke was told in this very long story ."]
+
+
+def logits(classifier: Classifier) -> torch.Tensor:
+    inputs = classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        result: torch.Tensor = classifier.model(**inputs).logits
+    return result
+
+
+def test_a_stranger_gets_the_same_labels(bench: Bench, tmp_path: Path):
+    run = bench.train("training.lr=0.02", "adapter.targets=[all]").run_dir
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    assert merged.plain
+    assert merged.load_line == f'AutoModelForSequenceClassification.from_pretrained("{tmp_path / "merged"}")'
+    source = str(Path(lorakit.__file__).parents[1])
+    command = [sys.executable, "-c", STRANGER, str(tmp_path / "merged"), json.dumps(TEXTS), source]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    ours = lorakit.predict(run, TEXTS)
+    assert_close(torch.tensor(told["logits"]), logits(lorakit.load(run)), rtol=1e-4, atol=1e-5)
+    assert [told["labels"][str(int(np.argmax(row)))] for row in told["logits"]] == [each.label for each in ours]
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("bert", ("adapter.method=dora",)),
+        ("gpt2", ("adapter.targets=[all]",)),
+        ("gpt2", ("adapter.method=dora", "adapter.targets=[all]")),
+        ("llama", ("adapter.targets=[all]",)),
+        ("bert", SEARCH),
+        ("bert", ("adapter.targets=[q]", "adapter.shortcuts=[res1,in,mid,cut,res2]")),
+        ("bert", (*SEARCH, "adapter.shortcut_norm=paper", "adapter.shortcuts=[in,mid]")),
+        ("llama", ("adapter.shortcuts=[res1,in,mid]",)),
+    ],
+)
+def test_merged_is_adapted(bench: Bench, tmp_path: Path, family: str, settings: tuple[str, ...]):
+    run = bench.train("training.lr=0.02", "training.max_steps=8", *settings, family=family).run_dir
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    told = read_json(run / "adapter" / "lorakit.json")["sites"]
+    on = {site["name"]: site["kind"] for site in told if site["state"] == "on"}
+    assert merged.folded == sum(kind != "shortcut" for kind in on.values())
+    assert set(merged.kept) >= {name for name, kind in on.items() if kind == "shortcut"}
+    assert merged.plain is (not merged.kept)
+    assert merged.flips == 0
+    assert merged.largest_difference < 1e-4 < merged.largest_logit
+    assert merged.rows == 30
+    assert_close(logits(lorakit.load(tmp_path / "merged")), logits(lorakit.load(run)), rtol=1e-4, atol=1e-5)
+    proof = read_json(tmp_path / "merged" / "lorakit.json")["proof"]
+    assert (proof["largest_difference"], proof["flips"]) == (merged.largest_difference, 0)
+    if not merged.plain:
+        assert "lorakit.load" in merged.load_line
+
+
+def test_the_plain_part_holds_no_adapter(searched: TrainResult, bench: Bench, tmp_path: Path):
+    """The tensors of a classifier of this architecture, shortcuts in a file of their own."""
+    merged = lorakit.merge(searched.run_dir, out=tmp_path / "merged")
+    model = AutoModelForSequenceClassification.from_pretrained(bench.backbone(), num_labels=2)
+    assert set(load_file(tmp_path / "merged" / "model.safetensors")) == set(model.state_dict())
+    kept = load_file(tmp_path / "merged" / "lorakit_model.safetensors")
+    assert set(kept) == {f"{name}.{letter}" for name in merged.kept for letter in "AB"}
+
+
+def test_best_and_last_weights_are_merged_as_asked(bench: Bench, tmp_path: Path):
+    run = bench.train("training.lr=0.05", "training.epochs=3", "evaluation.every_steps=2")
+    assert run.best_step < run.steps
+    for weights in ("last", "best"):
+        lorakit.merge(run.run_dir, out=tmp_path / weights, weights=weights)
+        merged = logits(lorakit.load(tmp_path / weights))
+        assert_close(merged, logits(lorakit.load(run.run_dir, weights)), rtol=1e-4, atol=1e-5)
+
+
+def test_more_than_the_tolerance_leaves_nothing(finished: TrainResult, tmp_path: Path):
+    (tmp_path / "before").touch()
+    with pytest.raises(RunError, match="logits differ by") as caught:
+        lorakit.merge(finished.run_dir, out=tmp_path / "merged", tolerance=0.0)
+    assert caught.value.exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["before"]
+
+
+def test_a_refused_merge_leaves_the_one_before(finished: TrainResult, tmp_path: Path):
+    lorakit.merge(finished.run_dir, out=tmp_path / "merged")
+    before = {path: path.read_bytes() for path in (tmp_path / "merged").iterdir()}
+    with pytest.raises(RunError):
+        lorakit.merge(finished.run_dir, out=tmp_path / "merged", tolerance=0.0, force=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "merged").iterdir()} == before
+
+
+def test_rounding_to_bfloat16_is_told_as_it_is(bench: Bench, tmp_path: Path):
+    """The merged weights round where W and dW did not: refused at the usual tolerance, stated at a larger one."""
+    run = bench.train("model.dtype=bfloat16", "training.lr=0.02", "adapter.targets=[all]").run_dir
+    with pytest.raises(RunError, match="logits differ by") as caught:
+        lorakit.merge(run, out=tmp_path / "merged")
+    assert "float32" in caught.value.problems[0].hint
+    merged = lorakit.merge(run, out=tmp_path / "merged", tolerance=1.0)
+    assert 1e-3 < merged.largest_difference < 1.0
+    tensors = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {tensor.dtype for name, tensor in tensors.items() if "encoder" in name} == {torch.bfloat16}
+
+
+def test_nothing_is_overwritten_without_force(copied: Path):
+    first = lorakit.merge(copied)
+    assert first.out == copied / "merged"
+    with pytest.raises(UsageError, match="is there already") as caught:
+        lorakit.merge(copied)
+    assert (caught.value.exit_code, caught.value.problems[0].where) == (2, str(copied / "merged"))
+    assert lorakit.merge(copied, force=True).out == first.out
+
+
+def test_force_replaces_merged_models_and_nothing_else(copied: Path, tmp_path: Path):
+    """A wrong --out must not cost a folder of somebody's work."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").touch()
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "precious", tmp_path / "file", copied, tmp_path, Path(".")):
+        with pytest.raises(UsageError, match="is not replaced"):
+            lorakit.merge(copied, out=target, force=True)
+    assert (tmp_path / "precious" / "thesis.tex").exists()
+    assert (tmp_path / "file").exists()
+
+
+def test_a_run_without_weights_is_not_merged(copied: Path, tmp_path: Path):
+    import shutil
+
+    shutil.rmtree(copied / "adapter")
+    with pytest.raises(RunError, match="has no last adapter"):
+        lorakit.merge(copied, out=tmp_path / "merged")
+    with pytest.raises(UsageError, match="not a run folder"):
+        lorakit.merge(tmp_path)
+
+
+def test_shortcuts_that_do_not_fit_are_an_error(searched: TrainResult, tmp_path: Path):
+    merged = lorakit.merge(searched.run_dir, out=tmp_path / "merged")
+    assert merged.kept
+    with edited_json(tmp_path / "merged" / "lorakit.json") as record:
+        record["shortcuts"]["sites"][0]["rank"] += 1
+    with pytest.raises(RunError):
+        lorakit.load(tmp_path / "merged")
+    with edited_json(tmp_path / "merged" / "lorakit.json") as record:
+        record["shortcuts"]["sites"][0]["name"] = "bert.encoder.layer.9.res1"
+    with pytest.raises(RunError, match="do not fit this model"):
+        lorakit.load(tmp_path / "merged")
+
+
+def test_merging_is_silent(finished: TrainResult, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    lorakit.merge(finished.run_dir, out=tmp_path / "merged")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_shortcut_tensor_that_is_missing_is_an_error(searched: TrainResult, tmp_path: Path):
+    """Not a shortcut that quietly adds nothing."""
+    lorakit.merge(searched.run_dir, out=tmp_path / "merged")
+    path = tmp_path / "merged" / "lorakit_model.safetensors"
+    tensors = load_file(path)
+    lost = next(name for name in tensors if name.endswith(".B"))
+    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, path)
+    with pytest.raises(RunError, match=f"tensor {lost} is missing"):
+        lorakit.load(tmp_path / "merged")

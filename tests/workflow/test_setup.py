@@ -1,0 +1,124 @@
+"""From a recipe to its parts: what only the model and the data can tell is checked before anything is written."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.runs import Bench
+
+import lorakit
+from lorakit.errors import LorakitError, RecipeError
+from lorakit.recipe.load import load_recipe
+from lorakit.workflow import setup as building
+from lorakit.workflow.setup import adapt, assemble, flat, make_accelerator
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["adapter.rank=33"], "adapter.rank"),
+        (["adapter.shortcuts=[res1]", "adapter.shortcut_rank=33"], "adapter.shortcut_rank"),
+        (["adapter.targets=[gate]"], "adapter.targets"),
+        (["adapter.allocation={bert.encoder.layer.7.attention.self.query: 2}"], "adapter.allocation"),
+        (["search.method=heterolora", "search.parameters=10"], "search.parameters"),
+        (["search.method=heterolora", "search.every=0.1"], "search.every"),
+        (["search.method=heterolora", "search.off=freeze", "adapter.method=tied_lora"], "search.off"),
+        (["task.max_length=4", "task.text_pair=second", "task.text=first"], "task.max_length"),
+        (["training.precision=fp16"], "training.precision"),
+        (["model.dtype=float16"], "training.precision"),
+        (["run.trackers=[wandb]"], "run.trackers"),
+        (["model.name=/nowhere"], "model.name"),
+        (["task.train=/nowhere.csv"], "task.train"),
+        (["task.label=nothing"], "task.label"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused_where_it_says_so(
+    bench: Bench, tmp_path: Path, overrides: list[str], key: str
+):
+    if key == "training.precision" and torch.cuda.is_available():
+        pytest.skip("fp16 is fine on a GPU")
+    loaded = bench.load(*overrides)
+    with pytest.raises(LorakitError) as caught:
+        lorakit.train(loaded, run_dir=tmp_path / "run")
+    problem = caught.value.problems[0]
+    assert (problem.key, caught.value.exit_code) == (key, 2)
+    assert problem.where == loaded.where(key) != ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_place_is_the_line_of_the_file(bench: Bench, tmp_path: Path):
+    text = bench.load().to_yaml().replace("rank: 4", "rank: 40")
+    (tmp_path / "mine.yaml").write_text(text)
+    line = next(number for number, line in enumerate(text.splitlines(), start=1) if "rank: 40" in line)
+    with pytest.raises(RecipeError, match="rank 40 does not fit site") as caught:
+        lorakit.plan(load_recipe(tmp_path / "mine.yaml"))
+    assert caught.value.problems[0].where.endswith(f"mine.yaml:{line}")
+
+
+def test_an_allocation_is_these_sites_at_these_ranks(bench: Bench):
+    names = [f"bert.encoder.layer.{layer}.attention.self.{role}" for layer, role in ((0, "query"), (1, "value"))]
+    parts = assemble(bench.load(f"adapter.allocation={json.dumps(dict(zip(names, (3, 5), strict=True)))}"))
+    assert {site.name: parts.rank_of(site) for site in parts.sites} == dict(zip(names, (3, 5), strict=True))
+    adapted = adapt(parts)
+    assert [adapter.delta.A.shape for adapter in adapted.adapters.values()] == [(3, 32), (5, 32)]
+    assert parts.costs == {names[0]: 3 * 64, names[1]: 5 * 64}
+    assert parts.budget.parameters == 8 * 64
+
+
+def test_a_site_starts_the_same_whatever_other_sites_there_are(bench: Bench):
+    few = adapt(assemble(bench.load("adapter.targets=[v]")))
+    many = adapt(assemble(bench.load("adapter.targets=[all]", "adapter.shortcuts=[res1]")))
+    other = adapt(assemble(bench.load("adapter.targets=[v]", "run.seed=1")))
+    for name, adapter in few.adapters.items():
+        assert torch.equal(adapter.delta.A, many.adapters[name].delta.A)
+        assert not torch.equal(adapter.delta.A, other.adapters[name].delta.A)
+    starts = [adapter.delta.A for adapter in few.adapters.values()]
+    assert not torch.equal(starts[0], starts[1])
+    heads = [few.state()[name] for name in few.new_parts]
+    assert all(torch.equal(head, many.state()[name]) for head, name in zip(heads, many.new_parts, strict=True))
+
+
+def test_rows_are_cut_to_what_the_model_takes(bench: Bench):
+    parts = assemble(bench.load("task.max_length=500"))
+    assert parts.max_length == parts.backbone.tokenizer.model_max_length == 64
+    assert assemble(bench.load("task.max_length=6")).encode("train")["train"].lengths.tolist() == [
+        min(length, 6) for length in parts.encode("train")["train"].lengths
+    ]
+
+
+def test_a_long_tokenisation_tells_how_far_it_is(bench: Bench, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="lorakit")
+    parts = assemble(bench.load())
+    parts.encode("train")
+    assert not caplog.messages
+    monkeypatch.setattr(building, "TELL_EVERY", -1)
+    parts.encode("train")
+    rows = len(parts.data.splits["train"])
+    assert caplog.messages == [f"train: {rows} of {rows} rows tokenised"]
+
+
+def test_settings_for_trackers_are_flat():
+    assert dict(flat({"a": {"b": 1, "c": [2]}, "d": None, "e": "f"})) == {"a.b": 1, "a.c": "[2]", "d": "None", "e": "f"}
+
+
+def test_one_process_may_use_several_precisions(bench: Bench):
+    """Accelerate keeps the first precision of a process for ever, unless it is told not to."""
+    recipe = bench.load().recipe
+    for precision, theirs in (("bf16", "bf16"), ("fp32", "no"), ("bf16", "bf16")):
+        settings = replace(recipe, training=replace(recipe.training, precision=precision))
+        assert make_accelerator(settings).mixed_precision == theirs
+
+
+def test_an_adapter_that_could_never_move_is_refused(bench: Bench):
+    with pytest.raises(RecipeError, match=r"adapter\.trainable: 'B' starts at zero and does not train") as caught:
+        lorakit.plan(bench.load("adapter.trainable=A"))
+    assert "command line" in str(caught.value)
+
+
+def test_all_trackers_are_whatever_is_installed(bench: Bench):
+    assert assemble(bench.load("run.trackers=[all]")).recipe.run.trackers == ["all"]
