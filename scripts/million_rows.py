@@ -106,7 +106,7 @@ def start(path: str, started: float) -> dict[str, Any]:
         memory.note("tokens")
         run.start(loaded.to_yaml(), parts.task)
         training.model.train()
-        for number, window in zip(range(STEPS), training.feed.windows(0), strict=False):
+        for number, window in zip(range(STEPS), training.loader.windows(0), strict=False):
             step(training, window)
             seconds.setdefault("first step", time.time() - started)
             if not number:

@@ -12,11 +12,11 @@ import torch
 from lorakit.recipe.load import load_recipe
 from lorakit.training.dropout import fast_dropout
 from lorakit.training.evaluation import score_splits
-from lorakit.training.loader import Feed
+from lorakit.training.loader import TrainLoader
 from lorakit.training.objective import Objective
 from lorakit.training.optim import make_scheduler
 from lorakit.training.schedule import make_schedule
-from lorakit.training.seeds import stream
+from lorakit.training.seeds import derive_seed
 from lorakit.workflow.setup import assemble, make_accelerator, seed_dropout
 
 
@@ -31,7 +31,7 @@ def train_peft(recipe: Path, seed: int, target: int, shrinking: dict[str, float]
     encoded = parts.encode("train", *parts.task.validation)
     schedule = make_schedule(loaded.recipe, len(encoded["train"]))
     linear, total = parts.linear, schedule.total_steps
-    torch.manual_seed(stream(seed, "init"))
+    torch.manual_seed(derive_seed(seed, "init"))
     config = peft.AdaLoraConfig(
         init_r=linear.rank,
         target_r=target,
@@ -50,7 +50,7 @@ def train_peft(recipe: Path, seed: int, target: int, shrinking: dict[str, float]
     if accelerator.device.type == "cpu":
         fast_dropout(model)  # as lorakit's sides have it
     objective = Objective(accelerator, parts.task.regression)
-    feed = Feed(encoded["train"], settings, stream(seed, "data"))
+    loader = TrainLoader(encoded["train"], settings, derive_seed(seed, "data"))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "lr": settings.lr, "weight_decay": settings.weight_decay},
@@ -63,7 +63,7 @@ def train_peft(recipe: Path, seed: int, target: int, shrinking: dict[str, float]
     step, begun = 0, time.perf_counter()
     model.train()
     while step < total:
-        for window in feed.windows(step // schedule.steps_per_epoch):
+        for window in loader.windows(step // schedule.steps_per_epoch):
             with accelerator.autocast():
                 output = model(**{name: tensor.to(accelerator.device) for name, tensor in window.batches[0].items()})
             output.loss.backward()  # PEFT adds its orthogonality term to the model's own loss

@@ -30,7 +30,7 @@ from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
 from lorakit.searching.scoring import without_trace
-from lorakit.training.loader import Window
+from lorakit.training.loader import StepBatch
 from lorakit.training.loop import Training, step
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.update import summed_loss
@@ -63,7 +63,7 @@ class Side:
     training: Training
     steps: list[float] = field(default_factory=list)
 
-    def make(self, window: Window) -> None:
+    def make(self, window: StepBatch) -> None:
         self.steps.append(timed(partial(step, self.training, window)))
         self.training.losses.clear()
         self.training.norms.clear()
@@ -127,7 +127,9 @@ def measure(case: str, batch_size: int, options: argparse.Namespace) -> dict[str
             for side in turned([searching, plain], number):
                 side.make(window)
     watched = {
-        before for tick in schedule.ticks for before in range(max(tick - search.policy.context.search.batches, 0), tick)
+        before
+        for tick in schedule.ticks
+        for before in range(max(tick - search.allocator.context.search.batches, 0), tick)
     }
     added = sum(ticks) + sum(
         extra(searching.steps, plain.steps, places)
@@ -160,14 +162,14 @@ def without_search(recipe: str, settings: list[str], folder: Path) -> Training:
     return training
 
 
-def every_window(training: Training) -> Iterator[Window]:
+def every_window(training: Training) -> Iterator[StepBatch]:
     """The windows of one epoch after the other."""
-    return chain.from_iterable(training.feed.windows(epoch) for epoch in count())
+    return chain.from_iterable(training.loader.windows(epoch) for epoch in count())
 
 
 def warm_up(training: Training) -> None:
     """The process has computed a batch before anything is timed; the training is as it was."""
-    (batch,) = training.feed.sample(1, torch.Generator())
+    (batch,) = training.loader.sample(1, torch.Generator())
     with without_trace(training.adapted, train_mode=True, seed=0):
         loss = training.objective.mean(training.adapted.model, batch)
         torch.autograd.grad(loss, [p for p in training.parameters if p.requires_grad], allow_unused=True)

@@ -49,15 +49,15 @@ def list_entries(
 
 
 def methods() -> list[dict[str, Any]]:
-    """Adapter methods (recipe key adapter.method) with their whole presets, then search methods (search.method)."""
+    """Adapter methods (recipe key adapter.method) with their whole presets, then allocators (search.method)."""
     from lorakit import registry
     from lorakit.recipe.schema import EVOLUTION
     from lorakit.searching import evolution
 
     adapters = [preset(method) for _, method in registry.methods.items()]
     searches = [
-        {"name": name, "key": "search.method", "what": policy.summary, "source": policy.source}
-        for name, policy in registry.policies.items()
+        {"name": name, "key": "search.method", "what": allocator.summary, "source": allocator.source}
+        for name, allocator in registry.allocators.items()
     ]
     told = (inspect.getdoc(evolution) or "").partition("\n")[0]
     searches.append({"name": EVOLUTION, "key": "search.method", "what": told, "source": ""})

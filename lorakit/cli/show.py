@@ -59,8 +59,8 @@ def show(
         show_method(name, model, as_json=as_json)
         if not as_json:
             write(*(f"\n{card(registry.updates, update)}" for update in registry.methods.get(name).updates))
-            if name in registry.policies:
-                write(f"\n{card(registry.policies, name)}")
+            if name in registry.allocators:
+                write(f"\n{card(registry.allocators, name)}")
         return
     cards = [card(registry, name) for registry in card_registries() if name in registry]
     if not cards:
@@ -100,7 +100,7 @@ def card_registries() -> list[Registry[Any]]:
         registry.methods,
         registry.updates,
         registry.combinations,
-        registry.policies,
+        registry.allocators,
         registry.proxies,
         registry.tasks,
     ]
@@ -129,6 +129,6 @@ def card(registry: Registry[Any], name: str) -> str:
         options = getattr(entry, "options", None)
         if isinstance(options, dict) and options:
             told = (f"    {key} = {option.default}: {option.doc}" for key, option in options.items())
-            key = "search.options" if registry.kind == "search method" else "adapter.update_options"
+            key = "search.options" if registry.kind == "allocator" else "adapter.update_options"
             text += f"\n\n{key}:\n" + "\n".join(told)
     return f"{head}\n\n{text}"

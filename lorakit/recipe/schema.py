@@ -196,7 +196,7 @@ class SearchSection:
     method: str = key(
         "none",
         "who decides: none, or a method of `lorakit list methods`; glora is a command: `lorakit search --method glora`",
-        choices=lambda: ["none", EVOLUTION, *registry.policies.names()],
+        choices=lambda: ["none", EVOLUTION, *registry.allocators.names()],
     )
     preset: Optional[str] = key(
         None,
@@ -232,7 +232,7 @@ class SearchSection:
         "separate: passes of its own at each tick; streaming: the gradients of the training steps before it, nearly free",
         choices=("separate", "streaming"),
     )
-    options: dict[str, str] = key({}, "settings of the search method alone: see `lorakit show METHOD`")
+    options: dict[str, str] = key({}, "settings of the allocator alone: see `lorakit show ALLOCATOR`")
     batches: int = key(8, "training batches scored at each tick; streaming: optimiser steps", low=1)
     data: str = key(
         "sampled",

@@ -83,8 +83,8 @@ def allocate_units(
     values = torch.cat([scores[name].detach().double().cpu() for name in names])
     check_finite({f"{names[int(o)]}[{int(u)}]": v for o, u, v in zip(owner, unit, values.tolist(), strict=True)})
     if per_parameter:
-        prices = torch.tensor([adapters[name].parameters_at(1) for name in names], dtype=torch.double)
-        values = values / prices[owner]
+        cost_model = torch.tensor([adapters[name].parameters_at(1) for name in names], dtype=torch.double)
+        values = values / cost_model[owner]
     shuffled = torch.randperm(len(values), generator=generator)
     order = shuffled[values[shuffled].argsort(descending=True, stable=True)]
     chosen: dict[str, list[int]] = {name: [] for name in names}

@@ -1,6 +1,6 @@
-"""What every search method has: the model it steers, its budget, its own random stream, its moments in a step, its state."""
+"""What every allocator has: the model it steers, its budget, its own random stream, what it does within a step, its state."""
 
-# ruff: noqa: B027 - a method need not act at every moment of a step
+# ruff: noqa: B027 - an allocator need not act at every point of a step
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lorakit.adapters.conflicts import read_known
 from lorakit.adapters.delta import Option
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.cost_model import Prices
+from lorakit.searching.cost_model import CostModel
 from lorakit.searching.scoring import Logits, Loss
 from lorakit.searching.timeline import Tick, churn
 from lorakit.tasks.batching import Batch, SummedLoss
@@ -29,7 +29,7 @@ DrawBatches = Callable[[int, torch.Generator], list[Batch]]
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What the workflow hands to a search method.
+    """What the workflow hands to an allocator.
 
     costs: site -> parameters at its full rank; draw: (number, generator) -> batches of training rows; generator: the search's
     stream; total_steps and ticks: the training's optimiser steps, and those before which the search acts; moments: parameter -> the
@@ -50,8 +50,8 @@ class SearchContext:
     moments: Callable[[nn.Parameter], Iterable[torch.Tensor]] = lambda parameter: ()
 
 
-class Policy(ABC):
-    """A search method: called at every tick, and at the moments of a training step that it overrides.
+class Allocator(ABC):
+    """Decides who gets the budget: called at every tick, and at those points of a training step that it overrides.
 
     title, summary and source: what `lorakit show` tells; options: its own settings (`search.options`), whose values an instance
     has as ``settings``; by: what it gives or takes, whole sites or single rank units; default_share: the budget where a recipe
@@ -103,12 +103,12 @@ class Policy(ABC):
         )
 
     @classmethod
-    def trains(cls, search: SearchSection, prices: Prices) -> tuple[float, float]:
+    def trains(cls, search: SearchSection, cost_model: CostModel) -> tuple[float, float]:
         """What a step between ticks computes: the share of the sites' paths, and how deep gradients go; all by default."""
         return 1.0, 1.0
 
     @classmethod
-    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+    def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """What it adds to a training with these ``ticks``, in multiply-adds (see ``lorakit.searching.cost_model``); nothing by default."""
         return 0.0
 
@@ -120,12 +120,12 @@ class Policy(ABC):
         """The most adapter parameters that may be on after a tick at ``step``; the budget, unless there is a way down to it."""
         return self.context.budget.parameters
 
-    # -- the moments of a training step -------------------------------------------------------------------------------
+    # -- within a training step -------------------------------------------------------------------------------
 
     def before_forward(self, step: int) -> None:
         """Before a step's first forward pass."""
 
-    def on_gradients(self, step: int) -> None:
+    def after_backward(self, step: int) -> None:
         """Gradients of the whole step are there, not yet clipped."""
 
     def after_step(self, step: int) -> None:
@@ -136,7 +136,7 @@ class Policy(ABC):
         return loss
 
     def finish(self) -> None:
-        """After the last step: leave a model that needs no search method to be what it is."""
+        """After the last step: leave a model that needs no allocator to be what it is."""
 
     # -- its state ----------------------------------------------------------------------------------------------------
 
@@ -167,12 +167,12 @@ class Decision:
     margin: float | None = None
 
 
-def read_settings(kind: type[Policy], given: Mapping[str, str]) -> dict[str, Any]:
+def read_settings(kind: type[Allocator], given: Mapping[str, str]) -> dict[str, Any]:
     """The values of the method's options, defaults included. Raises RecipeError for names and values it does not have."""
     values, problems = read_known(kind.options, given, "search.options")
     problems += [
         Problem(
-            f"this search method has no option '{name}'",
+            f"this allocator has no option '{name}'",
             key="search.options",
             valid=", ".join(kind.options) or "it has none",
             hint=nearest(name, list(kind.options)),

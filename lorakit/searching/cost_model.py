@@ -38,7 +38,7 @@ DRAWS = 256
 
 
 @dataclass(frozen=True)
-class Prices:
+class CostModel:
     """A training's model, batches and length, and what its parts cost in multiply-adds.
 
     frozen: weights of the layers; ranks: site -> rank; tokens: of a training batch with its padding; scored: of each batch that a

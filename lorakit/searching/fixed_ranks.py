@@ -13,11 +13,11 @@ from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import allocate_units
 from lorakit.searching.allocator import Decision, SearchContext
-from lorakit.searching.cost_model import Prices
-from lorakit.searching.unit_allocator import UnitPolicy, Units
+from lorakit.searching.cost_model import CostModel
+from lorakit.searching.unit_allocator import UnitAllocator, Units
 
 
-class FixedRanks(UnitPolicy):
+class FixedRanks(UnitAllocator):
     """Ranks from scores that fall from a site's first unit to its last; a site of rank 0 leaves the function.
 
     The timeline tells a site's score as the sum over its units, whether it gets them or not.
@@ -37,15 +37,15 @@ class FixedRanks(UnitPolicy):
         super().__init__(context)
         if context.ticks[0] > 0:
             raise RecipeError(
-                f"search method '{context.search.method}' gives ranks at step 0, and the first tick is at {context.ticks[0]}",
+                f"allocator '{context.search.method}' gives ranks at step 0, and the first tick is at {context.ticks[0]}",
                 key="search.warmup",
                 valid="0",
             )
 
     @classmethod
-    def trains(cls, search: SearchSection, prices: Prices) -> tuple[float, float]:
+    def trains(cls, search: SearchSection, cost_model: CostModel) -> tuple[float, float]:
         """The budget's share of the sites' ranks, all over the model."""
-        return prices.share, 1.0
+        return cost_model.share, 1.0
 
     def allowed(self, step: int) -> int:
         """The budget, from the start."""

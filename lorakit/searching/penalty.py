@@ -1,4 +1,4 @@
-"""Terms that a search method adds to the loss while it runs."""
+"""Terms that an allocator adds to the loss while it runs."""
 
 from __future__ import annotations
 

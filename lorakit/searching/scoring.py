@@ -16,7 +16,7 @@ from lorakit.adapters.adapter import ON, Adapter
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.adapters.recomputing import recompute_in_eval_mode
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.cost_model import Prices
+from lorakit.searching.cost_model import CostModel
 from lorakit.tasks.batching import Batch
 
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
@@ -42,7 +42,7 @@ class Proxy:
     source: str
     at_zero: str
     score: Callable[[Probe], dict[str, float]]
-    work: Callable[[Prices], float]
+    work: Callable[[CostModel], float]
     reach: float | None = None
     of_gradients: OfGradients | None = None
 

@@ -40,7 +40,7 @@ class Streaming:
         if step in self.steps:
             self.adapted.watch(True)
 
-    def on_gradients(self, step: int) -> None:
+    def after_backward(self, step: int) -> None:
         """Add the step's gradients to the sums, and forget those of sites that are off: they do not train."""
         if step not in self.steps:
             return

@@ -20,8 +20,8 @@ from lorakit.adapters.budget import portion
 from lorakit.adapters.delta import axes_of
 from lorakit.errors import RecipeError
 from lorakit.searching.allocate import allocate_units, largest_uniform_rank
-from lorakit.searching.allocator import Decision, Policy, SearchContext
-from lorakit.searching.cost_model import SMALL, Prices
+from lorakit.searching.allocator import Allocator, Decision, SearchContext
+from lorakit.searching.cost_model import SMALL, CostModel
 from lorakit.searching.shrinking import remaining
 
 CHOOSING = 4
@@ -31,7 +31,7 @@ Units = dict[str, torch.Tensor]
 """Site -> a score, or yes or no, for each of its rank units."""
 
 
-class UnitPolicy(Policy):
+class UnitAllocator(Allocator):
     """Keeps the best rank units. A subclass says what they are worth, and observes what it needs for that in ``observe``."""
 
     by: ClassVar[Literal["site", "unit"]] = "unit"
@@ -46,9 +46,9 @@ class UnitPolicy(Policy):
         self.held: list[tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]] = []
 
     @classmethod
-    def choosing(cls, ticks: Sequence[int], prices: Prices) -> float:
+    def choosing(cls, ticks: Sequence[int], cost_model: CostModel) -> float:
         """What choosing among all units adds: a few small operations for each of them."""
-        return SMALL * CHOOSING * sum(prices.ranks) * len(ticks)
+        return SMALL * CHOOSING * sum(cost_model.ranks) * len(ticks)
 
     @abstractmethod
     def unit_scores(self) -> Units:
@@ -129,7 +129,7 @@ def divisible_adapters(context: SearchContext) -> dict[str, Adapter]:
         if not adapter.divisible:
             delta = adapter.spec.delta
             raise RecipeError(
-                f"search method '{context.search.method}' takes single rank units, and delta '{delta}' has none to take",
+                f"allocator '{context.search.method}' takes single rank units, and delta '{delta}' has none to take",
                 key="search.method",
                 valid="none or heterolora with this adapter",
                 hint="an adapter method such as lora, dora, trilora or flora",
@@ -153,7 +153,7 @@ def rank_for_all(context: SearchContext) -> int:
     if not rank:
         least = sum(adapter.parameters_at(1) for adapter in adapters) + common
         raise RecipeError(
-            f"search method '{context.search.method}' needs rank 1 on all {len(adapters)} sites, and {budget:,} parameters do not pay",
+            f"allocator '{context.search.method}' needs rank 1 on all {len(adapters)} sites, and {budget:,} parameters do not pay",
             key="search.enable" if context.search.parameters is None else "search.parameters",
             valid=f"{least:,} parameters or more",
             hint="search.uniform_rank=1, or fewer targets",
@@ -165,7 +165,7 @@ def check_later_tick(context: SearchContext) -> None:
     """RecipeError where no tick comes after step 0, for methods that decide on what was trained."""
     if context.ticks[-1] == 0:
         raise RecipeError(
-            f"search method '{context.search.method}' decides at a tick after step 0, and there is none",
+            f"allocator '{context.search.method}' decides at a tick after step 0, and there is none",
             key="search.every",
             hint="a smaller search.every, or more epochs",
         )

@@ -53,10 +53,10 @@ class Hook:
     def before_forward(self, state: TrainState) -> None:
         """Before a step's first forward pass."""
 
-    def on_gradients(self, state: TrainState) -> None:
+    def after_backward(self, state: TrainState) -> None:
         """Gradients of the whole step are there, as the loss gives them: not yet clipped."""
 
-    def after_backward(self, state: TrainState) -> None:
+    def before_optimizer_step(self, state: TrainState) -> None:
         """Gradients of the whole step are there, clipped, not yet used."""
 
     def after_step(self, state: TrainState) -> None:

@@ -12,7 +12,7 @@ from lorakit.tasks.batching import Batch, Encoded, epoch_batches, evaluation_bat
 
 
 @dataclass(frozen=True)
-class Window:
+class StepBatch:
     """What one optimiser step sees.
 
     batches: this process's part of ``accumulate`` batches; rows: of all of them, on all processes; share: 1, or 0 where fewer
@@ -25,7 +25,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Feed:
+class TrainLoader:
     """The training rows, batched for one of ``processes`` processes, padded to a length that ``multiple`` divides."""
 
     encoded: Encoded
@@ -35,14 +35,14 @@ class Feed:
     processes: int = 1
     multiple: int = 1
 
-    def windows(self, epoch: int, skip: int = 0) -> Iterator[Window]:
+    def step_batches(self, epoch: int, skip: int = 0) -> Iterator[StepBatch]:
         """The epoch's steps in order, without the first ``skip``. Each batch is split over the processes row by row."""
         batches, accumulate = self.batches(epoch), self.training.accumulate
         for start in range(skip * accumulate, len(batches), accumulate):
-            window = batches[start : start + accumulate]
-            mine = [share for rows in window if (share := rows[self.process :: self.processes])]
-            parts: list[Batch] = [self.encoded.collate(rows, self.multiple) for rows in mine or [window[0][:1]]]
-            yield Window(parts, sum(len(rows) for rows in window), share=1.0 if mine else 0.0)
+            step_batch = batches[start : start + accumulate]
+            mine = [share for rows in step_batch if (share := rows[self.process :: self.processes])]
+            parts: list[Batch] = [self.encoded.collate(rows, self.multiple) for rows in mine or [step_batch[0][:1]]]
+            yield StepBatch(parts, sum(len(rows) for rows in step_batch), share=1.0 if mine else 0.0)
 
     def batches(self, epoch: int) -> list[list[int]]:
         """The epoch's batches, of all processes."""
@@ -54,8 +54,8 @@ class Feed:
     def rows(self, epoch: int, place: int) -> list[int]:
         """What step number ``place`` of an epoch sees, of all processes: the rows' numbers at their source."""
         accumulate = self.training.accumulate
-        window = self.batches(epoch)[place * accumulate : (place + 1) * accumulate]
-        return [int(self.encoded.idx[row]) for rows in window for row in rows]
+        step_batch = self.batches(epoch)[place * accumulate : (place + 1) * accumulate]
+        return [int(self.encoded.idx[row]) for rows in step_batch for row in rows]
 
     def first(self, number: int, generator: torch.Generator) -> list[Batch]:
         """The first ``number`` batches in file order, always the same (the authors' scoring data)."""

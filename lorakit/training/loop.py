@@ -25,8 +25,8 @@ from lorakit.training.checkpoint import save_checkpoint
 from lorakit.training.graphs import Graphs
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.interrupt import StopRequest, listening
-from lorakit.training.loader import Feed, Window
-from lorakit.training.nonfinite import leave_out, look
+from lorakit.training.loader import StepBatch, TrainLoader
+from lorakit.training.nonfinite import check_finite, skip_nonfinite
 from lorakit.training.objective import Objective
 from lorakit.training.schedule import Schedule
 
@@ -50,7 +50,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     schedule: Schedule
-    feed: Feed
+    loader: TrainLoader
     evaluate: Callable[[], dict[str, float]]
     metric: str
     state: TrainState
@@ -81,11 +81,11 @@ def train(training: Training) -> None:
     with listening() as stop:
         while state.step < schedule.total_steps:
             epoch, done = divmod(state.step, schedule.steps_per_epoch)
-            for window in training.feed.windows(epoch, skip=done):
+            for step_batch in training.loader.step_batches(epoch, skip=done):
                 if state.step in schedule.ticks:
-                    look(training)
+                    check_finite(training)
                     training.call("on_tick")
-                step(training, window)
+                step(training, step_batch)
                 state.seconds = time.perf_counter() - begun
                 if state.step % training.recipe.run.log_every == 0 or state.step == schedule.total_steps:
                     log(training)
@@ -104,21 +104,21 @@ def train(training: Training) -> None:
     training.call("on_train_end")
 
 
-def step(training: Training, window: Window) -> None:
+def step(training: Training, step_batch: StepBatch) -> None:
     """One optimiser step over a window of batches: the loss is the mean over all its rows, on all processes."""
     accelerator, state = training.accelerator, training.state
     training.call("before_forward")
     loss = torch.zeros((), device=accelerator.device)
-    last = len(window.batches) - 1
-    for place, batch in enumerate(window.batches):
+    last = len(step_batch.batches) - 1
+    for place, batch in enumerate(step_batch.batches):
         with accelerator.no_sync(training.model) if place < last else nullcontext():
-            loss += training.passes(partial(forward_backward, training, window), batch)
+            loss += training.passes(partial(forward_backward, training, step_batch), batch)
     if accelerator.scaler is not None:
         accelerator.scaler.unscale_(training.optimizer)
-    left_out = leave_out(training)
-    training.call("on_gradients")
-    norm = nn.utils.clip_grad_norm_(training.parameters, training.recipe.training.clip or math.inf)
+    left_out = skip_nonfinite(training)
     training.call("after_backward")
+    norm = nn.utils.clip_grad_norm_(training.parameters, training.recipe.training.clip or math.inf)
+    training.call("before_optimizer_step")
     if accelerator.scaler is not None:  # which leaves out steps of its own, those whose loss was scaled too far
         accelerator.scaler.step(training.optimizer)
         accelerator.scaler.update()
@@ -136,11 +136,11 @@ def step(training: Training, window: Window) -> None:
     training.optimizer.zero_grad(set_to_none=True)
 
 
-def forward_backward(training: Training, window: Window, batch: Batch) -> torch.Tensor:
+def forward_backward(training: Training, step_batch: StepBatch, batch: Batch) -> torch.Tensor:
     """A batch's part of the step's loss; its gradients are added to those that are there."""
-    summed: Any = training.loss(training.model, batch) * window.share
-    training.accelerator.backward(summed * (training.accelerator.num_processes / window.rows))
-    part: torch.Tensor = summed.detach() / window.rows
+    summed: Any = training.loss(training.model, batch) * step_batch.share
+    training.accelerator.backward(summed * (training.accelerator.num_processes / step_batch.rows))
+    part: torch.Tensor = summed.detach() / step_batch.rows
     return part
 
 
@@ -149,7 +149,7 @@ def log(training: Training) -> None:
     state = training.state
     if not training.losses:
         return
-    state.loss = look(training)
+    state.loss = check_finite(training)
     training.losses.clear()
     training.norms.clear()
     record = {"step": state.step, "epoch": state.epoch, "loss": state.loss, "lr": state.lr}
@@ -160,7 +160,7 @@ def log(training: Training) -> None:
 def evaluate(training: Training) -> None:
     """Score the validation splits; keep the adapter where it is the best so far (the first of equals)."""
     state = training.state
-    look(training)
+    check_finite(training)
     state.scores = training.evaluate()
     if state.best is None or better(training.metric, state.scores, state.best["scores"]):
         state.best = {"step": state.step, "epoch": state.epoch, "scores": state.scores}
@@ -185,7 +185,7 @@ def write(training: Training, record: dict[str, Any]) -> None:
 
 def save(training: Training) -> None:
     """Write a checkpoint, unless the training has diverged: then there is nothing to go on from."""
-    look(training)
+    check_finite(training)
     save_checkpoint(training, training.recipe.run.keep_checkpoints)
 
 

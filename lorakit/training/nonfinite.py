@@ -24,7 +24,7 @@ IN_A_ROW = 10  # steps left out one after the other, after which the weights the
 SHOWN = 8  # rows that a message names
 
 
-def leave_out(training: Training) -> bool:
+def skip_nonfinite(training: Training) -> bool:
     """Whether the step just computed is to be left out: then its gradients are zero. RunError after ``IN_A_ROW`` of them."""
     if training.recipe.training.nonfinite != SKIP or training.accelerator.scaler is not None:  # which does so itself
         return False
@@ -34,13 +34,15 @@ def leave_out(training: Training) -> bool:
     state = training.state
     state.skipped.append(state.step + 1)
     if state.skipped[-IN_A_ROW:] == list(range(state.step + 2 - IN_A_ROW, state.step + 2)):
-        raise stopped(training, state.step + 1, f"gradients were not finite in {IN_A_ROW} steps one after the other")
+        raise nonfinite_error(
+            training, state.step + 1, f"gradients were not finite in {IN_A_ROW} steps one after the other"
+        )
     for gradient in gradients:
         gradient.zero_()
     return True
 
 
-def look(training: Training) -> float:
+def check_finite(training: Training) -> float:
     """The mean loss of the steps since the last log line, over all processes. RunError where one of them was not finite."""
     state, accelerator = training.state, training.accelerator
     if not training.losses:
@@ -50,14 +52,14 @@ def look(training: Training) -> float:
         first = int((~pending.isfinite().all(dim=0)).nonzero()[0])
         loss, norm = pending[:, first].tolist()
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradients is {norm}"
-        raise stopped(training, state.step - len(training.losses) + first + 1, what)
+        raise nonfinite_error(training, state.step - len(training.losses) + first + 1, what)
     return float(pending[0].mean())
 
 
-def stopped(training: Training, step: int, what: str) -> RunError:
+def nonfinite_error(training: Training, step: int, what: str) -> RunError:
     """The error about optimiser step number ``step``: its rows, and the checkpoint that is good."""
     epoch, place = divmod(step - 1, training.schedule.steps_per_epoch)
-    rows = training.feed.rows(epoch, place)
+    rows = training.loader.rows(epoch, place)
     named = ", ".join(str(row) for row in rows[:SHOWN]) + (f" and {len(rows) - SHOWN} more" if rows[SHOWN:] else "")
     good = [path.name for path in all_checkpoints(training.run.checkpoints)][-1:]
     return RunError(

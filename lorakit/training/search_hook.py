@@ -1,4 +1,4 @@
-"""Joins a search method to the loop: acts at every tick, keeps the diary, and checks at the end that it really acted."""
+"""Joins an allocator to the loop: acts at every tick, keeps the diary, and checks at the end that it really acted."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from typing import Any
 
 from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
-from lorakit.searching.allocator import Policy
+from lorakit.searching.allocator import Allocator
 from lorakit.training.hooks import Hook, TrainState
 
 
 class SearchHook(Hook):
-    """Calls the policy at every tick and writes its record to timeline.jsonl.
+    """Calls the allocator at every tick and writes its record to timeline.jsonl.
 
     seconds: what all ticks of this run took; writes: whether this process keeps the diary.
     """
 
     name = "search"
 
-    def __init__(self, policy: Policy, run: Run, *, writes: bool):
-        self.policy = policy
+    def __init__(self, allocator: Allocator, run: Run, *, writes: bool):
+        self.allocator = allocator
         self.run = run
         self.writes = writes
         self.seconds = 0.0
-        self.steady = policy.steady
+        self.steady = allocator.steady
         self.decided: int | None = None  # adapter parameters that the last tick left on
 
     def on_tick(self, state: TrainState) -> None:
         """Score, allocate, switch, record. Raises RunError where the budget does not hold afterwards."""
-        tick = self.policy.tick(state.step, state.epoch)
+        tick = self.allocator.tick(state.step, state.epoch)
         self.seconds += tick.seconds
         self.decided = tick.parameters
         state.sites_on = len(tick.on)
@@ -39,32 +39,32 @@ class SearchHook(Hook):
 
     def before_forward(self, state: TrainState) -> None:
         """Pass it on."""
-        self.policy.before_forward(state.step)
+        self.allocator.before_forward(state.step)
 
-    def on_gradients(self, state: TrainState) -> None:
+    def after_backward(self, state: TrainState) -> None:
         """Pass it on."""
-        self.policy.on_gradients(state.step)
+        self.allocator.after_backward(state.step)
 
     def after_step(self, state: TrainState) -> None:
         """Pass it on."""
-        self.policy.after_step(state.step)
+        self.allocator.after_step(state.step)
 
     def on_train_end(self, state: TrainState) -> None:
         """A search that never acted is an error, not a result; so is one whose last choice is not what is on."""
-        if self.policy.ticks == 0:
+        if self.allocator.ticks == 0:
             raise RunError("the search never acted: no tick fell into this training", hint="a smaller search.every")
-        self.policy.finish()
-        adapted = self.policy.context.adapted
+        self.allocator.finish()
+        adapted = self.allocator.context.adapted
         state.sites_on = len(adapted.on)
         on = adapted.adapter_parameters()
-        if on != self.decided and not (self.policy.empties and on < (self.decided or 0)):
+        if on != self.decided and not (self.allocator.empties and on < (self.decided or 0)):
             raise RunError(f"{on:,} adapter parameters are on at the end, and the search decided on {self.decided:,}")
 
     def state_dict(self) -> dict[str, Any]:
-        """The policy's state and the time spent."""
-        return {"allocator": self.policy.state_dict(), "seconds": self.seconds, "decided": self.decided}
+        """The allocator's state and the time spent."""
+        return {"allocator": self.allocator.state_dict(), "seconds": self.seconds, "decided": self.decided}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``."""
-        self.policy.load_state_dict(state["allocator"])
+        self.allocator.load_state_dict(state["allocator"])
         self.seconds, self.decided = state["seconds"], state["decided"]

@@ -7,7 +7,7 @@ import hashlib
 import torch
 
 
-def stream(seed: int, name: str) -> int:
+def derive_seed(seed: int, name: str) -> int:
     """The seed of the stream ``name``: 63 bits of a hash, so that neighbouring seeds and names share nothing."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
@@ -15,4 +15,4 @@ def stream(seed: int, name: str) -> int:
 
 def generator(seed: int, name: str) -> torch.Generator:
     """A fresh CPU generator of that stream."""
-    return torch.Generator().manual_seed(stream(seed, name))
+    return torch.Generator().manual_seed(derive_seed(seed, name))

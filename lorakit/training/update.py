@@ -15,7 +15,7 @@ from lorakit.adapters.delta import Option
 from lorakit.adapters.packing import pack, unpack
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import Recipe
-from lorakit.searching.allocator import Policy
+from lorakit.searching.allocator import Allocator
 from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.training.hooks import Hook
 from lorakit.training.objective import Objective
@@ -73,7 +73,7 @@ class Update(Hook):
         return loss
 
 
-def summed_loss(objective: Objective, changes: Sequence[Update | Policy]) -> SummedLoss:
+def summed_loss(objective: Objective, changes: Sequence[Update | Allocator]) -> SummedLoss:
     """The loss to train on: the task's, then what each update, or the search, makes of it, in order."""
     loss: SummedLoss = objective.summed
     for change in changes:

@@ -17,9 +17,9 @@ from lorakit.searching.input_statistics import moments
 from lorakit.searching.scoring import without_trace
 from lorakit.searching.weight_gradients import weight_gradients
 from lorakit.tasks.batching import Batch, Encoded
-from lorakit.training.loader import Feed
+from lorakit.training.loader import TrainLoader
 from lorakit.training.objective import Objective
-from lorakit.training.seeds import generator, stream
+from lorakit.training.seeds import derive_seed, generator
 from lorakit.workflow.setup import Parts, make_accelerator
 
 Statistics = Mapping[str, Mapping[str, torch.Tensor]]
@@ -37,15 +37,15 @@ def calibrate(parts: Parts, encoded: Encoded) -> Statistics:
     init: Init = registry.inits.get(parts.linear.init)
     if init.needs not in MEASURES:
         return NO_SITE_STATISTICS
-    feed = Feed(encoded, recipe.training, stream(recipe.run.seed, "data"))
-    batches = feed.sample(recipe.adapter.init_batches, generator(recipe.run.seed, ROWS))
+    loader = TrainLoader(encoded, recipe.training, derive_seed(recipe.run.seed, "data"))
+    batches = loader.sample(recipe.adapter.init_batches, generator(recipe.run.seed, ROWS))
     accelerator = make_accelerator(replace(recipe, training=replace(recipe.training, precision="fp32")))
     sites = [site for site in parts.sites if site.kind in ("linear", "conv1d")]
     home = next(model.parameters()).device
     model.to(accelerator.device)
     try:
         with without_trace(
-            AdaptedModel(parts.backbone, {}, None), train_mode=False, seed=stream(recipe.run.seed, ROWS)
+            AdaptedModel(parts.backbone, {}, None), train_mode=False, seed=derive_seed(recipe.run.seed, ROWS)
         ):
             measured = MEASURES[init.needs](model, sites, batches, Objective(accelerator, parts.task.regression))
     finally:

@@ -26,7 +26,7 @@ from lorakit.recipe.schema import CUSTOM
 from lorakit.recipe.values import written
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
-from lorakit.training.seeds import stream
+from lorakit.training.seeds import derive_seed
 from lorakit.workflow.setup import Result, adapt, assemble, talk
 
 CONFIG = "adapter_config.json"
@@ -151,7 +151,7 @@ def complete(draft: LoadedRecipe, adapter: PeftAdapter) -> tuple[LoadedRecipe, T
     """The recipe with the adapter section that makes just the adapter's sites, and the data, which tell the labels."""
     recipe = draft.recipe
     try:
-        data = load_task(recipe.task, seed=stream(recipe.run.seed, "data"), offline=recipe.run.offline)
+        data = load_task(recipe.task, seed=derive_seed(recipe.run.seed, "data"), offline=recipe.run.offline)
         backbone = load_backbone(
             recipe.model, labels=data.task.labels, regression=data.task.regression, seed=0, offline=recipe.run.offline
         )

@@ -10,8 +10,8 @@ from lorakit import registry
 from lorakit.adapters.init import Init
 from lorakit.artifacts.warm_start import start_from
 from lorakit.recipe.load import LoadedRecipe
-from lorakit.searching.allocator import Policy
-from lorakit.searching.cost_model import Prices, longest_rows
+from lorakit.searching.allocator import Allocator
+from lorakit.searching.cost_model import CostModel, longest_rows
 from lorakit.searching.scoring import Proxy
 from lorakit.tasks.batching import encode, sorted_together
 from lorakit.training.schedule import Schedule, make_schedule
@@ -109,14 +109,14 @@ def search_overhead(parts: Parts, schedule: Schedule) -> float:
     search = parts.recipe.search
     if not schedule.ticks:
         return 0.0
-    policy: type[Policy] = registry.policies.get(search.method)
-    prices = prices_of(parts, schedule)
-    batch = prices.batch(*policy.trains(search, prices))
-    added = policy.work(search, schedule.ticks, prices)
-    return 100 * added / (schedule.total_steps * prices.accumulate * batch)
+    allocator: type[Allocator] = registry.allocators.get(search.method)
+    cost_model = prices_of(parts, schedule)
+    batch = cost_model.batch(*allocator.trains(search, cost_model))
+    added = allocator.work(search, schedule.ticks, cost_model)
+    return 100 * added / (schedule.total_steps * cost_model.accumulate * batch)
 
 
-def prices_of(parts: Parts, schedule: Schedule) -> Prices:
+def prices_of(parts: Parts, schedule: Schedule) -> CostModel:
     """The arithmetic of a training, with the padding that the lengths of ``SAMPLE`` rows let expect."""
     search, training, rows = parts.recipe.search, parts.recipe.training, parts.data.splits["train"]
     size, every = training.batch_size, max(len(rows) // SAMPLE, 1)
@@ -126,7 +126,7 @@ def prices_of(parts: Parts, schedule: Schedule) -> Prices:
     scored = longest_rows(lengths, size, min(search.batches, whole))
     together = sorted_together(schedule.rows, size) if training.length_grouping else 1
     model, sites = parts.backbone.model, parts.backbone.anatomy.sites
-    return Prices(
+    return CostModel(
         sites=parts.sites,
         ranks=[parts.rank_of(site) for site in parts.sites],
         layers=len(parts.backbone.anatomy.layers),

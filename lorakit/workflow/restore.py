@@ -20,7 +20,7 @@ from lorakit.tasks.task import Task, TaskData
 from lorakit.workflow.setup import Parts, adapt, assemble, talk
 
 EVERY_RANK = "dylora"
-"""The search method whose runs serve every rank."""
+"""The allocator whose runs serve every rank."""
 TRUST = "LORAKIT_TRUST_REMOTE_CODE"
 """The environment variable that lets a run's model execute its own code."""
 

@@ -13,11 +13,11 @@ from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocators.heterolora import HeteroLoRA
-from lorakit.training.loader import Feed
+from lorakit.training.loader import TrainLoader
 from lorakit.training.objective import Objective
-from lorakit.training.seeds import stream
+from lorakit.training.seeds import derive_seed
 from lorakit.workflow.calibrate import calibrate
-from lorakit.workflow.setup import Result, adapt, assemble, lean, located, make_accelerator, make_policy, warm_start
+from lorakit.workflow.setup import Result, adapt, assemble, lean, located, make_accelerator, make_allocator, warm_start
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SearchResult(Result):
 def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
     """Score the fresh model's sites on training batches and allocate the recipe's budget once.
 
-    Raises RecipeError for a recipe that has an allocation already, and for a search method that needs a training to decide.
+    Raises RecipeError for a recipe that has an allocation already, and for an allocator that needs a training to decide.
     """
     recipe = loaded.recipe
     if recipe.adapter.allocation:
@@ -67,10 +67,10 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
     loaded = replace(loaded, recipe=replace(recipe, search=alone))
     parts = assemble(loaded)
     with located(loaded):
-        if not registry.policies.get(loaded.recipe.search.method).at_once:
-            able = [name for name, kind in registry.policies.items() if kind.at_once]
+        if not registry.allocators.get(loaded.recipe.search.method).at_once:
+            able = [name for name, kind in registry.allocators.items() if kind.at_once]
             raise RecipeError(
-                f"search method '{loaded.recipe.search.method}' decides during a training, not before it",
+                f"allocator '{loaded.recipe.search.method}' decides during a training, not before it",
                 key="search.method",
                 valid=", ".join(able),
                 hint="lorakit train",
@@ -81,10 +81,10 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
         warm_start(recipe, adapted)
     accelerator = make_accelerator(loaded.recipe)
     accelerator.prepare_model(adapted.model)
-    feed = Feed(encoded, loaded.recipe.training, stream(recipe.run.seed, "data"))
+    loader = TrainLoader(encoded, loaded.recipe.training, derive_seed(recipe.run.seed, "data"))
     with located(loaded):
-        policy = make_policy(parts, adapted, feed, Objective(accelerator, parts.task.regression))
-    tick = policy.tick(0, 0.0)
+        allocator = make_allocator(parts, adapted, loader, Objective(accelerator, parts.task.regression))
+    tick = allocator.tick(0, 0.0)
     site_costs, adapters = parts.costs, adapted.adapters
     ranked = [
         RankedSite(
@@ -108,7 +108,7 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
         used=sum(site.parameters for site in ranked if site.on),
         seconds=tick.seconds,
         emitted=emit,
-        note=f"where B = 0: {policy.proxy.at_zero}" if isinstance(policy, HeteroLoRA) else "",
+        note=f"where B = 0: {allocator.proxy.at_zero}" if isinstance(allocator, HeteroLoRA) else "",
     )
 
 

@@ -30,17 +30,17 @@ from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, Problem, RecipeError, UsageError, nearest
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import EVOLUTION, Recipe
-from lorakit.searching.allocator import Policy, SearchContext, read_settings
+from lorakit.searching.allocator import Allocator, SearchContext, read_settings
 from lorakit.tasks.batching import Encoded, encode
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
 from lorakit.tasks.tokens import Progress
 from lorakit.training.dropout import fast_dropout
-from lorakit.training.loader import Feed
+from lorakit.training.loader import TrainLoader
 from lorakit.training.objective import Objective
 from lorakit.training.optim import moments_of
 from lorakit.training.schedule import Schedule
-from lorakit.training.seeds import generator, stream
+from lorakit.training.seeds import derive_seed, generator
 from lorakit.training.update import chosen_updates
 
 talk = logging.getLogger("lorakit")
@@ -156,12 +156,12 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
         if problems := conflicts_with_search(linear, recipe.search):
             raise RecipeError(problems)
-        data = data or load_task(recipe.task, seed=stream(recipe.run.seed, "data"), offline=recipe.run.offline)
+        data = data or load_task(recipe.task, seed=derive_seed(recipe.run.seed, "data"), offline=recipe.run.offline)
         backbone = load_backbone(
             recipe.model,
             labels=data.task.labels,
             regression=data.task.regression,
-            seed=stream(recipe.run.seed, "init/head"),
+            seed=derive_seed(recipe.run.seed, "init/head"),
             offline=recipe.run.offline,
         )
         for note in backbone.notes:
@@ -173,9 +173,9 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
             everything += shared_cost(sites, linear, shortcut, ranks)
             budget = Budget(everything, 1.0, f"all {len(sites)} sites")
         else:
-            policy: type[Policy] = registry.policies.get(recipe.search.method)
-            read_settings(policy, recipe.search.options)
-            share, by = policy.default_share, policy.by
+            allocator: type[Allocator] = registry.allocators.get(recipe.search.method)
+            read_settings(allocator, recipe.search.options)
+            share, by = allocator.default_share, allocator.by
             budget = resolve_budget(recipe.search, sites, linear, shortcut, default_share=share, by=by)
     return Parts(recipe, data, backbone, sites, linear, shortcut, budget, ranks, options)
 
@@ -238,7 +238,7 @@ def check_search(recipe: Recipe) -> None:
         raise RecipeError(
             f"'{EVOLUTION}' is no search during a training: it finds the recipe to train",
             key="search.method",
-            valid=", ".join(["none", *registry.policies.names()]),
+            valid=", ".join(["none", *registry.allocators.names()]),
             hint=f"lorakit search RECIPE --method {EVOLUTION}",
         )
 
@@ -306,7 +306,7 @@ def sees_sites_alone(parts: Parts) -> bool:
     """Whether the sites' adapters are all that works on tokens: no search, shortcut, block or update looks at others than the head."""
     recipe = parts.recipe
     search = recipe.search.method
-    looks = search != "none" and registry.policies.get(search).sees_tokens
+    looks = search != "none" and registry.allocators.get(search).sees_tokens
     updates = any(kind.sees_tokens for kind, _ in chosen_updates(recipe))
     return not (looks or updates or recipe.adapter.shortcuts or parts.method.block)
 
@@ -353,22 +353,22 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield prefix + name, value if isinstance(value, (int, float, bool, str)) else str(value)
 
 
-def make_policy(
+def make_allocator(
     parts: Parts,
     adapted: AdaptedModel,
-    feed: Feed,
+    loader: TrainLoader,
     objective: Objective,
     schedule: Schedule | None = None,
     optimizer: torch.optim.Optimizer | None = None,
-) -> Policy:
-    """The recipe's search method, scoring training rows only; without a schedule and an optimiser for a search outside a training."""
+) -> Allocator:
+    """The recipe's allocator, scoring training rows only; without a schedule and an optimiser for a search outside a training."""
     search = parts.recipe.search
     context = SearchContext(
         adapted=adapted,
         search=search,
         budget=parts.budget,
         costs=parts.costs,
-        draw=feed.first if search.data == "first" else feed.sample,
+        draw=loader.first if search.data == "first" else loader.sample,
         loss=objective.mean,
         logits=objective.logits,
         regression=parts.task.regression,
@@ -377,10 +377,10 @@ def make_policy(
         ticks=schedule.ticks if schedule else [0],
         moments=partial(moments_of, optimizer) if optimizer else lambda parameter: (),
     )
-    policy: Policy = registry.policies.get(search.method)(context)
-    return policy
+    allocator: Allocator = registry.allocators.get(search.method)(context)
+    return allocator
 
 
 def seed_dropout(recipe: Recipe) -> None:
     """Dropout draws from torch's global generator, which starts here."""
-    torch.manual_seed(stream(recipe.run.seed, "dropout"))
+    torch.manual_seed(derive_seed(recipe.run.seed, "dropout"))

@@ -25,7 +25,7 @@ from lorakit.training.checkpoint import load_checkpoint
 from lorakit.training.evaluation import score_splits
 from lorakit.training.graphs import LENGTHS, Graphs, check_graphs
 from lorakit.training.hooks import Hook, TrainState
-from lorakit.training.loader import Feed
+from lorakit.training.loader import TrainLoader
 from lorakit.training.loop import Training
 from lorakit.training.loop import train as run_loop
 from lorakit.training.malloc import give_memory_back
@@ -33,7 +33,7 @@ from lorakit.training.objective import Objective
 from lorakit.training.optim import make_optimizer, make_scheduler
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.search_hook import SearchHook
-from lorakit.training.seeds import generator, stream
+from lorakit.training.seeds import derive_seed, generator
 from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
 from lorakit.workflow.calibrate import calibrate
 from lorakit.workflow.setup import (
@@ -46,7 +46,7 @@ from lorakit.workflow.setup import (
     lean,
     located,
     make_accelerator,
-    make_policy,
+    make_allocator,
     seed_dropout,
     talk,
     this_process,
@@ -202,10 +202,10 @@ def prepare(
     accelerator = make_accelerator(recipe, run.path)
     model = accelerator.prepare_model(adapted.model)
     objective = Objective(accelerator, task.regression)
-    feed = Feed(
+    loader = TrainLoader(
         encoded["train"],
         recipe.training,
-        stream(recipe.run.seed, "data"),
+        derive_seed(recipe.run.seed, "data"),
         accelerator.process_index,
         accelerator.num_processes,
         multiple=LENGTHS if recipe.training.cuda_graphs else 1,
@@ -214,9 +214,9 @@ def prepare(
     search = None
     with located(loaded):
         if recipe.search.method != "none":
-            policy = make_policy(parts, adapted, feed, objective, schedule, optimizer)
-            search = SearchHook(policy, run, writes=accelerator.is_main_process)
-        updates = make_updates(recipe, adapted, schedule, objective, optimizer, feed)
+            allocator = make_allocator(parts, adapted, loader, objective, schedule, optimizer)
+            search = SearchHook(allocator, run, writes=accelerator.is_main_process)
+        updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader)
     graphs = None
     if recipe.training.cuda_graphs:
         with located(loaded):
@@ -237,11 +237,11 @@ def prepare(
         model=model,
         accelerator=accelerator,
         objective=objective,
-        loss=summed_loss(objective, [*updates, *([search.policy] if search else [])]),
+        loss=summed_loss(objective, [*updates, *([search.allocator] if search else [])]),
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, recipe.training, schedule),
         schedule=schedule,
-        feed=feed,
+        loader=loader,
         evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size),
         metric=main_metric(task),
         state=state,
@@ -258,13 +258,13 @@ def make_updates(
     schedule: Schedule,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    feed: Feed,
+    loader: TrainLoader,
 ) -> list[Update]:
     """The recipe's updates in order; each draws, and draws training rows, from a stream of its own."""
     updates = []
     for kind, options in chosen_updates(recipe):
         own = generator(recipe.run.seed, f"updates/{kind.name}")
-        draw = partial(feed.sample, generator=own)
+        draw = partial(loader.sample, generator=own)
         updates.append(kind(UpdateContext(adapted, recipe, schedule, objective, optimizer, draw, own, options)))
     return updates
 

@@ -34,7 +34,7 @@ from measuring import clock, made_up, random_model, timed, training_of, turned
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.searching.allocators.heterolora import HeteroLoRA
-from lorakit.training.loader import Window
+from lorakit.training.loader import StepBatch
 from lorakit.training.loop import step
 
 ROLES = ["q", "k", "v", "o"]
@@ -122,13 +122,13 @@ def build(point: Point, options: argparse.Namespace, folder: Path) -> dict[str, 
     ]
     training, search = training_of("demo", settings, folder / "run")
     assert search is not None
-    adapted, policy = training.adapted, search.policy
-    assert isinstance(policy, HeteroLoRA)
-    assert policy.streaming is not None
-    streaming = policy.streaming
+    adapted, allocator = training.adapted, search.allocator
+    assert isinstance(allocator, HeteroLoRA)
+    assert allocator.streaming is not None
+    streaming = allocator.streaming
     batch = made_up(options.batch_size, point.tokens, training.accelerator.device)
-    policy.context = replace(policy.context, draw=lambda number, generator: [batch])
-    window = Window([batch], options.batch_size)
+    allocator.context = replace(allocator.context, draw=lambda number, generator: [batch])
+    window = StepBatch([batch], options.batch_size)
     training.model.train()
     every, quarter = list(adapted.adapters), list(adapted.adapters)[::4]
 
@@ -140,7 +140,7 @@ def build(point: Point, options: argparse.Namespace, folder: Path) -> dict[str, 
         def act() -> None:
             step(training, window)
             if watched:
-                policy.score()
+                allocator.score()
 
         seconds = timed(act)
         training.losses.clear()
@@ -149,7 +149,7 @@ def build(point: Point, options: argparse.Namespace, folder: Path) -> dict[str, 
 
     def separate() -> float:
         adapted.switch(quarter)
-        return timed(policy.score)  # nothing was watched: passes of its own
+        return timed(allocator.score)  # nothing was watched: passes of its own
 
     return {
         "step": partial(trained, every, False),

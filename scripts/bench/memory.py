@@ -171,19 +171,19 @@ def by_hand(settings: list[str]) -> dict[str, Any]:
     """What PEFT's side needs to do the same: where the model lies, the modules, and the rows of every step."""
     from lorakit.backbone.checkpoint import find_checkpoint
     from lorakit.recipe.load import load_recipe
-    from lorakit.training.loader import Feed
-    from lorakit.training.seeds import stream
+    from lorakit.training.loader import TrainLoader
+    from lorakit.training.seeds import derive_seed
     from lorakit.workflow.setup import assemble
 
     loaded = load_recipe("demo", settings)
     parts = assemble(loaded)
-    feed = Feed(parts.encode("train")["train"], loaded.recipe.training, stream(SEED, "data"))
+    loader = TrainLoader(parts.encode("train")["train"], loaded.recipe.training, derive_seed(SEED, "data"))
     return {
         "model": str(find_checkpoint(loaded.recipe.model, offline=True)),
         "file": loaded.recipe.task.train,
         "modules": [site.name for site in parts.sites],
         "head": sorted({name.split(".")[0] for name in parts.backbone.new_parts if not name.startswith("bert.")}),
-        "order": feed.batches(0)[:STEPS],
+        "order": loader.batches(0)[:STEPS],
     }
 
 

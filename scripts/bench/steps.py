@@ -34,7 +34,7 @@ from lorakit import registry
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
-from lorakit.training.loader import Window
+from lorakit.training.loader import StepBatch
 from lorakit.training.loop import Training, step
 from lorakit.workflow.setup import assemble, make_accelerator
 
@@ -140,7 +140,7 @@ def build(name: str, options: argparse.Namespace, folder: Path) -> Callable[[], 
         training.model.train()
         if method == QUARTER:
             training.adapted.switch(upper_quarter(list(training.adapted.adapters)))
-        return partial(acted, training, Window([batch], options.batch_size))
+        return partial(acted, training, StepBatch([batch], options.batch_size))
     parts = assemble(loaded)
     model: Any = parts.backbone.model
     sites, head = [site.name for site in parts.sites], parts.backbone.new_parts
@@ -202,7 +202,7 @@ def made_up_task(folder: Path) -> dict[str, Any]:
     }
 
 
-def acted(training: Training, window: Window) -> None:
+def acted(training: Training, window: StepBatch) -> None:
     """A step of lorakit's loop, with the tick before it where one is due."""
     if training.state.step in training.schedule.ticks:
         training.call("on_tick")

@@ -34,7 +34,7 @@ def test_the_json_of_methods_is_their_whole_preset(cli):
     rows = json.loads(cli("list", "methods", "--json").out)["methods"]
     adapters = {row["name"]: row for row in rows if row["key"] == "adapter.method"}
     assert list(adapters) == registry.methods.names()
-    assert {row["name"] for row in rows if row["key"] == "search.method"} == {"glora", *registry.policies.names()}
+    assert {row["name"] for row in rows if row["key"] == "search.method"} == {"glora", *registry.allocators.names()}
     for name, method in registry.methods.items():
         row = adapters[name]
         assert row["what"] == method.summary
@@ -78,7 +78,7 @@ def test_show_explains_every_key_and_prints_a_recipe_that_trains_the_same(cli, h
     assert again == load_recipe("small.yaml", settings).recipe
 
 
-@pytest.mark.parametrize("kind", ["proxies", "policies", "combinations"])
+@pytest.mark.parametrize("kind", ["proxies", "allocators", "combinations"])
 def test_show_prints_the_card_of_everything_registered(cli, kind):
     entries = getattr(registry, kind)
     for name in entries.names():

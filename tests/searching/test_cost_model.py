@@ -19,13 +19,13 @@ from lorakit.searching.cost_model import (
     SINGULAR,
     THIN,
     WATCHED,
-    Prices,
+    CostModel,
     longest_rows,
 )
 from lorakit.tasks.batching import epoch_batches, evaluation_batches, sorted_together
 
 
-def prices(scene: Scene, **changed: object) -> Prices:
+def cost_model(scene: Scene, **changed: object) -> CostModel:
     sites = scene.adapted.sites
     layers = scene.adapted.backbone.anatomy
     given: dict[str, object] = {
@@ -40,7 +40,7 @@ def prices(scene: Scene, **changed: object) -> Prices:
         "steps": 10,
         "accumulate": 1,
     }
-    return Prices(**(given | changed))  # type: ignore[arg-type]
+    return CostModel(**(given | changed))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def multiply_adds(action) -> int:
 def test_frozen_layers_and_paths_are_what_torch_counts(scene: Scene) -> None:
     model, (batch,) = scene.adapted.model.eval(), scene.batches(1)
     rows, length = batch["input_ids"].shape
-    told = prices(scene, tokens=rows * length, scored=(rows * length,))
+    told = cost_model(scene, tokens=rows * length, scored=(rows * length,))
     width, labels = scene.adapted.backbone.anatomy.hidden_size, 3
 
     def forward() -> None:
@@ -83,7 +83,7 @@ def test_scoring_takes_three_times_the_paths(scene: Scene) -> None:
     """Going back, a site computes twice what it does forward; its input has no gradient where nothing trains below."""
     model, (batch,) = scene.adapted.model.eval(), scene.batches(1)
     rows, length = batch["input_ids"].shape
-    told, adapters = prices(scene, scored=(rows * length,)), scene.adapted.adapters
+    told, adapters = cost_model(scene, scored=(rows * length,)), scene.adapted.adapters
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     tensors = [tensor for adapter in adapters.values() for _, tensor, _ in adapter.trained_tensors()]
 
@@ -101,20 +101,20 @@ def test_scoring_takes_three_times_the_paths(scene: Scene) -> None:
 
 
 def test_a_batch_and_a_watched_one(scene: Scene) -> None:
-    told = prices(scene)
+    told = cost_model(scene)
     assert told.batch(0.25, 0.5) == pytest.approx(70 * (told.frozen * (DROPOUT + BACKWARD / 2) + 3 * told.paths / 4))
     more = told.batch(0.25, watched=0.75) - told.batch(0.25, 0.5)
     assert more == pytest.approx(70 * (told.frozen * BACKWARD / 2 + 3 * WATCHED * 0.75 * told.paths))
 
 
 def test_the_first_drawn_batch_is_the_longest(scene: Scene) -> None:
-    told = prices(scene)
+    told = cost_model(scene)
     assert told.scoring(1) / told.scoring() == pytest.approx(90 / 150)
     assert told.forward(1) / told.forward() == pytest.approx(90 / 150)
 
 
 def test_matrices_are_counted_by_their_shorter_side(make) -> None:
-    told = prices(make("bert", targets=("up",)))
+    told = cost_model(make("bert", targets=("up",)))
     assert told.spectra() == SINGULAR * sum(
         site.out_features * site.in_features * min(site.in_features, site.out_features) for site in told.sites
     )
@@ -126,7 +126,7 @@ def test_matrices_are_counted_by_their_shorter_side(make) -> None:
 @pytest.mark.parametrize(("layers", "on"), [(6, 1), (6, 2), (4, 5)])
 def test_drawn_sites_reach_down_to_the_lowest_of_them(scene: Scene, layers: int, on: int) -> None:
     """By trying all draws of so many layers."""
-    told = prices(scene, layers=layers, share=on / len(scene.adapted.sites))
+    told = cost_model(scene, layers=layers, share=on / len(scene.adapted.sites))
     depths = [(layers - min(drawn)) / layers for drawn in itertools.product(range(layers), repeat=on)]
     assert told.lowest() == pytest.approx(mean(depths))
 
@@ -148,5 +148,5 @@ def test_rows_of_one_length_need_no_padding() -> None:
 
 
 def test_gradients_of_weights_take_the_place_of_those_of_a_and_b(make) -> None:
-    told = prices(make("bert"))  # every frozen weight is a site
+    told = cost_model(make("bert"))  # every frozen weight is a site
     assert told.scoring() - told.of_weights() == pytest.approx(150 * (told.paths - GRADIENT * told.frozen))

@@ -26,12 +26,12 @@ def scene(make: Make) -> Scene:
     return make("bert", shortcuts=["res1", "res2", "mid", "in", "cut"])
 
 
-def one_step(scene: Scene, policy: Any, step: int, batches: list[Any]) -> None:
+def one_step(scene: Scene, allocator: Any, step: int, batches: list[Any]) -> None:
     """What the loop does up to the gradients, over one window of batches; the weights stay."""
-    policy.before_forward(step)
+    allocator.before_forward(step)
     for batch in batches:
         (loss(scene.adapted.model, batch) / len(batches)).backward()
-    policy.on_gradients(step)
+    allocator.after_backward(step)
 
 
 def streamed(scene: Scene, batches: list[Any], accumulate: int = 1) -> dict[str, dict[str, torch.Tensor]]:
@@ -57,8 +57,8 @@ def test_both_ways_agree_on_the_same_batches_and_state(make: Make, family: str, 
     train(scene, 1)
     batches = scene.batches(3)
     expected = scene.scores(proxy, scene.probe(batches))
-    policy = scene.policy(proxy=proxy, scoring="streaming", batches=3)
-    found = policy.proxy.of_gradients(scene.adapted, streamed(scene, batches), policy.context.search)
+    allocator = scene.allocator(proxy=proxy, scoring="streaming", batches=3)
+    found = allocator.proxy.of_gradients(scene.adapted, streamed(scene, batches), allocator.context.search)
     assert list(found) == list(expected)
     for site, score in expected.items():
         assert found[site] == pytest.approx(score, rel=1e-4, abs=1e-7), site
@@ -125,7 +125,7 @@ def test_only_the_steps_before_a_tick_are_watched(scene: Scene) -> None:
     for step in (1, 2):
         streaming.before_forward(step)
         assert ("watched" in scene.adapted.states().values()) == (step == 2)
-        streaming.on_gradients(step)
+        streaming.after_backward(step)
         assert set(scene.adapted.states().values()) == {"dropped"}
 
 
@@ -161,7 +161,7 @@ def test_the_sums_of_half_a_window_go_on_after_a_restart(scene: Scene) -> None:
 
 
 def test_the_first_tick_makes_passes_of_its_own(scene: Scene) -> None:
-    one, other = scene.policy(scoring="streaming", batches=2), scene.policy(scoring="separate", batches=2)
+    one, other = scene.allocator(scoring="streaming", batches=2), scene.allocator(scoring="separate", batches=2)
     assert one.score() == other.score()
 
 
@@ -170,17 +170,17 @@ def test_a_proxy_that_needs_passes_of_its_own_is_refused(scene: Scene, proxy: st
     with pytest.raises(
         RecipeError, match=r"passes of its own[\s\S]*separate, or one of the proxies constant, gradnorm, snip"
     ):
-        scene.policy(proxy=proxy, scoring="streaming")
+        scene.allocator(proxy=proxy, scoring="streaming")
 
 
 def test_scores_per_parameter_role_smoothed_and_with_an_edge(scene: Scene) -> None:
     names = list(scene.adapted.adapters)
     scores = {name: float(place + 1) for place, name in enumerate(names)}
-    costs = scene.policy().context.costs
+    costs = scene.allocator().context.costs
 
     def weighed(**options: str) -> dict[str, float]:
-        policy: HeteroLoRA = scene.policy(options=options)
-        return policy.weighed(scores)
+        allocator: HeteroLoRA = scene.allocator(options=options)
+        return allocator.weighed(scores)
 
     assert weighed() == scores
     assert weighed(per="parameter") == {name: score / costs[name] for name, score in scores.items()}
@@ -188,10 +188,10 @@ def test_scores_per_parameter_role_smoothed_and_with_an_edge(scene: Scene) -> No
     for role in {site.role for site in scene.adapted.sites}:
         own = [by_role[site.name] for site in scene.adapted.sites if site.role == role]
         assert sum(own) / len(own) == pytest.approx(1)
-    policy: HeteroLoRA = scene.policy(options={"smooth": "0.75", "inertia": "0.5"})
-    policy.weighed(dict.fromkeys(names, 4.0))
+    allocator: HeteroLoRA = scene.allocator(options={"smooth": "0.75", "inertia": "0.5"})
+    allocator.weighed(dict.fromkeys(names, 4.0))
     scene.adapted.switch(names[:1])
-    policy.ticks = 1
-    second = policy.weighed(dict.fromkeys(names, 8.0))
+    allocator.ticks = 1
+    second = allocator.weighed(dict.fromkeys(names, 8.0))
     assert second[names[0]] == (0.75 * 4 + 0.25 * 8) * 1.5
     assert second[names[1]] == 0.75 * 4 + 0.25 * 8

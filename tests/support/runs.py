@@ -143,7 +143,7 @@ MOMENTS = (
     "on_train_begin",
     "on_tick",
     "before_forward",
-    "after_backward",
+    "before_optimizer_step",
     "after_step",
     "on_log",
     "on_evaluation",

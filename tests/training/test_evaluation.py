@@ -18,7 +18,7 @@ TWO_SPLITS = Task("two", "two", ("text",), "label", ("a", "b"), ("accuracy", "f1
 
 def test_logits_are_those_of_each_row_alone(bench: Bench, tmp_path: Path):
     training = bench.prepare(tmp_path)
-    encoded = training.feed.encoded
+    encoded = training.loader.encoded
     logits = predict_logits(training.model, encoded, training.objective, 7)
     with torch.no_grad():
         alone = [training.objective.logits(training.model, encoded.collate([row])) for row in range(len(encoded))]
@@ -31,7 +31,7 @@ def test_evaluation_is_without_dropout_and_puts_the_mode_back(bench: Bench, tmp_
     training = bench.prepare(tmp_path)
     training.model.train(mode)
     before = torch.get_rng_state()
-    first, again = (predict_logits(training.model, training.feed.encoded, training.objective, 16) for _ in range(2))
+    first, again = (predict_logits(training.model, training.loader.encoded, training.objective, 16) for _ in range(2))
     assert np.array_equal(first, again)
     assert training.model.training is mode
     assert torch.equal(torch.get_rng_state(), before)
@@ -45,17 +45,17 @@ def test_decisions():
 
 def test_the_first_split_has_the_plain_names(bench: Bench, tmp_path: Path):
     training = bench.prepare(tmp_path)
-    splits = {"near": training.feed.encoded, "far": training.feed.encoded}
+    splits = {"near": training.loader.encoded, "far": training.loader.encoded}
     scores = score_splits(training.model, TWO_SPLITS, splits, training.objective, 16)
-    labels = training.feed.encoded.labels
+    labels = training.loader.encoded.labels
     assert labels is not None
-    guesses = predict_logits(training.model, training.feed.encoded, training.objective, 16).argmax(axis=1)
+    guesses = predict_logits(training.model, training.loader.encoded, training.objective, 16).argmax(axis=1)
     expected = {"accuracy": accuracy_score(labels, guesses), "f1": f1_score(labels, guesses)}
     assert scores == pytest.approx(expected | {f"{name}/far": value for name, value in expected.items()})
 
 
 def test_scores_need_labels(bench: Bench, tmp_path: Path):
-    encoded = bench.prepare(tmp_path).feed.encoded
+    encoded = bench.prepare(tmp_path).loader.encoded
     encoded.labels = None
     with pytest.raises(ValueError, match="labels"):
         score_logits(TWO_SPLITS, np.zeros((len(encoded), 2)), encoded)

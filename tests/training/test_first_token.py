@@ -72,6 +72,6 @@ def gradients(training: Training) -> dict[str, torch.Tensor]:
     """Of all that trains, after one batch from the same draws."""
     torch.manual_seed(0)
     training.optimizer.zero_grad()
-    (window, *_) = training.feed.windows(0)
-    training.loss(training.model.train(), window.batches[0]).backward()
+    (step_batch, *_) = training.loader.step_batches(0)
+    training.loss(training.model.train(), step_batch.batches[0]).backward()
     return {name: p.grad.clone() for name, p in training.model.named_parameters() if p.grad is not None}

@@ -90,7 +90,7 @@ def test_a_layer_is_computed_twice_and_little_is_kept(bench: Bench, tmp_path, fa
         training = bench.prepare(
             tmp_path / switch, *EVERYWHERE, f"training.gradient_checkpointing={switch}", family=family
         )
-        batch = training.feed.first(1, torch.Generator())[0]
+        batch = training.loader.first(1, torch.Generator())[0]
         with without_trace(training.adapted, train_mode=train_mode, seed=0), Kept(training) as kept:
             dropouts = {m.training for m in training.model.modules() if isinstance(m, torch.nn.Dropout)}
             training.objective.mean(training.model, batch).backward()
@@ -107,7 +107,7 @@ def test_what_shortcuts_hold_is_of_the_first_pass(bench: Bench, tmp_path):
     training.model.train()
     shortcuts = training.adapted.shortcuts
     assert shortcuts is not None
-    loss = training.objective.mean(training.model, training.feed.first(1, torch.Generator())[0])
+    loss = training.objective.mean(training.model, training.loader.first(1, torch.Generator())[0])
     before = [dict(held) for held in shortcuts.held]
     loss.backward()
     after = [dict(held) for held in shortcuts.held]
@@ -121,13 +121,15 @@ def test_embeddings_want_no_gradient_for_it(bench: Bench, tmp_path):
     training = bench.prepare(tmp_path / "run", "adapter.targets=[layer.1.output.dense]", ON)
     training.model.train()
     with Kept(training) as kept:
-        training.objective.mean(training.model, training.feed.first(1, torch.Generator())[0]).backward()
+        training.objective.mean(training.model, training.loader.first(1, torch.Generator())[0]).backward()
     assert kept.passes == 1
 
 
 def test_caches_are_off(bench: Bench, tmp_path):
     training = bench.prepare(tmp_path / "run", ON, family="llama")
-    batch = {name: tensor for name, tensor in training.feed.first(1, torch.Generator())[0].items() if name != "labels"}
+    batch = {
+        name: tensor for name, tensor in training.loader.first(1, torch.Generator())[0].items() if name != "labels"
+    }
     assert training.adapted.model(**batch).past_key_values is None
 
 

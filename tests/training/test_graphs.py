@@ -8,7 +8,7 @@ from support.runs import SEARCH, Bench, records
 
 from lorakit import registry
 from lorakit.errors import RecipeError
-from lorakit.searching.allocator import Policy
+from lorakit.searching.allocator import Allocator
 from lorakit.searching.allocators.heterolora import HeteroLoRA
 from lorakit.training import graphs
 from lorakit.training.hooks import Hook
@@ -24,8 +24,8 @@ def test_refused_without_a_gpu(bench: Bench):
 
 
 def test_what_acts_before_every_step_is_not_steady():
-    kinds = [*(registry.policies.get(name) for name in registry.policies.names()), *updates()]
-    acting = [k for k in kinds if k.before_forward not in (Hook.before_forward, Policy.before_forward)]
+    kinds = [*(registry.allocators.get(name) for name in registry.allocators.names()), *updates()]
+    acting = [k for k in kinds if k.before_forward not in (Hook.before_forward, Allocator.before_forward)]
     assert len(acting) > 3
     assert [k for k in acting if k.steady] == [HeteroLoRA]  # whose watched steps are computed without a graph
 

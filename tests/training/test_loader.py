@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lorakit.recipe.schema import TrainingSection
-from lorakit.training.loader import Feed, Window
+from lorakit.training.loader import StepBatch, TrainLoader
 
 
 class Rows:
@@ -25,53 +25,61 @@ class Rows:
         return {"rows": torch.tensor(list(rows))}
 
 
-def feed(number: int = 43, process: int = 0, processes: int = 1, seed: int = 5, **training: int | bool) -> Feed:
+def loader(
+    number: int = 43, process: int = 0, processes: int = 1, seed: int = 5, **training: int | bool
+) -> TrainLoader:
     section = TrainingSection(**{"batch_size": 8, **training})
-    return Feed(Rows(number), section, seed, process, processes)  # type: ignore[arg-type]
+    return TrainLoader(Rows(number), section, seed, process, processes)  # type: ignore[arg-type]
 
 
-def rows(window: Window) -> list[list[int]]:
-    return [batch["rows"].tolist() for batch in window.batches]
+def rows(step_batch: StepBatch) -> list[list[int]]:
+    return [batch["rows"].tolist() for batch in step_batch.batches]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4, 99])
 @pytest.mark.parametrize("group", [True, False])
 def test_an_epoch_is_every_row_once(accumulate: int, group: bool):
-    windows = list(feed(accumulate=accumulate, length_grouping=group).windows(epoch=2))
-    batches = [batch for window in windows for batch in rows(window)]
+    step_batches = list(loader(accumulate=accumulate, length_grouping=group).step_batches(epoch=2))
+    batches = [batch for step_batch in step_batches for batch in rows(step_batch)]
     assert sorted(chain(*batches)) == list(range(43))
     assert [len(batch) for batch in batches] == [8] * 5 + [3]
-    assert [len(window.batches) for window in windows[:-1]] == [accumulate] * (len(windows) - 1)
-    assert [window.rows for window in windows] == [sum(map(len, rows(window))) for window in windows]
+    assert [len(step_batch.batches) for step_batch in step_batches[:-1]] == [accumulate] * (len(step_batches) - 1)
+    assert [step_batch.rows for step_batch in step_batches] == [
+        sum(map(len, rows(step_batch))) for step_batch in step_batches
+    ]
 
 
 def test_epochs_and_seeds_differ_and_repeat():
-    orders = [[rows(w) for w in feed(seed=seed).windows(epoch)] for seed, epoch in ((5, 0), (5, 1), (6, 0), (5, 0))]
+    orders = [
+        [rows(w) for w in loader(seed=seed).step_batches(epoch)] for seed, epoch in ((5, 0), (5, 1), (6, 0), (5, 0))
+    ]
     assert orders[0] == orders[3]
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_skipping_is_what_a_resumed_epoch_sees(accumulate: int):
-    whole = [rows(window) for window in feed(accumulate=accumulate).windows(1)]
+    whole = [rows(step_batch) for step_batch in loader(accumulate=accumulate).step_batches(1)]
     for skip in range(len(whole) + 1):
-        assert [rows(window) for window in feed(accumulate=accumulate).windows(1, skip=skip)] == whole[skip:]
+        assert [rows(step_batch) for step_batch in loader(accumulate=accumulate).step_batches(1, skip=skip)] == whole[
+            skip:
+        ]
 
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_same_batches(processes: int):
     """Together they see what one process sees, in the same steps; each gets every n-th row of a batch."""
-    alone = list(feed(accumulate=2).windows(0))
-    shared = [list(feed(accumulate=2, process=p, processes=processes).windows(0)) for p in range(processes)]
-    for step, window in enumerate(alone):
+    alone = list(loader(accumulate=2).step_batches(0))
+    shared = [list(loader(accumulate=2, process=p, processes=processes).step_batches(0)) for p in range(processes)]
+    for step, step_batch in enumerate(alone):
         parts = [share[step] for share in shared]
-        assert {part.rows for part in parts} == {window.rows}
-        assert sorted(chain(*chain(*map(rows, parts)))) == sorted(chain(*rows(window)))
+        assert {part.rows for part in parts} == {step_batch.rows}
+        assert sorted(chain(*chain(*map(rows, parts)))) == sorted(chain(*rows(step_batch)))
 
 
 def test_a_process_without_rows_repeats_one_that_does_not_count():
     """The last step has one row for two processes: both must run, or the exchange of gradients would wait for ever."""
-    first, second = (list(feed(41, process=p, processes=2).windows(0))[-1] for p in (0, 1))
+    first, second = (list(loader(41, process=p, processes=2).step_batches(0))[-1] for p in (0, 1))
     assert (first.share, second.share) == (1.0, 0.0)
     assert rows(first) == rows(second)
     assert first.rows == second.rows == 1
@@ -79,19 +87,19 @@ def test_a_process_without_rows_repeats_one_that_does_not_count():
 
 def test_the_first_batches_are_the_authors_first_ones():
     generator = torch.Generator().manual_seed(0)
-    batches = [batch["rows"].tolist() for batch in feed().first(2, generator)]
+    batches = [batch["rows"].tolist() for batch in loader().first(2, generator)]
     assert batches == [list(range(8)), list(range(8, 16))]
-    assert sum(len(batch["rows"]) for batch in feed().first(99, generator)) == 43
+    assert sum(len(batch["rows"]) for batch in loader().first(99, generator)) == 43
     assert torch.equal(generator.get_state(), torch.Generator().manual_seed(0).get_state())
 
 
 def test_sampled_batches_are_drawn_without_replacement():
     generator = torch.Generator().manual_seed(0)
-    drawn = [[batch["rows"].tolist() for batch in feed().sample(3, generator)] for _ in range(2)]
+    drawn = [[batch["rows"].tolist() for batch in loader().sample(3, generator)] for _ in range(2)]
     for batches in drawn:
         assert [len(batch) for batch in batches] == [8, 8, 8]
         assert len(set(chain(*batches))) == 24
     assert drawn[0] != drawn[1]
     again = torch.Generator().manual_seed(0)
-    assert [batch["rows"].tolist() for batch in feed().sample(3, again)] == drawn[0]
-    assert len(feed().sample(99, generator)) == 6
+    assert [batch["rows"].tolist() for batch in loader().sample(3, again)] == drawn[0]
+    assert len(loader().sample(99, generator)) == 6

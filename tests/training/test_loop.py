@@ -23,7 +23,7 @@ from lorakit.training import loop
 from lorakit.training.dropout import fast_dropout
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loop import Training
-from lorakit.training.seeds import stream
+from lorakit.training.seeds import derive_seed
 from lorakit.workflow import setup as building
 
 
@@ -33,7 +33,7 @@ class Gradients(Hook):
     training: Training
     seen: dict[str, torch.Tensor]
 
-    def after_backward(self, state: TrainState) -> None:
+    def before_optimizer_step(self, state: TrainState) -> None:
         tensors = self.training.adapted.trained()
         self.seen = {t.name: t.parameter.grad.clone() for t in tensors if t.parameter.grad is not None}
 
@@ -43,8 +43,8 @@ def one_step(bench: Bench, folder: Path, *overrides: str, **options: str) -> tup
     hook = Gradients()
     training = bench.prepare(folder, "training.batch_size=8", "adapter.dropout=0", *overrides, hooks=[hook], **options)
     hook.training = training
-    parts = [training.feed.encoded.collate(rows) for rows in (range(8), range(8, 13))]
-    loop.step(training, loop.Window(parts, rows=13))
+    parts = [training.loader.encoded.collate(rows) for rows in (range(8), range(8, 13))]
+    loop.step(training, loop.StepBatch(parts, rows=13))
     return hook.seen, training
 
 
@@ -54,7 +54,7 @@ def test_an_accumulated_step_has_the_gradient_of_one_big_batch(bench: Bench, tmp
     seen, training = one_step(
         bench, tmp_path, "training.clip=0", "training.accumulate=2", "training.lr=1e-12", kind=kind
     )
-    batch = training.feed.encoded.collate(range(13))
+    batch = training.loader.encoded.collate(range(13))
     labels = batch.pop("labels")
     logits = training.adapted.model(**batch).logits
     loss = F.mse_loss(logits[:, 0], labels) if kind == "number" else F.cross_entropy(logits, labels)
@@ -106,13 +106,13 @@ def test_the_loop_is_peft_in_a_loop_written_by_hand(
     groups[1]["weight_decay"] = 0.0  # type: ignore[assignment]
     optimizer = torch.optim.AdamW(groups, lr=5e-3, weight_decay=0.05)
     scheduler: Any = get_scheduler("linear", optimizer, start.schedule.warmup_steps, start.schedule.total_steps)
-    torch.manual_seed(stream(0, "dropout"))
+    torch.manual_seed(derive_seed(0, "dropout"))
     twin.train()
     for epoch in range(2):
-        for window in start.feed.windows(epoch):
-            for batch in window.batches:
+        for step_batch in start.loader.step_batches(epoch):
+            for batch in step_batch.batches:
                 inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-                loss = F.cross_entropy(twin(**inputs).logits, batch["labels"], reduction="sum") / window.rows
+                loss = F.cross_entropy(twin(**inputs).logits, batch["labels"], reduction="sum") / step_batch.rows
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 0.5)
             optimizer.step()
@@ -142,7 +142,7 @@ def test_hooks_are_called_at_the_named_times(bench: Bench):
     def step(number: int, *after: str) -> list[tuple[str, int]]:
         return [
             ("before_forward", number),
-            ("after_backward", number),
+            ("before_optimizer_step", number),
             *((moment, number + 1) for moment in ("after_step", *after)),
         ]
 
@@ -228,7 +228,7 @@ def test_the_same_recipe_and_seed_give_the_same_run(bench: Bench):
 
 
 class Batches(Hook):
-    """What a training reads, by wrapping its feed."""
+    """What a training reads, by wrapping its loader."""
 
     def __init__(self) -> None:
         self.rows: list[list[list[int]]] = []
@@ -236,9 +236,9 @@ class Batches(Hook):
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = loop.step
 
-        def step(training: Training, window: loop.Window) -> None:
-            self.rows.append([batch["input_ids"].tolist() for batch in window.batches])
-            plain(training, window)
+        def step(training: Training, step_batch: loop.StepBatch) -> None:
+            self.rows.append([batch["input_ids"].tolist() for batch in step_batch.batches])
+            plain(training, step_batch)
 
         monkeypatch.setattr(loop, "step", step)
 

@@ -31,12 +31,12 @@ class Poison(Hook):
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = loop.step
 
-        def step(training: Training, window: loop.Window) -> None:
+        def step(training: Training, step_batch: loop.StepBatch) -> None:
             loss = training.loss
-            self.batches.append(window.batches[0]["input_ids"])
+            self.batches.append(step_batch.batches[0]["input_ids"])
             if training.state.step + 1 in self.steps:
                 training.loss = lambda model, batch: loss(model, batch) * self.value
-            plain(training, window)
+            plain(training, step_batch)
             training.loss = loss
             self.weights.append({name: tensor.clone() for name, tensor in training.adapted.state().items()})
             entries: Any = training.optimizer.state_dict()["state"]
@@ -57,7 +57,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Poison]:
 
 def rows_in(bench: Bench, batch: torch.Tensor, folder: Path) -> set[int]:
     """The training rows whose tokens are in the batch."""
-    encoded = bench.prepare(folder).feed.encoded
+    encoded = bench.prepare(folder).loader.encoded
     alone = {tuple(encoded.collate([row])["input_ids"][0].tolist()): row for row in range(len(encoded))}
     return {alone[tuple(row[row != 0].tolist())] for row in batch}
 
@@ -79,7 +79,7 @@ def test_the_step_its_rows_and_the_last_good_checkpoint_are_named(
 
 def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is(bench: Bench, tmp_path: Path):
     class Infinite(Hook):
-        def on_gradients(self, state: TrainState) -> None:
+        def after_backward(self, state: TrainState) -> None:
             if state.step == 2:
                 training.parameters[0].grad.fill_(float("inf"))  # type: ignore[union-attr]
 

@@ -167,7 +167,7 @@ def test_an_update_draws_from_its_own_stream_of_training_rows(bench: Bench, tmp_
     one, other = (hook.context for hook in training.hooks)  # type: ignore[attr-defined]
     assert one.generator is not other.generator
     assert not torch.equal(torch.rand(4, generator=one.generator), torch.rand(4, generator=other.generator))
-    rows = {tuple(row.tolist()) for row in training.feed.encoded.collate(range(45))["input_ids"]}
+    rows = {tuple(row.tolist()) for row in training.loader.encoded.collate(range(45))["input_ids"]}
     for batch in one.draw(3):
         for row in batch["input_ids"]:
             assert any(row.tolist() == list(known[: len(row)]) for known in rows)

@@ -32,16 +32,16 @@ from lorakit.adapters.delta import Option, axes_of
 from lorakit.adapters.packing import pack_all, unpack
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import SearchContext, read_settings
-from lorakit.searching.cost_model import Prices
+from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import outer_factors, with_penalty
-from lorakit.searching.unit_allocator import UnitPolicy, Units
+from lorakit.searching.unit_allocator import UnitAllocator, Units
 from lorakit.tasks.batching import SummedLoss
 
 PENALTY = 12
 """Small operations for a factor's term, forward and backward."""
 
 
-class AdaLoRA(UnitPolicy):
+class AdaLoRA(UnitAllocator):
     """Keeps the units with the largest smoothed importance times its uncertainty."""
 
     title = "AdaLoRA"
@@ -67,10 +67,12 @@ class AdaLoRA(UnitPolicy):
         self.uncertainty = {name: torch.zeros_like(tensor) for name, tensor in self.ranked.items()}
 
     @classmethod
-    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+    def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """The orthogonality of two factors a site in every batch: a product, a difference and a norm, forward and backward."""
         penalised = read_settings(cls, search.options)["orthogonality"] > 0
-        return prices.small(2 * PENALTY * penalised) * prices.steps * prices.accumulate + cls.choosing(ticks, prices)
+        return cost_model.small(2 * PENALTY * penalised) * cost_model.steps * cost_model.accumulate + cls.choosing(
+            ticks, cost_model
+        )
 
     @torch.no_grad()
     def observe(self, step: int) -> None:
@@ -133,4 +135,4 @@ def smooth(averages: list[torch.Tensor], values: list[torch.Tensor] | tuple[torc
     torch._foreach_add_(averages, values, alpha=1 - beta)
 
 
-registry.policies.register("adalora", AdaLoRA)
+registry.allocators.register("adalora", AdaLoRA)

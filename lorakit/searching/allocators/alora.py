@@ -33,9 +33,9 @@ from lorakit.adapters.delta import Option, axes_of
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import check_finite
 from lorakit.searching.allocator import Decision, SearchContext, read_settings
-from lorakit.searching.cost_model import Prices
+from lorakit.searching.cost_model import CostModel
 from lorakit.searching.scoring import without_trace
-from lorakit.searching.unit_allocator import UnitPolicy, Units, rank_for_all
+from lorakit.searching.unit_allocator import UnitAllocator, Units, rank_for_all
 from lorakit.tasks.batching import Batch
 
 USUAL_RANK = 4
@@ -43,7 +43,7 @@ Values = list[tuple[torch.Tensor, torch.Tensor]]
 """Tensors, each with a copy of its values."""
 
 
-class ALoRA(UnitPolicy):
+class ALoRA(UnitAllocator):
     """Moves rank units between sites by what their absence, and their presence alone, does to the loss."""
 
     title = "ALoRA"
@@ -69,11 +69,11 @@ class ALoRA(UnitPolicy):
         self.fresh = {name: ~adapter.units for name, adapter in self.adapters.items()}  # never live so far
 
     @classmethod
-    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+    def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """Two forward passes for each unit; a site has ``search.uniform_rank`` of them, or the usual number where that is not given."""
         rounds = min(sum(tick > 0 for tick in ticks), read_settings(cls, search.options)["rounds"])
-        units = len(prices.sites) * (search.uniform_rank or USUAL_RANK)
-        return 2 * units * rounds * prices.forward()
+        units = len(cost_model.sites) * (search.uniform_rank or USUAL_RANK)
+        return 2 * units * rounds * cost_model.forward()
 
     def allowed(self, step: int) -> int:
         """The budget, from the start."""
@@ -189,4 +189,4 @@ def copied(adapter: Adapter) -> Values:
     ]
 
 
-registry.policies.register("alora", ALoRA)
+registry.allocators.register("alora", ALoRA)

@@ -32,14 +32,14 @@ from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import allocate_units
 from lorakit.searching.allocator import Decision, SearchContext, read_settings
-from lorakit.searching.cost_model import Prices
+from lorakit.searching.cost_model import CostModel
 from lorakit.searching.scoring import without_trace
-from lorakit.searching.unit_allocator import UnitPolicy, Units, check_later_tick
+from lorakit.searching.unit_allocator import UnitAllocator, Units, check_later_tick
 
 ROUNDING = 1e-5
 
 
-class AutoLoRA(UnitPolicy):
+class AutoLoRA(UnitAllocator):
     """Learns shares of rank units, and keeps the largest at the last tick."""
 
     title = "AutoLoRA"
@@ -59,7 +59,7 @@ class AutoLoRA(UnitPolicy):
             found = [tensor for _, tensor, role in adapter.tensors() if role == SELECTION]
             if not found:
                 raise RecipeError(
-                    f"search method 'autolora' learns shares of rank units, and delta '{adapter.spec.delta}' has none",
+                    f"allocator 'autolora' learns shares of rank units, and delta '{adapter.spec.delta}' has none",
                     key="adapter.method",
                     valid="autolora, or delta: selection",
                 )
@@ -69,9 +69,9 @@ class AutoLoRA(UnitPolicy):
         self.adam = torch.optim.Adam(list(self.alphas.values()), lr=self.settings["lr"])
 
     @classmethod
-    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+    def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """A pass over one batch at every step of the shares."""
-        one = prices.scoring() / len(prices.scored)
+        one = cost_model.scoring() / len(cost_model.scored)
         return one * (ticks[-1] // read_settings(cls, search.options)["period"])
 
     def allowed(self, step: int) -> int:
@@ -121,4 +121,4 @@ class AutoLoRA(UnitPolicy):
         self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
 
 
-registry.policies.register("autolora", AutoLoRA)
+registry.allocators.register("autolora", AutoLoRA)

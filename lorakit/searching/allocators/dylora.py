@@ -23,11 +23,11 @@ import torch
 from lorakit import registry
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import Option, along, axes_of
-from lorakit.searching.allocator import Decision, Policy, SearchContext
+from lorakit.searching.allocator import Allocator, Decision, SearchContext
 from lorakit.searching.unit_allocator import divisible_adapters, rank_for_all
 
 
-class DyLoRA(Policy):
+class DyLoRA(Allocator):
     """Cuts every site to a random rank for the length of a step."""
 
     title = "DyLoRA"
@@ -60,7 +60,7 @@ class DyLoRA(Policy):
         self.sampled = int(torch.randint(1, self.rank + 1, (), generator=self.context.generator))
         self.at(self.sampled)
 
-    def on_gradients(self, step: int) -> None:
+    def after_backward(self, step: int) -> None:
         """Where frozen: forget the gradients of all units but the last."""
         if self.settings["frozen"] == "earlier":
             for adapter in self.adapters.values():
@@ -99,4 +99,4 @@ def teach_only(adapter: Adapter, unit: int) -> None:
             tensor.grad.masked_fill_(others, 0.0)
 
 
-registry.policies.register("dylora", DyLoRA)
+registry.allocators.register("dylora", DyLoRA)

@@ -28,16 +28,16 @@ from lorakit.adapters.packing import pack_all, unpack
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import SearchContext, read_settings
-from lorakit.searching.cost_model import Prices
+from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import outer_factors, with_penalty
-from lorakit.searching.unit_allocator import UnitPolicy, Units
+from lorakit.searching.unit_allocator import UnitAllocator, Units
 from lorakit.tasks.batching import SummedLoss
 
 VARIANCE, SHARES = 8, 16
 """Small operations for a factor's term, forward and backward, and for the shares of a site's units."""
 
 
-class DynamicDoRA(UnitPolicy):
+class DynamicDoRA(UnitAllocator):
     """Keeps the units with the largest average share of their site's update."""
 
     title = "Dynamic DoRA"
@@ -53,7 +53,7 @@ class DynamicDoRA(UnitPolicy):
         for adapter in self.adapters.values():
             if not is_sum_of_units(adapter):
                 raise RecipeError(
-                    f"search method '{context.search.method}' compares each rank unit's part of dW, and delta "
+                    f"allocator '{context.search.method}' compares each rank unit's part of dW, and delta "
                     f"'{adapter.spec.delta}' is no sum of such parts",
                     key="search.method",
                     valid="adalora or sora with this adapter",
@@ -62,11 +62,11 @@ class DynamicDoRA(UnitPolicy):
         self.shares: Units = {name: torch.zeros_like(shares(adapter)) for name, adapter in self.adapters.items()}
 
     @classmethod
-    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+    def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """The variance of two factors a site in every batch, forward and backward, and every site's shares after each step."""
         penalised = read_settings(cls, search.options)["variance"] > 0
-        batches = prices.small(2 * VARIANCE * penalised) * prices.steps * prices.accumulate
-        return batches + prices.small(SHARES) * min(prices.steps, ticks[-1]) + cls.choosing(ticks, prices)
+        batches = cost_model.small(2 * VARIANCE * penalised) * cost_model.steps * cost_model.accumulate
+        return batches + cost_model.small(SHARES) * min(cost_model.steps, ticks[-1]) + cls.choosing(ticks, cost_model)
 
     @torch.no_grad()
     def observe(self, step: int) -> None:
@@ -129,4 +129,4 @@ def shares(adapter: Adapter) -> torch.Tensor:
     return torch.where(whole > 0, units / whole, 0.0)
 
 
-registry.policies.register("dynamic_dora", DynamicDoRA)
+registry.allocators.register("dynamic_dora", DynamicDoRA)

@@ -25,7 +25,7 @@ from lorakit import registry
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import SearchContext
-from lorakit.searching.cost_model import Prices
+from lorakit.searching.cost_model import CostModel
 from lorakit.searching.fixed_ranks import FixedRanks
 from lorakit.searching.input_statistics import moments
 from lorakit.searching.scoring import without_trace
@@ -46,16 +46,16 @@ class EvaRanks(FixedRanks):
         for site in context.adapted.sites:
             if site.kind not in ("linear", "conv1d"):
                 raise RecipeError(
-                    f"search method 'eva' compares inputs of projections, and {site.name} is a {site.kind}",
+                    f"allocator 'eva' compares inputs of projections, and {site.name} is a {site.kind}",
                     key="search.method",
                     valid="eva with projections alone",
                     hint="adapter.shortcuts=[]",
                 )
 
     @classmethod
-    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+    def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """One look at the inputs, at step 0, and their eigenvalues."""
-        return prices.covariances()
+        return cost_model.covariances()
 
     def unit_scores(self) -> Units:
         """Site -> the explained variance of its first ``rank`` principal components, as shares of the whole."""
@@ -78,4 +78,4 @@ def explained_variance(products: torch.Tensor, mean: torch.Tensor) -> torch.Tens
     return values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
 
 
-registry.policies.register("eva", EvaRanks)
+registry.allocators.register("eva", EvaRanks)

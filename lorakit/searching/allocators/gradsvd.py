@@ -29,7 +29,7 @@ from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import allocate_units
 from lorakit.searching.allocator import SearchContext
-from lorakit.searching.cost_model import Prices
+from lorakit.searching.cost_model import CostModel
 from lorakit.searching.fixed_ranks import FixedRanks
 from lorakit.searching.scoring import without_trace
 from lorakit.searching.unit_allocator import Units
@@ -60,7 +60,7 @@ class GradientSVD(FixedRanks):
         super().__init__(context)
         if crossing := [site.name for site in context.adapted.sites if site.kind not in ("linear", "conv1d")]:
             raise RecipeError(
-                f"search method 'gradsvd' looks at the gradient of a weight, and {crossing[0]} has none",
+                f"allocator 'gradsvd' looks at the gradient of a weight, and {crossing[0]} has none",
                 key="search.method",
                 valid="gradsvd with projections alone",
                 hint="adapter.shortcuts=[]",
@@ -69,9 +69,9 @@ class GradientSVD(FixedRanks):
             self.check_start()
 
     @classmethod
-    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+    def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """One look, with the gradients of whole weights, and their singular values."""
-        return prices.of_weights() + prices.spectra()
+        return cost_model.of_weights() + cost_model.spectra()
 
     def check_start(self) -> None:
         """Refuse adapters that cannot start from given factors."""
@@ -127,4 +127,4 @@ class GradientSVD(FixedRanks):
         super().give(ranks)
 
 
-registry.policies.register("gradsvd", GradientSVD)
+registry.allocators.register("gradsvd", GradientSVD)

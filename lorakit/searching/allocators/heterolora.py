@@ -23,13 +23,13 @@ from lorakit.adapters.delta import Option
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import Allocation, allocate
-from lorakit.searching.allocator import Decision, Policy, SearchContext
-from lorakit.searching.cost_model import Prices
+from lorakit.searching.allocator import Allocator, Decision, SearchContext
+from lorakit.searching.cost_model import CostModel
 from lorakit.searching.scoring import Probe, Proxy, without_trace
 from lorakit.searching.streaming import Streaming
 
 
-class HeteroLoRA(Policy):
+class HeteroLoRA(Allocator):
     """Switches whole sites by their scores."""
 
     title = "HeteroLoRA"
@@ -65,21 +65,23 @@ class HeteroLoRA(Policy):
             self.streaming = Streaming(context.adapted, context.ticks, context.search.batches)
 
     @classmethod
-    def trains(cls, search: SearchSection, prices: Prices) -> tuple[float, float]:
+    def trains(cls, search: SearchSection, cost_model: CostModel) -> tuple[float, float]:
         """The budget's share of the sites; down to the lowest that the proxy prefers."""
         proxy: Proxy = registry.proxies.get(search.proxy)
-        return prices.share, prices.lowest() if proxy.reach is None else min(proxy.reach * prices.share, 1.0)
+        return cost_model.share, cost_model.lowest() if proxy.reach is None else min(
+            proxy.reach * cost_model.share, 1.0
+        )
 
     @classmethod
-    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+    def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """The proxy's passes at every tick; streaming, those at step 0, and all sites to the bottom in the steps that are watched."""
         proxy: Proxy = registry.proxies.get(search.proxy)
         if search.scoring == "separate":
-            return proxy.work(prices) * len(ticks)
-        watched = len(Streaming.window_steps(ticks, search.batches)) * prices.accumulate
-        on, reach = cls.trains(search, prices)
-        return proxy.work(prices) * (0 in ticks) + watched * (
-            prices.batch(on, watched=1 - on) - prices.batch(on, reach)
+            return proxy.work(cost_model) * len(ticks)
+        watched = len(Streaming.window_steps(ticks, search.batches)) * cost_model.accumulate
+        on, reach = cls.trains(search, cost_model)
+        return proxy.work(cost_model) * (0 in ticks) + watched * (
+            cost_model.batch(on, watched=1 - on) - cost_model.batch(on, reach)
         )
 
     def decide(self, step: int) -> Decision:
@@ -141,10 +143,10 @@ class HeteroLoRA(Policy):
         if self.streaming:
             self.streaming.before_forward(step)
 
-    def on_gradients(self, step: int) -> None:
+    def after_backward(self, step: int) -> None:
         """Take the step's gradients down."""
         if self.streaming:
-            self.streaming.on_gradients(step)
+            self.streaming.after_backward(step)
 
     def state_dict(self) -> dict[str, Any]:
         """The scores so far too."""
@@ -159,4 +161,4 @@ class HeteroLoRA(Policy):
             self.streaming.load_state_dict(state["streaming"])
 
 
-registry.policies.register("heterolora", HeteroLoRA)
+registry.allocators.register("heterolora", HeteroLoRA)

@@ -26,14 +26,14 @@ from lorakit.adapters.packing import pack_all, unpack_all
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import allocate
-from lorakit.searching.allocator import Decision, Policy, SearchContext
-from lorakit.searching.cost_model import Prices
+from lorakit.searching.allocator import Allocator, Decision, SearchContext
+from lorakit.searching.cost_model import CostModel
 from lorakit.searching.input_statistics import modules_of, seen_inputs
 from lorakit.searching.scoring import without_trace
 from lorakit.searching.unit_allocator import check_later_tick
 
 
-class LoRADrop(Policy):
+class LoRADrop(Allocator):
     """Chooses sites once, by the size of what they add."""
 
     title = "LoRA-drop"
@@ -52,7 +52,7 @@ class LoRADrop(Policy):
         for name, adapter in context.adapted.adapters.items():
             if adapter.delta.replaces or not (adapter.on_weight or adapter.site.is_shortcut):
                 raise RecipeError(
-                    f"search method 'lora_drop' measures what a site adds to its layer, and {name} is a {adapter.site.kind}",
+                    f"allocator 'lora_drop' measures what a site adds to its layer, and {name} is a {adapter.site.kind}",
                     key="search.method",
                     valid="lora_drop with updates of projections, and shortcuts",
                 )
@@ -62,9 +62,9 @@ class LoRADrop(Policy):
             self.starts = {t.name: t.parameter.detach().clone() for t in context.adapted.trained()}
 
     @classmethod
-    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+    def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """One look at what sites add."""
-        return prices.forward()
+        return cost_model.forward()
 
     def allowed(self, step: int) -> int:
         """Everything until the choice is made."""
@@ -132,4 +132,4 @@ def added_by(adapter: Adapter, x: torch.Tensor) -> torch.Tensor:
     return adapter.own_path()(x) - adapter.frozen_forward(x)
 
 
-registry.policies.register("lora_drop", LoRADrop)
+registry.allocators.register("lora_drop", LoRADrop)

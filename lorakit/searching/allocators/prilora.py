@@ -65,7 +65,7 @@ class PRILoRA(FixedRanks):
             if isinstance(adapter.delta, Anchored) or pruned_tensor(adapter) is None:
                 spec = adapter.spec
                 raise RecipeError(
-                    f"search method 'prilora' zeroes entries of a trained A (rank x in), and delta '{spec.delta}' with init "
+                    f"allocator 'prilora' zeroes entries of a trained A (rank x in), and delta '{spec.delta}' with init "
                     f"'{spec.init}' and trainable '{spec.trainable}' has none at {name} that would leave the function",
                     key="search.method",
                     valid="prilora with an adapter method such as lora, dora, trilora or flora",
@@ -119,7 +119,7 @@ class PRILoRA(FixedRanks):
         squares = x.square().sum(dim=0)
         self.sums[name] = self.sums[name] + squares if name in self.sums else squares
 
-    def on_gradients(self, step: int) -> None:
+    def after_backward(self, step: int) -> None:
         """Take the step's squares into the average."""
         share = self.settings["smooth"]
         for name, squares in self.sums.items():
@@ -181,4 +181,4 @@ def over_processes(tensor: torch.Tensor) -> torch.Tensor:
     return total
 
 
-registry.policies.register("prilora", PRILoRA)
+registry.allocators.register("prilora", PRILoRA)

@@ -31,16 +31,16 @@ from lorakit.adapters.packing import pack_all, unpack
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import Decision, SearchContext
-from lorakit.searching.cost_model import Prices
+from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import with_penalty
-from lorakit.searching.unit_allocator import UnitPolicy, Units
+from lorakit.searching.unit_allocator import UnitAllocator, Units
 from lorakit.tasks.batching import SummedLoss
 
 SHRINKING = 16
 """Small operations that shrink a site's units and measure them."""
 
 
-class SoRA(UnitPolicy):
+class SoRA(UnitAllocator):
     """Soft-thresholds what closes a unit after every step, and keeps the largest."""
 
     title = "SoRA"
@@ -61,7 +61,7 @@ class SoRA(UnitPolicy):
             if not closing or not all(closing.values()):
                 what = " and ".join(name for name, trains in closing.items() if not trains) or "any tensor with ranks"
                 raise RecipeError(
-                    f"search method 'sora' pulls {what} of {adapter.site.name} towards zero, and it does not train",
+                    f"allocator 'sora' pulls {what} of {adapter.site.name} towards zero, and it does not train",
                     key="adapter.trainable",
                     valid="all",
                 )
@@ -75,9 +75,9 @@ class SoRA(UnitPolicy):
         return first + (last - first) * step / self.context.total_steps
 
     @classmethod
-    def work(cls, search: SearchSection, ticks: Sequence[int], prices: Prices) -> float:
+    def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """A few small operations at every site after each step."""
-        return prices.small(SHRINKING) * prices.steps + cls.choosing(ticks, prices)
+        return cost_model.small(SHRINKING) * cost_model.steps + cls.choosing(ticks, cost_model)
 
     @torch.no_grad()
     def observe(self, step: int) -> None:
@@ -181,4 +181,4 @@ def shrink(adapter: Adapter, threshold: float) -> None:
                 tensor.copy_(torch.where(factor == 0, start, start + (tensor - start) * factor))
 
 
-registry.policies.register("sora", SoRA)
+registry.allocators.register("sora", SoRA)

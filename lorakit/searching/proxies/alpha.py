@@ -80,6 +80,6 @@ proxies.register(
         source="HeteroLoRA (Zhang et al. 2024)",
         at_zero="works on linear sites, whose whole output is scaled; an untrained shortcut scores 0",
         score=alpha,
-        work=lambda prices: prices.forward() * (1 + len(prices.sites) * math.log2(STEPS + 1)),
+        work=lambda cost_model: cost_model.forward() * (1 + len(cost_model.sites) * math.log2(STEPS + 1)),
     ),
 )

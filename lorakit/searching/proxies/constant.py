@@ -22,7 +22,7 @@ proxies.register(
         source="HeteroLoRA (Zhang et al. 2024)",
         at_zero="does not look at B",
         score=lambda probe: constant(probe.adapted, {}, probe.search),
-        work=lambda prices: 0.0,
+        work=lambda cost_model: 0.0,
         of_gradients=constant,
     ),
 )

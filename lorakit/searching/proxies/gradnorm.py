@@ -25,7 +25,7 @@ proxies.register(
         source="HeteroLoRA (Zhang et al. 2024)",
         at_zero="dL/dA is exactly zero while B = 0, so the score is |dL/dB| alone",
         score=from_gradients(gradnorm),
-        work=lambda prices: prices.scoring(),
+        work=lambda cost_model: cost_model.scoring(),
         reach=2.0,
         of_gradients=gradnorm,
     ),

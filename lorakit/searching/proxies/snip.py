@@ -26,7 +26,7 @@ proxies.register(
         source="Lee et al. 2019, section 4.1; HeteroLoRA",
         at_zero="an untrained B counts as a random one of deviation 0.02; with search.untrained: literal the score is zero",
         score=from_gradients(snip),
-        work=lambda prices: prices.scoring(),
+        work=lambda cost_model: cost_model.scoring(),
         reach=3.5,
         of_gradients=snip,
     ),

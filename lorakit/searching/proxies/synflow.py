@@ -71,7 +71,7 @@ proxies.register(
         source="Tanaka et al. 2020, section 5; HeteroLoRA",
         at_zero="an untrained B counts as a random one of deviation 0.02; with search.untrained: literal the score is zero",
         score=synflow,
-        work=lambda prices: prices.scoring(1) + SIGNS * prices.parameters,
+        work=lambda cost_model: cost_model.scoring(1) + SIGNS * cost_model.parameters,
         reach=2.0,
     ),
 )

@@ -73,7 +73,7 @@ class AFLoRA(Update):
         """The factors that still train."""
         return {name: tensor for name, tensor in self.tensors.items() if name not in self.frozen}
 
-    def after_backward(self, state: TrainState) -> None:
+    def before_optimizer_step(self, state: TrainState) -> None:
         """Add |g| to the window's sum."""
         for name, tensor in self.live.items():
             if tensor.parameter.grad is not None:

@@ -66,7 +66,7 @@ class DropBP(Update):
         numbers = torch.rand(len(self.branches), generator=self.context.generator).tolist()
         self.dropped = {n for n, number in zip(self.branches, numbers, strict=True) if number < self.settings["rate"]}
 
-    def after_backward(self, state: TrainState) -> None:
+    def before_optimizer_step(self, state: TrainState) -> None:
         """Whatever else is computed has all its gradients."""
         self.dropped = set()
 

@@ -90,7 +90,7 @@ class HiddenKey(Update):
         for handle in self.handles:
             handle.remove()
 
-    def on_gradients(self, state: TrainState) -> None:
+    def after_backward(self, state: TrainState) -> None:
         """Whatever else is computed is untouched; the backward pass, which may repeat layers, is over."""
         self.active, self.logits = False, torch.empty(0)
 

@@ -52,7 +52,7 @@ class Rose(Update):
             steps_in(share, total) for share in (self.settings["begin"], 1 - self.settings["settle"])
         )
 
-    def after_backward(self, state: TrainState) -> None:
+    def before_optimizer_step(self, state: TrainState) -> None:
         """Keep the gradients: they are gone when the entries are scored."""
         gradients = {t.name: t.parameter.grad for t in self.tensors}
         self.gradients = {name: gradient.clone() for name, gradient in gradients.items() if gradient is not None}

@@ -13,7 +13,7 @@ from lorakit.artifacts.combination import Combination, Factors, Setting, truncat
 from lorakit.backbone.site import Site
 from lorakit.tasks.batching import Batch
 from lorakit.training.objective import Objective
-from lorakit.training.seeds import stream
+from lorakit.training.seeds import derive_seed
 from lorakit.workflow.combine.members import Member, Tensors
 from lorakit.workflow.setup import talk
 
@@ -94,7 +94,7 @@ def learnt(
         x0=[1 / len(members)] * len(members),
         maxiter=GENERATIONS,
         popsize=POPULATION,
-        rng=stream(seed, "combine/weights"),
+        rng=derive_seed(seed, "combine/weights"),
         polish=False,
     )
     talk.info("weights %s after %d losses", ", ".join(f"{w:.3f}" for w in found.x), found.nfev)

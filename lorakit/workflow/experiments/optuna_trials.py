@@ -31,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lorakit.artifacts.lock import Worker
 from lorakit.errors import Interrupted, LorakitError, RunError, UsageError
-from lorakit.training.seeds import stream
+from lorakit.training.seeds import derive_seed
 from lorakit.workflow.experiments import workers
 from lorakit.workflow.experiments.grid import Point, Space
 from lorakit.workflow.experiments.totals import ComparedRun
@@ -239,7 +239,7 @@ class Numbered(BaseSampler):
 
     def tpe(self, trial: FrozenTrial, name: str = "") -> TPESampler:
         """A fresh sampler with the seed of this trial, or of one of its values."""
-        return TPESampler(seed=stream(self.seed, f"sweep/{trial.number}/{name}") % 2**32)
+        return TPESampler(seed=derive_seed(self.seed, f"sweep/{trial.number}/{name}") % 2**32)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """As TPE does."""

@@ -36,7 +36,7 @@ from lorakit.tasks.task import higher_is_better
 from lorakit.training.hooks import Hook
 from lorakit.training.interrupt import listening
 from lorakit.training.loop import asked_to_stop
-from lorakit.training.seeds import stream
+from lorakit.training.seeds import derive_seed
 from lorakit.workflow.glora.supernet import (
     Supernet,
     found_recipe,
@@ -126,7 +126,7 @@ def evolve(
     with located(loaded):
         check(loaded)
         run = choose_folder(loaded, run_dir, resume)
-        data = load_task(recipe.task, seed=stream(recipe.run.seed, "data"), offline=recipe.run.offline)
+        data = load_task(recipe.task, seed=derive_seed(recipe.run.seed, "data"), offline=recipe.run.offline)
         rows = without_validation(data, recipe.search.holdout, recipe.run.seed)
         parts = assemble(supernet_recipe(loaded), rows)
         evolution = begin(loaded, parts)
@@ -224,7 +224,9 @@ def begin(loaded: LoadedRecipe, parts: Parts) -> Evolution:
         maximise=higher_is_better(main_metric(parts.task)),
     )
     genes = [gene for site in parts.sites if not site.is_shortcut for gene in genes_of(parts, site)]
-    evolution = Evolution(genes, rules, lambda number: stream(loaded.recipe.run.seed, f"search/generation {number}"))
+    evolution = Evolution(
+        genes, rules, lambda number: derive_seed(loaded.recipe.run.seed, f"search/generation {number}")
+    )
     fewest, most = max(rules.fixed, rules.lowest), evolution.most()
     if fewest > most or (budget is not None and budget < fewest):
         raise RecipeError(

@@ -24,7 +24,7 @@ from lorakit.training.checkpoint import all_checkpoints
 from lorakit.training.evaluation import predict_logits, score_logits
 from lorakit.training.hooks import Hook
 from lorakit.training.objective import Objective
-from lorakit.training.seeds import stream
+from lorakit.training.seeds import derive_seed
 from lorakit.workflow.setup import Parts, adapt, assemble, make_accelerator, this_process
 from lorakit.workflow.train import train
 
@@ -70,7 +70,7 @@ class Supernet:
 
 def without_validation(data: TaskData, share: float, seed: int) -> TaskData:
     """The training rows alone: a ``share`` of them, drawn by ``seed``, stands in for the validation splits."""
-    splits = hold_out(data.splits["train"], share, stream(seed, "holdout"))
+    splits = hold_out(data.splits["train"], share, derive_seed(seed, "holdout"))
     task = replace(data.task, validation=(HELD_OUT,), test=())
     return TaskData(task, {"train": splits["train"], HELD_OUT: splits["validation"]}, data.origin)
 

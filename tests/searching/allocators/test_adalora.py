@@ -28,7 +28,7 @@ test_contract = unit_contract("adalora")
 
 
 class Twins:
-    """The same model with our adapter and search method, and with PEFT's; all sites are 32 x 32, so that ranks are parameters."""
+    """The same model with our adapter and allocator, and with PEFT's; all sites are 32 x 32, so that ranks are parameters."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Twins:
         )
         model: Any = copy.deepcopy(self.scene.pretrained)
         self.peft: Any = peft.get_peft_model(model, config).base_model
-        self.policy = self.scene.policy(
+        self.allocator = self.scene.allocator(
             method="adalora",
             total_steps=total,
             ticks=[step for step in range(total) if step % every == 0 and first <= step <= total - last],
@@ -85,7 +85,7 @@ class Twins:
         """Double precision, and PEFT's scale without its 1e-5: what is left of a difference would be one of the method."""
         for model in (self.scene.adapted.model, self.peft):
             model.double()
-        for averages in (self.policy.importance, self.policy.uncertainty):
+        for averages in (self.allocator.importance, self.allocator.uncertainty):
             averages.update({name: average.double() for name, average in averages.items()})
         for site in self.scene.adapted.adapters:
             self.peft.model.get_submodule(site).ranknum["default"].data.sub_(1e-5)
@@ -106,11 +106,11 @@ class Twins:
         return {name: adapter.units.tolist() for name, adapter in self.scene.adapted.adapters.items()}
 
 
-def their_unit_scores(allocator: RankAllocator, site: str) -> torch.Tensor:
+def their_unit_scores(peft_allocator: RankAllocator, site: str) -> torch.Tensor:
     """From PEFT's averages by PEFT's functions: ``mask_to_budget`` does not give its scores away."""
-    parts = {letter: allocator._element_score(f"{site}.{name}.default") for letter, name in THEIRS.items()}
+    parts = {letter: peft_allocator._element_score(f"{site}.{name}.default") for letter, name in THEIRS.items()}
     vectors = torch.stack([parts["A"].mean(dim=1), parts["B"].mean(dim=0)], dim=1)
-    scores: torch.Tensor = allocator._combine_ipt(parts["g"], vectors)
+    scores: torch.Tensor = peft_allocator._combine_ipt(parts["g"], vectors)
     return scores
 
 
@@ -120,7 +120,7 @@ def test_identical_numbers_and_gradients_give_peft_s_averages_scores_and_masks(
 ) -> None:
     total = 40 if every == 1 else 42
     twins = Twins(make, total=total, first=first, last=last, every=every)
-    policy, allocator = twins.policy, twins.peft.rankallocator
+    allocator, peft_allocator = twins.allocator, twins.peft.rankallocator
     generator = torch.Generator().manual_seed(3)
     allocations = 0
     for step in range(1, total - last + 1):
@@ -129,35 +129,35 @@ def test_identical_numbers_and_gradients_give_peft_s_averages_scores_and_masks(
                 value = torch.randn(ours.shape, generator=generator) ** 3
                 setattr(ours, slot, value)
                 setattr(theirs, slot, value.clone().view_as(theirs))
-        policy.after_step(step)
-        allocator.update_ipt = watched(allocator, twins)
+        allocator.after_step(step)
+        peft_allocator.update_ipt = watched(peft_allocator, twins)
         twins.peft.peft_config["default"].rank_pattern = None
         twins.peft.update_and_allocate(step)
-        if step in policy.context.ticks:
-            policy.tick(step, 0.0)
+        if step in allocator.context.ticks:
+            allocator.tick(step, 0.0)
         allocated = twins.their_masks()
-        assert (allocated is not None) == (step in policy.context.ticks and step > first)
+        assert (allocated is not None) == (step in allocator.context.ticks and step > first)
         if allocated is not None:
             assert allocated == twins.our_masks()
             allocations += 1
-    assert allocations == len([tick for tick in policy.context.ticks if tick > first])
+    assert allocations == len([tick for tick in allocator.context.ticks if tick > first])
     assert sum(map(sum, twins.our_masks().values())) == TARGET * len(twins.our_masks())
     assert len({sum(mask) for mask in twins.our_masks().values()}) > 1
 
 
-def watched(allocator: RankAllocator, twins: Twins) -> Callable[[Any], None]:
+def watched(peft_allocator: RankAllocator, twins: Twins) -> Callable[[Any], None]:
     """PEFT's ``update_ipt``, with a look at what it made before it is forgotten."""
 
     def update(model: Any) -> None:
-        RankAllocator.update_ipt(allocator, model)
+        RankAllocator.update_ipt(peft_allocator, model)
         for name in twins.pairs:
             for ours, theirs in (
-                (twins.policy.importance, allocator.exp_avg_ipt),
-                (twins.policy.uncertainty, allocator.exp_avg_unc),
+                (twins.allocator.importance, peft_allocator.exp_avg_ipt),
+                (twins.allocator.uncertainty, peft_allocator.exp_avg_unc),
             ):
                 assert_close(ours[name], twins.theirs(theirs, name), rtol=1e-5, atol=1e-6)
-        for site, scores in twins.policy.unit_scores().items():
-            assert_close(scores, their_unit_scores(allocator, site), rtol=1e-5, atol=1e-6)
+        for site, scores in twins.allocator.unit_scores().items():
+            assert_close(scores, their_unit_scores(peft_allocator, site), rtol=1e-5, atol=1e-6)
 
     return update
 
@@ -166,7 +166,7 @@ def test_the_loss_and_its_gradients_are_peft_s_orthogonality_included(make: Make
     """Up to PEFT's scale alpha / (rank + 1e-5)."""
     twins = Twins(make, total=10, first=1, last=1, every=1, orthogonality=0.3)
     batch = twins.scene.batches()[0]
-    plain, objective = summed(twins.scene.adapted.model, batch), twins.policy.around_loss(summed)
+    plain, objective = summed(twins.scene.adapted.model, batch), twins.allocator.around_loss(summed)
     ours = objective(twins.scene.adapted.model, batch) / len(batch["labels"])
     theirs = twins.peft(**batch).loss
     assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -187,15 +187,15 @@ def test_a_training_is_peft_s_step_by_step(make: Make, lr: float, tolerance: flo
     total, first, last = 30, 4, 8
     twins = Twins(make, total=total, first=first, last=last, every=1, gates=0.0)
     twins.be_exact()
-    scene, policy, batches = twins.scene, twins.policy, twins.scene.batches(4)
+    scene, allocator, batches = twins.scene, twins.allocator, twins.scene.batches(4)
     optimizers = [
         torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
         for model in (scene.adapted.model, twins.peft.model)
     ]
     reopened, before = 0, twins.our_masks()
     for step in range(total):
-        if step in policy.context.ticks:
-            policy.tick(step, 0.0)
+        if step in allocator.context.ticks:
+            allocator.tick(step, 0.0)
             now = twins.our_masks()
             reopened += sum(n and not b for name in now for n, b in zip(now[name], before[name], strict=True))
             before = now
@@ -208,26 +208,26 @@ def test_a_training_is_peft_s_step_by_step(make: Make, lr: float, tolerance: flo
         theirs.backward()
         for optimizer in optimizers:
             optimizer.step()
-        policy.after_step(step + 1)
+        allocator.after_step(step + 1)
         twins.peft.update_and_allocate(step + 1)
-        if (masks := twins.their_masks()) is not None and step + 1 in policy.context.ticks:
-            policy_masks = {name: units.tolist() for name, units in would_keep(policy, step + 1).items()}
-            assert policy_masks == masks
+        if (masks := twins.their_masks()) is not None and step + 1 in allocator.context.ticks:
+            our_masks = {name: units.tolist() for name, units in would_keep(allocator, step + 1).items()}
+            assert our_masks == masks
         for optimizer in optimizers:
             optimizer.zero_grad()
     assert bool(reopened) == (lr > 0.1)
-    policy.finish()
+    allocator.finish()
     for own, other in twins.pairs.values():
         assert_close(own, other.view_as(own), rtol=tolerance, atol=tolerance)
 
 
-def would_keep(policy: Any, step: int) -> dict[str, torch.Tensor]:
+def would_keep(allocator: Any, step: int) -> dict[str, torch.Tensor]:
     """The units that a tick at ``step`` would keep."""
-    flat = torch.cat(list(policy.unit_scores().values()))
-    price = next(iter(policy.adapters.values())).parameters_at(1)
-    number = policy.allowed(step) // price
+    flat = torch.cat(list(allocator.unit_scores().values()))
+    price = next(iter(allocator.adapters.values())).parameters_at(1)
+    number = allocator.allowed(step) // price
     cut = flat.sort(descending=True).values[number - 1] if number else torch.inf
-    return {name: scores >= cut for name, scores in policy.unit_scores().items()}
+    return {name: scores >= cut for name, scores in allocator.unit_scores().items()}
 
 
 # -- by hand -----------------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_a_unit_s_score_is_the_sum_of_its_slices_means(make: Make, delta: str) -
     scene = make("bert", targets=["q", "v"], shortcuts=["res1"], delta=delta)
     beta1, beta2 = 0.6, 0.9
     options = {"beta1": str(beta1), "beta2": str(beta2), "orthogonality": "0"}
-    policy = scene.policy(method="adalora", total_steps=STEPS, ticks=TICKS, enable=0.5, options=options)
+    allocator = scene.allocator(method="adalora", total_steps=STEPS, ticks=TICKS, enable=0.5, options=options)
     generator = torch.Generator().manual_seed(1)
     averages: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for step in range(1, 4):
@@ -257,8 +257,8 @@ def test_a_unit_s_score_is_the_sum_of_its_slices_means(make: Make, delta: str) -
                 value = (tensor * tensor.grad).abs().detach()
                 mean = beta1 * mean + (1 - beta1) * value
                 averages[id(tensor)] = mean, beta2 * unsure + (1 - beta2) * (value - mean).abs()
-        policy.after_step(step)
-    for name, scores in policy.unit_scores().items():
+        allocator.after_step(step)
+    for name, scores in allocator.unit_scores().items():
         adapter = scene.adapted.adapters[name]
         tensors = {key: tensor for key, tensor, _ in adapter.tensors()}
         for unit in range(adapter.rank):
@@ -272,7 +272,7 @@ def test_a_unit_s_score_is_the_sum_of_its_slices_means(make: Make, delta: str) -
 
 def test_the_orthogonality_term_is_for_each_row_and_for_what_has_a_gate(make: Make) -> None:
     scene = make("bert", targets=["q", "up"], shortcuts=["res1"], method="adalora")
-    policy = scene.policy(method="adalora", enable=0.5, options={"orthogonality": "0.4"})
+    allocator = scene.allocator(method="adalora", enable=0.5, options={"orthogonality": "0.4"})
     disturb(scene.adapted)
     scene.adapted.switch(list(scene.adapted.adapters)[1:])
     errors = []
@@ -280,21 +280,21 @@ def test_the_orthogonality_term_is_for_each_row_and_for_what_has_a_gate(make: Ma
         a, b = scene.adapted.adapters[name].delta.A, scene.adapted.adapters[name].delta.B
         errors += [(a @ a.T - torch.eye(len(a))).norm(), (b.T @ b - torch.eye(len(a))).norm()]
     batch = scene.batches()[0]
-    added = policy.around_loss(summed)(scene.adapted.model, batch) - summed(scene.adapted.model, batch)
+    added = allocator.around_loss(summed)(scene.adapted.model, batch) - summed(scene.adapted.model, batch)
     assert_close(added, len(batch["labels"]) * 0.4 * sum(errors) / len(errors), rtol=1e-4, atol=1e-4)
-    assert scene.policy(method="adalora", options={"orthogonality": "0"}).around_loss(summed) is summed
-    assert make("bert", targets=["q"]).policy(method="adalora", enable=0.5).unlike_orthonormal() == []
+    assert scene.allocator(method="adalora", options={"orthogonality": "0"}).around_loss(summed) is summed
+    assert make("bert", targets=["q"]).allocator(method="adalora", enable=0.5).unlike_orthonormal() == []
 
 
 def test_a_step_that_overflowed_tells_nothing(make: Make) -> None:
     """As float16's first steps do: the optimiser leaves them out."""
     scene = make("bert", targets=["q"], method="adalora")
-    policy = scene.policy(method="adalora", total_steps=STEPS, ticks=TICKS, enable=0.5)
+    allocator = scene.allocator(method="adalora", total_steps=STEPS, ticks=TICKS, enable=0.5)
     for value in (1.0, torch.inf, torch.nan):
-        for tensor in policy.ranked.values():
+        for tensor in allocator.ranked.values():
             tensor.grad = torch.full_like(tensor, value)
-        policy.after_step(1)
-    assert all(scores.isfinite().all() for scores in policy.unit_scores().values())
+        allocator.after_step(1)
+    assert all(scores.isfinite().all() for scores in allocator.unit_scores().values())
 
 
 @pytest.mark.parametrize(
@@ -309,4 +309,4 @@ def test_a_step_that_overflowed_tells_nothing(make: Make) -> None:
 def test_what_is_refused(make: Make, section: dict[str, Any], search: dict[str, Any], message: str) -> None:
     scene = make("bert", targets=["k", "v"], **section)
     with pytest.raises(RecipeError, match=message):
-        scene.policy(method="adalora", **search)
+        scene.allocator(method="adalora", **search)

@@ -25,7 +25,7 @@ def scene_of(make: Make, **section: Any) -> Scene:
 
 def alora(scene: Scene, seed: int = 0, **search: Any) -> Any:
     search = {"uniform_rank": START, "batches": 1, **search}
-    return scene.policy(seed, method="alora", total_steps=STEPS, ticks=(0, 4, 8), **search)
+    return scene.allocator(seed, method="alora", total_steps=STEPS, ticks=(0, 4, 8), **search)
 
 
 def masked_loss(scene: Scene, batch: Any, live: Callable[[str, int], bool]) -> float:
@@ -42,12 +42,12 @@ def masked_loss(scene: Scene, batch: Any, live: Callable[[str, int], bool]) -> f
 @pytest.mark.parametrize("alone", ["model", "site"])
 def test_scores_are_those_of_the_formula(make: Make, alone: str) -> None:
     scene = scene_of(make)
-    policy = alora(scene, data="first", options={"alone": alone})
+    allocator = alora(scene, data="first", options={"alone": alone})
     disturb(scene.adapted)
-    policy.keep({name: torch.tensor([True, False, True, False]) for name in scene.adapted.adapters})
+    allocator.keep({name: torch.tensor([True, False, True, False]) for name in scene.adapted.adapters})
     (batch,) = scene.batches(1)
     before = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
-    scores = policy.unit_scores()
+    scores = allocator.unit_scores()
     for name, tensor in scene.adapted.state().items():
         assert torch.equal(tensor, before[name])
     for site in scene.adapted.adapters:
@@ -60,26 +60,26 @@ def test_scores_are_those_of_the_formula(make: Make, alone: str) -> None:
         assert scores[site][1] == scores[site][3] == 0
 
 
-def given(policy: Any, values: list[list[float]]) -> dict[str, torch.Tensor]:
-    return {name: torch.tensor(row) for name, row in zip(policy.adapters, values, strict=True)}
+def given(allocator: Any, values: list[list[float]]) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(row) for name, row in zip(allocator.adapters, values, strict=True)}
 
 
 def test_the_lowest_move_to_the_sites_that_lost_none(make: Make) -> None:
     scene = scene_of(make)
-    policy = alora(scene, options={"per_site": "0.75"})  # three of four sites
-    a, b, c, d = policy.adapters
-    scores = given(policy, [[0.1, 0.2, 0, 0], [0.9, 0.8, 0, 0], [0.3, 5.0, 0, 0], [1.9, 1.8, 0, 0]])
-    live = policy.moved(scores, {name: adapter.units for name, adapter in policy.adapters.items()})
+    allocator = alora(scene, options={"per_site": "0.75"})  # three of four sites
+    a, b, c, d = allocator.adapters
+    scores = given(allocator, [[0.1, 0.2, 0, 0], [0.9, 0.8, 0, 0], [0.3, 5.0, 0, 0], [1.9, 1.8, 0, 0]])
+    live = allocator.moved(scores, {name: adapter.units for name, adapter in allocator.adapters.items()})
     # both of a go and the first of c; d, with the better mean, is served before b: two units for d, one for b
     assert not live[a].any()
     assert live[b].tolist() == [True, True, True, False]
     assert live[c].tolist() == [False, True, False, False]
     assert live[d].tolist() == [True, True, True, True]
-    policy.keep(live)
+    allocator.keep(live)
     # now d is full and b has room for one: two are closed, one moves, and the better of the two goes back
-    policy.settings["per_site"] = 0.5
-    scores = given(policy, [[0.0] * 4, [3.0] * 4, [0, 0.5, 0, 0], [2.0, 2.0, 2.0, 0.4]])
-    live = policy.moved(scores, {name: adapter.units for name, adapter in policy.adapters.items()})
+    allocator.settings["per_site"] = 0.5
+    scores = given(allocator, [[0.0] * 4, [3.0] * 4, [0, 0.5, 0, 0], [2.0, 2.0, 2.0, 0.4]])
+    live = allocator.moved(scores, {name: adapter.units for name, adapter in allocator.adapters.items()})
     assert live[b].all()
     assert not live[a].any()
     assert sum(int(units.sum()) for units in live.values()) == 4 * START
@@ -90,7 +90,7 @@ def test_the_lowest_move_to_the_sites_that_lost_none(make: Make) -> None:
 def test_new_units_add_nothing_and_are_as_drawn_while_there_are_such(make: Make) -> None:
     scene = scene_of(make)
     drawn = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
-    policy, opened = alora(scene), []
+    allocator, opened = alora(scene), []
 
     def look() -> None:
         for name, adapter in scene.adapted.adapters.items():
@@ -100,22 +100,22 @@ def test_new_units_add_nothing_and_are_as_drawn_while_there_are_such(make: Make)
                     assert not adapter.delta.B[:, unit].any()
                     assert torch.equal(adapter.delta.A[unit], drawn[f"{name}.A"][unit])
 
-    act(scene, policy, optimizer_for(scene), range(5), look)
+    act(scene, allocator, optimizer_for(scene), range(5), look)
     assert opened
 
 
 @pytest.mark.parametrize("kind", ["low_rank", "magnitude"])
 def test_the_total_is_the_budget_after_every_tick(make: Make, kind: str) -> None:
     scene = scene_of(make, **KINDS[kind])
-    policy = alora(scene)
+    allocator = alora(scene)
     totals, ranks = [], set()
 
     def look() -> None:
         totals.append(counted(scene))
         ranks.add(tuple(scene.adapted.ranks().values()))
 
-    for tick in act(scene, policy, optimizer_for(scene), range(STEPS), look):
-        assert tick["budget"] == policy.context.budget.parameters
+    for tick in act(scene, allocator, optimizer_for(scene), range(STEPS), look):
+        assert tick["budget"] == allocator.context.budget.parameters
         # a site without units gives its magnitude back too, and that pays for half a unit only
         assert tick["parameters"] in (
             (tick["budget"],) if kind == "low_rank" else (tick["budget"], tick["budget"] - 32)
@@ -127,15 +127,15 @@ def test_the_total_is_the_budget_after_every_tick(make: Make, kind: str) -> None
 
 def test_sites_of_different_size_stay_within_it(make: Make) -> None:
     scene = make("bert", targets=["q", "up"], shortcuts=["res1"], rank=RANK)
-    policy = alora(scene, enable=0.6, uniform_rank=None)
-    for tick in act(scene, policy, optimizer_for(scene), range(STEPS)):
-        assert tick["parameters"] <= tick["budget"] == policy.context.budget.parameters
+    allocator = alora(scene, enable=0.6, uniform_rank=None)
+    for tick in act(scene, allocator, optimizer_for(scene), range(STEPS)):
+        assert tick["parameters"] <= tick["budget"] == allocator.context.budget.parameters
 
 
 def test_rounds_end(make: Make) -> None:
     scene = scene_of(make)
-    policy = alora(scene, options={"rounds": "1"})
-    first, second, third = act(scene, policy, optimizer_for(scene), range(STEPS))
+    allocator = alora(scene, options={"rounds": "1"})
+    first, second, third = act(scene, allocator, optimizer_for(scene), range(STEPS))
     assert first["scores"] == third["scores"] == {}
     assert first["ranks"] != second["ranks"] == third["ranks"]
     assert all(math.isfinite(score) for score in second["scores"].values())

@@ -23,21 +23,21 @@ def scene_of(make: Make, **section: Any) -> Scene:
 
 
 def autolora(scene: Scene, seed: int = 0, **search: Any) -> Any:
-    return scene.policy(seed, **{"method": "autolora", "total_steps": STEPS, "ticks": TICKS, **search})
+    return scene.allocator(seed, **{"method": "autolora", "total_steps": STEPS, "ticks": TICKS, **search})
 
 
 def test_a_step_of_the_shares_is_adam_s_at_the_gradient_of_first_order(make: Make) -> None:
     scene = scene_of(make)
     disturb(scene.adapted)
     scene.adapted.model.double().eval()
-    policy = autolora(scene, data="first", options={"lr": "0.01", "period": "2"})
+    allocator = autolora(scene, data="first", options={"lr": "0.01", "period": "2"})
     (batch,) = scene.batches(1)
     summed(scene.adapted.model, scene.batches(2)[1]).backward()
     gradients = {t.name: t.parameter.grad.clone() for t in scene.adapted.trained()}
     before = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
     slope = {}
     with torch.no_grad():
-        for name, alpha in policy.alphas.items():
+        for name, alpha in allocator.alphas.items():
             for unit in range(len(alpha)):
                 ends = []
                 for shift in (1e-4, -2e-4):
@@ -46,35 +46,35 @@ def test_a_step_of_the_shares_is_adam_s_at_the_gradient_of_first_order(make: Mak
                 alpha[unit] += 1e-4
                 slope[name, unit] = (ends[0] - ends[1]) / 2e-4
     torch.manual_seed(5)
-    policy.after_step(1)
+    allocator.after_step(1)
     assert all(torch.equal(t, before[name]) for name, t in scene.adapted.state().items() if not name.endswith("alpha"))
-    policy.after_step(2)
+    allocator.after_step(2)
     for (name, unit), gradient in slope.items():  # Adam's first step: lr g / (|g| + eps)
-        moved = policy.alphas[name][unit] - before[f"{name}.alpha"][unit]
+        moved = allocator.alphas[name][unit] - before[f"{name}.alpha"][unit]
         assert float(moved) == pytest.approx(-0.01 * gradient / (abs(gradient) + 1e-8), rel=1e-2)
     for name, tensor in scene.adapted.state().items():
         if not name.endswith("alpha"):
             assert torch.equal(tensor, before[name])
     assert all(torch.equal(t.parameter.grad, gradients[t.name]) for t in scene.adapted.trained())
     assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(5))
-    assert not any(alpha.requires_grad for alpha in policy.alphas.values())
+    assert not any(alpha.requires_grad for alpha in allocator.alphas.values())
 
 
 def test_the_largest_shares_stay_at_the_last_tick(make: Make) -> None:
     """rank * share decides, so that ranks may differ: shortcuts have 2 units of 64, the 4 linear sites 4 of 64."""
     scene = scene_of(make)
-    policy = autolora(scene, parameters=9 * 64)
+    allocator = autolora(scene, parameters=9 * 64)
     adapters = scene.adapted.adapters
     shares = {name: torch.linspace(1, 2, adapters[name].rank) ** (2 + i / 3) for i, name in enumerate(adapters)}
-    for name, alpha in policy.alphas.items():
+    for name, alpha in allocator.alphas.items():
         alpha.data = (shares[name] / shares[name].sum()).log()
     worth = {
         (name, unit): len(share) * float(share[unit] / share.sum())
         for name, share in shares.items()
         for unit in range(len(share))
     }
-    assert policy.tick(0, 0.0).ranks == {name: adapter.rank for name, adapter in adapters.items()}
-    tick = policy.tick(8, 1.0)
+    assert allocator.tick(0, 0.0).ranks == {name: adapter.rank for name, adapter in adapters.items()}
+    tick = allocator.tick(8, 1.0)
     best = sorted(worth, key=lambda unit: -worth[unit])[:9]
     assert tick.ranks == {name: sum(site == name for site, _ in best) for name in shares}
     assert tick.parameters == 9 * 64 == counted(scene)
@@ -85,15 +85,15 @@ def test_the_largest_shares_stay_at_the_last_tick(make: Make) -> None:
 
 def test_the_search_ends_with_the_last_tick(make: Make) -> None:
     scene = scene_of(make)
-    policy, seen = autolora(scene, enable=0.5), []
-    ended = policy.after_step
+    allocator, seen = autolora(scene, enable=0.5), []
+    ended = allocator.after_step
 
     def after_step(step: int) -> None:
         ended(step)
-        seen.append([alpha.clone() for alpha in policy.alphas.values()])
+        seen.append([alpha.clone() for alpha in allocator.alphas.values()])
 
-    policy.after_step = after_step
-    ticks = act(scene, policy, optimizer_for(scene), range(STEPS))
+    allocator.after_step = after_step
+    ticks = act(scene, allocator, optimizer_for(scene), range(STEPS))
     moved = [any(not torch.equal(a, b) for a, b in zip(x, y, strict=True)) for x, y in pairwise(seen)]
     assert moved == [True] * 7 + [False] * 4
     assert [tick["budget"] for tick in ticks] == [20 * 64, 20 * 64, 10 * 64]

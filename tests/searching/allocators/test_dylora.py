@@ -24,19 +24,19 @@ def scene_of(make: Make, **section: Any) -> Scene:
 
 
 def dylora(scene: Scene, seed: int = 0, **search: Any) -> Any:
-    return scene.policy(seed, method="dylora", total_steps=STEPS, ticks=TICKS, **search)
+    return scene.allocator(seed, method="dylora", total_steps=STEPS, ticks=TICKS, **search)
 
 
-def train(scene: Scene, policy: Any, look: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
+def train(scene: Scene, allocator: Any, look: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
     """The records of the ticks; ``look`` is called after every step, its gradients still there."""
-    ended = policy.after_step
+    ended = allocator.after_step
 
     def after_step(step: int) -> None:
         look()
         ended(step)
 
-    policy.after_step = after_step
-    return act(scene, policy, optimizer_for(scene), range(STEPS))
+    allocator.after_step = after_step
+    return act(scene, allocator, optimizer_for(scene), range(STEPS))
 
 
 def tensors(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
@@ -47,13 +47,13 @@ def tensors(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
 def test_a_step_is_that_of_lora_at_its_rank_and_scale(make: Make) -> None:
     """Against a LoRA built at rank b, with B[:, :b], A[:b] and alpha / b."""
     scene = scene_of(make)
-    policy = dylora(scene)
+    allocator = dylora(scene)
     disturb(scene.adapted)
     batch = {name: tensor for name, tensor in scene.batches()[0].items() if name != "labels"}
     ranks = set()
     for step in range(6):
-        policy.before_forward(step)
-        b = policy.sampled
+        allocator.before_forward(step)
+        b = allocator.sampled
         ranks.add(b)
         lora = scene_of(make, rank=b, shortcut_rank=min(b, 2)).adapted
         for name, adapter in scene.adapted.adapters.items():
@@ -63,7 +63,7 @@ def test_a_step_is_that_of_lora_at_its_rank_and_scale(make: Make) -> None:
                 lora.adapters[name].delta.A.copy_(tensors(adapter)["A"][:width])
                 lora.adapters[name].delta.B.copy_(tensors(adapter)["B"][:, :width])
         assert torch.equal(evaluated(scene.adapted.model, batch), evaluated(lora.model, batch))
-        policy.after_step(step + 1)
+        allocator.after_step(step + 1)
         for adapter in scene.adapted.adapters.values():
             assert adapter.live == adapter.rank
             assert adapter.scale == (SHORT_ALPHA if adapter.site.is_shortcut else ALPHA) / adapter.rank
@@ -73,32 +73,32 @@ def test_a_step_is_that_of_lora_at_its_rank_and_scale(make: Make) -> None:
 @pytest.mark.parametrize("frozen", ["none", "earlier"])
 def test_gradients_reach_the_units_of_the_step(make: Make, frozen: str) -> None:
     scene = scene_of(make)
-    policy = dylora(scene, options={"frozen": frozen})
+    allocator = dylora(scene, options={"frozen": frozen})
     disturb(scene.adapted)
 
     def look() -> None:
         for adapter in scene.adapted.adapters.values():
-            first = min(policy.sampled, adapter.rank) - 1 if frozen == "earlier" else 0
-            expected = [first <= unit < policy.sampled for unit in range(adapter.rank)]
+            first = min(allocator.sampled, adapter.rank) - 1 if frozen == "earlier" else 0
+            expected = [first <= unit < allocator.sampled for unit in range(adapter.rank)]
             assert tensors(adapter)["A"].grad.any(dim=1).tolist() == expected
             assert tensors(adapter)["B"].grad.any(dim=0).tolist() == expected
 
-    train(scene, policy, look)
+    train(scene, allocator, look)
 
 
 def test_in_a_core_the_last_unit_is_a_row_and_a_column(make: Make) -> None:
     scene = make("bert", targets=["q"], method="flora")
-    policy = dylora(scene, options={"frozen": "earlier"})
+    allocator = dylora(scene, options={"frozen": "earlier"})
     disturb(scene.adapted)
 
     def look() -> None:
-        b = policy.sampled
+        b = allocator.sampled
         expected = torch.zeros(R, R, dtype=torch.bool)
         expected[b - 1, :b] = expected[:b, b - 1] = True
         for adapter in scene.adapted.adapters.values():
             assert torch.equal(tensors(adapter)["G"].grad != 0, expected)
 
-    train(scene, policy, look)
+    train(scene, allocator, look)
 
 
 @pytest.mark.parametrize("kind", ["low_rank", "core", "shared vectors", "magnitude", "anchored"])
@@ -112,25 +112,25 @@ def test_every_kind_of_adapter_repeats_and_resumes(make: Make, kind: str) -> Non
 
 def test_ticks_record_all_ranks(make: Make) -> None:
     scene = scene_of(make)
-    policy = dylora(scene)
+    allocator = dylora(scene)
     full = {site.name: 2 if site.is_shortcut else R for site in scene.adapted.sites}
-    for tick in train(scene, policy):
+    for tick in train(scene, allocator):
         assert (tick["ranks"], tick["churn"], tick["scores"]) == (full, 0.0, {})
         assert tick["parameters"] == tick["budget"] == 4 * R * 64 + 3 * 2 * 64
-    assert policy.state_dict()["units"] == {}
+    assert allocator.state_dict()["units"] == {}
 
 
 def test_a_budget_leaves_the_largest_rank_that_it_holds_everywhere(make: Make) -> None:
     """A unit costs 64; rank 2 on 4 linear sites and 3 shortcuts costs 14 of them, and 17 do not pay for 4 more."""
     scene = scene_of(make)
-    policy = dylora(scene, parameters=17 * 64)
+    allocator = dylora(scene, parameters=17 * 64)
     drawn = set()
-    ticks = train(scene, policy, lambda: drawn.add(policy.sampled))
+    ticks = train(scene, allocator, lambda: drawn.add(allocator.sampled))
     assert drawn == {1, 2}
     assert {tick["parameters"] for tick in ticks} == {14 * 64}
     batch = {name: tensor for name, tensor in scene.batches()[0].items() if name != "labels"}
     out = evaluated(scene.adapted.model, batch)
-    policy.finish()
+    allocator.finish()
     assert torch.allclose(evaluated(scene.adapted.model, batch), out, rtol=1e-5, atol=1e-6)
     for adapter in scene.adapted.adapters.values():
         assert adapter.live == 2

@@ -23,7 +23,7 @@ test_contract = unit_contract("dynamic_dora", kinds=SUMS)
 
 def dynamic(scene: Scene, **options: float) -> Any:
     given = {name: str(value) for name, value in options.items()}
-    return scene.policy(method="dynamic_dora", total_steps=STEPS, ticks=TICKS, enable=0.5, options=given)
+    return scene.allocator(method="dynamic_dora", total_steps=STEPS, ticks=TICKS, enable=0.5, options=given)
 
 
 MELORA = {"method": "melora", "options": {"minis": "2"}}
@@ -49,29 +49,29 @@ def test_a_share_is_what_dw_loses_without_the_unit(make: Make, section: dict[str
 
 def test_the_score_is_the_average_over_steps(make: Make) -> None:
     scene = make("bert", targets=["q", "v"], shortcuts=["res1"], method="trilora")
-    policy = dynamic(scene, smooth=0.8)
-    policy.after_step(1)
-    assert not any(scores.any() for scores in policy.unit_scores().values())  # dW is still zero
+    allocator = dynamic(scene, smooth=0.8)
+    allocator.after_step(1)
+    assert not any(scores.any() for scores in allocator.unit_scores().values())  # dW is still zero
     expected = {name: torch.zeros(adapter.rank) for name, adapter in scene.adapted.adapters.items()}
     for step in (2, 3):
         disturb(scene.adapted, seed=step)
-        policy.after_step(step)
+        allocator.after_step(step)
         for name, adapter in scene.adapted.adapters.items():
             b, c, a = adapter.delta.B.detach(), adapter.delta.g.detach(), adapter.delta.A.detach()
             parts = [c[i] * torch.outer(b[:, i], a[i]) for i in range(adapter.rank)]
             share = torch.stack([part.norm() for part in parts]) / torch.stack(parts).sum(dim=0).norm()
             expected[name] = 0.8 * expected[name] + 0.2 * share
-    for name, scores in policy.unit_scores().items():
+    for name, scores in allocator.unit_scores().items():
         assert_close(scores.float(), expected[name], rtol=1e-4, atol=1e-6)
 
 
 def test_the_units_with_the_largest_scores_of_all_sites_stay(make: Make) -> None:
     scene = make("bert", targets=["q", "v"], method="trilora")
-    policy = dynamic(scene)
+    allocator = dynamic(scene)
     disturb(scene.adapted)
-    policy.after_step(TICKS[-1])
-    scores = torch.cat(list(policy.unit_scores().values()))
-    policy.tick(TICKS[-1], 0.0)
+    allocator.after_step(TICKS[-1])
+    scores = torch.cat(list(allocator.unit_scores().values()))
+    allocator.tick(TICKS[-1], 0.0)
     live = torch.cat([adapter.units for adapter in scene.adapted.adapters.values()])
     assert int(live.sum()) == len(live) // 2
     assert scores[live].min() > scores[~live].max()
@@ -79,7 +79,7 @@ def test_the_units_with_the_largest_scores_of_all_sites_stay(make: Make) -> None
 
 def test_the_variance_term_is_for_each_row(make: Make) -> None:
     scene = make("bert", targets=["q", "up"], shortcuts=["res1"], method="trilora")
-    policy = dynamic(scene, variance=0.6)
+    allocator = dynamic(scene, variance=0.6)
     disturb(scene.adapted)
     variances = []
     for adapter in scene.adapted.adapters.values():
@@ -87,7 +87,7 @@ def test_the_variance_term_is_for_each_row(make: Make) -> None:
         variances += [((a - a.mean(dim=1, keepdim=True)) ** 2).sum(dim=1) / (a.shape[1] - 1)]
         variances += [((b - b.mean(dim=0)) ** 2).sum(dim=0) / (b.shape[0] - 1)]
     batch = scene.batches()[0]
-    added = policy.around_loss(summed)(scene.adapted.model, batch) - summed(scene.adapted.model, batch)
+    added = allocator.around_loss(summed)(scene.adapted.model, batch) - summed(scene.adapted.model, batch)
     mean = torch.stack([each.mean() for each in variances]).mean()
     assert_close(added, len(batch["labels"]) * 0.6 * mean, rtol=1e-3, atol=1e-5)
     assert dynamic(scene, variance=0).around_loss(summed) is summed

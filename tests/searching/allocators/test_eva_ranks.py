@@ -28,7 +28,7 @@ def scene_of(make: Make, **section: Any) -> Scene:
 
 def eva(scene: Scene, seed: int = 0, **search: Any) -> Any:
     settings = {"method": "eva", "uniform_rank": BUDGET, "total_steps": STEPS, "ticks": (0, 5, 9), "data": "first"}
-    return scene.policy(seed, **{**settings, **search})
+    return scene.allocator(seed, **{**settings, **search})
 
 
 def inputs_of(scene: Scene, batch: Any) -> dict[str, np.ndarray]:
@@ -44,9 +44,9 @@ def inputs_of(scene: Scene, batch: Any) -> dict[str, np.ndarray]:
 
 def test_units_are_worth_the_variance_they_explain(make: Make) -> None:
     scene = scene_of(make)
-    policy = eva(scene, batches=1)
+    allocator = eva(scene, batches=1)
     (batch,) = scene.batches(1)
-    scores = policy.unit_scores()
+    scores = allocator.unit_scores()
     for name, x in inputs_of(scene, batch).items():
         singular = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
         assert_close(scores[name], torch.tensor((singular / singular.sum())[:RANK]), rtol=1e-3, atol=1e-6)
@@ -74,8 +74,8 @@ def test_a_site_keeps_the_first_directions_of_init_eva(make: Make) -> None:
     scene = scene_of(make, init="eva")
     drawn = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
     scales = {name: adapter.scale for name, adapter in scene.adapted.adapters.items()}
-    policy = eva(scene)
-    ticks = act(scene, policy, optimizer_for(scene, weight_decay=0.1), range(STEPS))
+    allocator = eva(scene)
+    ticks = act(scene, allocator, optimizer_for(scene, weight_decay=0.1), range(STEPS))
     assert len({tuple(tick["ranks"].values()) for tick in ticks}) == 1
     for name, adapter in scene.adapted.adapters.items():
         assert adapter.scale == scales[name]

@@ -41,18 +41,18 @@ def drawn(scene: Scene, seed: int, number: int) -> list[Any]:
     """The batches that the search draws: after the seed of its passes."""
     stream = torch.Generator().manual_seed(seed)
     torch.randint(2**31, (), generator=stream)
-    return scene.feed.sample(number, stream)
+    return scene.loader.sample(number, stream)
 
 
-def filled(worth: dict[str, np.ndarray], prices: dict[str, int], limit: int, floor: int) -> dict[str, int]:
+def filled(worth: dict[str, np.ndarray], cost_model: dict[str, int], limit: int, floor: int) -> dict[str, int]:
     """The floor for all, then the best units per parameter until nothing more fits."""
     ranks = dict.fromkeys(worth, floor)
-    left = limit - sum(floor * price for price in prices.values())
-    units = [(worth[name][k] / prices[name], name) for name in worth for k in range(floor, RANK)]
+    left = limit - sum(floor * price for price in cost_model.values())
+    units = [(worth[name][k] / cost_model[name], name) for name in worth for k in range(floor, RANK)]
     for _, name in sorted(units, reverse=True):
-        if prices[name] <= left:
+        if cost_model[name] <= left:
             ranks[name] += 1
-            left -= prices[name]
+            left -= cost_model[name]
     return ranks
 
 
@@ -61,20 +61,20 @@ def filled(worth: dict[str, np.ndarray], prices: dict[str, int], limit: int, flo
 @pytest.mark.parametrize("floor", [0, 2])
 def test_the_best_units_per_parameter_within_the_budget(scene: Scene, power: float, per: str, floor: int) -> None:
     options = {"power": str(power), "per": per, "floor": str(floor), "start": "init"}
-    policy = scene.policy(3, method="gradsvd", uniform_rank=3, batches=2, options=options)
-    tick = policy.tick(0, 0.0)
+    allocator = scene.allocator(3, method="gradsvd", uniform_rank=3, batches=2, options=options)
+    tick = allocator.tick(0, 0.0)
     values = {name: s**power for name, s in spectra(scene, drawn(scene, 3, 2)).items()}
     worth = {name: (s / s.sum() if per == "site" else s)[:RANK] for name, s in values.items()}
-    prices = {site.name: site.in_features + site.out_features for site in scene.adapted.sites}
-    assert tick.ranks == filled(worth, prices, policy.context.budget.parameters, floor)
-    assert tick.parameters == sum(prices[name] * rank for name, rank in tick.ranks.items()) <= tick.budget
+    cost_model = {site.name: site.in_features + site.out_features for site in scene.adapted.sites}
+    assert tick.ranks == filled(worth, cost_model, allocator.context.budget.parameters, floor)
+    assert tick.parameters == sum(cost_model[name] * rank for name, rank in tick.ranks.items()) <= tick.budget
     assert tick.scores == pytest.approx({name: s.sum() for name, s in worth.items()}, rel=1e-3)
-    assert policy.tick(1, 0.1).ranks == tick.ranks
+    assert allocator.tick(1, 0.1).ranks == tick.ranks
 
 
 def test_the_start_is_the_pretrained_function_and_the_gradients_directions(scene: Scene) -> None:
-    policy = scene.policy(3, method="gradsvd", uniform_rank=2, batches=2, options={"start": "svd"})
-    policy.tick(0, 0.0)
+    allocator = scene.allocator(3, method="gradsvd", uniform_rank=2, batches=2, options={"start": "svd"})
+    allocator.tick(0, 0.0)
     batch = {key: value for key, value in scene.batches(1)[0].items() if key != "labels"}
     assert torch.equal(evaluated(scene.adapted.model, batch), evaluated(scene.pretrained, batch))
     batches = drawn(scene, 3, 2)
@@ -91,14 +91,14 @@ def test_the_start_is_the_pretrained_function_and_the_gradients_directions(scene
 
 
 def test_what_is_cut_off_stands_still_and_is_closed_in_the_end(scene: Scene) -> None:
-    policy = scene.policy(3, method="gradsvd", uniform_rank=2, batches=2)
-    policy.tick(0, 0.0)
+    allocator = scene.allocator(3, method="gradsvd", uniform_rank=2, batches=2)
+    allocator.tick(0, 0.0)
     before = {name: adapter.delta.A.shape for name, adapter in scene.adapted.adapters.items()}
     assert any(shape[0] < RANK for shape in before.values())
     train(scene, 2)
     batch = {key: value for key, value in scene.batches(1)[0].items() if key != "labels"}
     out = evaluated(scene.adapted.model, batch)
-    policy.finish()
+    allocator.finish()
     assert_close(evaluated(scene.adapted.model, batch), out, rtol=1e-5, atol=1e-6)
     for adapter in scene.adapted.adapters.values():
         assert adapter.delta.width is None
@@ -106,24 +106,24 @@ def test_what_is_cut_off_stands_still_and_is_closed_in_the_end(scene: Scene) -> 
 
 
 def test_sites_may_have_the_scale_of_the_rank_they_are_given(scene: Scene, make: Make) -> None:
-    policy = scene.policy(3, method="gradsvd", uniform_rank=2, batches=2, options={"scale": "own"})
-    ranks = policy.tick(0, 0.0).ranks
+    allocator = scene.allocator(3, method="gradsvd", uniform_rank=2, batches=2, options={"scale": "own"})
+    ranks = allocator.tick(0, 0.0).ranks
     assert len(set(ranks.values())) > 1
     scales = {name: adapter.spec.alpha / ranks[name] for name, adapter in scene.adapted.adapters.items()}
     assert {name: adapter.scale for name, adapter in scene.adapted.adapters.items()} == scales
     again = make("bert", targets=["q", "v", "up", "down"], rank=RANK)
-    other = again.policy(9, method="gradsvd", uniform_rank=2, batches=2, options={"scale": "own"})
-    other.load_state_dict(policy.state_dict())
+    other = again.allocator(9, method="gradsvd", uniform_rank=2, batches=2, options={"scale": "own"})
+    other.load_state_dict(allocator.state_dict())
     assert {name: adapter.scale for name, adapter in again.adapted.adapters.items()} == scales
 
 
 def test_it_decides_once_also_after_a_restart(scene: Scene, make: Make) -> None:
-    policy = scene.policy(3, method="gradsvd", uniform_rank=2, batches=2)
-    first = policy.tick(0, 0.0)
-    state, tensors = policy.state_dict(), {name: t.clone() for name, t in scene.adapted.state().items()}
+    allocator = scene.allocator(3, method="gradsvd", uniform_rank=2, batches=2)
+    first = allocator.tick(0, 0.0)
+    state, tensors = allocator.state_dict(), {name: t.clone() for name, t in scene.adapted.state().items()}
     again = make("bert", targets=["q", "v", "up", "down"], rank=RANK)
     again.adapted.load_state(tensors)
-    other = again.policy(9, method="gradsvd", uniform_rank=2, batches=2)
+    other = again.allocator(9, method="gradsvd", uniform_rank=2, batches=2)
     other.load_state_dict(state)
     assert again.adapted.ranks() == first.ranks == other.tick(5, 0.5).ranks
     assert all(torch.equal(t, again.adapted.state()[name]) for name, t in tensors.items())
@@ -131,7 +131,7 @@ def test_it_decides_once_also_after_a_restart(scene: Scene, make: Make) -> None:
 
 def test_shortcuts_and_starts_that_take_no_factors_are_refused(make: Make) -> None:
     with pytest.raises(RecipeError, match=r"gradient of a weight[\s\S]*adapter.shortcuts=\[\]"):
-        make("bert", targets=["q"], shortcuts=["res1"]).policy(method="gradsvd")
+        make("bert", targets=["q"], shortcuts=["res1"]).allocator(method="gradsvd")
     for section in ({"init": "pissa"}, {"method": "vera"}):
         with pytest.raises(RecipeError, match="start: init"):
-            make("bert", targets=["q"], **section).policy(method="gradsvd", enable=1.0, options={"start": "svd"})
+            make("bert", targets=["q"], **section).allocator(method="gradsvd", enable=1.0, options={"start": "svd"})

@@ -28,18 +28,18 @@ def scene(make: Make) -> Scene:
     return make("bert", targets=["q", "v"], shortcuts=SHORTCUTS)
 
 
-def ticks(scene: Scene, policy: HeteroLoRA, number: int, steps: int = 1) -> Iterator[Any]:
+def ticks(scene: Scene, allocator: HeteroLoRA, number: int, steps: int = 1) -> Iterator[Any]:
     """Ticks with AdamW steps in between."""
     optimizer = torch.optim.AdamW([tensor.parameter for tensor in scene.adapted.trained()], lr=1e-2)
     for tick in range(number):
-        yield policy.tick(tick * steps, tick / 5)
+        yield allocator.tick(tick * steps, tick / 5)
         train(scene, steps, optimizer)
 
 
 def test_the_record_of_a_tick(scene: Scene) -> None:
     everything = 4 * LORA + 5 * SHORT
     before: list[str] = []
-    for number, tick in enumerate(ticks(scene, scene.policy(enable=0.4), 4, steps=2)):
+    for number, tick in enumerate(ticks(scene, scene.allocator(enable=0.4), 4, steps=2)):
         adapted = scene.adapted
         assert (tick.tick, tick.step, tick.epoch, tick.proxy) == (number, 2 * number, number / 5, "gradnorm")
         assert list(tick.scores) == [site.name for site in adapted.sites]
@@ -58,8 +58,8 @@ def test_the_record_of_a_tick(scene: Scene) -> None:
 @pytest.mark.parametrize("proxy", registry.proxies.names())
 @pytest.mark.parametrize("search", [{"pool": "separated", "enable": 0.5}, {"unit": "modules"}, {"parameters": 400}])
 def test_the_budget_holds_after_every_tick(scene: Scene, proxy: str, search: dict[str, Any]) -> None:
-    policy = scene.policy(proxy=proxy, **search)
-    for tick in ticks(scene, policy, 3):
+    allocator = scene.allocator(proxy=proxy, **search)
+    for tick in ticks(scene, allocator, 3):
         assert 0 < scene.adapted.adapter_parameters() == tick.parameters <= tick.budget
         trained = [name for name, p in scene.adapted.model.named_parameters() if p.requires_grad]
         assert sum(dict(scene.adapted.model.named_parameters())[name].numel() for name in trained) == (
@@ -69,8 +69,8 @@ def test_the_budget_holds_after_every_tick(scene: Scene, proxy: str, search: dic
 
 def switched(scene: Scene, off: str) -> tuple[list[str], dict[str, torch.Tensor]]:
     """After two ticks and training: sites that were trained and went off, and their values when they did."""
-    policy = scene.policy(proxy="constant", enable=0.4, off=off)
-    first, second = ticks(scene, policy, 2, steps=3)
+    allocator = scene.allocator(proxy="constant", enable=0.4, off=off)
+    first, second = ticks(scene, allocator, 2, steps=3)
     gone = [name for name in first.on if name not in second.on]
     assert gone
     values = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
@@ -106,21 +106,21 @@ def assert_kept(scene: Scene, gone: list[str], values: dict[str, torch.Tensor]) 
 
 
 def test_a_site_that_is_off_is_scored_with_the_others(scene: Scene) -> None:
-    first, second = ticks(scene, scene.policy(enable=0.4), 2)
+    first, second = ticks(scene, scene.allocator(enable=0.4), 2)
     off = [name for name in first.scores if name not in first.on]
     assert all(second.scores[name] > 0 for name in off)
 
 
 @pytest.mark.parametrize(("mode", "training"), [("eval", False), ("train", True)])
 def test_scoring_is_with_dropout_where_the_recipe_asks_for_it(scene: Scene, mode: str, training: bool) -> None:
-    policy, seen = scene.policy(mode=mode), []
+    allocator, seen = scene.allocator(mode=mode), []
 
     def watched(model: Any, batch: Any) -> torch.Tensor:
         seen.extend(module.training for module in model.modules())
         return loss(model, batch)
 
-    policy.context = replace(policy.context, loss=watched)
-    policy.tick(0, 0.0)
+    allocator.context = replace(allocator.context, loss=watched)
+    allocator.tick(0, 0.0)
     assert set(seen) == {training}
 
 
@@ -132,24 +132,24 @@ def test_the_same_seed_chooses_the_same_and_another_one_does_not(make: Make, pro
     def history(seed: int) -> list[tuple[Any, list[str]]]:
         scene = make("bert", targets=["q", "v"], shortcuts=SHORTCUTS)
         torch.manual_seed(torch.seed())  # whatever the global stream holds
-        return [(tick.scores, tick.on) for tick in ticks(scene, scene.policy(seed, proxy=proxy), 4)]
+        return [(tick.scores, tick.on) for tick in ticks(scene, scene.allocator(seed, proxy=proxy), 4)]
 
     assert history(1) == history(1) != history(2)
 
 
 @pytest.mark.parametrize("proxy", ["constant", "gradnorm"])
 @pytest.mark.parametrize("off", ["drop", "freeze"])
-def test_a_saved_policy_continues_identically(make: Make, proxy: str, off: str) -> None:
+def test_a_saved_allocator_continues_identically(make: Make, proxy: str, off: str) -> None:
     def build(seed: int) -> tuple[Scene, HeteroLoRA]:
         scene = make("bert", targets=["q", "v"], shortcuts=SHORTCUTS)
-        return scene, scene.policy(seed, proxy=proxy, off=off, enable=0.4, mode="train")
+        return scene, scene.allocator(seed, proxy=proxy, off=off, enable=0.4, mode="train")
 
-    def history(policy: HeteroLoRA) -> list[Any]:
-        return [{**policy.tick(step, 0.0).to_dict(), "seconds": None} for step in (20, 30, 40)]
+    def history(allocator: HeteroLoRA) -> list[Any]:
+        return [{**allocator.tick(step, 0.0).to_dict(), "seconds": None} for step in (20, 30, 40)]
 
-    scene, policy = build(seed=1)
-    list(ticks(scene, policy, 2))
-    saved = json.loads(json.dumps(policy.state_dict(), allow_nan=False))
+    scene, allocator = build(seed=1)
+    list(ticks(scene, allocator, 2))
+    saved = json.loads(json.dumps(allocator.state_dict(), allow_nan=False))
     values = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
 
     resumed, again = build(seed=2)
@@ -157,15 +157,17 @@ def test_a_saved_policy_continues_identically(make: Make, proxy: str, off: str) 
     again.load_state_dict(saved)
     assert resumed.adapted.states() == scene.adapted.states()
     assert again.state_dict() == saved
-    assert history(again) == history(policy)
+    assert history(again) == history(allocator)
 
 
 # -- the rows that are scored ------------------------------------------------------------------------------------------
 
 
-def drawn(scene: Scene, policy: HeteroLoRA, number: int) -> list[list[tuple[Any, ...]]]:
+def drawn(scene: Scene, allocator: HeteroLoRA, number: int) -> list[list[tuple[Any, ...]]]:
     """What each tick scores, as (tokens without padding, label) of every row."""
-    batches = [policy.context.draw(policy.context.search.batches, policy.context.generator) for _ in range(number)]
+    batches = [
+        allocator.context.draw(allocator.context.search.batches, allocator.context.generator) for _ in range(number)
+    ]
     return [[row for batch in tick for row in unpadded(batch)] for tick in batches]
 
 
@@ -176,7 +178,7 @@ def unpadded(batch: Any) -> Iterator[tuple[Any, ...]]:
 
 def test_sampled_rows_are_fresh_and_never_twice_in_a_tick(scene: Scene) -> None:
     rows = list(unpadded(scene.encoded.collate(range(len(scene.encoded)))))
-    found = drawn(scene, scene.policy(batches=2), 30)
+    found = drawn(scene, scene.allocator(batches=2), 30)
     assert all(len(set(tick)) == len(tick) == 16 and set(tick) <= set(rows) for tick in found)
     assert len(set(map(tuple, map(sorted, found)))) == 30
     assert set().union(*found) == set(rows)
@@ -185,13 +187,13 @@ def test_sampled_rows_are_fresh_and_never_twice_in_a_tick(scene: Scene) -> None:
 def test_more_batches_than_there_are_give_every_row_once(scene: Scene) -> None:
     rows = list(unpadded(scene.encoded.collate(range(len(scene.encoded)))))
     for data in ("sampled", "first"):
-        (found,) = drawn(scene, scene.policy(batches=99, data=data), 1)
+        (found,) = drawn(scene, scene.allocator(batches=99, data=data), 1)
         assert sorted(found) == sorted(rows)
 
 
 def test_first_is_always_the_start_of_the_file(scene: Scene) -> None:
     rows = list(unpadded(scene.encoded.collate(range(16))))
-    assert drawn(scene, scene.policy(batches=2, data="first"), 2) == [rows, rows]
+    assert drawn(scene, scene.allocator(batches=2, data="first"), 2) == [rows, rows]
 
 
 # -- what literal SNIP does --------------------------------------------------------------------------------------------
@@ -202,8 +204,8 @@ def test_with_literal_zeros_the_first_random_choice_stays_forever(make: Make, pr
     chosen = set()
     for seed in range(4):
         scene = make("bert", targets=["q", "v"])
-        policy = scene.policy(seed, proxy=proxy, untrained="literal", enable=0.5)
-        history = list(ticks(scene, policy, 4, steps=2))
+        allocator = scene.allocator(seed, proxy=proxy, untrained="literal", enable=0.5)
+        history = list(ticks(scene, allocator, 4, steps=2))
         assert set(history[0].scores.values()) == {0.0}
         assert len({tuple(tick.on) for tick in history}) == 1
         assert {name for name, score in history[-1].scores.items() if score > 0} == set(history[0].on)
@@ -215,8 +217,8 @@ def test_with_expected_magnitudes_the_first_choice_is_by_score_and_does_not_stay
     histories = set()
     for seed in range(3):
         scene = make("bert", targets=["q", "v"], shortcuts=["res1"])
-        policy = scene.policy(seed, proxy="snip", untrained="expected", enable=0.5, data="first")
-        history = list(ticks(scene, policy, 6))
+        allocator = scene.allocator(seed, proxy="snip", untrained="expected", enable=0.5, data="first")
+        history = list(ticks(scene, allocator, 6))
         assert all(score > 0 for tick in history for score in tick.scores.values())
         histories.add(tuple(tuple(tick.on) for tick in history))
     (chosen,) = histories  # whatever the seed: there is nothing to draw
@@ -231,5 +233,5 @@ def test_a_model_that_has_blown_up_is_not_searched(scene: Scene) -> None:
         next(iter(scene.adapted.adapters.values())).delta.B.fill_(math.inf)
     before = scene.adapted.states()
     with pytest.raises(RunError, match="no finite score"):
-        scene.policy().tick(0, 0.0)
+        scene.allocator().tick(0, 0.0)
     assert scene.adapted.states() == before

@@ -25,7 +25,7 @@ def scene_of(make: Make, **section: Any) -> Scene:
 
 def lora_drop(scene: Scene, seed: int = 0, **search: Any) -> Any:
     settings = {"method": "lora_drop", "total_steps": STEPS, "ticks": TICKS, "enable": 0.5}
-    return scene.policy(seed, **{**settings, **search})
+    return scene.allocator(seed, **{**settings, **search})
 
 
 def keep(seen: dict[str, torch.Tensor], name: str, module: Any, args: Any) -> None:
@@ -66,8 +66,8 @@ def test_what_a_site_adds(make: Make, method: str) -> None:
 def test_the_largest_stay_within_the_budget_for_good(make: Make) -> None:
     """4 linear sites of 192 and 3 shortcuts of 128 parameters; half of them all is 576."""
     scene = scene_of(make)
-    policy = lora_drop(scene)
-    first, second, third = act(scene, policy, optimizer_for(scene), range(STEPS))
+    allocator = lora_drop(scene)
+    first, second, third = act(scene, allocator, optimizer_for(scene), range(STEPS))
     assert first["parameters"] == first["budget"] == 4 * 192 + 3 * 128
     assert second["budget"] == 576 >= second["parameters"] > 576 - 128
     chosen, left = set(), 576
@@ -86,16 +86,16 @@ def test_starting_anew(make: Make, restart: str) -> None:
     scene = scene_of(make)
     optimizer = optimizer_for(scene)
     start = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
-    policy = lora_drop(scene, options={"restart": restart}, optimizer=optimizer)
-    act(scene, policy, optimizer, range(4))
+    allocator = lora_drop(scene, options={"restart": restart}, optimizer=optimizer)
+    act(scene, allocator, optimizer, range(4))
     assert not any(torch.equal(t.parameter, start[t.name]) for t in scene.adapted.trained())
-    policy.tick(4, 1.0)
+    allocator.tick(4, 1.0)
     for tensor in scene.adapted.trained():
         assert torch.equal(tensor.parameter, start[tensor.name]) == (restart == "all")
-        moments = policy.context.moments(tensor.parameter)
+        moments = allocator.context.moments(tensor.parameter)
         assert len(moments) == 2
         assert all(not moment.any() for moment in moments) == (restart == "all")
-    assert policy.state_dict()["starts"] == {}
+    assert allocator.state_dict()["starts"] == {}
 
 
 @pytest.mark.parametrize("kind", ["lora", "svdiff"])

@@ -22,13 +22,13 @@ def scene_of(make: Make, **section: Any) -> Scene:
 
 def prilora(scene: Scene, seed: int = 0, **search: Any) -> Any:
     settings = {"method": "prilora", "uniform_rank": 8, "total_steps": STEPS, "ticks": TICKS}
-    return scene.policy(seed, **{**settings, **search})
+    return scene.allocator(seed, **{**settings, **search})
 
 
 def test_ranks_grow_from_4_to_12(make: Make) -> None:
     scene = scene_of(make)
-    policy = prilora(scene)
-    tick = policy.tick(0, 0.0)
+    allocator = prilora(scene)
+    tick = allocator.tick(0, 0.0)
     assert {name: 4 if ".0." in name else 12 for name in scene.adapted.adapters} == tick.ranks
     assert tick.parameters == tick.budget == counted(scene) == 32 * 64
     assert all(adapter.scale == 5.0 / adapter.live for adapter in scene.adapted.adapters.values())
@@ -59,16 +59,16 @@ def zeroed(scene: Scene) -> dict[str, torch.Tensor]:
 def test_the_lowest_of_each_row_are_zeroed(make: Make, zeros: str) -> None:
     """smooth 0: the step before the tick alone counts, whose inputs are caught by hooks of our own."""
     scene = scene_of(make)
-    policy = prilora(scene, options={"smooth": "0", "prune": "0.25", "zeros": zeros}, batches=1)
+    allocator = prilora(scene, options={"smooth": "0", "prune": "0.25", "zeros": zeros}, batches=1)
     optimizer = optimizer_for(scene)
     seen: dict[str, torch.Tensor] = {}
     for name, adapter in scene.adapted.adapters.items():
         assert adapter.base is not None
         adapter.base.register_forward_pre_hook(lambda m, args, name=name: seen.update({name: args[0].detach()}))
-    act(scene, policy, optimizer, range(4))
+    act(scene, allocator, optimizer, range(4))
     real = scene.batches(4)[3]["attention_mask"].bool()
     rows = {name: adapter.delta.A.detach().clone() for name, adapter in scene.adapted.adapters.items()}
-    policy.tick(4, 1.0)
+    allocator.tick(4, 1.0)
     for name, found in zeroed(scene).items():
         norms = torch.stack([seen[name][real][:, j].norm() for j in range(WIDTH)])
         for unit, row in enumerate(rows[name]):
@@ -76,26 +76,26 @@ def test_the_lowest_of_each_row_are_zeroed(make: Make, zeros: str) -> None:
             lowest = importance.argsort()[: WIDTH // 4]
             assert found[unit].nonzero().flatten().tolist() == sorted(lowest.tolist())
     before = zeroed(scene)
-    policy.context.ticks[:] = [0]
-    act(scene, policy, optimizer, range(5, 8))
+    allocator.context.ticks[:] = [0]
+    act(scene, allocator, optimizer, range(5, 8))
     for name, found in zeroed(scene).items():
         assert torch.equal(found, before[name]) if zeros == "held" else not found.any()
 
 
 def test_inputs_are_looked_at_in_the_steps_before_a_tick_alone(make: Make) -> None:
     scene = scene_of(make, shortcuts=["res1"])
-    policy, looked = prilora(scene, batches=2), []
-    taken = policy.on_gradients
+    allocator, looked = prilora(scene, batches=2), []
+    taken = allocator.after_backward
 
-    def on_gradients(step: int) -> None:
-        looked.append((step, set(policy.sums)))
+    def after_backward(step: int) -> None:
+        looked.append((step, set(allocator.sums)))
         taken(step)
 
-    policy.on_gradients = on_gradients
-    act(scene, policy, optimizer_for(scene), range(STEPS))
+    allocator.after_backward = after_backward
+    act(scene, allocator, optimizer_for(scene), range(STEPS))
     on = set(scene.adapted.on)
     assert looked == [(step, on if step in (2, 3, 6, 7) else set()) for step in range(STEPS)]
-    assert not any(module._forward_pre_hooks for name, module in policy.modules.items() if name in on)
+    assert not any(module._forward_pre_hooks for name, module in allocator.modules.items() if name in on)
 
 
 @pytest.mark.parametrize("kind", ["dora", "trilora"])

@@ -22,7 +22,7 @@ test_contract = unit_contract("sora", options={"threshold": "1e-5"})
 
 def sora(scene: Scene, ticks: tuple[int, ...] = TICKS, enable: float = 1.0, **options: float) -> Any:
     given = {name: str(value) for name, value in {"threshold": THRESHOLD, **options}.items()}
-    return scene.policy(method="sora", total_steps=STEPS, ticks=ticks, enable=enable, options=given)
+    return scene.allocator(method="sora", total_steps=STEPS, ticks=ticks, enable=enable, options=given)
 
 
 def soft(x: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -31,15 +31,15 @@ def soft(x: torch.Tensor, threshold: float) -> torch.Tensor:
 
 def test_gates_are_soft_thresholded_after_every_step_whatever_the_rate(make: Make) -> None:
     scene = make("bert", targets=["q", "v"], shortcuts=["res1"], method="sora")
-    policy = sora(scene)
+    allocator = sora(scene)
     disturb(scene.adapted)
     for step in (1, 2):
         before = {name: adapter.delta.g.detach().clone() for name, adapter in scene.adapted.adapters.items()}
         others = {name: adapter.delta.A.detach().clone() for name, adapter in scene.adapted.adapters.items()}
-        policy.after_step(step)
+        allocator.after_step(step)
         for name, adapter in scene.adapted.adapters.items():
             assert_close(adapter.delta.g.detach(), soft(before[name], THRESHOLD))
-            assert torch.equal(policy.unit_scores()[name], adapter.delta.g.abs())
+            assert torch.equal(allocator.unit_scores()[name], adapter.delta.g.abs())
             assert torch.equal(adapter.delta.A, others[name])
 
 
@@ -73,10 +73,10 @@ GROUPS: dict[str, tuple[dict[str, Any], str, Callable[[torch.Tensor], torch.Tens
 def test_what_closes_a_unit_loses_the_threshold_of_its_norm(make: Make, kind: str) -> None:
     section, name, expected = GROUPS[kind]
     scene = make("bert", targets=["q", "up"], **section)
-    policy = sora(scene)
+    allocator = sora(scene)
     disturb(scene.adapted, seed=2)
     before = [getattr(adapter.delta, name).detach().clone() for adapter in scene.adapted.adapters.values()]
-    policy.after_step(1)
+    allocator.after_step(1)
     zeros = 0
     for values, adapter in zip(before, scene.adapted.adapters.values(), strict=True):
         now = getattr(adapter.delta, name).detach()
@@ -87,14 +87,14 @@ def test_what_closes_a_unit_loses_the_threshold_of_its_norm(make: Make, kind: st
 
 def test_a_subtracted_start_is_what_a_unit_is_pulled_back_to(make: Make) -> None:
     scene = make("bert", targets=["q"], method="pissa")
-    policy = sora(scene)
+    allocator = sora(scene)
     disturb(scene.adapted)
     deltas = [adapter.delta for adapter in scene.adapted.adapters.values()]
     with torch.no_grad():
         deltas[0].live.A[1] = deltas[0].start.A[1] + 1e-3  # nearer than the threshold
         deltas[0].live.B[:, 1] = deltas[0].start.B[:, 1]
     offs = [(d.live.A - d.start.A).detach().clone() for d in deltas], [(d.live.B - d.start.B).detach() for d in deltas]
-    policy.after_step(1)
+    allocator.after_step(1)
     for delta, a, b in zip(deltas, *offs, strict=True):
         factors = (1 - THRESHOLD / (a.square().sum(dim=1) + b.square().sum(dim=0)).sqrt()).clamp_min(0)
         assert_close((delta.live.A - delta.start.A).detach(), factors[:, None] * a, rtol=1e-4, atol=1e-6)
@@ -104,36 +104,36 @@ def test_a_subtracted_start_is_what_a_unit_is_pulled_back_to(make: Make) -> None
 
 def test_what_reached_zero_is_closed_at_a_tick_and_one_step_can_bring_it_back(make: Make) -> None:
     scene = make("bert", targets=["q"], method="sora")
-    policy = sora(scene)
+    allocator = sora(scene)
     first, second = scene.adapted.adapters.values()
     with torch.no_grad():
         first.delta.g.copy_(torch.tensor([0.2, -1.0, 0.1]))
         second.delta.g.copy_(torch.tensor([0.5, 0.6, -0.7]))
-    policy.after_step(2)
-    assert policy.tick(2, 0.0).ranks == {first.site.name: 1, second.site.name: 3}
+    allocator.after_step(2)
+    assert allocator.tick(2, 0.0).ranks == {first.site.name: 1, second.site.name: 3}
     with torch.no_grad():  # what the optimiser would do to closed gates
         first.delta.g += torch.tensor([0.1, 0.0, -0.8])
-    policy.after_step(3)
+    allocator.after_step(3)
     assert first.delta.g.tolist() == [0.0, pytest.approx(-0.4), 0.0]
-    tick = policy.tick(4, 0.0)
+    tick = allocator.tick(4, 0.0)
     assert first.units.tolist() == [False, True, True]
     assert tick.parameters < tick.budget
 
 
 def test_units_that_were_never_open_are_not_closed_for_being_zero(make: Make) -> None:
     scene = make("bert", targets=["q"], method="lora")
-    policy = sora(scene, threshold=1e9)
-    act(scene, policy, optimizer_for(scene), range(STEPS))
+    allocator = sora(scene, threshold=1e9)
+    act(scene, allocator, optimizer_for(scene), range(STEPS))
     assert all(adapter.units.all() and not adapter.delta.B.any() for adapter in scene.adapted.adapters.values())
 
 
 def test_at_the_end_what_is_zero_goes(make: Make) -> None:
     scene = make("bert", targets=["q", "v"], method="sora")
-    policy = sora(scene, ticks=(0,), threshold=0.1)
-    act(scene, policy, optimizer_for(scene), range(STEPS))
+    allocator = sora(scene, ticks=(0,), threshold=0.1)
+    act(scene, allocator, optimizer_for(scene), range(STEPS))
     assert all(adapter.units.all() for adapter in scene.adapted.adapters.values())
     zero = {name: adapter.delta.g == 0 for name, adapter in scene.adapted.adapters.items()}
-    policy.finish()
+    allocator.finish()
     assert any(closed.any() for closed in zero.values())
     assert {name: (~adapter.units).tolist() for name, adapter in scene.adapted.adapters.items()} == {
         name: closed.tolist() for name, closed in zero.items()
@@ -143,12 +143,12 @@ def test_at_the_end_what_is_zero_goes(make: Make) -> None:
 @pytest.mark.parametrize(("method", "size"), [("sora", lambda d: d.g.abs()), ("lora", lambda d: d.B.norm(dim=0))])
 def test_the_penalty_is_on_the_mean_size_for_each_row(make: Make, method: str, size: Any) -> None:
     scene = make("bert", targets=["q", "up"], shortcuts=["res1"], method=method)
-    policy = sora(scene, penalty=0.7)
+    allocator = sora(scene, penalty=0.7)
     batch = scene.batches()[0]
-    policy.around_loss(summed)(scene.adapted.model, batch).backward()  # where B is zero, its norm has no slope
+    allocator.around_loss(summed)(scene.adapted.model, batch).backward()  # where B is zero, its norm has no slope
     assert all(t.parameter.grad.isfinite().all() for t in scene.adapted.trained() if t.parameter.grad is not None)
     disturb(scene.adapted)
-    added = policy.around_loss(summed)(scene.adapted.model, batch) - summed(scene.adapted.model, batch)
+    added = allocator.around_loss(summed)(scene.adapted.model, batch) - summed(scene.adapted.model, batch)
     sizes = torch.cat([size(adapter.delta) for adapter in scene.adapted.adapters.values()])
     assert_close(added, len(batch["labels"]) * 0.7 * sizes.mean(), rtol=1e-3, atol=1e-4)
     assert sora(scene).around_loss(summed) is summed

@@ -18,10 +18,10 @@ from lorakit.adapters.budget import costs, resolve_budget
 from lorakit.adapters.spec import resolve, shortcut_spec
 from lorakit.backbone.load import Backbone
 from lorakit.recipe.schema import AdapterSection, SearchSection, TrainingSection
-from lorakit.searching.allocator import Policy, SearchContext
+from lorakit.searching.allocator import Allocator, SearchContext
 from lorakit.searching.scoring import Batch, Probe, without_trace
 from lorakit.tasks.batching import Encoded
-from lorakit.training.loader import Feed
+from lorakit.training.loader import TrainLoader
 from lorakit.training.optim import moments_of
 
 BATCH = 8
@@ -46,11 +46,11 @@ class Scene:
     section: AdapterSection
 
     @property
-    def feed(self) -> Feed:
-        return Feed(self.encoded, TrainingSection(batch_size=BATCH), seed=0)
+    def loader(self) -> TrainLoader:
+        return TrainLoader(self.encoded, TrainingSection(batch_size=BATCH), seed=0)
 
     def batches(self, number: int = 3) -> list[dict[str, torch.Tensor]]:
-        return self.feed.first(number, torch.Generator())  # type: ignore[return-value]
+        return self.loader.first(number, torch.Generator())  # type: ignore[return-value]
 
     def probe(self, batches: list[Any] | None = None, **search: Any) -> Probe:
         rows = self.batches() if batches is None else batches
@@ -61,19 +61,19 @@ class Scene:
         with without_trace(self.adapted, train_mode=False, seed=0):
             return registry.proxies.get(proxy).score(probe or self.probe(**search))
 
-    def policy(
+    def allocator(
         self, seed: int = 0, *, total_steps: int = 1, ticks: Sequence[int] = (0,), optimizer: Any = None, **search: Any
     ) -> Any:
-        """A search method (HeteroLoRA by default) on this scene, drawing from the feed as the workflow does."""
+        """An allocator (HeteroLoRA by default) on this scene, drawing from the loader as the workflow does."""
         section = SearchSection(**{"method": "heterolora", "batches": 2, **search})
         sites, linear, shortcut = self.adapted.sites, resolve(self.section), shortcut_spec(self.section)
-        kind: type[Policy] = registry.policies.get(section.method)
+        kind: type[Allocator] = registry.allocators.get(section.method)
         context = SearchContext(
             adapted=self.adapted,
             search=section,
             budget=resolve_budget(section, sites, linear, shortcut, default_share=kind.default_share, by=kind.by),
             costs=costs(sites, linear, shortcut),
-            draw=self.feed.first if section.data == "first" else self.feed.sample,
+            draw=self.loader.first if section.data == "first" else self.loader.sample,
             loss=loss,
             logits=logits,
             regression=False,

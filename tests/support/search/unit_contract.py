@@ -1,4 +1,4 @@
-"""What every search method owes that gives and takes single rank units.
+"""What every allocator owes that gives and takes single rank units.
 
 A method's own test is ``test_contract = unit_contract("adalora")`` and what is special. Each check takes a method that has acted in a
 training of a tiny model, on adapters of one kind, with a shortcut and a head that trains beside them.
@@ -48,21 +48,21 @@ def optimizer_for(scene: Scene, **settings: Any) -> torch.optim.Optimizer:
 
 
 def act(
-    scene: Scene, policy: Any, optimizer: torch.optim.Optimizer, steps: Sequence[int], between: Any = None
+    scene: Scene, allocator: Any, optimizer: torch.optim.Optimizer, steps: Sequence[int], between: Any = None
 ) -> list[dict[str, Any]]:
     """Train these steps as the loop does; the records of the ticks on the way. between: called after each tick."""
-    objective, batches, ticks = policy.around_loss(summed), scene.batches(4), []
+    objective, batches, ticks = allocator.around_loss(summed), scene.batches(4), []
     for step in steps:
-        if step in policy.context.ticks:
-            ticks.append({**policy.tick(step, 0.0).to_dict(), "seconds": None})
+        if step in allocator.context.ticks:
+            ticks.append({**allocator.tick(step, 0.0).to_dict(), "seconds": None})
             if between is not None:
                 between()
-        policy.before_forward(step)
+        allocator.before_forward(step)
         batch = batches[step % 4]
         (objective(scene.adapted.model, batch) / len(batch["labels"])).backward()
-        policy.on_gradients(step)
+        allocator.after_backward(step)
         optimizer.step()
-        policy.after_step(step + 1)
+        allocator.after_step(step + 1)
         optimizer.zero_grad(set_to_none=True)
     return ticks
 
@@ -77,7 +77,7 @@ def unit_contract(
     def test(check: Callable[[Callable[[], tuple[Scene, Any]]], None], kind: str, make: Callable[..., Scene]) -> None:
         def build(seed: int = 0) -> tuple[Scene, Any]:
             scene = make("bert", targets=["q", "v", "up"], shortcuts=["res1"], **KINDS[kind])
-            policy = scene.policy(
+            allocator = scene.allocator(
                 seed,
                 method=method,
                 total_steps=STEPS,
@@ -87,7 +87,7 @@ def unit_contract(
                 enable=0.45,
                 options=options or {},
             )
-            return scene, policy
+            return scene, allocator
 
         check(build)
 
@@ -99,7 +99,7 @@ def unit_contract(
 
 def check_budget(build: Any) -> None:
     """The limit falls to the budget and holds after every tick; what is counted is what is there; the scale does not move."""
-    scene, policy = build()
+    scene, allocator = build()
     adapted = scene.adapted
     scales = {name: adapter.scale for name, adapter in adapted.adapters.items()}
 
@@ -107,10 +107,10 @@ def check_budget(build: Any) -> None:
         assert adapted.adapter_parameters() == counted(scene)
         assert {name: adapter.scale for name, adapter in adapted.adapters.items()} == scales
 
-    ticks = act(scene, policy, optimizer_for(scene), range(STEPS), holds)
+    ticks = act(scene, allocator, optimizer_for(scene), range(STEPS), holds)
     budgets = [tick["budget"] for tick in ticks]
     assert budgets == sorted(budgets, reverse=True)
-    assert budgets[-1] == policy.context.budget.parameters
+    assert budgets[-1] == allocator.context.budget.parameters
     for tick in ticks:
         assert tick["parameters"] <= tick["budget"]
         assert all(isinstance(score, float) for score in tick["scores"].values())
@@ -140,11 +140,11 @@ def counted(scene: Scene) -> int:
 
 def check_closed(build: Any) -> None:
     """Closed units are out of the function and stand still: only the live ones are needed for the same logits, also merged."""
-    scene, policy = build()
-    act(scene, policy, optimizer_for(scene), range(STEPS))
+    scene, allocator = build()
+    act(scene, allocator, optimizer_for(scene), range(STEPS))
     adapted, batch = scene.adapted, {k: v for k, v in scene.batches()[0].items() if k != "labels"}
     out = evaluated(adapted.model.eval(), batch)
-    policy.finish()
+    allocator.finish()
     assert torch.equal(evaluated(adapted.model, batch), out)
     assert all((adapter.state == ON) == bool(adapter.live) for adapter in adapted.adapters.values())
     with torch.no_grad():
@@ -167,21 +167,21 @@ def check_repetition(build: Any) -> None:
     """The same seed gives the same twice, and so does a training that is stopped between two ticks, and at one."""
     histories, tensors = [], []
     for stop in (STEPS, STEPS, 6, 7):
-        scene, policy = build()
+        scene, allocator = build()
         optimizer = optimizer_for(scene)
-        ticks = act(scene, policy, optimizer, range(stop))
+        ticks = act(scene, allocator, optimizer, range(stop))
         if stop < STEPS:
-            state = json.loads(json.dumps(policy.state_dict(), allow_nan=False))
+            state = json.loads(json.dumps(allocator.state_dict(), allow_nan=False))
             values = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
             moments = copy.deepcopy(optimizer.state_dict())
-            scene, policy = build(seed=7)
+            scene, allocator = build(seed=7)
             scene.adapted.load_state(values)
-            policy.load_state_dict(state)
-            assert policy.state_dict() == state
+            allocator.load_state_dict(state)
+            assert allocator.state_dict() == state
             optimizer = optimizer_for(scene)
             optimizer.load_state_dict(moments)
-            ticks += act(scene, policy, optimizer, range(stop, STEPS))
-        policy.finish()
+            ticks += act(scene, allocator, optimizer, range(stop, STEPS))
+        allocator.finish()
         histories.append(ticks)
         tensors.append({name: tensor.clone() for name, tensor in scene.adapted.state().items()})
     for history, values in zip(histories[1:], tensors[1:], strict=True):

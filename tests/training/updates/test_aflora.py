@@ -31,7 +31,7 @@ class Watch(Hook):
         self.factors: list[dict[str, torch.Tensor]] = []
         self.sizes: list[dict[str, np.ndarray]] = []
 
-    def after_backward(self, state: TrainState) -> None:
+    def before_optimizer_step(self, state: TrainState) -> None:
         gradients = {name: t.parameter.grad for name, t in self.update.tensors.items()}
         self.sizes.append({name: g.abs().double().numpy() for name, g in gradients.items() if g is not None})
 
@@ -47,8 +47,8 @@ def watched(bench: Bench, folder: Path, options: str, *overrides: str) -> tuple[
     watch.update = training.hooks[0]  # type: ignore[assignment]
     training.model.train()
     for epoch in range(training.schedule.total_steps // training.schedule.steps_per_epoch):
-        for window in training.feed.windows(epoch):
-            loop.step(training, window)
+        for step_batch in training.loader.step_batches(epoch):
+            loop.step(training, step_batch)
     return training, watch
 
 

@@ -25,7 +25,7 @@ def dropping(bench: Bench, folder: Path, rate: float, **options: str) -> tuple[A
     with torch.no_grad():
         for tensor in training.adapted.trained():
             tensor.parameter.add_(0.1 * torch.randn(tensor.parameter.shape, generator=torch.Generator().manual_seed(1)))
-    return training, update, training.feed.encoded.collate(range(8))
+    return training, update, training.loader.encoded.collate(range(8))
 
 
 def gradients(training: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
@@ -70,7 +70,7 @@ def test_a_dropped_branch_has_no_gradient_and_the_rest_that_of_a_constant(bench:
 
         update.dropped = dropped
         found = gradients(training, batch)
-        update.after_backward(STATE)
+        update.before_optimizer_step(STATE)
         assert {name for name, g in found.items() if g is None} == {name for name, g in expected.items() if g is None}
         for name in dropped:
             assert found[f"{name}.A"] is None

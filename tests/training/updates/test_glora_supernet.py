@@ -37,7 +37,7 @@ class Watch(Hook):
     def before_forward(self, state: TrainState) -> None:
         self.drawn.append(self.configurations())
 
-    def after_backward(self, state: TrainState) -> None:
+    def before_optimizer_step(self, state: TrainState) -> None:
         tensors = [t for t in self.training.adapted.trained() if t.role != HEAD]
         self.gradients.append({t.name for t in tensors if t.parameter.grad is not None and t.parameter.grad.any()})
         parts = {f"{layer.site.name}.{name}" for layer in layers(self.training) for name in layer.used()}
@@ -68,8 +68,8 @@ def test_a_step_trains_what_was_drawn_and_between_steps_there_is_the_recipes_con
     training, watch = prepared(bench, tmp_path, "training.accumulate=2")
     training.optimizer.param_groups[0]["lr"] = 1e-2
     for epoch in range(3):
-        for window in training.feed.windows(epoch):
-            step(training, window)
+        for step_batch in training.loader.step_batches(epoch):
+            step(training, step_batch)
     assert len({tuple(layer.values()) for drawn in watch.drawn for layer in drawn}) > len(watch.drawn)
     assert all(layer == WHOLE for between in watch.between for layer in between)
     for got, used in zip(watch.gradients, watch.used, strict=True):

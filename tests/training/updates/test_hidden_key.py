@@ -42,7 +42,7 @@ def hidden(bench: Bench, folder: Path, options: str, *overrides: str, **kind: st
 
 
 def batch_of(training: Any, rows: Any = range(6)) -> dict[str, torch.Tensor]:
-    return training.feed.encoded.collate(rows)
+    return training.loader.encoded.collate(rows)
 
 
 # -- the loss ------------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_evaluation_knows_nothing_of_it(bench: Bench, tmp_path: Path):
     assert torch.equal(training.objective.logits(training.model, batch), expected)
     assert torch.equal(torch.get_rng_state(), random)
     training.loss(training.model, batch).backward()
-    update.on_gradients(STATE)
+    update.after_backward(STATE)
     assert torch.equal(training.objective.logits(training.model, batch), expected)
 
 

@@ -42,8 +42,8 @@ def watched(bench: Bench, folder: Path, options: str, *overrides: str) -> tuple[
 
 def run_windows(training: Any, number: int) -> None:
     training.model.train()
-    for window in list(training.feed.windows(0))[:number]:
-        loop.step(training, window)
+    for step_batch in list(training.loader.step_batches(0))[:number]:
+        loop.step(training, step_batch)
 
 
 def test_three_steps_by_hand(bench: Bench, tmp_path: Path):
@@ -64,8 +64,8 @@ def test_three_steps_by_hand(bench: Bench, tmp_path: Path):
     first, second = ({name: np.zeros_like(v) for name, v in values.items()} for _ in range(2))
     importance = {t.name: np.zeros(t.parameter.shape) for t in watch.rose.tensors}
     roles = {t.name: t.role for t in training.adapted.trained()}
-    for step, window in enumerate(list(training.feed.windows(0))[:3], start=1):
-        (batch,) = window.batches
+    for step, step_batch in enumerate(list(training.loader.step_batches(0))[:3], start=1):
+        (batch,) = step_batch.batches
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         loss = torch.nn.functional.cross_entropy(training.adapted.model(**inputs).logits, batch["labels"])
         tensors = list(training.adapted.trained())
@@ -86,7 +86,7 @@ def test_three_steps_by_hand(bench: Bench, tmp_path: Path):
                 for line, row in zip(kept, lines, strict=True):
                     line[np.argsort(-row, kind="stable")[: int(share * len(row) + 0.5)]] = 1
                 values[name] = values[name] * (kept if roles[name] == "A" else kept.T)
-        loop.step(training, window)
+        loop.step(training, step_batch)
         for name, tensor in watch.factors[-1].items():
             assert_close(tensor.double().numpy(), values[name], rtol=2e-3, atol=1e-6)
             training_value = {t.name: t.parameter for t in training.adapted.trained()}[name]

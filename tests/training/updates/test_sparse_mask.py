@@ -84,7 +84,7 @@ def test_snip_by_hand(bench: Bench, tmp_path: Path):
     adapted = training.adapted
     sites = list(adapted.adapters)
     small = {name: 0.02 * torch.randn(adapted.adapters[name].delta.B.shape, generator=stream) for name in sites}
-    batches = training.feed.sample(2, stream)
+    batches = training.loader.sample(2, stream)
     with torch.no_grad():
         for name in sites:
             assert not adapted.adapters[name].delta.B.any()  # put back
