@@ -30,7 +30,7 @@ from accelerate import Accelerator
 from measuring import clock, made_up, random_model, ratio, timed, training_of, turned
 from torch import nn
 
-from lorakit import registry
+from lorakit.adapters.spec import methods
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
@@ -129,7 +129,7 @@ def build(name: str, options: argparse.Namespace, folder: Path) -> Callable[[], 
     """What makes one step of a side."""
     library, _, method = name.rpartition(":")
     ours = library in ("", GRAPHS) and method not in ("floor", "full")
-    plain = method not in registry.methods
+    plain = method not in methods
     own = folder / name.replace(":", "-")
     recipe = made_recipe("lora" if plain else method, options, folder, own, graphs=library == GRAPHS)
     loaded = load_recipe(recipe)
