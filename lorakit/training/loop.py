@@ -16,6 +16,7 @@ from torch import nn
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import save_adapter
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted
 from lorakit.recipe.schema import Recipe
@@ -72,6 +73,7 @@ class Training:
             getattr(hook, moment)(self.state)
 
 
+@FaultPoint("training")
 def train(training: Training) -> None:
     """Train from where ``training.state`` stands to the schedule's end. Raises Interrupted once a stop was asked for and saved."""
     state, schedule, accelerator = training.state, training.schedule, training.accelerator
@@ -104,6 +106,7 @@ def train(training: Training) -> None:
     training.call("on_train_end")
 
 
+@FaultPoint("step")
 def step(training: Training, step_batch: StepBatch) -> None:
     """One optimiser step over a window of batches: the loss is the mean over all its rows, on all processes."""
     accelerator, state = training.accelerator, training.state
@@ -157,6 +160,7 @@ def log(training: Training) -> None:
     training.call("on_log")
 
 
+@FaultPoint("evaluation")
 def evaluate(training: Training) -> None:
     """Score the validation splits; keep the adapter where it is the best so far (the first of equals)."""
     state = training.state
@@ -183,6 +187,7 @@ def write(training: Training, record: dict[str, Any]) -> None:
     training.accelerator.log(numbers, step=training.state.step)
 
 
+@FaultPoint("checkpoint")
 def save(training: Training) -> None:
     """Write a checkpoint, unless the training has diverged: then there is nothing to go on from."""
     check_finite(training)

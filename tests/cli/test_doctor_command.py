@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import lorakit
-from lorakit.workflow.doctor.check import Check
 from lorakit.workflow.doctor.doctor import Diagnosis
+from lorakit.workflow.doctor.environment import Check
 
 GOOD, BAD = Check("python", "ok", "3.12", ""), Check("recipe", "failed", "is missing", "train anew")
 

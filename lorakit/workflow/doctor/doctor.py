@@ -10,9 +10,16 @@ from pathlib import Path
 from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.tasks.bundled import INSTALL
-from lorakit.workflow.doctor.check import FAILED, SKIPPED, Check, Finding, check
-from lorakit.workflow.doctor.crash_resume import differences, outcome, survive
-from lorakit.workflow.doctor.environment import bundled_missing, check_environment
+from lorakit.workflow.doctor.crash_resume import crash_and_resume, differences, outcome
+from lorakit.workflow.doctor.environment import (
+    FAILED,
+    SKIPPED,
+    Check,
+    Finding,
+    bundled_missing,
+    check,
+    check_environment,
+)
 from lorakit.workflow.doctor.faults import Kill, run_process
 from lorakit.workflow.doctor.run_folder import check_run
 from lorakit.workflow.merge import merge
@@ -86,12 +93,12 @@ def train_once(loaded: LoadedRecipe, run: Path) -> Finding:
 
 def kill_and_resume(loaded: LoadedRecipe, folder: Path) -> Finding:
     """The same training, killed, against the undisturbed one."""
-    deaths = survive(loaded, folder / "killed", KILLS)
-    told = ", then in ".join(death.where.removeprefix("training > ") for death in deaths)
+    crashes = crash_and_resume(loaded, folder / "killed", KILLS)
+    told = ", then in ".join(crash.where.removeprefix("training > ") for crash in crashes)
     if different := differences(outcome(folder / "undisturbed"), outcome(folder / "killed")):
         raise RunError(f"killed in {told}, the resumed run is another: {'; '.join(different)}")
-    if len(deaths) < len(KILLS):
-        raise RunError(f"{len(deaths)} of {len(KILLS)} kills came")
+    if len(crashes) < len(KILLS):
+        raise RunError(f"{len(crashes)} of {len(KILLS)} kills came")
     return Finding(f"killed in {told}; the resumed run has the same weights, records and checkpoints, bit for bit")
 
 

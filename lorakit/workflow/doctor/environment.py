@@ -1,4 +1,7 @@
-"""What ``lorakit doctor`` looks at before any run: Python, packages, device, disk, caches, network, the bundled model and sentences."""
+"""What ``lorakit doctor`` looks at before any run: Python, packages, device, disk, caches, network, the bundled model and sentences.
+
+A look gives a Finding; under the name of what was looked at it is a Check, a row of the table.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
@@ -18,14 +22,48 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from lorakit.backbone.checkpoint import BUNDLED, bundled_folder
+from lorakit.errors import LorakitError
 from lorakit.reporting.tables import memory
 from lorakit.tasks.bundled import INSTALL, PACKAGE, read_bundled
 from lorakit.tasks.sources import GLUE_DIR
-from lorakit.workflow.doctor.check import FAILED, SKIPPED, WARNING, Check, Finding, check
+from lorakit.workflow.setup import Result
 
+OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 MODEL = "bundled:minilm"
 ROOM, TIGHT = 2 * 2**30, 200 * 2**20  # bytes: what a few runs and a merged model take; what one run takes
 CLOSE = 0.05  # relative error of a product in bfloat16 that is still rounding
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a look has shown; advice: what to do about it."""
+
+    detail: str
+    verdict: str = OK
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Check(Result):
+    """A finding under the name of what was looked at."""
+
+    check: str
+    verdict: str
+    detail: str
+    advice: str
+
+
+def check(name: str, look: Callable[[], Finding]) -> Check:
+    """What ``look`` finds; whatever it raises is a failure, not the end of the examination."""
+    try:
+        found = look()
+    except LorakitError as error:
+        first = error.problems[0]
+        place = f"{first.where}: " if first.where else ""
+        found = Finding(place + first.what, FAILED, first.hint)
+    except Exception as error:
+        found = Finding(f"{type(error).__name__}: {error}", FAILED)
+    return Check(name, found.verdict, found.detail, found.advice)
 
 
 def check_environment() -> list[Check]:

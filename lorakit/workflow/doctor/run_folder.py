@@ -18,7 +18,7 @@ from lorakit.recipe.load import load_recipe
 from lorakit.reporting.tables import count
 from lorakit.tasks.metrics import main_metric
 from lorakit.training.checkpoint import all_checkpoints, intact
-from lorakit.workflow.doctor.check import FAILED, SKIPPED, WARNING, Check, Finding, check
+from lorakit.workflow.doctor.environment import FAILED, SKIPPED, WARNING, Check, Finding, check
 from lorakit.workflow.glora.evolve import FOUND, GENERATIONS, SUPERNET
 from lorakit.workflow.records import check_metric, check_tick, finite, origin, records
 from lorakit.workflow.restore import restore_run
