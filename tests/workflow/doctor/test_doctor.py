@@ -60,8 +60,8 @@ def train(folder: Path, loss: float) -> Ended:
     ("crashes", "loss", "verdict", "detail"),
     [
         (2, 0.5, OK, "bit for bit"),
-        (2, 0.25, FAILED, "the resumed run is another: metrics.jsonl differs: record 1"),
-        (1, 0.5, FAILED, "1 of 2 kills came"),
+        (2, 0.25, FAILED, "the resumed run is not the same: metrics.jsonl differs: record 1"),
+        (1, 0.5, FAILED, "only 1 of 2 kills came before the training was over"),
     ],
 )
 def test_kills_that_were_not_survived_are_told(

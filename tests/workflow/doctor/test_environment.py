@@ -31,10 +31,12 @@ def test_packages_that_are_missing_or_too_old_are_named(monkeypatch):
     wanted = ["torch>=99", "no-such-package>=1", "safetensors>=0.5", "neither-this; extra == 'test'"]
     monkeypatch.setattr(environment, "requires", lambda name: wanted)
     found = environment.packages()
-    assert found.detail == f"torch is {version('torch')}, not >=99; no-such-package is not installed"
+    assert found.detail == f"torch is {version('torch')}, and lorakit needs >=99; no-such-package is not installed"
     assert (found.verdict, found.advice) == (FAILED, "pip install 'torch>=99' 'no-such-package>=1'")
     monkeypatch.setattr(environment, "requires", lambda name: wanted[2:])
-    assert environment.packages() == Finding("1 required packages are there, in their ranges")
+    assert environment.packages() == Finding(
+        "1 required packages are installed, each in the range that lorakit asks for"
+    )
 
 
 @pytest.mark.parametrize("look", ["python", "packages"])
@@ -56,13 +58,13 @@ def test_another_python_fails(monkeypatch):
 def test_more_threads_than_cores(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5000)
     found = environment.device()
-    assert (found.verdict, found.advice.split("=")[0]) == (WARNING, "OMP_NUM_THREADS")
+    assert (found.verdict, found.advice.split("=")[0]) == (WARNING, "set OMP_NUM_THREADS")
 
 
 def test_autocast_that_does_not_work(monkeypatch):
     monkeypatch.setattr(environment, "CLOSE", 0.0)  # no product in bfloat16 is exact
     found = environment.bfloat16()
-    assert (found.verdict, found.advice) == (WARNING, "training.precision=fp32")
+    assert (found.verdict, found.advice) == (WARNING, "train with training.precision=fp32")
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(2**20, FAILED), (2**30, WARNING), (2**40, OK)])
