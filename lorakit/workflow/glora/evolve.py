@@ -22,6 +22,7 @@ from lorakit.adapters.counting import count
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.glora import NONE, GLoRA, choices_on
 from lorakit.adapters.spec import resolve
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import start_from
@@ -259,6 +260,7 @@ def configuration_of(evolution: Evolution, candidate: Candidate) -> dict[str, di
     return found
 
 
+@FaultPoint("evolution")
 def advance(
     evolution: Evolution,
     generations: int,
@@ -289,7 +291,9 @@ def advance(
                 break
             evolution.record(fitness)
             if accelerator.is_main_process:
-                append_json(path, generation_record(evolution, number))
+                record = generation_record(evolution, number)
+                with FaultPoint("half a generation", path, record):
+                    append_json(path, record)
             best, so_far = evolution.ranked(evolution.generations[-1])[0], evolution.ranked()[0]
             mean = evolution.mean(number)
             watch(Progress(number + 1, generations, len(fitness), mean, best, so_far, supernet.metric))
