@@ -30,6 +30,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
+from support.models import TinyModels
 from support.runs import Bench
 
 from lorakit.artifacts.run import environment
@@ -101,7 +102,7 @@ def main() -> None:
 
 def run_trials(names: Sequence[str], kills: int, rng: random.Random, work: Path) -> list[dict[str, Any]]:
     """Trials of every configuration in turn until there were enough kills."""
-    bench = Bench(work)
+    bench = Bench(work, TinyModels(work / "models"))
     subjects = {name: Subject(name, bench, rng) for name in names}
     trials: list[dict[str, Any]] = []
     for name in itertools.cycle(names):
