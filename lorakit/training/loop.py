@@ -17,7 +17,7 @@ from torch import nn
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.run import Run
-from lorakit.errors import Interrupted
+from lorakit.errors import Interrupted, command_line
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.tasks.task import higher_is_better
@@ -202,5 +202,5 @@ def leave(training: Training) -> NoReturn:
     """Stop, and tell how to go on."""
     raise Interrupted(
         f"stopped after step {training.state.step} of {training.schedule.total_steps}; nothing is lost",
-        hint=f"lorakit train {training.run.path} --resume",
+        hint=command_line("train", training.run.path, "--resume"),
     )
