@@ -96,7 +96,7 @@ def search(
 
 def score(loaded: LoadedRecipe, emit: Path | None, *, quiet: bool, as_json: bool) -> None:
     """Score all sites once, and print them with the allocation."""
-    from lorakit.cli.output import listening, program, say, write, write_json
+    from lorakit.cli.output import listening, next_line, say, write, write_json
 
     with listening(quiet=quiet):
         say(f"scoring the sites of {loaded.recipe.model.name} on {loaded.recipe.task.name}", quiet=quiet)
@@ -110,7 +110,7 @@ def score(loaded: LoadedRecipe, emit: Path | None, *, quiet: bool, as_json: bool
     if result.note:
         say(f"{result.proxy}: {result.note}", quiet=quiet)
     if result.emitted is not None:
-        say(f"next:\n  {program()} train {result.emitted}", quiet=quiet)
+        say(f"next:\n  {next_line('train', result.emitted)}", quiet=quiet)
 
 
 def recipe_or_default(recipe: str | None, overrides: list[str]) -> tuple[str, list[str]]:

@@ -16,7 +16,7 @@ from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import mend
 from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
-from lorakit.errors import RunError, UsageError
+from lorakit.errors import RunError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.metrics import main_metric
@@ -162,7 +162,7 @@ def check_same_recipe(loaded: LoadedRecipe, run: Run) -> None:
         raise UsageError(
             f"the recipe has changed since this run began: {', '.join(changed)}",
             where=str(run.path),
-            hint=f"lorakit train {run.path} --resume goes on with the run's own recipe",
+            hint=f"{command_line('train', run.path, '--resume')} goes on with the run's own recipe",
         )
 
 

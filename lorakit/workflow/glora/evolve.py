@@ -27,7 +27,7 @@ from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_j
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.site import Site
-from lorakit.errors import Interrupted, Problem, RecipeError, UsageError
+from lorakit.errors import Interrupted, Problem, RecipeError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.rules import BUDGETS
 from lorakit.searching.evolution import Candidate, Evolution, Gene, Rules, Scored
@@ -207,7 +207,8 @@ def choose_folder(loaded: LoadedRecipe, run_dir: Path | None, resume: bool) -> R
 
 def how_to_go_on(run: Run, emit: Path | None = None, keep: bool = False) -> str:
     """The command that continues the search in this folder, and still writes what was wanted."""
-    return f"lorakit search {run.path} --resume" + (f" --emit {emit}" if emit else "") + (" --keep-weights" * keep)
+    words = ("search", run.path, "--resume", *(("--emit", emit) if emit else ()), *(["--keep-weights"] * keep))
+    return command_line(*words)
 
 
 def begin(loaded: LoadedRecipe, parts: Parts) -> Evolution:

@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from support.adapters.cases import adapt
+from support.models import WORDS
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,8 +26,15 @@ from lorakit.tasks.batching import Encoded
 from lorakit.training.loader import TrainLoader
 from lorakit.training.optim import moments_of
 
-BATCH = 8
+BATCH, ROWS = 8, 40
 SECTION = AdapterSection(rank=3, alpha=5.0, shortcut_rank=2, shortcut_alpha=3.0)
+
+
+def rows_of_words() -> Dataset:
+    """Texts of two to nine words, each row its own, with labels of three kinds."""
+    rng = np.random.default_rng(7)
+    texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 10))) for _ in range(ROWS)]
+    return Dataset.from_dict({"text": texts, "label": rng.integers(0, 3, ROWS).tolist(), "idx": list(range(ROWS))})
 
 
 def logits(model: nn.Module, batch: Batch) -> torch.Tensor:

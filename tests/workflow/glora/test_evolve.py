@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -126,7 +127,8 @@ def test_the_same_seed_finds_the_same_and_a_stopped_search_goes_on_as_if_it_had_
     with pytest.raises(Interrupted, match="supernet") as told:
         evolve(bench, hooks=[StopAt(2)], emit=Path("out.yaml"), keep=True, **options)
     folder = Path(told.value.problems[0].hint.split()[2])
-    assert told.value.problems[0].hint == f"lorakit search {folder} --resume --emit out.yaml --keep-weights"
+    words = ["lorakit", "search", str(folder), "--resume", "--emit", "out.yaml", "--keep-weights"]
+    assert shlex.split(told.value.problems[0].hint) == words
 
     count = []
 
