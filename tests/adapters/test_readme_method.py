@@ -1,4 +1,4 @@
-"""The README's example of a method: 25 lines that keep the whole contract and agree with PEFT."""
+"""The example of a method in the adapters' README: 25 lines that keep the whole contract and agree with PEFT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from lorakit import registry
 from lorakit.recipe.schema import AdapterSection
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "lorakit" / "adapters" / "README.md"
 
 
 def example() -> str:
@@ -32,7 +32,7 @@ def loha(monkeypatch: pytest.MonkeyPatch) -> None:
         copied = registry.Registry(real.kind, real.package)
         copied._entries, copied._discovered = dict(real.items()), True
         monkeypatch.setattr(registry, name, copied)
-    exec(compile(example(), "README.md", "exec"), {"__name__": "loha"})
+    exec(compile(example(), str(README), "exec"), {"__name__": "loha"})
 
 
 def formula(rank: int, inside: int, outside: int) -> int:
