@@ -1,5 +1,6 @@
 """Named things that register themselves: one file each, found by importing the folder they live in.
 
+A registry stands beside the base class of its entries: ``methods`` beside ``Method`` in ``lorakit.adapters.spec``.
 ``methods.get("dora")`` imports every file of ``lorakit.adapters.methods`` once (and whatever other packages offer under the
 entry point group ``lorakit.methods``), then answers from a dictionary. Nothing is imported before it is asked for.
 """
@@ -9,11 +10,20 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from lorakit.errors import UsageError, nearest
 
-T = TypeVar("T")
+
+class Named(Protocol):
+    """What can be registered: it says its name itself."""
+
+    @property
+    def name(self) -> str:
+        """What recipes and the command line call it."""
+
+
+T = TypeVar("T", bound=Named)
 
 
 class Registry(Generic[T]):
@@ -25,11 +35,11 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
         self._discovered = False
 
-    def register(self, name: str, entry: T) -> T:
-        """Add ``entry`` under ``name``; a second entry of the same name is an error of the one who registers."""
-        if name in self._entries:
-            raise ValueError(f"{self.kind} '{name}' is registered twice")
-        self._entries[name] = entry
+    def register(self, entry: T) -> T:
+        """Add ``entry`` under its own name; a second entry of the same name is an error of the one who registers."""
+        if entry.name in self._entries:
+            raise ValueError(f"{self.kind} '{entry.name}' is registered twice")
+        self._entries[entry.name] = entry
         return entry
 
     def get(self, name: str) -> T:
@@ -67,14 +77,22 @@ class Registry(Generic[T]):
             point.load()
 
 
-# The registries. What an entry looks like is told in the folder's ``__init__``.
-deltas: Registry[Any] = Registry("delta", "lorakit.adapters.deltas")
-inits: Registry[Any] = Registry("init", "lorakit.adapters.inits")
-methods: Registry[Any] = Registry("adapter method", "lorakit.adapters.methods")
-blocks: Registry[Any] = Registry("block", "lorakit.adapters.blocks")
-updates: Registry[Any] = Registry("training update", "lorakit.training.updates")
-proxies: Registry[Any] = Registry("proxy", "lorakit.searching.proxies")
-allocators: Registry[Any] = Registry("allocator", "lorakit.searching.allocators")
-families: Registry[Any] = Registry("model family", "lorakit.backbone.families")
-combinations: Registry[Any] = Registry("combination", "lorakit.artifacts.combinations")
-tasks: Registry[Any] = Registry("task", "lorakit.tasks.catalogue")
+HOMES = {
+    "methods": "lorakit.adapters.spec",
+    "deltas": "lorakit.adapters.delta",
+    "inits": "lorakit.adapters.init",
+    "blocks": "lorakit.adapters.block",
+    "updates": "lorakit.training.update",
+    "proxies": "lorakit.searching.scoring",
+    "allocators": "lorakit.searching.allocator",
+    "combinations": "lorakit.artifacts.combination",
+    "families": "lorakit.backbone.families",
+    "tasks": "lorakit.tasks.task",
+}
+"""Every registry -> the module it stands in, beside the base class of its entries."""
+
+
+def find_registry(name: str) -> Registry[Any]:
+    """The registry of that name, for who may know it by name only: the recipe, and commands that go through all of them."""
+    found: Registry[Any] = getattr(importlib.import_module(HOMES[name]), name)
+    return found

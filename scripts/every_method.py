@@ -17,10 +17,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from lorakit import registry
 from lorakit.adapters.budget import costs, shared_cost
 from lorakit.adapters.conflicts import conflicts
-from lorakit.adapters.spec import Method, resolve
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.spec import Method, methods, resolve
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.backbone.load import Backbone, load_backbone
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--methods", nargs="+", default=registry.methods.names())
+    parser.add_argument("--methods", nargs="+", default=methods.names())
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe keys for all methods")
     parser.add_argument("--label", default="", help="keeps these results apart, e.g. a learning rate that was tried")
     options = parser.parse_args()
@@ -50,7 +50,7 @@ def main() -> None:
     settings = [*BASE, f"task.max_train_rows={options.rows}", f"training.epochs={options.epochs:g}", *options.set]
     model = ModelSection(name="bundled:minilm")
     backbone = load_backbone(model, labels=("0", "1"), regression=False, seed=0, offline=True)
-    budget = parameters(backbone, registry.methods.get("lora"), 8)
+    budget = parameters(backbone, methods.get("lora"), 8)
     for name in options.methods:
         for seed in options.seeds:
             file = options.out / f"{name}{options.label}-{options.task}-{seed}.json"
@@ -67,7 +67,7 @@ def one(
     backbone: Backbone, name: str, budget: int, options: argparse.Namespace, seed: int, settings: list[str]
 ) -> dict[str, Any]:
     """One training of the method; where it fails, why."""
-    method: Method = registry.methods.get(name)
+    method: Method = methods.get(name)
     rank = nearest_rank(backbone, method, budget)
     keys = [f"adapter.method={name}", f"adapter.rank={rank}", f"task.name={options.task}", f"run.seed={seed}"]
     told = {"method": name + options.label, "task": options.task, "seed": seed, "rank": rank}
@@ -108,7 +108,7 @@ def parameters(backbone: Backbone, method: Method, rank: int) -> int:
 
 def nearest_rank(backbone: Backbone, method: Method, budget: int) -> int:
     """The rank whose parameters come closest to the budget; the usual one where rank makes no difference, or none comes near."""
-    delta = registry.deltas.get(method.delta)
+    delta = deltas.get(method.delta)
     sites = method.sites(backbone)
     limits = [limit for site in sites if (limit := delta.highest_rank(site)) is not None]
     highest = max(method.rank, min([HIGHEST_RANK, *limits]))
@@ -121,7 +121,7 @@ def nearest_rank(backbone: Backbone, method: Method, budget: int) -> int:
 def fitting(backbone: Backbone, method: Method, rank: int) -> bool:
     """Whether the delta can sit on every usual site at this rank."""
     spec = resolve(AdapterSection(method=method.name, rank=rank))
-    delta = registry.deltas.get(spec.delta)
+    delta = deltas.get(spec.delta)
     sites = method.sites(backbone)
     return not any(delta.check(site, rank, dict(spec.options)) for site in sites)
 

@@ -20,8 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.init import inits
+from lorakit.adapters.spec import methods
 from lorakit.cli.app import main as lorakit
-from lorakit.registry import deltas, inits, methods
 from lorakit.workflow.describe import header
 
 ROOT = Path(__file__).resolve().parents[1]

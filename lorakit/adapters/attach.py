@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorakit import registry
 from lorakit.adapters.adapter import DROPPED, FROZEN, NO_STATISTICS, ON, WATCHED, Adapter
-from lorakit.adapters.block import Wiring
+from lorakit.adapters.block import Wiring, blocks
 from lorakit.adapters.blocks.shortcut import Shortcuts
 from lorakit.adapters.budget import costs, shared_cost, spec_for
 from lorakit.adapters.counting import settings, shared_shapes
-from lorakit.adapters.delta import Delta, Shared
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.delta import Delta, Shared, deltas
+from lorakit.adapters.init import InitContext, inits
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
@@ -243,7 +242,7 @@ def attach(
     adapters: dict[str, Adapter] = {}
     for site in sites:
         spec = spec_for(site, linear, shortcut).with_options((options or {}).get(site.name))
-        delta: type[Delta] = registry.deltas.get(spec.delta)
+        delta = deltas.get(spec.delta)
         base = backbone.model.get_submodule(site.name) if site.is_module else None
         adapter = Adapter(
             site,
@@ -264,7 +263,7 @@ def attach(
     crossing = [adapter for adapter in adapters.values() if adapter.site.is_shortcut]
     shortcuts = Shortcuts(backbone.anatomy.streams, crossing, norm) if crossing else None
     of_block = [adapter for adapter in adapters.values() if not adapter.site.is_shortcut]
-    wiring = registry.blocks.get(block).wiring(backbone, of_block) if block else None
+    wiring = blocks.get(block).wiring(backbone, of_block) if block else None
     if shared:
         backbone.model.add_module(free_name(backbone.model, SHARED), nn.ModuleDict(shared))
     backbone.model.train(backbone.model.training)  # what was added is in the model's mode
@@ -281,13 +280,13 @@ def share(
     spec: AdapterSpec, sites: list[Site], rank_of: Callable[[Site], int], stream: Callable[[str], torch.Generator]
 ) -> dict[str, Shared]:
     """Group -> the tensors its sites have in common, at their start."""
-    delta: type[Delta] = registry.deltas.get(spec.delta)
+    delta = deltas.get(spec.delta)
     groups: dict[str, Shared] = {}
     for group, shapes in shared_shapes(spec, sites, rank_of).items():
         held = Shared(shapes, delta)
         generator = stream(f"{SHARED}/{group}")
         held.begin(generator)
-        registry.inits.get(spec.init)(held, InitContext(None, 1.0, generator))
+        inits.get(spec.init)(held, InitContext(None, 1.0, generator))
         groups[group] = held
     return groups
 
@@ -303,7 +302,7 @@ def check_sites(
     """Refuse ranks that a matrix cannot have, and sites that a delta cannot sit on."""
     for site in sites:
         spec = spec_for(site, linear, shortcut).with_options(options.get(site.name))
-        delta: type[Delta] = registry.deltas.get(spec.delta)
+        delta = deltas.get(spec.delta)
         check_rank(site, rank_of(site), "adapter.shortcut_rank" if site.is_shortcut else "adapter.rank", delta)
         reason = delta.check(site, rank_of(site), settings(spec))
         if not reason and site.kind not in delta.kinds:
@@ -336,7 +335,7 @@ def check_sites(
 
 def check_rank(site: Site, rank: int, key: str, delta: type[Delta] | None = None) -> None:
     """Refuse a rank that the site's matrix cannot have."""
-    limit = (delta or registry.deltas.get("low_rank")).highest_rank(site)
+    limit = (delta or deltas.get("low_rank")).highest_rank(site)
     if rank < 1 or (limit is not None and rank > limit):
         shape = f"{site.out_features}x{site.in_features}"
         valid = "at least 1" if limit is None else f"1 to {limit}"

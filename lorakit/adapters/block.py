@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from lorakit.adapters.adapter import Adapter
-from lorakit.backbone.load import Backbone
-from lorakit.backbone.site import Site
+from lorakit.registry import Registry
+
+if TYPE_CHECKING:
+    from lorakit.adapters.adapter import Adapter
+    from lorakit.backbone.load import Backbone
+    from lorakit.backbone.site import Site
 
 
 class Wiring(Protocol):
@@ -34,3 +37,6 @@ class Block(ABC):
     def wiring(self, backbone: Backbone, adapters: Sequence[Adapter]) -> Wiring | None:
         """What installs the adapters; None where they stand in for modules' forwards or parameters, and install themselves."""
         return None
+
+
+blocks: Registry[Block] = Registry("block", "lorakit.adapters.blocks")

@@ -21,9 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lorakit import registry
-from lorakit.adapters.delta import Delta, Option
-from lorakit.adapters.init import Init
+from lorakit.adapters.delta import Delta, Option, deltas
+from lorakit.adapters.init import Init, inits
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import SearchSection
 
@@ -35,8 +34,8 @@ MAGNITUDE = "magnitude"
 
 def conflicts(spec: AdapterSpec) -> list[Problem]:
     """Everything about ``spec`` that does not go together. Raises UsageError for names that are not registered."""
-    delta: type[Delta] = registry.deltas.get(spec.delta)
-    init: Init = registry.inits.get(spec.init)
+    delta = deltas.get(spec.delta)
+    init = inits.get(spec.init)
     return [problem for rule in RULES for problem in rule(spec, delta, init)]
 
 
@@ -46,7 +45,7 @@ def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Prob
     Sites whose shared tensors train on for others can neither be frozen nor watched from outside; nor can what stands in for the
     module's own parameters, or is no module's forward.
     """
-    delta: type[Delta] = registry.deltas.get(spec.delta)
+    delta = deltas.get(spec.delta)
     if search.method == "none":
         return []
     moving = [name for name, role in delta.shared_roles.items() if spec.trains(role)]
@@ -144,7 +143,7 @@ def init_has_something_to_draw(spec: AdapterSpec, delta: type[Delta], init: Init
 def init_fits_the_delta(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
     """An init that gives factors needs a delta that takes them."""
     if init.factors and not delta.takes_factors:
-        takers = [name for name, kind in registry.deltas.items() if kind.takes_factors]
+        takers = [name for name, kind in deltas.items() if kind.takes_factors]
         yield Problem(
             f"init '{spec.init}' gives factors B and A, which delta '{spec.delta}' cannot take",
             key="adapter.init",
@@ -177,7 +176,7 @@ RULES: tuple[Callable[[AdapterSpec, type[Delta], Init], Iterator[Problem]], ...]
 
 def read_options(delta: str, given: Mapping[str, str], key: str = "adapter.options") -> dict[str, Any]:
     """The delta's options as their types. Raises RecipeError for names and values it does not have."""
-    known: Mapping[str, Option] = registry.deltas.get(delta).options
+    known: Mapping[str, Option] = deltas.get(delta).options
     problems = [
         Problem(
             f"delta '{delta}' has no option '{name}'",

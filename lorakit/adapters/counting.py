@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from lorakit import registry
-from lorakit.adapters.delta import Delta
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.site import Site
 
@@ -17,7 +16,7 @@ def count(spec: AdapterSpec, site: Site, rank: int) -> int:
     """Trained parameters of ``site`` at ``rank``, before anything is built: the currency of every budget. Shared ones apart."""
     if rank <= 0:
         return 0
-    delta: type[Delta] = registry.deltas.get(spec.delta)
+    delta = deltas.get(spec.delta)
     shapes = delta.shapes(site, rank, settings(spec))
     own = sum(torch.Size(shape).numel() for name, shape in shapes.items() if spec.trains(delta.role_of(name)))
     return own + (site.out_features if spec.decomposition == "magnitude" and spec.trains("magnitude") else 0)
@@ -25,7 +24,7 @@ def count(spec: AdapterSpec, site: Site, rank: int) -> int:
 
 def settings(spec: AdapterSpec) -> dict[str, Any]:
     """The values of the delta's options, defaults included."""
-    delta: type[Delta] = registry.deltas.get(spec.delta)
+    delta = deltas.get(spec.delta)
     return delta.settings_of(dict(spec.options))
 
 
@@ -33,7 +32,7 @@ def shared_shapes(
     spec: AdapterSpec, sites: Sequence[Site], rank_of: Callable[[Site], int]
 ) -> dict[str, dict[str, tuple[int, ...]]]:
     """Group -> tensor -> shape, of what ``sites`` have in common."""
-    delta: type[Delta] = registry.deltas.get(spec.delta)
+    delta = deltas.get(spec.delta)
     if not delta.shared_roles:
         return {}
     groups: dict[str, list[Site]] = {}
@@ -47,7 +46,7 @@ def shared_shapes(
 
 def shared_count(spec: AdapterSpec, sites: Sequence[Site], rank_of: Callable[[Site], int]) -> int:
     """Trained parameters that ``sites`` have in common, counted once."""
-    delta: type[Delta] = registry.deltas.get(spec.delta)
+    delta = deltas.get(spec.delta)
     return sum(
         torch.Size(shape).numel()
         for shapes in shared_shapes(spec, sites, rank_of).values()

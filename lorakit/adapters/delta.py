@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lorakit.backbone.site import Site
+from lorakit.registry import Registry
 
 Tensor = torch.Tensor
 Options = Mapping[str, Any]
@@ -81,17 +82,19 @@ class Delta(nn.Module, ABC):
     (``starts``) and along which axis of each one the rank runs (``rank_axes``): counting, freezing, learning-rate groups,
     pruning and saving are written once from these.
 
-    roles: tensor -> role (A, B, gate, core, vector, ...); rank_axes: tensor -> axis, or axes; narrows: whether its first k rank units
-    are the same parametrisation of rank k; rates: role -> how many times faster than the others it learns; starts: tensor -> the
-    constant it starts at, or a function that draws it; what is not named
-    there the recipe's init draws; options: its own, whose values an instance has as ``settings``; free_rank: whether any rank will do,
-    or there is none, where else the narrower width is the limit; shared_roles: the tensors that sites have in common -> role;
-    peft_names: what PEFT calls the tensors on disk, empty where PEFT has no such parametrisation; kinds: the kinds of site it can
-    sit on; additive: whether the layer is ``W x + b + s dW x``, else ``layer`` computes it; takes_factors: whether ``set_factors``
-    can make it any product B A; unmergeable: why it cannot be folded into a weight, empty where it can; replaces: whether its tensors
-    stand in for the module's own parameters.
+    name: what recipes call it; roles: tensor -> role (A, B, gate, core, vector, ...); rank_axes: tensor -> axis, or
+    axes; narrows: whether its first k rank units are the same parametrisation of rank k; rates: role -> how many times
+    faster than the others it learns; starts: tensor -> the constant it starts at, or a function that draws it; what is
+    not named there the recipe's init draws; options: its own, whose values an instance has as ``settings``; free_rank:
+    whether any rank will do, or there is none, where else the narrower width is the limit; shared_roles: the tensors
+    that sites have in common -> role; peft_names: what PEFT calls the tensors on disk, empty where PEFT has no such
+    parametrisation; kinds: the kinds of site it can sit on; additive: whether the layer is ``W x + b + s dW x``, else
+    ``layer`` computes it; takes_factors: whether ``set_factors`` can make it any product B A; unmergeable: why it
+    cannot be folded into a weight, empty where it can; replaces: whether its tensors stand in for the module's own
+    parameters.
     """
 
+    name: ClassVar[str]
     roles: ClassVar[Mapping[str, str]]
     rank_axes: ClassVar[Mapping[str, int | tuple[int, ...]]] = {}
     narrows: ClassVar[bool] = False
@@ -270,6 +273,9 @@ class Delta(nn.Module, ABC):
         """(name, parameter, role) of every tensor of its own."""
         for name, parameter in self.named_parameters():
             yield name, parameter, self.role_of(name)
+
+
+deltas: Registry[type[Delta]] = Registry("delta", "lorakit.adapters.deltas")
 
 
 class Ranked(Protocol):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import nn
 
 from lorakit.adapters.delta import Delta
+from lorakit.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Init:
     anchors: bool = False
     needs: Literal["nothing", "weight", "covariance", "gradient"] = "nothing"
 
-    def __call__(self, delta: Delta, context: InitContext) -> None:
-        """Fill ``delta``."""
-        self.fill(delta, context)
+    def __call__(self, tensors: Drawable, context: InitContext) -> None:
+        """Fill ``tensors``: a delta's, or those that deltas share, which only an init that just draws is given (see ``conflicts``)."""
+        self.fill(cast(Delta, tensors), context)
+
+
+inits: Registry[Init] = Registry("init", "lorakit.adapters.inits")

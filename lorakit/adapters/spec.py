@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lorakit import registry
+from lorakit.adapters.block import blocks
 from lorakit.adapters.conflicts import conflicts, read_options
-from lorakit.adapters.delta import START
+from lorakit.adapters.delta import START, deltas
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
+from lorakit.registry import Registry
 
 if TYPE_CHECKING:
-    from lorakit.adapters.block import Block
     from lorakit.backbone.load import Backbone
     from lorakit.backbone.site import Site
 
@@ -68,13 +68,16 @@ class Method:
     def sites(self, backbone: Backbone, targets: Sequence[str] | None = None) -> list[Site]:
         """Where it sits: its block's places, or the projections that ``targets`` name (its usual ones by default)."""
         if self.block:
-            block: Block = registry.blocks.get(self.block)
+            block = blocks.get(self.block)
             return block.sites(backbone)
         return backbone.anatomy.select(self.targets if targets is None else targets)
 
     def resolve(self, section: AdapterSection) -> AdapterSpec:
         """See ``resolve``: here for who knows methods by name only."""
         return resolve(section)
+
+
+methods: Registry[Method] = Registry("adapter method", "lorakit.adapters.methods")
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def resolve(section: AdapterSection) -> AdapterSpec:
 
     Raises RecipeError for names that are not registered and for values that do not go together, all of them at once.
     """
-    method: Method = registry.methods.get(section.method)
+    method = methods.get(section.method)
     section = method.fill(section)
     assert section.rank is not None
     assert section.alpha is not None
@@ -141,14 +144,14 @@ def default_init(method: Method, delta: str) -> str:
     """The method's init; with another delta than the method's, one that it can start from."""
     if delta == method.delta:
         return method.init
-    if not registry.deltas.get(delta).draws():
+    if not deltas.get(delta).draws():
         return "nothing"
     return method.init if method.init != "nothing" else "kaiming"
 
 
 def default_scale(method: Method, delta: str) -> str:
     """The method's scale rule; with another delta than the method's, none where that one is no sum."""
-    return method.scale if delta == method.delta or registry.deltas.get(delta).additive else "none"
+    return method.scale if delta == method.delta or deltas.get(delta).additive else "none"
 
 
 def shortcut_spec(section: AdapterSection) -> AdapterSpec:
@@ -157,12 +160,12 @@ def shortcut_spec(section: AdapterSection) -> AdapterSpec:
     A delta that cannot sit on a shortcut leaves them to LoRA.
     """
     spec = resolve(section)
-    delta = registry.deltas.get(spec.delta)
+    delta = deltas.get(spec.delta)
     if "shortcut" not in delta.kinds or delta.shared_roles:
         spec = resolve(AdapterSection(dropout=section.dropout, rank=spec.rank, alpha=spec.alpha))
     return replace(
         spec,
-        init="kaiming" if registry.deltas.get(spec.delta).draws() else "nothing",
+        init="kaiming" if deltas.get(spec.delta).draws() else "nothing",
         decomposition="none",
         rank=section.shortcut_rank or spec.rank,
         alpha=spec.alpha if section.shortcut_alpha is None else section.shortcut_alpha,

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.anchored import Anchored
-from lorakit.adapters.delta import Delta, Shared
-from lorakit.adapters.init import Init, InitContext
+from lorakit.adapters.delta import Delta, Shared, deltas
+from lorakit.adapters.init import InitContext, inits
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.site import Site
 
@@ -24,8 +23,8 @@ def started(
     statistics: Mapping[str, torch.Tensor] | None,
 ) -> Delta | Anchored:
     """The delta of one site at its start."""
-    delta: Delta = registry.deltas.get(spec.delta)(site, rank, dict(spec.options), shared)
-    init: Init = registry.inits.get(spec.init)
+    delta: Delta = deltas.get(spec.delta)(site, rank, dict(spec.options), shared)
+    init = inits.get(spec.init)
     wide = None if weight is None else weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
     delta.begin(generator)
     delta.prepare(wide)

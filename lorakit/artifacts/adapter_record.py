@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from lorakit import registry
 from lorakit.adapters.adapter import DROPPED, FROZEN, ON
 from lorakit.adapters.conflicts import read_options
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.init import inits
 from lorakit.adapters.spec import SCALES, AdapterSpec
 from lorakit.artifacts.records import number
 
@@ -52,7 +53,7 @@ def check_axes(axes: Any) -> None:
     """Refuse what is no AdapterSpec, with KeyError, TypeError or ValueError; RecipeError for options that its delta does not have."""
     if unknown := set(axes) ^ {field.name for field in fields(AdapterSpec)}:
         raise ValueError(f"axes have {min(unknown)!r} too many or too few")
-    for name, known in (("delta", registry.deltas), ("init", registry.inits), ("scale", SCALES)):
+    for name, known in (("delta", deltas), ("init", inits), ("scale", SCALES)):
         if not isinstance(axes[name], str) or axes[name] not in known:
             raise ValueError(f"there is no {name} {axes[name]!r:.60}")
     if not isinstance(axes["trainable"], str) or axes["decomposition"] not in ("none", "magnitude"):

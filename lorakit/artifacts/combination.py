@@ -18,6 +18,7 @@ from lorakit.adapters.delta import Delta
 from lorakit.artifacts.peft.export import thin
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
+from lorakit.registry import Registry
 
 Tensor = torch.Tensor
 Factors = tuple[Tensor, Tensor]
@@ -75,6 +76,9 @@ class Combination:
     needs: Literal["nothing", "fisher", "gram"] = "nothing"
     learns: bool = False
     factors: bool = False
+
+
+combinations: Registry[Combination] = Registry("combination", "lorakit.artifacts.combinations")
 
 
 def nothing_at(site: Site) -> Update:

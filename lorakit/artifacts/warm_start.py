@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.adapter import DROPPED, Adapter
 from lorakit.adapters.attach import SHARED, AdaptedModel
 from lorakit.adapters.delta import axes_of
+from lorakit.adapters.init import inits
 from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, PEFT_CONFIG, PEFT_TENSORS, read_tensors, told_adapter
 from lorakit.artifacts.peft.layout import PREFIX, in_peft, peft_name
 from lorakit.artifacts.records import reading
@@ -122,7 +122,7 @@ def sameness(adapter: Adapter) -> dict[str, Any]:
         "rank": adapter.rank,
         "scale": adapter.scale,
         "decomposition": spec.decomposition,
-        "anchored start": registry.inits.get(spec.init).anchors,
+        "anchored start": inits.get(spec.init).anchors,
     }
 
 
@@ -135,7 +135,7 @@ def entries_sameness(entry: Mapping[str, Any]) -> dict[str, Any]:
         "rank": entry.get("full_rank", entry["rank"]),
         "scale": entry["scale"],
         "decomposition": axes["decomposition"],
-        "anchored start": registry.inits.get(axes["init"]).anchors,
+        "anchored start": inits.get(axes["init"]).anchors,
     }
 
 

@@ -11,11 +11,10 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lorakit.backbone.families import Family
+from lorakit.backbone.families import Family, families
 from lorakit.backbone.site import ROLES, SHORTCUTS, Site
 from lorakit.backbone.structure import adaptable, find_layers, guess_role, shape_of
 from lorakit.errors import Problem, RecipeError, nearest
-from lorakit.registry import families
 
 FUSED = {"q": "qkv", "k": "qkv", "v": "qkv"}
 

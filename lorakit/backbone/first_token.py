@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lorakit.backbone.anatomy import Anatomy
-from lorakit.registry import families
+from lorakit.backbone.families import families
 
 
 def compute_first_token_only(model: nn.Module, anatomy: Anatomy) -> RemovableHandle | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def complete_method(incomplete: str) -> list[str]:
     """Ways to combine that start with what is typed."""
-    from lorakit.registry import combinations
+    from lorakit.artifacts.combination import combinations
 
     return [name for name in combinations.names() if name.startswith(incomplete)]
 

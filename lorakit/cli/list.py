@@ -50,14 +50,15 @@ def list_entries(
 
 def methods() -> list[dict[str, Any]]:
     """Adapter methods (recipe key adapter.method) with their whole presets, then allocators (search.method)."""
-    from lorakit import registry
+    from lorakit.adapters.spec import methods as known_methods
     from lorakit.recipe.schema import EVOLUTION
     from lorakit.searching import evolution
+    from lorakit.searching.allocator import allocators as known_allocators
 
-    adapters = [preset(method) for _, method in registry.methods.items()]
+    adapters = [preset(method) for _, method in known_methods.items()]
     searches = [
         {"name": name, "key": "search.method", "what": allocator.summary, "source": allocator.source}
-        for name, allocator in registry.allocators.items()
+        for name, allocator in known_allocators.items()
     ]
     told = (inspect.getdoc(evolution) or "").partition("\n")[0]
     searches.append({"name": EVOLUTION, "key": "search.method", "what": told, "source": ""})
@@ -66,10 +67,10 @@ def methods() -> list[dict[str, Any]]:
 
 def preset(method: Method) -> dict[str, Any]:
     """Every field of a method; its options with the values they take, and what else they may be."""
-    from lorakit import registry
     from lorakit.adapters.conflicts import read_options
+    from lorakit.adapters.delta import deltas as known_deltas
 
-    known: Mapping[str, Option] = registry.deltas.get(method.delta).options
+    known: Mapping[str, Option] = known_deltas.get(method.delta).options
     own = read_options(method.delta, dict(method.options))
     options = {name: {"value": own.get(name, option.default), **asdict(option)} for name, option in known.items()}
     told = {"name": method.name, "key": "adapter.method", "what": method.summary, **asdict(method), "options": options}
@@ -79,7 +80,7 @@ def preset(method: Method) -> dict[str, Any]:
 
 def combinations() -> list[dict[str, Any]]:
     """Ways to make one adapter of several (lorakit combine --method)."""
-    from lorakit import registry
+    from lorakit.artifacts.combination import combinations as known_combinations
 
     statistics = {"nothing": "nothing", "fisher": "gradients on training rows", "gram": "inputs on training rows"}
     return [
@@ -93,13 +94,13 @@ def combinations() -> list[dict[str, Any]]:
             "factors": way.factors,
             "source": way.source,
         }
-        for name, way in registry.combinations.items()
+        for name, way in known_combinations.items()
     ]
 
 
 def updates() -> list[dict[str, str]]:
     """What may go on during training (adapter.updates), with its settings (adapter.update_options) at their defaults."""
-    from lorakit import registry
+    from lorakit.training.update import updates as known_updates
 
     return [
         {
@@ -108,23 +109,23 @@ def updates() -> list[dict[str, str]]:
             "options": " ".join(f"{key}={option.default}" for key, option in update.options.items()),
             "source": update.source,
         }
-        for name, update in registry.updates.items()
+        for name, update in known_updates.items()
     ]
 
 
 def proxies() -> list[dict[str, str]]:
     """Scores (search.proxy), with what each does where B is still zero."""
-    from lorakit import registry
+    from lorakit.searching.scoring import proxies as known_proxies
 
     return [
-        {"name": name, "score": proxy.summary, "where B = 0": proxy.at_zero} for name, proxy in registry.proxies.items()
+        {"name": name, "score": proxy.summary, "where B = 0": proxy.at_zero} for name, proxy in known_proxies.items()
     ]
 
 
 def tasks() -> list[dict[str, str]]:
     """Known tasks (task.name), and the person's own files."""
-    from lorakit import registry
     from lorakit.recipe.schema import CUSTOM
+    from lorakit.tasks.task import tasks as known_tasks
 
     known = [
         {
@@ -134,7 +135,7 @@ def tasks() -> list[dict[str, str]]:
             "labels": ", ".join(task.labels) or "a number",
             "metrics": ", ".join(task.metrics),
         }
-        for name, task in registry.tasks.items()
+        for name, task in known_tasks.items()
     ]
     own = {"name": CUSTOM, "what": "your own csv, tsv, jsonl or parquet files", "texts": "1 or 2"}
     return [*known, {**own, "labels": "yours", "metrics": "task.metric"}]
@@ -159,7 +160,7 @@ def headline(recipe: str) -> str:
 
 def models() -> list[dict[str, str]]:
     """What model.name may be: families whose projections are known by name, and the bundled encoder."""
-    from lorakit import registry
+    from lorakit.backbone.families import families as known_families
 
     bundled = {"family": "bundled:minilm", "model types": "bert", "roles": "a 22.7M encoder, from the extra 'bundled'"}
     known = [
@@ -168,7 +169,7 @@ def models() -> list[dict[str, str]]:
             "model types": ", ".join(family.model_types),
             "roles": " ".join(dict.fromkeys(family.roles.values())),
         }
-        for name, family in registry.families.items()
+        for name, family in known_families.items()
     ]
     rest = {"family": "any other", "model types": "any", "roles": "found by structure, no shortcuts"}
     return [bundled, *known, rest]

@@ -39,11 +39,12 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a recipe with every key explained, or the card of a method, update, combination, proxy or task."""
-    from lorakit import registry
     from lorakit.cli.output import write, write_json
     from lorakit.recipe.load import shipped_recipes
+    from lorakit.registry import find_registry
 
-    if model is not None and name not in registry.methods:
+    methods, allocators = find_registry("methods"), find_registry("allocators")
+    if model is not None and name not in methods:
         raise UsageError(f"--model goes with the card of a method, and '{name}' is none", hint="leave it out")
     carded = any(name in known for known in card_registries())
     if name in shipped_recipes() or Path(name).suffix in (".yaml", ".yml") or (Path(name).exists() and not carded):
@@ -55,12 +56,12 @@ def show(
         return
     if overrides:
         raise UsageError(f"KEY=VALUE changes a recipe, and '{name}' is none", valid="lorakit show RECIPE KEY=VALUE")
-    if name in registry.methods:
+    if name in methods:
         show_method(name, model, as_json=as_json)
         if not as_json:
-            write(*(f"\n{card(registry.updates, update)}" for update in registry.methods.get(name).updates))
-            if name in registry.allocators:
-                write(f"\n{card(registry.allocators, name)}")
+            write(*(f"\n{card(find_registry('updates'), update)}" for update in methods.get(name).updates))
+            if name in allocators:
+                write(f"\n{card(allocators, name)}")
         return
     cards = [card(registry, name) for registry in card_registries() if name in registry]
     if not cards:
@@ -94,16 +95,9 @@ def explained(loaded: LoadedRecipe) -> str:
 
 def card_registries() -> list[Registry[Any]]:
     """Where a name that is no recipe is looked up."""
-    from lorakit import registry
+    from lorakit.registry import find_registry
 
-    return [
-        registry.methods,
-        registry.updates,
-        registry.combinations,
-        registry.allocators,
-        registry.proxies,
-        registry.tasks,
-    ]
+    return [find_registry(name) for name in ("methods", "updates", "combinations", "allocators", "proxies", "tasks")]
 
 
 def card(registry: Registry[Any], name: str) -> str:

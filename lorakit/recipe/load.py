@@ -14,7 +14,6 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from lorakit import registry
 from lorakit.errors import LorakitError, RecipeError
 from lorakit.recipe.document import SUFFIXES, missing_file, shown
 from lorakit.recipe.layers import Layer, read_file, read_overrides
@@ -22,6 +21,7 @@ from lorakit.recipe.problems import Problems
 from lorakit.recipe.rules import BUDGETS, Draft, check
 from lorakit.recipe.schema import SEARCH_PRESETS, Recipe
 from lorakit.recipe.values import UNREADABLE, written
+from lorakit.recipe.vocabulary import methods
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Load
 
 def with_usual(recipe: Recipe) -> Recipe:
     """The recipe with its method's usual targets, rank, alpha and learning rate where it gives none."""
-    method = registry.methods.get(recipe.adapter.method)
+    method = methods().get(recipe.adapter.method)
     lr = method.lr if recipe.training.lr is None else recipe.training.lr
     return replace(recipe, adapter=method.fill(recipe.adapter), training=replace(recipe.training, lr=lr))
 

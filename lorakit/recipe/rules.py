@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit import registry
 from lorakit.errors import LorakitError, Problem
 from lorakit.recipe.keys import recipe_keys, section_keys
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.schema import CUSTOM, AdapterSection
 from lorakit.recipe.values import UNREADABLE, written
+from lorakit.recipe.vocabulary import methods
 
 METHODS_OWN = ("adapter.targets", "adapter.rank", "adapter.alpha")
 AXES = tuple(
@@ -42,10 +42,9 @@ class Draft:
     def usual(self, path: str) -> Any:
         """The method's own value of a key that the recipe leaves to it."""
         name = self.values.get("adapter.method", recipe_keys()["adapter.method"].default)
-        if name is UNREADABLE or name not in registry.methods:
+        if name is UNREADABLE or name not in methods():
             raise UnreadableError("adapter.method")
-        value = getattr(registry.methods.get(name), path.partition(".")[2])
-        return list(value) if isinstance(value, tuple) else value
+        return getattr(methods().get(name).fill(AdapterSection(method=name)), path.partition(".")[2])
 
     def changed(self, path: str) -> bool:
         """Whether ``path`` has a readable value other than its default."""
@@ -164,11 +163,11 @@ def regex_error(pattern: str) -> str:
 
 def axes_go_together(draft: Draft) -> Iterator[Problem]:
     """The method's axes, with what the recipe changes of them, are a point of the product."""
-    if draft["adapter.method"] not in registry.methods:
+    if draft["adapter.method"] not in methods():
         return
     section = AdapterSection(**{name: draft[f"adapter.{name}"] for name in section_keys()["adapter"]})
     try:
-        registry.methods.get(section.method).resolve(section)
+        methods().get(section.method).resolve(section)
     except LorakitError as error:
         for problem in error.problems:
             yield draft.problem(problem.what, at_fault(draft, problem.key), problem.valid, problem.hint)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from lorakit import registry
+from lorakit.recipe.vocabulary import names_of
 
 MISSING = "???"  # OmegaConf's mark for a key that the recipe must give
 CUSTOM = "custom"  # the task whose data are the person's own files
@@ -82,7 +82,7 @@ class TaskSection:
     name: str = key(
         MISSING,
         "a GLUE task, rotten_tomatoes, or custom",
-        choices=lambda: [*registry.tasks.names(), CUSTOM],
+        choices=lambda: [*names_of("tasks")(), CUSTOM],
         also=("dataset", "task_name", "dataset_name"),
     )
     data: str = key("auto", "hub, a folder, or auto: the folder $LORAKIT_GLUE_DIR where it is set, else the hub")
@@ -120,7 +120,7 @@ class AdapterSection:
     method: str = key(
         "lora",
         "a preset over the axes: see `lorakit list methods`",
-        choices=registry.methods.names,
+        choices=names_of("methods"),
         also=("peft_type", "type"),
     )
     targets: Optional[list[str]] = key(
@@ -138,9 +138,9 @@ class AdapterSection:
         None, "numerator of the scale; the method's own by default", above=0, also=("lora_alpha",)
     )
     dropout: float = key(0.0, "dropout on the adapter's input", low=0, below=1, also=("lora_dropout",))
-    delta: Optional[str] = key(None, "the parametrisation of the update", choices=registry.deltas.names)
+    delta: Optional[str] = key(None, "the parametrisation of the update", choices=names_of("deltas"))
     init: Optional[str] = key(
-        None, "how its tensors start", choices=registry.inits.names, also=("init_lora_weights", "init_weights")
+        None, "how its tensors start", choices=names_of("inits"), also=("init_lora_weights", "init_weights")
     )
     init_batches: int = key(8, "training batches that an init looks at, where it looks at data", low=1)
     scale: Optional[str] = key(
@@ -184,7 +184,7 @@ class AdapterSection:
     updates: Optional[list[str]] = key(
         None,
         "what goes on during training: see `lorakit list updates`; the method's own by default",
-        choices=registry.updates.names,
+        choices=names_of("updates"),
     )
     update_options: dict[str, str] = key({}, "settings of the updates: see `lorakit show UPDATE`")
 
@@ -196,14 +196,14 @@ class SearchSection:
     method: str = key(
         "none",
         "who decides: none, or a method of `lorakit list methods`; glora is a command: `lorakit search --method glora`",
-        choices=lambda: ["none", EVOLUTION, *registry.allocators.names()],
+        choices=lambda: ["none", EVOLUTION, *names_of("allocators")()],
     )
     preset: Optional[str] = key(
         None,
         "heterolora: paper, the authors' settings, for comparison; or best, the best settings that lorakit found for it",
         choices=("paper", "best"),
     )
-    proxy: str = key("gradnorm", "see `lorakit list proxies`", choices=registry.proxies.names)
+    proxy: str = key("gradnorm", "see `lorakit list proxies`", choices=names_of("proxies"))
     every: float = key(0.2, "epochs between ticks, from step 0", above=0)
     enable: Optional[float] = key(
         None, "budget as the share of all sites' parameters; 0.25 where no budget is given", above=0, high=1

@@ -19,6 +19,7 @@ from lorakit.adapters.conflicts import read_known
 from lorakit.adapters.delta import Option
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import SearchSection
+from lorakit.registry import Registry
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.scoring import Logits, Loss
 from lorakit.searching.timeline import Tick, churn
@@ -53,14 +54,16 @@ class SearchContext:
 class Allocator(ABC):
     """Decides who gets the budget: called at every tick, and at those points of a training step that it overrides.
 
-    title, summary and source: what `lorakit show` tells; options: its own settings (`search.options`), whose values an instance
-    has as ``settings``; by: what it gives or takes, whole sites or single rank units; default_share: the budget where a recipe
-    gives none, of all sites' parameters; at_once: whether its first decision, on a fresh model, is one to train by (`lorakit search`);
-    empties: whether its steps may close what the last tick left on; steady: see ``Hook``, where watched sites may be an exception;
-    sees_tokens: whether it looks at what modules compute for each token, and not at gradients, weights and logits alone.
+    name: what recipes call it; title, summary and source: what `lorakit show` tells; options: its own settings
+    (`search.options`), whose values an instance has as ``settings``; by: what it gives or takes, whole sites or single
+    rank units; default_share: the budget where a recipe gives none, of all sites' parameters; at_once: whether its
+    first decision, on a fresh model, is one to train by (`lorakit search`); empties: whether its steps may close what
+    the last tick left on; steady: see ``Hook``, where watched sites may be an exception; sees_tokens: whether it looks
+    at what modules compute for each token, and not at gradients, weights and logits alone.
     Raises RecipeError where it cannot work with the recipe's adapters.
     """
 
+    name: ClassVar[str]
     title: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
@@ -155,6 +158,9 @@ class Allocator(ABC):
         self.context.adapted.restore_units(state["units"])
         self.context.adapted.restore(state["states"])
         self.context.generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))
+
+
+allocators: Registry[type[Allocator]] = Registry("allocator", "lorakit.searching.allocators")
 
 
 @dataclass(frozen=True)

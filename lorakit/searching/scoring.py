@@ -16,6 +16,7 @@ from lorakit.adapters.adapter import ON, Adapter
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.adapters.recomputing import recompute_in_eval_mode
 from lorakit.recipe.schema import SearchSection
+from lorakit.registry import Registry
 from lorakit.searching.cost_model import CostModel
 from lorakit.tasks.batching import Batch
 
@@ -45,6 +46,9 @@ class Proxy:
     work: Callable[[CostModel], float]
     reach: float | None = None
     of_gradients: OfGradients | None = None
+
+
+proxies: Registry[Proxy] = Registry("proxy", "lorakit.searching.proxies")
 
 
 @dataclass(frozen=True)

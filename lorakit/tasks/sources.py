@@ -11,7 +11,6 @@ import numpy as np
 
 from lorakit.errors import DataError, Problem, nearest
 from lorakit.recipe.schema import CUSTOM
-from lorakit.registry import tasks
 from lorakit.tasks.bundled import read_bundled
 from lorakit.tasks.folder import read_folder
 from lorakit.tasks.hub import read_hub
@@ -20,7 +19,7 @@ from lorakit.tasks.rows import Columns, Rows, gather
 from lorakit.tasks.splits import build_split
 from lorakit.tasks.table import Tables
 from lorakit.tasks.tabular import load_custom
-from lorakit.tasks.task import Task, TaskData
+from lorakit.tasks.task import Task, TaskData, tasks
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lorakit.errors import DataError, nearest
+from lorakit.registry import Registry
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,6 +71,9 @@ class Task:
                 hint=nearest(metric, valid),
             )
         return replace(self, metrics=(metric, *(name for name in self.metrics if name != metric)))
+
+
+tasks: Registry[Task] = Registry("task", "lorakit.tasks.catalogue")
 
 
 @dataclass

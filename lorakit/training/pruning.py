@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.attach import AdaptedModel, TrainedTensor
+from lorakit.adapters.init import inits
 from lorakit.errors import RecipeError
 
 FACTORS = ("A", "B")
@@ -30,7 +30,7 @@ def prunable(adapted: AdaptedModel, update: str) -> list[TrainedTensor]:
     found = factors(adapted, update)
     for tensor in found:
         spec = adapted.adapters[tensor.site or ""].spec
-        if registry.inits.get(spec.init).anchors:
+        if inits.get(spec.init).anchors:
             raise RecipeError(
                 f"update '{update}' puts entries to zero, but init '{spec.init}' starts from factors that are no update yet",
                 key="adapter.init",

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.adapters.conflicts import read_known
 from lorakit.adapters.delta import Option
 from lorakit.adapters.packing import pack, unpack
+from lorakit.adapters.spec import methods
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import Recipe
+from lorakit.registry import Registry
 from lorakit.searching.allocator import Allocator
 from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.training.hooks import Hook
@@ -41,7 +42,7 @@ class UpdateContext:
 
 
 class Update(Hook):
-    """A training update; override the moments of ``Hook`` it acts at. Its state goes into checkpoints.
+    """A training update; override the points of ``Hook`` it acts at. Its state goes into checkpoints.
 
     name: what recipes call it; summary: a line; source: paper and section; options: its own, whose values an instance has as
     ``settings``; sees_tokens: whether it reaches into what modules compute for each token. What it decides must come out the same on
@@ -73,6 +74,9 @@ class Update(Hook):
         return loss
 
 
+updates: Registry[type[Update]] = Registry("training update", "lorakit.training.updates")
+
+
 def summed_loss(objective: Objective, changes: Sequence[Update | Allocator]) -> SummedLoss:
     """The loss to train on: the task's, then what each update, or the search, makes of it, in order."""
     loss: SummedLoss = objective.summed
@@ -87,8 +91,8 @@ def chosen_updates(recipe: Recipe) -> list[tuple[type[Update], dict[str, Any]]]:
     Raises RecipeError for options that none of them has or that cannot be used.
     """
     named, given = recipe.adapter.updates, recipe.adapter.update_options
-    names = list(registry.methods.get(recipe.adapter.method).updates) if named is None else named
-    kinds: list[type[Update]] = [registry.updates.get(name) for name in names]
+    names = list(methods.get(recipe.adapter.method).updates) if named is None else named
+    kinds = [updates.get(name) for name in names]
     known = {name: option for kind in kinds for name, option in kind.options.items()}
     problems: list[Problem] = []
     for name in given:

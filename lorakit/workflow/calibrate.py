@@ -8,9 +8,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from lorakit import registry
 from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel
-from lorakit.adapters.init import Init
+from lorakit.adapters.init import inits
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 from lorakit.searching.input_statistics import moments
@@ -34,7 +33,7 @@ def calibrate(parts: Parts, encoded: Encoded) -> Statistics:
     Raises RunError where a number is not finite.
     """
     recipe, model = parts.recipe, parts.backbone.model
-    init: Init = registry.inits.get(parts.linear.init)
+    init = inits.get(parts.linear.init)
     if init.needs not in MEASURES:
         return NO_SITE_STATISTICS
     loader = TrainLoader(encoded, recipe.training, derive_seed(recipe.run.seed, "data"))

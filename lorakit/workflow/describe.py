@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lorakit import registry
 from lorakit.adapters.budget import costs, shared_cost
 from lorakit.adapters.counting import settings
-from lorakit.adapters.delta import Delta
-from lorakit.adapters.spec import SCALES, AdapterSpec, Method, resolve
+from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.init import inits
+from lorakit.adapters.spec import SCALES, AdapterSpec, Method, methods, resolve
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError
 from lorakit.recipe.schema import AdapterSection, ModelSection
+from lorakit.registry import Registry
+from lorakit.training.update import updates as all_updates
 from lorakit.workflow.setup import Result
 
 LABELS = ("0", "1")
@@ -71,7 +73,7 @@ def describe(name: str, model: ModelSection, *, required: bool = False) -> Metho
 
     required: whether a model that cannot be loaded is an error and not just told.
     """
-    method: Method = registry.methods.get(name)
+    method = methods.get(name)
     spec = resolve(AdapterSection(method=name))
     no_count, counted = "", None
     backbone = None
@@ -82,23 +84,23 @@ def describe(name: str, model: ModelSection, *, required: bool = False) -> Metho
         if required and backbone is None:
             raise
         no_count = error.problems[0].what
-    delta: type[Delta] = registry.deltas.get(spec.delta)
+    delta = deltas.get(spec.delta)
     return MethodCard(
         name=name,
         title=method.title,
         source=method.source,
-        text=header(registry.methods, name) or method.summary,
+        text=header(methods, name) or method.summary,
         axes=axes_of(method, spec),
         usual=usual_values(method, delta),
         options={key: f"{settings(spec)[key]}: {option.doc}" for key, option in delta.options.items()},
         count=counted,
         no_count=no_count,
         composes=compositions(method),
-        updates={update: header(registry.updates, update) for update in method.updates},
+        updates={update: header(all_updates, update) for update in method.updates},
     )
 
 
-def header(known: registry.Registry[Any], name: str) -> str:
+def header(known: Registry[Any], name: str) -> str:
     """The docstring of the file that registers ``name``; empty for what another package brings."""
     known.get(name)  # which reads the files, where nobody has asked for one of them before
     return inspect.getdoc(sys.modules.get(f"{known.package}.{name}")) or ""
@@ -124,7 +126,7 @@ def axes_of(method: Method, spec: AdapterSpec) -> dict[str, Any]:
 def compositions(method: Method) -> dict[str, dict[str, str]]:
     """Axis -> value -> the reason why it does not go with this method, empty where it does."""
     axes: dict[str, Sequence[object]] = {
-        "init": registry.inits.names(),
+        "init": inits.names(),
         "scale": list(SCALES),
         "decomposition": ["none", "magnitude"],
         "dropout": [0.1],
@@ -147,7 +149,7 @@ def count_on(method: Method, backbone: Backbone) -> Count:
     section = method.fill(AdapterSection(method=method.name))
     sites = method.sites(backbone)
     spec = resolve(section)
-    delta: type[Delta] = registry.deltas.get(spec.delta)
+    delta = deltas.get(spec.delta)
     limits = [limit for site in sites if (limit := delta.highest_rank(site)) is not None]
     spec = replace(spec, rank=min([spec.rank, *limits]))
     for site in sites:

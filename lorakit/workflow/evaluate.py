@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorakit import registry
 from lorakit.artifacts.run import newest_run
 from lorakit.errors import UsageError, nearest
 from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.tasks.metrics import interval, main_metric
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.submission import write_predictions
-from lorakit.tasks.task import TaskData
+from lorakit.tasks.task import TaskData, tasks
 from lorakit.training.evaluation import decide, of_split, predict_logits, score_logits
 from lorakit.training.objective import Objective
 from lorakit.workflow.restore import Trained, restore_checkpoint, restore_run
@@ -55,7 +54,7 @@ def evaluate(
     rank: how many of each site's rank units to use, all of them where none is given (see ``restoring.cut_to``).
     """
     if task != CUSTOM:
-        registry.tasks.get(task)
+        tasks.get(task)
     if model is not None:
         if rank is not None:
             raise UsageError(

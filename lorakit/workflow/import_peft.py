@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorakit import registry
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import OUR_TENSORS, write_adapter
 from lorakit.artifacts.files import folder
@@ -25,7 +24,7 @@ from lorakit.recipe.problems import Problems
 from lorakit.recipe.schema import CUSTOM
 from lorakit.recipe.values import written
 from lorakit.tasks.sources import load_task
-from lorakit.tasks.task import Task, TaskData
+from lorakit.tasks.task import Task, TaskData, tasks
 from lorakit.training.seeds import derive_seed
 from lorakit.workflow.setup import Result, adapt, assemble, talk
 
@@ -102,7 +101,7 @@ def import_adapter(
 def draft_recipe(adapter: PeftAdapter, task: str, overrides: Sequence[str]) -> LoadedRecipe:
     """The recipe without its adapter section. UsageError for a task that there is not, or keys that the adapter decides."""
     if task != CUSTOM:
-        registry.tasks.get(task)
+        tasks.get(task)
     problems = Problems()
     given = read_overrides(overrides, problems).values
     problems.raise_if_any()

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from lorakit import registry
-from lorakit.adapters.init import Init
+from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
 from lorakit.recipe.load import LoadedRecipe
-from lorakit.searching.allocator import Allocator
+from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
-from lorakit.searching.scoring import Proxy
+from lorakit.searching.scoring import proxies
 from lorakit.tasks.batching import encode, sorted_together
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.workflow.calibrate import MEASURES
@@ -109,7 +108,7 @@ def search_overhead(parts: Parts, schedule: Schedule) -> float:
     search = parts.recipe.search
     if not schedule.ticks:
         return 0.0
-    allocator: type[Allocator] = registry.allocators.get(search.method)
+    allocator = allocators.get(search.method)
     cost_model = prices_of(parts, schedule)
     batch = cost_model.batch(*allocator.trains(search, cost_model))
     added = allocator.work(search, schedule.ticks, cost_model)
@@ -148,13 +147,13 @@ def notes(parts: Parts, schedule: Schedule) -> list[str]:
         told.append(f"this model takes {parts.max_length} tokens at most: longer rows are cut there")
     if any(site.role == "qkv" for site in parts.sites):
         told.append("this family keeps q, k and v in one matrix: its site covers all three")
-    init: Init = registry.inits.get(parts.linear.init)
+    init = inits.get(parts.linear.init)
     if init.needs in MEASURES:
         told.append(
             f"init '{init.name}' looks at {parts.recipe.adapter.init_batches} training batches before the first step"
         )
     if search.method == "heterolora":
-        proxy: Proxy = registry.proxies.get(search.proxy)
+        proxy = proxies.get(search.proxy)
         told.append(f"{proxy.name} where B = 0: {proxy.at_zero}")
         if search.off == "freeze":
             told.append(

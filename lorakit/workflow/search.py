@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorakit import registry
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.files import write_text
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import SearchSection
+from lorakit.searching.allocator import allocators
 from lorakit.searching.allocators.heterolora import HeteroLoRA
 from lorakit.training.loader import TrainLoader
 from lorakit.training.objective import Objective
@@ -67,8 +67,8 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
     loaded = replace(loaded, recipe=replace(recipe, search=alone))
     parts = assemble(loaded)
     with located(loaded):
-        if not registry.allocators.get(loaded.recipe.search.method).at_once:
-            able = [name for name, kind in registry.allocators.items() if kind.at_once]
+        if not allocators.get(loaded.recipe.search.method).at_once:
+            able = [name for name, kind in allocators.items() if kind.at_once]
             raise RecipeError(
                 f"allocator '{loaded.recipe.search.method}' decides during a training, not before it",
                 key="search.method",

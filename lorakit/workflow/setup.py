@@ -17,12 +17,12 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 
-from lorakit import registry
 from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel, attach
+from lorakit.adapters.block import blocks
 from lorakit.adapters.budget import Budget, costs, resolve_budget, shared_cost, spec_for
 from lorakit.adapters.conflicts import conflicts_with_search, read_options
 from lorakit.adapters.recomputing import recompute_layers
-from lorakit.adapters.spec import AdapterSpec, Method, resolve, shortcut_spec
+from lorakit.adapters.spec import AdapterSpec, Method, methods, resolve, shortcut_spec
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.backbone.load import Backbone, load_backbone
@@ -30,7 +30,7 @@ from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, Problem, RecipeError, UsageError, nearest
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import EVOLUTION, Recipe
-from lorakit.searching.allocator import Allocator, SearchContext, read_settings
+from lorakit.searching.allocator import Allocator, SearchContext, allocators, read_settings
 from lorakit.tasks.batching import Encoded, encode
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
@@ -80,8 +80,7 @@ class Parts:
     @property
     def method(self) -> Method:
         """The recipe's adapter method."""
-        method: Method = registry.methods.get(self.recipe.adapter.method)
-        return method
+        return methods.get(self.recipe.adapter.method)
 
     @property
     def task(self) -> Task:
@@ -173,7 +172,7 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
             everything += shared_cost(sites, linear, shortcut, ranks)
             budget = Budget(everything, 1.0, f"all {len(sites)} sites")
         else:
-            allocator: type[Allocator] = registry.allocators.get(recipe.search.method)
+            allocator = allocators.get(recipe.search.method)
             read_settings(allocator, recipe.search.options)
             share, by = allocator.default_share, allocator.by
             budget = resolve_budget(recipe.search, sites, linear, shortcut, default_share=share, by=by)
@@ -183,9 +182,9 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
 def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[str, int]]:
     """The sites of the recipe's targets and shortcuts; of these the allocation's, with their ranks, where it has one."""
     adapter, anatomy = recipe.adapter, backbone.anatomy
-    method: Method = registry.methods.get(adapter.method)
+    method = methods.get(adapter.method)
     if method.block and adapter.targets != list(method.targets):
-        where = registry.blocks.get(method.block).summary
+        where = blocks.get(method.block).summary
         talk.info("adapter.targets has no effect: %s sits on %s", method.name, where)
     candidates = [*method.sites(backbone, adapter.targets), *anatomy.shortcuts(adapter.shortcuts)]
     if not adapter.allocation:
@@ -238,7 +237,7 @@ def check_search(recipe: Recipe) -> None:
         raise RecipeError(
             f"'{EVOLUTION}' is no search during a training: it finds the recipe to train",
             key="search.method",
-            valid=", ".join(["none", *registry.allocators.names()]),
+            valid=", ".join(["none", *allocators.names()]),
             hint=f"lorakit search RECIPE --method {EVOLUTION}",
         )
 
@@ -306,7 +305,7 @@ def sees_sites_alone(parts: Parts) -> bool:
     """Whether the sites' adapters are all that works on tokens: no search, shortcut, block or update looks at others than the head."""
     recipe = parts.recipe
     search = recipe.search.method
-    looks = search != "none" and registry.allocators.get(search).sees_tokens
+    looks = search != "none" and allocators.get(search).sees_tokens
     updates = any(kind.sees_tokens for kind, _ in chosen_updates(recipe))
     return not (looks or updates or recipe.adapter.shortcuts or parts.method.block)
 
@@ -377,7 +376,7 @@ def make_allocator(
         ticks=schedule.ticks if schedule else [0],
         moments=partial(moments_of, optimizer) if optimizer else lambda parameter: (),
     )
-    allocator: Allocator = registry.allocators.get(search.method)(context)
+    allocator: Allocator = allocators.get(search.method)(context)
     return allocator
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 
 from lorakit.adapters.attach import AdaptedModel
-from lorakit.artifacts.adapter_file import save_adapter
+from lorakit.artifacts.adapter_file import check_saved, save_adapter
 from lorakit.artifacts.files import mend
 from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
-from lorakit.artifacts.saved import check_saved
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import Recipe
@@ -26,7 +25,6 @@ from lorakit.training.evaluation import score_splits
 from lorakit.training.graphs import LENGTHS, Graphs, check_graphs
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
-from lorakit.training.loop import Training
 from lorakit.training.loop import train as run_loop
 from lorakit.training.malloc import give_memory_back
 from lorakit.training.objective import Objective
@@ -34,6 +32,7 @@ from lorakit.training.optim import make_optimizer, make_scheduler
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import derive_seed, generator
+from lorakit.training.training import Training
 from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
 from lorakit.workflow.calibrate import calibrate
 from lorakit.workflow.setup import (

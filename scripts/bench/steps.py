@@ -30,12 +30,13 @@ from accelerate import Accelerator
 from measuring import clock, made_up, random_model, ratio, timed, training_of, turned
 from torch import nn
 
-from lorakit import registry
+from lorakit.adapters.spec import methods
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
 from lorakit.training.loader import StepBatch
-from lorakit.training.loop import Training, step
+from lorakit.training.loop import step
+from lorakit.training.training import Training
 from lorakit.workflow.setup import assemble, make_accelerator
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
@@ -129,7 +130,7 @@ def build(name: str, options: argparse.Namespace, folder: Path) -> Callable[[], 
     """What makes one step of a side."""
     library, _, method = name.rpartition(":")
     ours = library in ("", GRAPHS) and method not in ("floor", "full")
-    plain = method not in registry.methods
+    plain = method not in methods
     own = folder / name.replace(":", "-")
     recipe = made_recipe("lora" if plain else method, options, folder, own, graphs=library == GRAPHS)
     loaded = load_recipe(recipe)

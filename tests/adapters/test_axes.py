@@ -18,10 +18,11 @@ from support.adapters.contract import (
 )
 from support.thinned import thinned
 
-from lorakit.adapters.spec import SCALES, AdapterSpec, Method, default_init, resolve
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.init import inits
+from lorakit.adapters.spec import SCALES, AdapterSpec, Method, default_init, methods, resolve
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import deltas, inits, methods
 
 CHECKS = (
     check_identity,

@@ -12,7 +12,8 @@ from support.adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, 
 from support.adapters.contract import CHECKS
 from torch.testing import assert_close
 
-from lorakit import registry
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.spec import methods
 from lorakit.recipe.schema import AdapterSection
 
 README = Path(__file__).parents[2] / "lorakit" / "adapters" / "README.md"
@@ -26,12 +27,9 @@ def example() -> str:
 
 @pytest.fixture
 def loha(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example registered, in copies of the registries."""
-    for name in ("deltas", "methods"):
-        real = getattr(registry, name)
-        copied = registry.Registry(real.kind, real.package)
-        copied._entries, copied._discovered = dict(real.items()), True
-        monkeypatch.setattr(registry, name, copied)
+    """The example registered, until the test is over."""
+    for registry in (deltas, methods):
+        monkeypatch.setattr(registry, "_entries", dict(registry.items()))
     exec(compile(example(), str(README), "exec"), {"__name__": "loha"})
 
 

@@ -19,8 +19,8 @@ from support.thinned import thinned
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
-from lorakit import registry
 from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.spec import methods
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter
 from lorakit.artifacts.combination import update_of
 from lorakit.artifacts.peft.export import peft_form
@@ -43,7 +43,7 @@ def make(folders: dict[str, Path]) -> Callable[..., AdaptedModel]:
         backbone: Backbone = load_backbone(
             ModelSection(name=str(folders[family])), labels=("no", "yes"), regression=False, seed=seed, offline=True
         )
-        usual = registry.methods.get(method)
+        usual = methods.get(method)
         options = {**dict(usual.options), **SMALL.get(usual.delta, {})}
         section = AdapterSection(method=method, rank=RANK, alpha=ALPHA, options=options)
         return adapt(backbone, section, seed=seed, shortcuts=shortcuts)
@@ -62,7 +62,7 @@ def refusal_of(call: Callable[[Any], Any], argument: Any) -> LorakitError | None
 
 def cases() -> Iterator[tuple[str, str]]:
     """Every method on a model of Linear layers and on one of Conv1D."""
-    return ((family, method) for family in ("bert", "gpt2") for method in registry.methods.names())
+    return ((family, method) for family in ("bert", "gpt2") for method in methods.names())
 
 
 @pytest.mark.parametrize(("family", "method"), thinned(cases(), 2))
@@ -119,7 +119,7 @@ def test_where_there_is_a_config_peft_agrees(
         assert_close(evaluated(twin.eval(), batch_for(adapted.model)), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", registry.methods.names())
+@pytest.mark.parametrize("method", methods.names())
 def test_an_update_is_what_merging_would_add(make: Callable[..., AdaptedModel], method: str):
     """What `combine` is given of each site, or one message."""
     adapted = make("bert", method)

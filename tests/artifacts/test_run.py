@@ -10,7 +10,7 @@ import pytest
 from lorakit.artifacts.files import read_json, write_json
 from lorakit.artifacts.run import Run, claim, environment, new_run, newest_run, open_run, unfinished_run
 from lorakit.errors import RunError, UsageError
-from lorakit.registry import tasks
+from lorakit.tasks.task import tasks
 
 
 def begin(folder: Path, name: str, *, task: str | None = None, age: int = 0) -> Run:

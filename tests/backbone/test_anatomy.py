@@ -12,9 +12,9 @@ from torch import nn
 from transformers import AlbertConfig, AlbertForSequenceClassification, BartConfig, BartForSequenceClassification
 
 from lorakit.backbone.anatomy import Anatomy, family_of
+from lorakit.backbone.families import families
 from lorakit.backbone.structure import adaptable, find_layers, guess_role
 from lorakit.errors import RecipeError
-from lorakit.registry import families
 
 
 @pytest.fixture(scope="module")

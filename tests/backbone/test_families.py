@@ -7,7 +7,7 @@ from support.models import FAMILIES
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from lorakit.registry import families
+from lorakit.backbone.families import families
 
 SEPARATE = ["q", "k", "v", "o", "up", "down"]
 FUSED = ["qkv", "o", "up", "down"]

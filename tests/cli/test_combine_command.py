@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import lorakit
-from lorakit import registry
+from lorakit.artifacts.combination import combinations
 from lorakit.cli.combine import complete_method
 
 RESULT = {
@@ -84,4 +84,4 @@ def test_mistakes_are_told_before_anything_is_loaded(cli, here, combined, argume
 def test_methods_are_completed_and_named_in_the_help(cli):
     assert complete_method("li") == ["linear"]
     text = " ".join(cli("combine", "--help").out.split())
-    assert all(name in text.replace("│ ", "").replace(" │", "") for name in registry.combinations.names())
+    assert all(name in text.replace("│ ", "").replace(" │", "") for name in combinations.names())

@@ -5,9 +5,13 @@ import json
 
 import pytest
 
-from lorakit import registry
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.spec import methods
 from lorakit.recipe.keys import recipe_keys
 from lorakit.recipe.load import load_recipe, shipped_recipes
+from lorakit.registry import find_registry
+from lorakit.searching.allocator import allocators
+from lorakit.training.update import updates
 
 
 @pytest.mark.parametrize(
@@ -33,16 +37,16 @@ def test_list_tells_all_there_is(cli, kind, key, names):
 def test_the_json_of_methods_is_their_whole_preset(cli):
     rows = json.loads(cli("list", "methods", "--json").out)["methods"]
     adapters = {row["name"]: row for row in rows if row["key"] == "adapter.method"}
-    assert list(adapters) == registry.methods.names()
-    assert {row["name"] for row in rows if row["key"] == "search.method"} == {"glora", *registry.allocators.names()}
-    for name, method in registry.methods.items():
+    assert list(adapters) == methods.names()
+    assert {row["name"] for row in rows if row["key"] == "search.method"} == {"glora", *allocators.names()}
+    for name, method in methods.items():
         row = adapters[name]
         assert row["what"] == method.summary
         for field in dataclasses.fields(method):
             value = getattr(method, field.name)
             if field.name not in ("summary", "options"):
                 assert row[field.name] == (list(value) if isinstance(value, tuple) else value), (name, field.name)
-        known = registry.deltas.get(method.delta).options
+        known = deltas.get(method.delta).options
         own = dict(method.options)
         assert list(row["options"]) == list(known)
         for key, option in known.items():
@@ -80,15 +84,13 @@ def test_show_explains_every_key_and_prints_a_recipe_that_trains_the_same(cli, h
 
 @pytest.mark.parametrize("kind", ["proxies", "allocators", "combinations"])
 def test_show_prints_the_card_of_everything_registered(cli, kind):
-    entries = getattr(registry, kind)
+    entries = find_registry(kind)
     for name in entries.names():
         ran = cli("show", name)
         assert ran.code == 0
         _, title, card = f"\n{ran.out}".partition(f"\n{name} ({entries.kind})\n")
         assert title
-        assert name in registry.methods or ran.out.startswith(
-            title.strip()
-        )  # an adapter method of the same name comes first
+        assert name in methods or ran.out.startswith(title.strip())  # an adapter method of the same name comes first
         assert len(card.split()) > 10
 
 
@@ -143,11 +145,11 @@ def test_copy_into_a_folder_keeps_the_name(cli, here):
     assert (here / "demo.yaml").is_file()
 
 
-@pytest.mark.parametrize("name", registry.updates.names())
+@pytest.mark.parametrize("name", updates.names())
 def test_show_tells_an_update_and_its_settings(cli, name):
     """Also where a method has the same name."""
     ran = cli("show", name)
     assert ran.code == 0
     assert f"{name} (training update)\n" in ran.out
-    for key, option in registry.updates.get(name).options.items():
+    for key, option in updates.get(name).options.items():
         assert f"    {key} = {option.default}: {option.doc}\n" in ran.out + "\n"

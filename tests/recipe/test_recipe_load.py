@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lorakit.recipe.load as loading
-from lorakit import registry
+from lorakit.adapters.spec import methods
 from lorakit.errors import DataError, Problem, RecipeError, RunError
 from lorakit.recipe.keys import recipe_keys
 from lorakit.recipe.load import LoadedRecipe, find_recipe, load_recipe
@@ -38,7 +38,7 @@ def test_defaults_are_the_schema_s(load):
     loaded = load("adapter:\nsearch: {}\n")
     expected = Recipe()
     expected.model.name, expected.task.name, expected.run.name = "bundled:minilm", "mrpc", "mine"
-    usual = registry.methods.get("lora")
+    usual = methods.get("lora")
     expected.adapter = replace(expected.adapter, targets=["q", "v"], rank=8, alpha=16.0)
     expected.training = replace(expected.training, lr=usual.lr)
     assert loaded.recipe == expected

@@ -14,11 +14,10 @@ from support.adapters.cases import disturb
 from support.search.scene import Scene, loss, train
 from torch import nn
 
-from lorakit import registry
-from lorakit.searching.scoring import Probe, without_trace
+from lorakit.searching.scoring import Probe, proxies, without_trace
 
 Make = Callable[..., Scene]
-PROXIES = registry.proxies.names()
+PROXIES = proxies.names()
 
 
 @dataclass
@@ -90,7 +89,7 @@ def hooks_of(module: nn.Module) -> list[str]:
 def score(midway: Midway, proxy: str, *, train_mode: bool, seed: int = 3, **probe: Any) -> dict[str, float]:
     scene = midway.scene
     with without_trace(scene.adapted, train_mode=train_mode, seed=seed):
-        return registry.proxies.get(proxy).score(replace(scene.probe(tolerance=0.1), **probe))
+        return proxies.get(proxy).score(replace(scene.probe(tolerance=0.1), **probe))
 
 
 def restless(probe_loss: Callable[..., torch.Tensor], fail_at: int = -1) -> Callable[..., torch.Tensor]:

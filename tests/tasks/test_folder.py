@@ -6,8 +6,8 @@ import pytest
 
 from lorakit.errors import DataError
 from lorakit.recipe.schema import TaskSection
-from lorakit.registry import tasks
 from lorakit.tasks.sources import load_task
+from lorakit.tasks.task import tasks
 
 # Rows as the classic download has them: folder -> file -> lines.
 CLASSIC = {

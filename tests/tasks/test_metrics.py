@@ -8,9 +8,9 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from lorakit.errors import RunError
-from lorakit.registry import tasks
 from lorakit.tasks.metric_modules import MODULES
 from lorakit.tasks.metrics import interval, main_metric, score
+from lorakit.tasks.task import tasks
 
 RNG = np.random.default_rng(0)
 CLASSES = RNG.integers(0, 2, 200), RNG.integers(0, 2, 200)

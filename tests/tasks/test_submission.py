@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from lorakit.errors import UsageError
-from lorakit.registry import tasks
 from lorakit.tasks.submission import prediction_rows, write_predictions
-from lorakit.tasks.task import Task
+from lorakit.tasks.task import Task, tasks
 
 
 @pytest.mark.parametrize(

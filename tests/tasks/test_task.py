@@ -1,7 +1,7 @@
 import pytest
 
 from lorakit.errors import DataError
-from lorakit.registry import tasks
+from lorakit.tasks.task import tasks
 
 
 def test_the_chosen_metric_becomes_the_main_one():

@@ -11,23 +11,24 @@ from support.thinned import thinned
 from torch import nn
 from torch.testing import assert_close
 
-from lorakit import registry
+from lorakit.adapters.spec import methods
 from lorakit.backbone.first_token import first_token
-from lorakit.training.loop import Training
+from lorakit.training.training import Training
+from lorakit.training.update import updates
 
 SMALL = {
     "vb_lora": ("adapter.options={length: 16, vectors: 8}",)
 }  # its usual vectors are longer than the model is wide
 
 
-@pytest.mark.parametrize("name", thinned(registry.methods.names(), 6))
+@pytest.mark.parametrize("name", thinned(methods.names(), 6))
 def test_gradients_are_those_of_all_tokens(bench: Bench, name: str, tmp_path: Path):
     settings = (f"adapter.method={name}", "adapter.dropout=0", *SMALL.get(name, ()))
     training = bench.prepare(tmp_path, *settings)
     hooks = leaving_out(training)
     if not hooks:  # blocks, and updates that look inside
-        method = registry.methods.get(name)
-        assert method.block or any(registry.updates.get(update).sees_tokens for update in method.updates)
+        method = methods.get(name)
+        assert method.block or any(updates.get(update).sees_tokens for update in method.updates)
         return
     compare(training)
 

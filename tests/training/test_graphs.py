@@ -6,12 +6,12 @@ import pytest
 import torch
 from support.runs import SEARCH, Bench, records
 
-from lorakit import registry
 from lorakit.errors import RecipeError
-from lorakit.searching.allocator import Allocator
+from lorakit.searching.allocator import Allocator, allocators
 from lorakit.searching.allocators.heterolora import HeteroLoRA
 from lorakit.training import graphs
 from lorakit.training.hooks import Hook
+from lorakit.training.update import updates as all_updates
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ON = "training.cuda_graphs=true"
@@ -24,14 +24,14 @@ def test_refused_without_a_gpu(bench: Bench):
 
 
 def test_what_acts_before_every_step_is_not_steady():
-    kinds = [*(registry.allocators.get(name) for name in registry.allocators.names()), *updates()]
+    kinds = [*(allocators.get(name) for name in allocators.names()), *updates()]
     acting = [k for k in kinds if k.before_forward not in (Hook.before_forward, Allocator.before_forward)]
     assert len(acting) > 3
     assert [k for k in acting if k.steady] == [HeteroLoRA]  # whose watched steps are computed without a graph
 
 
 def updates() -> list[type[Hook]]:
-    return [registry.updates.get(name) for name in registry.updates.names()]
+    return [all_updates.get(name) for name in all_updates.names()]
 
 
 @GPU

@@ -18,11 +18,10 @@ from support.thinned import thinned
 from torch.testing import assert_close
 
 import lorakit
-from lorakit import registry
 from lorakit.adapters.packing import pack, pack_all, unpack, unpack_all
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.errors import Interrupted, RecipeError
-from lorakit.training.update import chosen_updates
+from lorakit.training.update import chosen_updates, updates
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "aflora": ("adapter.update_options={final: 0.25, window: 2}",),
@@ -45,7 +44,7 @@ def settings(name: str) -> tuple[str, ...]:
     )
 
 
-@pytest.fixture(scope="module", params=registry.updates.names())
+@pytest.fixture(scope="module", params=updates.names())
 def trained(request: pytest.FixtureRequest, bench: Bench) -> tuple[str, dict[str, Any]]:
     """Each registered update, and a run with it that was never stopped."""
     name = request.param
@@ -78,7 +77,7 @@ def test_it_changes_the_training(bench: Bench, trained: tuple[str, dict[str, Any
     assert any(whole[key] != plain[key] for key in weights)
 
 
-@pytest.mark.parametrize("name", registry.updates.names())
+@pytest.mark.parametrize("name", updates.names())
 def test_the_loss_goes_down(bench: Bench, name: str):
     long = ("training.epochs=15", "training.lr=5e-3", "training.head_lr=0.01", "training.schedule=constant")
     rest = ("adapter.targets=[all]", "adapter.dropout=0", "evaluation.every_steps=90", "run.log_every=15")
@@ -87,9 +86,9 @@ def test_the_loss_goes_down(bench: Bench, name: str):
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("name", registry.updates.names())
+@pytest.mark.parametrize("name", updates.names())
 def test_its_card_and_its_options_are_told(name: str):
-    update = registry.updates.get(name)
+    update = updates.get(name)
     assert update.name == name
     assert update.summary
     assert update.source

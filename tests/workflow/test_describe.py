@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.models import tiny_model
 
-from lorakit import registry
+from lorakit.adapters.spec import methods
 from lorakit.cli.app import main
 from lorakit.recipe.schema import ModelSection
 from lorakit.workflow.describe import describe
@@ -38,7 +38,7 @@ def test_the_count_is_the_paper_s_formula(model: ModelSection, method: str) -> N
 
 
 def test_every_method_has_a_whole_card(model: ModelSection) -> None:
-    for name in registry.methods.names():
+    for name in methods.names():
         card = describe(name, model)
         assert "When to use it:" in card.text, name
         assert card.source, name

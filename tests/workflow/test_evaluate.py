@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import lorakit
 from lorakit.errors import LorakitError, RunError, UsageError
-from lorakit.registry import tasks
+from lorakit.tasks.task import tasks
 from lorakit.workflow.restore import output_order
 from lorakit.workflow.train import TrainResult
 

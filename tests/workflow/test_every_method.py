@@ -9,8 +9,8 @@ from support.runs import Bench
 from support.thinned import thinned
 
 import lorakit
-from lorakit import registry
-from lorakit.adapters.spec import Method, resolve
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.spec import Method, methods, resolve
 from lorakit.errors import RunError
 from lorakit.recipe.schema import AdapterSection
 
@@ -20,10 +20,10 @@ SMALL = {
 REFUSES_SEARCH = ("aflora",)  # it freezes tensors by scores of its own
 
 
-@pytest.mark.parametrize("name", thinned(registry.methods.names(), 3))
+@pytest.mark.parametrize("name", thinned(methods.names(), 3))
 def test_a_recipe_becomes_a_run_that_evaluates_and_merges(bench: Bench, name: str) -> None:
-    method: Method = registry.methods.get(name)
-    unmergeable = registry.deltas.get(resolve(AdapterSection(method=name)).delta).unmergeable
+    method: Method = methods.get(name)
+    unmergeable = deltas.get(resolve(AdapterSection(method=name)).delta).unmergeable
     settings = [f"adapter.method={name}", "adapter.dropout=0", "training.max_steps=4"]
     if name in SMALL:
         settings.append(SMALL[name])

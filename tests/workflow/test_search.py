@@ -11,11 +11,10 @@ import pytest
 from support.models import VOCABULARY, WORDS, tiny_model
 
 import lorakit
-from lorakit import registry
 from lorakit.artifacts.run import Run
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import load_recipe
-from lorakit.searching.scoring import Probe, Proxy
+from lorakit.searching.scoring import Probe, Proxy, proxies
 from lorakit.workflow.search import SearchResult
 from lorakit.workflow.setup import adapt, assemble
 
@@ -60,7 +59,7 @@ def search(place: Path, *overrides: str, emit: Path | None = None) -> SearchResu
     return lorakit.search(load_recipe(place / "recipe.yaml", overrides), emit=emit)
 
 
-@pytest.mark.parametrize("proxy", registry.proxies.names())
+@pytest.mark.parametrize("proxy", proxies.names())
 def test_search_ranks_chooses_and_emits_a_recipe_that_trains_exactly_that(
     place: Path, tmp_path: Path, proxy: str
 ) -> None:
@@ -77,7 +76,7 @@ def test_search_ranks_chooses_and_emits_a_recipe_that_trains_exactly_that(
     cheapest_off = min(site.parameters for site in result.ranked if not site.on)
     assert result.budget - result.used < cheapest_off
     assert (result.proxy, result.emitted) == (proxy, emitted)
-    assert result.note == f"where B = 0: {registry.proxies.get(proxy).at_zero}"
+    assert result.note == f"where B = 0: {proxies.get(proxy).at_zero}"
 
     loaded = load_recipe(emitted, ["training.max_steps=2"])
     assert loaded.recipe.adapter.allocation == chosen
@@ -141,13 +140,13 @@ def test_the_static_search_is_the_first_tick_of_a_searched_training(place: Path,
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
     """A proxy ``spy`` that scores as gradnorm does and keeps the batches of every tick."""
     kept: list[list[Any]] = []
-    gradnorm: Proxy = registry.proxies.get("gradnorm")
+    gradnorm: Proxy = proxies.get("gradnorm")
 
     def score(probe: Probe) -> dict[str, float]:
         kept.append(list(probe.batches))
         return gradnorm.score(probe)
 
-    monkeypatch.setitem(registry.proxies._entries, "spy", replace(gradnorm, name="spy", score=score))
+    monkeypatch.setitem(proxies._entries, "spy", replace(gradnorm, name="spy", score=score))
     return kept
 
 

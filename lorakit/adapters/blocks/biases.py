@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lorakit.adapters.block import Block
+from lorakit.adapters.block import Block, blocks
 from lorakit.adapters.blocks.modules import module_sites
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
-from lorakit.registry import blocks
 
 
 class Biases(Block):
@@ -22,4 +21,4 @@ class Biases(Block):
         return module_sites(backbone, "bias", lambda module, name: name.endswith("bias"))
 
 
-blocks.register("biases", Biases())
+blocks.register(Biases())

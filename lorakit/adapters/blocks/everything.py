@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lorakit.adapters.block import Block
+from lorakit.adapters.block import Block, blocks
 from lorakit.adapters.blocks.modules import module_sites
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
-from lorakit.registry import blocks
 
 
 class Everything(Block):
@@ -22,4 +21,4 @@ class Everything(Block):
         return module_sites(backbone, "weights", lambda module, name: True)
 
 
-blocks.register("everything", Everything())
+blocks.register(Everything())

@@ -18,13 +18,12 @@ from transformers import AttentionInterface
 
 from lorakit.adapters.adapter import DROPPED, Adapter
 from lorakit.adapters.attach import free_name
-from lorakit.adapters.block import Block, Wiring
+from lorakit.adapters.block import Block, Wiring, blocks
 from lorakit.adapters.deltas.prefix import PREFIX, VirtualStates
 from lorakit.backbone.attention import attention_modules, named
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
-from lorakit.registry import blocks
 
 Tensor = torch.Tensor
 
@@ -149,4 +148,4 @@ def widths(backbone: Backbone, layer: int) -> tuple[int, int]:
     return width, width
 
 
-blocks.register(PREFIX, Attentions())
+blocks.register(Attentions())

@@ -21,13 +21,12 @@ from torch.utils.hooks import RemovableHandle
 
 from lorakit.adapters.adapter import DROPPED, Adapter
 from lorakit.adapters.attach import free_name
-from lorakit.adapters.block import Block, Wiring
+from lorakit.adapters.block import Block, Wiring, blocks
 from lorakit.adapters.deltas.prompt import PROMPT, VirtualTokens
 from lorakit.backbone.head import embedding_weight
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
-from lorakit.registry import blocks
 
 Tensor = torch.Tensor
 Positions = Callable[[Any, Tensor, Tensor | None], Tensor | None]
@@ -170,4 +169,4 @@ class Input(Block):
         return Prompts(backbone.model, POSITIONS[backbone.anatomy.family], adapters)
 
 
-blocks.register(PROMPT, Input())
+blocks.register(Input())

@@ -17,11 +17,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Option, Options, Shared
+from lorakit.adapters.delta import NO_OPTIONS, Option, Options, Shared, deltas
 from lorakit.adapters.deltas.block_diagonal import divisors
 from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 BANK_BOUND, LOGITS_DEVIATION = 0.02, 0.1
 
@@ -39,6 +38,7 @@ def small_normal(tensor: torch.Tensor, generator: torch.Generator) -> None:
 class Bank(Factored):
     """dW = B A with pieces of A's rows and of B's columns from a shared bank; A and B are their logits."""
 
+    name = "bank"
     roles: ClassVar = {"A": "logits", "B": "logits"}
     rank_axes: ClassVar = {"A": 0, "B": 1}
     starts: ClassVar = {"A": small_normal, "B": small_normal, "bank": small_uniform}
@@ -88,4 +88,4 @@ class Bank(Factored):
         return self.pieces(self.B).transpose(1, 2).flatten(0, 1), self.pieces(self.A).flatten(1)
 
 
-deltas.register("bank", Bank)
+deltas.register(Bank)

@@ -19,16 +19,16 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Option, Options, Shared
+from lorakit.adapters.delta import NO_OPTIONS, Option, Options, Shared, deltas
 from lorakit.adapters.draws import linear_uniform
 from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 
 class Basis(Factored):
     """dW = (sum_j b_j B_j) (A_0 + sum_i a_i A_i) with a and b (k) trained."""
 
+    name = "basis"
     roles: ClassVar = {"a": "A", "b": "B"}
     starts: ClassVar = {"a": 0.0, "b": 0.0}
     options: ClassVar = {
@@ -76,4 +76,4 @@ def stream_of(name: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-deltas.register("basis", Basis)
+deltas.register(Basis)

@@ -13,14 +13,14 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options
+from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options, deltas
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 
 class BlockDiagonal(Delta):
     """dW = blockdiag(B_i A_i) with the A_i in A (rank x in) and the B_i in B (out x rank)."""
 
+    name = "block_diagonal"
     roles: ClassVar = {"A": "A", "B": "B"}
     rank_axes: ClassVar = {"A": 0, "B": 1}
     starts: ClassVar = {"B": 0.0}
@@ -73,4 +73,4 @@ def divisors(number: int) -> str:
     return ", ".join(str(d) for d in range(number, 0, -1) if number % d == 0)
 
 
-deltas.register("block_diagonal", BlockDiagonal)
+deltas.register(BlockDiagonal)

@@ -16,9 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Layer, Option, Options
+from lorakit.adapters.delta import NO_OPTIONS, Delta, Layer, Option, Options, deltas
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 DEVIATION = 0.01
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
@@ -32,6 +31,7 @@ def truncated_normal(tensor: torch.Tensor, generator: torch.Generator) -> None:
 class Bottleneck(Delta):
     """y + U g(D y + b_down) + b_up on a projection's output y."""
 
+    name = "bottleneck"
     roles: ClassVar = {"D": "A", "U": "B", "b_down": "bias", "b_up": "bias"}
     rank_axes: ClassVar = {"D": 0, "b_down": 0, "U": 1}
     starts: ClassVar = {"D": truncated_normal, "U": 0.0, "b_down": 0.0, "b_up": 0.0}
@@ -76,4 +76,4 @@ class Bottleneck(Delta):
         return y + F.linear(narrow, up, self.b_up).to(y.dtype)
 
 
-deltas.register("bottleneck", Bottleneck)
+deltas.register(Bottleneck)

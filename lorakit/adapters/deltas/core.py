@@ -13,10 +13,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Options
+from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
 from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 
 class Core(Factored):
@@ -25,6 +24,7 @@ class Core(Factored):
     G has the rank on both axes: a unit is a row and a column of it.
     """
 
+    name = "core"
     roles: ClassVar = {"A": "A", "B": "B", "G": "core"}
     rank_axes: ClassVar = {"A": 0, "B": 1, "G": (0, 1)}
     narrows: ClassVar = True
@@ -55,4 +55,4 @@ class Core(Factored):
         nn.init.eye_(self.G)
 
 
-deltas.register("core", Core)
+deltas.register(Core)

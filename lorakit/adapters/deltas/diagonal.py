@@ -12,15 +12,15 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Options
+from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
 from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 
 class Diagonal(Factored):
     """dW = B diag(g) A with A (rank x in), g (rank) and B (out x rank)."""
 
+    name = "diagonal"
     roles: ClassVar = {"A": "A", "B": "B", "g": "gate"}
     rank_axes: ClassVar = {"A": 0, "B": 1, "g": 0}
     narrows: ClassVar = True
@@ -46,4 +46,4 @@ class Diagonal(Factored):
         self.g.fill_(1.0)
 
 
-deltas.register("diagonal", Diagonal)
+deltas.register(Diagonal)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.diagonal import Diagonal
 from lorakit.adapters.draws import standard_normal
-from lorakit.registry import deltas
 
 
 class Gated(Diagonal):
     """dW = B diag(g) A with A (rank x in), g (rank) and B (out x rank), B zero at start."""
 
+    name = "gated"
     starts: ClassVar = {"B": 0.0, "g": standard_normal}
 
     @classmethod
@@ -25,4 +26,4 @@ class Gated(Diagonal):
         return ("g",)
 
 
-deltas.register("gated", Gated)
+deltas.register(Gated)

@@ -20,9 +20,8 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Layer, Option, Options, Shared
+from lorakit.adapters.delta import NO_OPTIONS, Delta, Layer, Option, Options, Shared, deltas
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 Tensor = torch.Tensor
 LORA, VECTOR, SCALAR, NONE = "lora", "vector", "scalar", "none"
@@ -41,6 +40,7 @@ OF_THE_BIAS = ("C", "D", "E")
 class GLoRA(Delta):
     """W' = W + W o A + B, b' = b + b o D + E + W C, in one of 432 configurations."""
 
+    name = "glora"
     roles: ClassVar = {"Ad": "B", "Au": "A", "Bd": "B", "Bu": "A", "Cd": "B", "Cu": "A", "D": "vector", "E": "vector"}
     rank_axes: ClassVar = {"Ad": 1, "Au": 0, "Bd": 1, "Bu": 0, "Cd": 1, "Cu": 0}
     starts: ClassVar = dict.fromkeys(("Ad", "Bd", "Cd", "D", "E"), 0.0)
@@ -185,4 +185,4 @@ def bias_shift(parts: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None)
     return sum(terms[1:], terms[0]) if terms else None
 
 
-deltas.register("glora", GLoRA)
+deltas.register(GLoRA)

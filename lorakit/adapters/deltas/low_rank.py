@@ -12,15 +12,15 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Options
+from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
 from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 
 class LowRank(Factored):
     """dW = B A with A (rank x in) and B (out x rank)."""
 
+    name = "low_rank"
     roles: ClassVar = {"A": "A", "B": "B"}
     rank_axes: ClassVar = {"A": 0, "B": 1}
     narrows: ClassVar = True
@@ -45,4 +45,4 @@ class LowRank(Factored):
         self.A.copy_(a)
 
 
-deltas.register("low_rank", LowRank)
+deltas.register(LowRank)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Options
+from lorakit.adapters.delta import NO_OPTIONS, Delta, Options, deltas
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 
 class OwnParameters(Delta):
     """Trainable copies of the parameters that the site names."""
 
+    name = "own_parameters"
     roles: ClassVar = {"weight": "weight", "bias": "bias"}
     starts: ClassVar = {"weight": lambda tensor, generator: None, "bias": lambda tensor, generator: None}
     free_rank: ClassVar = True
@@ -35,4 +35,4 @@ class OwnParameters(Delta):
         return "bias" if name.endswith("bias") else "weight"
 
 
-deltas.register("own_parameters", OwnParameters)
+deltas.register(OwnParameters)

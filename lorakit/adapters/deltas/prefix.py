@@ -15,10 +15,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options
+from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options, deltas
 from lorakit.adapters.draws import standard_normal
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 PREFIX = "prefix"
 
@@ -49,6 +48,7 @@ class VirtualStates(Delta):
 class Prefix(VirtualStates):
     """The keys and values themselves."""
 
+    name = "prefix"
     roles: ClassVar = {"keys": "prefix", "values": "prefix"}
     rank_axes: ClassVar = {"keys": 0, "values": 0}
     starts: ClassVar = {"keys": standard_normal, "values": standard_normal}
@@ -80,4 +80,4 @@ def before(rows: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
     return torch.cat([split.expand(batch, -1, -1, -1), states], dim=2)
 
 
-deltas.register("prefix", Prefix)
+deltas.register(Prefix)

@@ -15,16 +15,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Option, Options, Shared
+from lorakit.adapters.delta import NO_OPTIONS, Option, Options, Shared, deltas
 from lorakit.adapters.deltas.prefix import VirtualStates
 from lorakit.adapters.draws import linear_uniform, standard_normal, zero
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 
 class PrefixEncoder(VirtualStates):
     """A shared hidden layer, then a layer's own matrices."""
 
+    name = "prefix_encoder"
     roles: ClassVar = dict.fromkeys(("Wk", "bk", "Wv", "bv"), "encoder")
     shared_roles: ClassVar = {"embeddings": "prefix", "W1": "encoder", "b1": "encoder"}
     starts: ClassVar = {
@@ -60,4 +60,4 @@ class PrefixEncoder(VirtualStates):
         return F.linear(hidden, self.Wk, self.bk), F.linear(hidden, self.Wv, self.bv)
 
 
-deltas.register("prefix_encoder", PrefixEncoder)
+deltas.register(PrefixEncoder)

@@ -14,10 +14,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options
+from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options, deltas
 from lorakit.adapters.draws import standard_normal
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 PROMPT = "prompt"
 
@@ -46,6 +45,7 @@ class VirtualTokens(Delta):
 class Prompt(VirtualTokens):
     """The embeddings themselves."""
 
+    name = PROMPT
     roles: ClassVar = {"embeddings": "prompt"}
     rank_axes: ClassVar = {"embeddings": 0}
     starts: ClassVar = {"embeddings": standard_normal}
@@ -77,4 +77,4 @@ class Prompt(VirtualTokens):
         return self.embeddings
 
 
-deltas.register(PROMPT, Prompt)
+deltas.register(Prompt)

@@ -14,16 +14,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Option, Options
+from lorakit.adapters.delta import NO_OPTIONS, Option, Options, deltas
 from lorakit.adapters.deltas.prompt import VirtualTokens
 from lorakit.adapters.draws import linear_uniform, standard_normal, zero
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 
 class PromptEncoder(VirtualTokens):
     """Embeddings through two hidden layers."""
 
+    name = "prompt_encoder"
     roles: ClassVar = {
         "embeddings": "prompt",
         **dict.fromkeys(("W1", "b1", "W2", "b2", "W3", "b3"), "encoder"),
@@ -56,4 +56,4 @@ class PromptEncoder(VirtualTokens):
         return F.linear(F.relu(F.linear(hidden, self.W2, self.b2)), self.W3, self.b3)
 
 
-deltas.register("prompt_encoder", PromptEncoder)
+deltas.register(PromptEncoder)

@@ -11,9 +11,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Layer, Options
+from lorakit.adapters.delta import NO_OPTIONS, Delta, Layer, Options, deltas
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 RESCALES_INPUT = ("down",)
 
@@ -21,6 +20,7 @@ RESCALES_INPUT = ("down",)
 class Rescaling(Delta):
     """W' = diag(l) W with b' = l * b, or W' = W diag(l) on an MLP's second projection."""
 
+    name = "rescaling"
     roles: ClassVar = {"l": "vector"}
     starts: ClassVar = {"l": 1.0}
     free_rank: ClassVar = True
@@ -56,4 +56,4 @@ class Rescaling(Delta):
         return bias * self.l.to(bias.dtype)
 
 
-deltas.register("rescaling", Rescaling)
+deltas.register(Rescaling)

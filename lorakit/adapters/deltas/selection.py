@@ -13,10 +13,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Options
+from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
 from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 SELECTION = "selection"
 """The role of what weighs rank units against each other."""
@@ -25,6 +24,7 @@ SELECTION = "selection"
 class Selection(Factored):
     """dW = B diag(softmax(alpha)) A with A (rank x in), B (out x rank) and alpha (rank)."""
 
+    name = "selection"
     roles: ClassVar = {"A": "A", "B": "B", "alpha": SELECTION}
     rank_axes: ClassVar = {"A": 0, "B": 1}
     starts: ClassVar = {"B": 0.0, "alpha": 1.0}
@@ -46,4 +46,4 @@ class Selection(Factored):
         return self.B * self.shares(), self.A
 
 
-deltas.register("selection", Selection)
+deltas.register(Selection)

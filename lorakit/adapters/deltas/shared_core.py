@@ -14,16 +14,16 @@ from typing import ClassVar
 
 import torch
 
-from lorakit.adapters.delta import NO_OPTIONS, Options, Shared
+from lorakit.adapters.delta import NO_OPTIONS, Options, Shared, deltas
 from lorakit.adapters.deltas.core import Core
 from lorakit.adapters.draws import standard_normal
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 
 class SharedCore(Core):
     """dW = B G A with A and B shared by all sites of one shape."""
 
+    name = "shared_core"
     roles: ClassVar = {"G": "core"}
     rank_axes: ClassVar = {"G": (0, 1)}
     narrows: ClassVar = False
@@ -55,4 +55,4 @@ class SharedCore(Core):
         return self.shared.get_parameter("B")[:, : self.rank], self.shared.get_parameter("A")[: self.rank]
 
 
-deltas.register("shared_core", SharedCore)
+deltas.register(SharedCore)

@@ -14,10 +14,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Options, Shared
+from lorakit.adapters.delta import NO_OPTIONS, Options, Shared, deltas
 from lorakit.adapters.deltas.vectors import D_START, Vectors
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 
 def fan_in_uniform(tensor: torch.Tensor, generator: torch.Generator) -> None:
@@ -28,6 +27,7 @@ def fan_in_uniform(tensor: torch.Tensor, generator: torch.Generator) -> None:
 class SharedVectors(Vectors):
     """dW = diag(b) B diag(d) A with A and B shared by all sites."""
 
+    name = "shared_vectors"
     roles: ClassVar = {"d": "vector", "b": "vector"}
     rank_axes: ClassVar = {"d": 0}
     narrows: ClassVar = False
@@ -59,4 +59,4 @@ class SharedVectors(Vectors):
         return b, self.shared.get_parameter("A")[: self.rank, : self.site.in_features]
 
 
-deltas.register("shared_vectors", SharedVectors)
+deltas.register(SharedVectors)

@@ -16,9 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options
+from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options, deltas
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 Tensor = torch.Tensor
 
@@ -56,6 +55,7 @@ class Decomposed(Delta):
 class SingularValues(Decomposed):
     """dW = U diag(f(s + d) - s) V^T with d (min(in, out))."""
 
+    name = "singular_values"
     roles: ClassVar = {"d": "vector"}
     starts: ClassVar = {"d": 0.0}
     options: ClassVar = {
@@ -86,4 +86,4 @@ class SingularValues(Decomposed):
         return (self.u * self.shift()) @ self.v
 
 
-deltas.register("singular_values", SingularValues)
+deltas.register(SingularValues)

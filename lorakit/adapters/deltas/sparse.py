@@ -15,9 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Options
+from lorakit.adapters.delta import NO_OPTIONS, Delta, Options, deltas
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 Tensor = torch.Tensor
 
@@ -32,6 +31,7 @@ FOR_GOOD = 1e4
 class Sparse(Delta):
     """dW = z * w with w and the logits of z (out x in)."""
 
+    name = "sparse"
     roles: ClassVar = {"w": "weight", "gate": "gate"}
     starts: ClassVar = {"w": 0.0, "gate": OPEN}
     rates: ClassVar = {"gate": GATES_FASTER}
@@ -72,4 +72,4 @@ def stretch(logits: Tensor) -> Tensor:
     return (torch.sigmoid(logits) * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
-deltas.register("sparse", Sparse)
+deltas.register(Sparse)

@@ -16,11 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Options
+from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
 from lorakit.adapters.deltas.singular_values import Decomposed
 from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 Tensor = torch.Tensor
 
@@ -28,6 +27,7 @@ Tensor = torch.Tensor
 class SpectralAdditive(Decomposed, Factored):
     """dW = U_r S_r A + B S_r (V_r^T + A) with A (rank x in) and B (out x rank)."""
 
+    name = "spectral_additive"
     roles: ClassVar = {"A": "A", "B": "B"}
     rank_axes: ClassVar = {"A": 0, "B": 1}
     starts: ClassVar = {"A": 0.0, "B": 0.0}
@@ -59,4 +59,4 @@ class SpectralAdditive(Decomposed, Factored):
         return torch.cat([self.u * self.s, self.B * self.s], dim=1), torch.cat([self.A, self.v + self.A])
 
 
-deltas.register("spectral_additive", SpectralAdditive)
+deltas.register(SpectralAdditive)

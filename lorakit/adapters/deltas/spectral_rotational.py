@@ -16,11 +16,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Options
+from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
 from lorakit.adapters.deltas.singular_values import Decomposed
 from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 Tensor = torch.Tensor
 
@@ -36,6 +35,7 @@ def turn(above: Tensor, rank: int) -> Tensor:
 class SpectralRotational(Decomposed, Factored):
     """dW = U_r (R_U S_r R_V^T - S_r) V_r^T, for two skew matrices of rank (rank - 1) / 2 numbers each."""
 
+    name = "spectral_rotational"
     roles: ClassVar = {"left": "rotation", "right": "rotation"}
     starts: ClassVar = {"left": 0.0, "right": 0.0}
     left: nn.Parameter
@@ -64,4 +64,4 @@ class SpectralRotational(Decomposed, Factored):
         return self.u @ self.core(), self.v
 
 
-deltas.register("spectral_rotational", SpectralRotational)
+deltas.register(SpectralRotational)

@@ -12,11 +12,10 @@ from typing import ClassVar
 
 import torch
 
-from lorakit.adapters.delta import NO_OPTIONS, Option, Options
+from lorakit.adapters.delta import NO_OPTIONS, Option, Options, deltas
 from lorakit.adapters.factored import Factored
 from lorakit.adapters.tensor_train import MOST_CORES, draw, named_shapes, product, train_of, with_its_train
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 TENSOR_RANK = Option(5, "what two neighbouring cores have in common (t)", low=1)
 
@@ -24,6 +23,7 @@ TENSOR_RANK = Option(5, "what two neighbouring cores have in common (t)", low=1)
 class TensorTrain(Factored):
     """dW = B A with A and B products of cores A0, A1, ... and B0, B1, ..., the digits of rows before those of columns."""
 
+    name = "tensor_train"
     roles: ClassVar = {f"{matrix}{k}": matrix for matrix in ("A", "B") for k in range(MOST_CORES)}
     starts: ClassVar = {**dict.fromkeys(roles, with_its_train), "B0": 0.0}
     options: ClassVar = {"tensor_rank": TENSOR_RANK}
@@ -45,4 +45,4 @@ class TensorTrain(Factored):
         return product(train_of(self, "B"), self.site.out_features), product(train_of(self, "A"), self.rank)
 
 
-deltas.register("tensor_train", TensorTrain)
+deltas.register(TensorTrain)

@@ -12,17 +12,17 @@ from typing import ClassVar
 
 import torch
 
-from lorakit.adapters.delta import NO_OPTIONS, Options
+from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
 from lorakit.adapters.deltas.bottleneck import Bottleneck
 from lorakit.adapters.deltas.tensor_train import TENSOR_RANK
 from lorakit.adapters.tensor_train import MOST_CORES, draw, named_shapes, product, train_of, with_its_train
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 
 class TensorTrainBottleneck(Bottleneck):
     """y + U g(D y + b_down) + b_up with D and U products of cores D0, D1, ... and U0, U1, ..."""
 
+    name = "tensor_train_bottleneck"
     roles: ClassVar = {
         **{f"{matrix}{k}": role for matrix, role in (("D", "A"), ("U", "B")) for k in range(MOST_CORES)},
         "b_down": "bias",
@@ -51,4 +51,4 @@ class TensorTrainBottleneck(Bottleneck):
         return product(train_of(self, "D"), self.rank), product(train_of(self, "U"), self.site.out_features)
 
 
-deltas.register("tensor_train_bottleneck", TensorTrainBottleneck)
+deltas.register(TensorTrainBottleneck)

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.shared_vectors import SharedVectors
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 
 class Tied(SharedVectors):
     """dW = diag(b) B diag(d) A with A and B shared by the sites of one role and shape, and trained."""
 
+    name = "tied"
     free_rank: ClassVar = False
     starts: ClassVar = {"d": 1.0, "b": 1.0, "B": 0.0}
 
@@ -28,4 +29,4 @@ class Tied(SharedVectors):
         return f"{site.role}-{site.out_features}x{site.in_features}"
 
 
-deltas.register("tied", Tied)
+deltas.register(Tied)

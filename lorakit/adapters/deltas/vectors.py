@@ -14,10 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Options
+from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
 from lorakit.adapters.factored import Factored
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 D_START = 0.1
 
@@ -25,6 +24,7 @@ D_START = 0.1
 class Vectors(Factored):
     """dW = diag(b) B diag(d) A with A (rank x in), d (rank), B (out x rank) and b (out)."""
 
+    name = "vectors"
     roles: ClassVar = {"A": "A", "B": "B", "d": "vector", "b": "vector"}
     rank_axes: ClassVar = {"A": 0, "B": 1, "d": 0}
     narrows: ClassVar = True
@@ -67,4 +67,4 @@ class Vectors(Factored):
         self.b.fill_(1.0)
 
 
-deltas.register("vectors", Vectors)
+deltas.register(Vectors)

@@ -14,9 +14,8 @@ from __future__ import annotations
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import Init, InitContext
+from lorakit.adapters.init import Init, InitContext, inits
 from lorakit.adapters.inits.pissa import split
-from lorakit.registry import inits
 
 DAMPING, LARGEST_ERROR = 0.01, 0.05
 
@@ -55,7 +54,6 @@ def inverted(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 inits.register(
-    "corda_ipm",
     Init(
         "corda_ipm",
         "CorDA, instruction-previewed",

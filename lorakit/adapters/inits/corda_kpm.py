@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import Init, InitContext
+from lorakit.adapters.init import Init, InitContext, inits
 from lorakit.adapters.inits.corda_ipm import corda
-from lorakit.registry import inits
 
 
 @torch.no_grad()
@@ -22,7 +21,6 @@ def corda_kpm(delta: Delta, context: InitContext) -> None:
 
 
 inits.register(
-    "corda_kpm",
     Init(
         "corda_kpm",
         "CorDA, knowledge-preserved",

@@ -11,8 +11,7 @@ from __future__ import annotations
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import Init, InitContext
-from lorakit.registry import inits
+from lorakit.adapters.init import Init, InitContext, inits
 
 
 @torch.no_grad()
@@ -27,7 +26,6 @@ def eva(delta: Delta, context: InitContext) -> None:
 
 
 inits.register(
-    "eva",
     Init(
         "eva",
         "EVA",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import Init, InitContext
-from lorakit.registry import inits
+from lorakit.adapters.init import Init, InitContext, inits
 
 
 @torch.no_grad()
@@ -16,6 +15,4 @@ def gaussian(delta: Delta, context: InitContext) -> None:
         tensor.normal_(0.0, 1.0 / min(tensor.shape), generator=context.generator)
 
 
-inits.register(
-    "gaussian", Init("gaussian", "Gaussian", "A ~ N(0, 1/rank^2), B = 0", "Hu et al. 2021, section 4.1", gaussian)
-)
+inits.register(Init("gaussian", "Gaussian", "A ~ N(0, 1/rank^2), B = 0", "Hu et al. 2021, section 4.1", gaussian))

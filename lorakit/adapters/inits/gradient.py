@@ -12,8 +12,7 @@ from __future__ import annotations
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import Init, InitContext
-from lorakit.registry import inits
+from lorakit.adapters.init import Init, InitContext, inits
 
 
 @torch.no_grad()
@@ -31,7 +30,6 @@ def start_from_gradient(delta: Delta, directions: torch.Tensor) -> None:
 
 
 inits.register(
-    "gradient",
     Init(
         "gradient",
         "Gradient directions",

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 
 from lorakit.adapters.draws import linear_uniform
-from lorakit.adapters.init import Drawable, Init, InitContext
-from lorakit.registry import inits
+from lorakit.adapters.init import Drawable, Init, InitContext, inits
 
 
 @torch.no_grad()
@@ -19,6 +18,4 @@ def kaiming(delta: Drawable, context: InitContext) -> None:
         linear_uniform(tensor, context.generator)
 
 
-inits.register(
-    "kaiming", Init("kaiming", "Kaiming uniform", "A ~ U(+-1/sqrt(in)), B = 0", "He et al. 2015; LoRA's code", kaiming)
-)
+inits.register(Init("kaiming", "Kaiming uniform", "A ~ U(+-1/sqrt(in)), B = 0", "He et al. 2015; LoRA's code", kaiming))

@@ -14,8 +14,7 @@ from __future__ import annotations
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import Init, InitContext
-from lorakit.registry import inits
+from lorakit.adapters.init import Init, InitContext, inits
 
 GAMMA = 16
 
@@ -32,7 +31,6 @@ def lora_ga(delta: Delta, context: InitContext) -> None:
 
 
 inits.register(
-    "lora_ga",
     Init(
         "lora_ga",
         "LoRA-GA",

@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import Init, InitContext
+from lorakit.adapters.init import Init, InitContext, inits
 from lorakit.adapters.inits.pissa import split
-from lorakit.registry import inits
 
 
 @torch.no_grad()
@@ -24,7 +23,6 @@ def milora(delta: Delta, context: InitContext) -> None:
 
 
 inits.register(
-    "milora",
     Init(
         "milora",
         "MiLoRA",

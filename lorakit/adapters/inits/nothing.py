@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import Init, InitContext
-from lorakit.registry import inits
+from lorakit.adapters.init import Init, InitContext, inits
 
 
 def nothing(delta: Delta, context: InitContext) -> None:
     """Leave every tensor where the parametrisation put it."""
 
 
-inits.register("nothing", Init("nothing", "None", "every tensor has a start of its own", "", nothing))
+inits.register(Init("nothing", "None", "every tensor has a start of its own", "", nothing))

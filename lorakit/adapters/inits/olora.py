@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import Init, InitContext
-from lorakit.registry import inits
+from lorakit.adapters.init import Init, InitContext, inits
 
 
 @torch.no_grad()
@@ -23,7 +22,6 @@ def olora(delta: Delta, context: InitContext) -> None:
 
 
 inits.register(
-    "olora",
     Init(
         "olora",
         "OLoRA",

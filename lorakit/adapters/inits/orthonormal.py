@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lorakit.adapters.init import Drawable, Init, InitContext
-from lorakit.registry import inits
+from lorakit.adapters.init import Drawable, Init, InitContext, inits
 
 
 @torch.no_grad()
@@ -21,6 +20,5 @@ def orthonormal(delta: Drawable, context: InitContext) -> None:
 
 
 inits.register(
-    "orthonormal",
     Init("orthonormal", "Orthonormal in itself", "A A^T = I, B = 0", "Saxe et al. 2014; Zhu et al. 2024", orthonormal),
 )

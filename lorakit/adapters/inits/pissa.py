@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import Init, InitContext
-from lorakit.registry import inits
+from lorakit.adapters.init import Init, InitContext, inits
 
 
 @torch.no_grad()
@@ -29,7 +28,6 @@ def split(delta: Delta, context: InitContext, u: torch.Tensor, s: torch.Tensor, 
 
 
 inits.register(
-    "pissa",
     Init(
         "pissa",
         "PiSSA",

@@ -12,8 +12,7 @@ from __future__ import annotations
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import Init, InitContext
-from lorakit.registry import inits
+from lorakit.adapters.init import Init, InitContext, inits
 
 
 @torch.no_grad()
@@ -28,7 +27,6 @@ def principal(delta: Delta, context: InitContext) -> None:
 
 
 inits.register(
-    "principal",
     Init(
         "principal",
         "Principal directions",

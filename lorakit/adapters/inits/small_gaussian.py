@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import Init, InitContext
-from lorakit.registry import inits
+from lorakit.adapters.init import Init, InitContext, inits
 
 DEVIATION = 0.02
 
@@ -19,6 +18,5 @@ def small_gaussian(delta: Delta, context: InitContext) -> None:
 
 
 inits.register(
-    "small_gaussian",
     Init("small_gaussian", "Small Gaussian", "A ~ N(0, 0.02^2), B = 0", "Zhang et al. 2023", small_gaussian),
 )

@@ -8,11 +8,9 @@ does not go with a search.
 When to use it: at low rank on all projections, for VeRA's size in the end without VeRA's high rank; wants a high learning rate.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "aflora",
     Method(
         name="aflora",
         title="Adaptive freezing of low-rank adaptation",

@@ -8,11 +8,9 @@ vectors alone, and the authors' code takes others by mistake).
 When to use it: half of LoRA's parameters at about its quality; spend what is saved on twice the rank.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "asymmetric",
     Method(
         name="asymmetric",
         title="Asymmetric LoRA",

@@ -7,11 +7,9 @@ and not by the optimiser: without that search this is LoRA at a scale of s / ran
 When to use it: with `search.method=autolora`, to learn which rank units of which sites are worth keeping.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "autolora",
     Method(
         name="autolora",
         title="AutoLoRA's adapter",

@@ -8,11 +8,9 @@ A model without biases, such as Llama, is refused: nothing of it could train.
 When to use it: as the cheapest baseline on small data; wants a high learning rate.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "bitfit",
     Method(
         name="bitfit",
         title="Bias-term fine-tuning",

@@ -9,11 +9,9 @@ each sample by its largest entry; its scale changes the balance of A and B, neve
 When to use it: as PiSSA, where the task's texts differ from what the model was pretrained on.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "corda_ipm",
     Method(
         name="corda_ipm",
         title="Context-oriented decomposition adaptation, instruction-previewed",

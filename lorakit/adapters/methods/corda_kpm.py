@@ -9,11 +9,9 @@ Else as corda_ipm, differences from PEFT included.
 When to use it: to change as little as possible of what the model does with such texts.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "corda_kpm",
     Method(
         name="corda_kpm",
         title="Context-oriented decomposition adaptation, knowledge-preserved",

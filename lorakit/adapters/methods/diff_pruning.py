@@ -13,11 +13,9 @@ moments start anew with the second phase.
 When to use it: when the change itself must be small to store or to inspect, and memory for three copies of W is there.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "diff_pruning",
     Method(
         name="diff_pruning",
         title="Diff pruning",

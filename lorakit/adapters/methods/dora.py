@@ -7,11 +7,9 @@ Dropout acts on the low-rank branch alone (PEFT also drops the base path's input
 When to use it: where LoRA at low rank falls behind full fine-tuning; costs a little more time a step.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "dora",
     Method(
         name="dora",
         title="Weight-decomposed LoRA",

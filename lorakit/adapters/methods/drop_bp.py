@@ -8,11 +8,9 @@ rates by each layer's sensitivity are left out.
 When to use it: for long trainings of deep models: the backward pass gets cheaper by about the rate.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "drop_bp",
     Method(
         name="drop_bp",
         title="LoRA with DropBP",

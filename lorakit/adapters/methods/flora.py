@@ -8,11 +8,9 @@ Not the Flora that compresses gradients by random projections (Hao et al. 2024),
 When to use it: where LoRA's rank is the limit and widths, not ranks, make the cost: G adds little.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "flora",
     Method(
         name="flora",
         title="Low-rank core space",

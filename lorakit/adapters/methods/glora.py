@@ -13,11 +13,9 @@ fixed configuration keeps no storage that it does not use.
 When to use it: when there is time for a search, or the bias and the scale of W matter; at the same rank it costs twice what LoRA does.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "glora",
     Method(
         name="glora",
         title="Generalised LoRA",

@@ -10,11 +10,9 @@ the KL is that of normal distributions of variance 1; a query that would lose ev
 When to use it: on small data sets, where a LoRA overfits. A step costs about two of LoRA's.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "hidden_key",
     Method(
         name="hidden_key",
         title="HiddenKey",

@@ -11,11 +11,9 @@ g is the option `activation`: gelu, relu or silu.
 When to use it: as the classic baseline, when parameters and time at inference are not scarce.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "houlsby",
     Method(
         name="houlsby",
         title="Bottleneck adapters after attention and MLP",

@@ -7,11 +7,9 @@ out (or in) parameters a site; l starts at 1. Merges exactly: rows of W and b, o
 When to use it: when an adapter must be tiny and the data are few; wants a high learning rate.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "ia3",
     Method(
         name="ia3",
         title="Infused adapter by inhibiting and amplifying inner activations",

@@ -7,11 +7,9 @@ places of the pretrained ones.
 When to use it: as the cheapest baseline that moves anything inside the model.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "layer_norm",
     Method(
         name="layer_norm",
         title="LayerNorm tuning",

@@ -7,11 +7,9 @@ Merges exactly: W' = W + s B A.
 When to use it: the default. Small tasks like rank 4 to 16 on all linear roles.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "lora",
     Method(
         name="lora",
         title="Low-rank adaptation",

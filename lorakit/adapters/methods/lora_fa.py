@@ -7,11 +7,9 @@ Differs from PEFT's optimiser of that name, which also preconditions the gradien
 When to use it: when memory is short.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "lora_fa",
     Method(
         name="lora_fa",
         title="LoRA with frozen A",

@@ -8,11 +8,9 @@ rsLoRA's scale s = alpha / sqrt(r); PEFT multiplies B by S and leaves A unscaled
 When to use it: for fast early progress, where a few training batches tell the direction well.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "lora_ga",
     Method(
         name="lora_ga",
         title="Low-rank adaptation with gradient approximation",

@@ -7,11 +7,9 @@ Parameters, function and merging are LoRA's. Tensors are grouped by their role, 
 When to use it: when LoRA learns slowly; B then takes steps that a common rate for both would not bear.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "lora_plus",
     Method(
         name="lora_plus",
         title="LoRA+",

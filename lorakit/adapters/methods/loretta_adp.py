@@ -9,11 +9,9 @@ are computed, not looked up; norms do not train, and the head is not decomposed.
 When to use it: where `houlsby` is good but too large; the authors prefer it to loretta_rep.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "loretta_adp",
     Method(
         name="loretta_adp",
         title="Low-rank economic tensor-train bottleneck adapters",

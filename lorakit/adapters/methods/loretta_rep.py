@@ -10,11 +10,9 @@ start); the digits are computed, not looked up; norms do not train, and the head
 When to use it: when an adapter must be several times smaller than LoRA.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "loretta_rep",
     Method(
         name="loretta_rep",
         title="Low-rank economic tensor-train adaptation of LoRA's factors",

@@ -7,11 +7,9 @@ The paper's L, M and R are B, G and A; s = alpha / rank. A and B start tens of t
 When to use it: for deep models and tiny adapters, with a rank higher than LoRA's.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "lotr",
     Method(
         name="lotr",
         title="Low tensor rank adaptation",

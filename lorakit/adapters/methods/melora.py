@@ -8,11 +8,9 @@ Differs from the authors' code: the A_i are drawn as one matrix, so U(+-1/sqrt(i
 When to use it: where LoRA wants a higher rank than its parameters allow.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "melora",
     Method(
         name="melora",
         title="Mini-ensemble low-rank adapters",

@@ -7,11 +7,9 @@ The paper trains B A in W - s B_0 A_0, which is the same function (lorakit.adapt
 When to use it: to learn while what the pretrained weights do most is left alone.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "milora",
     Method(
         name="milora",
         title="Minor singular component adaptation",

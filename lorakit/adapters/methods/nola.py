@@ -9,11 +9,9 @@ A as of B; both are divided by sqrt(k), as in the authors' code for language.
 When to use it: when an adapter must be tiny and its size must not grow with the model; wants a learning rate ten to twenty times LoRA's.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "nola",
     Method(
         name="nola",
         title="Networks as linear combinations of low-rank random bases",

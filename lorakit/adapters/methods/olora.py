@@ -7,11 +7,9 @@ The paper trains B A in W - s B_0 A_0, which is the same function (lorakit.adapt
 When to use it: for a start from W that costs a QR rather than PiSSA's SVD.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "olora",
     Method(
         name="olora",
         title="Orthonormal low-rank adaptation",

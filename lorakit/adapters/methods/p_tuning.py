@@ -10,11 +10,9 @@ and positions as with prompt_tuning; biases start at 0 (PEFT: uniform).
 When to use it: where prompt_tuning trains badly.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "p_tuning",
     Method(
         name="p_tuning",
         title="P-tuning",

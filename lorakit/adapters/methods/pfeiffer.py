@@ -9,11 +9,9 @@ included, but for the usual values here: a rank of 48, and relu for g (option `a
 When to use it: where houlsby is too large.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "pfeiffer",
     Method(
         name="pfeiffer",
         title="Bottleneck adapters after the MLP",

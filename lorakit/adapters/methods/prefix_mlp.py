@@ -10,11 +10,9 @@ biases start at 0 (PEFT: uniform).
 When to use it: where prefix_tuning trains badly.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "prefix_mlp",
     Method(
         name="prefix_mlp",
         title="Prefix tuning through an MLP",

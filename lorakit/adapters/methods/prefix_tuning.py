@@ -12,11 +12,9 @@ too; adapter.options std=0.02 starts it small, 1 is PEFT's and P-tuning v2's. De
 When to use it: when one frozen model serves many tasks in one batch; wants a high learning rate.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "prefix_tuning",
     Method(
         name="prefix_tuning",
         title="Prefix tuning",

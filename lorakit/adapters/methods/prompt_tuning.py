@@ -11,11 +11,9 @@ its own (PEFT counts n more, and a text of full length fails); a normal start is
 When to use it: when one frozen model serves many tasks and each must be tiny; wants a large model and a very high learning rate.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "prompt_tuning",
     Method(
         name="prompt_tuning",
         title="Prompt tuning",

@@ -9,11 +9,9 @@ than before (last 30 %) are ours; the authors count them in steps of an editing 
 When to use it: where an update should change few weights, as in editing what a model knows.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "roselora",
     Method(
         name="roselora",
         title="Row- and column-wise sparse LoRA",

@@ -7,11 +7,9 @@ square root it does not.
 When to use it: at high ranks (32 and above), or when one learning rate should serve many ranks.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "rslora",
     Method(
         name="rslora",
         title="Rank-stabilised LoRA",

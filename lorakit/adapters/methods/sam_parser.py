@@ -9,11 +9,9 @@ has no part.
 When to use it: when an adapter must be tiny and stay within what the model has already; wants a high learning rate.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "sam_parser",
     Method(
         name="sam_parser",
         title="Parameter space reconstruction for the segment anything model",

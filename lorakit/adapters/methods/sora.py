@@ -7,11 +7,9 @@ search it is LoRA whose ranks start with different weights.
 When to use it: with `search.method=sora`.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "sora",
     Method(
         name="sora",
         title="SoRA's adapter",

@@ -9,11 +9,9 @@ adapter.updates: [sparse_mask] puts it on any other method with factors A and B.
 When to use it: where the number of entries in the file counts, not the memory of training.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "sparse_adapter",
     Method(
         name="sparse_adapter",
         title="SparseAdapter on LoRA",

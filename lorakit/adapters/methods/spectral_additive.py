@@ -9,11 +9,9 @@ Deliberate differences: none in the function; the sum is computed in factored fo
 When to use it: where LoRA is, when the task is close to what the model knows.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "spectral_additive",
     Method(
         name="spectral_additive",
         title="Spectral adapter, additive",

@@ -10,11 +10,9 @@ half never matters and is not there. A rank of 1 has nothing to rotate and is re
 When to use it: when the budget is far below LoRA's at the same rank.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "spectral_rotational",
     Method(
         name="spectral_rotational",
         title="Spectral adapter, rotational",

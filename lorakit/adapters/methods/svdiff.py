@@ -10,11 +10,9 @@ Deliberate differences: the paper tunes diffusion models and mixes its data, whi
 When to use it: as SAM-PARSER, where a sign change of a direction is to be ruled out.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "svdiff",
     Method(
         name="svdiff",
         title="Compact parameter space for diffusion fine-tuning",

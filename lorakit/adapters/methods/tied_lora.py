@@ -9,11 +9,9 @@ A search that switches sites moves what is common to all of them too: a site tha
 When to use it: to cut LoRA's parameters by about the number of layers.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "tied_lora",
     Method(
         name="tied_lora",
         title="Tied-LoRA",

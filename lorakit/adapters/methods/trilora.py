@@ -6,11 +6,9 @@ rank (in + out) + rank parameters a site. Merges exactly. AdaLoRA's form without
 When to use it: as the starting point of methods that prune or weigh single ranks.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "trilora",
     Method(
         name="trilora",
         title="TriLoRA",

@@ -11,11 +11,9 @@ When to use it: to study sharing across sites, or for many adapters whose larges
 smaller than LoRA, and it wants a learning rate ten times LoRA's.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "vb_lora",
     Method(
         name="vb_lora",
         title="Vector-bank LoRA",

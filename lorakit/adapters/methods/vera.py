@@ -7,11 +7,9 @@ rank + out parameters a site. Merges exactly. Sites of different widths take the
 When to use it: when an adapter must be tiny; wants a high rank (256 and up) and a learning rate ten times LoRA's.
 """
 
-from lorakit.adapters.spec import Method
-from lorakit.registry import methods
+from lorakit.adapters.spec import Method, methods
 
 methods.register(
-    "vera",
     Method(
         name="vera",
         title="Vector-based random matrix adaptation",

@@ -5,11 +5,9 @@
 The same function as `linear`; no matrix of the weight's size is built, and an update that has no factors is refused.
 """
 
-from lorakit.artifacts.combination import Combination, weighted_sum
-from lorakit.registry import combinations
+from lorakit.artifacts.combination import Combination, combinations, weighted_sum
 
 combinations.register(
-    "concat",
     Combination(
         "concat", "the weighted sum, factors side by side", "PEFT, combination_type cat", weighted_sum, factors=True
     ),

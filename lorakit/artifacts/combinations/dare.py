@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lorakit.artifacts.combination import Combination, Setting, Update, sum_of
-from lorakit.registry import combinations
+from lorakit.artifacts.combination import Combination, Setting, Update, combinations, sum_of
 
 
 def dropped(update: torch.Tensor, density: float, generator: torch.Generator) -> torch.Tensor:
@@ -27,7 +26,6 @@ def dare(updates: Sequence[Update], setting: Setting) -> torch.Tensor:
 
 
 combinations.register(
-    "dare",
     Combination(
         "dare", "entries dropped at random, the rest rescaled", "Yu et al. 2024, arXiv 2311.03099", dare, density=0.5
     ),

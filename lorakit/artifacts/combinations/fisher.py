@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lorakit.artifacts.combination import Combination, Setting, Update, sum_of
-from lorakit.registry import combinations
+from lorakit.artifacts.combination import Combination, Setting, Update, combinations, sum_of
 
 
 def fisher(updates: Sequence[Update], setting: Setting) -> torch.Tensor:
@@ -26,7 +25,6 @@ def fisher(updates: Sequence[Update], setting: Setting) -> torch.Tensor:
 
 
 combinations.register(
-    "fisher",
     Combination(
         "fisher",
         "mean weighted by the squared gradients of each task",

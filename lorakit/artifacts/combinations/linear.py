@@ -6,7 +6,6 @@ The updates are summed, not their factors: PEFT's `linear` sums A's and B's apar
 the cross terms B_i A_j of adapters that never met. The rank is the sum of the ranks, exactly.
 """
 
-from lorakit.artifacts.combination import Combination, weighted_sum
-from lorakit.registry import combinations
+from lorakit.artifacts.combination import Combination, combinations, weighted_sum
 
-combinations.register("linear", Combination("linear", "the weighted sum of the updates, exactly", "", weighted_sum))
+combinations.register(Combination("linear", "the weighted sum of the updates, exactly", "", weighted_sum))

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lorakit.artifacts.combination import Combination, Factors, Setting, Update, sum_of
-from lorakit.registry import combinations
+from lorakit.artifacts.combination import Combination, Factors, Setting, Update, combinations, sum_of
 
 
 def lorahub(updates: Sequence[Update], setting: Setting) -> Factors:
@@ -21,7 +20,6 @@ def lorahub(updates: Sequence[Update], setting: Setting) -> Factors:
 
 
 combinations.register(
-    "lorahub",
     Combination(
         "lorahub",
         "weights learnt on a few examples without gradients",

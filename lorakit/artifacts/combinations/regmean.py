@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lorakit.artifacts.combination import Combination, Setting, Update, sum_of
-from lorakit.registry import combinations
+from lorakit.artifacts.combination import Combination, Setting, Update, combinations, sum_of
 
 OFF_DIAGONAL = 0.9
 
@@ -32,7 +31,6 @@ def regmean(updates: Sequence[Update], setting: Setting) -> torch.Tensor:
 
 
 combinations.register(
-    "regmean",
     Combination(
         "regmean",
         "least squares on the inputs of each task",

@@ -3,11 +3,9 @@
 t = sum_i w_i t_i,  then its nearest matrix of that rank, from its singular value decomposition
 """
 
-from lorakit.artifacts.combination import Combination, weighted_sum
-from lorakit.registry import combinations
+from lorakit.artifacts.combination import Combination, combinations, weighted_sum
 
 combinations.register(
-    "svd",
     Combination(
         "svd", "the weighted sum, cut to the largest rank", "PEFT, combination_type svd", weighted_sum, rank="max"
     ),

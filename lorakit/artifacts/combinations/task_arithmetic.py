@@ -3,11 +3,9 @@
 t = lambda sum_i t_i        lambda = 0.3 where no weights are given; a negative weight makes the model forget
 """
 
-from lorakit.artifacts.combination import Combination, weighted_sum
-from lorakit.registry import combinations
+from lorakit.artifacts.combination import Combination, combinations, weighted_sum
 
 combinations.register(
-    "task_arithmetic",
     Combination(
         "task_arithmetic",
         "0.3 times the sum of the updates",

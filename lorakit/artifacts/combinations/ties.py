@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lorakit.artifacts.combination import Combination, Setting, Update
-from lorakit.registry import combinations
+from lorakit.artifacts.combination import Combination, Setting, Update, combinations
 
 
 def trimmed(update: torch.Tensor, density: float) -> torch.Tensor:
@@ -39,7 +38,6 @@ def ties(updates: Sequence[Update], setting: Setting) -> torch.Tensor:
 
 
 combinations.register(
-    "ties",
     Combination(
         "ties",
         "trimmed, signs elected, mean of those that agree",

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.attach import SHARED, AdaptedModel
+from lorakit.adapters.block import blocks
 from lorakit.adapters.deltas.rescaling import RESCALES_INPUT
+from lorakit.adapters.spec import methods
 from lorakit.artifacts.peft.import_ import PeftAdapter, Tensors, matches, targeted
 from lorakit.artifacts.peft.layout import MAGNITUDE
 from lorakit.backbone.load import Backbone
@@ -22,8 +23,8 @@ METHODS = {"LORA": "lora", "ADALORA": "lora", "VERA": "vera", "IA3": "ia3", "LN_
 
 def sites_of(adapter: PeftAdapter, backbone: Backbone) -> list[Site]:
     """The model's sites that the adapter sits on, in model order. RunError where the two do not belong together."""
-    block = registry.methods.get(METHODS[adapter.kind]).block
-    known = registry.blocks.get(block).sites(backbone) if block else backbone.anatomy.sites
+    block = methods.get(METHODS[adapter.kind]).block
+    known = blocks.get(block).sites(backbone) if block else backbone.anatomy.sites
     names = {site.name for site in known}
     outside = sorted(set(adapter.parts) - names)
     if outside:
@@ -73,8 +74,8 @@ def placed(backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int], 
     """A section for these sites and ranks: by roles where that says it all, else with every site by name."""
     roles = [role for role in backbone.anatomy.roles if any(site.role == role for site in sites)]
     section = AdapterSection(method=method, targets=roles or None, rank=max(ranks.values()))
-    block = registry.methods.get(method).block
-    selected = registry.blocks.get(block).sites(backbone) if block else backbone.anatomy.select(roles)
+    block = methods.get(method).block
+    selected = blocks.get(block).sites(backbone) if block else backbone.anatomy.select(roles)
     if [site.name for site in selected] != [site.name for site in sites] or len(set(ranks.values())) > 1:
         section.allocation = {site.name: ranks[site.name] for site in sites}
     return section

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lorakit.registry import Registry
+
 
 @dataclass(frozen=True)
 class Norms:
@@ -36,3 +38,6 @@ class Family:
     roles: Mapping[str, str]
     norms: Callable[[Any], Norms | str]
     first_token_from: str = ""
+
+
+families: Registry[Family] = Registry("model family", "lorakit.backbone.families")

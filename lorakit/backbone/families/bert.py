@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lorakit.backbone.families import Family, Norms
-from lorakit.registry import families
+from lorakit.backbone.families import Family, Norms, families
 
 ATTENTION_NORM = "attention.output.LayerNorm"
 OUTPUT_NORM = "output.LayerNorm"
@@ -22,4 +21,4 @@ def norms(config: object) -> Norms:
     return Norms(ATTENTION_NORM, OUTPUT_NORM)
 
 
-families.register("bert", Family("bert", ("bert",), "encoder.layer", ROLES, norms, AFTER_ATTENTION))
+families.register(Family("bert", ("bert",), "encoder.layer", ROLES, norms, AFTER_ATTENTION))

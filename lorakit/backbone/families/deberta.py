@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from lorakit.backbone.families import Family
+from lorakit.backbone.families import Family, families
 from lorakit.backbone.families.bert import FEED_FORWARD, norms
-from lorakit.registry import families
 
 ROLES = {"attention.self.in_proj": "qkv", **FEED_FORWARD}
 
-families.register("deberta", Family("deberta", ("deberta",), "encoder.layer", ROLES, norms))
+families.register(Family("deberta", ("deberta",), "encoder.layer", ROLES, norms))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorakit.backbone.families import Family, Norms
+from lorakit.backbone.families import Family, Norms, families
 from lorakit.backbone.families.bert import FEED_FORWARD
 from lorakit.backbone.families.bert import norms as bert_norms
-from lorakit.registry import families
 
 ROLES = {
     "attention.self.query_proj": "q",
@@ -24,4 +23,4 @@ def norms(config: Any) -> Norms | str:
     return bert_norms(config)
 
 
-families.register("deberta_v2", Family("deberta_v2", ("deberta-v2",), "encoder.layer", ROLES, norms))
+families.register(Family("deberta_v2", ("deberta-v2",), "encoder.layer", ROLES, norms))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lorakit.backbone.families import Family, Norms
-from lorakit.registry import families
+from lorakit.backbone.families import Family, Norms, families
 
 ROLES = {
     "attention.q_lin": "q",
@@ -20,4 +19,4 @@ def norms(config: object) -> Norms:
     return Norms("sa_layer_norm", "output_layer_norm")
 
 
-families.register("distilbert", Family("distilbert", ("distilbert",), "transformer.layer", ROLES, norms))
+families.register(Family("distilbert", ("distilbert",), "transformer.layer", ROLES, norms))

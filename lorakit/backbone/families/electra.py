@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lorakit.backbone.families import Family
+from lorakit.backbone.families import Family, families
 from lorakit.backbone.families.bert import AFTER_ATTENTION, ROLES, norms
-from lorakit.registry import families
 
-families.register("electra", Family("electra", ("electra",), "encoder.layer", ROLES, norms, AFTER_ATTENTION))
+families.register(Family("electra", ("electra",), "encoder.layer", ROLES, norms, AFTER_ATTENTION))

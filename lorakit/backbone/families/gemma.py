@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorakit.backbone.families import Family, Norms
+from lorakit.backbone.families import Family, Norms, families
 from lorakit.backbone.families.llama import ROLES
-from lorakit.registry import families
 
 
 def norms(config: Any) -> Norms:
@@ -17,4 +16,4 @@ def norms(config: Any) -> Norms:
     return Norms("post_attention_layernorm" if config.model_type == "gemma" else "pre_feedforward_layernorm")
 
 
-families.register("gemma", Family("gemma", ("gemma", "gemma2", "gemma3_text"), "layers", ROLES, norms))
+families.register(Family("gemma", ("gemma", "gemma2", "gemma3_text"), "layers", ROLES, norms))

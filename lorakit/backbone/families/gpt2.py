@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lorakit.backbone.families import Family, Norms
-from lorakit.registry import families
+from lorakit.backbone.families import Family, Norms, families
 
 ROLES = {"attn.c_attn": "qkv", "attn.c_proj": "o", "mlp.c_fc": "up", "mlp.c_proj": "down"}
 
@@ -13,4 +12,4 @@ def norms(config: object) -> Norms:
     return Norms("ln_2")
 
 
-families.register("gpt2", Family("gpt2", ("gpt2",), "h", ROLES, norms))
+families.register(Family("gpt2", ("gpt2",), "h", ROLES, norms))

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorakit.backbone.families import Family, Norms
-from lorakit.registry import families
+from lorakit.backbone.families import Family, Norms, families
 
 ROLES = {
     "attention.query_key_value": "qkv",
@@ -25,4 +24,4 @@ def norms(config: Any) -> Norms | str:
     return Norms("post_attention_layernorm")
 
 
-families.register("gpt_neox", Family("gpt_neox", ("gpt_neox",), "layers", ROLES, norms))
+families.register(Family("gpt_neox", ("gpt_neox",), "layers", ROLES, norms))

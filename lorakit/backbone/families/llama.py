@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lorakit.backbone.families import Family, Norms
-from lorakit.registry import families
+from lorakit.backbone.families import Family, Norms, families
 
 ROLES = {
     "self_attn.q_proj": "q",
@@ -21,4 +20,4 @@ def norms(config: object) -> Norms:
     return Norms("post_attention_layernorm")
 
 
-families.register("llama", Family("llama", ("llama", "mistral", "qwen2", "qwen3"), "layers", ROLES, norms))
+families.register(Family("llama", ("llama", "mistral", "qwen2", "qwen3"), "layers", ROLES, norms))

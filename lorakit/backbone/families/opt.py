@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorakit.backbone.families import Family, Norms
-from lorakit.registry import families
+from lorakit.backbone.families import Family, Norms, families
 
 ROLES = {
     "self_attn.q_proj": "q",
@@ -28,4 +27,4 @@ def norms(config: Any) -> Norms:
     return Norms("self_attn_layer_norm", "final_layer_norm")
 
 
-families.register("opt", Family("opt", ("opt",), "decoder.layers", ROLES, norms))
+families.register(Family("opt", ("opt",), "decoder.layers", ROLES, norms))

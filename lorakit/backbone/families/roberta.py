@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from lorakit.backbone.families import Family
+from lorakit.backbone.families import Family, families
 from lorakit.backbone.families.bert import AFTER_ATTENTION, ROLES, norms
-from lorakit.registry import families
 
 families.register(
-    "roberta",
     Family("roberta", ("roberta", "xlm-roberta", "camembert"), "encoder.layer", ROLES, norms, AFTER_ATTENTION),
 )

@@ -26,12 +26,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from lorakit import registry
 from lorakit.adapters.adapter import ON
 from lorakit.adapters.delta import Option, axes_of
 from lorakit.adapters.packing import pack_all, unpack
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocator import SearchContext, read_settings
+from lorakit.searching.allocator import SearchContext, allocators, read_settings
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import outer_factors, with_penalty
 from lorakit.searching.unit_allocator import UnitAllocator, Units
@@ -44,6 +43,7 @@ PENALTY = 12
 class AdaLoRA(UnitAllocator):
     """Keeps the units with the largest smoothed importance times its uncertainty."""
 
+    name = "adalora"
     title = "AdaLoRA"
     summary = "rank units by the importance of their numbers times its uncertainty, fewer and fewer"
     source = "Zhang et al. 2023, arXiv 2303.10512"
@@ -135,4 +135,4 @@ def smooth(averages: list[torch.Tensor], values: list[torch.Tensor] | tuple[torc
     torch._foreach_add_(averages, values, alpha=1 - beta)
 
 
-registry.allocators.register("adalora", AdaLoRA)
+allocators.register(AdaLoRA)

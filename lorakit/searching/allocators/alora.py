@@ -27,12 +27,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import Option, axes_of
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import check_finite
-from lorakit.searching.allocator import Decision, SearchContext, read_settings
+from lorakit.searching.allocator import Decision, SearchContext, allocators, read_settings
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.scoring import without_trace
 from lorakit.searching.unit_allocator import UnitAllocator, Units, rank_for_all
@@ -46,6 +45,7 @@ Values = list[tuple[torch.Tensor, torch.Tensor]]
 class ALoRA(UnitAllocator):
     """Moves rank units between sites by what their absence, and their presence alone, does to the loss."""
 
+    name = "alora"
     title = "ALoRA"
     summary = "rank units by ablation: the least needed move to sites that lost none"
     source = "Liu et al. 2024, arXiv 2403.16187"
@@ -189,4 +189,4 @@ def copied(adapter: Adapter) -> Values:
     ]
 
 
-registry.allocators.register("alora", ALoRA)
+allocators.register(ALoRA)

@@ -24,14 +24,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.delta import Option
 from lorakit.adapters.deltas.selection import SELECTION
 from lorakit.adapters.packing import pack, unpack
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import allocate_units
-from lorakit.searching.allocator import Decision, SearchContext, read_settings
+from lorakit.searching.allocator import Decision, SearchContext, allocators, read_settings
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.scoring import without_trace
 from lorakit.searching.unit_allocator import UnitAllocator, Units, check_later_tick
@@ -42,6 +41,7 @@ ROUNDING = 1e-5
 class AutoLoRA(UnitAllocator):
     """Learns shares of rank units, and keeps the largest at the last tick."""
 
+    name = "autolora"
     title = "AutoLoRA"
     summary = "shares of rank units learnt on rows of their own; the largest stay"
     source = "Zhang et al. 2024, arXiv 2403.09113"
@@ -121,4 +121,4 @@ class AutoLoRA(UnitAllocator):
         self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
 
 
-registry.allocators.register("autolora", AutoLoRA)
+allocators.register(AutoLoRA)

@@ -20,16 +20,16 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import Option, along, axes_of
-from lorakit.searching.allocator import Allocator, Decision, SearchContext
+from lorakit.searching.allocator import Allocator, Decision, SearchContext, allocators
 from lorakit.searching.unit_allocator import divisible_adapters, rank_for_all
 
 
 class DyLoRA(Allocator):
     """Cuts every site to a random rank for the length of a step."""
 
+    name = "dylora"
     title = "DyLoRA"
     sees_tokens = False
     summary = "every step trains the first b rank units, b drawn anew: the result serves every rank"
@@ -99,4 +99,4 @@ def teach_only(adapter: Adapter, unit: int) -> None:
             tensor.grad.masked_fill_(others, 0.0)
 
 
-registry.allocators.register("dylora", DyLoRA)
+allocators.register(DyLoRA)

@@ -21,13 +21,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.adapter import ON, Adapter
 from lorakit.adapters.delta import Option, axes_of
 from lorakit.adapters.packing import pack_all, unpack
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocator import SearchContext, read_settings
+from lorakit.searching.allocator import SearchContext, allocators, read_settings
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import outer_factors, with_penalty
 from lorakit.searching.unit_allocator import UnitAllocator, Units
@@ -40,6 +39,7 @@ VARIANCE, SHARES = 8, 16
 class DynamicDoRA(UnitAllocator):
     """Keeps the units with the largest average share of their site's update."""
 
+    name = "dynamic_dora"
     title = "Dynamic DoRA"
     summary = "rank units by their share of the norm of their site's update, fewer and fewer"
     source = "Mao et al. 2024, arXiv 2405.17357"
@@ -129,4 +129,4 @@ def shares(adapter: Adapter) -> torch.Tensor:
     return torch.where(whole > 0, units / whole, 0.0)
 
 
-registry.allocators.register("dynamic_dora", DynamicDoRA)
+allocators.register(DynamicDoRA)

@@ -21,10 +21,9 @@ from typing import ClassVar
 
 import torch
 
-from lorakit import registry
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocator import SearchContext
+from lorakit.searching.allocator import SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.fixed_ranks import FixedRanks
 from lorakit.searching.input_statistics import moments
@@ -35,6 +34,7 @@ from lorakit.searching.unit_allocator import Units
 class EvaRanks(FixedRanks):
     """Gives ranks by the explained variance of the sites' inputs."""
 
+    name = "eva"
     title = "EVA's ranks"
     summary = "ranks by the explained variance of the inputs, decided at step 0"
     source = "Paischer et al. 2024, arXiv 2410.07170"
@@ -78,4 +78,4 @@ def explained_variance(products: torch.Tensor, mean: torch.Tensor) -> torch.Tens
     return values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
 
 
-registry.allocators.register("eva", EvaRanks)
+allocators.register(EvaRanks)

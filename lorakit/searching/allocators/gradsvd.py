@@ -21,14 +21,13 @@ from typing import ClassVar
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Option
 from lorakit.adapters.inits.gradient import start_from_gradient
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import allocate_units
-from lorakit.searching.allocator import SearchContext
+from lorakit.searching.allocator import SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.fixed_ranks import FixedRanks
 from lorakit.searching.scoring import without_trace
@@ -40,6 +39,7 @@ from lorakit.tasks.batching import Batch
 class GradientSVD(FixedRanks):
     """Decides once, at the first tick, from the singular values of the gradient."""
 
+    name = "gradsvd"
     title = "Gradient SVD"
     summary = "ranks from the singular values of the first gradient, decided once"
     source = "lorakit; after LoRA-GA and EVA"
@@ -127,4 +127,4 @@ class GradientSVD(FixedRanks):
         super().give(ranks)
 
 
-registry.allocators.register("gradsvd", GradientSVD)
+allocators.register(GradientSVD)

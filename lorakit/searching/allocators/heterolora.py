@@ -18,20 +18,20 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.delta import Option
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import Allocation, allocate
-from lorakit.searching.allocator import Allocator, Decision, SearchContext
+from lorakit.searching.allocator import Allocator, Decision, SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
-from lorakit.searching.scoring import Probe, Proxy, without_trace
+from lorakit.searching.scoring import Probe, proxies, without_trace
 from lorakit.searching.streaming import Streaming
 
 
 class HeteroLoRA(Allocator):
     """Switches whole sites by their scores."""
 
+    name = "heterolora"
     title = "HeteroLoRA"
     summary = "sites on or off by a zero-cost proxy, again at every tick"
     source = "Zhang et al. 2024, arXiv 2406.14956"
@@ -51,12 +51,12 @@ class HeteroLoRA(Allocator):
 
     def __init__(self, context: SearchContext):
         super().__init__(context)
-        self.proxy: Proxy = registry.proxies.get(context.search.proxy)
+        self.proxy = proxies.get(context.search.proxy)
         self.smoothed: dict[str, float] = {}
         self.streaming: Streaming | None = None
         if context.search.scoring == "streaming":
             if self.proxy.of_gradients is None:
-                able = [name for name, proxy in registry.proxies.items() if proxy.of_gradients is not None]
+                able = [name for name, proxy in proxies.items() if proxy.of_gradients is not None]
                 raise RecipeError(
                     f"proxy '{self.proxy.name}' needs passes of its own: training steps do not tell its scores",
                     key="search.scoring",
@@ -67,7 +67,7 @@ class HeteroLoRA(Allocator):
     @classmethod
     def trains(cls, search: SearchSection, cost_model: CostModel) -> tuple[float, float]:
         """The budget's share of the sites; down to the lowest that the proxy prefers."""
-        proxy: Proxy = registry.proxies.get(search.proxy)
+        proxy = proxies.get(search.proxy)
         return cost_model.share, cost_model.lowest() if proxy.reach is None else min(
             proxy.reach * cost_model.share, 1.0
         )
@@ -75,7 +75,7 @@ class HeteroLoRA(Allocator):
     @classmethod
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """The proxy's passes at every tick; streaming, those at step 0, and all sites to the bottom in the steps that are watched."""
-        proxy: Proxy = registry.proxies.get(search.proxy)
+        proxy = proxies.get(search.proxy)
         if search.scoring == "separate":
             return proxy.work(cost_model) * len(ticks)
         watched = len(Streaming.window_steps(ticks, search.batches)) * cost_model.accumulate
@@ -161,4 +161,4 @@ class HeteroLoRA(Allocator):
             self.streaming.load_state_dict(state["streaming"])
 
 
-registry.allocators.register("heterolora", HeteroLoRA)
+allocators.register(HeteroLoRA)

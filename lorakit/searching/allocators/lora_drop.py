@@ -19,14 +19,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import Option
 from lorakit.adapters.packing import pack_all, unpack_all
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import allocate
-from lorakit.searching.allocator import Allocator, Decision, SearchContext
+from lorakit.searching.allocator import Allocator, Decision, SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.input_statistics import modules_of, seen_inputs
 from lorakit.searching.scoring import without_trace
@@ -36,6 +35,7 @@ from lorakit.searching.unit_allocator import check_later_tick
 class LoRADrop(Allocator):
     """Chooses sites once, by the size of what they add."""
 
+    name = "lora_drop"
     title = "LoRA-drop"
     summary = "after a short training the sites that add most stay"
     source = "Zhou et al. 2024, arXiv 2402.07721"
@@ -132,4 +132,4 @@ def added_by(adapter: Adapter, x: torch.Tensor) -> torch.Tensor:
     return adapter.own_path()(x) - adapter.frozen_forward(x)
 
 
-registry.allocators.register("lora_drop", LoRADrop)
+allocators.register(LoRADrop)

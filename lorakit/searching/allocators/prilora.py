@@ -24,13 +24,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from lorakit import registry
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Option
 from lorakit.adapters.packing import pack_all, unpack_all
 from lorakit.errors import RecipeError
-from lorakit.searching.allocator import Decision, SearchContext
+from lorakit.searching.allocator import Decision, SearchContext, allocators
 from lorakit.searching.fixed_ranks import FixedRanks
 from lorakit.searching.input_statistics import modules_of, seen_inputs
 from lorakit.searching.unit_allocator import Units
@@ -40,6 +39,7 @@ from lorakit.tasks.batching import Batch, SummedLoss
 class PRILoRA(FixedRanks):
     """Gives ranks by depth, and prunes A by magnitude times input norm at every tick."""
 
+    name = "prilora"
     title = "PRILoRA"
     summary = "ranks grow with depth, A's least important entries are zeroed at every tick"
     source = "Benedek & Wolf 2024, arXiv 2401.11316"
@@ -181,4 +181,4 @@ def over_processes(tensor: torch.Tensor) -> torch.Tensor:
     return total
 
 
-registry.allocators.register("prilora", PRILoRA)
+allocators.register(PRILoRA)

@@ -23,14 +23,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit import registry
 from lorakit.adapters.adapter import ON, Adapter
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Option, along, axes_of
 from lorakit.adapters.packing import pack_all, unpack
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocator import Decision, SearchContext
+from lorakit.searching.allocator import Decision, SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import with_penalty
 from lorakit.searching.unit_allocator import UnitAllocator, Units
@@ -43,6 +42,7 @@ SHRINKING = 16
 class SoRA(UnitAllocator):
     """Soft-thresholds what closes a unit after every step, and keeps the largest."""
 
+    name = "sora"
     title = "SoRA"
     sees_tokens = False
     empties = True
@@ -181,4 +181,4 @@ def shrink(adapter: Adapter, threshold: float) -> None:
                 tensor.copy_(torch.where(factor == 0, start, start + (tensor - start) * factor))
 
 
-registry.allocators.register("sora", SoRA)
+allocators.register(SoRA)

@@ -21,8 +21,7 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.registry import proxies
-from lorakit.searching.scoring import Probe, Proxy
+from lorakit.searching.scoring import Probe, Proxy, proxies
 
 STEPS = 10
 
@@ -73,7 +72,6 @@ def alpha(probe: Probe) -> dict[str, float]:
 
 
 proxies.register(
-    "alpha",
     Proxy(
         name="alpha",
         summary="smallest k/10 to which the site can be scaled with its accuracy kept",

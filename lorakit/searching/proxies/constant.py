@@ -5,8 +5,7 @@ The control that every other proxy must beat. Cost: none.
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.recipe.schema import SearchSection
-from lorakit.registry import proxies
-from lorakit.searching.scoring import Gradients, Proxy
+from lorakit.searching.scoring import Gradients, Proxy, proxies
 
 
 def constant(adapted: AdaptedModel, gradients: Gradients, search: SearchSection) -> dict[str, float]:
@@ -15,7 +14,6 @@ def constant(adapted: AdaptedModel, gradients: Gradients, search: SearchSection)
 
 
 proxies.register(
-    "constant",
     Proxy(
         name="constant",
         summary="1 for every site: a random choice",

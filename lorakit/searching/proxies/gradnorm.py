@@ -7,8 +7,7 @@ Cost: one forward and backward pass a batch. When to use it: the default.
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.recipe.schema import SearchSection
-from lorakit.registry import proxies
-from lorakit.searching.scoring import Gradients, Proxy, from_gradients
+from lorakit.searching.scoring import Gradients, Proxy, from_gradients, proxies
 
 
 def gradnorm(adapted: AdaptedModel, gradients: Gradients, search: SearchSection) -> dict[str, float]:
@@ -18,7 +17,6 @@ def gradnorm(adapted: AdaptedModel, gradients: Gradients, search: SearchSection)
 
 
 proxies.register(
-    "gradnorm",
     Proxy(
         name="gradnorm",
         summary="|dL/dA| + |dL/dB|",

@@ -9,8 +9,7 @@ Cost: one forward and backward pass a batch.
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.recipe.schema import SearchSection
-from lorakit.registry import proxies
-from lorakit.searching.scoring import Gradients, Proxy, from_gradients, saliency
+from lorakit.searching.scoring import Gradients, Proxy, from_gradients, proxies, saliency
 
 
 def snip(adapted: AdaptedModel, gradients: Gradients, search: SearchSection) -> dict[str, float]:
@@ -19,7 +18,6 @@ def snip(adapted: AdaptedModel, gradients: Gradients, search: SearchSection) -> 
 
 
 proxies.register(
-    "snip",
     Proxy(
         name="snip",
         summary="sum |A * dL/dA| + sum |B * dL/dB|",

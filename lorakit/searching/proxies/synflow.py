@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorakit.registry import proxies
-from lorakit.searching.scoring import Probe, Proxy, saliency
+from lorakit.searching.scoring import Probe, Proxy, proxies, saliency
 
 SIGNS = 460
 """Taking a parameter's sign off and putting it on again, in multiply-adds, as measured: all of it waits for memory."""
@@ -64,7 +63,6 @@ def synflow(probe: Probe) -> dict[str, float]:
 
 
 proxies.register(
-    "synflow",
     Proxy(
         name="synflow",
         summary="sum |A * dL/dA| + sum |B * dL/dB| with absolute weights and all-ones embeddings",

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorakit.registry import tasks
-from lorakit.tasks.task import Task
+from lorakit.tasks.task import Task, tasks
 
 ENTAILMENT = ("entailment", "not_entailment")
 SENTENCES = ("sentence1", "sentence2")
@@ -17,7 +16,7 @@ SENTENCES = ("sentence1", "sentence2")
 def glue(name: str, title: str, text: tuple[str, ...], labels: tuple[str, ...], *metrics: str, **more: Any) -> None:
     """Register one GLUE task, which the hub knows as ``nyu-mll/glue`` with the same name."""
     task = Task(name, title, text, "label", labels, metrics, hub=("nyu-mll/glue", name), **more)
-    tasks.register(name, task)
+    tasks.register(task)
 
 
 glue("cola", "is the sentence grammatical", ("sentence",), ("unacceptable", "acceptable"), "matthews", submission="id")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from lorakit.registry import tasks
-from lorakit.tasks.task import Task
+from lorakit.tasks.task import Task, tasks
 
 tasks.register(
-    "rotten_tomatoes",
     Task(
         "rotten_tomatoes",
         "is the film review kind (bundled)",

@@ -23,12 +23,11 @@ from lorakit.adapters.attach import HEAD, TrainedTensor
 from lorakit.adapters.delta import Option
 from lorakit.adapters.packing import pack_all, unpack_all
 from lorakit.errors import RecipeError
-from lorakit.registry import updates
 from lorakit.searching.shrinking import remaining
 from lorakit.training.hooks import TrainState
 from lorakit.training.pruning import factors
 from lorakit.training.schedule import steps_in
-from lorakit.training.update import Update, UpdateContext
+from lorakit.training.update import Update, UpdateContext, updates
 
 
 class AFLoRA(Update):
@@ -125,4 +124,4 @@ class AFLoRA(Update):
             held.update(unpack_all(state[key], device))
 
 
-updates.register("aflora", AFLoRA)
+updates.register(AFLoRA)

@@ -17,12 +17,11 @@ from lorakit.adapters.adapter import ON, Adapter
 from lorakit.adapters.delta import Option
 from lorakit.adapters.deltas.sparse import Sparse
 from lorakit.errors import RecipeError
-from lorakit.registry import updates
 from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.training.hooks import TrainState
 from lorakit.training.pruning import largest, part
 from lorakit.training.schedule import steps_in
-from lorakit.training.update import Update, UpdateContext
+from lorakit.training.update import Update, UpdateContext, updates
 
 
 class DiffPruning(Update):
@@ -99,4 +98,4 @@ class DiffPruning(Update):
             self.finish()
 
 
-updates.register("diff_pruning", DiffPruning)
+updates.register(DiffPruning)

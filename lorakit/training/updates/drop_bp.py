@@ -21,9 +21,8 @@ from torch.utils.hooks import RemovableHandle
 
 from lorakit.adapters.delta import Option
 from lorakit.errors import RecipeError
-from lorakit.registry import updates
 from lorakit.training.hooks import TrainState
-from lorakit.training.update import Update, UpdateContext
+from lorakit.training.update import Update, UpdateContext, updates
 
 BRANCH_ENDS = ("o", "down")
 
@@ -75,4 +74,4 @@ class DropBP(Update):
         return output.detach() if name in self.dropped else output
 
 
-updates.register("drop_bp", DropBP)
+updates.register(DropBP)

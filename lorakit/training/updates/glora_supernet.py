@@ -15,9 +15,8 @@ import torch
 
 from lorakit.adapters.deltas.glora import GLoRA, choices_on
 from lorakit.errors import RecipeError
-from lorakit.registry import updates
 from lorakit.training.hooks import TrainState
-from lorakit.training.update import Update, UpdateContext
+from lorakit.training.update import Update, UpdateContext, updates
 
 
 class GLoRASupernet(Update):
@@ -53,4 +52,4 @@ class GLoRASupernet(Update):
             layer.configure()
 
 
-updates.register("glora_supernet", GLoRASupernet)
+updates.register(GLoRASupernet)

@@ -26,10 +26,9 @@ from torch.utils.hooks import RemovableHandle
 
 from lorakit.adapters.delta import Option
 from lorakit.errors import RecipeError
-from lorakit.registry import updates
 from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.training.hooks import TrainState
-from lorakit.training.update import Update, UpdateContext
+from lorakit.training.update import Update, UpdateContext, updates
 
 MASK = "attention_mask"
 
@@ -168,4 +167,4 @@ def like(allowed: torch.Tensor, mask: torch.Tensor | None, hidden: torch.Tensor,
     return torch.zeros(allowed.shape, dtype=dtype, device=hidden.device).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
-updates.register("hidden_key", HiddenKey)
+updates.register(HiddenKey)

@@ -20,12 +20,11 @@ from lorakit.adapters.attach import TrainedTensor
 from lorakit.adapters.delta import Option, axes_of
 from lorakit.adapters.packing import pack_all, unpack_all
 from lorakit.errors import RecipeError
-from lorakit.registry import updates
 from lorakit.searching.shrinking import remaining
 from lorakit.training.hooks import TrainState
 from lorakit.training.pruning import largest, part, prunable
 from lorakit.training.schedule import steps_in
-from lorakit.training.update import Update, UpdateContext
+from lorakit.training.update import Update, UpdateContext, updates
 
 
 class Rose(Update):
@@ -99,4 +98,4 @@ class Rose(Update):
         self.importance = unpack_all(state["importance"], self.tensors[0].parameter.device)
 
 
-updates.register("rose", Rose)
+updates.register(Rose)

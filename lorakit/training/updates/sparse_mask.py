@@ -22,11 +22,10 @@ import torch
 from lorakit.adapters.attach import HEAD
 from lorakit.adapters.delta import Option
 from lorakit.adapters.packing import pack_all, unpack_all
-from lorakit.registry import updates
 from lorakit.searching.scoring import Probe, without_trace
 from lorakit.training.hooks import TrainState
 from lorakit.training.pruning import largest, part, prunable
-from lorakit.training.update import Update, UpdateContext
+from lorakit.training.update import Update, UpdateContext, updates
 
 SMALL = 0.02
 """The deviation at which a tensor that starts at zero is scored: that of the usual initialiser of language models."""
@@ -117,4 +116,4 @@ class SparseMask(Update):
         self.masks = unpack_all(state["masks"], self.tensors[0].parameter.device)
 
 
-updates.register("sparse_mask", SparseMask)
+updates.register(SparseMask)

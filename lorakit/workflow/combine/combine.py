@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorakit import registry
 from lorakit.adapters.adapter import DROPPED
 from lorakit.artifacts.adapter_file import site_states
-from lorakit.artifacts.combination import Combination, Setting, Update
+from lorakit.artifacts.combination import Combination, Setting, Update, combinations
 from lorakit.artifacts.peft.translate import placed
 from lorakit.artifacts.run import Run, new_run
 from lorakit.backbone.site import Site
@@ -65,7 +64,7 @@ def combine(
     training data for a method that looks at data; seed: of what is drawn; which: the ``last`` or ``best`` weights. Raises UsageError or
     RunError for runs that do not go together, and then writes nothing.
     """
-    way: Combination = registry.combinations.get(method)
+    way = combinations.get(method)
     given = check_arguments(way, runs, weights, rank, density, rows)
     opened = [open_trained(Path(run), which) for run in runs]
     if len({run.path.resolve() for run in opened}) < len(opened):

@@ -19,6 +19,7 @@ from typing import Any
 
 from lorakit.adapters.budget import resolve_budget
 from lorakit.adapters.counting import count
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.glora import NONE, GLoRA, choices_on
 from lorakit.adapters.spec import resolve
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
@@ -28,7 +29,6 @@ from lorakit.backbone.site import Site
 from lorakit.errors import Interrupted, Problem, RecipeError, UsageError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.rules import BUDGETS
-from lorakit.registry import deltas
 from lorakit.searching.evolution import Candidate, Evolution, Gene, Rules, Scored
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.sources import load_task

@@ -11,12 +11,12 @@ import torch
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.adapters.deltas.glora import GLoRA, written
+from lorakit.adapters.spec import methods
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import SearchSection
-from lorakit.registry import methods
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.tabular import hold_out
 from lorakit.tasks.task import TaskData

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from support.adapters.cases import FAMILIES, Fresh, adapt
 
+from lorakit.adapters.block import blocks
 from lorakit.adapters.blocks.modules import module_sites
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import blocks
 
 
 @pytest.mark.parametrize("family", FAMILIES)

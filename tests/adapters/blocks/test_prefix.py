@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.block import blocks
 from lorakit.adapters.blocks.prefix import live
 from lorakit.backbone.load import Backbone
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import blocks
 
 N = 3
 SECTION = {"method": "prefix_tuning", "rank": N}

@@ -10,10 +10,10 @@ from support.adapters.cases import Fresh, adapt, batch_for, disturb, evaluated, 
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.block import blocks
 from lorakit.backbone.load import Backbone
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import blocks
 
 N = 3
 ENCODERS = ("bert", "roberta", "distilbert", "electra", "deberta", "deberta_v2")

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.spec import resolve
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import deltas
 
 SPEC = resolve(AdapterSection(method="full"))
 

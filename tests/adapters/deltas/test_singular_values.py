@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.singular_values import decompose
+from lorakit.adapters.spec import methods
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import deltas, methods
 
 SCALE = 1.7
 SITES = [Site("m", 0, "q", 5, 7, "linear"), Site("m", 0, "q", 7, 5, "linear")]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from lorakit.adapters.delta import deltas
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 SCALE = 1.7
 SITE = Site("m", 0, "q", 5, 7, "linear")

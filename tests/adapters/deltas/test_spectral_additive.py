@@ -9,9 +9,9 @@ from support.adapters.products import prepared
 from torch.testing import assert_close
 
 from lorakit.adapters.deltas.singular_values import decompose
+from lorakit.adapters.spec import methods
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import methods
 
 SCALE, RANK = 1.7, 2
 SITES = [Site("m", 0, "q", 5, 7, "linear"), Site("m", 0, "q", 7, 5, "linear")]

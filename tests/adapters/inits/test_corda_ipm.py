@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.init import InitContext, inits
 from lorakit.adapters.inits import corda_ipm
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas, inits
 
 RANK, SCALE = 3, 5 / 3
 SITE = Site("m", 0, "q", 7, 10, "linear")

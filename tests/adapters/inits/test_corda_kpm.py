@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch.testing import assert_close
 
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.init import InitContext, inits
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas, inits
 
 
 def test_what_one_end_leaves_is_the_other_end() -> None:

@@ -7,9 +7,9 @@ import torch
 from sklearn.decomposition import PCA
 from torch.testing import assert_close
 
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.init import InitContext, inits
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas, inits
 
 RANK = 3
 

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.init import InitContext, inits
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas, inits
 
 
 def test_bounds_and_spread() -> None:

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.init import InitContext, inits
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas, inits
 
 GRADIENT = torch.randn(10, 7, generator=torch.Generator().manual_seed(1))
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch.testing import assert_close
 
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.init import InitContext, inits
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas, inits
 
 RANK, SCALE = 3, 5 / 3
 SITE = Site("m", 0, "q", 7, 10, "linear")

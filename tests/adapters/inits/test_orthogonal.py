@@ -8,10 +8,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from lorakit.adapters.delta import Delta
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.init import InitContext, inits
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas, inits
 
 
 def started(rank: int, seed: int = 0) -> Delta:

@@ -6,10 +6,9 @@ import torch
 from scipy.stats import kstest
 from torch.testing import assert_close
 
-from lorakit.adapters.delta import Shared
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.delta import Shared, deltas
+from lorakit.adapters.init import InitContext, inits
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas, inits
 
 SITE = Site("m", 0, "q", 20, 30, "linear")
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lorakit.adapters.init import InitContext
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.init import InitContext, inits
 from lorakit.adapters.spec import resolve
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import deltas, inits
 
 SITE = Site("m", 0, "q", 20, 30, "linear")
 RANK = 4

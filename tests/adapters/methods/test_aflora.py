@@ -3,9 +3,9 @@
 from support.adapters.cases import Fresh, adapt
 from support.adapters.contract import contract
 
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.spec import methods, resolve
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import methods, updates
+from lorakit.training.update import updates
 
 test_contract = contract(
     "aflora", parameters=lambda rank, inside, outside: rank * (inside + outside) + rank + outside, rank=8

@@ -6,9 +6,9 @@ from support.adapters.cases import Fresh, adapt, batch_for, disturb, evaluated
 from support.adapters.contract import contract
 from torch.nn import functional as F
 
+from lorakit.adapters.spec import methods
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import methods
 
 test_contract = contract("houlsby", parameters=lambda m, inside, outside: 2 * m * outside + outside + m)
 test_contract_with_relu = contract(

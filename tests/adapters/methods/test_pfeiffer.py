@@ -4,9 +4,8 @@ import pytest
 from support.adapters.cases import Fresh, adapt
 from support.adapters.contract import contract
 
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.spec import methods, resolve
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import methods
 
 test_contract = contract("pfeiffer", parameters=lambda m, inside, outside: 2 * m * outside + outside + m, rank=12)
 

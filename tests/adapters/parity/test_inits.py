@@ -26,10 +26,10 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.attach import AdaptedModel, attach
+from lorakit.adapters.init import inits
 from lorakit.adapters.spec import resolve, shortcut_spec
 from lorakit.backbone.load import Backbone
 from lorakit.recipe.schema import AdapterSection
-from lorakit.registry import inits
 from lorakit.training.objective import Objective
 from lorakit.workflow.calibrate import MEASURES, Statistics
 

@@ -8,8 +8,7 @@ import torch
 from peft.utils import merge_utils
 from torch.testing import assert_close
 
-from lorakit import registry
-from lorakit.artifacts.combination import Combination, Setting, Update, nothing_at, truncated
+from lorakit.artifacts.combination import Combination, Setting, Update, combinations, nothing_at, truncated
 from lorakit.backbone.site import Site
 
 OUT, IN = 7, 5
@@ -29,7 +28,7 @@ def updates(number: int = 3, rank: int = 2, *, factored: bool = True) -> list[Up
 
 
 def combined(name: str, given: list[Update], **setting: object) -> torch.Tensor:
-    way: Combination = registry.combinations.get(name)
+    way: Combination = combinations.get(name)
     result = way.combine(given, Setting(**setting))  # type: ignore[arg-type]
     return result[0] @ result[1] if isinstance(result, tuple) else result
 
@@ -43,7 +42,7 @@ def test_weighted_sums(name: str, factored: bool):
 
 
 def test_a_weighted_sum_keeps_the_ranks_side_by_side_and_passes_over_who_has_nothing():
-    b, a = registry.combinations.get("concat").combine([*updates(2), nothing_at(SITE)], Setting([1.0, 2.0, 3.0]))
+    b, a = combinations.get("concat").combine([*updates(2), nothing_at(SITE)], Setting([1.0, 2.0, 3.0]))
     assert (b.shape, a.shape) == ((OUT, 4), (4, IN))
 
 
@@ -150,8 +149,8 @@ def test_truncation_is_the_best_there_is(factored: bool, rank: int):
 
 
 def test_every_way_says_what_it_is():
-    assert set(registry.combinations.names()) == {
+    assert set(combinations.names()) == {
         *("concat", "dare", "fisher", "linear", "lorahub", "regmean", "svd", "task_arithmetic", "ties")
     }
-    for name, way in registry.combinations.items():
+    for name, way in combinations.items():
         assert (way.name, bool(way.summary)) == (name, True)

@@ -13,9 +13,9 @@ import torch
 from support.adapters.cases import evaluated
 from support.search.scene import SECTION, Scene, loss, train
 
-from lorakit import registry
 from lorakit.errors import RunError
 from lorakit.searching.allocators.heterolora import HeteroLoRA
+from lorakit.searching.scoring import proxies
 
 Make = Callable[..., Scene]
 SHORTCUTS = ["res1", "res2", "mid"]
@@ -55,7 +55,7 @@ def test_the_record_of_a_tick(scene: Scene) -> None:
         before = tick.on
 
 
-@pytest.mark.parametrize("proxy", registry.proxies.names())
+@pytest.mark.parametrize("proxy", proxies.names())
 @pytest.mark.parametrize("search", [{"pool": "separated", "enable": 0.5}, {"unit": "modules"}, {"parameters": 400}])
 def test_the_budget_holds_after_every_tick(scene: Scene, proxy: str, search: dict[str, Any]) -> None:
     allocator = scene.allocator(proxy=proxy, **search)

@@ -12,9 +12,8 @@ from support.adapters.cases import disturb
 from support.search.scene import Scene, logits
 from support.search.scores_by_hand import Called, accuracy, leaves, weights
 
-from lorakit import registry
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.scoring import Probe
+from lorakit.searching.scoring import Probe, proxies
 
 Make = Callable[..., Scene]
 TOLERANCE = 0.05
@@ -107,7 +106,7 @@ def test_bisection_finds_every_boundary(make: Make, wanted: int, regression: boo
 
     batch = {"labels": torch.tensor([0, 1, 2])}
     probe = replace(scene.probe([batch], tolerance=0.1), logits=answer, regression=regression)
-    assert registry.proxies.get("alpha").score(probe)[site] == wanted
+    assert proxies.get("alpha").score(probe)[site] == wanted
 
 
 def factor_of(scene: Scene) -> tuple[str, Callable[[], float]]:
@@ -138,4 +137,4 @@ def test_the_tolerance_is_a_share_of_the_full_accuracy(make: Make, tolerance: fl
         False,
         SearchSection(tolerance=tolerance),
     )
-    assert registry.proxies.get("alpha").score(probe)[site] == expected
+    assert proxies.get("alpha").score(probe)[site] == expected

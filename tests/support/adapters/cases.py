@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lorakit import registry
 from lorakit.adapters.adapter import NO_STATISTICS
 from lorakit.adapters.attach import AdaptedModel, attach
-from lorakit.adapters.delta import START, Delta
-from lorakit.adapters.spec import AdapterSpec, Method, resolve, shortcut_spec
+from lorakit.adapters.block import blocks
+from lorakit.adapters.delta import START, Delta, deltas
+from lorakit.adapters.init import inits
+from lorakit.adapters.spec import AdapterSpec, Method, methods, resolve, shortcut_spec
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
@@ -45,7 +46,7 @@ class Case:
     @property
     def kind(self) -> type[Delta]:
         """The delta of the linear sites."""
-        return registry.deltas.get(self.spec.delta)
+        return deltas.get(self.spec.delta)
 
 
 def make_case(
@@ -62,7 +63,7 @@ def make_case(
         return adapt(fresh(family, **options), section, seed=seed)
 
     batch = batch_for(pretrained.model)
-    method = registry.methods.get(section.method)
+    method = methods.get(section.method)
     return Case(
         pretrained.model, again(0), resolve(section), again, batch, parameters, shared, method, section.rank, section
     )
@@ -79,15 +80,15 @@ def adapt(
 ) -> AdaptedModel:
     """Adapters on ``targets`` and ``shortcuts``, each initialised from a stream of its own."""
     anatomy = backbone.anatomy
-    block = registry.methods.get(section.method).block
-    own = registry.blocks.get(block).sites(backbone) if block else anatomy.select(list(targets)) if targets else ()
+    block = methods.get(section.method).block
+    own = blocks.get(block).sites(backbone) if block else anatomy.select(list(targets)) if targets else ()
     sites = [*own, *anatomy.shortcuts(list(shortcuts))]
 
     def stream(name: str) -> torch.Generator:
         return torch.Generator().manual_seed(seed * 10_000 + sum(map(ord, name)))
 
     linear, shortcut = resolve(section), shortcut_spec(section)
-    needs = registry.inits.get(linear.init).needs
+    needs = inits.get(linear.init).needs
     return attach(
         backbone,
         sites,

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch.testing import assert_close
 
-from lorakit.adapters.delta import Delta, Shared
+from lorakit.adapters.delta import Delta, Shared, deltas
 from lorakit.backbone.site import Site
-from lorakit.registry import deltas
 
 SCALE = 1.7
 RANK = 3

@@ -12,14 +12,13 @@ from support.adapters.cases import adapt
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit import registry
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.adapters.budget import costs, resolve_budget
 from lorakit.adapters.spec import resolve, shortcut_spec
 from lorakit.backbone.load import Backbone
 from lorakit.recipe.schema import AdapterSection, SearchSection, TrainingSection
-from lorakit.searching.allocator import Allocator, SearchContext
-from lorakit.searching.scoring import Batch, Probe, without_trace
+from lorakit.searching.allocator import Allocator, SearchContext, allocators
+from lorakit.searching.scoring import Batch, Probe, proxies, without_trace
 from lorakit.tasks.batching import Encoded
 from lorakit.training.loader import TrainLoader
 from lorakit.training.optim import moments_of
@@ -59,7 +58,7 @@ class Scene:
     def scores(self, proxy: str, probe: Probe | None = None, **search: Any) -> dict[str, float]:
         """By the registered proxy, every site on, without dropout."""
         with without_trace(self.adapted, train_mode=False, seed=0):
-            return registry.proxies.get(proxy).score(probe or self.probe(**search))
+            return proxies.get(proxy).score(probe or self.probe(**search))
 
     def allocator(
         self, seed: int = 0, *, total_steps: int = 1, ticks: Sequence[int] = (0,), optimizer: Any = None, **search: Any
@@ -67,7 +66,7 @@ class Scene:
         """An allocator (HeteroLoRA by default) on this scene, drawing from the loader as the workflow does."""
         section = SearchSection(**{"method": "heterolora", "batches": 2, **search})
         sites, linear, shortcut = self.adapted.sites, resolve(self.section), shortcut_spec(self.section)
-        kind: type[Allocator] = registry.allocators.get(section.method)
+        kind: type[Allocator] = allocators.get(section.method)
         context = SearchContext(
             adapted=self.adapted,
             search=section,

@@ -1,4 +1,4 @@
-from lorakit.registry import tasks
+from lorakit.tasks.task import tasks
 
 
 def test_labels_and_source():

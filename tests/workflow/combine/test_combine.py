@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
 import lorakit
-from lorakit import registry
+from lorakit.artifacts.combination import combinations
 from lorakit.artifacts.files import read_json
 from lorakit.errors import LorakitError, RunError, UsageError
 
@@ -57,7 +57,7 @@ def heads(run: Path) -> dict[str, torch.Tensor]:
 def test_the_result_is_a_run_for_every_command(pair: list[Path], tmp_path: Path, method: str):
     result = lorakit.combine(pair, method=method, out=tmp_path / "run", rows=8)
     assert result.sites == 4
-    assert set(WAYS) == set(registry.combinations.names())
+    assert set(WAYS) == set(combinations.names())
     scored = lorakit.evaluate("custom", run=tmp_path / "run")
     assert 0 <= scored.scores["accuracy"] <= 1
     lorakit.merge(tmp_path / "run", out=tmp_path / "merged")

@@ -1,0 +1,60 @@
+"""What a recipe may name, and the little it must know of that: the recipe is a floor below the things it names.
+
+The registries are asked for only when a name is looked up, so that nothing is imported to read a recipe's schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from lorakit.registry import find_registry
+
+if TYPE_CHECKING:
+    from lorakit.recipe.schema import AdapterSection
+
+
+class Names(Protocol):
+    """The names of one kind of thing."""
+
+    def names(self) -> list[str]:
+        """All of them, sorted."""
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is one of this name."""
+
+
+class Method(Protocol):
+    """An adapter method, as a recipe sees it: the values that it takes where a recipe gives none."""
+
+    @property
+    def lr(self) -> float:
+        """The usual learning rate."""
+
+    def fill(self, section: AdapterSection) -> AdapterSection:
+        """The section with the method's targets, rank and alpha where it gives none."""
+
+    def resolve(self, section: AdapterSection) -> object:
+        """The section as one value on every axis. Raises RecipeError with all that does not go together."""
+
+
+class Methods(Names, Protocol):
+    """All adapter methods."""
+
+    def get(self, name: str) -> Method:
+        """The method of this name."""
+
+
+def methods() -> Methods:
+    """All adapter methods."""
+    return find_registry("methods")
+
+
+def names_of(registry: str) -> Callable[[], list[str]]:
+    """A function that gives the names in a registry (``lorakit.registry.HOMES``), once somebody asks for them."""
+
+    def names() -> list[str]:
+        known: Names = find_registry(registry)
+        return known.names()
+
+    return names
