@@ -18,6 +18,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -35,13 +36,13 @@ LITTLE = (
     "task.max_train_rows=24",
     "task.max_eval_rows=16",
     "task.max_length=16",
-    "training.batch_size=8",
+    "training.batch_size=4",
     "training.epochs=1",
     "search.batches=1",
-    "search.every=0.5",
+    "search.every=0.34",
 )
 SMALL_EVOLUTION = ("search.population=4", "search.generations=2", "search.parents=2")
-COMMANDS = {command.name: command for command in app.registered_commands}
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def faults_of_command(line: str) -> list[str]:
         return []
     if name not in COMMANDS:
         return [f"no command '{name}': {line}"]
-    known = {option for parameter in typer.main.get_command(app).commands[name].params for option in parameter.opts}  # type: ignore[attr-defined]
+    known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
     faults = [f"no option '{word}': {line}" for word in rest if re.match(r"--?[a-z]", word) and word not in known]
     keys = [word.partition("=")[0] for word in rest if re.match(r"[a-z]+\.\w+(\.\w+)?=", word)]
     return faults + [f"no key '{key}': {line}" for key in keys if not is_key(key)]
