@@ -22,7 +22,7 @@ LITTLE = (
     "search.batches=1",
     "search.every=0.5",
 )
-SMALL_EVOLUTION = ("search.population=4", "search.generations=2", "search.parents=2")
+SMALL_EVOLUTION = ("search.options={population: 4, generations: 2, parents: 2}",)
 
 
 def run_line(line: str, monkeypatch) -> int:

@@ -25,7 +25,7 @@ from lorakit.artifacts.files import read_json
 from lorakit.artifacts.run import Run
 from lorakit.errors import LorakitError, RunError
 from lorakit.recipe.load import LoadedRecipe
-from lorakit.recipe.schema import EVOLUTION
+from lorakit.searching.allocator import comes_before_training
 from lorakit.training import checkpoint, loop
 from lorakit.training.search_hook import SearchHook
 from lorakit.workflow import train as running
@@ -163,7 +163,7 @@ def work(loaded: LoadedRecipe, folder: Path, resume: bool, kill: Kill | None, no
         os.dup2(log.fileno(), 2)
     multiprocessing.set_start_method("fork", force=True)  # so that no lock has a name, which would outlive the process
     fuse = Fuse(kill, notes)
-    go = evolve if loaded.recipe.search.method == EVOLUTION else train
+    go = evolve if comes_before_training(loaded.recipe.search) else train
     try:
         go(loaded, run_dir=folder, resume=resume)
     except LorakitError as error:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.run import environment
 from lorakit.errors import LorakitError, Problem, RunError, UsageError
-from lorakit.recipe.layers import COMMAND_LINE
 from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.recipe.overlays import COMMAND_LINE
 from lorakit.recipe.values import written
 from lorakit.workflow.experiments.arms import Side, check_named_apart, check_same_data, essence, paired_order, to_train
 from lorakit.workflow.experiments.grid import Point, Space, read_space
