@@ -73,7 +73,7 @@ def search(
 ) -> None:
     """Score all sites once (static HeteroLoRA), or evolve a configuration for each of them (GLoRA)."""
     before_imports(offline=offline, quiet=quiet)
-    from lorakit.recipe.schema import EVOLUTION
+    from lorakit.searching.allocator import allocators, comes_before_training
 
     name, settings = recipe_or_default(recipe, overrides or [])
     if proxy is not None:
@@ -83,14 +83,15 @@ def search(
     if emit is not None:
         refuse_overwrite(emit, force=force)
     loaded, folder = open_recipe(name, settings, seed=seed, offline=offline)
-    if loaded.recipe.search.method == EVOLUTION:
+    if comes_before_training(loaded.recipe.search):
         from lorakit.cli.evolution import evolve
 
         evolve(loaded, run_dir or folder, resume=resume, emit=emit, keep=keep, quiet=quiet, as_json=as_json)
         return
     given = {"--resume": resume, "--keep-weights": keep, "--run-dir": run_dir is not None}
     if wrong := [option for option, value in given.items() if value]:
-        raise UsageError(f"{' and '.join(wrong)} goes with --method {EVOLUTION} only", hint="leave it out")
+        able = " or ".join(name for name, kind in allocators.items() if kind.before_training)
+        raise UsageError(f"{' and '.join(wrong)} goes with --method {able} only", hint="leave it out")
     score(loaded, emit, quiet=quiet, as_json=as_json)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from lorakit.errors import UsageError
-from lorakit.recipe.layers import Layer, read_overrides
 from lorakit.recipe.load import LoadedRecipe, build, load_recipe, merge, with_usual
+from lorakit.recipe.overlays import Overlay, read_overrides
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.rules import Draft, check
 from lorakit.training.hooks import Hook
@@ -93,7 +93,7 @@ def as_loaded(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> LoadedRecipe:
     sections = asdict(recipe.recipe)
     known = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     problems = Problems()
-    values, places = merge([Layer(known, recipe.places), read_overrides(overrides, problems)])
+    values, places = merge([Overlay(known, recipe.places), read_overrides(overrides, problems)])
     changed = replace(recipe, places=places)
     check(Draft(values, changed.where), problems)
     problems.raise_if_any()

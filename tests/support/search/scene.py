@@ -21,8 +21,9 @@ from lorakit.adapters.spec import resolve, shortcut_spec
 from lorakit.backbone.load import Backbone
 from lorakit.recipe.schema import AdapterSection, SearchSection, TrainingSection
 from lorakit.searching.allocator import Allocator, SearchContext, allocators
-from lorakit.searching.scoring import Batch, Probe, proxies, without_trace
-from lorakit.tasks.batching import Encoded
+from lorakit.searching.proxy import Probe, proxies
+from lorakit.searching.scoring import without_trace
+from lorakit.tasks.batching import Batch, Encoded
 from lorakit.training.loader import TrainLoader
 from lorakit.training.optim import moments_of
 
@@ -61,14 +62,14 @@ class Scene:
     def batches(self, number: int = 3) -> list[dict[str, torch.Tensor]]:
         return self.loader.first(number, torch.Generator())  # type: ignore[return-value]
 
-    def probe(self, batches: list[Any] | None = None, **search: Any) -> Probe:
-        rows = self.batches() if batches is None else batches
-        return Probe(self.adapted, rows, loss, logits, False, SearchSection(**search))
+    def probe(self, batches: list[Any] | None = None) -> Probe:
+        return Probe(self.adapted, self.batches() if batches is None else batches, loss, logits, False)
 
-    def scores(self, proxy: str, probe: Probe | None = None, **search: Any) -> dict[str, float]:
-        """By the registered proxy, every site on, without dropout."""
+    def scores(self, proxy: str, probe: Probe | None = None, **options: str) -> dict[str, float]:
+        """By the registered proxy with these options, every site on, without dropout."""
+        known = proxies.get(proxy)
         with without_trace(self.adapted, train_mode=False, seed=0):
-            return proxies.get(proxy).score(probe or self.probe(**search))
+            return known.score(replace(probe or self.probe(), settings=known.settings_from(options)))
 
     def allocator(
         self, seed: int = 0, *, total_steps: int = 1, ticks: Sequence[int] = (0,), optimizer: Any = None, **search: Any
