@@ -27,7 +27,7 @@ def test_the_page_is_well_formed_and_loads_nothing():
     assert read.tags["svg"] == 2
     assert read.tags["h1"] == read.tags["main"] == read.tags["title"] == 1
     assert {"12 %", "last"} <= set(read.text)
-    assert "default-src 'none'" in page()
+    assert """<meta http-equiv="Content-Security-Policy" content="default-src 'none';""" in page()
     assert not re.search(r"url\((?!#)|@import", page())
 
 
