@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Csv, Metric, NoWait, Offline, Quiet, before_imports, complete_recipe
+import lorakit
+from lorakit.cli.command import answer, envelope
+from lorakit.cli.options import AsJson, Csv, Metric, NoWait, Offline, Quiet, complete_recipe
+from lorakit.cli.output import console, say, warn, write
 from lorakit.errors import Problem, RunError, UsageError
 
 if TYPE_CHECKING:
@@ -51,13 +54,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare recipes over several seeds, training what is missing, and runs that are there."""
-    before_imports(offline=offline, quiet=quiet)
     numbers = whole_numbers(seeds)
     names, overrides = sorted_out(arguments)
-    from lorakit.cli.output import listening, say, write, write_json
-
-    with listening(quiet=quiet):
-        import lorakit
+    with envelope(offline=offline, quiet=quiet):
         from lorakit.cli.progress import ProgressHook
 
         result = lorakit.compare(
@@ -73,18 +72,22 @@ def compare(
             offline=offline,
             watch=lambda: ProgressHook(quiet=quiet),
         )
-    if as_json:
-        write_json(result.to_dict())
-    else:
-        flattered = f"best: the epoch with the best {result.best_by} on the validation split itself, so it is flattered"
-        write(*comparison_tables(result), flattered)
-    for warning in result.warnings:
-        say(f"warning: {warning}")
-    for lost in result.missing:
-        say(f"missing: {lost.run}: {lost.why}")
-    say("\n".join(f"wrote {path}" for path in (result.figure, csv) if path is not None), quiet=quiet)
+        answer(result, tell, as_json=as_json)
+        for warning in result.warnings:
+            warn(warning)
+        for lost in result.missing:
+            warn(f"missing: {lost.run}: {lost.why}")
+        for path in (result.figure, csv):
+            if path is not None:
+                say(f"wrote {path}")
     if result.failed:
         raise RunError([Problem(lost.why, where=lost.run) for lost in result.failed])
+
+
+def tell(result: Comparison) -> None:
+    """Write the tables, and what the best score is worth."""
+    best = f"best: the epoch with the best {result.best_by} on the validation split itself, where it looks better than it is"
+    write(*comparison_tables(result), best)
 
 
 def whole_numbers(text: str | None) -> list[int] | None:
@@ -150,8 +153,6 @@ def comparison_tables(result: Comparison) -> list[Table]:
 def too_wide(drawn: Table) -> bool:
     """Whether the table has no room on this terminal, where its numbers would be cut."""
     from rich.measure import Measurement
-
-    from lorakit.cli.output import console
 
     out = console()
     return Measurement.get(out, out.options.update(max_width=ENDLESS), drawn).maximum > out.width

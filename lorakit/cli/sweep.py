@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+import lorakit
+from lorakit.cli.command import answer, envelope
 from lorakit.cli.compare import spread, too_wide, whole_numbers
-from lorakit.cli.options import AsJson, Csv, Metric, NoWait, Offline, Quiet, RecipeName, before_imports
+from lorakit.cli.options import AsJson, Csv, Metric, NoWait, Offline, Quiet, RecipeName
+from lorakit.cli.output import say, warn, write
 from lorakit.errors import Problem, RunError
 
 if TYPE_CHECKING:
@@ -66,12 +69,8 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe over a grid of values and several seeds, and rank the points."""
-    before_imports(offline=offline, quiet=quiet)
     numbers = whole_numbers(seeds) or []
-    from lorakit.cli.output import listening, say, write, write_json
-
-    with listening(quiet=quiet):
-        import lorakit
+    with envelope(offline=offline, quiet=quiet):
         from lorakit.cli.progress import ProgressHook
 
         asked: dict[str, Any] = {
@@ -84,25 +83,25 @@ def sweep(
         }
         if dry_run:
             planned = lorakit.plan_sweep(recipe, overrides or [], **asked)
-            if as_json:
-                write_json(planned.to_dict())
-            else:
-                write(plan_table(planned))
+            answer(planned, lambda plan: write(plan_table(plan)), as_json=as_json)
             return
         watch = partial(ProgressHook, quiet=quiet)
         result = lorakit.sweep(recipe, overrides or [], **asked, wait=not no_wait, table=csv, watch=watch)
-    if as_json:
-        write_json(result.to_dict())
-    else:
-        write(*sweep_tables(result), f"the best again: {result.best}")
-    for warning in result.warnings:
-        say(f"warning: {warning}")
-    for lost in result.missing:
-        say(f"missing: {lost.run}: {lost.why}")
-    written = (result.folder / "sweep.json", result.figure, csv)
-    say("\n".join(f"wrote {path}" for path in written if path is not None), quiet=quiet)
+        answer(result, tell, as_json=as_json)
+        for warning in result.warnings:
+            warn(warning)
+        for lost in result.missing:
+            warn(f"missing: {lost.run}: {lost.why}")
+        for path in (result.folder / "sweep.json", result.figure, csv):
+            if path is not None:
+                say(f"wrote {path}")
     if result.failed:
         raise RunError([Problem(lost.why, where=lost.run) for lost in result.failed])
+
+
+def tell(result: Sweep) -> None:
+    """Write the points, and how the best is trained again."""
+    write(*sweep_tables(result), f"to train the best again: {result.best}")
 
 
 def sweep_tables(result: Sweep) -> list[Table]:

@@ -3,9 +3,9 @@ import re
 from support.pages import loads_nothing, read_page
 
 from lorakit.reporting.figures import as_svg, curves
-from lorakit.reporting.html import Numbers, Page, Picture, render
+from lorakit.reporting.page import Numbers, Page, Picture, render
 from lorakit.reporting.page_style import STYLE
-from lorakit.reporting.words import Passage
+from lorakit.reporting.summary import Passage
 
 NASTY = "<b>x</b> \"'&amp; <script>alert(1)</script>"
 

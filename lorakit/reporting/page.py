@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorakit.reporting.page_style import STYLE
-from lorakit.reporting.words import Passage
+from lorakit.reporting.summary import Passage
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """What a browser may load for the page: nothing but what is written in it."""
