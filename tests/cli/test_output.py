@@ -5,7 +5,7 @@ import sys
 from rich.text import Text
 
 from lorakit.cli import output
-from lorakit.cli.output import listening, say, write
+from lorakit.cli.output import listening, say, warn, write
 
 
 def test_what_the_library_logs_is_talk(capsys):
@@ -18,12 +18,20 @@ def test_what_the_library_logs_is_talk(capsys):
     assert (out, err) == ("", "reading [mrpc]\nwarning: one row is empty\n")
 
 
+def test_a_command_talks_as_the_library_does(capsys):
+    with listening():
+        say("100 % [done]")
+        warn("one row is empty")
+    assert capsys.readouterr() == ("", "100 % [done]\nwarning: one row is empty\n")
+
+
 def test_quiet_keeps_warnings(capsys):
     with listening(quiet=True):
         logging.getLogger("lorakit").info("reading")
         logging.getLogger("lorakit").warning("one row is empty")
-        say("hello", quiet=True)
-    assert capsys.readouterr().err == "warning: one row is empty\n"
+        say("hello")
+        warn("a label is missing")
+    assert capsys.readouterr().err == "warning: one row is empty\nwarning: a label is missing\n"
 
 
 def test_listening_leaves_the_logger_as_it_was():

@@ -50,33 +50,33 @@ def combine(
     runs: Sequence[Path],
     *,
     method: str = "linear",
-    weights: Sequence[float] | None = None,
+    coefficients: Sequence[float] | None = None,
     rank: int | None = None,
     density: float | None = None,
     rows: int = 64,
     seed: int = 0,
     out: Path | None = None,
-    which: str = "last",
+    weights: str = "last",
 ) -> CombineResult:
     """Combine the adapters of ``runs`` by ``method`` into a run that goes on with the first one's task.
 
-    weights: one for each run, the method's own by default; rank: of the result; density: what ties and dare keep; rows: of each run's
-    training data for a method that looks at data; seed: of what is drawn; which: the ``last`` or ``best`` weights. Raises UsageError or
+    coefficients: one for each run, the method's own by default; rank: of the result; density: what ties and dare keep; rows: of each run's
+    training data for a method that looks at data; seed: of what is drawn; weights: each run's ``last`` or ``best``. Raises UsageError or
     RunError for runs that do not go together, and then writes nothing.
     """
     way = combinations.get(method)
-    given = check_arguments(way, runs, weights, rank, density, rows)
-    opened = [open_trained(Path(run), which) for run in runs]
+    given = check_arguments(way, runs, coefficients, rank, density, rows)
+    opened = [open_trained(Path(run), weights) for run in runs]
     if len({run.path.resolve() for run in opened}) < len(opened):
         talk.warning("a run is named more than once: it counts as often")
     check_backbones(opened)
-    states = [site_states(run.weights(which)) for run in opened]
+    states = [site_states(run.weights(weights)) for run in opened]
     live = [[name for name, state in found.items() if state != DROPPED] for found in states]
-    first = restore_run(opened[0].path, which)
+    first = restore_run(opened[0].path, weights)
     sites = chosen_sites(first, {name for names in live for name in names}, opened, live)
     members = []
     for number, run in enumerate(opened):
-        restored = first if number == 0 else restore_run(run.path, which, with_data=way.needs != "nothing")
+        restored = first if number == 0 else restore_run(run.path, weights, with_data=way.needs != "nothing")
         members.append(member(restored, sites, way.needs, rows, seed))
     setting = Setting(given, density or way.density or 1.0, generator(seed, f"combine/{method}"))
     check_ranks(way, members, sites)
@@ -129,22 +129,24 @@ def combine(
 def check_arguments(
     way: Combination,
     runs: Sequence[Path],
-    weights: Sequence[float] | None,
+    coefficients: Sequence[float] | None,
     rank: int | None,
     density: float | None,
     rows: int,
 ) -> list[float]:
-    """The weights. UsageError for numbers that make no sense."""
+    """The coefficients. UsageError for numbers that make no sense."""
     if len(runs) < 2:
         raise UsageError("there is nothing to combine", valid="two runs or more")
-    if weights is not None and way.learns:
-        raise UsageError(f"{way.name} learns its weights: none can be given", hint="--method linear takes weights")
-    if weights is not None and len(weights) != len(runs):
-        raise UsageError(f"there are {len(weights)} weights for {len(runs)} runs", valid="one for each run")
-    if weights is not None and not (all(map(math.isfinite, weights)) and any(weights)):
-        raise UsageError("weights must be finite numbers, and not all zero")
-    if weights is not None and way.needs != "nothing" and min(weights) <= 0:
-        raise UsageError(f"{way.name} is a mean: its weights are above zero")
+    if coefficients is not None and way.learns:
+        raise UsageError(
+            f"{way.name} learns its coefficients: none can be given", hint="--method linear takes coefficients"
+        )
+    if coefficients is not None and len(coefficients) != len(runs):
+        raise UsageError(f"there are {len(coefficients)} coefficients for {len(runs)} runs", valid="one for each run")
+    if coefficients is not None and not (all(map(math.isfinite, coefficients)) and any(coefficients)):
+        raise UsageError("coefficients must be finite numbers, and not all zero")
+    if coefficients is not None and way.needs != "nothing" and min(coefficients) <= 0:
+        raise UsageError(f"{way.name} is a mean: its coefficients must be above zero")
     if rank is not None and rank < 1:
         raise UsageError(f"a rank of {rank} cannot be had", valid="1 or more")
     if density is not None and way.density is None:
@@ -153,7 +155,7 @@ def check_arguments(
         raise UsageError(f"a density of {density:g} cannot be had", valid="above 0, at most 1")
     if rows < 1:
         raise UsageError(f"{rows} rows cannot be looked at", valid="1 or more")
-    return list(weights) if weights is not None else [way.weight or 1 / len(runs)] * len(runs)
+    return list(coefficients) if coefficients is not None else [way.weight or 1 / len(runs)] * len(runs)
 
 
 def chosen_sites(first: RestoredRun, names: set[str], runs: Sequence[Run], live: Sequence[Sequence[str]]) -> list[Site]:

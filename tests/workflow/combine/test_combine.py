@@ -71,7 +71,7 @@ def test_the_result_is_a_run_for_every_command(pair: list[Path], tmp_path: Path,
 @pytest.mark.parametrize("method", ["linear", "concat", "task_arithmetic"])
 def test_a_sum_is_exact(pair: list[Path], tmp_path: Path, method: str):
     weights = [0.3, 0.9]
-    result = lorakit.combine(pair, method=method, weights=weights, out=tmp_path / "run")
+    result = lorakit.combine(pair, method=method, coefficients=weights, out=tmp_path / "run")
     assert (result.error, result.ranks) == (0.0, (8, 8))
     one, other = map(updates, pair)
     for name, update in updates(tmp_path / "run").items():
@@ -111,7 +111,7 @@ def test_peft_combines_to_the_same_updates(
     rank = 32 if theirs == "ties_svd" else None
     extra = {"svd_rank": rank} if rank else {}
     twin.add_weighted_adapter(["one", "two"], [0.4, 1.1], "both", combination_type=theirs, **options, **extra)
-    lorakit.combine(pair, method=method, weights=[0.4, 1.1], rank=rank, out=tmp_path / "run", **options)
+    lorakit.combine(pair, method=method, coefficients=[0.4, 1.1], rank=rank, out=tmp_path / "run", **options)
     for name, update in updates(tmp_path / "run").items():
         module = twin.base_model.model.get_submodule(name)
         assert_close(update, module.get_delta_weight("both"), rtol=1e-3, atol=1e-5)
@@ -138,7 +138,7 @@ def test_sites_ranks_and_methods_may_differ(bench: Bench, pair: list[Path], tmp_
         bench.train(*SHORT, "adapter.method=pissa", "adapter.targets=[q]").run_dir,
         bench.train(*SHORT, "adapter.method=vera", "adapter.rank=6").run_dir,
     ]
-    result = lorakit.combine(runs, method="linear", weights=[1, 1, 1, 1], out=tmp_path / "run", rank=32)
+    result = lorakit.combine(runs, method="linear", coefficients=[1, 1, 1, 1], out=tmp_path / "run", rank=32)
     assert result.sites == 6
     adapted = [lorakit.load(run).adapted for run in runs]
     for name, update in updates(tmp_path / "run").items():
@@ -224,11 +224,11 @@ def test_other_labels_keep_the_first_head(
     ("arguments", "message"),
     [
         ({"method": "linaer"}, "no combination called 'linaer'"),
-        ({"weights": [1.0]}, "1 weights for 2 runs"),
-        ({"weights": [0.0, 0.0]}, "not all zero"),
-        ({"weights": [1.0, float("nan")]}, "finite"),
-        ({"method": "fisher", "weights": [1.0, -1.0]}, "weights are above zero"),
-        ({"method": "lorahub", "weights": [1.0, 1.0]}, "learns its weights"),
+        ({"coefficients": [1.0]}, "1 coefficients for 2 runs"),
+        ({"coefficients": [0.0, 0.0]}, "not all zero"),
+        ({"coefficients": [1.0, float("nan")]}, "finite"),
+        ({"method": "fisher", "coefficients": [1.0, -1.0]}, "coefficients must be above zero"),
+        ({"method": "lorahub", "coefficients": [1.0, 1.0]}, "learns its coefficients"),
         ({"rank": 0}, "a rank of 0"),
         ({"density": 0.5}, "linear keeps every entry"),
         ({"method": "ties", "density": 0.0}, "a density of 0"),
