@@ -106,8 +106,8 @@ def start(path: str, started: float) -> dict[str, Any]:
         memory.note("tokens")
         run.start(loaded.to_yaml(), parts.task)
         training.model.train()
-        for number, window in zip(range(STEPS), training.loader.windows(0), strict=False):
-            step(training, window)
+        for number, step_batch in zip(range(STEPS), training.loader.step_batches(0), strict=False):
+            step(training, step_batch)
             seconds.setdefault("first step", time.time() - started)
             if not number:
                 memory.note("first step")

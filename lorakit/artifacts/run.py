@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.artifacts.records import read_record, read_summary, read_task
 from lorakit.errors import RunError, UsageError
@@ -86,6 +87,7 @@ class Run:
         """The same; RunError too where a number of it is missing or is none."""
         return read_summary(self.path / "summary.json")
 
+    @FaultPoint("summary")
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Record what the run came to: from here on it is finished."""
         write_json(self.path / "summary.json", summary)
@@ -100,7 +102,9 @@ class Run:
 
     def append(self, name: str, record: dict[str, Any]) -> None:
         """One more record of ``metrics`` or ``timeline``."""
-        append_json(self.path / f"{name}.jsonl", record)
+        path = self.path / f"{name}.jsonl"
+        with FaultPoint("half a record", path, record):
+            append_json(path, record)
 
     def rewind(self, step: int) -> None:
         """Forget the records made after ``step`` steps: training goes on from there and will make them again."""

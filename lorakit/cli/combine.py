@@ -55,7 +55,7 @@ def combine(
     shares = numbers(weights)
     if use not in ("last", "best"):
         raise UsageError(f"there are no '{use}' weights", valid="last, best", hint="--weights takes numbers")
-    from lorakit.cli.output import listening, program, say, write, write_json
+    from lorakit.cli.output import listening, next_line, say, write, write_json
 
     with listening(quiet=quiet):
         import lorakit
@@ -77,7 +77,7 @@ def combine(
     from lorakit.reporting.tables import facts
 
     write(facts(combine_facts(result)))
-    say(f"score it with:\n  {program()} eval {result.task} --run {result.out}", quiet=quiet)
+    say(f"score it with:\n  {next_line('eval', result.task, '--run', result.out)}", quiet=quiet)
 
 
 def numbers(text: str | None) -> list[float] | None:

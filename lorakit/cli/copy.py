@@ -19,11 +19,11 @@ def copy_recipe(
 ) -> None:
     """Copy a recipe to a file of yours, to edit and train."""
     from lorakit.artifacts.files import write_text
-    from lorakit.cli.output import program, say
+    from lorakit.cli.output import next_line, say
     from lorakit.recipe.load import find_recipe
 
     source = find_recipe(recipe)
     target = file / source.name if file.is_dir() else file
     refuse_overwrite(target, force=force)
     write_text(target, source.read_text(encoding="utf-8"))
-    say(f"{recipe} is now {target}. Next:\n  {program()} train {target}")
+    say(f"{recipe} is now {target}. Next:\n  {next_line('train', target)}")

@@ -113,14 +113,14 @@ def tally(choices: Iterable[str]) -> str:
 
 def what_next(result: EvolutionResult, *, offline: bool) -> str:
     """The command lines that go on from here."""
-    from lorakit.cli.output import program
+    from lorakit.cli.output import next_line
 
     recipe = result.emitted or result.found / "recipe.yaml"
     switch = " --offline" if offline else ""
     return "\n".join(
         (
             "next:",
-            f"  {program()} train {recipe}",
-            f"  {program()} eval {result.task} --run {result.found}{switch}",
+            f"  {next_line('train', recipe)}",
+            f"  {next_line('eval', result.task, '--run', result.found)}{switch}",
         )
     )

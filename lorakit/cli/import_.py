@@ -27,7 +27,7 @@ def import_adapter(
 ) -> None:
     """Make a run of a PEFT adapter, for eval, predict, merge, export, combine and adapter.start."""
     before_imports(offline=offline, quiet=quiet)
-    from lorakit.cli.output import listening, program, say, write, write_json
+    from lorakit.cli.output import listening, next_line, say, write, write_json
 
     with listening(quiet=quiet):
         import lorakit
@@ -39,7 +39,7 @@ def import_adapter(
     from lorakit.reporting.tables import facts
 
     write(facts(import_facts(result)))
-    say(f"score it with:\n  {program()} eval {result.task} --run {result.out}", quiet=quiet)
+    say(f"score it with:\n  {next_line('eval', result.task, '--run', result.out)}", quiet=quiet)
 
 
 def import_facts(result: ImportResult) -> list[tuple[str, str]]:

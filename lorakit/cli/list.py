@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import re
 from collections.abc import Mapping
@@ -51,8 +50,6 @@ def list_entries(
 def methods() -> list[dict[str, Any]]:
     """Adapter methods (recipe key adapter.method) with their whole presets, then allocators (search.method)."""
     from lorakit.adapters.spec import methods as known_methods
-    from lorakit.recipe.schema import EVOLUTION
-    from lorakit.searching import evolution
     from lorakit.searching.allocator import allocators as known_allocators
 
     adapters = [preset(method) for _, method in known_methods.items()]
@@ -60,9 +57,7 @@ def methods() -> list[dict[str, Any]]:
         {"name": name, "key": "search.method", "what": allocator.summary, "source": allocator.source}
         for name, allocator in known_allocators.items()
     ]
-    told = (inspect.getdoc(evolution) or "").partition("\n")[0]
-    searches.append({"name": EVOLUTION, "key": "search.method", "what": told, "source": ""})
-    return adapters + sorted(searches, key=itemgetter("name"))
+    return adapters + searches
 
 
 def preset(method: Method) -> dict[str, Any]:
@@ -114,11 +109,17 @@ def updates() -> list[dict[str, str]]:
 
 
 def proxies() -> list[dict[str, str]]:
-    """Scores (search.proxy), with what each does where B is still zero."""
-    from lorakit.searching.scoring import proxies as known_proxies
+    """Scores (search.proxy), with what each does where B is still zero, and its settings (search.proxy_options) at their defaults."""
+    from lorakit.searching.proxy import proxies as known_proxies
 
     return [
-        {"name": name, "score": proxy.summary, "where B = 0": proxy.at_zero} for name, proxy in known_proxies.items()
+        {
+            "name": name,
+            "score": proxy.summary,
+            "where B = 0": proxy.at_zero,
+            "options": " ".join(f"{key}={option.default}" for key, option in proxy.options.items()),
+        }
+        for name, proxy in known_proxies.items()
     ]
 
 

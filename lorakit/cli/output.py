@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -60,14 +61,19 @@ def say(text: str, *, quiet: bool = False) -> None:
         console(talk=True).print(text, markup=False, soft_wrap=True)
 
 
+def next_line(*words: object) -> str:
+    """A command line that this person may type next: what their shell would take apart stands in quotes."""
+    return f"{program()} {shlex.join(map(str, words))}"
+
+
 def program() -> str:
-    """How this person calls lorakit, for the lines they may type next: by name where the shell finds it, else by its path."""
+    """How this person calls lorakit: by name where the shell finds it, else by its path, or as a module of their Python."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py" and called.parent.name == "lorakit":
-        return "python -m lorakit"
+        return shlex.join([sys.orig_argv[0], "-m", "lorakit"])
     found = shutil.which("lorakit")
     by_path = called.stem == "lorakit" and not (found and Path(found).resolve() == called.resolve())
-    return str(called) if by_path else "lorakit"
+    return shlex.quote(str(called)) if by_path else "lorakit"
 
 
 def complain(error: LorakitError) -> None:

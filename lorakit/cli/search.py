@@ -73,7 +73,7 @@ def search(
 ) -> None:
     """Score all sites once (static HeteroLoRA), or evolve a configuration for each of them (GLoRA)."""
     before_imports(offline=offline, quiet=quiet)
-    from lorakit.recipe.schema import EVOLUTION
+    from lorakit.searching.allocator import allocators, comes_before_training
 
     name, settings = recipe_or_default(recipe, overrides or [])
     if proxy is not None:
@@ -83,20 +83,21 @@ def search(
     if emit is not None:
         refuse_overwrite(emit, force=force)
     loaded, folder = open_recipe(name, settings, seed=seed, offline=offline)
-    if loaded.recipe.search.method == EVOLUTION:
+    if comes_before_training(loaded.recipe.search):
         from lorakit.cli.evolution import evolve
 
         evolve(loaded, run_dir or folder, resume=resume, emit=emit, keep=keep, quiet=quiet, as_json=as_json)
         return
     given = {"--resume": resume, "--keep-weights": keep, "--run-dir": run_dir is not None}
     if wrong := [option for option, value in given.items() if value]:
-        raise UsageError(f"{' and '.join(wrong)} goes with --method {EVOLUTION} only", hint="leave it out")
+        able = " or ".join(name for name, kind in allocators.items() if kind.before_training)
+        raise UsageError(f"{' and '.join(wrong)} goes with --method {able} only", hint="leave it out")
     score(loaded, emit, quiet=quiet, as_json=as_json)
 
 
 def score(loaded: LoadedRecipe, emit: Path | None, *, quiet: bool, as_json: bool) -> None:
     """Score all sites once, and print them with the allocation."""
-    from lorakit.cli.output import listening, program, say, write, write_json
+    from lorakit.cli.output import listening, next_line, say, write, write_json
 
     with listening(quiet=quiet):
         say(f"scoring the sites of {loaded.recipe.model.name} on {loaded.recipe.task.name}", quiet=quiet)
@@ -110,7 +111,7 @@ def score(loaded: LoadedRecipe, emit: Path | None, *, quiet: bool, as_json: bool
     if result.note:
         say(f"{result.proxy}: {result.note}", quiet=quiet)
     if result.emitted is not None:
-        say(f"next:\n  {program()} train {result.emitted}", quiet=quiet)
+        say(f"next:\n  {next_line('train', result.emitted)}", quiet=quiet)
 
 
 def recipe_or_default(recipe: str | None, overrides: list[str]) -> tuple[str, list[str]]:

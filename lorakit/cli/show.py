@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 KEY_INDENT = 2  # spaces before a key in a resolved recipe; sections have none, entries of a mapping more
 WIDEST_VALUE = 48  # columns up to which the comments are lined up
+OPTIONS_KEY = {
+    "allocator": "search.options",
+    "proxy": "search.proxy_options",
+    "training update": "adapter.update_options",
+}
+"""What is registered -> where a recipe gives its options."""
 
 
 def show(
@@ -82,15 +88,32 @@ def explained(loaded: LoadedRecipe) -> str:
     from lorakit.recipe.keys import recipe_keys
 
     lines: list[tuple[str, str]] = []
-    section = ""
+    section = key = ""
     for line in loaded.to_yaml().splitlines():
         indent, name = len(line) - len(line.lstrip()), line.partition(":")[0].strip(" '")
+        doc = ""
         if indent == 0:
             section = name
-        path = f"{section}.{name}"
-        lines.append((line, recipe_keys()[path].rule.doc if indent == KEY_INDENT else ""))
+        elif indent == KEY_INDENT:
+            key = f"{section}.{name}"
+            doc = recipe_keys()[key].rule.doc
+        else:
+            doc = option_doc(loaded, key, name)
+        lines.append((line, doc))
     width = min(max(len(text) for text, doc in lines if doc), WIDEST_VALUE)
     return "\n".join(f"{text:<{width}}  # {doc}" if doc else text for text, doc in lines)
+
+
+def option_doc(loaded: LoadedRecipe, key: str, name: str) -> str:
+    """What an option of the recipe's allocator or proxy means; empty for entries of other mappings."""
+    from lorakit.registry import find_registry
+
+    search = loaded.recipe.search
+    owners = {"search.options": ("allocators", search.method), "search.proxy_options": ("proxies", search.proxy)}
+    if key not in owners or owners[key][1] == "none":
+        return ""
+    registry, owner = owners[key]
+    return str(find_registry(registry).get(owner).options[name].doc)
 
 
 def card_registries() -> list[Registry[Any]]:
@@ -117,12 +140,13 @@ def card(registry: Registry[Any], name: str) -> str:
             )
         )
     else:
-        # One file a method: the file's name is the entry's. What comes from another package has its class's file.
-        module = sys.modules.get(f"{registry.package}.{name}") or inspect.getmodule(entry)
-        text = inspect.getdoc(module) or ""
+        # One file a method: the file's name is the entry's. What comes from another package has its class's file, or a line.
+        module = sys.modules.get(f"{registry.package}.{name}")
+        if module is None and isinstance(entry, type):
+            module = inspect.getmodule(entry)
+        text = (inspect.getdoc(module) if module else "") or entry.summary
         options = getattr(entry, "options", None)
-        if isinstance(options, dict) and options:
+        if options and registry.kind in OPTIONS_KEY:
             told = (f"    {key} = {option.default}: {option.doc}" for key, option in options.items())
-            key = "search.options" if registry.kind == "allocator" else "adapter.update_options"
-            text += f"\n\n{key}:\n" + "\n".join(told)
+            text += f"\n\n{OPTIONS_KEY[registry.kind]}:\n" + "\n".join(told)
     return f"{head}\n\n{text}"

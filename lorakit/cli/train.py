@@ -90,14 +90,14 @@ def summary(result: TrainResult) -> list[tuple[str, str]]:
 
 def what_next(result: TrainResult, *, offline: bool) -> str:
     """The command lines that go on from here."""
-    from lorakit.cli.output import program
+    from lorakit.cli.output import next_line
 
-    lorakit, switch = program(), " --offline" if offline else ""
+    switch = " --offline" if offline else ""
     return "\n".join(
         (
             "next:",
-            f"  {lorakit} eval {result.task} --run {result.run_dir}{switch}",
-            f"  {lorakit} merge {result.run_dir}",
-            f"  {lorakit} predict {result.run_dir} FILE",
+            f"  {next_line('eval', result.task, '--run', result.run_dir)}{switch}",
+            f"  {next_line('merge', result.run_dir)}",
+            f"  {next_line('predict', result.run_dir, 'FILE')}",
         )
     )

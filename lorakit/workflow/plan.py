@@ -11,7 +11,7 @@ from lorakit.artifacts.warm_start import start_from
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
-from lorakit.searching.scoring import proxies
+from lorakit.searching.proxy import proxies
 from lorakit.tasks.batching import encode, sorted_together
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.workflow.calibrate import MEASURES
@@ -109,13 +109,13 @@ def search_overhead(parts: Parts, schedule: Schedule) -> float:
     if not schedule.ticks:
         return 0.0
     allocator = allocators.get(search.method)
-    cost_model = prices_of(parts, schedule)
+    cost_model = cost_model_of(parts, schedule)
     batch = cost_model.batch(*allocator.trains(search, cost_model))
     added = allocator.work(search, schedule.ticks, cost_model)
     return 100 * added / (schedule.total_steps * cost_model.accumulate * batch)
 
 
-def prices_of(parts: Parts, schedule: Schedule) -> CostModel:
+def cost_model_of(parts: Parts, schedule: Schedule) -> CostModel:
     """The arithmetic of a training, with the padding that the lengths of ``SAMPLE`` rows let expect."""
     search, training, rows = parts.recipe.search, parts.recipe.training, parts.data.splits["train"]
     size, every = training.batch_size, max(len(rows) // SAMPLE, 1)
@@ -152,7 +152,7 @@ def notes(parts: Parts, schedule: Schedule) -> list[str]:
         told.append(
             f"init '{init.name}' looks at {parts.recipe.adapter.init_batches} training batches before the first step"
         )
-    if search.method == "heterolora":
+    if search.method != "none" and allocators.get(search.method).by_proxy:
         proxy = proxies.get(search.proxy)
         told.append(f"{proxy.name} where B = 0: {proxy.at_zero}")
         if search.off == "freeze":

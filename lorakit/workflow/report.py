@@ -9,7 +9,7 @@ from typing import Any
 
 from lorakit.artifacts.files import write_text
 from lorakit.artifacts.run import Run, open_run
-from lorakit.errors import UsageError
+from lorakit.errors import UsageError, command_line
 from lorakit.reporting.drawings import drawings
 from lorakit.reporting.figures import as_svg, save
 from lorakit.reporting.history import History
@@ -64,7 +64,9 @@ def report(run: Path) -> ReportResult:
     """
     folder = open_run(run)
     if (run / "generations.jsonl").exists():
-        raise UsageError("is an evolutionary search, not a run", where=str(run), hint=f"lorakit report {run / 'found'}")
+        raise UsageError(
+            "is an evolutionary search, not a run", where=str(run), hint=command_line("report", run / "found")
+        )
     folder.check_own()
     recorded = read_run(folder)
     history, settled = recorded.history, settling(recorded.history)

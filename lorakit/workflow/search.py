@@ -12,7 +12,7 @@ from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import allocators
-from lorakit.searching.allocators.heterolora import HeteroLoRA
+from lorakit.searching.proxy import proxies
 from lorakit.training.loader import TrainLoader
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import derive_seed
@@ -108,7 +108,7 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
         used=sum(site.parameters for site in ranked if site.on),
         seconds=tick.seconds,
         emitted=emit,
-        note=f"where B = 0: {allocator.proxy.at_zero}" if isinstance(allocator, HeteroLoRA) else "",
+        note=f"where B = 0: {proxies.get(tick.proxy).at_zero}" if allocator.by_proxy else "",
     )
 
 

@@ -29,8 +29,8 @@ from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, Problem, RecipeError, UsageError, nearest
 from lorakit.recipe.load import LoadedRecipe
-from lorakit.recipe.schema import EVOLUTION, Recipe
-from lorakit.searching.allocator import Allocator, SearchContext, allocators, read_settings
+from lorakit.recipe.schema import Recipe
+from lorakit.searching.allocator import Allocator, SearchContext, allocators, check_acts_in_training
 from lorakit.tasks.batching import Encoded, encode
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
@@ -150,7 +150,8 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
     with located(loaded):
         check_precision(recipe)
         check_trackers(recipe)
-        check_search(recipe)
+        if recipe.search.method != "none":
+            check_acts_in_training(allocators.get(recipe.search.method))
         chosen_updates(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
         if problems := conflicts_with_search(linear, recipe.search):
@@ -173,7 +174,6 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
             budget = Budget(everything, 1.0, f"all {len(sites)} sites")
         else:
             allocator = allocators.get(recipe.search.method)
-            read_settings(allocator, recipe.search.options)
             share, by = allocator.default_share, allocator.by
             budget = resolve_budget(recipe.search, sites, linear, shortcut, default_share=share, by=by)
     return Parts(recipe, data, backbone, sites, linear, shortcut, budget, ranks, options)
@@ -228,17 +228,6 @@ def check_precision(recipe: Recipe) -> None:
             key="training.precision",
             valid="fp16",
             hint="or model.dtype=bfloat16",
-        )
-
-
-def check_search(recipe: Recipe) -> None:
-    """GLoRA's search comes before the training, and is a command."""
-    if recipe.search.method == EVOLUTION:
-        raise RecipeError(
-            f"'{EVOLUTION}' is no search during a training: it finds the recipe to train",
-            key="search.method",
-            valid=", ".join(["none", *allocators.names()]),
-            hint=f"lorakit search RECIPE --method {EVOLUTION}",
         )
 
 

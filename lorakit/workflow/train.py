@@ -12,10 +12,11 @@ import torch
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import check_saved, save_adapter
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import mend
 from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
-from lorakit.errors import RunError, UsageError
+from lorakit.errors import RunError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.metrics import main_metric
@@ -122,7 +123,8 @@ def train(
                 training.accelerator.end_training()
         result = summarise(training, parts, search)
         if training.accelerator.is_main_process:
-            save_adapter(training.adapted, run.weights("last"))
+            with FaultPoint("last adapter"):
+                save_adapter(training.adapted, run.weights("last"))
             check_saved(training.adapted, run.weights("last"))
             draw(run, parts)
             run.write_summary(result.to_dict())
@@ -160,7 +162,7 @@ def check_same_recipe(loaded: LoadedRecipe, run: Run) -> None:
         raise UsageError(
             f"the recipe has changed since this run began: {', '.join(changed)}",
             where=str(run.path),
-            hint=f"lorakit train {run.path} --resume goes on with the run's own recipe",
+            hint=f"{command_line('train', run.path, '--resume')} goes on with the run's own recipe",
         )
 
 
@@ -300,6 +302,7 @@ def summarise(training: Training, parts: Parts, search: SearchHook | None) -> Tr
     )
 
 
+@FaultPoint("figures")
 def draw(run: Run, parts: Parts) -> None:
     """The figures of the run: how often each site was on, and the curves."""
     from lorakit.reporting.figures import site_heatmap, training_curves

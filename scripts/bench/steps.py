@@ -203,11 +203,11 @@ def made_up_task(folder: Path) -> dict[str, Any]:
     }
 
 
-def acted(training: Training, window: StepBatch) -> None:
+def acted(training: Training, step_batch: StepBatch) -> None:
     """A step of lorakit's loop, with the tick before it where one is due."""
     if training.state.step in training.schedule.ticks:
         training.call("on_tick")
-    step(training, window)
+    step(training, step_batch)
     training.losses.clear()
     training.norms.clear()
 

@@ -1,4 +1,5 @@
 import logging
+import shlex
 import sys
 
 from rich.text import Text
@@ -44,12 +45,15 @@ def test_the_lines_to_type_next_begin_as_the_person_began(monkeypatch, tmp_path)
         (tmp_path / name / "lorakit").write_text("#!/bin/sh\n")
         (tmp_path / name / "lorakit").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(sys, "orig_argv", ["my venv/bin/python", "-m", "lorakit", "train"])
     for called, expected in (
         (str(tmp_path / "bin" / "lorakit"), "lorakit"),
-        (str(tmp_path / "elsewhere" / "lorakit"), str(tmp_path / "elsewhere" / "lorakit")),
-        ("/any/where/lorakit/__main__.py", "python -m lorakit"),
+        (str(tmp_path / "elsewhere" / "lorakit"), shlex.quote(str(tmp_path / "elsewhere" / "lorakit"))),
+        (f"{tmp_path}/it's mine/lorakit", f"'{tmp_path}/it'\"'\"'s mine/lorakit'"),
+        ("/any/where/lorakit/__main__.py", "'my venv/bin/python' -m lorakit"),
         ("/any/where/pytest/__main__.py", "lorakit"),
         ("a_notebook.py", "lorakit"),
     ):
         monkeypatch.setattr(sys, "argv", [called])
         assert output.program() == expected
+        assert shlex.split(output.next_line("train", "my run", "ü=1"))[-3:] == ["train", "my run", "ü=1"]

@@ -41,7 +41,7 @@ LITTLE = (
     "search.batches=1",
     "search.every=0.34",
 )
-SMALL_EVOLUTION = ("search.population=4", "search.generations=2", "search.parents=2")
+SMALL_EVOLUTION = ("search.options={population: 4, generations: 2, parents: 2}",)
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 

@@ -26,11 +26,11 @@ from lorakit.adapters.delta import Option
 from lorakit.adapters.inits.gradient import start_from_gradient
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocate import allocate_units
 from lorakit.searching.allocator import SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.fixed_ranks import FixedRanks
 from lorakit.searching.scoring import without_trace
+from lorakit.searching.selection import select_units
 from lorakit.searching.unit_allocator import Units
 from lorakit.searching.weight_gradients import weight_gradients
 from lorakit.tasks.batching import Batch
@@ -87,8 +87,8 @@ class GradientSVD(FixedRanks):
     def unit_scores(self) -> Units:
         """Site -> what each of its units is worth, by the spectrum of the gradient; ``directions`` are kept where they are the start."""
         context = self.context
-        seed = int(torch.randint(2**31, (), generator=context.generator))
-        batches = context.draw(context.search.batches, context.generator)
+        seed = context.seed()
+        batches = context.batches()
 
         def summed(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
             return context.loss(model, batch) * len(batch["labels"])
@@ -115,7 +115,7 @@ class GradientSVD(FixedRanks):
             name: torch.cat([torch.full_like(v[:first], torch.finfo(v.dtype).max / 2), v[first:]])
             for name, v in scores.items()
         }
-        return allocate_units(lifted, self.adapters, limit, self.context.generator, per_parameter=True)
+        return select_units(lifted, self.adapters, limit, self.context.generator, per_parameter=True)
 
     def give(self, ranks: Mapping[str, int]) -> None:
         """Start from the directions that were counted, where that is asked for, and cut every site to its rank."""

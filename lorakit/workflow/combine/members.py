@@ -12,7 +12,7 @@ from lorakit.artifacts.combination import Update, nothing_at, update_of
 from lorakit.artifacts.merge import fold
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, RunError
-from lorakit.searching.input_statistics import moments
+from lorakit.searching.input_statistics import input_means
 from lorakit.tasks.batching import Batch, encode
 from lorakit.tasks.task import Task
 from lorakit.training.objective import Objective
@@ -46,7 +46,7 @@ def member(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: int, 
         objective.accelerator.prepare_model(adapted.model)
         statistics = {
             name: found["covariance"]
-            for name, found in moments(adapted.model, sites, batches, objective.logits).items()
+            for name, found in input_means(adapted.model, sites, batches, objective.logits).items()
         }
         adapted.model.cpu()
     for holder in (*adapted.adapters.values(), *adapted.shared.values()):

@@ -10,9 +10,16 @@ from pathlib import Path
 from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.tasks.bundled import INSTALL
-from lorakit.workflow.doctor.check import FAILED, SKIPPED, Check, Finding, check
-from lorakit.workflow.doctor.crash_resume import differences, outcome, survive
-from lorakit.workflow.doctor.environment import bundled_missing, check_environment
+from lorakit.workflow.doctor.crash_resume import crash_and_resume, differences, outcome
+from lorakit.workflow.doctor.environment import (
+    FAILED,
+    SKIPPED,
+    Check,
+    Finding,
+    bundled_missing,
+    check,
+    check_environment,
+)
 from lorakit.workflow.doctor.faults import Kill, run_process
 from lorakit.workflow.doctor.run_folder import check_run
 from lorakit.workflow.merge import merge
@@ -50,9 +57,23 @@ class Diagnosis(Result):
         return all(row.verdict != FAILED for row in self.checks)
 
 
-def doctor(run: Path | None = None, *, quick: bool = False) -> Diagnosis:
-    """Look at everything; quick: without the training. Raises UsageError where ``run`` is no run folder."""
-    of_run = check_run(run) if run else [Check("run", SKIPPED, "none was named", "lorakit doctor RUN")]
+def doctor(run: str | Path | None = None, *, quick: bool = False) -> Diagnosis:
+    """Look at the machine, at a run's folder where one is named, and at a small training that is killed, resumed and merged.
+
+    Args:
+        run: a run's folder, or that of a GLoRA search.
+        quick: leave out the training.
+
+    Returns:
+        All checks with their verdicts; ``well`` tells whether none failed. What is wrong is a verdict, never an exception.
+
+    Raises:
+        UsageError: where ``run`` is no run folder.
+
+    Example:
+        >>> lorakit.doctor("runs/demo-0", quick=True).well
+    """
+    of_run = check_run(Path(run)) if run else [Check("run", SKIPPED, "none was named", "lorakit doctor RUN")]
     return Diagnosis([*check_environment(), *of_run, *check_training(quick)])
 
 
@@ -86,12 +107,12 @@ def train_once(loaded: LoadedRecipe, run: Path) -> Finding:
 
 def kill_and_resume(loaded: LoadedRecipe, folder: Path) -> Finding:
     """The same training, killed, against the undisturbed one."""
-    deaths = survive(loaded, folder / "killed", KILLS)
-    told = ", then in ".join(death.where.removeprefix("training > ") for death in deaths)
+    crashes = crash_and_resume(loaded, folder / "killed", KILLS)
+    told = ", then in ".join(crash.where.removeprefix("training > ") for crash in crashes)
     if different := differences(outcome(folder / "undisturbed"), outcome(folder / "killed")):
-        raise RunError(f"killed in {told}, the resumed run is another: {'; '.join(different)}")
-    if len(deaths) < len(KILLS):
-        raise RunError(f"{len(deaths)} of {len(KILLS)} kills came")
+        raise RunError(f"killed in {told}, the resumed run is not the same: {'; '.join(different)}")
+    if len(crashes) < len(KILLS):
+        raise RunError(f"only {len(crashes)} of {len(KILLS)} kills came before the training was over")
     return Finding(f"killed in {told}; the resumed run has the same weights, records and checkpoints, bit for bit")
 
 

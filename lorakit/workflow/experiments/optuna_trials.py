@@ -124,7 +124,7 @@ class Sampling:
             study.set_user_attr("asked", asked)
         elif changed := [key for key in {**there, **asked} if there.get(key) != asked.get(key)]:
             raise UsageError(
-                f"the study '{self.name}' that is here is of another sweep; it differs in {', '.join(changed)}",
+                f"the study '{self.name}' in this storage is of another sweep; it differs in {', '.join(changed)}",
                 where=f"--storage {self.storage}",
                 hint="another --storage, or another --folder where none is given",
             )
@@ -170,7 +170,9 @@ class Sampling:
         except (ValueError, UpdateFinishedTrialError):
             if not set(mine) & tried_again(study.get_trials(deepcopy=False)):
                 raise
-            talk.warning("trial %d: another worker took this one for dead, and queued it anew", mine[0] + 1)
+            talk.warning(
+                "trial %d: another worker took this process for dead, and has queued the trial again", mine[0] + 1
+            )
 
     def objective(self, trial: optuna.Trial) -> float:
         """The mean of the metric over the seeds, after the last epoch."""
@@ -225,7 +227,7 @@ class Sampling:
                 study.tell(trial.number, state=TrialState.FAIL)
             except (ValueError, UpdateFinishedTrialError):  # another worker was first
                 continue
-            talk.warning("trial %d: taken over from %s, which is no more", trial.number + 1, named(trial) or "a worker")
+            talk.warning("trial %d: taken over from %s, which has ended", trial.number + 1, named(trial) or "a worker")
             queue_anew(study, trial, DEATHS)
 
 

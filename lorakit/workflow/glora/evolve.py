@@ -12,7 +12,7 @@ Only training rows are ever looked at: neither the supernet nor a configuration 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from lorakit.adapters.counting import count
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.glora import NONE, GLoRA, choices_on
 from lorakit.adapters.spec import resolve
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.site import Site
-from lorakit.errors import Interrupted, Problem, RecipeError, UsageError
+from lorakit.errors import Interrupted, Problem, RecipeError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.rules import BUDGETS
+from lorakit.searching.allocator import allocators
 from lorakit.searching.evolution import Candidate, Evolution, Gene, Rules, Scored
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.sources import load_task
@@ -125,11 +127,12 @@ def evolve(
     recipe, process = loaded.recipe, this_process()
     with located(loaded):
         check(loaded)
+        settings = allocators.get(recipe.search.method).settings_from(recipe.search.options)
         run = choose_folder(loaded, run_dir, resume)
         data = load_task(recipe.task, seed=derive_seed(recipe.run.seed, "data"), offline=recipe.run.offline)
-        rows = without_validation(data, recipe.search.holdout, recipe.run.seed)
+        rows = without_validation(data, settings["holdout"], recipe.run.seed)
         parts = assemble(supernet_recipe(loaded), rows)
-        evolution = begin(loaded, parts)
+        evolution = begin(loaded, parts, settings)
         if (
             recipe.adapter.start and not resume
         ):  # the supernet's training starts from it: refused before anything is written
@@ -142,7 +145,7 @@ def evolve(
     supernet = load_supernet(loaded, run.path / SUPERNET, rows)
     started = time.perf_counter()
     whole = supernet.fitness(None)
-    advance(evolution, recipe.search.generations, supernet, run, watch, again)
+    advance(evolution, settings["generations"], supernet, run, watch, again)
     ranked = evolution.ranked()
     chosen = configuration_of(evolution, ranked[0].candidate)
     if process.is_main_process:
@@ -157,7 +160,7 @@ def evolve(
         fitness=ranked[0].fitness,
         whole=whole,
         parameters=ranked[0].parameters,
-        lowest=recipe.search.min_parameters,
+        lowest=settings["min_parameters"],
         highest=evolution.rules.highest,
         held_out=len(rows.splits[rows.task.validation[0]]),
         generations=len(evolution.generations),
@@ -206,20 +209,21 @@ def choose_folder(loaded: LoadedRecipe, run_dir: Path | None, resume: bool) -> R
 
 def how_to_go_on(run: Run, emit: Path | None = None, keep: bool = False) -> str:
     """The command that continues the search in this folder, and still writes what was wanted."""
-    return f"lorakit search {run.path} --resume" + (f" --emit {emit}" if emit else "") + (" --keep-weights" * keep)
+    words = ("search", run.path, "--resume", *(("--emit", emit) if emit else ()), *(["--keep-weights"] * keep))
+    return command_line(*words)
 
 
-def begin(loaded: LoadedRecipe, parts: Parts) -> Evolution:
+def begin(loaded: LoadedRecipe, parts: Parts, settings: Mapping[str, Any]) -> Evolution:
     """An evolution of the sites' configurations within the recipe's limits. RecipeError for limits that none keeps."""
     search, costs = loaded.recipe.search, parts.costs
     given = [key for key in BUDGETS if getattr(search, key.partition(".")[2]) is not None]
     budget = resolve_budget(search, parts.sites, parts.linear, parts.shortcut).parameters if given else None
     rules = Rules(
-        population=search.population,
-        parents=search.parents,
-        mutation=search.mutation,
+        population=settings["population"],
+        parents=settings["parents"],
+        mutation=settings["mutation"],
         fixed=sum(costs[site.name] for site in parts.sites if site.is_shortcut),
-        lowest=search.min_parameters,
+        lowest=settings["min_parameters"],
         highest=budget,
         maximise=higher_is_better(main_metric(parts.task)),
     )
@@ -230,8 +234,9 @@ def begin(loaded: LoadedRecipe, parts: Parts) -> Evolution:
     fewest, most = max(rules.fixed, rules.lowest), evolution.most()
     if fewest > most or (budget is not None and budget < fewest):
         raise RecipeError(
-            "no configuration has parameters within the limits",
-            key=given[0] if given and fewest <= most else "search.min_parameters",
+            f"no configuration has parameters within the limits: at least {rules.lowest:,}"
+            + ("" if budget is None else f", at most {budget:,}"),
+            key=given[0] if given and fewest <= most else "search.options",
             valid=f"limits within {rules.fixed:,} to {most:,}",
         )
     return evolution
@@ -259,6 +264,7 @@ def configuration_of(evolution: Evolution, candidate: Candidate) -> dict[str, di
     return found
 
 
+@FaultPoint("evolution")
 def advance(
     evolution: Evolution,
     generations: int,
@@ -289,7 +295,9 @@ def advance(
                 break
             evolution.record(fitness)
             if accelerator.is_main_process:
-                append_json(path, generation_record(evolution, number))
+                record = generation_record(evolution, number)
+                with FaultPoint("half a generation", path, record):
+                    append_json(path, record)
             best, so_far = evolution.ranked(evolution.generations[-1])[0], evolution.ranked()[0]
             mean = evolution.mean(number)
             watch(Progress(number + 1, generations, len(fitness), mean, best, so_far, supernet.metric))

@@ -10,8 +10,8 @@ from typing import Any
 from lorakit.recipe.schema import CUSTOM
 from lorakit.recipe.values import written
 from lorakit.reporting.sweep_figure import sweep_figure
+from lorakit.workflow.experiments.arms import rises
 from lorakit.workflow.experiments.grid import is_number, short_names
-from lorakit.workflow.experiments.outlook import rises
 from lorakit.workflow.experiments.totals import FEW, Totals
 from lorakit.workflow.setup import Result
 
