@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import io
 import json
 import re
@@ -24,6 +25,7 @@ from lorakit.adapters.delta import deltas
 from lorakit.adapters.init import inits
 from lorakit.adapters.spec import methods
 from lorakit.cli.app import main as lorakit
+from lorakit.searching.allocator import allocators
 from lorakit.workflow.describe import header
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,10 +115,16 @@ def init_table() -> str:
 
 
 def allocator_table() -> str:
-    """What `lorakit list methods` says of the allocators."""
+    """What `lorakit list methods` says of the allocators, and their cards of when to use them."""
     rows = [row for row in listed("methods") if row["key"] == "search.method"]
-    heads = ("`search.method`", "what it gives or takes, and by what", "source")
-    return grid(heads, [(coded(row["name"]), row["what"].removesuffix("."), row["source"]) for row in rows])
+    heads = ("`search.method`", "what it gives or takes, and by what", "when to use it", "source")
+    cells = [(row["what"], when_to_use(allocator_card(row["name"])), row["source"]) for row in rows]
+    return grid(heads, [(coded(row["name"]), *told) for row, told in zip(rows, cells, strict=True)])
+
+
+def allocator_card(name: str) -> str:
+    """The header of an allocator's file, which need not have its name."""
+    return inspect.getdoc(inspect.getmodule(allocators.get(name))) or ""
 
 
 def plain_table(kind: str, key: str, columns: Mapping[str, str], name: str = "name") -> str:
@@ -130,7 +138,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "inits": init_table,
     "allocators": allocator_table,
     "proxies": lambda: plain_table(
-        "proxies", "search.proxy", {"score": "score of a site", "where B = 0": "where B is still zero"}
+        "proxies", "search.proxy", {"score": "a site's score", "where B = 0": "where B is zero", "options": "options"}
     ),
     "updates": lambda: plain_table(
         "updates", "adapter.updates", {"what": "what it does", "options": "options", "source": "source"}
