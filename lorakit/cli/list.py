@@ -52,8 +52,8 @@ def methods() -> list[dict[str, Any]]:
     """Adapter methods (recipe key adapter.method) with their whole presets, then allocators (search.method)."""
     from lorakit.adapters.spec import methods as known_methods
     from lorakit.recipe.schema import EVOLUTION
-    from lorakit.searching import evolution
     from lorakit.searching.allocator import allocators as known_allocators
+    from lorakit.workflow.glora import evolution
 
     adapters = [preset(method) for _, method in known_methods.items()]
     searches = [

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
     from lorakit.workflow.describe import MethodCard
 
-DEMO_MODEL = "bundled:minilm"
-
 
 def show_method(name: str, model: str | None, *, as_json: bool) -> None:
     """Print the card of the method ``name``, counted on ``model``; one that is named must be there."""
@@ -19,10 +17,9 @@ def show_method(name: str, model: str | None, *, as_json: bool) -> None:
 
     before_imports(offline=True, quiet=True)
     import lorakit
-    from lorakit.recipe.schema import ModelSection
 
     with listening(quiet=True):
-        card = lorakit.describe(name, ModelSection(name=model or DEMO_MODEL), required=model is not None)
+        card = lorakit.describe(name, model=model)
     if as_json:
         write_json(card.to_dict())
     else:

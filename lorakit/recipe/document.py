@@ -29,9 +29,7 @@ def read_text(path: Path, problems: Problems) -> str | None:
     where = shown(path)
     try:
         if path.is_dir():
-            inside = path / "recipe.yaml"
-            hint = str(shown(inside)) if inside.is_file() else ""
-            problems.add("is a folder, not a recipe", where=where, valid="a YAML file", hint=hint)
+            problems.add("is a folder, not a recipe", where=where, valid="a YAML file, or the folder of a run")
             return None
         with path.open("rb") as stream:
             data = stream.read(LARGEST + 1)

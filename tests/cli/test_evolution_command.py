@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import lorakit
-from lorakit.searching.evolution import Scored
+from lorakit.workflow.glora.evolution import Scored
 from lorakit.workflow.glora.evolve import EvolutionResult, FoundSite, Progress
 
 QUERY = {"A": "lora", "B": "none", "C": "vector", "D": "scalar", "E": "none"}
