@@ -31,8 +31,9 @@ from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
 from lorakit.searching.scoring import without_trace
 from lorakit.training.loader import StepBatch
-from lorakit.training.loop import Training, step
+from lorakit.training.loop import step
 from lorakit.training.search_hook import SearchHook
+from lorakit.training.training import Training
 from lorakit.training.update import summed_loss
 
 SEPARATE = ["search.scoring=separate", "search.batches=4"]

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
 from lorakit.recipe.schema import ModelSection
-from lorakit.tasks.digest import sha256_of
+from lorakit.tasks.cache import sha256_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

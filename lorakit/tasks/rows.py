@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.errors import DataError
-from lorakit.tasks.cache import cached
+from lorakit.tasks.cache import cached, sha256_of
 from lorakit.tasks.columns import ClassColumn, IndexColumn, NumberColumn, TextColumn
-from lorakit.tasks.digest import sha256_of
 from lorakit.tasks.labels import Codes
 from lorakit.tasks.readers import READERS
 from lorakit.tasks.table import Table, no_column, row_error

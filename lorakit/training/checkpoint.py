@@ -24,11 +24,11 @@ from lorakit.artifacts.adapter_file import read_tensors, save_tensors
 from lorakit.artifacts.files import folder, read_json, write_json
 from lorakit.artifacts.records import reading
 from lorakit.errors import RunError, UsageError
-from lorakit.tasks.digest import sha256_of
+from lorakit.tasks.cache import sha256_of
 from lorakit.training.hooks import Hook
 
 if TYPE_CHECKING:
-    from lorakit.training.loop import Training
+    from lorakit.training.training import Training
 
 talk = logging.getLogger("lorakit")
 

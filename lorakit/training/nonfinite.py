@@ -17,7 +17,7 @@ from lorakit.errors import RunError
 from lorakit.training.checkpoint import all_checkpoints
 
 if TYPE_CHECKING:
-    from lorakit.training.loop import Training
+    from lorakit.training.training import Training
 
 SKIP = "skip"
 IN_A_ROW = 10  # steps left out one after the other, after which the weights themselves must be what is wrong

@@ -29,13 +29,13 @@ from lorakit.training.evaluation import score_splits
 from lorakit.training.graphs import LENGTHS, Graphs, check_graphs
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
-from lorakit.training.loop import Training
 from lorakit.training.malloc import give_memory_back
 from lorakit.training.objective import Objective
 from lorakit.training.optim import make_optimizer, make_scheduler, moments_of
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import derive_seed, generator
+from lorakit.training.training import Training
 from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
 from lorakit.workflow.accelerator import check_device, check_precision, check_trackers, make_accelerator, this_process
 from lorakit.workflow.calibrate import calibrate

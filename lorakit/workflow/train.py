@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorakit.artifacts.adapter_file import save_adapter
+from lorakit.artifacts.adapter_file import check_saved, save_adapter
 from lorakit.artifacts.run import Run
-from lorakit.artifacts.saved import check_saved
 from lorakit.errors import RunError
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.result import Result
 from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import load_checkpoint
 from lorakit.training.hooks import Hook
-from lorakit.training.loop import Training
 from lorakit.training.loop import train as run_loop
 from lorakit.training.search_hook import SearchHook
+from lorakit.training.training import Training
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.resume import check_same_recipe, choose_run, holding
 from lorakit.workflow.setup import assemble, prepare

@@ -16,8 +16,8 @@ from lorakit.artifacts.run import Run
 from lorakit.backbone.checkpoint import find_checkpoint
 from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import ModelSection
-from lorakit.training.loop import Training
 from lorakit.training.search_hook import SearchHook
+from lorakit.training.training import Training
 from lorakit.workflow.setup import assemble
 from lorakit.workflow.train import prepare
 

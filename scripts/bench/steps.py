@@ -35,7 +35,8 @@ from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
 from lorakit.training.loader import StepBatch
-from lorakit.training.loop import Training, step
+from lorakit.training.loop import step
+from lorakit.training.training import Training
 from lorakit.workflow.setup import assemble, make_accelerator
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}

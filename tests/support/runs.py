@@ -21,7 +21,7 @@ from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.training.hooks import Hook, TrainState
-from lorakit.training.loop import Training
+from lorakit.training.training import Training
 from lorakit.workflow import train as running
 from lorakit.workflow.setup import assemble
 from lorakit.workflow.train import TrainResult
