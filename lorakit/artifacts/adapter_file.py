@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from lorakit.adapters.attach import SHARED, AdaptedModel
 from lorakit.artifacts.adapter_record import check_sites
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import folder, read_json, write_json
 from lorakit.artifacts.peft.layout import PREFIX, is_native, native_config, peft_name
 from lorakit.artifacts.records import number, read_record, reading
@@ -42,7 +43,8 @@ def write_adapter(adapted: AdaptedModel, target: Path) -> None:
     """Write the adapter's files into an existing folder."""
     state = packed_state(adapted)
     for file, names in file_names(adapted).items():
-        save_tensors({name: state[key] for key, name in names.items()}, target / file)
+        with FaultPoint("adapter's tensors"):
+            save_tensors({name: state[key] for key, name in names.items()}, target / file)
     if is_native(adapted):
         write_json(target / PEFT_CONFIG, native_config(adapted))
     write_json(target / OURS, description(adapted))

@@ -63,13 +63,13 @@ def combine(
         result = lorakit.combine(
             runs,
             method=method,
-            weights=shares,
+            shares=shares,
             rank=rank,
             density=density,
             rows=rows,
             seed=seed,
             out=out,
-            which=use,
+            weights=use,
         )
     if as_json:
         write_json(result.to_dict())
@@ -97,7 +97,7 @@ def combine_facts(result: CombineResult) -> list[tuple[str, str]]:
     low, high = result.ranks
     return [
         ("method", result.method),
-        *((run, f"weight {weight:.4g}") for run, weight in zip(result.runs, result.weights, strict=True)),
+        *((run, f"weight {weight:.4g}") for run, weight in zip(result.runs, result.shares, strict=True)),
         ("sites", f"{result.sites}, rank {low}" if low == high else f"{result.sites}, ranks {low} to {high}"),
         ("lost by the rank", f"{result.error:.2%} of the combined updates' norm"),
         ("head", result.head),

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Csv, Metric, NoWait, Offline, Quiet, before_imports, complete_recipe
-from lorakit.errors import Problem, RunError, UsageError
+from lorakit.cli.experiments import Csv, Folder, Metric, NoWait, Seeds, heading, request, say_the_rest, spread, too_wide
+from lorakit.cli.options import AsJson, Offline, Quiet, before_imports, complete_recipe
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lorakit.reporting.stats import Difference, Summary
+    from lorakit.reporting.stats import Difference
     from lorakit.workflow.experiments.compare import Comparison
-
-ENDLESS = 10_000  # columns, more than any table takes
 
 
 def compare(
@@ -28,16 +26,8 @@ def compare(
             autocompletion=complete_recipe,
         ),
     ],
-    seeds: Annotated[
-        Optional[str],
-        typer.Option("--seeds", metavar="N,N", help="Train each recipe with these; 0,1,2,3,4 by default."),
-    ] = None,
-    folder: Annotated[
-        Path,
-        typer.Option(
-            "--folder", help="Where the runs are, as NAME-SEED; several workers may share it.", file_okay=False
-        ),
-    ] = Path("runs/compare"),
+    seeds: Seeds = None,
+    folder: Folder = None,
     metric: Metric = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Train nothing, compare what is there.")] = False,
     no_wait: NoWait = False,
@@ -52,52 +42,20 @@ def compare(
 ) -> None:
     """Compare recipes over several seeds, training what is missing, and runs that are there."""
     before_imports(offline=offline, quiet=quiet)
-    numbers = whole_numbers(seeds)
-    names, overrides = sorted_out(arguments)
-    from lorakit.cli.output import listening, say, write, write_json
+    asked = request(seeds=seeds, folder=folder, metric=metric, no_wait=no_wait, csv=csv, offline=offline, quiet=quiet)
+    arms, overrides = sorted_out(arguments)
+    from lorakit.cli.output import listening, write, write_json
 
     with listening(quiet=quiet):
         import lorakit
-        from lorakit.cli.progress import ProgressHook
 
-        result = lorakit.compare(
-            names,
-            overrides,
-            seeds=numbers,
-            folder=folder,
-            metric=metric,
-            train=not no_train,
-            wait=not no_wait,
-            figure=figure,
-            table=csv,
-            offline=offline,
-            watch=lambda: ProgressHook(quiet=quiet),
-        )
+        result = lorakit.compare(arms, overrides, **asked, train=not no_train, figure=figure)
     if as_json:
         write_json(result.to_dict())
     else:
-        flattered = f"best: the epoch with the best {result.best_by} on the validation split itself, so it is flattered"
-        write(*comparison_tables(result), flattered)
-    for warning in result.warnings:
-        say(f"warning: {warning}")
-    for lost in result.missing:
-        say(f"missing: {lost.run}: {lost.why}")
-    say("\n".join(f"wrote {path}" for path in (result.figure, csv) if path is not None), quiet=quiet)
-    if result.failed:
-        raise RunError([Problem(lost.why, where=lost.run) for lost in result.failed])
-
-
-def whole_numbers(text: str | None) -> list[int] | None:
-    """Seeds with commas between them. UsageError for anything else."""
-    if text is None:
-        return None
-    try:
-        numbers = [int(number) for number in text.split(",")]
-    except ValueError:
-        raise UsageError(f"'{text}' is not a list of seeds", where="--seeds", valid="such as 0,1,2,3,4") from None
-    if len(set(numbers)) < len(numbers) or min(numbers) < 0:
-        raise UsageError(f"'{text}' names a seed twice, or one below 0", where="--seeds", valid="such as 0,1,2,3,4")
-    return numbers
+        best = f"best: the epoch with the best {result.best_by} on the validation split itself, where it looks better than it is"
+        write(*comparison_tables(result), best)
+    say_the_rest(result, (result.figure, csv), quiet=quiet)
 
 
 def sorted_out(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -110,28 +68,27 @@ def comparison_tables(result: Comparison) -> list[Table]:
     """The sides, in one table or on a narrow terminal in two; and where there are several, their differences to the first."""
     from lorakit.reporting.tables import Column, count, duration, table
 
-    name = Column("side", lambda side: side.name)
+    name = Column("side", lambda arm: arm.name)
     scores = [
-        Column("runs", lambda side: len(side.runs), right=True),
-        Column("last", lambda side: spread(side.last), right=True),
-        Column("median", lambda side: f"{side.last.median:.4f}", right=True),
-        Column("best", lambda side: spread(side.best), right=True),
-        Column("median", lambda side: f"{side.best.median:.4f}", right=True),
+        Column("runs", lambda arm: len(arm.runs), right=True),
+        Column("last", lambda arm: spread(arm.last), right=True),
+        Column("median", lambda arm: f"{arm.last.median:.4f}", right=True),
+        Column("best", lambda arm: spread(arm.best), right=True),
+        Column("median", lambda arm: f"{arm.best.median:.4f}", right=True),
     ]
     costs = [
-        Column("adapters", lambda side: count(side.adapter_parameters), right=True),
-        Column("head", lambda side: count(side.head_parameters), right=True),
-        Column("a run", lambda side: duration(side.seconds), right=True),
-        Column("search", lambda side: f"+{side.search_overhead:.0%}" if side.search_overhead else "", right=True),
+        Column("adapters", lambda arm: count(arm.adapter_parameters), right=True),
+        Column("head", lambda arm: count(arm.head_parameters), right=True),
+        Column("a run", lambda arm: duration(arm.seconds), right=True),
+        Column("search", lambda arm: f"+{arm.search_overhead:.0%}" if arm.search_overhead else "", right=True),
     ]
-    title = f"{result.task}, {result.metric}{'' if result.higher_is_better else ' (lower is better)'}"
-    tables = [table(result.sides, [name, *scores, *costs], title=title)]
+    tables = [table(result.sides, [name, *scores, *costs], title=heading(result))]
     if too_wide(tables[0]):
-        tables = [table(result.sides, [name, *scores], title=title), table(result.sides, [name, *costs])]
+        tables = [table(result.sides, [name, *scores], title=heading(result)), table(result.sides, [name, *costs])]
     gaps = [
-        (side.name, which, gap)
-        for side in result.sides
-        for which, gap in (("last", side.last_difference), ("best", side.best_difference))
+        (arm.name, which, gap)
+        for arm in result.sides
+        for which, gap in (("last", arm.last_difference), ("best", arm.best_difference))
         if gap is not None
     ]
     if gaps:
@@ -145,21 +102,6 @@ def comparison_tables(result: Comparison) -> list[Table]:
         ]
         tables.append(table(gaps, columns, title=f"difference to {result.sides[0].name}, paired by seed"))
     return tables
-
-
-def too_wide(drawn: Table) -> bool:
-    """Whether the table has no room on this terminal, where its numbers would be cut."""
-    from rich.measure import Measurement
-
-    from lorakit.cli.output import console
-
-    out = console()
-    return Measurement.get(out, out.options.update(max_width=ENDLESS), drawn).maximum > out.width
-
-
-def spread(summary: Summary) -> str:
-    """``0.7892 ± 0.0031``; of one run its value alone."""
-    return f"{summary.mean:.4f}" + (f" ± {summary.sd:.4f}" if summary.n > 1 else "")
 
 
 def bounds(difference: Difference) -> str:

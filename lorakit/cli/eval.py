@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from lorakit.cli.options import AsJson, CutRank, Offline, Quiet, Weights, before_imports
-from lorakit.errors import UsageError
 
 if TYPE_CHECKING:
     from lorakit.workflow.evaluate import EvalResult
@@ -36,8 +35,6 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a run or a checkpoint on a task."""
-    if run is not None and model is not None:
-        raise UsageError("--run and --model exclude each other", valid="one of the two, or neither for the newest run")
     before_imports(offline=offline, quiet=quiet)
     from lorakit.cli.output import listening, say, write, write_json
 
@@ -46,8 +43,8 @@ def evaluate(
         import lorakit
 
         result = lorakit.evaluate(
-            task,
-            run=run,
+            run,
+            task=task,
             model=model,
             split=split,
             weights=weights,

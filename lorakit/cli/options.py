@@ -54,12 +54,6 @@ CutRank = Annotated[
     ),
 ]
 
-Metric = Annotated[Optional[str], typer.Option("--metric", help="Another one of the task's metrics.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the runs that other workers are training.")]
-Csv = Annotated[
-    Optional[Path], typer.Option("--csv", metavar="FILE", help="Write all runs, a line each.", dir_okay=False)
-]
-
 
 def open_recipe(
     name: str, overrides: Sequence[str] | None, *, seed: int | None = None, offline: bool = False

@@ -35,7 +35,7 @@ def predict(
         lines = texts(source)
         import lorakit
 
-        predictions = lorakit.predict(run, lines, weights, rank)
+        predictions = lorakit.predict(run, lines, weights=weights, rank=rank)
     if not predictions:
         raise DataError("there is no line to label", where="standard input" if source == "-" else source)
     if as_json:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.compare import spread, too_wide, whole_numbers
-from lorakit.cli.options import AsJson, Csv, Metric, NoWait, Offline, Quiet, RecipeName, before_imports
-from lorakit.errors import Problem, RunError
+from lorakit.cli.experiments import Csv, Folder, Metric, NoWait, Seeds, heading, request, say_the_rest, spread, too_wide
+from lorakit.cli.options import AsJson, Offline, Quiet, RecipeName, before_imports
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from lorakit.reporting.tables import Column
+    from lorakit.workflow.experiments.ranking import SweptPoint
     from lorakit.workflow.experiments.sweep import PlannedPoint, Sweep, SweepPlan
-    from lorakit.workflow.experiments.swept import SweptPoint
+    from lorakit.workflow.experiments.totals import Totals
 
 
 def sweep(
@@ -31,17 +29,8 @@ def sweep(
             "With --trials also KEY=LOW..HIGH. A list is one value: adapter.targets=[q,v],[q,k,v].",
         ),
     ] = None,
-    seeds: Annotated[
-        str, typer.Option("--seeds", metavar="N,N", help="Train every point with each of these.")
-    ] = "0,1,2",
-    folder: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--folder",
-            help="Where the runs are; several workers may share it. runs/sweep-RECIPE by default.",
-            file_okay=False,
-        ),
-    ] = None,
+    seeds: Seeds = None,
+    folder: Folder = None,
     metric: Metric = None,
     trials: Annotated[
         Optional[int],
@@ -67,21 +56,13 @@ def sweep(
 ) -> None:
     """Train a recipe over a grid of values and several seeds, and rank the points."""
     before_imports(offline=offline, quiet=quiet)
-    numbers = whole_numbers(seeds) or []
-    from lorakit.cli.output import listening, say, write, write_json
+    asked = request(seeds=seeds, folder=folder, metric=metric, no_wait=no_wait, csv=csv, offline=offline, quiet=quiet)
+    asked |= {"trials": trials, "storage": storage}
+    from lorakit.cli.output import listening, write, write_json
 
     with listening(quiet=quiet):
         import lorakit
-        from lorakit.cli.progress import ProgressHook
 
-        asked: dict[str, Any] = {
-            "seeds": numbers,
-            "folder": folder,
-            "metric": metric,
-            "trials": trials,
-            "storage": storage,
-            "offline": offline,
-        }
         if dry_run:
             planned = lorakit.plan_sweep(recipe, overrides or [], **asked)
             if as_json:
@@ -89,46 +70,38 @@ def sweep(
             else:
                 write(plan_table(planned))
             return
-        watch = partial(ProgressHook, quiet=quiet)
-        result = lorakit.sweep(recipe, overrides or [], **asked, wait=not no_wait, table=csv, watch=watch)
+        result = lorakit.sweep(recipe, overrides or [], **asked)
     if as_json:
         write_json(result.to_dict())
     else:
-        write(*sweep_tables(result), f"the best again: {result.best}")
-    for warning in result.warnings:
-        say(f"warning: {warning}")
-    for lost in result.missing:
-        say(f"missing: {lost.run}: {lost.why}")
-    written = (result.folder / "sweep.json", result.figure, csv)
-    say("\n".join(f"wrote {path}" for path in written if path is not None), quiet=quiet)
-    if result.failed:
-        raise RunError([Problem(lost.why, where=lost.run) for lost in result.failed])
+        write(*sweep_tables(result), f"to train the best again: {result.best}")
+    say_the_rest(result, (result.folder / "sweep.json", result.figure, csv), quiet=quiet)
 
 
 def sweep_tables(result: Sweep) -> list[Table]:
     """The points, best first, in one table or on a narrow terminal in two."""
     from lorakit.reporting.tables import Column, count, duration, table
 
-    def column(title: str, cell: str) -> Column:
-        shown = {
-            "runs": lambda came_to: len(came_to.runs),
-            "last": lambda came_to: spread(came_to.last),
-            "best": lambda came_to: spread(came_to.best),
-            "adapters": lambda came_to: count(came_to.adapter_parameters),
-            "head": lambda came_to: count(came_to.head_parameters),
-            "a run": lambda came_to: duration(came_to.seconds),
-        }[cell]
-        return Column(title, lambda point: shown(point.came_to) if point.came_to else "-", right=True)
+    def column(title: str, shown: Callable[[Totals], object]) -> Column:
+        return Column(title, lambda point: "-" if point.came_to is None else shown(point.came_to), right=True)
 
     name = Column("point", lambda point: point.name)
     settings = setting_columns(result.points)
-    scores = [column(title, title) for title in ("runs", "last", "best")]
-    costs = [column(title, title) for title in ("adapters", "head", "a run")]
-    title = f"{result.task}, {result.metric}{'' if result.higher_is_better else ' (lower is better)'}"
-    whole = table(result.points, [*settings, *scores, *costs] if settings else [name, *scores, *costs], title=title)
-    if not too_wide(whole):
-        return [whole]
-    return [table(result.points, [name, *scores], title=title), table(result.points, [name, *costs])]
+    scores = [
+        column("runs", lambda came_to: len(came_to.runs)),
+        column("last", lambda came_to: spread(came_to.last)),
+        column("best", lambda came_to: spread(came_to.best)),
+    ]
+    costs = [
+        column("adapters", lambda came_to: count(came_to.adapter_parameters)),
+        column("head", lambda came_to: count(came_to.head_parameters)),
+        column("a run", lambda came_to: duration(came_to.seconds)),
+    ]
+    whole = [*settings, *scores, *costs] if settings else [name, *scores, *costs]
+    together = table(result.points, whole, title=heading(result))
+    if not too_wide(together):
+        return [together]
+    return [table(result.points, [name, *scores], title=heading(result)), table(result.points, [name, *costs])]
 
 
 def plan_table(plan: SweepPlan) -> Table:
@@ -144,11 +117,11 @@ def plan_table(plan: SweepPlan) -> Table:
         Column("runs done", lambda point: f"{len(point.finished)} of {of}", right=True),
     ]
     points = f"{len(plan.points)} point{'' if len(plan.points) == 1 else 's'}"
-    title = f"{plan.task}, by {plan.metric}: {points}, {len(plan.points) * of} runs in {plan.folder}"
+    told = f"{plan.task}, by {plan.metric}: {points}, {len(plan.points) * of} runs in {plan.folder}"
     if plan.trials is not None:
-        title = f"{plan.task}, by {plan.metric}: {plan.trials} trials with {of} runs each in {plan.folder}; the ends of"
-        title += f" {', '.join(f'{key} {span}' for key, span in plan.ranges.items())}" if plan.ranges else " the axes"
-    return table(plan.points, columns, title=title)
+        told = f"{plan.task}, by {plan.metric}: {plan.trials} trials with {of} runs each in {plan.folder}; the ends of"
+        told += f" {', '.join(f'{key} {span}' for key, span in plan.ranges.items())}" if plan.ranges else " the axes"
+    return table(plan.points, columns, title=told)
 
 
 def setting_columns(points: Sequence[SweptPoint] | Sequence[PlannedPoint]) -> list[Column]:

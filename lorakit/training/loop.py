@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from lorakit.artifacts.adapter_file import save_adapter
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.errors import Interrupted
 from lorakit.tasks.batching import Batch
 from lorakit.tasks.task import higher_is_better
@@ -23,6 +24,7 @@ from lorakit.training.nonfinite import check_finite, skip_nonfinite
 from lorakit.training.training import Training
 
 
+@FaultPoint("training")
 def train(training: Training) -> None:
     """Train from where ``training.state`` stands to the schedule's end. Raises Interrupted once a stop was asked for and saved."""
     state, schedule, accelerator = training.state, training.schedule, training.accelerator
@@ -55,6 +57,7 @@ def train(training: Training) -> None:
     training.call("on_train_end")
 
 
+@FaultPoint("step")
 def step(training: Training, step_batch: StepBatch) -> None:
     """One optimiser step over all of its batches: the loss is the mean over all its rows, on all processes."""
     accelerator, state = training.accelerator, training.state
@@ -108,6 +111,7 @@ def log(training: Training) -> None:
     training.call("on_log")
 
 
+@FaultPoint("evaluation")
 def evaluate(training: Training) -> None:
     """Score the validation splits; keep the adapter where it is the best so far (the first of equals)."""
     state = training.state
@@ -134,6 +138,7 @@ def write(training: Training, record: dict[str, Any]) -> None:
     training.accelerator.log(numbers, step=training.state.step)
 
 
+@FaultPoint("checkpoint")
 def save(training: Training) -> None:
     """Write a checkpoint, unless the training has diverged: then there is nothing to go on from."""
     check_finite(training)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
 from lorakit.searching.allocator import Allocator
@@ -26,6 +27,7 @@ class SearchHook(Hook):
         self.steady = allocator.steady
         self.decided: int | None = None  # adapter parameters that the last tick left on
 
+    @FaultPoint("tick")
     def on_tick(self, state: TrainState) -> None:
         """Score, allocate, switch, record. Raises RunError where the budget does not hold afterwards."""
         tick = self.allocator.tick(state.step, state.epoch)

@@ -84,7 +84,7 @@ def evaluate(
         >>> scored.scores["accuracy"], scored.interval                         # doctest: +SKIP
     """
     if run is not None and model is not None:
-        raise UsageError("a run and a model exclude each other", valid="one of the two, or neither for the newest run")
+        raise UsageError("--run and --model exclude each other", valid="one of the two, or neither for the newest run")
     if task is not None and task != CUSTOM:
         tasks.get(task)
     if model is None:

@@ -128,7 +128,7 @@ def import_adapter(
     )
 
 
-def draft_recipe(adapter: PeftAdapter, task: str, overrides: Sequence[str], *, offline: bool) -> LoadedRecipe:
+def draft_recipe(adapter: PeftAdapter, task: str, overrides: Sequence[str], *, offline: bool = False) -> LoadedRecipe:
     """The recipe without its adapter section. UsageError for a task that there is not, or keys that the adapter decides."""
     if task != CUSTOM:
         tasks.get(task)

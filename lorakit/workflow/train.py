@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.artifacts.adapter_file import check_saved, save_adapter
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
 from lorakit.recipe.load import AnyRecipe, load_recipe
@@ -126,7 +127,8 @@ def train(
                 training.accelerator.end_training()
         result = summarise(training, parts)
         if training.accelerator.is_main_process:
-            save_adapter(training.adapted, run.weights("last"))
+            with FaultPoint("last adapter"):
+                save_adapter(training.adapted, run.weights("last"))
             check_saved(training.adapted, run.weights("last"))
             draw(run, parts)
             run.write_summary(result.to_dict())
@@ -165,6 +167,7 @@ def summarise(training: Training, parts: Parts) -> TrainResult:
     )
 
 
+@FaultPoint("figures")
 def draw(run: Run, parts: Parts) -> None:
     """The figures of the run: how often each site was on, and the curves."""
     from lorakit.reporting.figures import site_heatmap, training_curves

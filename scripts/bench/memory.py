@@ -266,8 +266,7 @@ def plan_side(job: dict[str, Any]) -> dict[str, float]:
     from lorakit.recipe.load import load_recipe
     from lorakit.training.loop import train
     from lorakit.workflow.memory import estimate_footprint
-    from lorakit.workflow.setup import assemble
-    from lorakit.workflow.train import prepare
+    from lorakit.workflow.setup import assemble, prepare
 
     folder = Path(job["folder"])
     loaded = load_recipe("demo", job["settings"])
@@ -275,7 +274,7 @@ def plan_side(job: dict[str, Any]) -> dict[str, float]:
         lorakit.train(load_recipe("demo", [*job["settings"], "training.max_steps=1"]), run_dir=folder / "before")
     parts = assemble(loaded)
     run = Run(folder / "run")
-    training, _ = prepare(loaded, parts, run, [])
+    training = prepare(loaded, parts, run, [])
     run.start(loaded.to_yaml(), parts.task)
     told = estimate_footprint(parts, training.adapted)
     gc.collect()

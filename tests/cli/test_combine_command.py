@@ -14,7 +14,7 @@ RESULT = {
     "out": Path("runs/ab"),
     "method": "ties",
     "runs": ["runs/a", "runs/b"],
-    "weights": [0.5, 1.0],
+    "shares": [0.5, 1.0],
     "task": "mrpc",
     "sites": 24,
     "ranks": (8, 16),
@@ -47,12 +47,12 @@ def test_options_are_passed_on_and_facts_printed(cli, here, combined):
     assert args == ([Path("runs/a"), Path("runs/b")],)
     assert kwargs == {
         "method": "ties",
-        "weights": [0.5, 1.0],
+        "shares": [0.5, 1.0],
         "rank": 4,
         "density": 0.2,
         "rows": 32,
         "seed": 7,
-        "which": "best",
+        "weights": "best",
         "out": Path("runs/ab"),
     }
     for fact in ("weight 0.5", "24, ranks 8 to 16", "3.12% of the combined updates' norm", "294,912"):
@@ -63,7 +63,7 @@ def test_options_are_passed_on_and_facts_printed(cli, here, combined):
 def test_json_is_all_that_is_on_standard_output(cli, here, combined):
     ran = cli("combine", "runs/a", "runs/b", "--json", "--quiet")
     assert json.loads(ran.out)["error"] == 0.0312
-    assert (ran.err, combined[0][1]["weights"]) == ("", None)
+    assert (ran.err, combined[0][1]["shares"]) == ("", None)
 
 
 @pytest.mark.parametrize(

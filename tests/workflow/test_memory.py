@@ -9,7 +9,8 @@ from support.runs import Bench
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.workflow.memory import HOLES, Kept, estimate_footprint, measure_kept
-from lorakit.workflow.setup import Parts, adapt, assemble
+from lorakit.workflow.parts import Parts
+from lorakit.workflow.setup import adapt, assemble
 
 D, F, LAYERS, HEADS = (
     SMALL[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

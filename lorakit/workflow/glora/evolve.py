@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import start_from
@@ -227,6 +228,7 @@ def command_to_resume(run: Run, emit: Path | None = None, keep: bool = False) ->
     return f"lorakit search {run.path} --resume" + (f" --emit {emit}" if emit else "") + (" --keep-weights" * keep)
 
 
+@FaultPoint("evolution")
 def advance(
     evolution: Evolution,
     generations: int,
@@ -257,7 +259,9 @@ def advance(
                 break
             evolution.record(fitness)
             if accelerator.is_main_process:
-                append_json(path, generation_record(evolution, number))
+                record = generation_record(evolution, number)
+                with FaultPoint("half a generation", path, record):
+                    append_json(path, record)
             best, so_far = evolution.ranked(evolution.generations[-1])[0], evolution.ranked()[0]
             mean = evolution.mean(number)
             watch(Progress(number + 1, generations, len(fitness), mean, best, so_far, supernet.metric))

@@ -17,7 +17,7 @@ import lorakit
 from lorakit.artifacts.lock import Worker
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted, UsageError
-from lorakit.workflow.doctor.check import FAILED, OK, SKIPPED, WARNING, Check
+from lorakit.workflow.doctor.environment import FAILED, OK, SKIPPED, WARNING, Check
 from lorakit.workflow.doctor.run_folder import check_run
 
 
