@@ -35,7 +35,7 @@ from bench.measuring import random_model
 from lorakit.artifacts.run import environment
 from lorakit.errors import LorakitError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
-from lorakit.recipe.schema import EVOLUTION
+from lorakit.searching.allocator import comes_before_training
 from lorakit.workflow.doctor.crash_resume import crash_and_resume, differences, outcome
 from lorakit.workflow.doctor.faults import Ended, Kill, run_process
 
@@ -73,10 +73,7 @@ CONFIGURATIONS = {
         "adapter.method=glora",
         "adapter.dropout=0",  # it can have none; the encoder's own stays
         "search.method=glora",
-        "search.holdout=0.2",
-        "search.population=6",
-        "search.parents=3",
-        "search.generations=4",
+        "search.options={holdout: 0.2, population: 6, parents: 3, generations: 4}",
     ),
 }
 EVERYWHERE = ("training", "evolution")
@@ -140,7 +137,7 @@ class Subject:
 
     def by_command_line(self, run: Path, settings: Sequence[str]) -> None:
         """The undisturbed run, in a process that shares nothing with the killed ones."""
-        command = "search" if self.loaded.recipe.search.method == EVOLUTION else "train"
+        command = "search" if comes_before_training(self.loaded.recipe.search) else "train"
         recipe = str(self.loaded.path)
         line = [sys.executable, "-m", "lorakit", command, recipe, *settings, "--run-dir", str(run), "--quiet"]
         subprocess.run(line, check=True, stdout=subprocess.DEVNULL)

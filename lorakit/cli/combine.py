@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Quiet, before_imports
+import lorakit
+from lorakit.cli.command import answer, envelope
+from lorakit.cli.options import AsJson, Quiet
+from lorakit.cli.output import next_line, say, write
 from lorakit.errors import UsageError
+from lorakit.reporting.tables import count, facts, ranks
 
 if TYPE_CHECKING:
     from lorakit.workflow.combine.combine import CombineResult
@@ -31,12 +35,19 @@ def combine(
             autocompletion=complete_method,
         ),
     ] = "linear",
-    weights: Annotated[
-        Optional[str], typer.Option("--weights", metavar="W,W", help="One for each run; the method's own by default.")
+    coefficients: Annotated[
+        Optional[str],
+        typer.Option(
+            "--coefficients",
+            metavar="C,C",
+            help="How much each run counts, a number for each, such as 0.7,0.3; by default the method's own.",
+        ),
     ] = None,
     rank: Annotated[
         Optional[int],
-        typer.Option("--rank", help="Rank of the result; the sum of the runs', for svd the largest, by default."),
+        typer.Option(
+            "--rank", help="The rank of the result; by default the sum of the runs' ranks, for svd the largest."
+        ),
     ] = None,
     density: Annotated[
         Optional[float], typer.Option("--density", help="The share of entries that ties (0.2) and dare (0.5) keep.")
@@ -44,63 +55,70 @@ def combine(
     rows: Annotated[
         int, typer.Option("--rows", help="Training rows of each run that fisher, regmean and lorahub look at.")
     ] = 64,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what dare drops, and of the rows that are drawn.")] = 0,
-    use: Annotated[str, typer.Option("--use", help="The last weights of each run, or the best.")] = "last",
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Decides what dare drops, and which training rows are looked at.")
+    ] = 0,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights",
+            metavar="last|best",
+            help="Of each run the weights after the last step, or the best on the validation split.",
+        ),
+    ] = "last",
+    use: Annotated[Optional[str], typer.Option("--use", hidden=True)] = None,
     out: Annotated[Optional[Path], typer.Option("--out", metavar="RUN", help="The run folder to make.")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Combine the adapters of several runs into a run with a plain LoRA."""
-    before_imports(quiet=quiet)
-    shares = numbers(weights)
-    if use not in ("last", "best"):
-        raise UsageError(f"there are no '{use}' weights", valid="last, best", hint="--weights takes numbers")
-    from lorakit.cli.output import listening, program, say, write, write_json
-
-    with listening(quiet=quiet):
-        import lorakit
-
+    if use is not None:
+        raise UsageError("--use is now called --weights", hint=f"--weights {use}")
+    if weights not in ("last", "best"):
+        raise UsageError(
+            f"there are no '{weights}' weights in a run",
+            where="--weights",
+            valid="last, best",
+            hint="--coefficients for how much each run counts, which was called --weights before",
+        )
+    numbers = read_numbers(coefficients)
+    with envelope(quiet=quiet):
         result = lorakit.combine(
             runs,
             method=method,
-            shares=shares,
+            coefficients=numbers,
             rank=rank,
             density=density,
             rows=rows,
             seed=seed,
+            weights=weights,
             out=out,
-            weights=use,
         )
-    if as_json:
-        write_json(result.to_dict())
-        return
-    from lorakit.reporting.tables import facts
-
-    write(facts(combine_facts(result)))
-    say(f"score it with:\n  {program()} eval {result.task} --run {result.out}", quiet=quiet)
+        answer(result, tell, as_json=as_json)
 
 
-def numbers(text: str | None) -> list[float] | None:
+def read_numbers(text: str | None) -> list[float] | None:
     """Numbers with commas between them. UsageError for anything else."""
     if text is None:
         return None
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
-        raise UsageError(f"--weights '{text}' is not a list of numbers", valid="such as 0.5,0.5") from None
+        raise UsageError(
+            f"'{text}' is not a list of numbers", where="--coefficients", valid="such as 0.5,0.5"
+        ) from None
 
 
-def combine_facts(result: CombineResult) -> list[tuple[str, str]]:
-    """What went in, and what came out, as (name, value) pairs."""
-    from lorakit.reporting.tables import count
-
-    low, high = result.ranks
-    return [
+def tell(result: CombineResult) -> None:
+    """Write what went in, and what came out."""
+    pairs = [
         ("method", result.method),
-        *((run, f"weight {weight:.4g}") for run, weight in zip(result.runs, result.shares, strict=True)),
-        ("sites", f"{result.sites}, rank {low}" if low == high else f"{result.sites}, ranks {low} to {high}"),
+        *((run, f"coefficient {value:.4g}") for run, value in zip(result.runs, result.coefficients, strict=True)),
+        ("sites", f"{count(result.sites)}, {ranks(*result.ranks)}"),
         ("lost by the rank", f"{result.error:.2%} of the combined updates' norm"),
         ("head", result.head),
         ("adapter parameters", count(result.adapter_parameters)),
         ("run", str(result.out)),
     ]
+    write(facts(pairs))
+    say(f"score it with:\n  {next_line('eval', result.task, '--run', result.out)}")

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+import lorakit
+from lorakit.cli.command import answer, envelope
 from lorakit.cli.experiments import Csv, Folder, Metric, NoWait, Seeds, heading, request, say_the_rest, spread, too_wide
-from lorakit.cli.options import AsJson, Offline, Quiet, before_imports, complete_recipe
+from lorakit.cli.options import AsJson, Offline, Quiet, complete_recipe
+from lorakit.cli.output import write
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,21 +44,18 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare recipes over several seeds, training what is missing, and runs that are there."""
-    before_imports(offline=offline, quiet=quiet)
     asked = request(seeds=seeds, folder=folder, metric=metric, no_wait=no_wait, csv=csv, offline=offline, quiet=quiet)
     arms, overrides = sorted_out(arguments)
-    from lorakit.cli.output import listening, write, write_json
-
-    with listening(quiet=quiet):
-        import lorakit
-
+    with envelope(offline=offline, quiet=quiet):
         result = lorakit.compare(arms, overrides, **asked, train=not no_train, figure=figure)
-    if as_json:
-        write_json(result.to_dict())
-    else:
-        best = f"best: the epoch with the best {result.best_by} on the validation split itself, where it looks better than it is"
-        write(*comparison_tables(result), best)
-    say_the_rest(result, (result.figure, csv), quiet=quiet)
+        answer(result, tell, as_json=as_json)
+        say_the_rest(result, (result.figure, csv))
+
+
+def tell(result: Comparison) -> None:
+    """Write the tables, and what the best score is worth."""
+    best = f"best: the epoch with the best {result.best_by} on the validation split itself, where it looks better than it is"
+    write(*comparison_tables(result), best)
 
 
 def sorted_out(arguments: list[str]) -> tuple[list[str], list[str]]:

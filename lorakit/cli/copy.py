@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from lorakit.cli.command import envelope
 from lorakit.cli.options import Force, complete_recipe, refuse_overwrite
+from lorakit.cli.output import next_line, say
 
 
 def copy_recipe(
@@ -19,11 +21,11 @@ def copy_recipe(
 ) -> None:
     """Copy a recipe to a file of yours, to edit and train."""
     from lorakit.artifacts.files import write_text
-    from lorakit.cli.output import program, say
     from lorakit.recipe.load import find_recipe
 
     source = find_recipe(recipe)
     target = file / source.name if file.is_dir() else file
     refuse_overwrite(target, force=force)
-    write_text(target, source.read_text(encoding="utf-8"))
-    say(f"{recipe} is now {target}. Next:\n  {program()} train {target}")
+    with envelope():
+        write_text(target, source.read_text(encoding="utf-8"))
+        say(f"{recipe} is now {target}. Next:\n  {next_line('train', target)}")

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Quiet, before_imports
+import lorakit
+from lorakit.cli.command import answer, envelope
+from lorakit.cli.options import AsJson, Quiet
+from lorakit.cli.output import write
+from lorakit.reporting.tables import Column, table
 
 if TYPE_CHECKING:
     from lorakit.workflow.doctor.doctor import Diagnosis
@@ -22,27 +26,22 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check the environment, a run's folder, and on the bundled data that a killed training resumes exactly and merges."""
-    before_imports(quiet=quiet)
-    from lorakit.cli.output import listening, write, write_json
-
-    with listening(quiet=quiet):
-        import lorakit
-
+    with envelope(quiet=quiet):
         diagnosis = lorakit.doctor(run, quick=quick)
-    if as_json:
-        write_json(diagnosis.to_dict() | {"well": diagnosis.well})
-    else:
-        from lorakit.reporting.tables import Column, table
-
-        columns = [
-            Column("check", lambda row: row.check),
-            Column("verdict", lambda row: row.verdict),
-            Column("detail", lambda row: row.detail),
-            Column("what to do", lambda row: row.advice),
-        ]
-        write(table(diagnosis.checks, columns), verdict(diagnosis))
+        answer(diagnosis.to_dict() | {"well": diagnosis.well}, lambda _: tell(diagnosis), as_json=as_json)
     if not diagnosis.well:
         raise typer.Exit(1)
+
+
+def tell(diagnosis: Diagnosis) -> None:
+    """Write a row for each check, and the verdict."""
+    columns = [
+        Column("check", lambda row: row.check),
+        Column("verdict", lambda row: row.verdict),
+        Column("detail", lambda row: row.detail),
+        Column("what to do", lambda row: row.advice),
+    ]
+    write(table(diagnosis.checks, columns), verdict(diagnosis))
 
 
 def verdict(diagnosis: Diagnosis) -> str:

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, CutRank, Offline, Quiet, Weights, before_imports
+import lorakit
+from lorakit.cli.command import answer, envelope
+from lorakit.cli.options import AsJson, CutRank, Offline, Quiet, Weights
+from lorakit.cli.output import say, write
+from lorakit.reporting.tables import counted, duration, facts
 
 if TYPE_CHECKING:
     from lorakit.workflow.evaluate import EvalResult
@@ -35,13 +39,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a run or a checkpoint on a task."""
-    before_imports(offline=offline, quiet=quiet)
-    from lorakit.cli.output import listening, say, write, write_json
-
-    with listening(quiet=quiet):
-        say(f"evaluating {model or run or 'the newest run'} on {task}", quiet=quiet)
-        import lorakit
-
+    with envelope(offline=offline, quiet=quiet):
+        say(f"evaluating {model or run or 'the newest run'} on {task}")
         result = lorakit.evaluate(
             run,
             task=task,
@@ -52,21 +51,14 @@ def evaluate(
             offline=offline,
             rank=rank,
         )
-    if as_json:
-        write_json(result.to_dict())
-        return
-    from lorakit.reporting.tables import facts
-
-    write(facts(score_facts(result)))
+        answer(result, tell, as_json=as_json)
 
 
-def score_facts(result: EvalResult) -> list[tuple[str, str]]:
-    """What was scored, on what, and every metric, as (name, value) pairs."""
-    from lorakit.reporting.tables import count, duration
-
+def tell(result: EvalResult) -> None:
+    """Write what was scored, on what, and every metric."""
     pairs = [
-        ("of", str(result.source)),
-        ("on", f"{result.task}, {result.split}, {count(result.rows)} rows in {duration(result.seconds)}"),
+        ("model", str(result.source)),
+        ("data", f"{result.task}, {result.split}, {counted(result.rows, 'row')} in {duration(result.seconds)}"),
     ]
     for metric, value in result.scores.items():
         text = f"{value:.4f}"
@@ -77,4 +69,4 @@ def score_facts(result: EvalResult) -> list[tuple[str, str]]:
         pairs.append(("scores", "none: this split has no labels"))
     if result.predictions is not None:
         pairs.append(("predictions", str(result.predictions)))
-    return pairs
+    write(facts(pairs))

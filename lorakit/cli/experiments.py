@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from lorakit.cli.output import console, say, warn
 from lorakit.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -84,16 +85,17 @@ def whole_numbers(text: str | None) -> list[int] | None:
     return numbers
 
 
-def say_the_rest(result: Comparison | Sweep, written: Sequence[Path | None], *, quiet: bool) -> None:
+def say_the_rest(result: Comparison | Sweep, written: Sequence[Path | None]) -> None:
     """Say what is to be known beside the tables, and which files are ``written``. RunError where trainings failed."""
-    from lorakit.cli.output import say
     from lorakit.workflow.experiments.workers import failures
 
     for warning in result.warnings:
-        say(f"warning: {warning}")
+        warn(warning)
     for lost in result.missing:
-        say(f"missing: {lost.run}: {lost.why}")
-    say("\n".join(f"wrote {path}" for path in written if path is not None), quiet=quiet)
+        warn(f"missing: {lost.run}: {lost.why}")
+    for path in written:
+        if path is not None:
+            say(f"wrote {path}")
     if result.failed:
         raise RunError(failures(result.failed))
 
@@ -106,8 +108,6 @@ def heading(result: Comparison | Sweep) -> str:
 def too_wide(drawn: Table) -> bool:
     """Whether the table has no room on this terminal, where its numbers would be cut."""
     from rich.measure import Measurement
-
-    from lorakit.cli.output import console
 
     out = console()
     return Measurement.get(out, out.options.update(max_width=ENDLESS), drawn).maximum > out.width

@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from lorakit.cli.options import (
-    AsJson,
-    CutRank,
-    Force,
-    NewestRun,
-    Quiet,
-    Tolerance,
-    Weights,
-    before_imports,
-    given_or_newest,
-)
+import lorakit
+from lorakit.cli.command import answer, envelope
+from lorakit.cli.merge import proof
+from lorakit.cli.options import AsJson, CutRank, Force, NewestRun, Quiet, Tolerance, Weights, given_or_newest
+from lorakit.cli.output import say, write
+from lorakit.reporting.tables import count, facts, ranks
 
 if TYPE_CHECKING:
     from lorakit.workflow.export import ExportResult
@@ -35,37 +30,21 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a run's adapter as a PEFT folder, with its head and a model card."""
-    before_imports(quiet=quiet)
-    from lorakit.cli.output import listening, say, write, write_json
-
-    with listening(quiet=quiet):
-        import lorakit
-
+    with envelope(quiet=quiet):
         result = lorakit.export(
             given_or_newest(run), to=to, out=out, weights=weights, tolerance=tolerance, force=force, rank=rank
         )
-    if as_json:
-        write_json(result.to_dict())
-        return
-    from lorakit.reporting.tables import facts
-
-    write(facts(export_facts(result)))
-    say(f"load it with:\n{result.load_line}", quiet=quiet)
+        answer(result, tell, as_json=as_json)
 
 
-def export_facts(result: ExportResult) -> list[tuple[str, str]]:
-    """What was written, and how far what was read again is from the run, as (name, value) pairs."""
-    from lorakit.reporting.tables import count
-
+def tell(result: ExportResult) -> None:
+    """Write what was written, and how far what was read again is from the run."""
     low, high = result.ranks
-    ranks = "" if high == 0 else f", rank {low}" if low == high else f", ranks {low} to {high}"
-    return [
+    pairs = [
         ("method", f"{result.method}, as {result.kind} in PEFT"),
-        ("sites", f"{result.sites}{ranks}"),
-        (
-            "proof",
-            f"{count(result.rows)} rows: largest logit difference {result.largest_difference:.3g} "
-            f"(allowed {result.tolerance:.3g}, largest logit {result.largest_logit:.3g})",
-        ),
+        ("sites", count(result.sites) + (f", {ranks(low, high)}" if high else "")),
+        ("proof", proof(result)),
         ("adapter", str(result.out)),
     ]
+    write(facts(pairs))
+    say(f"load it with:\n{result.load_line}")

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Offline, Quiet, before_imports
+import lorakit
+from lorakit.cli.command import answer, envelope
+from lorakit.cli.options import AsJson, Offline, Quiet
+from lorakit.cli.output import next_line, say, write
+from lorakit.reporting.tables import count, facts, ranks
 
 if TYPE_CHECKING:
     from lorakit.workflow.import_peft import ImportResult
@@ -26,32 +30,20 @@ def import_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Make a run of a PEFT adapter, for eval, predict, merge, export, combine and adapter.start."""
-    before_imports(offline=offline, quiet=quiet)
-    from lorakit.cli.output import listening, program, say, write, write_json
-
-    with listening(quiet=quiet):
-        import lorakit
-
+    with envelope(offline=offline, quiet=quiet):
         result = lorakit.import_adapter(source, task=task, out=out, overrides=overrides or [], offline=offline)
-    if as_json:
-        write_json(result.to_dict())
-        return
-    from lorakit.reporting.tables import facts
-
-    write(facts(import_facts(result)))
-    say(f"score it with:\n  {program()} eval {result.task} --run {result.out}", quiet=quiet)
+        answer(result, tell, as_json=as_json)
 
 
-def import_facts(result: ImportResult) -> list[tuple[str, str]]:
-    """What was read, and what it became, as (name, value) pairs."""
-    from lorakit.reporting.tables import count
-
-    low, high = result.ranks
-    return [
+def tell(result: ImportResult) -> None:
+    """Write what was read, and what it became."""
+    pairs = [
         ("adapter", f"{result.kind} of PEFT, as method {result.method}"),
         ("model", result.model),
-        ("sites", f"{result.sites}, rank {low}" if low == high else f"{result.sites}, ranks {low} to {high}"),
+        ("sites", f"{count(result.sites)}, {ranks(*result.ranks)}"),
         ("adapter parameters", count(result.adapter_parameters)),
         ("head", "the adapter's" if result.head else "the base model's own"),
         ("run", str(result.out)),
     ]
+    write(facts(pairs))
+    say(f"score it with:\n  {next_line('eval', result.task, '--run', result.out)}")

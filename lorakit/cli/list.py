@@ -12,80 +12,132 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lorakit.cli.command import answer
 from lorakit.cli.options import AsJson
+from lorakit.cli.output import write
+from lorakit.registry import find_registry
+from lorakit.reporting.tables import Column, table
 
 if TYPE_CHECKING:
     from lorakit.adapters.delta import Option
     from lorakit.adapters.spec import Method
 
-Kind = Literal["methods", "updates", "combinations", "proxies", "tasks", "recipes", "models"]
-TOLD = {"methods": ("name", "key", "what", "source"), "combinations": ("name", "what", "looks at", "weights", "source")}
-"""What the table has of the kinds whose JSON tells more."""
+Kind = Literal[
+    "methods", "deltas", "inits", "updates", "allocators", "proxies", "combinations", "tasks", "recipes", "models"
+]
+Row = dict[str, Any]
+COLUMNS = {
+    "methods": {key: key for key in ("name", "key", "what", "source")},
+    "combinations": {key: key for key in ("name", "what", "looks at", "weights", "source")}
+    | {"weights": "coefficients"},
+}
+"""Kind -> keys of its rows -> columns of its table, where that is not simply all of them."""
 
 
 def list_entries(
     kind: Annotated[Kind, typer.Argument(metavar="KIND", help="What to list.")], as_json: AsJson = False
 ) -> None:
-    """List methods, updates, combinations, proxies, tasks, recipes or models."""
-    from lorakit.cli.output import write, write_json
-
+    """List methods, deltas, inits, updates, allocators, proxies, combinations, tasks, recipes or models."""
     kinds = {
         "methods": methods,
+        "deltas": deltas,
+        "inits": inits,
         "updates": updates,
-        "combinations": combinations,
+        "allocators": allocators,
         "proxies": proxies,
+        "combinations": combinations,
         "tasks": tasks,
         "recipes": recipes,
         "models": models,
     }
-    rows = kinds[kind]()
-    if as_json:
-        write_json({kind: rows})
-        return
-    from lorakit.reporting.tables import Column, table
-
-    names = TOLD.get(kind) or (list(rows[0]) if rows else ["name"])
-    write(table(rows, [Column(name, itemgetter(name)) for name in names]))
+    listed: dict[str, list[Row]] = {kind: kinds[kind]()}
+    answer(listed, tell, as_json=as_json)
 
 
-def methods() -> list[dict[str, Any]]:
+def tell(listed: dict[str, list[Row]]) -> None:
+    """Write the rows as a table."""
+    for kind, rows in listed.items():
+        columns = COLUMNS.get(kind) or {key: key for key in rows[0]}
+        write(table(rows, [Column(title, itemgetter(key)) for key, title in columns.items()]))
+
+
+def entries(registry: str) -> list[Any]:
+    """What is registered, sorted by name."""
+    return [entry for _, entry in find_registry(registry).items()]
+
+
+def options_of(entry: Any) -> str:
+    """``rate=0.1 start=0``: an entry's own options with their defaults."""
+    return " ".join(f"{key}={option.default}" for key, option in entry.options.items())
+
+
+def methods() -> list[Row]:
     """Adapter methods (recipe key adapter.method) with their whole presets, then allocators (search.method)."""
-    from lorakit.adapters.spec import methods as known_methods
-    from lorakit.recipe.schema import EVOLUTION
-    from lorakit.searching.allocator import allocators as known_allocators
-    from lorakit.workflow.glora import evolution
-
-    adapters = [preset(method) for _, method in known_methods.items()]
     searches = [
-        {"name": name, "key": "search.method", "what": allocator.summary, "source": allocator.source}
-        for name, allocator in known_allocators.items()
+        {"name": row["name"], "key": "search.method", "what": row["what"], "source": row["source"]}
+        for row in allocators()
     ]
-    told = (inspect.getdoc(evolution) or "").partition("\n")[0]
-    searches.append({"name": EVOLUTION, "key": "search.method", "what": told, "source": ""})
-    return adapters + sorted(searches, key=itemgetter("name"))
+    return [preset(method) for method in entries("methods")] + searches
 
 
-def preset(method: Method) -> dict[str, Any]:
+def preset(method: Method) -> Row:
     """Every field of a method; its options with the values they take, and what else they may be."""
     from lorakit.adapters.conflicts import read_options
-    from lorakit.adapters.delta import deltas as known_deltas
 
-    known: Mapping[str, Option] = known_deltas.get(method.delta).options
+    known: Mapping[str, Option] = find_registry("deltas").get(method.delta).options
     own = read_options(method.delta, dict(method.options))
     options = {name: {"value": own.get(name, option.default), **asdict(option)} for name, option in known.items()}
-    told = {"name": method.name, "key": "adapter.method", "what": method.summary, **asdict(method), "options": options}
-    del told["summary"]
-    return told
+    row = {"name": method.name, "key": "adapter.method", "what": method.summary, **asdict(method), "options": options}
+    del row["summary"]
+    return row
 
 
-def combinations() -> list[dict[str, Any]]:
+def deltas() -> list[Row]:
+    """Parametrisations of a site's update, which methods are made of."""
+    return [
+        {"name": delta.name, "what": first_line(delta), "options": options_of(delta)} for delta in entries("deltas")
+    ]
+
+
+def inits() -> list[Row]:
+    """How an adapter's tensors start (adapter.init)."""
+    return [{"name": init.name, "what": init.summary, "source": init.source} for init in entries("inits")]
+
+
+def updates() -> list[Row]:
+    """What may go on during training (adapter.updates), with its settings (adapter.update_options) at their defaults."""
+    return [chosen_by_recipe(update) for update in entries("updates")]
+
+
+def allocators() -> list[Row]:
+    """What decides who gets the budget (search.method), with its settings (search.options) at their defaults."""
+    return [chosen_by_recipe(allocator) for allocator in entries("allocators")]
+
+
+def chosen_by_recipe(entry: Any) -> Row:
+    """The row of what has options of its own and a source."""
+    return {"name": entry.name, "what": entry.summary, "options": options_of(entry), "source": entry.source}
+
+
+def first_line(documented: object) -> str:
+    """The first line of a docstring."""
+    return (inspect.getdoc(documented) or "").partition("\n")[0]
+
+
+def proxies() -> list[Row]:
+    """Scores (search.proxy), with what each does where B is still zero, and its settings (search.proxy_options) at their defaults."""
+    return [
+        {"name": proxy.name, "score": proxy.summary, "where B = 0": proxy.at_zero, "options": options_of(proxy)}
+        for proxy in entries("proxies")
+    ]
+
+
+def combinations() -> list[Row]:
     """Ways to make one adapter of several (lorakit combine --method)."""
-    from lorakit.artifacts.combination import combinations as known_combinations
-
     statistics = {"nothing": "nothing", "fisher": "gradients on training rows", "gram": "inputs on training rows"}
     return [
         {
-            "name": name,
+            "name": way.name,
             "what": way.summary,
             "looks at": "losses on training rows" if way.learns else statistics[way.needs],
             "weights": "learnt" if way.learns else "equal shares" if way.weight is None else f"{way.weight:g} each",
@@ -94,54 +146,29 @@ def combinations() -> list[dict[str, Any]]:
             "factors": way.factors,
             "source": way.source,
         }
-        for name, way in known_combinations.items()
+        for way in entries("combinations")
     ]
 
 
-def updates() -> list[dict[str, str]]:
-    """What may go on during training (adapter.updates), with its settings (adapter.update_options) at their defaults."""
-    from lorakit.training.update import updates as known_updates
-
-    return [
-        {
-            "name": name,
-            "what": update.summary,
-            "options": " ".join(f"{key}={option.default}" for key, option in update.options.items()),
-            "source": update.source,
-        }
-        for name, update in known_updates.items()
-    ]
-
-
-def proxies() -> list[dict[str, str]]:
-    """Scores (search.proxy), with what each does where B is still zero."""
-    from lorakit.searching.scoring import proxies as known_proxies
-
-    return [
-        {"name": name, "score": proxy.summary, "where B = 0": proxy.at_zero} for name, proxy in known_proxies.items()
-    ]
-
-
-def tasks() -> list[dict[str, str]]:
+def tasks() -> list[Row]:
     """Known tasks (task.name), and the person's own files."""
     from lorakit.recipe.schema import CUSTOM
-    from lorakit.tasks.task import tasks as known_tasks
 
     known = [
         {
-            "name": name,
+            "name": task.name,
             "what": task.title,
             "texts": str(len(task.text)),
             "labels": ", ".join(task.labels) or "a number",
             "metrics": ", ".join(task.metrics),
         }
-        for name, task in known_tasks.items()
+        for task in entries("tasks")
     ]
     own = {"name": CUSTOM, "what": "your own csv, tsv, jsonl or parquet files", "texts": "1 or 2"}
     return [*known, {**own, "labels": "yours", "metrics": "task.metric"}]
 
 
-def recipes() -> list[dict[str, str]]:
+def recipes() -> list[Row]:
     """Shipped recipes, each with what the comment on its top says first."""
     from lorakit.recipe.load import shipped_recipes
 
@@ -158,18 +185,16 @@ def headline(recipe: str) -> str:
     return re.split(r"[.:;](?:\s|$)", prose, maxsplit=1)[0]
 
 
-def models() -> list[dict[str, str]]:
+def models() -> list[Row]:
     """What model.name may be: families whose projections are known by name, and the bundled encoder."""
-    from lorakit.backbone.families import families as known_families
-
     bundled = {"family": "bundled:minilm", "model types": "bert", "roles": "a 22.7M encoder, from the extra 'bundled'"}
     known = [
         {
-            "family": name,
+            "family": family.name,
             "model types": ", ".join(family.model_types),
             "roles": " ".join(dict.fromkeys(family.roles.values())),
         }
-        for name, family in known_families.items()
+        for family in entries("families")
     ]
     rest = {"family": "any other", "model types": "any", "roles": "found by structure, no shortcuts"}
     return [bundled, *known, rest]

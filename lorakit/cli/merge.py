@@ -7,19 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorakit.cli.options import (
-    AsJson,
-    CutRank,
-    Force,
-    NewestRun,
-    Quiet,
-    Tolerance,
-    Weights,
-    before_imports,
-    given_or_newest,
-)
+import lorakit
+from lorakit.cli.command import answer, envelope
+from lorakit.cli.options import AsJson, CutRank, Force, NewestRun, Quiet, Tolerance, Weights, given_or_newest
+from lorakit.cli.output import say, write
+from lorakit.reporting.tables import counted, facts
 
 if TYPE_CHECKING:
+    from lorakit.workflow.export import ExportResult
     from lorakit.workflow.merge import MergeResult
 
 
@@ -34,40 +29,31 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Fold a run's adapters into a plain Hugging Face checkpoint."""
-    before_imports(quiet=quiet)
-    from lorakit.cli.output import listening, say, write, write_json
-
-    with listening(quiet=quiet):
-        say("merging, then comparing with the adapted model on real batches", quiet=quiet)
-        import lorakit
-
+    with envelope(quiet=quiet):
+        say("merging, then comparing with the adapted model on real batches")
         result = lorakit.merge(
             given_or_newest(run), out=out, weights=weights, tolerance=tolerance, force=force, rank=rank
         )
-    if as_json:
-        write_json(result.to_dict())
-        return
-    from lorakit.reporting.tables import facts
-
-    write(facts(merge_facts(result)))
-    say(f"load it with:\n  {result.load_line}", quiet=quiet)
+        answer(result, tell, as_json=as_json)
 
 
-def merge_facts(result: MergeResult) -> list[tuple[str, str]]:
-    """What was folded and how far the merged model is from the adapted one, as (name, value) pairs."""
-    from lorakit.reporting.tables import count
-
+def tell(result: MergeResult) -> None:
+    """Write what was folded, and how far the merged model is from the adapted one."""
     pairs = [
-        ("folded", f"{result.folded} sites"),
-        (
-            "proof",
-            f"{count(result.rows)} rows: largest logit difference {result.largest_difference:.3g} "
-            f"(allowed {result.tolerance:.3g}, largest logit {result.largest_logit:.3g}), {result.flips} labels changed",
-        ),
+        ("folded", counted(result.folded, "site")),
+        ("proof", f"{proof(result)}, {counted(result.flips, 'label')} changed"),
     ]
     if not result.plain:
-        pairs.append(
-            ("kept beside", f"{len(result.kept)} sites a plain checkpoint cannot hold: {', '.join(result.kept)}")
-        )
+        kept = f"{counted(len(result.kept), 'site')} that a plain checkpoint cannot hold: {', '.join(result.kept)}"
+        pairs.append(("kept apart", kept))
     pairs.append(("checkpoint", str(result.out)))
-    return pairs
+    write(facts(pairs))
+    say(f"load it with:\n  {result.load_line}")
+
+
+def proof(result: MergeResult | ExportResult) -> str:
+    """How far what was written is from the run, on how many rows."""
+    return (
+        f"{counted(result.rows, 'row')}: largest logit difference {result.largest_difference:.3g} "
+        f"(allowed {result.tolerance:.3g}, largest logit {result.largest_logit:.3g})"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,9 +18,10 @@ from lorakit.errors import Interrupted, LorakitError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-PIPE_WIDTH = (
-    1000  # columns a table may take where there is no terminal: in a pipe or a file every row keeps to one line
-)
+PIPE_WIDTH = 1000  # columns of a table where there is no terminal: in a pipe or a file every row keeps to one line
+
+talk = logging.getLogger("lorakit")
+"""What the library and the commands say while they work."""
 
 
 def main_process() -> bool:
@@ -54,20 +56,29 @@ def write_json(data: Mapping[str, Any]) -> None:
         sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
-def say(text: str, *, quiet: bool = False) -> None:
-    """Print a line of talk on standard error, unless ``quiet``."""
-    if not quiet:
-        console(talk=True).print(text, markup=False, soft_wrap=True)
+def say(text: str) -> None:
+    """A line of talk on standard error, as from the library itself: printed while somebody is ``listening``, and not quietly."""
+    talk.info(text)
+
+
+def warn(text: str) -> None:
+    """The same for what a person should know: printed also quietly, and marked as a warning."""
+    talk.warning(text)
+
+
+def next_line(*words: object) -> str:
+    """A command line that this person may type next: what their shell would take apart stands in quotes."""
+    return f"{program()} {shlex.join(map(str, words))}"
 
 
 def program() -> str:
-    """How this person calls lorakit, for the lines they may type next: by name where the shell finds it, else by its path."""
+    """How this person calls lorakit: by name where the shell finds it, else by its path, or as a module of their Python."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py" and called.parent.name == "lorakit":
-        return "python -m lorakit"
+        return shlex.join([sys.orig_argv[0], "-m", "lorakit"])
     found = shutil.which("lorakit")
     by_path = called.stem == "lorakit" and not (found and Path(found).resolve() == called.resolve())
-    return str(called) if by_path else "lorakit"
+    return shlex.quote(str(called)) if by_path else "lorakit"
 
 
 def complain(error: LorakitError) -> None:
@@ -80,26 +91,25 @@ def complain(error: LorakitError) -> None:
     err.print(str(error), markup=False, soft_wrap=True)
 
 
-class SpokenRecords(logging.Handler):
-    """Prints what the library logs (loading the model, the data, tokenising) as lines of talk."""
+class TalkHandler(logging.Handler):
+    """Prints talk (loading the model, the data, tokenising) as lines on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say ``record``, warnings marked as such."""
+        """Print ``record``, warnings marked as such."""
         mark = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        say(mark + record.getMessage())
+        console(talk=True).print(mark + record.getMessage(), markup=False, soft_wrap=True)
 
 
 @contextmanager
 def listening(*, quiet: bool = False) -> Iterator[None]:
-    """While this lasts, what the ``lorakit`` logger says is printed on standard error: warnings only, when ``quiet``."""
-    logger = logging.getLogger("lorakit")
-    handler, level, propagate = SpokenRecords(), logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    logger.propagate = False
+    """While this lasts, talk is printed on standard error: warnings only, when ``quiet``."""
+    handler, level, propagate = TalkHandler(), talk.level, talk.propagate
+    talk.addHandler(handler)
+    talk.setLevel(logging.WARNING if quiet else logging.INFO)
+    talk.propagate = False
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
+        talk.removeHandler(handler)
+        talk.setLevel(level)
+        talk.propagate = propagate

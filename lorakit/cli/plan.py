@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lorakit.cli.options import AsJson, Offline, Overrides, RecipeName, Seed, before_imports, open_recipe
+import lorakit
+from lorakit.cli.command import answer, envelope
+from lorakit.cli.options import AsJson, Offline, Overrides, RecipeName, Seed, open_recipe
+from lorakit.cli.output import write
+from lorakit.reporting.tables import Column, count, counted, facts, memory, table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from lorakit.workflow.plan import Plan
 
 
@@ -20,24 +22,13 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show the sites, budget, steps, ticks and memory of a recipe; train nothing."""
-    before_imports(offline=offline, quiet=True)
-    from lorakit.cli.output import listening, write, write_json
-
-    loaded, _ = open_recipe(recipe, overrides, seed=seed, offline=offline)
-    with listening(quiet=True):
-        import lorakit
-
-        result = lorakit.plan(loaded)
-    if as_json:
-        write_json(result.to_dict())
-    else:
-        write(*plan_tables(result))
+    with envelope(offline=offline, quiet=True):
+        loaded = open_recipe(recipe, overrides, seed=seed, offline=offline)
+        answer(lorakit.plan(loaded), tell, as_json=as_json)
 
 
-def plan_tables(result: Plan) -> tuple[Table, ...]:
-    """The matched sites, and the schedule in figures."""
-    from lorakit.reporting.tables import Column, count, facts, memory, table
-
+def tell(result: Plan) -> None:
+    """Write the matched sites, and the schedule in figures."""
     sites = table(
         result.sites,
         [
@@ -47,14 +38,14 @@ def plan_tables(result: Plan) -> tuple[Table, ...]:
             Column("rank", lambda site: site.rank, right=True),
             Column("parameters", lambda site: count(site.parameters), right=True),
         ],
-        title=f"{len(result.sites)} sites",
+        title=counted(len(result.sites), "site"),
     )
     pairs = [
         ("adapters", f"{count(result.adapter_parameters)} parameters with every site on"),
         ("budget", f"{count(result.budget)} parameters, {result.budget_source}"),
         ("head", f"{count(result.head_parameters)} parameters, not in the budget"),
         ("backbone", f"{count(result.model_parameters)} parameters"),
-        ("rows", count(result.rows)),
+        ("training rows", count(result.rows)),
         ("steps", f"{count(result.total_steps)}, {result.steps_per_epoch} an epoch, {result.warmup_steps} of warm-up"),
         ("evaluations", at_steps(result.evaluations)),
         ("ticks", at_steps(result.ticks)),
@@ -62,7 +53,7 @@ def plan_tables(result: Plan) -> tuple[Table, ...]:
         ("memory", f"about {memory(result.memory_bytes)}"),
         *(("note", note) for note in result.notes),
     ]
-    return sites, facts(pairs)
+    write(sites, facts(pairs))
 
 
 def at_steps(steps: list[int], shown: int = 8) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lorakit.cli.options import AsJson, CutRank, Quiet, Weights, before_imports
+import lorakit
+from lorakit.cli.command import answer, envelope
+from lorakit.cli.options import AsJson, CutRank, Quiet, Weights
 from lorakit.errors import DataError
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one that lorakit merge wrote.")],
     source: Annotated[
         str,
         typer.Argument(
@@ -28,29 +30,20 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Label the lines of a file: one line each, the label and its probability with a tab between."""
-    before_imports(quiet=quiet)
-    from lorakit.cli.output import listening, write_json
-
-    with listening(quiet=quiet):
+    with envelope(quiet=quiet):
         lines = texts(source)
-        import lorakit
-
         predictions = lorakit.predict(run, lines, weights=weights, rank=rank)
-    if not predictions:
-        raise DataError("there is no line to label", where="standard input" if source == "-" else source)
-    if as_json:
-        write_json(
-            {
-                "run": str(run),
-                "predictions": [
-                    {"text": item.text, "label": item.label, "probability": item.probability} for item in predictions
-                ],
-            }
-        )
-        return
-    for item in predictions:
-        chance = "" if item.probability is None else f"\t{item.probability:.4f}"
-        sys.stdout.write(f"{item.label}{chance}\n")
+        if not predictions:
+            raise DataError("there is no line to label", where="standard input" if source == "-" else source)
+        rows = [{"text": each.text, "label": each.label, "probability": each.probability} for each in predictions]
+        answer({"run": str(run), "predictions": rows}, tell, as_json=as_json)
+
+
+def tell(result: dict[str, Any]) -> None:
+    """Write a line for each text."""
+    for row in result["predictions"]:
+        probability = "" if row["probability"] is None else f"\t{row['probability']:.4f}"
+        sys.stdout.write(f"{row['label']}{probability}\n")
 
 
 def texts(source: str) -> Iterator[str | tuple[str, str]]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+import lorakit
+from lorakit.cli.command import answer, envelope
 from lorakit.cli.options import (
     RECIPE_HELP,
     AsJson,
@@ -19,17 +21,18 @@ from lorakit.cli.options import (
     Overrides,
     Quiet,
     Seed,
-    before_imports,
     complete_recipe,
     open_recipe,
     refuse_overwrite,
 )
+from lorakit.cli.output import next_line, say, write
+from lorakit.cli.search_glora import evolve
 from lorakit.errors import UsageError
+from lorakit.reporting.tables import Column, bar, count, duration, facts, heat_map, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lorakit.recipe.load import LoadedRecipe
     from lorakit.workflow.search import SearchResult
 
 
@@ -38,7 +41,7 @@ def search(
         Optional[str],
         typer.Argument(
             metavar="RECIPE",
-            help=RECIPE_HELP + " Where not given: recipe.yaml here, else demo.",
+            help=RECIPE_HELP + " By default recipe.yaml in this folder, else demo.",
             autocompletion=complete_recipe,
         ),
     ] = None,
@@ -47,12 +50,12 @@ def search(
         Optional[str],
         typer.Option(
             "--method",
-            help="heterolora, gradsvd and others that decide before a training; glora trains a supernet, then evolves. "
-            "The recipe's, else heterolora.",
+            help="The allocator: heterolora, gradsvd or another that can decide before a training, or glora, which trains a "
+            "supernet and then evolves. By default the recipe's, else heterolora.",
         ),
     ] = None,
     proxy: Annotated[
-        Optional[str], typer.Option("--proxy", help="heterolora: the score; see: lorakit list proxies.")
+        Optional[str], typer.Option("--proxy", help="heterolora: how sites are scored; see: lorakit list proxies.")
     ] = None,
     emit: Annotated[
         Optional[Path], typer.Option("--emit", metavar="OUT.yaml", help="Write a recipe with what was found in it.")
@@ -72,45 +75,28 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Score all sites once (static HeteroLoRA), or evolve a configuration for each of them (GLoRA)."""
-    before_imports(offline=offline, quiet=quiet)
-    from lorakit.recipe.schema import EVOLUTION
+    with envelope(offline=offline, quiet=quiet):
+        from lorakit.searching.allocator import allocators, comes_before_training
 
-    name, settings = recipe_or_default(recipe, overrides or [])
-    if proxy is not None:
-        settings.append(f"search.proxy={proxy}")
-    if method is not None:
-        settings.append(f"search.method={method}")
-    if emit is not None:
-        refuse_overwrite(emit, force=force)
-    loaded, folder = open_recipe(name, settings, seed=seed, offline=offline)
-    if loaded.recipe.search.method == EVOLUTION:
-        from lorakit.cli.evolution import evolve
-
-        evolve(loaded, run_dir or folder, resume=resume, emit=emit, keep=keep, quiet=quiet, as_json=as_json)
-        return
-    given = {"--resume": resume, "--keep-weights": keep, "--run-dir": run_dir is not None}
-    if wrong := [option for option, value in given.items() if value]:
-        raise UsageError(f"{' and '.join(wrong)} goes with --method {EVOLUTION} only", hint="leave it out")
-    score(loaded, emit, quiet=quiet, as_json=as_json)
-
-
-def score(loaded: LoadedRecipe, emit: Path | None, *, quiet: bool, as_json: bool) -> None:
-    """Score all sites once, and print them with the allocation."""
-    from lorakit.cli.output import listening, program, say, write, write_json
-
-    with listening(quiet=quiet):
-        say(f"scoring the sites of {loaded.recipe.model.name} on {loaded.recipe.task.name}", quiet=quiet)
-        import lorakit
-
-        result = lorakit.search(loaded, emit=emit)
-    if as_json:
-        write_json(result.to_dict())
-        return
-    write(*search_tables(result))
-    if result.note:
-        say(f"{result.proxy}: {result.note}", quiet=quiet)
-    if result.emitted is not None:
-        say(f"next:\n  {program()} train {result.emitted}", quiet=quiet)
+        name, settings = recipe_or_default(recipe, overrides or [])
+        if proxy is not None:
+            settings.append(f"search.proxy={proxy}")
+        if method is not None:
+            settings.append(f"search.method={method}")
+        if emit is not None:
+            refuse_overwrite(emit, force=force)
+        loaded = open_recipe(name, settings, seed=seed, offline=offline)
+        if comes_before_training(loaded.recipe.search):
+            evolve(loaded, run_dir, resume=resume, emit=emit, keep=keep, quiet=quiet, as_json=as_json)
+            return
+        given = {"--resume": resume, "--keep-weights": keep, "--run-dir": run_dir is not None}
+        if wrong := [option for option, value in given.items() if value]:
+            able = " or ".join(name for name, kind in allocators.items() if kind.before_training)
+            raise UsageError(
+                f"only --method {able} takes {' and '.join(wrong)}", hint=f"leave {' and '.join(wrong)} out"
+            )
+        say(f"scoring the sites of {loaded.recipe.model.name} on {loaded.recipe.task.name}")
+        answer(lorakit.search(loaded, emit=emit), tell, as_json=as_json)
 
 
 def recipe_or_default(recipe: str | None, overrides: list[str]) -> tuple[str, list[str]]:
@@ -123,27 +109,40 @@ def recipe_or_default(recipe: str | None, overrides: list[str]) -> tuple[str, li
     return recipe, list(overrides)
 
 
-def search_tables(result: SearchResult) -> tuple[Table, ...]:
-    """The ranked sites with bars, the allocation as layers by roles, and the budget."""
-    from lorakit.reporting.grid import site_grid
-    from lorakit.reporting.tables import Column, bar, count, duration, facts, heat_map, table
+def tell(result: SearchResult) -> None:
+    """Write the ranked sites with bars, the allocation as layers by roles, and the budget; say what can be done next."""
+    write(ranking(result), allocation(result), facts(outcome(result)))
+    if result.note:
+        say(f"{result.proxy}: {result.note}")
+    if result.emitted is not None:
+        say(f"next:\n  {next_line('train', result.emitted)}")
 
+
+def ranking(result: SearchResult) -> Table:
+    """The sites, best first."""
     top = max((site.score for site in result.ranked), default=0.0)
-    ranked = table(
-        result.ranked,
-        [
-            Column("site", lambda site: site.label),
-            Column("score", lambda site: f"{site.score:.4g}", right=True),
-            Column("", lambda site: bar(site.score / top if top > 0 else 0.0)),
-            Column("rank", lambda site: site.rank, right=True),
-            Column("parameters", lambda site: count(site.parameters), right=True),
-            Column("", lambda site: "on" if site.on else ""),
-        ],
-        title=f"sites by {result.proxy}, best first",
-    )
+    columns = [
+        Column("site", lambda site: site.label),
+        Column("score", lambda site: f"{site.score:.4g}", right=True),
+        Column("", lambda site: bar(site.score / top if top > 0 else 0.0)),
+        Column("rank", lambda site: site.rank, right=True),
+        Column("parameters", lambda site: count(site.parameters), right=True),
+        Column("", lambda site: "on" if site.on else ""),
+    ]
+    return table(result.ranked, columns, title=f"sites by {result.proxy}, best first")
+
+
+def allocation(result: SearchResult) -> Table:
+    """The ranks as layers by roles."""
+    from lorakit.reporting.grid import site_grid
+
     grid = site_grid((site.layer, site.role, float(site.rank if site.on else 0)) for site in result.ranked)
-    allocation = heat_map(grid, lambda rank: f"{rank:.0f}" if rank else "·", title="rank by layer and role")
+    return heat_map(grid, lambda rank: f"{rank:.0f}" if rank else "·", title="rank by layer and role")
+
+
+def outcome(result: SearchResult) -> list[tuple[str, str]]:
+    """What the search came to, as (name, value) pairs."""
     pairs = [("budget", f"{count(result.used)} of {count(result.budget)} used"), ("time", duration(result.seconds))]
     if result.emitted is not None:
         pairs.append(("recipe", str(result.emitted)))
-    return ranked, allocation, facts(pairs)
+    return pairs

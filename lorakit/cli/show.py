@@ -1,23 +1,36 @@
-"""``lorakit show``: a recipe with every key explained, or the card of a method, update, combination, proxy or task."""
+"""``lorakit show``: a recipe with every key explained, or the card of a method or of whatever else has a name."""
 
 from __future__ import annotations
 
 import inspect
-import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from lorakit.cli.method_card import show_method
+import lorakit
+from lorakit.cli import show_method
+from lorakit.cli.command import answer, envelope
 from lorakit.cli.options import AsJson, Overrides, complete_recipe, open_recipe
+from lorakit.cli.output import write
 from lorakit.errors import UsageError, nearest
+from lorakit.registry import find_registry
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import LoadedRecipe
     from lorakit.registry import Registry
+    from lorakit.tasks.task import Task
 
+CARDS = ("methods", "deltas", "inits", "updates", "combinations", "allocators", "proxies", "tasks")
+"""The registries in which a name that is no recipe is looked up."""
+OPTIONS = {
+    "allocator": "search.options",
+    "proxy": "search.proxy_options",
+    "training update": "adapter.update_options",
+}
+"""Kind of an entry -> the recipe key of its own options."""
 KEY_INDENT = 2  # spaces before a key in a resolved recipe; sections have none, entries of a mapping more
 WIDEST_VALUE = 48  # columns up to which the comments are lined up
 
@@ -27,54 +40,63 @@ def show(
         str,
         typer.Argument(
             metavar="NAME",
-            help="A recipe (shipped, file or run folder), a method, an update, a combination, a proxy or a task.",
+            help="A recipe (shipped, file or run folder), or what lorakit list names: a method, an allocator, a task ...",
             autocompletion=complete_recipe,
         ),
     ],
     overrides: Overrides = None,
     model: Annotated[
         Optional[str],
-        typer.Option("--model", help="A method's card: the model to count parameters on. Where not given: the demo's."),
+        typer.Option("--model", help="For a method: the model to count its parameters on; by default the demo's."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a recipe with every key explained, or the card of a method, update, combination, proxy or task."""
-    from lorakit.cli.output import write, write_json
-    from lorakit.recipe.load import shipped_recipes
-    from lorakit.registry import find_registry
+    """Show a recipe with every key explained, or the card of a method, allocator, update, combination, proxy or task."""
+    with envelope(offline=True, quiet=True):
+        found = [registry for registry in map(find_registry, CARDS) if name in registry]
+        is_method = name in find_registry("methods")
+        if model is not None and not is_method:
+            raise UsageError(
+                f"--model goes with the card of a method, and '{name}' is not a method", hint="leave it out"
+            )
+        if is_recipe(name, has_card=bool(found)):
+            loaded = open_recipe(name, overrides)
+            answer(asdict(loaded.recipe), lambda _: write(explained(loaded)), as_json=as_json)
+            return
+        if not found:
+            raise unknown(name)
+        if overrides:
+            raise UsageError(
+                f"KEY=VALUE changes a recipe, and '{name}' is not a recipe", valid="lorakit show RECIPE KEY=VALUE"
+            )
+        if is_method:
+            further = [(find_registry("updates"), update) for update in found[0].get(name).updates]
+            further += [(registry, name) for registry in found[1:]]
+            cards = [card(registry, entry) for registry, entry in dict.fromkeys(further)]
+            answer(lorakit.describe(name, model=model), partial(show_method.tell, further=cards), as_json=as_json)
+            return
+        cards = [card(registry, name) for registry in found]
+        answer({"name": name, "cards": cards}, lambda _: write("\n\n".join(cards)), as_json=as_json)
 
-    methods, allocators = find_registry("methods"), find_registry("allocators")
-    if model is not None and name not in methods:
-        raise UsageError(f"--model goes with the card of a method, and '{name}' is none", hint="leave it out")
-    carded = any(name in known for known in card_registries())
-    if name in shipped_recipes() or Path(name).suffix in (".yaml", ".yml") or (Path(name).exists() and not carded):
-        loaded, _ = open_recipe(name, overrides)
-        if as_json:
-            write_json(asdict(loaded.recipe))
-        else:
-            write(explained(loaded))
-        return
-    if overrides:
-        raise UsageError(f"KEY=VALUE changes a recipe, and '{name}' is none", valid="lorakit show RECIPE KEY=VALUE")
-    if name in methods:
-        show_method(name, model, as_json=as_json)
-        if not as_json:
-            write(*(f"\n{card(find_registry('updates'), update)}" for update in methods.get(name).updates))
-            if name in allocators:
-                write(f"\n{card(allocators, name)}")
-        return
-    cards = [card(registry, name) for registry in card_registries() if name in registry]
-    if not cards:
-        known = [*shipped_recipes(), *(entry for registry in card_registries() for entry in registry.names())]
-        raise UsageError(
-            f"there is no recipe, method, update, combination, proxy or task called '{name}'",
-            valid=", ".join(known),
-            hint=nearest(name, known) or "lorakit list methods",
-        )
-    if as_json:
-        write_json({"name": name, "cards": cards})
-    else:
-        write("\n\n".join(cards))
+
+def is_recipe(name: str, *, has_card: bool) -> bool:
+    """Whether the name is that of a recipe; a file or folder of the name of something that has a card does not hide it."""
+    from lorakit.recipe.load import shipped_recipes
+
+    path = Path(name)
+    return name in shipped_recipes() or path.suffix in (".yaml", ".yml") or (path.exists() and not has_card)
+
+
+def unknown(name: str) -> UsageError:
+    """The error for a name that nothing has."""
+    from lorakit.recipe.load import shipped_recipes
+
+    known = [*shipped_recipes(), *(entry for kind in CARDS for entry in find_registry(kind).names())]
+    return UsageError(
+        f"nothing is called '{name}': there is no such recipe, {', '.join(find_registry(kind).kind for kind in CARDS)}",
+        valid=", ".join(dict.fromkeys(known)),
+        hint=nearest(name, known) or "lorakit list methods",
+    )
 
 
 def explained(loaded: LoadedRecipe) -> str:
@@ -82,47 +104,58 @@ def explained(loaded: LoadedRecipe) -> str:
     from lorakit.recipe.keys import recipe_keys
 
     lines: list[tuple[str, str]] = []
-    section = ""
+    section = key = ""
     for line in loaded.to_yaml().splitlines():
         indent, name = len(line) - len(line.lstrip()), line.partition(":")[0].strip(" '")
         if indent == 0:
             section = name
-        path = f"{section}.{name}"
-        lines.append((line, recipe_keys()[path].rule.doc if indent == KEY_INDENT else ""))
+            doc = ""
+        elif indent == KEY_INDENT:
+            key = f"{section}.{name}"
+            doc = recipe_keys()[key].rule.doc
+        else:
+            doc = option_doc(loaded, key, name)
+        lines.append((line, doc))
     width = min(max(len(text) for text, doc in lines if doc), WIDEST_VALUE)
     return "\n".join(f"{text:<{width}}  # {doc}" if doc else text for text, doc in lines)
 
 
-def card_registries() -> list[Registry[Any]]:
-    """Where a name that is no recipe is looked up."""
-    from lorakit.registry import find_registry
-
-    return [find_registry(name) for name in ("methods", "updates", "combinations", "allocators", "proxies", "tasks")]
+def option_doc(loaded: LoadedRecipe, key: str, name: str) -> str:
+    """What an option of the recipe's allocator or proxy means; empty for entries of other mappings."""
+    search = loaded.recipe.search
+    owners = {"search.options": ("allocators", search.method), "search.proxy_options": ("proxies", search.proxy)}
+    if key not in owners or owners[key][1] == "none":
+        return ""
+    registry, owner = owners[key]
+    return str(find_registry(registry).get(owner).options[name].doc)
 
 
 def card(registry: Registry[Any], name: str) -> str:
-    """What an entry's own file says of it; for a task, its facts."""
+    """What an entry's own file says of it and its options; for a task, its facts."""
     from lorakit.tasks.task import Task
+    from lorakit.workflow.describe import header
 
     entry = registry.get(name)
-    head = f"{name} ({registry.kind})"
     if isinstance(entry, Task):
-        text = "\n".join(
-            (
-                entry.title,
-                f"text:       {', '.join(entry.text)}",
-                f"labels:     {', '.join(entry.labels) or 'a number'}",
-                f"metrics:    {', '.join(entry.metrics)} (the first decides which epoch is best)",
-                f"validation: {', '.join(entry.validation)}",
-            )
-        )
+        text = task_facts(entry)
     else:
-        # One file a method: the file's name is the entry's. What comes from another package has its class's file.
-        module = sys.modules.get(f"{registry.package}.{name}") or inspect.getmodule(entry)
-        text = inspect.getdoc(module) or ""
-        options = getattr(entry, "options", None)
-        if isinstance(options, dict) and options:
-            told = (f"    {key} = {option.default}: {option.doc}" for key, option in options.items())
-            key = "search.options" if registry.kind == "allocator" else "adapter.update_options"
-            text += f"\n\n{key}:\n" + "\n".join(told)
-    return f"{head}\n\n{text}"
+        # One file a method: the file's name is the entry's. What comes from another package has its class's file, or a line.
+        module = inspect.getmodule(entry) if isinstance(entry, type) else None
+        text = header(registry, name) or (inspect.getdoc(module) if module else "") or entry.summary
+        if options := getattr(entry, "options", None):
+            lines = (f"    {key} = {option.default}: {option.doc}" for key, option in options.items())
+            text += f"\n\n{OPTIONS.get(registry.kind, 'options')}:\n" + "\n".join(lines)
+    return f"{name} ({registry.kind})\n\n{text}"
+
+
+def task_facts(task: Task) -> str:
+    """A task's columns, labels, metrics and splits."""
+    return "\n".join(
+        (
+            task.title,
+            f"text:       {', '.join(task.text)}",
+            f"labels:     {', '.join(task.labels) or 'a number'}",
+            f"metrics:    {', '.join(task.metrics)} (the first decides which epoch is best)",
+            f"validation: {', '.join(task.validation)}",
+        )
+    )

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+import lorakit
+from lorakit.cli.command import answer, envelope
 from lorakit.cli.experiments import Csv, Folder, Metric, NoWait, Seeds, heading, request, say_the_rest, spread, too_wide
-from lorakit.cli.options import AsJson, Offline, Quiet, RecipeName, before_imports
+from lorakit.cli.options import AsJson, Offline, Quiet, RecipeName
+from lorakit.cli.output import write
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,27 +58,21 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe over a grid of values and several seeds, and rank the points."""
-    before_imports(offline=offline, quiet=quiet)
     asked = request(seeds=seeds, folder=folder, metric=metric, no_wait=no_wait, csv=csv, offline=offline, quiet=quiet)
     asked |= {"trials": trials, "storage": storage}
-    from lorakit.cli.output import listening, write, write_json
-
-    with listening(quiet=quiet):
-        import lorakit
-
+    with envelope(offline=offline, quiet=quiet):
         if dry_run:
             planned = lorakit.plan_sweep(recipe, overrides or [], **asked)
-            if as_json:
-                write_json(planned.to_dict())
-            else:
-                write(plan_table(planned))
+            answer(planned, lambda plan: write(plan_table(plan)), as_json=as_json)
             return
         result = lorakit.sweep(recipe, overrides or [], **asked)
-    if as_json:
-        write_json(result.to_dict())
-    else:
-        write(*sweep_tables(result), f"to train the best again: {result.best}")
-    say_the_rest(result, (result.folder / "sweep.json", result.figure, csv), quiet=quiet)
+        answer(result, tell, as_json=as_json)
+        say_the_rest(result, (result.folder / "sweep.json", result.figure, csv))
+
+
+def tell(result: Sweep) -> None:
+    """Write the points, and how the best is trained again."""
+    write(*sweep_tables(result), f"to train the best again: {result.best}")
 
 
 def sweep_tables(result: Sweep) -> list[Table]:

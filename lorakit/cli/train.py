@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from lorakit.cli.options import AsJson, Offline, Overrides, Quiet, RecipeName, Seed, before_imports, open_recipe
+import lorakit
+from lorakit.cli import plan
+from lorakit.cli.command import answer, envelope
+from lorakit.cli.options import AsJson, Offline, Overrides, Quiet, RecipeName, Seed, open_recipe
+from lorakit.cli.output import next_line, say, write
+from lorakit.reporting.tables import count, duration, facts, scores
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import LoadedRecipe
@@ -31,51 +37,36 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train the adapters of a recipe, with its search where it has one."""
-    before_imports(offline=offline, quiet=quiet)
-    from lorakit.cli.output import listening, say, write, write_json
-
-    loaded, folder = open_recipe(recipe, overrides, seed=seed, offline=offline)
-    with listening(quiet=quiet):
+    with envelope(offline=offline, quiet=quiet):
+        loaded = open_recipe(recipe, overrides, seed=seed, offline=offline)
         if dry_run:
             preview(loaded, as_json=as_json)
             return
-        say(f"loading {loaded.recipe.model.name} and {loaded.recipe.task.name}", quiet=quiet)
-        import lorakit
+        say(f"loading {loaded.recipe.model.name} and {loaded.recipe.task.name}")
         from lorakit.cli.progress import ProgressHook
 
         with ProgressHook(quiet=quiet) as progress:
-            result = lorakit.train(loaded, run_dir=run_dir or folder, resume=resume, hooks=[progress])
-    if as_json:
-        write_json(result.to_dict())
-        return
-    from lorakit.reporting.tables import facts
-
-    write(facts(summary(result)))
-    say(what_next(result, offline=loaded.recipe.run.offline), quiet=quiet)
+            result = lorakit.train(loaded, run_dir=run_dir, resume=resume, hooks=[progress])
+        answer(result, partial(tell, offline=loaded.recipe.run.offline), as_json=as_json)
 
 
 def preview(loaded: LoadedRecipe, *, as_json: bool) -> None:
     """Print the resolved recipe and its plan; nothing is written."""
-    import lorakit
-    from lorakit.cli.output import write, write_json
-    from lorakit.cli.plan import plan_tables
-
     planned = lorakit.plan(loaded)
-    if as_json:
-        write_json({"recipe": dataclasses.asdict(loaded.recipe), "plan": planned.to_dict()})
-    else:
-        write(loaded.to_yaml(), *plan_tables(planned))
+
+    def tell_both(_: dict[str, Any]) -> None:
+        write(loaded.to_yaml())
+        plan.tell(planned)
+
+    answer({"recipe": dataclasses.asdict(loaded.recipe), "plan": planned.to_dict()}, tell_both, as_json=as_json)
 
 
-def summary(result: TrainResult) -> list[tuple[str, str]]:
-    """What a person wants to know when a training has ended, as (name, value) pairs."""
-    from lorakit.reporting.tables import count, duration, scores
-
-    share = result.search_seconds / result.seconds if result.seconds else 0.0
+def tell(result: TrainResult, *, offline: bool) -> None:
+    """Write what a person wants to know when a training has ended, and say what can be done next."""
     time = duration(result.seconds)
     if result.search_seconds:
-        time += f", {share:.0%} of it search"
-    return [
+        time += f", {result.search_seconds / result.seconds:.0%} of it search"
+    pairs = [
         (f"last, step {result.steps}", scores(result.last)),
         (
             f"best, step {result.best_step}",
@@ -86,18 +77,7 @@ def summary(result: TrainResult) -> list[tuple[str, str]]:
         ("time", time),
         ("run", str(result.run_dir)),
     ]
-
-
-def what_next(result: TrainResult, *, offline: bool) -> str:
-    """The command lines that go on from here."""
-    from lorakit.cli.output import program
-
-    lorakit, switch = program(), " --offline" if offline else ""
-    return "\n".join(
-        (
-            "next:",
-            f"  {lorakit} eval {result.task} --run {result.run_dir}{switch}",
-            f"  {lorakit} merge {result.run_dir}",
-            f"  {lorakit} predict {result.run_dir} FILE",
-        )
-    )
+    write(facts(pairs))
+    evaluation = ["eval", result.task, "--run", result.run_dir, *(["--offline"] if offline else [])]
+    commands = (evaluation, ["merge", result.run_dir], ["predict", result.run_dir, "FILE"])
+    say("\n  ".join(["next:", *(next_line(*words) for words in commands)]))

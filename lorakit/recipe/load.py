@@ -1,12 +1,12 @@
 """From whatever names a recipe to its typed values: defaults < search preset < extended recipe < file < KEY=VALUE.
 
-Of the three ways to state the search budget, the one that the last layer uses takes the place of the others.
+Of the three ways to state the search budget, the one that the last of them uses takes the place of the others.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -17,13 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from lorakit.errors import LorakitError, RecipeError
 from lorakit.recipe.document import SUFFIXES, missing_file, shown
-from lorakit.recipe.keys import key_values
-from lorakit.recipe.layers import Layer, read_file, read_overrides
+from lorakit.recipe.keys import key_values, recipe_keys
+from lorakit.recipe.overlays import Overlay, read_file, read_overrides
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.rules import BUDGETS, Draft, check
 from lorakit.recipe.schema import SEARCH_PRESETS, AdapterSection, Recipe
 from lorakit.recipe.values import UNREADABLE, written
-from lorakit.recipe.vocabulary import methods
+from lorakit.recipe.vocabulary import methods, proxies
 
 
 @dataclass(frozen=True)
@@ -106,16 +106,16 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bo
     if isinstance(recipe, LoadedRecipe):
         if not settings:
             return recipe
-        loaded, layers = recipe, [own_layer(recipe)]
+        loaded, overlays = recipe, [own_values(recipe)]
     else:
         folder = run_folder(recipe)
         path = find_recipe(recipe) if folder is None else folder / "recipe.yaml"
-        layers = read_chain(path, problems)
+        overlays = read_chain(path, problems)
         loaded = LoadedRecipe(Recipe(), path.stem, path, folder=folder)
-    layers.append(read_overrides(settings, problems))
-    values, places = merge(layers)
+    overlays.append(read_overrides(settings, problems))
+    values, places = merge(overlays)
     loaded = replace(loaded, places=places)
-    if all(layer.complete for layer in layers):
+    if all(overlay.complete for overlay in overlays):
         check(Draft(values, loaded.where), problems)
     problems.raise_if_any()
     if values.get("run.name") is None:
@@ -129,12 +129,12 @@ def run_folder(recipe: str | Path) -> Path | None:
     return folder if str(recipe) and os.path.isfile(folder / "recipe.yaml") else None
 
 
-def own_layer(loaded: LoadedRecipe) -> Layer:
+def own_values(loaded: LoadedRecipe) -> Overlay:
     """What a loaded recipe sets itself. What nobody wrote and is as it always is, its method's usual rank say, is left open again."""
     usual = key_values(with_usual(Recipe(adapter=AdapterSection(method=loaded.recipe.adapter.method))))
     values = key_values(loaded.recipe)
     own = {path: value for path, value in values.items() if path in loaded.places or value != usual[path]}
-    return Layer(own, dict(loaded.places))
+    return Overlay(own, dict(loaded.places))
 
 
 def with_usual(recipe: Recipe) -> Recipe:
@@ -159,40 +159,52 @@ def structure() -> DictConfig:
     return OmegaConf.structured(Recipe)
 
 
-def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values and places of all layers, later ones first in line; below all of them the search preset that they name."""
+def merge(overlays: Sequence[Overlay]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values and places of all overlays, later ones over earlier ones; below all of them the search preset that they name."""
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
-    for layer in layers:
-        if any(layer.values.get(path) is not None for path in BUDGETS):
+    for overlay in overlays:
+        if any(overlay.values.get(path) is not None for path in BUDGETS):
             for path in BUDGETS:
                 values.pop(path, None)
                 places.pop(path, None)
-        values |= layer.values
-        places |= layer.places
+        values |= overlay.values
+        places |= overlay.places
     preset = values.get("search.preset")
     if preset is None or preset is UNREADABLE:
         return values, places
-    budgeted = any(values.get(path) is not None for path in BUDGETS)
-    below = {path: value for path, value in SEARCH_PRESETS[preset].items() if not (budgeted and path in BUDGETS)}
+    below = preset_values(preset, values)
     return below | values, dict.fromkeys(below, places["search.preset"]) | places
 
 
-def read_chain(path: Path, problems: Problems) -> list[Layer]:
-    """The layers of a recipe and of all that it extends, the base first."""
-    layers: list[Layer] = []
+def preset_values(preset: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the search preset sets below ``values``: no second budget, and no options that the proxy they choose does not have."""
+    below = dict(SEARCH_PRESETS[preset])
+    if any(values.get(path) is not None for path in BUDGETS):
+        below = {path: value for path, value in below.items() if path not in BUDGETS}
+    if "search.proxy_options" in below:
+        proxy = values.get("search.proxy", recipe_keys()["search.proxy"].default)
+        has = () if proxy is UNREADABLE else proxies().get(proxy).options
+        options = below["search.proxy_options"]
+        below["search.proxy_options"] = {name: value for name, value in options.items() if name in has}
+    return below
+
+
+def read_chain(path: Path, problems: Problems) -> list[Overlay]:
+    """A recipe and all that it extends, the base first."""
+    overlays: list[Overlay] = []
     seen: list[Path] = []
     while True:
         seen.append(path.resolve())
-        layer = read_file(path, problems)
-        layers.insert(0, layer)
-        if layer.extends is None:
-            return layers
-        base = find_base(layer.extends, path.parent)
-        where = layer.places["extends"]
+        overlay = read_file(path, problems)
+        overlays.insert(0, overlay)
+        if overlay.extends is None:
+            return overlays
+        base = find_base(overlay.extends, path.parent)
+        where = overlay.places["extends"]
         if base is None:
-            valid, hint = missing_file(layer.extends, shipped_recipes(), path.parent)
-            problems.add(f"there is no recipe '{layer.extends}'", where=where, key="extends", valid=valid, hint=hint)
+            valid, hint = missing_file(overlay.extends, shipped_recipes(), path.parent)
+            problems.add(f"there is no recipe '{overlay.extends}'", where=where, key="extends", valid=valid, hint=hint)
         elif base.resolve() in seen:
             circle = " -> ".join(shown(step) for step in (*seen[seen.index(base.resolve()) :], base.resolve()))
             problems.add(
@@ -201,8 +213,8 @@ def read_chain(path: Path, problems: Problems) -> list[Layer]:
         else:
             path = base
             continue
-        layer.complete = False
-        return layers
+        overlay.complete = False
+        return overlays
 
 
 def find_base(name: str, folder: Path) -> Path | None:

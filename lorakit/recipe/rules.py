@@ -12,7 +12,7 @@ from lorakit.recipe.keys import recipe_keys, section_keys
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.schema import CUSTOM, AdapterSection
 from lorakit.recipe.values import UNREADABLE, written
-from lorakit.recipe.vocabulary import methods
+from lorakit.recipe.vocabulary import ConfiguredOnes, allocators, methods, proxies
 
 METHODS_OWN = ("adapter.targets", "adapter.rank", "adapter.alpha")
 AXES = tuple(
@@ -122,14 +122,42 @@ def search_has_time(draft: Draft) -> Iterator[Problem]:
             "search.tail",
             "less than 1 together",
         )
+
+
+def preset_has_its_search(draft: Draft) -> Iterator[Problem]:
+    """The presets are HeteroLoRA's."""
     if draft["search.preset"] is not None and draft["search.method"] not in ("none", "heterolora"):
         yield draft.problem(
             f"are settings of heterolora, and search.method is {draft['search.method']} ({draft.where('search.method')})",
             "search.preset",
             "null",
         )
-    if draft["search.method"] == "none" and draft.changed("search.options") and draft["search.preset"] is None:
+
+
+def allocator_has_the_options(draft: Draft) -> Iterator[Problem]:
+    """The allocator has the options that it is given; where there is none, none are given but by a preset."""
+    method = draft["search.method"]
+    if any(preset_has_its_search(draft)):
+        return  # the options may be the preset's, which is told
+    if method != "none":
+        yield from unknown_options(draft, "search.options", allocators, method)
+    elif draft["search.options"] and draft["search.preset"] is None:
         yield draft.problem("has no effect: there is no search", "search.options", "none", "search.method: heterolora")
+
+
+def proxy_has_the_options(draft: Draft) -> Iterator[Problem]:
+    """The proxy has the options that it is given, whoever asks for its scores."""
+    yield from unknown_options(draft, "search.proxy_options", proxies, draft["search.proxy"])
+
+
+def unknown_options(draft: Draft, path: str, known: Callable[[], ConfiguredOnes], name: str) -> Iterator[Problem]:
+    """What of the options at ``path`` the one called ``name`` does not have. The registry is asked for only where there are any."""
+    for option, text in draft[path].items():
+        try:
+            known().get(name).settings_from({option: text})
+        except LorakitError as error:
+            for problem in error.problems:
+                yield Problem(problem.what, draft.where(f"{path}.{option}"), path, problem.valid, problem.hint)
 
 
 def something_to_adapt(draft: Draft) -> Iterator[Problem]:
@@ -235,6 +263,9 @@ RULES = (
     budget_fits,
     one_allocation,
     search_has_time,
+    preset_has_its_search,
+    allocator_has_the_options,
+    proxy_has_the_options,
     something_to_adapt,
     axes_go_together,
     options_are_readable,

@@ -5,7 +5,7 @@ The registries are asked for only when a name is looked up, so that nothing is i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from lorakit.registry import find_registry
@@ -45,9 +45,37 @@ class Methods(Names, Protocol):
         """The method of this name."""
 
 
+class Configured(Protocol):
+    """A proxy or an allocator, as a recipe sees it: it has options of its own."""
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """By name."""
+
+    def settings_from(self, given: Mapping[str, str]) -> object:
+        """The value of every option. Raises RecipeError with all names and values that it does not have."""
+
+
+class ConfiguredOnes(Names, Protocol):
+    """All proxies, or all allocators."""
+
+    def get(self, name: str) -> Configured:
+        """The one of this name."""
+
+
 def methods() -> Methods:
     """All adapter methods."""
     return find_registry("methods")
+
+
+def proxies() -> ConfiguredOnes:
+    """All proxies."""
+    return find_registry("proxies")
+
+
+def allocators() -> ConfiguredOnes:
+    """All allocators."""
+    return find_registry("allocators")
 
 
 def names_of(registry: str) -> Callable[[], list[str]]:

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from lorakit.artifacts.files import write_bytes
 from lorakit.backbone.site import SHORTCUTS
 from lorakit.reporting.grid import Grid, Located, layer_name, site_grid
+from lorakit.reporting.tables import counted
 
 TILE = (0.07, 0.32, 0.60)
 """Coloured tiles, the smaller their value the more of the page they let through: light on a light page, dark on a dark one."""
@@ -40,8 +41,9 @@ def site_heatmap(timeline: Sequence[Mapping[str, Any]], sites: Sequence[Located]
             times_on[name] += 1
     values = [times_on[site.name] / ticks if ticks else 0.0 for site in sites]
     usual = f"{sum(times_on.values()) / max(ticks, 1):.0f} of {len(sites)} sites at a time"
-    times = f"{ticks} tick{'' if ticks == 1 else 's'}"
-    return save(heat_map(sites, values, f"how often each site was on: percent of {times}\n{usual}"), path)
+    return save(
+        heat_map(sites, values, f"how often each site was on: percent of {counted(ticks, 'tick')}\n{usual}"), path
+    )
 
 
 def heat_map(
@@ -96,7 +98,7 @@ def write_number(axes: Axes, x: float, y: float, text: str, ink: str) -> None:
 
 
 def training_curves(metrics: Sequence[Mapping[str, Any]], ticks: Sequence[int], path: Path) -> Path:
-    """Draw the loss and every validation score over the optimiser steps, with the search's ticks as fine upright lines.
+    """Draw the loss and every validation score over the optimiser steps, with the search's ticks as thin vertical lines.
 
     metrics: records ``{step, epoch, loss, lr}`` and ``{step, epoch, split, scores}``, in any order; ticks: their steps.
     Writes ``path`` as PNG, makes its folder, and returns it.
@@ -130,7 +132,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], ticks: Sequence[int]) -> Figure
             axes.axvline(tick, color=RULE, linewidth=0.8 if len(ticks) <= 30 else 0.3, zorder=0)
         bare(axes)
     if ticks:
-        upper.set_title(f"upright lines: {len(ticks)} search ticks", fontsize=9, color=MUTED, loc="right")
+        upper.set_title(f"vertical lines: {len(ticks)} search ticks", fontsize=9, color=MUTED, loc="right")
     return figure
 
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from lorakit.reporting.figures import INK, LINES, MUTED, RULE, bare, canvas, unmarked
 from lorakit.reporting.grid import role_position
 from lorakit.reporting.history import History, Numbers
-from lorakit.reporting.settling import Settling
+from lorakit.reporting.stability import Stability
 
 OFF = (0.5, 0.54, 0.59, 0.22)
 """What is off, on white and on black paper: grey, most of it let through."""
@@ -47,8 +47,8 @@ def over_time(history: History) -> Figure:
                 cells[row] = values[members].mean(axis=0)
         draw_panel(panel, cells, top, colours, history.ranked)
         on = np.array([site.role == role for site in history.sites])
-        told = f"rank {history.live[on].mean():.1f}" if history.ranked else f"{history.on[on].mean():.0%} on"
-        panel.set_title(f"{unmarked(role)}   {told}", fontsize=9, color=INK, loc="left", pad=3)
+        level = f"rank {history.live[on].mean():.1f}" if history.ranked else f"{history.on[on].mean():.0%} on"
+        panel.set_title(f"{unmarked(role)}   {level}", fontsize=9, color=INK, loc="left", pad=3)
         panel.set_yticks(*layer_ticks(layers))
     for panel in panels[len(roles) :]:
         panel.set_visible(False)
@@ -169,26 +169,26 @@ def scale_scores(axes: Axes, scores: Numbers) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def changes(history: History, settled: Settling) -> Figure:
+def changes(history: History, stability: Stability) -> Figure:
     """What changed at each tick against the one before it: churn, moved rank where ranks vary, and the rank correlation."""
     steps = history.steps[1:]
-    with_scores = bool(settled.correlations)
+    with_scores = bool(stability.correlations)
     figure = canvas(7.6, 4.6 if with_scores else 2.7)
     panels = figure.subplots(1 + with_scores, 1, sharex=True, squeeze=False).flatten()
     upper = panels[0]
     draw = {"linewidth": 1.6, "markersize": 4, "clip_on": False}
-    upper.plot(steps, settled.churn, color=LINES[0], marker="o", label="churn: sites gone off", **draw)
+    upper.plot(steps, stability.churn, color=LINES[0], marker="o", label="churn: sites that went off", **draw)
     if history.ranked:
-        upper.plot(steps, settled.moved, color=LINES[1], marker="s", label="rank units gone elsewhere", **draw)
+        upper.plot(steps, stability.moved, color=LINES[1], marker="s", label="rank units that moved", **draw)
         upper.legend(frameon=False, fontsize=8.5, labelcolor=INK)
-    upper.set_ylim(0, max(*settled.churn, *settled.moved, 0.1) * 1.1)
+    upper.set_ylim(0, max(*stability.churn, *stability.moved, 0.1) * 1.1)
     upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     upper.set_ylabel(
         "share of the tick before" if history.ranked else "churn: share of\nthe sites on before", color=INK
     )
     if with_scores:
         lower = panels[1]
-        points = [np.nan if value is None else value for value in settled.correlation]
+        points = [np.nan if value is None else value for value in stability.correlation]
         lower.plot(steps, points, color=LINES[2], marker="D", **draw)
         lower.axhline(0, color=RULE, linewidth=0.8, zorder=0)
         lower.set_ylim(min(0.0, np.nanmin(points)) - 0.05, 1.05)

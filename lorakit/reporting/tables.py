@@ -1,16 +1,18 @@
-"""Tables for people: of dataclasses, of facts, and heat maps in text. Colour comes only where the terminal takes it."""
+"""Tables for people: of dataclasses, of facts, and heat maps in text. Colour comes only where the terminal takes it.
+
+rich is imported where something is drawn, not here: every command imports this module, and completion must not wait for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.table import Table
 
-from lorakit.reporting.grid import Grid, layer_name
+    from lorakit.reporting.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Column:
 
 def table(rows: Iterable[object], columns: Sequence[Column], *, title: str = "") -> Table:
     """One line per row, one cell per column."""
+    from rich.text import Text
+
     drawn = frame(title)
     for column in columns:
         # Names and numbers stay whole; on a narrow terminal it is the prose between them that is folded.
@@ -38,6 +42,9 @@ def table(rows: Iterable[object], columns: Sequence[Column], *, title: str = "")
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Table:
     """Names and values in two columns, without lines."""
+    from rich.table import Table
+    from rich.text import Text
+
     drawn = Table.grid(padding=(0, 2))
     drawn.add_column(style="bold", no_wrap=True)
     drawn.add_column(overflow="fold")
@@ -48,6 +55,10 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Table:
 
 def heat_map(grid: Grid, show: Callable[[float], str], *, title: str = "") -> Table:
     """Layers by roles; ``show`` writes a cell, and the larger its value the stronger its colour. Absent cells are blank."""
+    from rich.text import Text
+
+    from lorakit.reporting.grid import layer_name
+
     drawn = frame(title)
     drawn.add_column("")
     for role in grid.roles:
@@ -64,6 +75,9 @@ def heat_map(grid: Grid, show: Callable[[float], str], *, title: str = "") -> Ta
 
 def frame(title: str) -> Table:
     """An empty table in the house's look."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     return Table(
         box=SIMPLE_HEAD,
         title=title or None,
@@ -90,6 +104,16 @@ def bar(share: float, width: int = 20) -> str:
 def count(number: int) -> str:
     """``1,234,567``."""
     return f"{number:,}"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 site``, ``1,234 sites``: a number of things whose plural takes an s."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def ranks(lowest: int, highest: int) -> str:
+    """``rank 8`` or ``ranks 4 to 8``: those of several sites."""
+    return f"rank {lowest}" if lowest == highest else f"ranks {lowest} to {highest}"
 
 
 def scores(values: Mapping[str, float]) -> str:

@@ -23,7 +23,7 @@ from lorakit.artifacts.adapter_file import read_tensors, save_tensors
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import folder, read_json, remove_folder, write_json
 from lorakit.artifacts.records import reading
-from lorakit.errors import RunError, UsageError
+from lorakit.errors import RunError, UsageError, command_line
 from lorakit.tasks.cache import sha256_of
 from lorakit.training.hooks import Hook
 
@@ -101,7 +101,7 @@ def restore(training: Training, path: Path) -> None:
         raise UsageError(
             f"this run was begun with {processes} process{'es' * (processes > 1)}, and this is {here}",
             where=str(path),
-            hint=f"accelerate launch --num_processes {processes} -m lorakit train {training.run.path} --resume",
+            hint=f"accelerate launch --num_processes {processes} -m {command_line('train', training.run.path, '--resume')}",
         )
     for name, value in record["train"].items():
         setattr(training.state, name, value)

@@ -14,7 +14,7 @@ from torch import nn
 
 from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.fault_points import FaultPoint
-from lorakit.errors import Interrupted
+from lorakit.errors import Interrupted, command_line
 from lorakit.tasks.batching import Batch
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.checkpoint import save_checkpoint
@@ -158,5 +158,5 @@ def leave(training: Training) -> NoReturn:
     """Stop, and tell how to go on."""
     raise Interrupted(
         f"stopped after step {training.state.step} of {training.schedule.total_steps}; nothing is lost",
-        hint=f"lorakit train {training.run.path} --resume",
+        hint=command_line("train", training.run.path, "--resume"),
     )

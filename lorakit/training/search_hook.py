@@ -53,7 +53,7 @@ class SearchHook(Hook):
 
     def on_train_end(self, state: TrainState) -> None:
         """A search that never acted is an error, not a result; so is one whose last choice is not what is on."""
-        if self.allocator.ticks == 0:
+        if self.allocator.ticks_done == 0:
             raise RunError("the search never acted: no tick fell into this training", hint="a smaller search.every")
         self.allocator.finish()
         adapted = self.allocator.context.adapted

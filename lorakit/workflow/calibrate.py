@@ -12,7 +12,7 @@ from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel
 from lorakit.adapters.init import inits
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
-from lorakit.searching.input_statistics import moments
+from lorakit.searching.input_statistics import input_means
 from lorakit.searching.scoring import without_trace
 from lorakit.searching.weight_gradients import weight_gradients
 from lorakit.tasks.batching import Batch, Encoded
@@ -60,7 +60,7 @@ def measure_covariance(
     model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Means of x x^T and of x over the sites' inputs."""
-    return moments(model, sites, batches, objective.logits)
+    return input_means(model, sites, batches, objective.logits)
 
 
 def measure_gradients(

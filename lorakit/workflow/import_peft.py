@@ -18,8 +18,8 @@ from lorakit.artifacts.peft.translate import fill, section_for, sites_of
 from lorakit.artifacts.run import Run, new_run
 from lorakit.backbone.checkpoint import BUNDLED, bundled_folder
 from lorakit.errors import LorakitError, Problem, UsageError
-from lorakit.recipe.layers import read_overrides
 from lorakit.recipe.load import LoadedRecipe, load_recipe, with_usual
+from lorakit.recipe.overlays import read_overrides
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.schema import CUSTOM
 from lorakit.recipe.values import written

@@ -13,7 +13,7 @@ from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.result import Result
 from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
-from lorakit.searching.scoring import proxies
+from lorakit.searching.proxy import proxies
 from lorakit.tasks.batching import encode, sorted_together
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.workflow.calibrate import MEASURES
@@ -195,7 +195,7 @@ def make_notes(parts: Parts, schedule: Schedule) -> list[str]:
         told.append(
             f"init '{init.name}' looks at {parts.recipe.adapter.init_batches} training batches before the first step"
         )
-    if search.method == "heterolora":
+    if search.method != "none" and allocators.get(search.method).by_proxy:
         proxy = proxies.get(search.proxy)
         told.append(f"{proxy.name} where B = 0: {proxy.at_zero}")
         if search.off == "freeze":

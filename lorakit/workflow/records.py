@@ -15,7 +15,7 @@ from lorakit.artifacts.records import reading
 from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.reporting.history import History, SiteRecord, named_sites, read_history, without_search
-from lorakit.reporting.words import Outcome
+from lorakit.reporting.summary import Outcome
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import higher_is_better
 

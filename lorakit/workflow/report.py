@@ -9,16 +9,24 @@ from typing import Any
 
 from lorakit.artifacts.files import write_text
 from lorakit.artifacts.run import Run, open_run
-from lorakit.errors import UsageError
-from lorakit.reporting.drawings import drawings
+from lorakit.errors import UsageError, command_line
+from lorakit.reporting.budget_shares import (
+    Share,
+    ValueAgainstQuery,
+    by_kind,
+    by_layer,
+    by_role,
+    by_third,
+    value_against_query,
+)
 from lorakit.reporting.figures import as_svg, save
 from lorakit.reporting.history import History
-from lorakit.reporting.html import Numbers, Page, Picture, render
-from lorakit.reporting.number_tables import tables
-from lorakit.reporting.settling import Settling, settling
-from lorakit.reporting.shares import Comparison, Share, by_kind, by_layer, by_role, by_third, value_against_query
+from lorakit.reporting.page import Numbers, Page, Picture, render
+from lorakit.reporting.page_figures import drawings
+from lorakit.reporting.page_tables import tables
+from lorakit.reporting.stability import Stability, measure_stability
+from lorakit.reporting.summary import Outcome, Passage, passages, percent
 from lorakit.reporting.tables import duration
-from lorakit.reporting.words import Outcome, Passage, passages, percent
 from lorakit.result import Result
 from lorakit.workflow.records import RecordedRun, read_run
 
@@ -57,8 +65,8 @@ class ReportResult(Result):
     layers: list[Share]
     thirds: list[Share]
     kinds: list[Share]
-    value_against_query: Comparison | None
-    settling: Settling
+    value_against_query: ValueAgainstQuery | None
+    settling: Stability
     summary: list[Passage]
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,19 +98,19 @@ def report(run: str | Path) -> ReportResult:
     """
     folder = open_run(run)
     if (folder.path / "generations.jsonl").exists():
-        found = folder.path / "found"
-        raise UsageError("is an evolutionary search, not a run", where=str(run), hint=f"lorakit report {found}")
+        hint = command_line("report", folder.path / "found")
+        raise UsageError("is an evolutionary search, not a run", where=str(run), hint=hint)
     folder.check_own()
     recorded = read_run(folder)
-    history, settled = recorded.history, settling(recorded.history)
-    words = passages(recorded.outcome, history, settled)
+    history, stability = recorded.history, measure_stability(recorded.history)
+    words = passages(recorded.outcome, history, stability)
     paths, pictures = [], []
-    for drawing in drawings(recorded.metrics, history, settled, recorded.outcome):
+    for drawing in drawings(recorded.metrics, history, stability, recorded.outcome):
         paths.append(save(drawing.figure, folder.report / f"{drawing.name}.png"))
         svg = as_svg(drawing.figure, drawing.name)
         pictures.append(Picture(drawing.title, svg, drawing.alt, drawing.caption))
     page = folder.report / PAGE
-    write_text(page, render(lay_out(recorded, words, [*pictures, *tables(history, settled)])))
+    write_text(page, render(lay_out(recorded, words, [*pictures, *tables(history, stability)])))
     searched = bool(history.moments)
     return ReportResult(
         run=folder.path,
@@ -119,7 +127,7 @@ def report(run: str | Path) -> ReportResult:
         thirds=by_third(history),
         kinds=by_kind(history),
         value_against_query=value_against_query(history),
-        settling=settled,
+        settling=stability,
         summary=words,
     )
 

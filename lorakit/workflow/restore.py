@@ -14,7 +14,7 @@ from lorakit.artifacts.merge import read_merged, restore_shortcuts
 from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import Run, open_run
 from lorakit.backbone.load import load_backbone
-from lorakit.errors import RecipeError, RunError, UsageError
+from lorakit.errors import RecipeError, RunError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.tasks.task import Task, TaskData
@@ -114,9 +114,8 @@ def open_trained(path: str | Path, weights: str) -> Run:
     """The run in ``path``. RunError where its ``last`` or ``best`` adapter is not written yet."""
     run = open_run(path)
     if not run.weights(weights).is_dir():
-        raise RunError(
-            f"the run has no {weights} adapter yet", where=str(path), hint=f"lorakit train {path} --resume finishes it"
-        )
+        hint = f"{command_line('train', path, '--resume')} finishes it"
+        raise RunError(f"the run has no {weights} adapter yet", where=str(path), hint=hint)
     return run
 
 

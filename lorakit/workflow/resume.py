@@ -10,7 +10,7 @@ from pathlib import Path
 from lorakit.artifacts.files import mend
 from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
-from lorakit.errors import UsageError
+from lorakit.errors import UsageError, command_line
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.workflow.accelerator import this_process
@@ -69,7 +69,7 @@ def check_same_recipe(loaded: LoadedRecipe, run: Run) -> None:
         raise UsageError(
             f"the recipe has changed since this run began: {', '.join(changed)}",
             where=str(run.path),
-            hint=f"lorakit train {run.path} --resume goes on with the run's own recipe",
+            hint=f"{command_line('train', run.path, '--resume')} goes on with the run's own recipe",
         )
 
 

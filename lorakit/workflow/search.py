@@ -13,7 +13,7 @@ from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import SearchSection
 from lorakit.result import Result
 from lorakit.searching.allocator import allocators
-from lorakit.searching.allocators.heterolora import HeteroLoRA
+from lorakit.searching.proxy import proxies
 from lorakit.training.loader import TrainLoader
 from lorakit.training.seeds import derive_seed
 from lorakit.workflow.accelerator import put_on_device
@@ -137,7 +137,7 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
         used=sum(site.parameters for site in ranked if site.on),
         seconds=tick.seconds,
         emitted=emit,
-        note=f"where B = 0: {allocator.proxy.at_zero}" if isinstance(allocator, HeteroLoRA) else "",
+        note=f"where B = 0: {proxies.get(tick.proxy).at_zero}" if allocator.by_proxy else "",
     )
 
 

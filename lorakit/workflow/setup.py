@@ -19,8 +19,8 @@ from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
-from lorakit.recipe.schema import EVOLUTION, Recipe
-from lorakit.searching.allocator import Allocator, SearchContext, allocators
+from lorakit.recipe.schema import Recipe
+from lorakit.searching.allocator import Allocator, SearchContext, allocators, check_acts_in_training
 from lorakit.tasks.batching import Encoded
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import TaskData
@@ -54,7 +54,8 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
     with loaded.locating_errors():
         check_precision(recipe)
         check_trackers(recipe)
-        check_search(recipe)
+        if recipe.search.method != "none":
+            check_acts_in_training(allocators.get(recipe.search.method))
         chosen_updates(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
         if problems := conflicts_with_search(linear, recipe.search):
@@ -155,17 +156,6 @@ def prepare(
     )
     seed_dropout(recipe)
     return training
-
-
-def check_search(recipe: Recipe) -> None:
-    """GLoRA's search comes before the training, and is a command."""
-    if recipe.search.method == EVOLUTION:
-        raise RecipeError(
-            f"'{EVOLUTION}' is no search during a training: it finds the recipe to train",
-            key="search.method",
-            valid=", ".join(["none", *allocators.names()]),
-            hint=f"lorakit search RECIPE --method {EVOLUTION}",
-        )
 
 
 def warm_start(recipe: Recipe, adapted: AdaptedModel) -> None:

@@ -14,7 +14,7 @@ from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import Recipe
-from lorakit.searching.allocator import allocators, read_settings
+from lorakit.searching.allocator import allocators
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,6 @@ def choose_budget(
         everything += shared_cost(sites, linear, shortcut, ranks)
         return Budget(everything, 1.0, f"all {len(sites)} sites")
     allocator = allocators.get(recipe.search.method)
-    read_settings(allocator, recipe.search.options)
     return resolve_budget(
         recipe.search, sites, linear, shortcut, default_share=allocator.default_share, by=allocator.by
     )

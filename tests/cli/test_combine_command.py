@@ -14,7 +14,7 @@ RESULT = {
     "out": Path("runs/ab"),
     "method": "ties",
     "runs": ["runs/a", "runs/b"],
-    "shares": [0.5, 1.0],
+    "coefficients": [0.5, 1.0],
     "task": "mrpc",
     "sites": 24,
     "ranks": (8, 16),
@@ -39,15 +39,27 @@ def combined(workflow, monkeypatch):
 
 def test_options_are_passed_on_and_facts_printed(cli, here, combined):
     ran = cli(
-        *("combine", "runs/a", "runs/b", "--method", "ties", "--weights", "0.5,1", "--rank", "4", "--density", ".2"),
-        *("--rows", "32", "--seed", "7", "--use", "best", "--out", "runs/ab"),
+        *(
+            "combine",
+            "runs/a",
+            "runs/b",
+            "--method",
+            "ties",
+            "--coefficients",
+            "0.5,1",
+            "--rank",
+            "4",
+            "--density",
+            ".2",
+        ),
+        *("--rows", "32", "--seed", "7", "--weights", "best", "--out", "runs/ab"),
     )
     assert ran.code == 0
     (args, kwargs) = combined[0]
     assert args == ([Path("runs/a"), Path("runs/b")],)
     assert kwargs == {
         "method": "ties",
-        "shares": [0.5, 1.0],
+        "coefficients": [0.5, 1.0],
         "rank": 4,
         "density": 0.2,
         "rows": 32,
@@ -55,7 +67,7 @@ def test_options_are_passed_on_and_facts_printed(cli, here, combined):
         "weights": "best",
         "out": Path("runs/ab"),
     }
-    for fact in ("weight 0.5", "24, ranks 8 to 16", "3.12% of the combined updates' norm", "294,912"):
+    for fact in ("coefficient 0.5", "24, ranks 8 to 16", "3.12% of the combined updates' norm", "294,912"):
         assert fact in ran.out
     assert "eval mrpc --run runs/ab" in ran.err
 
@@ -63,15 +75,17 @@ def test_options_are_passed_on_and_facts_printed(cli, here, combined):
 def test_json_is_all_that_is_on_standard_output(cli, here, combined):
     ran = cli("combine", "runs/a", "runs/b", "--json", "--quiet")
     assert json.loads(ran.out)["error"] == 0.0312
-    assert (ran.err, combined[0][1]["shares"]) == ("", None)
+    assert (ran.err, combined[0][1]["coefficients"]) == ("", None)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "Missing"),
-        (("runs/a", "runs/b", "--weights", "half,half"), "not a list of numbers"),
-        (("runs/a", "runs/b", "--use", "first"), "no 'first' weights"),
+        (("runs/a", "runs/b", "--coefficients", "half,half"), "not a list of numbers"),
+        (("runs/a", "runs/b", "--weights", "first"), "no 'first' weights"),
+        (("runs/a", "runs/b", "--weights", "0.5,0.5"), "--coefficients for how much each run counts"),
+        (("runs/a", "runs/b", "--use", "best"), "--use is now called --weights"),
         (("runs/a", "runs/b", "--rank", "many"), "rank"),
     ],
 )

@@ -39,7 +39,7 @@ def test_the_summary_and_the_page_are_printed(cli, here, reported):
         "",
         "page  runs/a/report/report.html",
     ]
-    assert "1 figure lies beside it" in ran.err
+    assert "1 figure beside it as PNG" in ran.err
 
 
 def test_json_is_all_that_is_on_standard_output(cli, here, reported):

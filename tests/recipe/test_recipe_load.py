@@ -144,13 +144,35 @@ def test_a_later_layer_may_state_the_budget_in_another_way(load):
 def test_preset_is_below_everything_explicit(load):
     text = "search:\n  method: heterolora\n  preset: paper\n  batches: 4\n"
     loaded = load(text, "search.mode=eval")
-    expected = dict(SEARCH_PRESETS["paper"]) | {"search.batches": 4, "search.mode": "eval"}
+    expected = dict(SEARCH_PRESETS["paper"]) | {
+        "search.batches": 4,
+        "search.mode": "eval",
+        "search.proxy_options": {"norm": "l2"},  # the default proxy, gradnorm, has no `untrained`
+    }
     for path, value in expected.items():
         section, name = path.split(".")
         assert getattr(getattr(loaded.recipe, section), name) == value, path
     assert loaded.where("search.data") == "mine.yaml:5"
     assert loaded.where("search.batches") == "mine.yaml:6"
     assert loaded.where("search.mode") == "command line"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "options"),
+    [
+        ("gradnorm", {"norm": "l2"}),
+        ("snip", {"untrained": "literal"}),
+        ("synflow", {"untrained": "literal"}),
+        ("alpha", {}),
+        ("constant", {}),
+    ],
+)
+def test_a_preset_sets_those_options_that_the_proxy_has(load, proxy, options):
+    text = f"search: {{method: heterolora, preset: paper, proxy: {proxy}}}\n"
+    assert load(text).recipe.search.proxy_options == options
+    other = {"snip": "untrained: expected", "gradnorm": "norm: l1"}.get(proxy, "")
+    given = load(text, f"search.proxy_options={{{other}}}").recipe.search
+    assert given.proxy_options == dict([other.split(": ")] if other else [])  # what the recipe says takes their place
 
 
 def test_preset_of_an_extended_recipe_and_another_budget(folder):

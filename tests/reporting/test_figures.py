@@ -60,9 +60,9 @@ def test_curves_hold_the_losses_scores_and_ticks(tmp_path, drawn):
     path = training_curves(metrics, [0, 10], tmp_path / "curves.png")
     assert matplotlib.image.imread(io.BytesIO(path.read_bytes()), format="png").ndim == 3
     upper, lower = drawn[0].axes
-    loss, *uprights = upper.lines
+    loss, *verticals = upper.lines
     assert (list(loss.get_xdata()), list(loss.get_ydata())) == ([10, 20], [0.7, 0.5])
-    assert [line.get_xdata()[0] for line in uprights] == [0, 10]
+    assert [line.get_xdata()[0] for line in verticals] == [0, 10]
     assert [text.get_text() for text in lower.get_legend().get_texts()] == ["accuracy", "f1"]
 
 

@@ -3,9 +3,9 @@ import pytest
 from scipy.stats import spearmanr
 from support.small_history import CORRELATIONS, SITES, TIMELINE, ranked_history, small_history
 
+from lorakit.reporting.budget_shares import by_kind, by_layer, by_role, by_third, layer_thirds, value_against_query
 from lorakit.reporting.history import SiteRecord, named_sites, read_history, site_from_name, without_search
-from lorakit.reporting.settling import Settling, settling, spearman
-from lorakit.reporting.shares import by_kind, by_layer, by_role, by_third, layer_thirds, value_against_query
+from lorakit.reporting.stability import Stability, measure_stability, spearman
 
 
 def test_shares_are_those_worked_out_by_hand():
@@ -42,8 +42,8 @@ def test_live_ranks_count_as_far_as_they_are_live():
     assert (compared.v, compared.q, compared.ranked, compared.alike) == (3.0, 2.5, True, False)
     assert (q.on, v.on) == (1.0, 1.0)
     assert (q.budget, v.budget) == pytest.approx((5 / 11, 6 / 11))
-    assert settling(history).moved == pytest.approx([3 / 6])  # three units left q
-    assert settling(history).correlation == [None]
+    assert measure_stability(history).moved == pytest.approx([3 / 6])  # three units left q
+    assert measure_stability(history).correlation == [None]
 
 
 def test_on_and_off_alone_is_no_ranking():
@@ -66,7 +66,7 @@ def test_ranks_that_the_search_gave_for_good_are_ranks_too():
     history = read_history([once, once], given)
     assert history.ranked
     assert [(share.budget, share.even) for share in by_role(history)] == [(0.25, 0.5), (0.75, 0.5)]
-    assert settling(history).verdict == "fixed"
+    assert measure_stability(history).verdict == "fixed"
     mixed = [SiteRecord("0.q", 0, "q", 4, 50), SiteRecord("0.res1", 0, "res1", 8, 150)]
     assert not read_history([{**once, "on": ["0.q"], "ranks": None}], mixed).ranked
 
@@ -88,15 +88,15 @@ def test_without_a_search_there_is_one_column_of_what_trained():
     assert history.moments == ()
     shares = {share.name: share.budget for share in by_role(history)}
     assert shares == pytest.approx({"q": 1 / 3, "v": 0.0, "res1": 2 / 3})
-    assert settling(history) == Settling([], [], [], 0.0, 0, 0)
+    assert measure_stability(history) == Stability([], [], [], 0.0, 0, 0)
 
 
 def test_changes_and_correlations_by_hand():
-    settled = settling(small_history())
-    assert settled.churn == settled.moved == [0.25, 0.25]
-    assert settled.correlation == pytest.approx(CORRELATIONS)
-    assert (settled.kept, settled.always, settled.never) == (0.75, 3, 3)
-    assert settled.verdict == "unknown"
+    stability = measure_stability(small_history())
+    assert stability.churn == stability.moved == [0.25, 0.25]
+    assert stability.correlation == pytest.approx(CORRELATIONS)
+    assert (stability.kept, stability.always, stability.never) == (0.75, 3, 3)
+    assert stability.verdict == "unknown"
 
 
 def test_correlation_is_scipys_over_what_both_have():
@@ -118,7 +118,7 @@ def test_correlation_is_scipys_over_what_both_have():
     ],
 )
 def test_verdict(moved, verdict):
-    assert Settling(moved, moved, [], 0.0, 0, 0).verdict == verdict
+    assert Stability(moved, moved, [], 0.0, 0, 0).verdict == verdict
 
 
 def test_thirds_are_as_even_as_whole_layers_allow():

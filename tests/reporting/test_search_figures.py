@@ -5,7 +5,7 @@ from support.small_history import CORRELATIONS, SITES, TIMELINE, ranked_history,
 from lorakit.reporting.figures import as_svg, curves, heat_map
 from lorakit.reporting.history import read_history
 from lorakit.reporting.search_figures import OFF, budget_over_time, changes, over_time, score_spread
-from lorakit.reporting.settling import settling
+from lorakit.reporting.stability import measure_stability
 
 
 def legend(figure) -> list[str]:
@@ -64,10 +64,10 @@ def test_wide_scores_are_drawn_on_a_logarithmic_axis(scores, scale):
 
 def test_changes_are_drawn_from_the_second_tick_on():
     history = small_history()
-    upper, lower = changes(history, settling(history)).axes
+    upper, lower = changes(history, measure_stability(history)).axes
     assert (list(upper.lines[0].get_xdata()), list(upper.lines[0].get_ydata())) == ([10, 20], [0.25, 0.25])
     assert list(lower.lines[0].get_ydata()) == pytest.approx(CORRELATIONS)
-    (only,) = changes(ranked_history(), settling(ranked_history())).axes
+    (only,) = changes(ranked_history(), measure_stability(ranked_history())).axes
     assert [list(line.get_ydata()) for line in only.lines] == [[0.0], [0.5]]
 
 

@@ -5,7 +5,19 @@ import pytest
 from rich.console import Console
 
 from lorakit.reporting.grid import site_grid
-from lorakit.reporting.tables import Column, bar, count, duration, facts, heat_map, memory, scores, table
+from lorakit.reporting.tables import (
+    Column,
+    bar,
+    count,
+    counted,
+    duration,
+    facts,
+    heat_map,
+    memory,
+    ranks,
+    scores,
+    table,
+)
 
 
 def text_of(renderable) -> str:
@@ -55,5 +67,7 @@ def test_durations(seconds, told):
 
 
 def test_figures_in_words():
+    assert [counted(number, "site") for number in (0, 1, 1234)] == ["0 sites", "1 site", "1,234 sites"]
+    assert (ranks(8, 8), ranks(4, 8)) == ("rank 8", "ranks 4 to 8")
     assert (memory(300 * 2**20), memory(2.5 * 2**30)) == ("300 MiB", "2.5 GiB")
     assert scores({"accuracy": 0.78924, "f1": 0.85}) == "accuracy 0.7892, f1 0.8500"

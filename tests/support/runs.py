@@ -9,12 +9,12 @@ import random
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from support.models import WORDS, tiny_model
+from support.models import WORDS, TinyModels
 
 import lorakit
 from lorakit.artifacts.files import read_json, read_jsonl
@@ -51,13 +51,11 @@ class Bench:
     """Makes recipes, and runs them."""
 
     folder: Path
-    backbones: dict[str, Path] = field(default_factory=dict)
+    tiny: TinyModels
 
-    def backbone(self, family: str = "bert") -> Path:
+    def backbone(self, family: str = "bert", **config: Any) -> Path:
         """The folder of a family's tiny checkpoint, built once."""
-        if family not in self.backbones:
-            self.backbones[family] = tiny_model(family, self.folder / "backbones" / family)
-        return self.backbones[family]
+        return self.tiny(family, **config)
 
     def data(self) -> Path:
         """The folder of train.csv and validation.csv, and of the same rows as GLUE's SST-2; written once."""

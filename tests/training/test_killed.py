@@ -23,10 +23,7 @@ GLORA = (
     "adapter.method=glora",
     "adapter.dropout=0",
     "search.method=glora",
-    "search.holdout=0.2",
-    "search.population=4",
-    "search.parents=2",
-    "search.generations=3",
+    "search.options={holdout: 0.2, population: 4, parents: 2, generations: 3}",
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.models import tiny_model
+from support.models import TinyModels
 
 from lorakit.adapters.spec import methods
 from lorakit.cli.app import main
@@ -17,9 +17,9 @@ WIDTH, LAYERS = 32, 2  # of tests/support/models.py
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+def model(tiny: TinyModels) -> str:
     """The folder of a tiny BERT."""
-    return str(tiny_model("bert", tmp_path_factory.mktemp("bert")))
+    return str(tiny("bert"))
 
 
 FORMULAS = {

@@ -24,8 +24,7 @@ from lorakit.workflow.train import TrainResult
 STRANGER = """
 import json, sys
 import torch
-sys.path = [folder for folder in sys.path if "lorakit" not in folder and folder != sys.argv[3]]
-sys.modules["lorakit"] = None  # importing it is an error from here
+sys.modules["lorakit"] = None  # importing it is an error
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
@@ -49,8 +48,7 @@ def test_a_stranger_gets_the_same_labels(bench: Bench, tmp_path: Path):
     merged = lorakit.merge(run, out=tmp_path / "merged")
     assert merged.plain
     assert merged.load_line == f'AutoModelForSequenceClassification.from_pretrained("{tmp_path / "merged"}")'
-    source = str(Path(lorakit.__file__).parents[1])
-    command = [sys.executable, "-c", STRANGER, str(tmp_path / "merged"), json.dumps(TEXTS), source]
+    command = [sys.executable, "-c", STRANGER, str(tmp_path / "merged"), json.dumps(TEXTS)]
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     ours = lorakit.predict(run, TEXTS)
     assert_close(torch.tensor(told["logits"]), logits(lorakit.load(run)), rtol=1e-4, atol=1e-5)

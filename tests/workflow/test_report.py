@@ -139,7 +139,7 @@ def test_json_has_the_numbers_behind_the_page(run, undrawn):
     ]
     assert told["outcome"]["last"] == {"accuracy": 0.75}
     assert told["page"] == str(run / "report" / "report.html")
-    assert told["summary"][0]["title"] == "What the run came to"
+    assert told["summary"][0]["title"] == "The result"
 
 
 def test_nothing_but_the_report_is_written_and_again_gives_the_same(run):

@@ -55,7 +55,7 @@ class CombineResult(Result):
         out: the new run's folder.
         method: how they were combined.
         runs: the folders that were combined.
-        shares: the weight of each of them, as used.
+        coefficients: of each of them, as used.
         task: the first run's, which is the new one's.
         sites: how many have an adapter.
         ranks: the lowest and the highest.
@@ -68,7 +68,7 @@ class CombineResult(Result):
     out: Path
     method: str
     runs: list[str]
-    shares: list[float]
+    coefficients: list[float]
     task: str
     sites: int
     ranks: tuple[int, int]
@@ -82,7 +82,7 @@ def combine(
     runs: Sequence[str | Path],
     *,
     method: str = "linear",
-    shares: Sequence[float] | None = None,
+    coefficients: Sequence[float] | None = None,
     rank: int | None = None,
     density: float | None = None,
     rows: int = 64,
@@ -95,7 +95,7 @@ def combine(
     Args:
         runs: two run folders or more.
         method: how (see `lorakit list combinations`).
-        shares: the weight of each run; the method's own by default.
+        coefficients: one for each run; the method's own by default.
         rank: of the result; the sum of the runs', or for some methods the largest, by default.
         density: the share of entries that ties and dare keep.
         rows: of each run's training data, for a method that looks at data.
@@ -115,7 +115,7 @@ def combine(
         >>> lorakit.evaluate(both.out).scores                                             # doctest: +SKIP
     """
     combination = combinations.get(method)
-    given = check_arguments(combination, runs, shares, rank, density, rows)
+    given = check_arguments(combination, runs, coefficients, rank, density, rows)
     opened = [open_trained(run, weights) for run in runs]
     if len({run.path.resolve() for run in opened}) < len(opened):
         logger.warning("a run is named more than once: it counts as often")
@@ -144,7 +144,7 @@ def combine(
     if combination.learns:
         batches = training_batches(first, rows, seed)
         objective = put_on_device(adapted.model, loaded.recipe, regression=parts.task.regression)
-        learnt = learn_weights(combination, members, sites, adapted, objective, batches, seed)
+        learnt = learn_coefficients(combination, members, sites, adapted, objective, batches, seed)
         setting = replace(setting, weights=learnt)
     factors, error = combine_factors(combination, members, sites, setting, ranks)
     head, whose = combine_heads(members, setting.weights)
@@ -165,7 +165,7 @@ def combine(
         out=target,
         method=method,
         runs=[str(run.path) for run in opened],
-        shares=list(setting.weights),
+        coefficients=list(setting.weights),
         task=parts.task.name,
         sites=len(sites),
         ranks=(min(ranks.values()), max(ranks.values())),
@@ -179,24 +179,24 @@ def combine(
 def check_arguments(
     combination: Combination,
     runs: Sequence[str | Path],
-    shares: Sequence[float] | None,
+    coefficients: Sequence[float] | None,
     rank: int | None,
     density: float | None,
     rows: int,
 ) -> list[float]:
-    """The weights. UsageError for numbers that make no sense."""
+    """The coefficients. UsageError for numbers that make no sense."""
     if len(runs) < 2:
         raise UsageError("there is nothing to combine", valid="two runs or more")
-    if shares is not None and combination.learns:
+    if coefficients is not None and combination.learns:
         raise UsageError(
-            f"{combination.name} learns its weights: none can be given", hint="--method linear takes weights"
+            f"{combination.name} learns its coefficients: none can be given", hint="--method linear takes coefficients"
         )
-    if shares is not None and len(shares) != len(runs):
-        raise UsageError(f"there are {len(shares)} weights for {len(runs)} runs", valid="one for each run")
-    if shares is not None and not (all(map(math.isfinite, shares)) and any(shares)):
-        raise UsageError("weights must be finite numbers, and not all zero")
-    if shares is not None and combination.needs != "nothing" and min(shares) <= 0:
-        raise UsageError(f"{combination.name} is a mean: its weights are above zero")
+    if coefficients is not None and len(coefficients) != len(runs):
+        raise UsageError(f"there are {len(coefficients)} coefficients for {len(runs)} runs", valid="one for each run")
+    if coefficients is not None and not (all(map(math.isfinite, coefficients)) and any(coefficients)):
+        raise UsageError("coefficients must be finite numbers, and not all zero")
+    if coefficients is not None and combination.needs != "nothing" and min(coefficients) <= 0:
+        raise UsageError(f"{combination.name} is a mean: its coefficients must be above zero")
     if rank is not None and rank < 1:
         raise UsageError(f"a rank of {rank} cannot be had", valid="1 or more")
     if density is not None and combination.density is None:
@@ -205,7 +205,7 @@ def check_arguments(
         raise UsageError(f"a density of {density:g} cannot be had", valid="above 0, at most 1")
     if rows < 1:
         raise UsageError(f"{rows} rows cannot be looked at", valid="1 or more")
-    return list(shares) if shares is not None else [combination.weight or 1 / len(runs)] * len(runs)
+    return list(coefficients) if coefficients is not None else [combination.weight or 1 / len(runs)] * len(runs)
 
 
 def rank_of(combination: Combination, updates: Sequence[Update], site: Site, asked: int | None) -> int:
@@ -226,7 +226,7 @@ def fill(adapted: AdaptedModel, factors: Mapping[str, Factors], head: Mapping[st
         state[name].copy_(tensor)
 
 
-def learn_weights(
+def learn_coefficients(
     combination: Combination,
     members: Sequence[Member],
     sites: Sequence[Site],
@@ -235,7 +235,7 @@ def learn_weights(
     batches: Sequence[Batch],
     seed: int,
 ) -> list[float]:
-    """The weights with the smallest loss on the examples plus L1 penalty, found without gradients."""
+    """The coefficients with the smallest loss on the examples plus L1 penalty, found without gradients."""
     head, _ = combine_heads(members, [1.0] * len(members))
     ranks = {site.name: adapted.adapters[site.name].rank for site in sites}
     adapted.model.eval()
@@ -257,5 +257,5 @@ def learn_weights(
         rng=derive_seed(seed, "combine/weights"),
         polish=False,
     )
-    logger.info("weights %s after %d losses", ", ".join(f"{w:.3f}" for w in found.x), found.nfev)
+    logger.info("coefficients %s after %d losses", ", ".join(f"{w:.3f}" for w in found.x), found.nfev)
     return [float(weight) for weight in found.x]

@@ -16,7 +16,7 @@ from lorakit.artifacts.run import Run
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import load_recipe
-from lorakit.searching.input_statistics import moments
+from lorakit.searching.input_statistics import input_means
 from lorakit.tasks.batching import Batch, encode
 from lorakit.tasks.task import Task
 from lorakit.training.objective import Objective
@@ -79,7 +79,7 @@ def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: i
         objective.accelerator.prepare_model(adapted.model)
         statistics = {
             name: found["covariance"]
-            for name, found in moments(adapted.model, sites, batches, objective.logits).items()
+            for name, found in input_means(adapted.model, sites, batches, objective.logits).items()
         }
         adapted.model.cpu()
     for holder in (*adapted.adapters.values(), *adapted.shared.values()):

@@ -12,8 +12,8 @@ from lorakit.artifacts.files import read_json, read_jsonl, remove_folder
 from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe
-from lorakit.recipe.schema import EVOLUTION
 from lorakit.result import Result
+from lorakit.searching.allocator import comes_before_training
 from lorakit.training.checkpoint import STATE, all_checkpoints, intact
 from lorakit.workflow.doctor.faults import REFUSED, Kill, run_process
 from lorakit.workflow.glora.evolve import RESULT
@@ -62,13 +62,13 @@ def crash_and_resume(loaded: LoadedRecipe, folder: Path, kills: Sequence[Kill]) 
 
 def finished(loaded: LoadedRecipe, folder: Path) -> bool:
     """Whether everything is written: a process may still be killed after that."""
-    return (folder / RESULT).exists() if loaded.recipe.search.method == EVOLUTION else Run(folder).finished
+    return (folder / RESULT).exists() if comes_before_training(loaded.recipe.search) else Run(folder).finished
 
 
 def resumable(loaded: LoadedRecipe, folder: Path) -> bool:
     """Whether there is something to go on from: a whole checkpoint, or a search that has begun."""
     run = Run(folder)
-    if loaded.recipe.search.method == EVOLUTION:
+    if comes_before_training(loaded.recipe.search):
         return run.recipe.exists()
     return run.recipe.exists() and any(intact(path) for path in all_checkpoints(run.checkpoints))
 

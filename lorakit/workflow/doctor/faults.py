@@ -22,7 +22,7 @@ from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import read_json
 from lorakit.errors import LorakitError, RunError
 from lorakit.recipe.load import LoadedRecipe
-from lorakit.recipe.schema import EVOLUTION
+from lorakit.searching.allocator import comes_before_training
 from lorakit.workflow.glora.evolve import evolve
 from lorakit.workflow.train import train
 
@@ -130,7 +130,7 @@ def work(loaded: LoadedRecipe, folder: Path, resume: bool, kill: Kill | None, no
     multiprocessing.set_start_method("fork", force=True)  # so that no lock has a name, which would outlive the process
     injector = FaultInjector(kill, notes)
     fault_points.install(injector)
-    go = evolve if loaded.recipe.search.method == EVOLUTION else train
+    go = evolve if comes_before_training(loaded.recipe.search) else train
     try:
         go(loaded, run_dir=folder, resume=resume)
     except LorakitError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lorakit.errors import UsageError
 from lorakit.recipe.keys import recipe_keys, section_keys
-from lorakit.recipe.layers import COMMAND_LINE, read_overrides
+from lorakit.recipe.overlays import COMMAND_LINE, read_overrides
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.values import FLOAT, UNREADABLE, written
 from lorakit.reporting.sweep_figure import FAR

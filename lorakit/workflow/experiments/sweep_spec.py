@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from lorakit.errors import LorakitError, Problem, UsageError
-from lorakit.recipe.layers import COMMAND_LINE
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
+from lorakit.recipe.overlays import COMMAND_LINE
 from lorakit.workflow.experiments.arms import (
     Arm,
     Forecast,

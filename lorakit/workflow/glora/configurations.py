@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lorakit.adapters.budget import resolve_budget
 from lorakit.adapters.counting import count
@@ -58,17 +60,17 @@ def check_searchable(loaded: LoadedRecipe) -> None:
         raise RecipeError(problems)
 
 
-def start_evolution(loaded: LoadedRecipe, parts: Parts) -> Evolution:
+def start_evolution(loaded: LoadedRecipe, parts: Parts, settings: Mapping[str, Any]) -> Evolution:
     """An evolution of the sites' configurations within the recipe's limits. RecipeError for limits that none keeps."""
     search, costs = loaded.recipe.search, parts.costs
     given = [key for key in BUDGETS if getattr(search, key.partition(".")[2]) is not None]
     budget = resolve_budget(search, parts.sites, parts.linear, parts.shortcut).parameters if given else None
     rules = Rules(
-        population=search.population,
-        parents=search.parents,
-        mutation=search.mutation,
+        population=settings["population"],
+        parents=settings["parents"],
+        mutation=settings["mutation"],
         fixed=sum(costs[site.name] for site in parts.sites if site.is_shortcut),
-        lowest=search.min_parameters,
+        lowest=settings["min_parameters"],
         highest=budget,
         maximise=higher_is_better(main_metric(parts.task)),
     )
@@ -79,8 +81,9 @@ def start_evolution(loaded: LoadedRecipe, parts: Parts) -> Evolution:
     fewest, most = max(rules.fixed, rules.lowest), evolution.most()
     if fewest > most or (budget is not None and budget < fewest):
         raise RecipeError(
-            "no configuration has parameters within the limits",
-            key=given[0] if given and fewest <= most else "search.min_parameters",
+            f"no configuration has parameters within the limits: at least {rules.lowest:,}"
+            + ("" if budget is None else f", at most {budget:,}"),
+            key=given[0] if given and fewest <= most else "search.options",
             valid=f"limits within {rules.fixed:,} to {most:,}",
         )
     return evolution

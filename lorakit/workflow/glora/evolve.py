@@ -22,9 +22,10 @@ from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import start_from
-from lorakit.errors import Interrupted, UsageError
+from lorakit.errors import Interrupted, UsageError, command_line
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.result import Result
+from lorakit.searching.allocator import allocators
 from lorakit.training.hooks import Hook
 from lorakit.training.interrupt import listening
 from lorakit.training.loop import asked_to_stop
@@ -156,11 +157,12 @@ def evolve(
     section = loaded.recipe
     with loaded.locating_errors():
         check_searchable(loaded)
+        settings = allocators.get(section.search.method).settings_from(section.search.options)
         run = choose_folder(loaded, run_dir, resume)
         data = load_data(section)
-        rows = without_validation(data, section.search.holdout, section.run.seed)
+        rows = without_validation(data, settings["holdout"], section.run.seed)
         parts = assemble(supernet_recipe(loaded), rows)
-        evolution = start_evolution(loaded, parts)
+        evolution = start_evolution(loaded, parts, settings)
         if section.adapter.start and not resume:  # the supernet starts from it: refused before anything is written
             start_from(adapt(parts, statistics=None), Path(section.adapter.start))
     process.wait_for_everyone()
@@ -171,7 +173,7 @@ def evolve(
     supernet = load_supernet(loaded, run.path / SUPERNET, rows)
     started = time.perf_counter()
     whole = supernet.fitness(None)
-    advance(evolution, section.search.generations, supernet, run, watch, again)
+    advance(evolution, settings["generations"], supernet, run, watch, again)
     ranked = evolution.ranked()
     chosen = configuration_of(evolution, ranked[0].candidate)
     if process.is_main_process:
@@ -186,7 +188,7 @@ def evolve(
         fitness=ranked[0].fitness,
         whole=whole,
         parameters=ranked[0].parameters,
-        lowest=section.search.min_parameters,
+        lowest=settings["min_parameters"],
         highest=evolution.rules.highest,
         held_out=len(rows.splits[rows.task.validation[0]]),
         generations=len(evolution.generations),
@@ -225,7 +227,8 @@ def choose_folder(loaded: LoadedRecipe, run_dir: str | Path | None, resume: bool
 
 def command_to_resume(run: Run, emit: Path | None = None, keep: bool = False) -> str:
     """The command that continues the search in this folder, and still writes what was wanted."""
-    return f"lorakit search {run.path} --resume" + (f" --emit {emit}" if emit else "") + (" --keep-weights" * keep)
+    words = ("search", run.path, "--resume", *(("--emit", emit) if emit else ()), *(["--keep-weights"] * keep))
+    return command_line(*words)
 
 
 @FaultPoint("evolution")

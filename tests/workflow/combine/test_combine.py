@@ -71,7 +71,7 @@ def test_the_result_is_a_run_for_every_command(pair: list[Path], tmp_path: Path,
 @pytest.mark.parametrize("method", ["linear", "concat", "task_arithmetic"])
 def test_a_sum_is_exact(pair: list[Path], tmp_path: Path, method: str):
     weights = [0.3, 0.9]
-    result = lorakit.combine(pair, method=method, shares=weights, out=tmp_path / "run")
+    result = lorakit.combine(pair, method=method, coefficients=weights, out=tmp_path / "run")
     assert (result.error, result.ranks) == (0.0, (8, 8))
     one, other = map(updates, pair)
     for name, update in updates(tmp_path / "run").items():
@@ -83,7 +83,7 @@ def test_a_sum_is_exact(pair: list[Path], tmp_path: Path, method: str):
 
 def test_default_weights(pair: list[Path], tmp_path: Path):
     told = {
-        method: lorakit.combine(pair, method=method, out=tmp_path / method).shares
+        method: lorakit.combine(pair, method=method, out=tmp_path / method).coefficients
         for method in ("linear", "task_arithmetic", "ties", "dare")
     }
     assert told == {"linear": [0.5] * 2, "task_arithmetic": [0.3] * 2, "ties": [1.0] * 2, "dare": [0.5] * 2}
@@ -111,7 +111,7 @@ def test_peft_combines_to_the_same_updates(
     rank = 32 if theirs == "ties_svd" else None
     extra = {"svd_rank": rank} if rank else {}
     twin.add_weighted_adapter(["one", "two"], [0.4, 1.1], "both", combination_type=theirs, **options, **extra)
-    lorakit.combine(pair, method=method, shares=[0.4, 1.1], rank=rank, out=tmp_path / "run", **options)
+    lorakit.combine(pair, method=method, coefficients=[0.4, 1.1], rank=rank, out=tmp_path / "run", **options)
     for name, update in updates(tmp_path / "run").items():
         module = twin.base_model.model.get_submodule(name)
         assert_close(update, module.get_delta_weight("both"), rtol=1e-3, atol=1e-5)
@@ -138,7 +138,7 @@ def test_sites_ranks_and_methods_may_differ(bench: Bench, pair: list[Path], tmp_
         bench.train(*SHORT, "adapter.method=pissa", "adapter.targets=[q]").run_dir,
         bench.train(*SHORT, "adapter.method=vera", "adapter.rank=6").run_dir,
     ]
-    result = lorakit.combine(runs, method="linear", shares=[1, 1, 1, 1], out=tmp_path / "run", rank=32)
+    result = lorakit.combine(runs, method="linear", coefficients=[1, 1, 1, 1], out=tmp_path / "run", rank=32)
     assert result.sites == 6
     adapted = [lorakit.load(run).adapted for run in runs]
     for name, update in updates(tmp_path / "run").items():
@@ -194,16 +194,16 @@ def test_fisher_by_hand(pair: list[Path], bench: Bench, tmp_path: Path):
 
 def test_lorahub_finds_weights_that_are_no_worse_than_equal_shares(pair: list[Path], tmp_path: Path):
     result = lorakit.combine(pair, method="lorahub", rows=45, out=tmp_path / "run")
-    assert all(abs(weight) <= 1.5 for weight in result.shares)
+    assert all(abs(weight) <= 1.5 for weight in result.coefficients)
     again = lorakit.combine(pair, method="lorahub", rows=45, out=tmp_path / "again")
-    assert again.shares == result.shares
+    assert again.coefficients == result.coefficients
     one, other = (lorakit.load(run).adapted for run in pair)
     for name, update in updates(tmp_path / "run").items():
         b = sum(
             w * m.adapters[name].scale * m.adapters[name].delta.B
-            for w, m in zip(result.shares, (one, other), strict=True)
+            for w, m in zip(result.coefficients, (one, other), strict=True)
         )
-        a = sum(w * m.adapters[name].delta.A for w, m in zip(result.shares, (one, other), strict=True))
+        a = sum(w * m.adapters[name].delta.A for w, m in zip(result.coefficients, (one, other), strict=True))
         assert_close(update, (b @ a).detach(), rtol=1e-3, atol=1e-5)
 
 
@@ -224,11 +224,11 @@ def test_other_labels_keep_the_first_head(
     ("arguments", "message"),
     [
         ({"method": "linaer"}, "no combination called 'linaer'"),
-        ({"shares": [1.0]}, "1 weights for 2 runs"),
-        ({"shares": [0.0, 0.0]}, "not all zero"),
-        ({"shares": [1.0, float("nan")]}, "finite"),
-        ({"method": "fisher", "shares": [1.0, -1.0]}, "weights are above zero"),
-        ({"method": "lorahub", "shares": [1.0, 1.0]}, "learns its weights"),
+        ({"coefficients": [1.0]}, "1 coefficients for 2 runs"),
+        ({"coefficients": [0.0, 0.0]}, "not all zero"),
+        ({"coefficients": [1.0, float("nan")]}, "finite"),
+        ({"method": "fisher", "coefficients": [1.0, -1.0]}, "coefficients must be above zero"),
+        ({"method": "lorahub", "coefficients": [1.0, 1.0]}, "learns its coefficients"),
         ({"rank": 0}, "a rank of 0"),
         ({"density": 0.5}, "linear keeps every entry"),
         ({"method": "ties", "density": 0.0}, "a density of 0"),

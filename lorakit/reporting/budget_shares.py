@@ -36,7 +36,7 @@ class Share:
         return self.budget / self.even if self.even else 0.0
 
 
-def shares(history: History, name_of: Callable[[SiteRecord], str], order: Sequence[str]) -> list[Share]:
+def group_shares(history: History, name_of: Callable[[SiteRecord], str], order: Sequence[str]) -> list[Share]:
     """The shares of the groups called ``order``; a site for which ``name_of`` gives none of these counts in the total only."""
     names = np.array([name_of(site) for site in history.sites])
     spent = history.spent.sum()
@@ -60,18 +60,20 @@ def shares(history: History, name_of: Callable[[SiteRecord], str], order: Sequen
 
 def by_role(history: History) -> list[Share]:
     """One share per role, in the order in which a block computes them, shortcuts last."""
-    return shares(history, lambda site: site.role, sorted({site.role for site in history.sites}, key=role_position))
+    return group_shares(
+        history, lambda site: site.role, sorted({site.role for site in history.sites}, key=role_position)
+    )
 
 
 def by_layer(history: History) -> list[Share]:
     """One share per layer, ascending."""
     layers = sorted({site.layer for site in history.sites})
-    return shares(history, lambda site: layer_name(site.layer), [layer_name(layer) for layer in layers])
+    return group_shares(history, lambda site: layer_name(site.layer), [layer_name(layer) for layer in layers])
 
 
 def by_kind(history: History) -> list[Share]:
     """Projections and shortcuts; whatever else is adapted counts as a projection. Empty where there is only one kind."""
-    found = shares(
+    found = group_shares(
         history, lambda site: "shortcuts" if site.is_shortcut else "projections", ("projections", "shortcuts")
     )
     return found if len(found) == 2 else []
@@ -81,7 +83,7 @@ def by_third(history: History) -> list[Share]:
     """The first, middle and last third of the layers, as even as whole layers allow. Empty for fewer than three layers."""
     thirds = layer_thirds(site.layer for site in history.sites)
     names = {layer: name for name, layers in thirds.items() for layer in layers}
-    return shares(history, lambda site: names.get(site.layer, ""), list(thirds))
+    return group_shares(history, lambda site: names.get(site.layer, ""), list(thirds))
 
 
 def layer_thirds(layers: Iterable[int]) -> dict[str, list[int]]:
@@ -94,7 +96,7 @@ def layer_thirds(layers: Iterable[int]) -> dict[str, list[int]]:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ValueAgainstQuery:
     """Value against query projections.
 
     v and q: the mean over sites and ticks, of live ranks where ``ranked``, else of 1 for on and 0 for off; alike: whether they lie
@@ -111,7 +113,7 @@ class Comparison:
     layers_q: int
 
 
-def value_against_query(history: History) -> Comparison | None:
+def value_against_query(history: History) -> ValueAgainstQuery | None:
     """The comparison where both roles have sites and there was a tick."""
     if not history.moments or not {"q", "v"} <= {site.role for site in history.sites}:
         return None
@@ -121,4 +123,4 @@ def value_against_query(history: History) -> Comparison | None:
     top = float(history.level.max()) if history.ranked else 1.0
     more = sum(mean["v", layer] > mean["q", layer] for layer in both)
     less = sum(mean["v", layer] < mean["q", layer] for layer in both)
-    return Comparison(v, q, history.ranked, abs(v - q) < ALIKE * top, len(both), more, less)
+    return ValueAgainstQuery(v, q, history.ranked, abs(v - q) < ALIKE * top, len(both), more, less)

@@ -8,13 +8,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from lorakit.reporting.budget_shares import by_role
 from lorakit.reporting.figures import curves, heat_map
 from lorakit.reporting.history import History
 from lorakit.reporting.search_figures import budget_over_time, changes, over_time, score_spread
-from lorakit.reporting.settling import Settling
-from lorakit.reporting.shares import by_role
-from lorakit.reporting.tables import scores
-from lorakit.reporting.words import Outcome, percent, ticks
+from lorakit.reporting.stability import Stability
+from lorakit.reporting.summary import Outcome, percent
+from lorakit.reporting.tables import counted, scores
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ class Drawing:
 
 
 def drawings(
-    metrics: Sequence[Mapping[str, Any]], history: History, settled: Settling, outcome: Outcome
+    metrics: Sequence[Mapping[str, Any]], history: History, stability: Stability, outcome: Outcome
 ) -> Iterator[Drawing]:
     """The figures that this run has the records for, in the page's order."""
     if metrics:
-        told = f" Its last scores: {scores(outcome.last)}." if outcome.last else ""
+        last = f" Its last scores: {scores(outcome.last)}." if outcome.last else ""
         yield Drawing(
             "curves",
             curves(metrics, history.steps),
             "Loss and scores",
-            f"Two curves over the optimiser steps: the training loss, and the scores on the validation split.{told}",
-            "Above the mean training loss between two records, below the scores on the validation split. "
-            + ("A fine upright line is a tick of the search." if history.moments else ""),
+            f"Two curves over the optimiser steps: the training loss, and the scores on the validation split.{last}",
+            "Above: the mean training loss between two records. Below: the scores on the validation split. "
+            + ("A thin vertical line is a tick of the search." if history.moments else ""),
         )
     if not history.moments:
         if history.ranked or not history.on.all():
@@ -51,16 +51,16 @@ def drawings(
     yield Drawing(
         "time",
         over_time(history),
-        "What was on, over time",
+        "Which sites were on, over time",
         f"A panel per role of layers by ticks, coloured where a site was on. {most.name} was on most: {percent(most.on)}.",
         f"Each row is a layer, each column a tick, coloured {what} from that tick to the next. Empty rows have no site.",
     )
-    title = f"how often each site was on: percent of {ticks(history)}"
+    title = f"how often each site was on: percent of {counted(len(history.moments), 'tick')}"
     usual = f"{history.on.sum() / len(history.moments):.0f} of {len(history.sites)} sites at a time"
     yield Drawing(
         "sites",
         heat_map(history.sites, list(history.on.mean(axis=1)), f"{title}\n{usual}"),
-        "How often, in total",
+        "How often each site was on",
         "Layers by roles, the share of ticks at which each site was on. "
         + ", ".join(f"{share.name} {percent(share.on)}" for share in by_role(history)),
         "The share of all ticks at which a site was on, in percent, with means over roles and layers.",
@@ -71,23 +71,23 @@ def drawings(
         yield Drawing(
             "scores",
             score_spread(history),
-            "How the scores lie",
+            "How the scores are spread",
             "The scores of the chosen and of the other sites at each tick, as ranges with their middle halves and medians.",
-            "Thin: from the lowest to the highest score. Thick: the middle half. Marks: the medians. Only the order of the scores "
-            "of one tick decides; their size changes with the loss.",
+            "Thin lines: from the lowest to the highest score. Thick lines: the middle half. Marks: the medians. Only the order of "
+            "the scores within a tick decides; their size changes with the loss.",
         )
-    if settled.moved and (settled.verdict != "fixed" or settled.correlations):
+    if stability.moved and (stability.verdict != "fixed" or stability.correlations):
         yield Drawing(
             "changes",
-            changes(history, settled),
+            changes(history, stability),
             "What changed between ticks",
-            "For each tick but the first, the share of the sites on before that went off"
+            "For each tick but the first, the share of the sites that were on before and went off"
             + (
                 ", and the rank correlation of the scores with those of the tick before."
-                if settled.correlations
+                if stability.correlations
                 else "."
             ),
-            f"Low churn{' and a correlation near 1 mean' if settled.correlations else ' means'} that the search keeps to its choice.",
+            f"Low churn{' and a correlation near 1 mean' if stability.correlations else ' means'} that the search keeps to its choice.",
         )
     yield Drawing(
         "budget",
@@ -95,7 +95,7 @@ def drawings(
         "The budget",
         f"Adapter parameters on after each tick, {history.moments[-1].parameters:,} at the last, and the budget, "
         f"{history.moments[-1].budget:,} there.",
-        "Adapter parameters in training from each tick to the next, the head not counted, and what was allowed.",
+        "Adapter parameters that trained from each tick to the next, without the head, and how many were allowed.",
     )
 
 
@@ -105,7 +105,7 @@ def rank_drawing(history: History, title: str) -> Drawing:
     return Drawing(
         "ranks",
         heat_map(history.sites, ranks, title, top=max(ranks), form="{:.1f}"),
-        "With which rank, in total",
+        "The mean rank of each site",
         "Layers by roles, the mean live rank. "
         + ", ".join(f"{share.name} {share.rank:.1f}" for share in by_role(history)),
         "Live rank units of each site, with means over roles and layers.",

@@ -3,8 +3,8 @@ from dataclasses import replace
 from support.small_history import SITES, TIMELINE, ranked_history, small_history
 
 from lorakit.reporting.history import read_history, without_search
-from lorakit.reporting.settling import settling
-from lorakit.reporting.words import Outcome, Passage, listed, passages, percent
+from lorakit.reporting.stability import measure_stability
+from lorakit.reporting.summary import Outcome, Passage, listed, passages, percent
 
 DONE = Outcome(
     task="reviews",
@@ -24,18 +24,18 @@ DONE = Outcome(
 
 
 def words(outcome, history) -> dict[str, str]:
-    told: list[Passage] = passages(outcome, history, settling(history))
+    told: list[Passage] = passages(outcome, history, measure_stability(history))
     return {passage.title: " ".join(passage.sentences) for passage in told}
 
 
 def test_a_search_in_words():
     told = words(DONE, small_history())
-    outcome = told["What the run came to"]
+    outcome = told["The result"]
     assert "30 steps (1.5 epochs) on reviews in 8.0 s, 25 % of it search" in outcome
     assert "last score on the validation split: accuracy 0.7500" in outcome
     assert "best by accuracy, at step 20: accuracy 0.8000. The validation split itself chose it" in outcome
     assert "500 adapter parameters, and 770 in the head" in outcome
-    assert "The head is the larger part" in outcome
+    assert "The head is larger than the adapters" in outcome
     budget = told["Who got the budget"]
     assert "Over 3 ticks, 4 of 9 sites were on at a time" in budget
     assert "res1 50 % (1.0 times its even share), v 44 % (1.8 times its even share) and q 6.2 %" in budget
@@ -43,11 +43,11 @@ def test_a_search_in_words():
     assert "Projections got 50 % and shortcuts 50 %" in budget
     assert "v was favoured over q" in budget
     assert "v was on 78 % of the time, q 11 %; v had more in 3 of the 3 layers with both, q in 0" in budget
-    settled = told["Does the choice settle?"]
-    assert "25 % of the sites that were on went off in the first third of the changes, 25 % in the last" in settled
-    assert "too few ticks" in settled
-    assert "75 % are on at the last; 3 were on at every tick and 3 at none" in settled
-    assert "0.93 at first and 0.98 at the end" in settled
+    stability = told["Does the choice settle?"]
+    assert "25 % of the sites that were on went off in the first third of the changes, 25 % in the last" in stability
+    assert "too few ticks" in stability
+    assert "75 % are on at the last; 3 were on at every tick and 3 at none" in stability
+    assert "0.93 at first and 0.98 at the end" in stability
     assert "one run with one seed" in told["How far to trust this"]
 
 
@@ -70,9 +70,9 @@ def test_ranks_without_scores():
 def test_without_a_search():
     everything = without_search(SITES, [site.name for site in SITES])
     told = words(replace(DONE, search_seconds=0.0, best_step=30), everything)
-    assert list(told) == ["What the run came to", "Where the parameters are"]
-    assert "search" not in told["What the run came to"]
-    assert "also the best by accuracy, which is always chosen" in told["What the run came to"]
+    assert list(told) == ["The result", "Where the parameters are"]
+    assert "search" not in told["The result"]
+    assert "also the best by accuracy, which is always chosen" in told["The result"]
     assert told["Where the parameters are"].startswith("There was no search: all 9 sites trained all the time.")
     assert "by role: res1 50 %, q 25 % and v 25 %" in told["Where the parameters are"]
 
@@ -80,16 +80,16 @@ def test_without_a_search():
 def test_unfinished_and_untrained_runs_say_so():
     begun = Outcome(task="reviews", metric="accuracy", finished=False, steps=12, epochs=0.5)
     told = words(begun, read_history([], []))
-    assert list(told) == ["What the run came to"]
-    assert "not finished: so far it has recorded 12 steps (0.5 epochs)" in told["What the run came to"]
-    assert "Nothing has been scored" in told["What the run came to"]
+    assert list(told) == ["The result"]
+    assert "not finished: so far it has recorded 12 steps (0.5 epochs)" in told["The result"]
+    assert "Nothing has been scored" in told["The result"]
     brought = words(replace(DONE, origin="imported from there"), without_search(SITES, []))
-    assert "not trained here but imported from there" in brought["What the run came to"]
+    assert "not trained here but imported from there" in brought["The result"]
 
 
 def test_a_choice_by_lot_means_nothing():
     by_lot = [{**TIMELINE[0], "proxy": "constant"}]
-    assert "chooses by lot" in words(DONE, read_history(by_lot, SITES))["How far to trust this"]
+    assert "chooses at random" in words(DONE, read_history(by_lot, SITES))["How far to trust this"]
 
 
 def test_numbers_as_words():

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorakit.reporting.budget_shares import Share, by_layer, by_role
 from lorakit.reporting.history import History
-from lorakit.reporting.html import Numbers
-from lorakit.reporting.settling import Settling
-from lorakit.reporting.shares import Share, by_layer, by_role
-from lorakit.reporting.words import percent
+from lorakit.reporting.page import Numbers
+from lorakit.reporting.stability import Stability
+from lorakit.reporting.summary import percent
 
 
-def tables(history: History, settled: Settling) -> list[Numbers]:
-    """The same in numbers."""
+def tables(history: History, stability: Stability) -> list[Numbers]:
+    """Roles, layers and ticks, as far as the run has them."""
     if not history.sites:
         return []
     found = [share_table("Roles in numbers", history, by_role(history))]
     if len({site.layer for site in history.sites}) > 1:
         found.append(share_table("Layers in numbers", history, by_layer(history)))
     if history.moments:
-        found.append(tick_table(history, settled))
+        found.append(tick_table(history, stability))
     return found
 
 
@@ -27,7 +27,7 @@ def share_table(title: str, history: History, groups: Sequence[Share]) -> Number
     """A row per group of sites."""
     searched = bool(history.moments)
     unit = "budget" if searched else "parameters"
-    columns = ["", "sites", "on", f"share of {unit}", "even share", "times even"]
+    columns = ["", "sites", "on", f"share of {unit}", "even share", "times its even share"]
     if history.ranked:
         columns.insert(3, "mean rank")
     rows = []
@@ -43,28 +43,32 @@ def share_table(title: str, history: History, groups: Sequence[Share]) -> Number
         if history.ranked:
             row.insert(3, f"{share.rank:.2f}")
         rows.append(row)
-    note = "On: of all pairs of a site and a tick. Share: of what was spent, all ticks summed. " if searched else ""
-    note += "Even share: what it would be with all sites on" + (" at one rank." if history.ranked else ".")
+    note = (
+        "On: the share of all pairs of a site and a tick. Share of the budget: of what was spent over all ticks. "
+        if searched
+        else ""
+    )
+    note += "Even share: what it would be if all sites were on" + (" at one rank." if history.ranked else ".")
     note += " What a site costs is taken as proportional to its rank." if history.ranked else ""
     return Numbers(title, columns, rows, note)
 
 
-def tick_table(history: History, settled: Settling) -> Numbers:
+def tick_table(history: History, stability: Stability) -> Numbers:
     """A row per tick."""
     columns = ["tick", "step", "epoch", "sites on", "parameters", "churn"]
-    columns += ["moved rank"] if history.ranked else []
-    columns += [*(["correlation"] if settled.correlations else []), "seconds"]
+    columns += ["rank moved"] if history.ranked else []
+    columns += [*(["correlation"] if stability.correlations else []), "seconds"]
     rows = []
     for place, (moment, on) in enumerate(zip(history.moments, history.sites_on, strict=True)):
         row = [str(moment.tick), f"{moment.step:,}", f"{moment.epoch:.2f}", str(on), f"{moment.parameters:,}"]
-        row.append(percent(settled.churn[place - 1]) if place else "")
+        row.append(percent(stability.churn[place - 1]) if place else "")
         if history.ranked:
-            row.append(percent(settled.moved[place - 1]) if place else "")
-        if settled.correlations:
-            value = settled.correlation[place - 1] if place else None
+            row.append(percent(stability.moved[place - 1]) if place else "")
+        if stability.correlations:
+            value = stability.correlation[place - 1] if place else None
             row.append("" if value is None else f"{value:.2f}")
         rows.append([*row, f"{moment.seconds:.1f}"])
-    note = "Churn: of the sites on at the tick before, those that went off. Correlation: Spearman's, with the scores before."
+    note = "Churn: the share of the sites on at the tick before that went off. Correlation: Spearman's, with the scores of the tick before."
     return Numbers(
-        "Ticks in numbers", columns, rows, note if settled.correlations else note.partition(" Correlation")[0]
+        "Ticks in numbers", columns, rows, note if stability.correlations else note.partition(" Correlation")[0]
     )

@@ -3,9 +3,9 @@ import re
 from support.pages import loads_nothing, read_page
 
 from lorakit.reporting.figures import as_svg, curves
-from lorakit.reporting.html import Numbers, Page, Picture, render
+from lorakit.reporting.page import Numbers, Page, Picture, render
 from lorakit.reporting.page_style import STYLE
-from lorakit.reporting.words import Passage
+from lorakit.reporting.summary import Passage
 
 NASTY = "<b>x</b> \"'&amp; <script>alert(1)</script>"
 
@@ -27,7 +27,7 @@ def test_the_page_is_well_formed_and_loads_nothing():
     assert read.tags["svg"] == 2
     assert read.tags["h1"] == read.tags["main"] == read.tags["title"] == 1
     assert {"12 %", "last"} <= set(read.text)
-    assert "default-src 'none'" in page()
+    assert """<meta http-equiv="Content-Security-Policy" content="default-src 'none';""" in page()
     assert not re.search(r"url\((?!#)|@import", page())
 
 

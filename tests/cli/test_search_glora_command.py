@@ -108,8 +108,8 @@ def test_a_search_goes_on_in_its_folder(cli, here, asked):
         "model: {name: bundled:minilm}\ntask: {name: rotten_tomatoes}\nadapter: {method: glora}\nsearch: {method: glora}\n"
     )
     assert cli("search", "begun", "--resume").code == 0
-    ((_, settings),) = asked
-    assert (settings["run_dir"], settings["resume"]) == (Path("begun"), True)
+    ((loaded, settings),) = asked
+    assert (loaded.folder, settings["run_dir"], settings["resume"]) == (Path("begun"), None, True)
 
 
 @pytest.mark.parametrize("option", ["--resume", "--keep-weights", "--run-dir=somewhere"])

@@ -1,4 +1,4 @@
-"""Does the choice settle? What changes from one tick to the next, and how alike two ticks rank the sites."""
+"""Does the search settle on a choice? What changes from one tick to the next, and how alike two ticks rank the sites."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CALM, ALIKE = 0.05, 0.5
 
 
 @dataclass(frozen=True)
-class Settling:
+class Stability:
     """Over the changes from tick to tick; there is one less than there are ticks.
 
     churn: the share of the sites on before that went off; moved: the share of the live rank that left its site, which also
@@ -52,11 +52,11 @@ class Settling:
         return "calms" if ended <= ALIKE * begun else "goes on"
 
 
-def settling(history: History) -> Settling:
+def measure_stability(history: History) -> Stability:
     """What the ticks of ``history`` changed."""
     pairs = range(1, len(history.moments))
     first, last = (history.on[:, 0], history.on[:, -1]) if history.moments else (np.zeros(0), np.zeros(0))
-    return Settling(
+    return Stability(
         churn=[history.moments[tick].churn for tick in pairs],
         moved=[moved(history.live[:, tick - 1], history.live[:, tick]) for tick in pairs],
         correlation=[spearman(history.scores[:, tick - 1], history.scores[:, tick]) for tick in pairs],

@@ -1,14 +1,22 @@
-"""A run in plain words: every number in them is computed, and none is made to say more than one run can."""
+"""The summary of a run in plain words: every number in them is computed, and none is made to say more than one run can."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from lorakit.reporting.budget_shares import (
+    Share,
+    ValueAgainstQuery,
+    by_kind,
+    by_role,
+    by_third,
+    layer_thirds,
+    value_against_query,
+)
 from lorakit.reporting.history import History
-from lorakit.reporting.settling import Settling
-from lorakit.reporting.shares import Comparison, Share, by_kind, by_role, by_third, layer_thirds, value_against_query
-from lorakit.reporting.tables import duration, scores
+from lorakit.reporting.stability import Stability
+from lorakit.reporting.tables import counted, duration, scores
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
 
 
-def passages(outcome: Outcome, history: History, settled: Settling) -> list[Passage]:
+def passages(outcome: Outcome, history: History, stability: Stability) -> list[Passage]:
     """The whole summary."""
-    found = [Passage("What the run came to", [*outcome_words(outcome), *parameter_words(outcome)])]
+    found = [Passage("The result", [*outcome_words(outcome), *parameter_words(outcome)])]
     if not history.sites:
         return found
     if not history.moments:
@@ -61,7 +69,7 @@ def passages(outcome: Outcome, history: History, settled: Settling) -> list[Pass
     return [
         *found,
         Passage("Who got the budget", budget_words(history)),
-        Passage("Does the choice settle?", settling_words(history, settled)),
+        Passage("Does the choice settle?", stability_words(history, stability)),
         Passage("How far to trust this", trust_words(history)),
     ]
 
@@ -88,7 +96,7 @@ def outcome_words(outcome: Outcome) -> list[str]:
     else:
         words.append(
             f"The best by {outcome.metric}, at step {outcome.best_step:,}: {scores(outcome.best)}. The validation split itself "
-            "chose it, so it flatters: quote the last one, or score rows that chose nothing."
+            "chose it, so it looks better than it is: quote the last score, or one on rows that were not used to choose."
         )
     return words
 
@@ -98,11 +106,9 @@ def parameter_words(outcome: Outcome) -> list[str]:
     adapter, head = outcome.adapter_parameters, outcome.head_parameters
     if adapter is None or head is None:
         return []
-    words = [
-        f"In training at the end: {adapter:,} adapter parameters, and {head:,} in the head, which no budget counts."
-    ]
+    words = [f"Trained at the end: {adapter:,} adapter parameters, and {head:,} in the head, which no budget limits."]
     if head > adapter:
-        words.append("The head is the larger part, so most of what was learnt need not be in the adapters.")
+        words.append("The head is larger than the adapters, so much of what was learnt may be in the head.")
     return words
 
 
@@ -115,7 +121,8 @@ def on_words(history: History) -> str:
 def budget_words(history: History) -> list[str]:
     """Roles, thirds of the layers, shortcuts and projections, v and q."""
     words = [
-        f"Over {ticks(history)}, {history.on.sum(axis=0).mean():.0f} of {len(history.sites)} sites were on at a time, on average."
+        f"Over {counted(len(history.moments), 'tick')}, {history.on.sum(axis=0).mean():.0f} of {len(history.sites)} sites were on "
+        "at a time, on average."
     ]
     if not history.priced:
         what = "rank units" if history.ranked else "sites"
@@ -158,15 +165,13 @@ def role_words(roles: Sequence[Share], *, searched: bool) -> list[str]:
     return words
 
 
-def value_words(compared: Comparison) -> str:
+def value_words(compared: ValueAgainstQuery) -> str:
     """Whether v was favoured over q, as published for HeteroLoRA."""
     if compared.ranked:
-        told = f"mean ranks v {compared.v:.1f}, q {compared.q:.1f}"
+        means = f"mean ranks v {compared.v:.1f}, q {compared.q:.1f}"
     else:
-        told = f"v was on {percent(compared.v)} of the time, q {percent(compared.q)}"
-    numbers = (
-        f"{told}; v had more in {compared.layers_v} of the {compared.layers} layers with both, q in {compared.layers_q}"
-    )
+        means = f"v was on {percent(compared.v)} of the time, q {percent(compared.q)}"
+    numbers = f"{means}; v had more in {compared.layers_v} of the {compared.layers} layers with both, q in {compared.layers_q}"
     if compared.alike:
         return f"v and q were treated about alike ({numbers}): the published preference for v does not show here."
     if compared.v > compared.q and compared.layers_v <= compared.layers / 2:
@@ -176,36 +181,36 @@ def value_words(compared: Comparison) -> str:
     return f"q was favoured over v, the opposite of what is published for HeteroLoRA ({numbers})."
 
 
-def settling_words(history: History, settled: Settling) -> list[str]:
+def stability_words(history: History, stability: Stability) -> list[str]:
     """How much changed from tick to tick."""
-    if not settled.moved:
+    if not stability.moved:
         return ["There was one tick, so nothing could change."]
-    words = [] if settled.verdict == "fixed" else change_words(history, settled)
-    words.append(VERDICTS[settled.verdict])
+    words = [] if stability.verdict == "fixed" else change_words(history, stability)
+    words.append(VERDICTS[stability.verdict])
     words.append(
-        f"Of the sites on at the first tick, {percent(settled.kept)} are on at the last; {settled.always} were on at every "
-        f"tick and {settled.never} at none."
+        f"Of the sites on at the first tick, {percent(stability.kept)} are on at the last; {stability.always} were on at every "
+        f"tick and {stability.never} at none."
     )
-    known = settled.correlations
+    known = stability.correlations
     if known:
         words.append(
             f"The ranking of all sites agrees with that of the tick before at a Spearman correlation of {known[0]:.2f} at "
-            f"first and {known[-1]:.2f} at the end (1 is the same order, 0 none in common)."
+            f"first and {known[-1]:.2f} at the end (1: the same order; 0: no relation)."
         )
     elif not history.scored:
         words.append("This search records no scores for sites, so there is nothing to say about their ranking.")
     return words
 
 
-def change_words(history: History, settled: Settling) -> list[str]:
+def change_words(history: History, stability: Stability) -> list[str]:
     """Changes at the start and at the end, in sites and where ranks vary in rank units."""
-    begun, ended = settled.first_and_last(settled.churn)
+    begun, ended = stability.first_and_last(stability.churn)
     words = [
         f"From one tick to the next, {percent(begun)} of the sites that were on went off in the first third of the changes, "
         f"{percent(ended)} in the last third."
     ]
     if history.ranked:
-        begun, ended = settled.first_and_last(settled.moved)
+        begun, ended = stability.first_and_last(stability.moved)
         words.append(f"Counted in rank units that left their site: {percent(begun)} first, {percent(ended)} last.")
     return words
 
@@ -214,26 +219,21 @@ VERDICTS = {
     "unknown": "There are too few ticks to say whether the choice settles.",
     "fixed": "Nothing changed after the first tick.",
     "settles": "The choice settles: hardly anything changes any more.",
-    "calms": "The choice calms down, and still changes at the end.",
+    "calms": "The choice calms down, but it still changes at the end.",
     "goes on": "The choice does not settle: it changes about as much at the end as at the start.",
 }
 
 
 def trust_words(history: History) -> list[str]:
     """What one run is worth."""
-    words = ["This is one run with one seed: it suggests, and settles nothing. Look whether other seeds choose alike."]
+    words = ["This is one run with one seed: a hint, not a proof. Check whether other seeds choose alike."]
     if history.moments[-1].proxy == "constant":
-        words.append("The constant proxy chooses by lot, so who got the budget means nothing here.")
+        words.append("The constant proxy chooses at random, so who got the budget means nothing here.")
     if history.moments[0].step == 0 and history.scored:
         words.append(
-            "At the first tick nothing had been trained yet, and every tick counts alike in the shares of the budget."
+            "The first tick came before any training, and it counts as much as every other in the shares of the budget."
         )
     return words
-
-
-def ticks(history: History) -> str:
-    """``1 tick`` or ``10 ticks``."""
-    return f"{len(history.moments)} tick{'' if len(history.moments) == 1 else 's'}"
 
 
 def span(layers: Sequence[int]) -> str:
