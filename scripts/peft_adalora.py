@@ -17,7 +17,8 @@ from lorakit.training.objective import Objective
 from lorakit.training.optim import make_scheduler
 from lorakit.training.schedule import make_schedule
 from lorakit.training.seeds import derive_seed
-from lorakit.workflow.setup import assemble, make_accelerator, seed_dropout
+from lorakit.workflow.accelerator import make_accelerator
+from lorakit.workflow.setup import assemble, seed_dropout
 
 
 def train_peft(recipe: Path, seed: int, target: int, shrinking: dict[str, float]) -> dict[str, Any]:

@@ -155,8 +155,9 @@ def newest_run(folder: Path, task: str | None) -> Run:
     return runs[-1]
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: str | Path) -> Run:
     """The run in ``path``. UsageError where there is none."""
+    path = Path(path)
     if not (path / "recipe.yaml").is_file():
         raise UsageError(
             "is not a run folder: it has no recipe.yaml", where=str(path), hint="a folder that lorakit train made"
@@ -205,5 +206,5 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def claim(path: Path) -> Run:
     """A folder the person named for a new run: it must not hold one yet."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError("is there already", where=str(path), hint="--resume to go on with it, or another --run-dir")
+        raise UsageError("exists already", where=str(path), hint="--resume to go on with it, or another --run-dir")
     return Run(path)

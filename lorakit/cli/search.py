@@ -85,9 +85,9 @@ def search(
             settings.append(f"search.method={method}")
         if emit is not None:
             refuse_overwrite(emit, force=force)
-        loaded, folder = open_recipe(name, settings, seed=seed, offline=offline)
+        loaded = open_recipe(name, settings, seed=seed, offline=offline)
         if comes_before_training(loaded.recipe.search):
-            evolve(loaded, run_dir or folder, resume=resume, emit=emit, keep=keep, quiet=quiet, as_json=as_json)
+            evolve(loaded, run_dir, resume=resume, emit=emit, keep=keep, quiet=quiet, as_json=as_json)
             return
         given = {"--resume": resume, "--keep-weights": keep, "--run-dir": run_dir is not None}
         if wrong := [option for option, value in given.items() if value]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+import lorakit
 from lorakit.cli import show_method
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.options import AsJson, Overrides, complete_recipe, open_recipe
@@ -59,7 +60,7 @@ def show(
                 f"--model goes with the card of a method, and '{name}' is not a method", hint="leave it out"
             )
         if is_recipe(name, has_card=bool(found)):
-            loaded, _ = open_recipe(name, overrides)
+            loaded = open_recipe(name, overrides)
             answer(asdict(loaded.recipe), lambda _: write(explained(loaded)), as_json=as_json)
             return
         if not found:
@@ -72,7 +73,7 @@ def show(
             further = [(find_registry("updates"), update) for update in found[0].get(name).updates]
             further += [(registry, name) for registry in found[1:]]
             cards = [card(registry, entry) for registry, entry in dict.fromkeys(further)]
-            answer(show_method.describe(name, model), partial(show_method.tell, further=cards), as_json=as_json)
+            answer(lorakit.describe(name, model=model), partial(show_method.tell, further=cards), as_json=as_json)
             return
         cards = [card(registry, name) for registry in found]
         answer({"name": name, "cards": cards}, lambda _: write("\n\n".join(cards)), as_json=as_json)

@@ -1,4 +1,4 @@
-"""From a recipe's name to its typed values: defaults < search preset < extended recipe < file < KEY=VALUE.
+"""From whatever names a recipe to its typed values: defaults < search preset < extended recipe < file < KEY=VALUE.
 
 Of the three ways to state the search budget, the one that the last of them uses takes the place of the others.
 """
@@ -6,7 +6,8 @@ Of the three ways to state the search budget, the one that the last of them uses
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -16,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lorakit.errors import LorakitError, RecipeError
 from lorakit.recipe.document import SUFFIXES, missing_file, shown
-from lorakit.recipe.keys import recipe_keys
+from lorakit.recipe.keys import key_values, recipe_keys
 from lorakit.recipe.overlays import Overlay, read_file, read_overrides
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.rules import BUDGETS, Draft, check
-from lorakit.recipe.schema import SEARCH_PRESETS, Recipe
+from lorakit.recipe.schema import SEARCH_PRESETS, AdapterSection, Recipe
 from lorakit.recipe.values import UNREADABLE, written
 from lorakit.recipe.vocabulary import methods, proxies
 
@@ -29,13 +30,15 @@ from lorakit.recipe.vocabulary import methods, proxies
 class LoadedRecipe:
     """A recipe that is right in itself, and where each of its values was written.
 
-    recipe: the typed values, ``run.name`` filled in; name: the file's stem; path: the file; places: key or section -> place.
+    recipe: the typed values, ``run.name`` filled in; name: the file's stem; path: the file; places: key or section -> place;
+    folder: of the run whose recipe it is, where a run was named.
     """
 
     recipe: Recipe
     name: str
     path: Path
     places: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
     def where(self, key: str) -> str:
         """``file.yaml:12`` or ``command line``: the place of ``key``, else of its section, else the file."""
@@ -54,6 +57,14 @@ class LoadedRecipe:
             ]
         )
 
+    @contextmanager
+    def locating_errors(self) -> Iterator[None]:
+        """Errors about a recipe's key that leave this block have the file and line where it stands."""
+        try:
+            yield
+        except LorakitError as error:
+            raise self.locate(error) from error.__cause__
+
     def to_yaml(self) -> str:
         """The recipe with every default spelt out; loading this text gives an equal recipe."""
         lines = [f"# {self.name}, with every default spelt out. To train it: lorakit train THIS_FILE"]
@@ -67,22 +78,63 @@ class LoadedRecipe:
         return "\n".join(lines) + "\n"
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Read a recipe file or shipped recipe, what it extends, and ``KEY=VALUE`` overrides.
+AnyRecipe = str | Path | LoadedRecipe
+"""What a function takes for a recipe: a shipped recipe's name, a YAML file, a run's folder, or a recipe that is loaded."""
 
-    Raises RecipeError with everything that is wrong in any of them; each problem has its place and key.
+
+def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bool = False) -> LoadedRecipe:
+    """Read a recipe, check it, and fill in what it leaves open.
+
+    Args:
+        recipe: the name of a shipped recipe, a YAML file, a run's folder, or a recipe that is loaded.
+        overrides: ``KEY=VALUE`` each, which win over the recipe.
+        offline: never touch the network; the same as ``run.offline=true``.
+
+    Returns:
+        The typed values, in ``.recipe``, and where each of them was written.
+
+    Raises:
+        RecipeError: with everything that is wrong in any of them; each problem has its place and key.
+
+    Example:
+        >>> loaded = lorakit.load_recipe("demo", ["adapter.rank=4"])           # doctest: +SKIP
+        >>> loaded.recipe.adapter.rank                                         # doctest: +SKIP
+        4
     """
+    settings = [*overrides, *(["run.offline=true"] if offline else [])]
     problems = Problems()
-    path = find_recipe(name_or_path)
-    overlays = [*read_chain(path, problems), read_overrides(overrides, problems)]
+    if isinstance(recipe, LoadedRecipe):
+        if not settings:
+            return recipe
+        loaded, overlays = recipe, [own_values(recipe)]
+    else:
+        folder = run_folder(recipe)
+        path = find_recipe(recipe) if folder is None else folder / "recipe.yaml"
+        overlays = read_chain(path, problems)
+        loaded = LoadedRecipe(Recipe(), path.stem, path, folder=folder)
+    overlays.append(read_overrides(settings, problems))
     values, places = merge(overlays)
-    loaded = LoadedRecipe(Recipe(), path.stem, path, places)
+    loaded = replace(loaded, places=places)
     if all(overlay.complete for overlay in overlays):
         check(Draft(values, loaded.where), problems)
     problems.raise_if_any()
     if values.get("run.name") is None:
         values["run.name"] = loaded.name
     return replace(loaded, recipe=with_usual(build(values)))
+
+
+def run_folder(recipe: str | Path) -> Path | None:
+    """The folder of the run that is named, where it is one."""
+    folder = Path(os.path.expanduser(recipe))
+    return folder if str(recipe) and os.path.isfile(folder / "recipe.yaml") else None
+
+
+def own_values(loaded: LoadedRecipe) -> Overlay:
+    """What a loaded recipe sets itself. What nobody wrote and is as it always is, its method's usual rank say, is left open again."""
+    usual = key_values(with_usual(Recipe(adapter=AdapterSection(method=loaded.recipe.adapter.method))))
+    values = key_values(loaded.recipe)
+    own = {path: value for path, value in values.items() if path in loaded.places or value != usual[path]}
+    return Overlay(own, dict(loaded.places))
 
 
 def with_usual(recipe: Recipe) -> Recipe:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lorakit.errors import DataError
 
-talk = logging.getLogger("lorakit")
+logger = logging.getLogger(__name__)
 
 VARIABLE = "LORAKIT_CACHE_DIR"
 SEAL = "entry.json"  # the entry's key, and size and checksum of each of its files
@@ -89,7 +89,7 @@ def make_part(place: Path | None) -> Path:
 @cache
 def tell_useless(folder: Path, reason: str) -> None:
     """Say once that nothing is cached."""
-    talk.info("nothing is cached: %s cannot be written (%s); $%s names another folder", folder, reason, VARIABLE)
+    logger.info("nothing is cached: %s cannot be written (%s); $%s names another folder", folder, reason, VARIABLE)
 
 
 def sweep(folder: Path) -> None:

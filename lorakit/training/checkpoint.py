@@ -30,7 +30,7 @@ from lorakit.training.hooks import Hook
 if TYPE_CHECKING:
     from lorakit.training.training import Training
 
-talk = logging.getLogger("lorakit")
+logger = logging.getLogger(__name__)
 
 MODEL, OPTIMIZER, STREAMS = "model.safetensors", "optimizer.safetensors", "streams.safetensors"
 STATE, SUMS = "state.json", "sums.json"
@@ -87,7 +87,7 @@ def load_checkpoint(training: Training) -> Path:
             with reading(path / STATE, "the state of this training"):
                 restore(training, path)
             return path
-        talk.warning("%s is damaged or was only half written: going on from the one before", path)
+        logger.warning("%s is damaged or was only half written: going on from the one before", path)
     raise RunError(
         "there is no checkpoint to resume from", where=str(training.run.path), hint="train anew, without --resume"
     )

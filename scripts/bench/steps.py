@@ -37,7 +37,8 @@ from lorakit.recipe.load import load_recipe
 from lorakit.training.loader import StepBatch
 from lorakit.training.loop import step
 from lorakit.training.training import Training
-from lorakit.workflow.setup import assemble, make_accelerator
+from lorakit.workflow.accelerator import make_accelerator
+from lorakit.workflow.setup import assemble
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}

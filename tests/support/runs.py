@@ -23,7 +23,7 @@ from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.training import Training
 from lorakit.workflow import train as running
-from lorakit.workflow.setup import assemble
+from lorakit.workflow.setup import assemble, prepare
 from lorakit.workflow.train import TrainResult
 
 TRAIN_ROWS, VALIDATION_ROWS = 45, 30
@@ -94,7 +94,7 @@ class Bench:
     def prepare(self, folder: Path, *overrides: str, hooks: Sequence[Hook] = (), **options: str) -> Training:
         """What the loop gets, in evaluation mode."""
         loaded = self.load(*overrides, **options)
-        training, _ = running.prepare(loaded, assemble(loaded), Run(folder), hooks)
+        training = prepare(loaded, assemble(loaded), Run(folder), hooks)
         training.model.eval()
         return training
 

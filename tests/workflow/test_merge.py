@@ -101,7 +101,7 @@ def test_best_and_last_weights_are_merged_as_asked(bench: Bench, tmp_path: Path)
     for weights in ("last", "best"):
         lorakit.merge(run.run_dir, out=tmp_path / weights, weights=weights)
         merged = logits(lorakit.load(tmp_path / weights))
-        assert_close(merged, logits(lorakit.load(run.run_dir, weights)), rtol=1e-4, atol=1e-5)
+        assert_close(merged, logits(lorakit.load(run.run_dir, weights=weights)), rtol=1e-4, atol=1e-5)
 
 
 def test_more_than_the_tolerance_leaves_nothing(finished: TrainResult, tmp_path: Path):
@@ -135,7 +135,7 @@ def test_rounding_to_bfloat16_is_told_as_it_is(bench: Bench, tmp_path: Path):
 def test_nothing_is_overwritten_without_force(copied: Path):
     first = lorakit.merge(copied)
     assert first.out == copied / "merged"
-    with pytest.raises(UsageError, match="is there already") as caught:
+    with pytest.raises(UsageError, match="exists already") as caught:
         lorakit.merge(copied)
     assert (caught.value.exit_code, caught.value.problems[0].where) == (2, str(copied / "merged"))
     assert lorakit.merge(copied, force=True).out == first.out

@@ -8,7 +8,6 @@ import pytest
 from support.runs import SEARCH, Bench, StopAt, records
 
 import lorakit
-from lorakit.cli.options import open_recipe
 from lorakit.errors import Interrupted, UsageError
 from lorakit.workflow.restore import restore_run
 
@@ -40,8 +39,7 @@ def begun(bench: Bench, run: Path) -> Path:
 
 
 def test_it_goes_on_with_its_own_recipe(bench: Bench, whole: Path, tmp_path: Path) -> None:
-    loaded, folder = open_recipe(str(begun(bench, tmp_path / "run")), [])
-    lorakit.train(loaded, run_dir=folder, resume=True)
+    lorakit.train(begun(bench, tmp_path / "run"), resume=True)
     assert records(tmp_path / "run") == records(whole)
 
 

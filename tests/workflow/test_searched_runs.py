@@ -42,7 +42,7 @@ def test_a_run_evaluates_merges_and_resumes(bench: Bench, tmp_path: Path, method
     assert all(tick["parameters"] <= tick["budget"] for tick in ticks)
     assert 0 < run.adapter_parameters <= run.budget == ticks[-1]["budget"]
     for weights in ("last", "best"):
-        scores = lorakit.evaluate("custom", run=run.run_dir, weights=weights).scores
+        scores = lorakit.evaluate(run.run_dir, task="custom", weights=weights).scores
         assert scores == pytest.approx(getattr(run, weights), abs=1e-9)
     assert lorakit.merge(run.run_dir).largest_difference < 1e-4
     stopped = tmp_path / "stopped"

@@ -5,7 +5,7 @@
     found         the best of all, within the budget: a recipe to train, and the supernet's weights cut to what it uses
 
 A search of its own, which no training has room for: `lorakit search RECIPE --method glora`, with `adapter.method: glora`. What it
-does stands in ``workflow/glora`` and ``searching/evolution``; this file says what it is called and what can be set.
+does stands in ``workflow/glora``; this file says what it is called and what can be set.
 `search.enable`, `uniform_rank` or `parameters` give the most that a configuration may have, `min_parameters` the fewest.
 Cost: one training, and a pass over the held-out rows for every configuration that is tried.
 When to use it: where the kinds of update that a site needs are not known; one training of the found recipe comes on top.

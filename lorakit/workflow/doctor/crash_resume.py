@@ -12,11 +12,11 @@ from lorakit.artifacts.files import read_json, read_jsonl, remove_folder
 from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe
+from lorakit.result import Result
 from lorakit.searching.allocator import comes_before_training
 from lorakit.training.checkpoint import STATE, all_checkpoints, intact
 from lorakit.workflow.doctor.faults import REFUSED, Kill, run_process
 from lorakit.workflow.glora.evolve import RESULT
-from lorakit.workflow.setup import Result
 
 # STATE: its sum in a checkpoint, because the seconds are in it.
 NEVER_THE_SAME = ("seconds", "search_seconds", "supernet_seconds", "run_dir", "folder", "found", "emitted", STATE)

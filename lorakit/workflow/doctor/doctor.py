@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.result import Result
 from lorakit.tasks.bundled import INSTALL
 from lorakit.workflow.doctor.crash_resume import crash_and_resume, differences, outcome
 from lorakit.workflow.doctor.environment import (
@@ -23,7 +25,8 @@ from lorakit.workflow.doctor.environment import (
 from lorakit.workflow.doctor.faults import Kill, run_process
 from lorakit.workflow.doctor.run_folder import check_run
 from lorakit.workflow.merge import merge
-from lorakit.workflow.setup import Result, talk
+
+logger = logging.getLogger(__name__)
 
 SMALL = (
     "task.max_length=32",
@@ -87,13 +90,13 @@ def check_training(quick: bool) -> list[Check]:
     with tempfile.TemporaryDirectory(prefix="lorakit-doctor-") as place:
         folder = Path(place)
         loaded = load_recipe(RECIPE, [*SMALL, f"run.folder={folder}"])
-        talk.info("training %s, cut short", loaded.recipe.model.name)
+        logger.info("training %s, cut short", loaded.recipe.model.name)
         trained = check(names[0], partial(train_once, loaded, folder / "undisturbed"))
         if trained.verdict == FAILED:
             return [trained, *(Check(name, SKIPPED, "there is no training to look at", "") for name in names[1:])]
-        talk.info("the same, killed twice and resumed")
+        logger.info("the same, killed twice and resumed")
         survived = check(names[1], partial(kill_and_resume, loaded, folder))
-        talk.info("merging")
+        logger.info("merging")
         return [trained, survived, check(names[2], partial(merge_once, folder / "undisturbed"))]
 
 

@@ -24,9 +24,9 @@ from packaging.specifiers import SpecifierSet
 from lorakit.backbone.checkpoint import BUNDLED, bundled_folder
 from lorakit.errors import LorakitError
 from lorakit.reporting.tables import memory
+from lorakit.result import Result
 from lorakit.tasks.bundled import INSTALL, PACKAGE, read_bundled
 from lorakit.tasks.sources import GLUE_DIR
-from lorakit.workflow.setup import Result
 
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 MODEL = "bundled:minilm"

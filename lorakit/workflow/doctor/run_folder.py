@@ -20,7 +20,7 @@ from lorakit.tasks.metrics import main_metric
 from lorakit.training.checkpoint import all_checkpoints, intact
 from lorakit.workflow.doctor.environment import FAILED, SKIPPED, WARNING, Check, Finding, check
 from lorakit.workflow.glora.evolve import FOUND, GENERATIONS, SUPERNET
-from lorakit.workflow.records import check_metric, check_tick, finite, origin, records
+from lorakit.workflow.records import check_metric, check_numbers, check_tick, origin, read_records
 from lorakit.workflow.restore import restore_run
 
 Look = Callable[[Run], Finding]
@@ -89,7 +89,7 @@ def state(run: Run) -> Finding:
 
 def metrics(run: Run) -> Finding:
     """Losses and scores, each in the order of steps."""
-    found = records(run.path / "metrics.jsonl", run.metrics, check_metric)
+    found = read_records(run.path / "metrics.jsonl", run.metrics, check_metric)
     for kind in ("loss", "scores"):
         in_order([record["step"] for record in found if kind in record], f"steps with {kind}")
     return whole_lines(run, "metrics", len(found))
@@ -97,7 +97,7 @@ def metrics(run: Run) -> Finding:
 
 def timeline(run: Run) -> Finding:
     """The search's choices, in the order of steps, each within its budget."""
-    found = records(run.path / "timeline.jsonl", run.timeline, check_tick)
+    found = read_records(run.path / "timeline.jsonl", run.timeline, check_tick)
     if not found:
         return Finding("no search")
     in_order([tick["step"] for tick in found], "ticks")
@@ -216,7 +216,7 @@ def leftovers(run: Run) -> Finding:
 def generations(run: Run) -> Finding:
     """An evolution's records: numbered in order, with fitness that is a number."""
     path = run.path / GENERATIONS
-    found = records(path, partial(read_jsonl, path), check_generation)
+    found = read_records(path, partial(read_jsonl, path), check_generation)
     if [record["generation"] for record in found] != list(range(len(found))):
         raise RunError("generations are not numbered in order", where=str(path))
     return Finding(f"{len(found)} generations, {sum(len(record['candidates']) for record in found)} configurations")
@@ -224,7 +224,7 @@ def generations(run: Run) -> Finding:
 
 def check_generation(record: Mapping[str, Any]) -> None:
     """Configurations, each with its fitness."""
-    finite(record["best"], record["mean"], *(each["fitness"] for each in record["candidates"]))
+    check_numbers(record["best"], record["mean"], *(each["fitness"] for each in record["candidates"]))
 
 
 def untrained(run: Run) -> bool:

@@ -6,20 +6,20 @@ A user reads of them as sides: of a table, of a difference. What can be known of
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lorakit.artifacts.run import Run, open_run
 from lorakit.errors import RunError, UsageError, nearest
-from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.recipe.keys import plain_values
+from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import CUSTOM, Recipe
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.evaluation import of_split
 from lorakit.training.schedule import make_schedule
-from lorakit.workflow.experiments.request import AnyRecipe, as_loaded
-from lorakit.workflow.setup import adapt, assemble, flat, located
-from lorakit.workflow.train import FREE_ON_RESUME, changed_keys
+from lorakit.workflow.resume import FREE_ON_RESUME, changed_keys
+from lorakit.workflow.setup import adapt, assemble
 
 SEEDS = (0, 1, 2, 3, 4)
 NAMED_APART = {
@@ -111,12 +111,12 @@ def gather(
         raise UsageError("there is nothing to compare", valid="recipes and run folders", hint="lorakit list recipes")
     check_named_apart(overrides)
     arms: list[Arm] = []
-    settings = [*overrides, *(["run.offline=true"] if offline else [])]
     for recipe in named:
         if not isinstance(recipe, LoadedRecipe) and Path(recipe).is_dir():
             add_run(arms, open_run(Path(recipe)))
         else:
-            add_recipe(arms, recipe, settings, SEEDS if seeds is None else seeds, folder)
+            loaded = load_recipe(recipe, overrides, offline=offline)
+            add_recipe(arms, loaded, SEEDS if seeds is None else seeds, folder)
     unused = [*overrides, *([] if seeds is None else ["--seeds"])]
     if unused and not any(arm.given for arm in arms):
         raise UsageError(f"{unused[0]} is for recipes to train, and only runs are named", hint="leave it out")
@@ -131,11 +131,8 @@ def check_named_apart(overrides: Sequence[str]) -> None:
             raise UsageError("cannot be set for all runs at once", where="command line", key=key, hint=NAMED_APART[key])
 
 
-def add_recipe(
-    arms: list[Arm], recipe: AnyRecipe, overrides: Sequence[str], seeds: Sequence[int], folder: Path
-) -> None:
+def add_recipe(arms: list[Arm], loaded: LoadedRecipe, seeds: Sequence[int], folder: Path) -> None:
     """One more arm, trained in ``folder``; runs of the same recipe that were named before are part of it."""
-    loaded = as_loaded(recipe, overrides)
     name = loaded.recipe.run.name or loaded.name
     if any(arm.given and arm.name == name for arm in arms):
         raise UsageError(
@@ -191,7 +188,7 @@ def same_arm(arms: Sequence[Arm], recipe: Recipe, *, given: bool | None = None) 
 
 def essence(recipe: Recipe) -> dict[str, Any]:
     """The keys that make a recipe another one: all but the seed, and what is free on a resume."""
-    return {key: value for key, value in flat(asdict(recipe)) if key not in (*FREE_ON_RESUME, "run.seed")}
+    return {key: value for key, value in plain_values(recipe).items() if key not in (*FREE_ON_RESUME, "run.seed")}
 
 
 def paired_order(arms: Sequence[Arm]) -> list[Entry]:
@@ -259,7 +256,7 @@ def forecast(arm: Arm, *, train: bool) -> Forecast | None:
 def try_out(name: str, loaded: LoadedRecipe) -> Forecast:
     """Put the recipe's parts together once. RecipeError, DataError and the like for what only model and data can tell."""
     parts = assemble(loaded)
-    with located(loaded):
+    with loaded.locating_errors():
         make_schedule(loaded.recipe, len(parts.data.splits["train"]))
         adapted = adapt(parts, statistics=None)
     task = parts.task

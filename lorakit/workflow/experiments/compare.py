@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.run import environment
+from lorakit.recipe.load import AnyRecipe
 from lorakit.reporting.comparison_figure import comparison_figure
+from lorakit.result import Result
 from lorakit.workflow.experiments.arms import (
     Arm,
     Forecast,
@@ -19,10 +22,11 @@ from lorakit.workflow.experiments.arms import (
     paired_order,
     rises,
 )
-from lorakit.workflow.experiments.request import AnyRecipe, Request, called_with, check_alone
+from lorakit.workflow.experiments.request import Request, called_with, check_alone
 from lorakit.workflow.experiments.totals import ComparedArm, apart, as_csv, side_by_side, warnings
 from lorakit.workflow.experiments.workers import Missing, no_finished_run, train_missing
-from lorakit.workflow.setup import Result, talk
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path("runs/compare")
 
@@ -100,7 +104,7 @@ def compare(asked: CompareRequest) -> Comparison:
     absent = paired_order(arms)
     metric, best_by = choose_metric(forecasts(arms, train=asked.train), asked.metric)
     there = f"{len(every) - len(absent)} of {len(every)} runs are there"
-    talk.info("%s, %d %s", there, len(absent), "to train" if asked.train else "missing")
+    logger.info("%s, %d %s", there, len(absent), "to train" if asked.train else "missing")
     failed = list[Missing]()
     missing = [Missing(str(entry.run.path), "not trained yet") for entry in absent]
     if asked.train and absent:
@@ -135,7 +139,7 @@ def forecasts(arms: Sequence[Arm], *, train: bool) -> list[Forecast]:
     if found and train and any(not arm.finished for arm in arms):
         for other in found[1:]:
             if apart(other.budget, found[0].budget):
-                talk.warning(
+                logger.warning(
                     "budgets differ: %s has %s adapter parameters, and %s %s",
                     *(other.name, f"{other.budget:,}", found[0].name, f"{found[0].budget:,}"),
                 )

@@ -8,6 +8,7 @@ hosts only a database tells, where a worker's heartbeat stays out. Imported only
 from __future__ import annotations
 
 import json
+import logging
 import random
 import time
 import warnings
@@ -31,11 +32,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lorakit.artifacts.lock import Worker
 from lorakit.errors import Interrupted, LorakitError, RunError, UsageError
+from lorakit.result import Result
 from lorakit.training.seeds import derive_seed
 from lorakit.workflow.experiments import workers
 from lorakit.workflow.experiments.grid import Point, Space
 from lorakit.workflow.experiments.totals import ComparedRun
-from lorakit.workflow.setup import Result, talk
+
+logger = logging.getLogger(__name__)
 
 BEAT, SILENCE = 60, 180  # seconds between a worker's signs of life in a database, and after which it counts as dead
 NAMELESS = timedelta(minutes=1)  # a trial that has named no worker by then lost it before it could
@@ -111,7 +114,7 @@ class Sampling:
             if not wait or not any(trial.state == TrialState.RUNNING for trial in known):
                 return
             if not told:
-                talk.info("the last trials are being trained by other workers: waiting")
+                logger.info("the last trials are being trained by other workers: waiting")
             told = True
             time.sleep(workers.POLL)
 
@@ -170,7 +173,7 @@ class Sampling:
         except (ValueError, UpdateFinishedTrialError):
             if not set(mine) & tried_again(study.get_trials(deepcopy=False)):
                 raise
-            talk.warning(
+            logger.warning(
                 "trial %d: another worker took this process for dead, and has queued the trial again", mine[0] + 1
             )
 
@@ -227,7 +230,9 @@ class Sampling:
                 study.tell(trial.number, state=TrialState.FAIL)
             except (ValueError, UpdateFinishedTrialError):  # another worker was first
                 continue
-            talk.warning("trial %d: taken over from %s, which has ended", trial.number + 1, named(trial) or "a worker")
+            logger.warning(
+                "trial %d: taken over from %s, which has ended", trial.number + 1, named(trial) or "a worker"
+            )
             queue_anew(study, trial, DEATHS)
 
 

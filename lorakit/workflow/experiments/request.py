@@ -1,4 +1,4 @@
-"""What an experiment is asked for: the arguments that ``compare`` and ``sweep`` share, written once, and how they open a recipe."""
+"""What an experiment is asked for: the arguments that ``compare`` and ``sweep`` share, written once."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ import inspect
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from lorakit.errors import UsageError
-from lorakit.recipe.load import LoadedRecipe, build, load_recipe, merge, with_usual
-from lorakit.recipe.overlays import Overlay, read_overrides
-from lorakit.recipe.problems import Problems
-from lorakit.recipe.rules import Draft, check
+from lorakit.recipe.load import AnyRecipe, LoadedRecipe
 from lorakit.training.hooks import Hook
-from lorakit.workflow.setup import this_process
+from lorakit.workflow.accelerator import this_process
 
 P = ParamSpec("P")
 Asked = TypeVar("Asked")
 Found = TypeVar("Found")
 
-AnyRecipe = str | Path | LoadedRecipe
 Watch = Callable[[], AbstractContextManager[Hook]]
 
 
@@ -82,22 +78,6 @@ def check_alone() -> None:
             "an experiment is made by one process, and this is a launch of several",
             hint="the same command several times: workers on one folder share its runs",
         )
-
-
-def as_loaded(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """The recipe with ``overrides``: of a shipped name, a file or a run folder, or of one that is loaded. RecipeError for what is wrong."""
-    if not isinstance(recipe, LoadedRecipe):
-        return load_recipe(Path(recipe) / "recipe.yaml" if Path(recipe).is_dir() else recipe, overrides)
-    if not overrides:
-        return recipe
-    sections = asdict(recipe.recipe)
-    known = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    problems = Problems()
-    values, places = merge([Overlay(known, recipe.places), read_overrides(overrides, problems)])
-    changed = replace(recipe, places=places)
-    check(Draft(values, changed.where), problems)
-    problems.raise_if_any()
-    return replace(changed, recipe=with_usual(build(values)))
 
 
 def command_line(name: str, words: Sequence[str], options: Mapping[str, object]) -> str:

@@ -5,6 +5,7 @@ What it is of is read and checked in `sweep_spec`, and its points are ranked in 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from lorakit.artifacts.run import environment
 from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.values import written
+from lorakit.result import Result
 from lorakit.workflow.experiments.arms import essence, paired_order, rises
 from lorakit.workflow.experiments.grid import Point
 from lorakit.workflow.experiments.ranking import SweptPoint, draw, rank, warnings
@@ -23,7 +25,8 @@ from lorakit.workflow.experiments.request import called_with, command_line
 from lorakit.workflow.experiments.sweep_spec import SweepRequest, SweepSpec, resolve_sweep
 from lorakit.workflow.experiments.totals import ComparedRun, as_csv, compared_run, totals
 from lorakit.workflow.experiments.workers import Missing, failures, no_finished_run, train_missing
-from lorakit.workflow.setup import Result, talk
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from lorakit.workflow.experiments.optuna_trials import Trial
@@ -159,7 +162,7 @@ def train_grid(spec: SweepSpec) -> Found:
     """Train what is missing of the grid, seed by seed."""
     total, absent = len(spec.arms) * len(spec.seeds), paired_order(spec.arms)
     grid = f"{len(spec.points)} points, {len(spec.seeds)} seeds: {total - len(absent)} of {total} runs are there"
-    talk.info("%s, %d to train", grid, len(absent))
+    logger.info("%s, %d to train", grid, len(absent))
     failed, missing = train_missing(absent, total, spec.asked.watch, wait=spec.asked.wait, again=spec.again())
     points = [
         swept(spec, arm.name, point.values, [compared_run(arm.entries[seed]) for seed in sorted(arm.finished)])
@@ -175,7 +178,7 @@ def draw_trials(spec: SweepSpec, trials: int) -> list[Trial]:
     asked, space, again = spec.asked, spec.space, spec.again()
 
     def train(point: Point, shown: str) -> list[ComparedRun]:
-        talk.info("%s", shown)
+        logger.info("%s", shown)
         arm = spec.arm(point)
         failed, _ = train_missing(paired_order([arm]), len(spec.seeds), asked.watch, wait=True, again=again)
         if failed:
@@ -269,5 +272,5 @@ def train_again(spec: SweepSpec, point: SweptPoint) -> str:
         words = [str(Path(runs[0].path) / "recipe.yaml")]
     else:
         varied = [f"{key}={written(value)}" for key, value in point.settings.items()]
-        words = [recipe_name(spec), *spec.space.fixed, *varied]
+        words = [recipe_name(spec), *spec.space.fixed, *varied, *(["--offline"] if spec.asked.offline else [])]
     return command_line("train", words, {"--seed": spec.seeds[0]})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lorakit.errors import LorakitError, Problem, UsageError
-from lorakit.recipe.load import LoadedRecipe
+from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.overlays import COMMAND_LINE
 from lorakit.workflow.experiments.arms import (
     Arm,
@@ -20,7 +20,7 @@ from lorakit.workflow.experiments.arms import (
     to_train,
 )
 from lorakit.workflow.experiments.grid import Point, Space, read_space
-from lorakit.workflow.experiments.request import AnyRecipe, Request, as_loaded, check_alone
+from lorakit.workflow.experiments.request import Request, check_alone
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ def resolve_sweep(asked: SweepRequest) -> SweepSpec:
     """Read what is asked for and check all of it, on the real model and data. Raises UsageError or RecipeError with every mistake."""
     check_alone()
     check_named_apart(asked.overrides)
-    space = read_space([*asked.overrides, *(["run.offline=true"] if asked.offline else [])])
+    space = read_space(asked.overrides)
     check_trials(space, asked.trials, asked.storage)
     points = space.points() if asked.trials is None else space.corners()
     recipes = at_all(points, lambda point: recipe_at(point, asked, space))
@@ -98,7 +98,7 @@ def resolve_sweep(asked: SweepRequest) -> SweepSpec:
 
 def recipe_at(point: Point, asked: SweepRequest, space: Space) -> LoadedRecipe:
     """The recipe at ``point``."""
-    return as_loaded(asked.recipe, [*space.fixed, *point.overrides])
+    return load_recipe(asked.recipe, [*space.fixed, *point.overrides], offline=asked.offline)
 
 
 def arm_at(point: Point, loaded: LoadedRecipe, base: str, seeds: Sequence[int], folder: Path) -> Arm:

@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from lorakit.reporting.stats import Difference, Summary, paired_difference, summarise
+from lorakit.result import Result
 from lorakit.workflow.experiments.arms import Arm, Entry
-from lorakit.workflow.setup import Result
 
 FEW = 5  # seeds below which an interval promises too much
 CLOSE = 0.01  # share by which parameters or epochs may differ without a word

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 import traceback
@@ -12,11 +13,13 @@ from pathlib import Path
 
 from lorakit.artifacts.lock import Worker, claimed
 from lorakit.errors import Interrupted, LorakitError, Problem, RunError
+from lorakit.result import Result
 from lorakit.training.checkpoint import all_checkpoints, intact
 from lorakit.workflow.experiments.arms import Entry
 from lorakit.workflow.experiments.request import Watch
-from lorakit.workflow.setup import Result, talk
 from lorakit.workflow.train import train
+
+logger = logging.getLogger(__name__)
 
 POLL = 5.0  # seconds between looks at a run that another worker trains
 KEPT = "; finished runs are kept"
@@ -51,7 +54,7 @@ def train_missing(
                         found[path] = lock.held_by
                         continue
                     if lock.left_by:
-                        talk.warning("%s: taken over from %s, which has ended", path, lock.left_by)
+                        logger.warning("%s: taken over from %s, which has ended", path, lock.left_by)
                     pending.remove(entry)
                     if why := attempt(entry, f"run {total - len(pending)} of {total}", watch):
                         failed.append(Missing(str(path), why))
@@ -59,7 +62,7 @@ def train_missing(
                 if not wait:
                     break
                 for path in found.keys() - held.keys():
-                    talk.info(
+                    logger.info(
                         "%s is being trained by %s: waiting. (Where that process has ended, delete %s.lock)",
                         path,
                         found[path],
@@ -104,10 +107,10 @@ def attempt(entry: Entry, place: str, watch: Watch) -> str:
         why = str(error)
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
-        talk.error("%s", traceback.format_exc())
+        logger.error("%s", traceback.format_exc())
     else:
         return ""
-    talk.error("%s failed: %s", entry.run.path, why)
+    logger.error("%s failed: %s", entry.run.path, why)
     return why
 
 
@@ -119,10 +122,10 @@ def train_one(entry: Entry, place: str, watch: Watch) -> None:
         return
     begun = run.recipe.is_file()
     if begun and not any(intact(path) for path in all_checkpoints(run.checkpoints)):
-        talk.info("%s was stopped before its first checkpoint: it is trained anew", run.path)
+        logger.info("%s was stopped before its first checkpoint: it is trained anew", run.path)
         shutil.rmtree(run.path)
         begun = False
     name, seed = entry.loaded.recipe.run.name, entry.seed
-    talk.info("%s: %s, seed %d%s", place, name, seed, ", from its newest checkpoint" if begun else "")
+    logger.info("%s: %s, seed %d%s", place, name, seed, ", from its newest checkpoint" if begun else "")
     with watch() as hook:
         train(entry.loaded, run_dir=run.path, resume=begun, hooks=[hook])

@@ -24,9 +24,10 @@ from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import all_checkpoints
 from lorakit.training.evaluation import predict_logits, score_logits
 from lorakit.training.hooks import Hook
-from lorakit.training.objective import Objective
 from lorakit.training.seeds import derive_seed
-from lorakit.workflow.setup import Parts, adapt, assemble, make_accelerator, this_process
+from lorakit.workflow.accelerator import put_on_device, this_process
+from lorakit.workflow.parts import Parts
+from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.train import train
 
 HELD_OUT = "validation"
@@ -116,8 +117,7 @@ def load_supernet(loaded: LoadedRecipe, path: Path, rows: TaskData) -> Supernet:
     parts = assemble(supernet_recipe(loaded), rows)
     adapted = adapt(parts, statistics=None)
     load_adapter(adapted, Run(path).weights("last"))
-    objective = Objective(make_accelerator(parts.recipe), parts.task.regression)
-    objective.accelerator.prepare_model(adapted.model)
+    objective = put_on_device(adapted.model, parts.recipe, regression=parts.task.regression)
     encoded, metric = parts.encode(HELD_OUT)[HELD_OUT], main_metric(parts.task)
 
     def score() -> float:

@@ -32,7 +32,7 @@ def make_readers(bench: Bench, other: Path) -> dict[str, Reader]:
 
     return {
         "load": labelled,
-        "evaluate": lambda folder, out: lorakit.evaluate("custom", run=folder),
+        "evaluate": lambda folder, out: lorakit.evaluate(folder, task="custom"),
         "merge": lambda folder, out: lorakit.merge(folder, out=out),
         "export": lambda folder, out: lorakit.export(folder, out=out),
         "combine": lambda folder, out: lorakit.combine([folder, other], out=out),

@@ -27,7 +27,7 @@ from lorakit.workflow.glora import evolve as evolving
 from lorakit.workflow.glora import supernet
 from lorakit.workflow.glora.evolve import EvolutionResult, Progress
 from lorakit.workflow.restore import restore_run
-from lorakit.workflow.setup import assemble
+from lorakit.workflow.setup import assemble, prepare
 
 
 def settings(**changed: float) -> str:
@@ -120,7 +120,7 @@ def test_the_run_that_was_found_has_the_supernets_weights_and_scores_what_was_to
         logits = [adapted.model.eval()(**batch).logits for adapted in (whole.adapted, restored.adapted)]
     assert len(labels) == 3
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-5, atol=1e-6)
-    told = lorakit.evaluate("custom", run=found.found)
+    told = lorakit.evaluate(found.found, task="custom")
     assert set(told.scores) == {"pearson", "spearman", "mse"}
 
 
@@ -246,7 +246,7 @@ def test_shortcuts_are_part_of_every_configuration_and_kept_weights_start_the_ne
     loaded = load_recipe(out)
     assert loaded.recipe.adapter.start == str(result.found)
     start = restore_run(result.found, "last").adapted.state()
-    training, _ = running.prepare(loaded, assemble(loaded), Run(tmp_path / "run"), [])
+    training = prepare(loaded, assemble(loaded), Run(tmp_path / "run"), [])
     assert all(torch.equal(tensor, start[name]) for name, tensor in training.adapted.state().items())
 
 
