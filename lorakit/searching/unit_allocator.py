@@ -161,7 +161,7 @@ def rank_for_all(context: SearchContext) -> int:
 
 
 def check_later_tick(context: SearchContext) -> None:
-    """RecipeError where no tick comes after step 0, for methods that decide on what was trained."""
+    """RecipeError where no tick comes after step 0, for allocators that decide on what was trained."""
     if context.ticks[-1] == 0:
         raise RecipeError(
             f"allocator '{context.search.method}' decides at a tick after step 0, and there is none",
