@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from lorakit.adapters.delta import Option
+from lorakit.adapters.options import Option
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection

@@ -21,7 +21,7 @@ from huggingface_hub import constants
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from lorakit.backbone.checkpoint import BUNDLED, bundled_folder
+from lorakit.backbone.model_folder import BUNDLED, bundled_folder
 from lorakit.errors import LorakitError
 from lorakit.reporting.tables import memory
 from lorakit.result import Result
