@@ -36,7 +36,7 @@ from lorakit.errors import LorakitError, RunError
 # New objects after which Python looks for garbage, of which loading a million of them makes next to none: a fifth of a start's time.
 COLLECT_AFTER = 10_000
 # A disk that is full, a place that may not be written or is of the wrong kind: not a fault of the program.
-PLACES_FAULT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+PLACE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
 
 app = typer.Typer(
     name="lorakit",
@@ -67,21 +67,21 @@ app.command("doctor", rich_help_panel="Inspect")(doctor)
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version and leave, when ``--version`` is given."""
+    """Print the version and exit, when ``--version`` is given."""
     if wanted:
         from importlib.metadata import PackageNotFoundError, version
 
         try:
             typer.echo(f"lorakit {version('lorakit')}")
         except PackageNotFoundError:
-            typer.echo("lorakit, not installed: this is its source tree")
+            typer.echo("lorakit (run from its source tree, not installed)")
         raise typer.Exit
 
 
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Take the options that come before a command."""
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LorakitError as error:
         return fail(error)
     except OSError as error:
-        if error.errno not in PLACES_FAULT:
+        if error.errno not in PLACE_ERRORS:
             raise
         return fail(RunError(error.strerror or str(error), where=str(error.filename or "")))
     except SystemExit as leaving:

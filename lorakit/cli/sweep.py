@@ -31,7 +31,7 @@ def sweep(
         typer.Argument(
             metavar="KEY=VALUE[,VALUE]...",
             help="One value sets a key of all points, several make a grid: training.lr=1e-4,3e-4 adapter.rank=4,8. "
-            "With --trials also KEY=LOW..HIGH. A list is one value: adapter.targets=[q,v],[q,k,v].",
+            "With --trials also KEY=LOW..HIGH. A list is one value: adapter.targets=\\[q,v],\\[q,k,v].",
         ),
     ] = None,
     seeds: Annotated[
