@@ -5,6 +5,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
+# A script that pip made names its folder in its first line, where a kernel takes no space and not every length, and which is wrong
+# once the folder is moved. Given to Python by name it starts all the same.
+SCRIPT := $(BIN)/python $(BIN)
+
+# What leads from the environment to this folder, as a relative path: Python before 3.13 reads it in the locale's encoding, and does
+# not start at all where that lacks a letter of the folder's name. A folder that was moved or copied is then still its own.
+LEAD = $(BIN)/python -S -c "from os.path import relpath; from pathlib import Path; \
+	[path.write_text(relpath('.', path.parent)) for path in Path('$(VENV)').glob('lib/python*/site-packages/*lorakit*.pth')]"
+
 .PHONY: demo test lint bench clean help
 
 help:
@@ -15,7 +24,7 @@ help:
 	@echo "make clean   remove the virtual environment and what tools left behind"
 
 demo: $(VENV)/.installed
-	$(BIN)/lorakit train demo --offline
+	$(SCRIPT)/lorakit train demo --offline
 
 # One thread per worker: two workers that each take all cores slow each other down.
 test: lint
@@ -25,18 +34,20 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python scripts/bench/steps.py --out build/bench --rounds 12 $(ARGS)
 
 lint: $(VENV)/.installed-test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(SCRIPT)/lint-imports
 
 # A stamp is newer than pyproject.toml while its installation is good: a second call installs nothing.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e '.[bundled]'
+	@$(LEAD)
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e '.[bundled,test]'
+	@$(LEAD)
 	@touch $@ $(VENV)/.installed
 
 $(BIN)/python:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,11 @@ class Problem:
         if self.hint:
             text += f"\n    try: {visible(self.hint)}"
         return text
+
+
+def command_line(*words: object) -> str:
+    """``lorakit`` and these words, as a person types them: what their shell would take apart stands in quotes."""
+    return shlex.join(["lorakit", *map(str, words)])
 
 
 class LorakitError(Exception):

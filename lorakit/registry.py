@@ -83,7 +83,7 @@ HOMES = {
     "inits": "lorakit.adapters.init",
     "blocks": "lorakit.adapters.block",
     "updates": "lorakit.training.update",
-    "proxies": "lorakit.searching.scoring",
+    "proxies": "lorakit.searching.proxy",
     "allocators": "lorakit.searching.allocator",
     "combinations": "lorakit.artifacts.combination",
     "families": "lorakit.backbone.families",

@@ -30,8 +30,7 @@ from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import TaskSection
 from lorakit.tasks.sources import load_task
 from lorakit.training.loop import step
-from lorakit.workflow.setup import assemble
-from lorakit.workflow.train import prepare
+from lorakit.workflow.setup import assemble, prepare
 
 STEPS = 20
 MIB = 2**20
@@ -101,13 +100,13 @@ def start(path: str, started: float) -> dict[str, Any]:
     memory.note("rows and model")
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder) / "run")
-        training, _ = prepare(loaded, parts, run, [])
+        training = prepare(loaded, parts, run, [])
         seconds["tokens"] = time.time() - started
         memory.note("tokens")
         run.start(loaded.to_yaml(), parts.task)
         training.model.train()
-        for number, window in zip(range(STEPS), training.loader.windows(0), strict=False):
-            step(training, window)
+        for number, step_batch in zip(range(STEPS), training.loader.step_batches(0), strict=False):
+            step(training, step_batch)
             seconds.setdefault("first step", time.time() - started)
             if not number:
                 memory.note("first step")

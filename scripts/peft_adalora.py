@@ -17,7 +17,8 @@ from lorakit.training.objective import Objective
 from lorakit.training.optim import make_scheduler
 from lorakit.training.schedule import make_schedule
 from lorakit.training.seeds import derive_seed
-from lorakit.workflow.setup import assemble, make_accelerator, seed_dropout
+from lorakit.workflow.accelerator import make_accelerator
+from lorakit.workflow.setup import assemble, seed_dropout
 
 
 def train_peft(recipe: Path, seed: int, target: int, shrinking: dict[str, float]) -> dict[str, Any]:
@@ -63,9 +64,11 @@ def train_peft(recipe: Path, seed: int, target: int, shrinking: dict[str, float]
     step, begun = 0, time.perf_counter()
     model.train()
     while step < total:
-        for window in loader.windows(step // schedule.steps_per_epoch):
+        for step_batch in loader.step_batches(step // schedule.steps_per_epoch):
             with accelerator.autocast():
-                output = model(**{name: tensor.to(accelerator.device) for name, tensor in window.batches[0].items()})
+                output = model(
+                    **{name: tensor.to(accelerator.device) for name, tensor in step_batch.batches[0].items()}
+                )
             output.loss.backward()  # PEFT adds its orthogonality term to the model's own loss
             torch.nn.utils.clip_grad_norm_(trained, settings.clip)
             optimizer.step()

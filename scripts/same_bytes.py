@@ -60,8 +60,8 @@ CASES = [
         "glora",
         ("adapter.method=glora", "adapter.dropout=0", "training.max_steps=6"),
         (
-            ("search.options={population: 4, generations: 2, parents: 2}",),
-            ("search.population=4", "search.generations=2", "search.parents=2"),
+            ("search.population=4", "search.generations=2", "search.parents=2"),  # refused where these are options,
+            ("search.options={population: 4, generations: 2, parents: 2}",),  # which had no effect where they were keys
         ),
         command="search",
     ),

@@ -31,8 +31,9 @@ from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
 from lorakit.searching.scoring import without_trace
 from lorakit.training.loader import StepBatch
-from lorakit.training.loop import Training, step
+from lorakit.training.loop import step
 from lorakit.training.search_hook import SearchHook
+from lorakit.training.training import Training
 from lorakit.training.update import summed_loss
 
 SEPARATE = ["search.scoring=separate", "search.batches=4"]
@@ -63,8 +64,8 @@ class Side:
     training: Training
     steps: list[float] = field(default_factory=list)
 
-    def make(self, window: StepBatch) -> None:
-        self.steps.append(timed(partial(step, self.training, window)))
+    def make(self, step_batch: StepBatch) -> None:
+        self.steps.append(timed(partial(step, self.training, step_batch)))
         self.training.losses.clear()
         self.training.norms.clear()
 
@@ -120,12 +121,12 @@ def measure(case: str, batch_size: int, options: argparse.Namespace) -> dict[str
         for side in (searching, plain):
             warm_up(side.training)
             side.training.model.train()
-        for number, window in zip(range(schedule.total_steps), every_window(training), strict=False):
+        for number, step_batch in zip(range(schedule.total_steps), every_step_batch(training), strict=False):
             if number in schedule.ticks:
                 ticks.append(timed(partial(search.on_tick, training.state)))
                 follow(plain.training, training)
             for side in turned([searching, plain], number):
-                side.make(window)
+                side.make(step_batch)
     watched = {
         before
         for tick in schedule.ticks
@@ -162,9 +163,9 @@ def without_search(recipe: str, settings: list[str], folder: Path) -> Training:
     return training
 
 
-def every_window(training: Training) -> Iterator[StepBatch]:
-    """The windows of one epoch after the other."""
-    return chain.from_iterable(training.loader.windows(epoch) for epoch in count())
+def every_step_batch(training: Training) -> Iterator[StepBatch]:
+    """The step batches of one epoch after the other."""
+    return chain.from_iterable(training.loader.step_batches(epoch) for epoch in count())
 
 
 def warm_up(training: Training) -> None:

@@ -1,11 +1,31 @@
-"""Where the real data and models are, and settings that every test shares."""
+"""Where the real data and models are, and what many tests share: tiny models and runs of about a second, each made once.
 
+What is heavy is imported by the fixture that needs it, so that one test without models is collected and run in a moment.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from support.models import TinyModels
+    from support.runs import Bench
+
+    from lorakit.backbone.load import Backbone
+
+ROOT = Path(__file__).parents[1]
+
+pytest.register_assert_rewrite("support")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Processes that tests start import this copy of lorakit, whichever one is installed and wherever they run.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def folder_from(variable: str) -> Path:
@@ -25,3 +45,42 @@ def glue_dir() -> Path:
 def models_dir() -> Path:
     """Real pretrained checkpoints, a folder each."""
     return folder_from("LORAKIT_MODELS_DIR")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """``tiny(family)``: the folder of a family's tiny checkpoint. Not to be written into."""
+    from support.models import TinyModels
+
+    return TinyModels(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def fresh(tiny: TinyModels) -> Callable[..., Backbone]:
+    """``fresh(family)``: at every call a copy of the same tiny classifier over (no, yes, both), without its tokenizer.
+
+    With ``shared=True`` it is the original, to be read only.
+    """
+    from lorakit.backbone.load import load_backbone
+    from lorakit.recipe.schema import ModelSection
+
+    loaded: dict[tuple[str, str, int], Backbone] = {}
+
+    def load(family: str, dtype: str = "float32", layers: int = 2, shared: bool = False) -> Backbone:
+        if (family, dtype, layers) not in loaded:
+            section = ModelSection(name=str(tiny(family, num_hidden_layers=layers)), dtype=dtype)
+            loaded[family, dtype, layers] = load_backbone(
+                section, labels=("no", "yes", "both"), regression=False, seed=0, offline=True
+            )
+        backbone = loaded[family, dtype, layers]
+        return backbone if shared else copy.deepcopy(dataclasses.replace(backbone, tokenizer=None))  # slow to copy
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory, tiny: TinyModels) -> Bench:
+    """Makes recipes for tiny models, and runs them."""
+    from support.runs import Bench
+
+    return Bench(tmp_path_factory.mktemp("bench"), tiny)

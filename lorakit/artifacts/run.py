@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.artifacts.records import read_record, read_summary, read_task
 from lorakit.errors import RunError, UsageError
@@ -86,6 +87,7 @@ class Run:
         """The same; RunError too where a number of it is missing or is none."""
         return read_summary(self.path / "summary.json")
 
+    @FaultPoint("summary")
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Record what the run came to: from here on it is finished."""
         write_json(self.path / "summary.json", summary)
@@ -100,7 +102,9 @@ class Run:
 
     def append(self, name: str, record: dict[str, Any]) -> None:
         """One more record of ``metrics`` or ``timeline``."""
-        append_json(self.path / f"{name}.jsonl", record)
+        path = self.path / f"{name}.jsonl"
+        with FaultPoint("half a record", path, record):
+            append_json(path, record)
 
     def rewind(self, step: int) -> None:
         """Forget the records made after ``step`` steps: training goes on from there and will make them again."""
@@ -151,8 +155,9 @@ def newest_run(folder: Path, task: str | None) -> Run:
     return runs[-1]
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: str | Path) -> Run:
     """The run in ``path``. UsageError where there is none."""
+    path = Path(path)
     if not (path / "recipe.yaml").is_file():
         raise UsageError(
             "is not a run folder: it has no recipe.yaml", where=str(path), hint="a folder that lorakit train made"
@@ -201,5 +206,5 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def claim(path: Path) -> Run:
     """A folder the person named for a new run: it must not hold one yet."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError("is there already", where=str(path), hint="--resume to go on with it, or another --run-dir")
+        raise UsageError("exists already", where=str(path), hint="--resume to go on with it, or another --run-dir")
     return Run(path)

@@ -19,7 +19,7 @@ from lorakit.adapters.init import inits
 from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, PEFT_CONFIG, PEFT_TENSORS, read_tensors, told_adapter
 from lorakit.artifacts.peft.layout import PREFIX, in_peft, peft_name
 from lorakit.artifacts.records import reading
-from lorakit.errors import RecipeError
+from lorakit.errors import RecipeError, command_line
 
 KEY = "adapter.start"
 
@@ -93,7 +93,9 @@ def adapter_folder(path: Path) -> Path:
     if (place / OURS).is_file():
         return place
     if (place / PEFT_CONFIG).is_file():
-        raise RecipeError(f"{path} is an adapter of PEFT", key=KEY, hint=f"lorakit import {path} --task TASK, first")
+        raise RecipeError(
+            f"{path} is an adapter of PEFT", key=KEY, hint=f"{command_line('import', path, '--task', 'TASK')}, first"
+        )
     raise RecipeError(
         f"{path} is neither a run nor an adapter folder", key=KEY, valid="a folder with recipe.yaml or lorakit.json"
     )

@@ -18,9 +18,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from lorakit.errors import LorakitError, RecipeError, RunError, nearest
+from lorakit.errors import LorakitError, RecipeError, RunError, command_line, nearest
 from lorakit.recipe.schema import ModelSection
-from lorakit.tasks.digest import sha256_of
+from lorakit.tasks.cache import sha256_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -102,7 +102,7 @@ def checked(folder: Path, name: str) -> Path:
     hint = ""
     if not (folder / "config.json").is_file():
         if (folder / "recipe.yaml").is_file():
-            hint = f"that is a run; `lorakit merge {name}` makes a model of it"
+            hint = f"that is a run; `{command_line('merge', name)}` makes a model of it"
         elif (folder / "adapter_config.json").is_file():
             hint = "that is an adapter; name the model it was trained on"
         raise RecipeError(f"the folder {folder} has no config.json", key="model.name", valid=VALID_NAMES, hint=hint)

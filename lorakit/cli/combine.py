@@ -113,7 +113,7 @@ def tell(result: CombineResult) -> None:
     """Write what went in, and what came out."""
     pairs = [
         ("method", result.method),
-        *((run, f"coefficient {value:.4g}") for run, value in zip(result.runs, result.weights, strict=True)),
+        *((run, f"coefficient {value:.4g}") for run, value in zip(result.runs, result.coefficients, strict=True)),
         ("sites", f"{count(result.sites)}, {ranks(*result.ranks)}"),
         ("lost by the rank", f"{result.error:.2%} of the combined updates' norm"),
         ("head", result.head),

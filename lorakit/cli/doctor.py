@@ -50,4 +50,4 @@ def verdict(diagnosis: Diagnosis) -> str:
     failed, warned = found.count("failed"), found.count("warning")
     if failed:
         return f"{failed} failed"
-    return f"nothing failed, {warned} to look at" if warned else "all is well"
+    return f"nothing failed, {warned} worth a look" if warned else "all is well"

@@ -11,7 +11,6 @@ import lorakit
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.options import AsJson, CutRank, Offline, Quiet, Weights
 from lorakit.cli.output import say, write
-from lorakit.errors import UsageError
 from lorakit.reporting.tables import counted, duration, facts
 
 if TYPE_CHECKING:
@@ -40,13 +39,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a run or a checkpoint on a task."""
-    if run is not None and model is not None:
-        raise UsageError("--run and --model exclude each other", valid="one of the two, or neither for the newest run")
     with envelope(offline=offline, quiet=quiet):
         say(f"evaluating {model or run or 'the newest run'} on {task}")
         result = lorakit.evaluate(
-            task,
-            run=run,
+            run,
+            task=task,
             model=model,
             split=split,
             weights=weights,

@@ -117,12 +117,7 @@ def updates() -> list[Row]:
 
 def allocators() -> list[Row]:
     """What decides who gets the budget (search.method), with its settings (search.options) at their defaults."""
-    from lorakit.recipe.schema import EVOLUTION
-    from lorakit.searching import evolution
-
-    rows = [chosen_by_recipe(allocator) for allocator in entries("allocators")]
-    rows.append({"name": EVOLUTION, "what": first_line(evolution), "options": "", "source": ""})
-    return sorted(rows, key=itemgetter("name"))
+    return [chosen_by_recipe(allocator) for allocator in entries("allocators")]
 
 
 def chosen_by_recipe(entry: Any) -> Row:
@@ -136,8 +131,11 @@ def first_line(documented: object) -> str:
 
 
 def proxies() -> list[Row]:
-    """Scores (search.proxy), with what each does where B is still zero."""
-    return [{"name": proxy.name, "score": proxy.summary, "where B = 0": proxy.at_zero} for proxy in entries("proxies")]
+    """Scores (search.proxy), with what each does where B is still zero, and its settings (search.proxy_options) at their defaults."""
+    return [
+        {"name": proxy.name, "score": proxy.summary, "where B = 0": proxy.at_zero, "options": options_of(proxy)}
+        for proxy in entries("proxies")
+    ]
 
 
 def combinations() -> list[Row]:

@@ -54,33 +54,15 @@ CutRank = Annotated[
     ),
 ]
 
-Metric = Annotated[Optional[str], typer.Option("--metric", help="Another one of the task's metrics.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the runs that other workers are training.")]
-Csv = Annotated[
-    Optional[Path], typer.Option("--csv", metavar="FILE", help="Write all runs, a line each.", dir_okay=False)
-]
-
 
 def open_recipe(
     name: str, overrides: Sequence[str] | None, *, seed: int | None = None, offline: bool = False
-) -> tuple[LoadedRecipe, Path | None]:
-    """The recipe called ``name`` with ``overrides``, and its run folder where ``name`` is one (else None).
-
-    Options win over KEY=VALUE, which wins over the file. Raises RecipeError or UsageError that names everything wrong.
-    """
+) -> LoadedRecipe:
+    """The recipe called ``name`` with ``overrides``. Options win over KEY=VALUE, which wins over the file."""
     from lorakit.recipe.load import load_recipe
 
-    settings = list(overrides or [])
-    if seed is not None:
-        settings.append(f"run.seed={seed}")
-    if offline:
-        settings.append("run.offline=true")
-    folder = Path(name)
-    if not folder.is_dir():
-        return load_recipe(name, settings), None
-    if not (folder / "recipe.yaml").is_file():
-        raise UsageError("this folder is not a run: it has no recipe.yaml", where=name, hint="lorakit list recipes")
-    return load_recipe(str(folder / "recipe.yaml"), settings), folder
+    settings = [*(overrides or []), *([] if seed is None else [f"run.seed={seed}"])]
+    return load_recipe(name, settings, offline=offline)
 
 
 def given_or_newest(run: Path | None) -> Path:

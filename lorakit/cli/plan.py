@@ -23,7 +23,7 @@ def plan(
 ) -> None:
     """Show the sites, budget, steps, ticks and memory of a recipe; train nothing."""
     with envelope(offline=offline, quiet=True):
-        loaded, _ = open_recipe(recipe, overrides, seed=seed, offline=offline)
+        loaded = open_recipe(recipe, overrides, seed=seed, offline=offline)
         answer(lorakit.plan(loaded), tell, as_json=as_json)
 
 

@@ -32,7 +32,7 @@ def predict(
     """Label every line of a file: print the label and its probability, with a tab between them."""
     with envelope(quiet=quiet):
         lines = texts(source)
-        predictions = lorakit.predict(run, lines, weights, rank)
+        predictions = lorakit.predict(run, lines, weights=weights, rank=rank)
         if not predictions:
             raise DataError("there is no line to label", where="standard input" if source == "-" else source)
         rows = [{"text": each.text, "label": each.label, "probability": each.probability} for each in predictions]

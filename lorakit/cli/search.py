@@ -75,9 +75,9 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Score all sites once (static HeteroLoRA), or evolve a configuration for each of them (GLoRA)."""
-    from lorakit.recipe.schema import EVOLUTION
-
     with envelope(offline=offline, quiet=quiet):
+        from lorakit.searching.allocator import allocators, comes_before_training
+
         name, settings = recipe_or_default(recipe, overrides or [])
         if proxy is not None:
             settings.append(f"search.proxy={proxy}")
@@ -85,14 +85,15 @@ def search(
             settings.append(f"search.method={method}")
         if emit is not None:
             refuse_overwrite(emit, force=force)
-        loaded, folder = open_recipe(name, settings, seed=seed, offline=offline)
-        if loaded.recipe.search.method == EVOLUTION:
-            evolve(loaded, run_dir or folder, resume=resume, emit=emit, keep=keep, quiet=quiet, as_json=as_json)
+        loaded = open_recipe(name, settings, seed=seed, offline=offline)
+        if comes_before_training(loaded.recipe.search):
+            evolve(loaded, run_dir, resume=resume, emit=emit, keep=keep, quiet=quiet, as_json=as_json)
             return
         given = {"--resume": resume, "--keep-weights": keep, "--run-dir": run_dir is not None}
         if wrong := [option for option, value in given.items() if value]:
+            able = " or ".join(name for name, kind in allocators.items() if kind.before_training)
             raise UsageError(
-                f"only --method {EVOLUTION} takes {' and '.join(wrong)}", hint=f"leave {' and '.join(wrong)} out"
+                f"only --method {able} takes {' and '.join(wrong)}", hint=f"leave {' and '.join(wrong)} out"
             )
         say(f"scoring the sites of {loaded.recipe.model.name} on {loaded.recipe.task.name}")
         answer(lorakit.search(loaded, emit=emit), tell, as_json=as_json)

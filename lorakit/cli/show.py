@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+import lorakit
 from lorakit.cli import show_method
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.options import AsJson, Overrides, complete_recipe, open_recipe
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 CARDS = ("methods", "deltas", "inits", "updates", "combinations", "allocators", "proxies", "tasks")
 """The registries in which a name that is no recipe is looked up."""
-OPTIONS = {"allocator": "search.options", "training update": "adapter.update_options"}
+OPTIONS = {
+    "allocator": "search.options",
+    "proxy": "search.proxy_options",
+    "training update": "adapter.update_options",
+}
 """Kind of an entry -> the recipe key of its own options."""
 KEY_INDENT = 2  # spaces before a key in a resolved recipe; sections have none, entries of a mapping more
 WIDEST_VALUE = 48  # columns up to which the comments are lined up
@@ -55,7 +60,7 @@ def show(
                 f"--model goes with the card of a method, and '{name}' is not a method", hint="leave it out"
             )
         if is_recipe(name, has_card=bool(found)):
-            loaded, _ = open_recipe(name, overrides)
+            loaded = open_recipe(name, overrides)
             answer(asdict(loaded.recipe), lambda _: write(explained(loaded)), as_json=as_json)
             return
         if not found:
@@ -68,7 +73,7 @@ def show(
             further = [(find_registry("updates"), update) for update in found[0].get(name).updates]
             further += [(registry, name) for registry in found[1:]]
             cards = [card(registry, entry) for registry, entry in dict.fromkeys(further)]
-            answer(show_method.describe(name, model), partial(show_method.tell, further=cards), as_json=as_json)
+            answer(lorakit.describe(name, model=model), partial(show_method.tell, further=cards), as_json=as_json)
             return
         cards = [card(registry, name) for registry in found]
         answer({"name": name, "cards": cards}, lambda _: write("\n\n".join(cards)), as_json=as_json)
@@ -99,15 +104,30 @@ def explained(loaded: LoadedRecipe) -> str:
     from lorakit.recipe.keys import recipe_keys
 
     lines: list[tuple[str, str]] = []
-    section = ""
+    section = key = ""
     for line in loaded.to_yaml().splitlines():
         indent, name = len(line) - len(line.lstrip()), line.partition(":")[0].strip(" '")
         if indent == 0:
             section = name
-        path = f"{section}.{name}"
-        lines.append((line, recipe_keys()[path].rule.doc if indent == KEY_INDENT else ""))
+            doc = ""
+        elif indent == KEY_INDENT:
+            key = f"{section}.{name}"
+            doc = recipe_keys()[key].rule.doc
+        else:
+            doc = option_doc(loaded, key, name)
+        lines.append((line, doc))
     width = min(max(len(text) for text, doc in lines if doc), WIDEST_VALUE)
     return "\n".join(f"{text:<{width}}  # {doc}" if doc else text for text, doc in lines)
+
+
+def option_doc(loaded: LoadedRecipe, key: str, name: str) -> str:
+    """What an option of the recipe's allocator or proxy means; empty for entries of other mappings."""
+    search = loaded.recipe.search
+    owners = {"search.options": ("allocators", search.method), "search.proxy_options": ("proxies", search.proxy)}
+    if key not in owners or owners[key][1] == "none":
+        return ""
+    registry, owner = owners[key]
+    return str(find_registry(registry).get(owner).options[name].doc)
 
 
 def card(registry: Registry[Any], name: str) -> str:
@@ -119,8 +139,9 @@ def card(registry: Registry[Any], name: str) -> str:
     if isinstance(entry, Task):
         text = task_facts(entry)
     else:
-        # One file a method: the file's name is the entry's. What comes from another package has its class's file.
-        text = header(registry, name) or inspect.getdoc(inspect.getmodule(entry)) or ""
+        # One file a method: the file's name is the entry's. What comes from another package has its class's file, or a line.
+        module = inspect.getmodule(entry) if isinstance(entry, type) else None
+        text = header(registry, name) or (inspect.getdoc(module) if module else "") or entry.summary
         if options := getattr(entry, "options", None):
             lines = (f"    {key} = {option.default}: {option.doc}" for key, option in options.items())
             text += f"\n\n{OPTIONS.get(registry.kind, 'options')}:\n" + "\n".join(lines)

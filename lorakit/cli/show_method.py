@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import lorakit
 from lorakit.cli.output import write
 from lorakit.reporting.tables import Column, count, facts, table
 
@@ -13,15 +12,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lorakit.workflow.describe import Count, MethodCard
-
-DEMO_MODEL = "bundled:minilm"
-
-
-def describe(name: str, model: str | None) -> MethodCard:
-    """The card of the method ``name``, counted on ``model``; one that is named must be there."""
-    from lorakit.recipe.schema import ModelSection
-
-    return lorakit.describe(name, ModelSection(name=model or DEMO_MODEL), required=model is not None)
 
 
 def tell(card: MethodCard, *, further: Sequence[str]) -> None:

@@ -38,7 +38,7 @@ def train(
 ) -> None:
     """Train the adapters of a recipe, with its search where it has one."""
     with envelope(offline=offline, quiet=quiet):
-        loaded, folder = open_recipe(recipe, overrides, seed=seed, offline=offline)
+        loaded = open_recipe(recipe, overrides, seed=seed, offline=offline)
         if dry_run:
             preview(loaded, as_json=as_json)
             return
@@ -46,7 +46,7 @@ def train(
         from lorakit.cli.progress import ProgressHook
 
         with ProgressHook(quiet=quiet) as progress:
-            result = lorakit.train(loaded, run_dir=run_dir or folder, resume=resume, hooks=[progress])
+            result = lorakit.train(loaded, run_dir=run_dir, resume=resume, hooks=[progress])
         answer(result, partial(tell, offline=loaded.recipe.run.offline), as_json=as_json)
 
 

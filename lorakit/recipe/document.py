@@ -29,9 +29,8 @@ def read_text(path: Path, problems: Problems) -> str | None:
     where = shown(path)
     try:
         if path.is_dir():
-            inside = path / "recipe.yaml"
-            hint = str(shown(inside)) if inside.is_file() else ""
-            problems.add("is a folder, not a recipe", where=where, valid="a YAML file", hint=hint)
+            what, valid = "this folder is not a run: it has no recipe.yaml", "a YAML file, or a run's folder"
+            problems.add(what, where=where, valid=valid, hint="lorakit list recipes")
             return None
         with path.open("rb") as stream:
             data = stream.read(LARGEST + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -103,3 +103,17 @@ def section_keys() -> dict[str, tuple[str, ...]]:
         section, name = path.split(".")
         names[section] = (*names.get(section, ()), name)
     return names
+
+
+def key_values(recipe: Recipe) -> dict[str, Any]:
+    """``section.key`` -> value, of every key."""
+    sections = asdict(recipe)
+    return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+
+
+def plain_values(recipe: Recipe) -> dict[str, int | float | bool | str]:
+    """The same as numbers and text, as trackers take it: the entries of a mapping have keys of their own."""
+    flat: dict[str, Any] = {}
+    for path, value in key_values(recipe).items():
+        flat |= {f"{path}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {path: value}
+    return {path: value if isinstance(value, (int, float, bool, str)) else str(value) for path, value in flat.items()}

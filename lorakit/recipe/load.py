@@ -1,12 +1,13 @@
-"""From a recipe's name to its typed values: defaults < search preset < extended recipe < file < KEY=VALUE.
+"""From whatever names a recipe to its typed values: defaults < search preset < extended recipe < file < KEY=VALUE.
 
-Of the three ways to state the search budget, the one that the last layer uses takes the place of the others.
+Of the three ways to state the search budget, the one that the last of them uses takes the place of the others.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -16,25 +17,28 @@ from omegaconf import DictConfig, OmegaConf
 
 from lorakit.errors import LorakitError, RecipeError
 from lorakit.recipe.document import SUFFIXES, missing_file, shown
-from lorakit.recipe.layers import Layer, read_file, read_overrides
+from lorakit.recipe.keys import key_values, recipe_keys
+from lorakit.recipe.overlays import Overlay, read_file, read_overrides
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.rules import BUDGETS, Draft, check
-from lorakit.recipe.schema import SEARCH_PRESETS, Recipe
+from lorakit.recipe.schema import SEARCH_PRESETS, AdapterSection, Recipe
 from lorakit.recipe.values import UNREADABLE, written
-from lorakit.recipe.vocabulary import methods
+from lorakit.recipe.vocabulary import methods, proxies
 
 
 @dataclass(frozen=True)
 class LoadedRecipe:
     """A recipe that is right in itself, and where each of its values was written.
 
-    recipe: the typed values, ``run.name`` filled in; name: the file's stem; path: the file; places: key or section -> place.
+    recipe: the typed values, ``run.name`` filled in; name: the file's stem; path: the file; places: key or section -> place;
+    folder: of the run whose recipe it is, where a run was named.
     """
 
     recipe: Recipe
     name: str
     path: Path
     places: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
     def where(self, key: str) -> str:
         """``file.yaml:12`` or ``command line``: the place of ``key``, else of its section, else the file."""
@@ -53,6 +57,14 @@ class LoadedRecipe:
             ]
         )
 
+    @contextmanager
+    def locating_errors(self) -> Iterator[None]:
+        """Errors about a recipe's key that leave this block have the file and line where it stands."""
+        try:
+            yield
+        except LorakitError as error:
+            raise self.locate(error) from error.__cause__
+
     def to_yaml(self) -> str:
         """The recipe with every default spelt out; loading this text gives an equal recipe."""
         lines = [f"# {self.name}, with every default spelt out. To train it: lorakit train THIS_FILE"]
@@ -66,22 +78,63 @@ class LoadedRecipe:
         return "\n".join(lines) + "\n"
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Read a recipe file or shipped recipe, what it extends, and ``KEY=VALUE`` overrides.
+AnyRecipe = str | Path | LoadedRecipe
+"""What a function takes for a recipe: a shipped recipe's name, a YAML file, a run's folder, or a recipe that is loaded."""
 
-    Raises RecipeError with everything that is wrong in any of them; each problem has its place and key.
+
+def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bool = False) -> LoadedRecipe:
+    """Read a recipe, check it, and fill in what it leaves open.
+
+    Args:
+        recipe: the name of a shipped recipe, a YAML file, a run's folder, or a recipe that is loaded.
+        overrides: ``KEY=VALUE`` each, which win over the recipe.
+        offline: never touch the network; the same as ``run.offline=true``.
+
+    Returns:
+        The typed values, in ``.recipe``, and where each of them was written.
+
+    Raises:
+        RecipeError: with everything that is wrong in any of them; each problem has its place and key.
+
+    Example:
+        >>> loaded = lorakit.load_recipe("demo", ["adapter.rank=4"])           # doctest: +SKIP
+        >>> loaded.recipe.adapter.rank                                         # doctest: +SKIP
+        4
     """
+    settings = [*overrides, *(["run.offline=true"] if offline else [])]
     problems = Problems()
-    path = find_recipe(name_or_path)
-    layers = [*read_chain(path, problems), read_overrides(overrides, problems)]
-    values, places = merge(layers)
-    loaded = LoadedRecipe(Recipe(), path.stem, path, places)
-    if all(layer.complete for layer in layers):
+    if isinstance(recipe, LoadedRecipe):
+        if not settings:
+            return recipe
+        loaded, overlays = recipe, [own_values(recipe)]
+    else:
+        folder = run_folder(recipe)
+        path = find_recipe(recipe) if folder is None else folder / "recipe.yaml"
+        overlays = read_chain(path, problems)
+        loaded = LoadedRecipe(Recipe(), path.stem, path, folder=folder)
+    overlays.append(read_overrides(settings, problems))
+    values, places = merge(overlays)
+    loaded = replace(loaded, places=places)
+    if all(overlay.complete for overlay in overlays):
         check(Draft(values, loaded.where), problems)
     problems.raise_if_any()
     if values.get("run.name") is None:
         values["run.name"] = loaded.name
     return replace(loaded, recipe=with_usual(build(values)))
+
+
+def run_folder(recipe: str | Path) -> Path | None:
+    """The folder of the run that is named, where it is one."""
+    folder = Path(os.path.expanduser(recipe))
+    return folder if str(recipe) and os.path.isfile(folder / "recipe.yaml") else None
+
+
+def own_values(loaded: LoadedRecipe) -> Overlay:
+    """What a loaded recipe sets itself. What nobody wrote and is as it always is, its method's usual rank say, is left open again."""
+    usual = key_values(with_usual(Recipe(adapter=AdapterSection(method=loaded.recipe.adapter.method))))
+    values = key_values(loaded.recipe)
+    own = {path: value for path, value in values.items() if path in loaded.places or value != usual[path]}
+    return Overlay(own, dict(loaded.places))
 
 
 def with_usual(recipe: Recipe) -> Recipe:
@@ -106,40 +159,52 @@ def structure() -> DictConfig:
     return OmegaConf.structured(Recipe)
 
 
-def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values and places of all layers, later ones first in line; below all of them the search preset that they name."""
+def merge(overlays: Sequence[Overlay]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values and places of all overlays, later ones over earlier ones; below all of them the search preset that they name."""
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
-    for layer in layers:
-        if any(layer.values.get(path) is not None for path in BUDGETS):
+    for overlay in overlays:
+        if any(overlay.values.get(path) is not None for path in BUDGETS):
             for path in BUDGETS:
                 values.pop(path, None)
                 places.pop(path, None)
-        values |= layer.values
-        places |= layer.places
+        values |= overlay.values
+        places |= overlay.places
     preset = values.get("search.preset")
     if preset is None or preset is UNREADABLE:
         return values, places
-    budgeted = any(values.get(path) is not None for path in BUDGETS)
-    below = {path: value for path, value in SEARCH_PRESETS[preset].items() if not (budgeted and path in BUDGETS)}
+    below = preset_values(preset, values)
     return below | values, dict.fromkeys(below, places["search.preset"]) | places
 
 
-def read_chain(path: Path, problems: Problems) -> list[Layer]:
-    """The layers of a recipe and of all that it extends, the base first."""
-    layers: list[Layer] = []
+def preset_values(preset: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the search preset sets below ``values``: no second budget, and no options that the proxy they choose does not have."""
+    below = dict(SEARCH_PRESETS[preset])
+    if any(values.get(path) is not None for path in BUDGETS):
+        below = {path: value for path, value in below.items() if path not in BUDGETS}
+    if "search.proxy_options" in below:
+        proxy = values.get("search.proxy", recipe_keys()["search.proxy"].default)
+        has = () if proxy is UNREADABLE else proxies().get(proxy).options
+        options = below["search.proxy_options"]
+        below["search.proxy_options"] = {name: value for name, value in options.items() if name in has}
+    return below
+
+
+def read_chain(path: Path, problems: Problems) -> list[Overlay]:
+    """A recipe and all that it extends, the base first."""
+    overlays: list[Overlay] = []
     seen: list[Path] = []
     while True:
         seen.append(path.resolve())
-        layer = read_file(path, problems)
-        layers.insert(0, layer)
-        if layer.extends is None:
-            return layers
-        base = find_base(layer.extends, path.parent)
-        where = layer.places["extends"]
+        overlay = read_file(path, problems)
+        overlays.insert(0, overlay)
+        if overlay.extends is None:
+            return overlays
+        base = find_base(overlay.extends, path.parent)
+        where = overlay.places["extends"]
         if base is None:
-            valid, hint = missing_file(layer.extends, shipped_recipes(), path.parent)
-            problems.add(f"there is no recipe '{layer.extends}'", where=where, key="extends", valid=valid, hint=hint)
+            valid, hint = missing_file(overlay.extends, shipped_recipes(), path.parent)
+            problems.add(f"there is no recipe '{overlay.extends}'", where=where, key="extends", valid=valid, hint=hint)
         elif base.resolve() in seen:
             circle = " -> ".join(shown(step) for step in (*seen[seen.index(base.resolve()) :], base.resolve()))
             problems.add(
@@ -148,8 +213,8 @@ def read_chain(path: Path, problems: Problems) -> list[Layer]:
         else:
             path = base
             continue
-        layer.complete = False
-        return layers
+        overlay.complete = False
+        return overlays
 
 
 def find_base(name: str, folder: Path) -> Path | None:

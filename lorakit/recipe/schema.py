@@ -12,7 +12,6 @@ from lorakit.recipe.vocabulary import names_of
 
 MISSING = "???"  # OmegaConf's mark for a key that the recipe must give
 CUSTOM = "custom"  # the task whose data are the person's own files
-EVOLUTION = "glora"  # the search that is no part of a training
 SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
 
 
@@ -195,8 +194,8 @@ class SearchSection:
 
     method: str = key(
         "none",
-        "who decides: none, or a method of `lorakit list methods`; glora is a command: `lorakit search --method glora`",
-        choices=lambda: ["none", EVOLUTION, *names_of("allocators")()],
+        "who decides: none, or an allocator of `lorakit list methods`; glora is a command: `lorakit search --method glora`",
+        choices=lambda: ["none", *names_of("allocators")()],
     )
     preset: Optional[str] = key(
         None,
@@ -204,6 +203,7 @@ class SearchSection:
         choices=("paper", "best"),
     )
     proxy: str = key("gradnorm", "see `lorakit list proxies`", choices=names_of("proxies"))
+    proxy_options: dict[str, str] = key({}, "settings of the proxy alone: see `lorakit show PROXY`")
     every: float = key(0.2, "epochs between ticks, from step 0", above=0)
     enable: Optional[float] = key(
         None, "budget as the share of all sites' parameters; 0.25 where no budget is given", above=0, high=1
@@ -240,19 +240,6 @@ class SearchSection:
         choices=("sampled", "first"),
     )
     mode: str = key("eval", "eval: without dropout while scoring; train: with it", choices=("eval", "train"))
-    norm: str = key("l2", "gradnorm: l2 or l1", choices=("l2", "l1"))
-    untrained: str = key(
-        "expected",
-        "snip and synflow where B = 0: expected (score of a small random B) or literal (zero)",
-        choices=("expected", "literal"),
-    )
-    tolerance: float = key(0.01, "alpha: share of the accuracy that may be lost", low=0, below=1)
-    population: int = key(50, "glora: configurations tried in each generation", low=2)
-    generations: int = key(20, "glora: generations, the random first one among them", low=1)
-    parents: int = key(10, "glora: the best configurations so far, which the next ones descend from", low=1)
-    mutation: float = key(0.2, "glora: chance that a choice of a mutant is drawn anew", above=0, high=1)
-    holdout: float = key(0.1, "glora: share of the training rows kept from the supernet, to score on", above=0, below=1)
-    min_parameters: int = key(0, "glora: the fewest parameters of a configuration; a budget gives the most", low=0)
 
 
 @dataclass
@@ -361,11 +348,10 @@ SEARCH_PRESETS: dict[str, dict[str, Any]] = {
         "search.batches": 32,
         "search.data": "first",
         "search.mode": "train",
-        "search.norm": "l2",
-        "search.untrained": "literal",
+        "search.proxy_options": {"norm": "l2", "untrained": "literal"},  # those of them that the proxy has
         "adapter.shortcut_norm": "paper",
     },
-    "best": {  # of what was tried for heterolora on held-out training rows: see the README's measurements
+    "best": {  # of what was tried for heterolora on held-out training rows: see scripts/README.md
         "search.scoring": "streaming",
         "search.batches": 2,
         "search.warmup": 0.1,

@@ -15,13 +15,13 @@ from torch import nn
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.adapters.budget import Budget
-from lorakit.adapters.conflicts import read_known
+from lorakit.adapters.conflicts import read_settings
 from lorakit.adapters.delta import Option
-from lorakit.errors import Problem, RecipeError, nearest
+from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.registry import Registry
 from lorakit.searching.cost_model import CostModel
-from lorakit.searching.scoring import Logits, Loss
+from lorakit.searching.proxy import Logits, Loss, Scores
 from lorakit.searching.timeline import Tick, churn
 from lorakit.tasks.batching import Batch, SummedLoss
 
@@ -33,8 +33,8 @@ class SearchContext:
     """What the workflow hands to an allocator.
 
     costs: site -> parameters at its full rank; draw: (number, generator) -> batches of training rows; generator: the search's
-    stream; total_steps and ticks: the training's optimiser steps, and those before which the search acts; moments: parameter -> the
-    optimiser's tensors of its shape.
+    stream; total_steps and ticks: the training's optimiser steps, and those before which the search acts; moments: parameter ->
+    Adam's tensors of its shape.
     """
 
     adapted: AdaptedModel
@@ -50,16 +50,28 @@ class SearchContext:
     ticks: list[int] = field(default_factory=lambda: [0])
     moments: Callable[[nn.Parameter], Iterable[torch.Tensor]] = lambda parameter: ()
 
+    def batches(self) -> list[Batch]:
+        """The ``search.batches`` batches of training rows that a tick looks at, from the search's stream."""
+        return self.draw(self.search.batches, self.generator)
+
+    def seed(self) -> int:
+        """A seed for what is drawn while scoring (dropout), from the search's stream."""
+        return int(torch.randint(2**31, (), generator=self.generator))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a tick decided on: by which proxy, each site's score (none where nothing is scored), see Selection for the rest."""
+
+    proxy: str = ""
+    scores: Scores = field(default_factory=dict)
+    cut: float | None = None
+    margin: float | None = None
+
 
 class Allocator(ABC):
     """Decides who gets the budget: called at every tick, and at those points of a training step that it overrides.
 
-    name: what recipes call it; title, summary and source: what `lorakit show` tells; options: its own settings
-    (`search.options`), whose values an instance has as ``settings``; by: what it gives or takes, whole sites or single
-    rank units; default_share: the budget where a recipe gives none, of all sites' parameters; at_once: whether its
-    first decision, on a fresh model, is one to train by (`lorakit search`); empties: whether its steps may close what
-    the last tick left on; steady: see ``Hook``, where watched sites may be an exception; sees_tokens: whether it looks
-    at what modules compute for each token, and not at gradients, weights and logits alone.
     Raises RecipeError where it cannot work with the recipe's adapters.
     """
 
@@ -67,18 +79,40 @@ class Allocator(ABC):
     title: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    """What recipes call it (``search.method``), and what `lorakit list` and `lorakit show` tell of it."""
+
     options: ClassVar[Mapping[str, Option]] = {}
+    """Its own settings (``search.options``); an instance has their values as ``settings``."""
+
     by: ClassVar[Literal["site", "unit"]] = "site"
     default_share: ClassVar[float] = 0.25
+    by_proxy: ClassVar[bool] = False
+    """What it gives or takes: whole sites, or single rank units; the budget where a recipe gives none, as a share of all sites'
+    parameters; whether it scores sites by the recipe's proxy (``search.proxy``)."""
+
+    before_training: ClassVar[bool] = False
     at_once: ClassVar[bool] = False
+    """When it decides: whether it is a search of its own, which comes before the training and finds the recipe to train
+    (``workflow.glora``); whether its first decision, on a fresh model, is one to train by (`lorakit search`)."""
+
+    empties: ClassVar[bool] = False
     steady: ClassVar[bool] = False
     sees_tokens: ClassVar[bool] = True
-    empties: ClassVar[bool] = False
+    """What the training must know: whether its steps may close what the last tick left on; ``Hook.steady``, where watched sites may
+    be an exception; whether it looks at what modules compute for each token, and not at gradients, weights and logits alone."""
 
     def __init__(self, context: SearchContext):
+        check_acts_in_training(type(self))
         self.context = context
-        self.ticks = 0
-        self.settings = read_settings(type(self), context.search.options)
+        self.ticks_done = 0
+        self.settings = self.settings_from(context.search.options)
+
+    @classmethod
+    def settings_from(cls, given: Mapping[str, str]) -> dict[str, Any]:
+        """The value of every option. Raises RecipeError with all names and values that it does not have."""
+        return read_settings(f"allocator '{cls.name}'", cls.options, given, "search.options")
+
+    # -- at a tick -----------------------------------------------------------------------------------------------------
 
     def tick(self, step: int, epoch: float) -> Tick:
         """Decide, and say what was decided."""
@@ -86,11 +120,11 @@ class Allocator(ABC):
         adapted = self.context.adapted
         before = [name for name, rank in adapted.ranks().items() if rank]
         decided = self.decide(step)
-        self.ticks += 1
+        self.ticks_done += 1
         ranks = adapted.ranks()
         on = [name for name, rank in ranks.items() if rank]
         return Tick(
-            tick=self.ticks - 1,
+            tick=self.ticks_done - 1,
             step=step,
             epoch=epoch,
             proxy=decided.proxy,
@@ -99,21 +133,11 @@ class Allocator(ABC):
             ranks=ranks,
             cut=decided.cut,
             margin=decided.margin,
-            churn=churn(before, on) if self.ticks > 1 else 0.0,
+            churn=churn(before, on) if self.ticks_done > 1 else 0.0,
             parameters=adapted.adapter_parameters(),
             budget=self.allowed(step),
             seconds=time.perf_counter() - started,
         )
-
-    @classmethod
-    def trains(cls, search: SearchSection, cost_model: CostModel) -> tuple[float, float]:
-        """What a step between ticks computes: the share of the sites' paths, and how deep gradients go; all by default."""
-        return 1.0, 1.0
-
-    @classmethod
-    def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
-        """What it adds to a training with these ``ticks``, in multiply-adds (see ``lorakit.searching.cost_model``); nothing by default."""
-        return 0.0
 
     @abstractmethod
     def decide(self, step: int) -> Decision:
@@ -123,7 +147,7 @@ class Allocator(ABC):
         """The most adapter parameters that may be on after a tick at ``step``; the budget, unless there is a way down to it."""
         return self.context.budget.parameters
 
-    # -- within a training step -------------------------------------------------------------------------------
+    # -- within a training step ----------------------------------------------------------------------------------------
 
     def before_forward(self, step: int) -> None:
         """Before a step's first forward pass."""
@@ -141,12 +165,24 @@ class Allocator(ABC):
     def finish(self) -> None:
         """After the last step: leave a model that needs no allocator to be what it is."""
 
-    # -- its state ----------------------------------------------------------------------------------------------------
+    # -- what it costs -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def trains(cls, search: SearchSection, cost_model: CostModel) -> tuple[float, float]:
+        """What a step between ticks computes: the share of the sites' paths, and how deep gradients go; all by default."""
+        return 1.0, 1.0
+
+    @classmethod
+    def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
+        """What it adds to a training with these ``ticks``, in multiply-adds (see ``lorakit.searching.cost_model``); nothing by default."""
+        return 0.0
+
+    # -- its state -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready state for a checkpoint: what is on, how far the stream is."""
         return {
-            "ticks": self.ticks,
+            "ticks": self.ticks_done,
             "states": self.context.adapted.states(),
             "units": self.context.adapted.units(),
             "generator": self.context.generator.get_state().tolist(),
@@ -154,7 +190,7 @@ class Allocator(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``; the adapters' tensors are loaded already."""
-        self.ticks = state["ticks"]
+        self.ticks_done = state["ticks"]
         self.context.adapted.restore_units(state["units"])
         self.context.adapted.restore(state["states"])
         self.context.generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))
@@ -163,29 +199,18 @@ class Allocator(ABC):
 allocators: Registry[type[Allocator]] = Registry("allocator", "lorakit.searching.allocators")
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What a tick decided on: by which proxy, each site's score (none where nothing is scored), see Allocation for the rest."""
-
-    proxy: str = ""
-    scores: dict[str, float] = field(default_factory=dict)
-    cut: float | None = None
-    margin: float | None = None
+def comes_before_training(search: SearchSection) -> bool:
+    """Whether the recipe's search is one of its own, and no part of a training."""
+    return search.method != "none" and allocators.get(search.method).before_training
 
 
-def read_settings(kind: type[Allocator], given: Mapping[str, str]) -> dict[str, Any]:
-    """The values of the method's options, defaults included. Raises RecipeError for names and values it does not have."""
-    values, problems = read_known(kind.options, given, "search.options")
-    problems += [
-        Problem(
-            f"this allocator has no option '{name}'",
-            key="search.options",
-            valid=", ".join(kind.options) or "it has none",
-            hint=nearest(name, list(kind.options)),
+def check_acts_in_training(kind: type[Allocator]) -> None:
+    """RecipeError for an allocator that comes before the training."""
+    if kind.before_training:
+        within = [name for name, other in allocators.items() if not other.before_training]
+        raise RecipeError(
+            f"'{kind.name}' is no search during a training: it finds the recipe to train",
+            key="search.method",
+            valid=", ".join(["none", *within]),
+            hint=f"lorakit search RECIPE --method {kind.name}",
         )
-        for name in given
-        if name not in kind.options
-    ]
-    if problems:
-        raise RecipeError(problems)
-    return {name: values.get(name, option.default) for name, option in kind.options.items()}

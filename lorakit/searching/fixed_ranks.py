@@ -1,4 +1,4 @@
-"""Search methods that give every site its rank before the first step and leave it there: the first units, the others cut off."""
+"""Allocators that give every site its rank before the first step and leave it there: the first units, the others cut off."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lorakit.adapters.adapter import DROPPED, ON
 from lorakit.adapters.delta import Option
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocate import allocate_units
 from lorakit.searching.allocator import Decision, SearchContext
 from lorakit.searching.cost_model import CostModel
+from lorakit.searching.selection import select_units
 from lorakit.searching.unit_allocator import UnitAllocator, Units
 
 
@@ -53,7 +53,7 @@ class FixedRanks(UnitAllocator):
 
     def decide(self, step: int) -> Decision:
         """Ranks, at the first tick."""
-        if self.ticks:
+        if self.ticks_done:
             return Decision(self.context.search.method)
         scores = self.unit_scores()
         chosen = self.allocate(scores, self.allowed(step) - self.common)
@@ -62,7 +62,7 @@ class FixedRanks(UnitAllocator):
 
     def allocate(self, scores: Units, limit: int) -> dict[str, torch.Tensor]:
         """Site -> which of its rank units ``limit`` parameters pay for."""
-        return allocate_units(scores, self.adapters, limit, self.context.generator)
+        return select_units(scores, self.adapters, limit, self.context.generator)
 
     def give(self, ranks: Mapping[str, int]) -> None:
         """Cut every site to its rank."""

@@ -1,4 +1,4 @@
-"""What sites see: their inputs while the model computes a batch, padding left out, and the first two moments of those."""
+"""What sites see: their inputs while the model computes a batch, padding left out, and means over those."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.backbone.site import Site
-from lorakit.searching.scoring import Logits
+from lorakit.searching.proxy import Logits
 from lorakit.tasks.batching import Batch
 
 See = Callable[[str, torch.Tensor], None]
@@ -58,13 +58,13 @@ class Inputs:
         self.total += x.sum(dim=0)
         self.products += x.T @ x
 
-    def moments(self) -> dict[str, torch.Tensor]:
+    def means(self) -> dict[str, torch.Tensor]:
         """Means of x x^T and of x; zeros where nothing has been seen."""
         return {"covariance": self.products / max(self.count, 1), "mean": self.total / max(self.count, 1)}
 
 
 @torch.no_grad()
-def moments(
+def input_means(
     model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], logits: Logits
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Means of x x^T and of x over the inputs of ``sites``, which are modules' own."""
@@ -74,4 +74,4 @@ def moments(
     for batch in batches:
         with seen_inputs(modules, batch, lambda name, x: seen[name].add(x)):
             logits(model, batch)
-    return {name: inputs.moments() for name, inputs in seen.items()}
+    return {name: inputs.means() for name, inputs in seen.items()}

@@ -19,21 +19,16 @@ import torch
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.adapters.packing import pack_all, unpack_all
-from lorakit.searching.scoring import Gradients
+from lorakit.searching.proxy import Gradients
 
 
 class Streaming:
-    """Sums of gradients over the ``window`` steps before each of ``ticks``."""
+    """Sums of gradients over the ``window`` optimiser steps before each of ``ticks``."""
 
     def __init__(self, adapted: AdaptedModel, ticks: Sequence[int], window: int):
         self.adapted = adapted
-        self.steps = self.window_steps(ticks, window)
+        self.steps = steps_before(ticks, window)
         self.sums: dict[str, torch.Tensor] = {}
-
-    @staticmethod
-    def window_steps(ticks: Sequence[int], window: int) -> set[int]:
-        """The steps that are looked at: the last ``window`` before each tick."""
-        return {step for tick in ticks for step in range(max(tick - window, 0), tick)}
 
     def before_forward(self, step: int) -> None:
         """Watch the sites that are off, where this step is looked at."""
@@ -73,3 +68,8 @@ class Streaming:
         """Continue from ``state_dict()``."""
         device = next(self.adapted.model.parameters()).device
         self.sums = unpack_all(state, device)
+
+
+def steps_before(ticks: Sequence[int], number: int) -> set[int]:
+    """The last ``number`` optimiser steps before each tick."""
+    return {step for tick in ticks for step in range(max(tick - number, 0), tick)}

@@ -11,7 +11,7 @@ class Tick:
     """One search event.
 
     tick: counted from 0; step and epoch: when; proxy: what scored; scores: site -> score; on: the sites that train from here; ranks:
-    site -> its live rank units, 0 where it is off; cut, margin: see Allocation, None where no score decides; churn: share of the
+    site -> its live rank units, 0 where it is off; cut, margin: see Selection, None where no score decides; churn: share of the
     sites on before that went off (0 at the first tick); parameters: trained adapter parameters after it; budget: what was allowed;
     seconds: what the tick took.
     """

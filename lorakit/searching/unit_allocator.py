@@ -1,4 +1,4 @@
-"""Search methods that give and take single rank units: one way from everything to the budget, one way to close and hold units.
+"""Allocators that give and take single rank units: one way from everything to the budget, one way to close and hold units.
 
 limit        everything until `search.warmup` of the training is over, then down to the budget by a cubic, which is reached
              `search.tail` before the end (AdaLoRA, Zhang et al. 2023, section 3.3); from there on nothing changes
@@ -19,10 +19,9 @@ from lorakit.adapters.adapter import DROPPED, ON, Adapter
 from lorakit.adapters.budget import portion
 from lorakit.adapters.delta import axes_of
 from lorakit.errors import RecipeError
-from lorakit.searching.allocate import allocate_units, largest_uniform_rank
 from lorakit.searching.allocator import Allocator, Decision, SearchContext
 from lorakit.searching.cost_model import SMALL, CostModel
-from lorakit.searching.shrinking import remaining
+from lorakit.searching.selection import largest_uniform_rank, select_units
 
 CHOOSING = 4
 """Small operations for a rank unit when units are chosen."""
@@ -68,7 +67,7 @@ class UnitAllocator(Allocator):
         """Score every unit, keep the best, close the others."""
         scores = self.unit_scores()
         limit = self.allowed(step) - self.common  # what sites share is always spent
-        self.keep(allocate_units(scores, self.adapters, limit, self.context.generator))
+        self.keep(select_units(scores, self.adapters, limit, self.context.generator))
         sites = {
             name: float(values[self.adapters[name].units.to(values.device)].sum()) for name, values in scores.items()
         }
@@ -162,10 +161,22 @@ def rank_for_all(context: SearchContext) -> int:
 
 
 def check_later_tick(context: SearchContext) -> None:
-    """RecipeError where no tick comes after step 0, for methods that decide on what was trained."""
+    """RecipeError where no tick comes after step 0, for allocators that decide on what was trained."""
     if context.ticks[-1] == 0:
         raise RecipeError(
             f"allocator '{context.search.method}' decides at a tick after step 0, and there is none",
             key="search.every",
             hint="a smaller search.every, or more epochs",
         )
+
+
+def remaining(step: int, begin: int, end: int, final: float) -> float:
+    """The share of everything that is left at ``step``: 1 up to ``begin``, ``final`` from ``end`` (Zhu & Gupta 2017).
+
+    Between them final + (1 - final) (1 - t)^3, for t from 0 to 1.
+    """
+    if step <= begin:
+        return 1.0
+    if step >= end:
+        return final
+    return final + (1 - final) * (1 - (step - begin) / (end - begin)) ** 3

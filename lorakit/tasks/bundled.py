@@ -11,7 +11,7 @@ import importlib.util
 from pathlib import Path
 
 from lorakit.errors import DataError
-from lorakit.tasks.digest import sha256_of
+from lorakit.tasks.cache import sha256_of
 from lorakit.tasks.readers import read_csv
 from lorakit.tasks.table import Table, whole
 

@@ -7,6 +7,7 @@ half of one; sizes and checksums tell a damaged one, which is built again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -21,13 +22,19 @@ from pathlib import Path
 
 from lorakit.errors import DataError
 
-talk = logging.getLogger("lorakit")
+logger = logging.getLogger(__name__)
 
 VARIABLE = "LORAKIT_CACHE_DIR"
 SEAL = "entry.json"  # the entry's key, and size and checksum of each of its files
 PART = ".part"  # ends the name of an entry that is being built
 STALE = 24 * 3600  # seconds after which such a folder is what a killed process left
 BLOCK = 2**20
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hexadecimal. Raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_dir() -> Path | None:
@@ -82,7 +89,7 @@ def make_part(place: Path | None) -> Path:
 @cache
 def tell_useless(folder: Path, reason: str) -> None:
     """Say once that nothing is cached."""
-    talk.info("nothing is cached: %s cannot be written (%s); $%s names another folder", folder, reason, VARIABLE)
+    logger.info("nothing is cached: %s cannot be written (%s); $%s names another folder", folder, reason, VARIABLE)
 
 
 def sweep(folder: Path) -> None:

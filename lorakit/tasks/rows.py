@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.errors import DataError
-from lorakit.tasks.cache import cached
+from lorakit.tasks.cache import cached, sha256_of
 from lorakit.tasks.columns import ClassColumn, IndexColumn, NumberColumn, TextColumn
-from lorakit.tasks.digest import sha256_of
 from lorakit.tasks.labels import Codes
 from lorakit.tasks.readers import READERS
 from lorakit.tasks.table import Table, no_column, row_error
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from lorakit.tasks.task import Task
 
-talk = logging.getLogger("lorakit")
+logger = logging.getLogger(__name__)
 
 LARGE = 2**23  # bytes of a file; a smaller one is read in less time than it takes to look into the cache
 VERSION = 1  # of this file's and the readers' reading; another version finds nothing in the cache
@@ -107,7 +106,7 @@ def read_rows(path: Path, columns: Columns) -> Rows:
     settings = hashlib.sha256(repr((VERSION, content, path.suffix.lower(), columns)).encode())
 
     def build(folder: Path) -> None:
-        talk.info("reading %s, %s MB: the first time", path, f"{path.stat().st_size / 1e6:,.0f}")
+        logger.info("reading %s, %s MB: the first time", path, f"{path.stat().st_size / 1e6:,.0f}")
         save(gather(tables(), columns, folder), folder)
         if sha256_of(path) != content:
             raise DataError("the file was changed while it was read", where=str(path))

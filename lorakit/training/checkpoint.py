@@ -10,7 +10,6 @@ checkpoints/step-N/sums.json               sha256 of the other four
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,16 +20,17 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from lorakit.artifacts.adapter_file import read_tensors, save_tensors
-from lorakit.artifacts.files import folder, read_json, write_json
+from lorakit.artifacts.fault_points import FaultPoint
+from lorakit.artifacts.files import folder, read_json, remove_folder, write_json
 from lorakit.artifacts.records import reading
-from lorakit.errors import RunError, UsageError
-from lorakit.tasks.digest import sha256_of
+from lorakit.errors import RunError, UsageError, command_line
+from lorakit.tasks.cache import sha256_of
 from lorakit.training.hooks import Hook
 
 if TYPE_CHECKING:
-    from lorakit.training.loop import Training
+    from lorakit.training.training import Training
 
-talk = logging.getLogger("lorakit")
+logger = logging.getLogger(__name__)
 
 MODEL, OPTIMIZER, STREAMS = "model.safetensors", "optimizer.safetensors", "streams.safetensors"
 STATE, SUMS = "state.json", "sums.json"
@@ -48,15 +48,15 @@ def save_checkpoint(training: Training, keep: int) -> Path:
     if not training.accelerator.is_main_process:
         return path
     with folder(path) as target:
-        save_tensors(training.adapted.state(), target / MODEL)
         optimizer = training.optimizer.state_dict()
         moments = {
             f"{index}.{name}": torch.as_tensor(value)
             for index, entry in optimizer["state"].items()
             for name, value in entry.items()
         }
-        save_tensors(moments, target / OPTIMIZER)
-        save_tensors(streams, target / STREAMS)
+        for name, tensors in ((MODEL, training.adapted.state()), (OPTIMIZER, moments), (STREAMS, streams)):
+            with FaultPoint("checkpoint's tensors"):
+                save_tensors(tensors, target / name)
         record = {
             "format": FORMAT,
             "train": asdict(training.state),
@@ -76,9 +76,10 @@ def save_checkpoint(training: Training, keep: int) -> Path:
 def prune(root: Path, keep: int) -> None:
     """Delete all checkpoints but the newest ``keep``."""
     for old in all_checkpoints(root)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old)
 
 
+@FaultPoint("resuming")
 def load_checkpoint(training: Training) -> Path:
     """Continue from the newest checkpoint that is whole, and forget the records made after it. RunError where there is none."""
     for path in reversed(all_checkpoints(training.run.checkpoints)):
@@ -86,7 +87,7 @@ def load_checkpoint(training: Training) -> Path:
             with reading(path / STATE, "the state of this training"):
                 restore(training, path)
             return path
-        talk.warning("%s is damaged or was only half written: going on from the one before", path)
+        logger.warning("%s is damaged or was only half written: going on from the one before", path)
     raise RunError(
         "there is no checkpoint to resume from", where=str(training.run.path), hint="train anew, without --resume"
     )
@@ -100,7 +101,7 @@ def restore(training: Training, path: Path) -> None:
         raise UsageError(
             f"this run was begun with {processes} process{'es' * (processes > 1)}, and this is {here}",
             where=str(path),
-            hint=f"accelerate launch --num_processes {processes} -m lorakit train {training.run.path} --resume",
+            hint=f"accelerate launch --num_processes {processes} -m {command_line('train', training.run.path, '--resume')}",
         )
     for name, value in record["train"].items():
         setattr(training.state, name, value)
@@ -123,7 +124,7 @@ def restore(training: Training, path: Path) -> None:
         for damaged in all_checkpoints(path.parent)[::-1]:
             if damaged == path:
                 break
-            shutil.rmtree(damaged, ignore_errors=True)
+            remove_folder(damaged)
         # A kill may have come before the last ones were deleted.
         prune(path.parent, training.recipe.run.keep_checkpoints)
 

@@ -35,7 +35,7 @@ class TrainState:
 
 
 class Hook:
-    """Does nothing at every moment; override the moments you need.
+    """Does nothing at every point of a training; override those you need.
 
     name: under which checkpoints keep its state, one of a kind in a training; empty for a hook that has none; steady: whether all
     steps between two ticks compute the same function of weights and batch, by the same path through the code.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
@@ -14,64 +12,19 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import save_adapter
-from lorakit.artifacts.run import Run
-from lorakit.errors import Interrupted
-from lorakit.recipe.schema import Recipe
-from lorakit.tasks.batching import Batch, SummedLoss
+from lorakit.artifacts.fault_points import FaultPoint
+from lorakit.errors import Interrupted, command_line
+from lorakit.tasks.batching import Batch
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.checkpoint import save_checkpoint
-from lorakit.training.graphs import Graphs
-from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.interrupt import StopRequest, listening
-from lorakit.training.loader import StepBatch, TrainLoader
+from lorakit.training.loader import StepBatch
 from lorakit.training.nonfinite import check_finite, skip_nonfinite
-from lorakit.training.objective import Objective
-from lorakit.training.schedule import Schedule
+from lorakit.training.training import Training
 
 
-@dataclass
-class Training:
-    """All that one training consists of.
-
-    model: ``adapted.model`` as Accelerate prepared it; loss: what is trained on, summed over a batch's rows: the task's, and what
-    updates add; evaluate: scores of the validation splits; metric: the score that tells which evaluation is best; losses and norms:
-    this process's loss and the gradient's norm of every step since the last log line.
-    """
-
-    recipe: Recipe
-    run: Run
-    adapted: AdaptedModel
-    model: nn.Module
-    accelerator: Accelerator
-    objective: Objective
-    loss: SummedLoss
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
-    schedule: Schedule
-    loader: TrainLoader
-    evaluate: Callable[[], dict[str, float]]
-    metric: str
-    state: TrainState
-    hooks: Sequence[Hook] = ()
-    graphs: Graphs | None = None
-    losses: list[torch.Tensor] = field(default_factory=list)
-    norms: list[torch.Tensor] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.parameters = [tensor.parameter for tensor in self.adapted.trained()]
-
-    def passes(self, compute: Callable[[Batch], torch.Tensor], batch: Batch) -> torch.Tensor:
-        """``compute(batch)``, by a graph where the training has them."""
-        return self.graphs.run(compute, batch) if self.graphs else compute(batch)
-
-    def call(self, moment: str) -> None:
-        """Every hook's method of this name."""
-        for hook in self.hooks:
-            getattr(hook, moment)(self.state)
-
-
+@FaultPoint("training")
 def train(training: Training) -> None:
     """Train from where ``training.state`` stands to the schedule's end. Raises Interrupted once a stop was asked for and saved."""
     state, schedule, accelerator = training.state, training.schedule, training.accelerator
@@ -104,8 +57,9 @@ def train(training: Training) -> None:
     training.call("on_train_end")
 
 
+@FaultPoint("step")
 def step(training: Training, step_batch: StepBatch) -> None:
-    """One optimiser step over a window of batches: the loss is the mean over all its rows, on all processes."""
+    """One optimiser step over all of its batches: the loss is the mean over all its rows, on all processes."""
     accelerator, state = training.accelerator, training.state
     training.call("before_forward")
     loss = torch.zeros((), device=accelerator.device)
@@ -157,6 +111,7 @@ def log(training: Training) -> None:
     training.call("on_log")
 
 
+@FaultPoint("evaluation")
 def evaluate(training: Training) -> None:
     """Score the validation splits; keep the adapter where it is the best so far (the first of equals)."""
     state = training.state
@@ -183,6 +138,7 @@ def write(training: Training, record: dict[str, Any]) -> None:
     training.accelerator.log(numbers, step=training.state.step)
 
 
+@FaultPoint("checkpoint")
 def save(training: Training) -> None:
     """Write a checkpoint, unless the training has diverged: then there is nothing to go on from."""
     check_finite(training)
@@ -202,5 +158,5 @@ def leave(training: Training) -> NoReturn:
     """Stop, and tell how to go on."""
     raise Interrupted(
         f"stopped after step {training.state.step} of {training.schedule.total_steps}; nothing is lost",
-        hint=f"lorakit train {training.run.path} --resume",
+        hint=command_line("train", training.run.path, "--resume"),
     )

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lorakit.errors import RunError
+from lorakit.errors import RunError, command_line
 from lorakit.training.checkpoint import all_checkpoints
 
 if TYPE_CHECKING:
-    from lorakit.training.loop import Training
+    from lorakit.training.training import Training
 
 SKIP = "skip"
 IN_A_ROW = 10  # steps left out one after the other, after which the weights themselves must be what is wrong
@@ -62,11 +62,12 @@ def nonfinite_error(training: Training, step: int, what: str) -> RunError:
     rows = training.loader.rows(epoch, place)
     named = ", ".join(str(row) for row in rows[:SHOWN]) + (f" and {len(rows) - SHOWN} more" if rows[SHOWN:] else "")
     good = [path.name for path in all_checkpoints(training.run.checkpoints)][-1:]
+    again = command_line("train", training.run.path, "--resume", "training.nonfinite=skip")
     return RunError(
         f"{what} at step {step}, training rows {named}; "
         + (f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"),
         where=str(training.run.path),
         hint="a lower training.lr, training.clip=1.0 or training.precision=fp32; "
-        + (f"lorakit train {training.run.path} --resume training.nonfinite=skip" if good else "training.nonfinite=skip")
+        + (again if good else "training.nonfinite=skip")
         + " leaves such steps out",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
 from lorakit.searching.allocator import Allocator
@@ -26,6 +27,7 @@ class SearchHook(Hook):
         self.steady = allocator.steady
         self.decided: int | None = None  # adapter parameters that the last tick left on
 
+    @FaultPoint("tick")
     def on_tick(self, state: TrainState) -> None:
         """Score, allocate, switch, record. Raises RunError where the budget does not hold afterwards."""
         tick = self.allocator.tick(state.step, state.epoch)
@@ -51,7 +53,7 @@ class SearchHook(Hook):
 
     def on_train_end(self, state: TrainState) -> None:
         """A search that never acted is an error, not a result; so is one whose last choice is not what is on."""
-        if self.allocator.ticks == 0:
+        if self.allocator.ticks_done == 0:
             raise RunError("the search never acted: no tick fell into this training", hint="a smaller search.every")
         self.allocator.finish()
         adapted = self.allocator.context.adapted

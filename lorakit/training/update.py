@@ -42,7 +42,7 @@ class UpdateContext:
 
 
 class Update(Hook):
-    """A training update; override the moments of ``Hook`` it acts at. Its state goes into checkpoints.
+    """A training update; override the points of ``Hook`` it acts at. Its state goes into checkpoints.
 
     name: what recipes call it; summary: a line; source: paper and section; options: its own, whose values an instance has as
     ``settings``; sees_tokens: whether it reaches into what modules compute for each token. What it decides must come out the same on

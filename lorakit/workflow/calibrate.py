@@ -12,14 +12,15 @@ from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel
 from lorakit.adapters.init import inits
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
-from lorakit.searching.input_statistics import moments
+from lorakit.searching.input_statistics import input_means
 from lorakit.searching.scoring import without_trace
 from lorakit.searching.weight_gradients import weight_gradients
 from lorakit.tasks.batching import Batch, Encoded
 from lorakit.training.loader import TrainLoader
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import derive_seed, generator
-from lorakit.workflow.setup import Parts, make_accelerator
+from lorakit.workflow.accelerator import make_accelerator
+from lorakit.workflow.parts import Parts
 
 Statistics = Mapping[str, Mapping[str, torch.Tensor]]
 """Site name -> the fields of InitContext that come from data."""
@@ -55,14 +56,14 @@ def calibrate(parts: Parts, encoded: Encoded) -> Statistics:
     return {name: {key: tensor.to(home) for key, tensor in found.items()} for name, found in measured.items()}
 
 
-def inputs(
+def measure_covariance(
     model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Means of x x^T and of x over the sites' inputs."""
-    return moments(model, sites, batches, objective.logits)
+    return input_means(model, sites, batches, objective.logits)
 
 
-def gradients(
+def measure_gradients(
     model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
 ) -> dict[str, dict[str, torch.Tensor]]:
     """dL/dW (out x in) of the loss averaged over all rows, in float32; zeros for a weight that the loss does not depend on."""
@@ -71,5 +72,5 @@ def gradients(
 
 
 Measure = Callable[[nn.Module, Sequence[Site], Sequence[Batch], Objective], dict[str, dict[str, torch.Tensor]]]
-MEASURES: Mapping[str, Measure] = {"covariance": inputs, "gradient": gradients}
+MEASURES: Mapping[str, Measure] = {"covariance": measure_covariance, "gradient": measure_gradients}
 """What an init needs -> what measures it."""

@@ -18,15 +18,24 @@ from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError
 from lorakit.recipe.schema import AdapterSection, ModelSection
 from lorakit.registry import Registry
+from lorakit.result import Result
 from lorakit.training.update import updates as all_updates
-from lorakit.workflow.setup import Result
 
 LABELS = ("0", "1")
+DEMO_MODEL = "bundled:minilm"
 
 
 @dataclass(frozen=True)
 class SiteCount(Result):
-    """The sites of one role and shape: how many, the tensors of each, and the trained parameters of all of them."""
+    """The sites of one role and shape.
+
+    Attributes:
+        role: which projection or shortcut they are.
+        shape: of their weights, ``OUTxIN``.
+        sites: how many there are.
+        tensors: what each trains, name -> shape.
+        parameters: of all of them.
+    """
 
     role: str
     shape: str
@@ -37,7 +46,17 @@ class SiteCount(Result):
 
 @dataclass(frozen=True)
 class Count(Result):
-    """What the method costs on one model at one rank; shared: what its sites have in common; share: of the backbone, in percent."""
+    """What a method costs on one model at one rank.
+
+    Attributes:
+        model: the model's name.
+        rank: the method's usual one, or the highest that fits.
+        targets: the roles that the method sits on; empty for one with places of its own.
+        sites: by role and shape.
+        shared: trained parameters that sites have in common.
+        parameters: trained, all together.
+        share: that in percent of the model's.
+    """
 
     model: str
     rank: int
@@ -50,9 +69,20 @@ class Count(Result):
 
 @dataclass(frozen=True)
 class MethodCard(Result):
-    """text: the header of the method's file; axes and usual: the preset; options: of its delta, with default and meaning; count: None
-    where the model is not at hand, ``no_count`` says why; composes: axis -> value -> why not, empty where it goes together;
-    updates: what goes on while it trains, name -> that file's header.
+    """What a method is.
+
+    Attributes:
+        name: what recipes call it.
+        title: its full name.
+        source: paper and section.
+        text: the header of its file: the story, the formula, when to use it.
+        axes: the preset, axis -> value.
+        usual: what it takes where a recipe does not say.
+        options: settings of its delta, name -> default and meaning.
+        count: what it costs on the model; None where that is not at hand.
+        no_count: why not; empty where there is a count.
+        composes: axis -> value -> why it does not go with the method, empty where it does.
+        updates: what goes on while it trains, name -> the header of that file.
     """
 
     name: str
@@ -68,42 +98,57 @@ class MethodCard(Result):
     updates: dict[str, str]
 
 
-def describe(name: str, model: ModelSection, *, required: bool = False) -> MethodCard:
-    """The card of the method called ``name``, counted on ``model``. Nothing is downloaded.
+def describe(method: str, *, model: str | None = None) -> MethodCard:
+    """Tell what an adapter method is, what it costs on a model, and what it goes together with. Nothing is downloaded.
 
-    required: whether a model that cannot be loaded is an error and not just told.
+    Args:
+        method: its name, such as ``lora`` (see `lorakit list methods`).
+        model: the model to count on: a folder, a bundled model, or a hub name that was downloaded before. The bundled encoder by
+            default, and no count where that is not installed.
+
+    Returns:
+        The method's card.
+
+    Raises:
+        UsageError: where there is no such method.
+        LorakitError: where the named model cannot be loaded.
+
+    Example:
+        >>> card = lorakit.describe("dora")                                    # doctest: +SKIP
+        >>> print(card.text)                                                   # doctest: +SKIP
     """
-    method = methods.get(name)
-    spec = resolve(AdapterSection(method=name))
+    known = methods.get(method)
+    spec = resolve(AdapterSection(method=method))
     no_count, counted = "", None
     backbone = None
     try:
-        backbone = load_backbone(model, labels=LABELS, regression=False, seed=0, offline=True)
-        counted = count_on(method, backbone)
+        section = ModelSection(name=DEMO_MODEL if model is None else model)
+        backbone = load_backbone(section, labels=LABELS, regression=False, seed=0, offline=True)
+        counted = count_on(known, backbone)
     except LorakitError as error:
-        if required and backbone is None:
+        if backbone is None and model is not None:
             raise
         no_count = error.problems[0].what
     delta = deltas.get(spec.delta)
     return MethodCard(
-        name=name,
-        title=method.title,
-        source=method.source,
-        text=header(methods, name) or method.summary,
-        axes=axes_of(method, spec),
-        usual=usual_values(method, delta),
+        name=method,
+        title=known.title,
+        source=known.source,
+        text=header(methods, method) or known.summary,
+        axes=axes_of(known, spec),
+        usual=usual_values(known, delta),
         options={key: f"{settings(spec)[key]}: {option.doc}" for key, option in delta.options.items()},
         count=counted,
         no_count=no_count,
-        composes=compositions(method),
-        updates={update: header(all_updates, update) for update in method.updates},
+        composes=compositions(known),
+        updates={update: header(all_updates, update) for update in known.updates},
     )
 
 
-def header(known: Registry[Any], name: str) -> str:
+def header(registry: Registry[Any], name: str) -> str:
     """The docstring of the file that registers ``name``; empty for what another package brings."""
-    known.get(name)  # which reads the files, where nobody has asked for one of them before
-    return inspect.getdoc(sys.modules.get(f"{known.package}.{name}")) or ""
+    registry.get(name)  # which reads the files, where nobody has asked for one of them before
+    return inspect.getdoc(sys.modules.get(f"{registry.package}.{name}")) or ""
 
 
 def usual_values(method: Method, delta: type[Delta]) -> dict[str, Any]:

@@ -10,21 +10,31 @@ from pathlib import Path
 from lorakit.artifacts.run import newest_run
 from lorakit.errors import UsageError, nearest
 from lorakit.recipe.schema import CUSTOM, TaskSection
+from lorakit.result import Result
 from lorakit.tasks.metrics import interval, main_metric
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.submission import write_predictions
 from lorakit.tasks.task import TaskData, tasks
 from lorakit.training.evaluation import decide, of_split, predict_logits, score_logits
-from lorakit.training.objective import Objective
-from lorakit.workflow.restore import Trained, restore_checkpoint, restore_run
-from lorakit.workflow.setup import Result, encode_split, make_accelerator
+from lorakit.workflow.accelerator import put_on_device
+from lorakit.workflow.parts import encode_split
+from lorakit.workflow.restore import TrainedClassifier, restore_checkpoint, restore_run
 
 
 @dataclass(frozen=True)
 class EvalResult(Result):
-    """Scores of ``source`` (a run or a model); none, and no interval, where the split has no labels.
+    """Scores of a run or a checkpoint.
 
-    split: its name, or several with commas; rows: of all of them; interval: of the metric on the first.
+    Attributes:
+        task: the task's name.
+        split: the split's name, or several with commas.
+        source: the run or the model.
+        rows: of all splits.
+        scores: metric -> value; those of a second split are called ``metric/split``. Empty where a split has no labels.
+        metric: the task's main one.
+        interval: its 95 % interval on the first split; None where that has no labels.
+        seconds: that predicting took.
+        predictions: the file that was written, None where none was asked for.
     """
 
     task: str
@@ -39,44 +49,76 @@ class EvalResult(Result):
 
 
 def evaluate(
-    task: str,
+    run: str | Path | None = None,
     *,
-    run: Path | None = None,
-    model: str | None = None,
+    task: str | None = None,
+    model: str | Path | None = None,
     split: str | None = None,
     weights: str = "last",
-    predictions: Path | None = None,
+    predictions: str | Path | None = None,
     offline: bool = False,
     rank: int | None = None,
 ) -> EvalResult:
-    """Score a run (the newest of ``task`` where none is named) or a checkpoint.
+    """Score a run, or a checkpoint, by its task's own metrics.
 
-    rank: how many of each site's rank units to use, all of them where none is given (see ``restoring.cut_to``).
+    Args:
+        run: the run's folder; where neither a run nor a model is given, the newest run of ``task`` in ``runs``.
+        task: the task's name. A run knows its own; a checkpoint must be told.
+        model: a checkpoint instead of a run: a folder, one that `lorakit merge` wrote too, or a hub name.
+        split: which rows; the task's validation splits by default.
+        weights: of a run, the ``last`` ones, or the ``best`` on the validation split.
+        predictions: a file to write, with a row for each example; in GLUE's form for its test splits.
+        offline: never touch the network.
+        rank: use the first so many rank units of each site alone, which a run of search.method=dylora is made for.
+
+    Returns:
+        The scores, with a confidence interval of the main one.
+
+    Raises:
+        UsageError: where there is no such run, task, split or rank, or the run learnt another task.
+        DataError: for data that cannot be used.
+        RunError: for a run that is not trained yet, or whose files are damaged.
+
+    Example:
+        >>> scored = lorakit.evaluate("runs/demo-0")                           # doctest: +SKIP
+        >>> scored.scores["accuracy"], scored.interval                         # doctest: +SKIP
     """
-    if task != CUSTOM:
+    if run is not None and model is not None:
+        raise UsageError("--run and --model exclude each other", valid="one of the two, or neither for the newest run")
+    if task is not None and task != CUSTOM:
         tasks.get(task)
-    if model is not None:
-        if rank is not None:
-            raise UsageError(
-                "a checkpoint's adapters are folded in: it has no ranks to choose", valid="--rank with a run"
-            )
-        data = load_task(TaskSection(name=task), seed=0, offline=offline)
-        trained = restore_checkpoint(model, data.task, offline=offline)
+    if model is None:
+        classifier, data = open_run_for(task, run, weights, offline=offline, rank=rank)
+    elif task is None:
+        raise UsageError("a checkpoint does not say what it was trained for", valid="a task", hint="lorakit list tasks")
+    elif rank is not None:
+        raise UsageError("a checkpoint's adapters are folded in: it has no ranks to choose", valid="--rank with a run")
     else:
-        path = Path(run) if run else newest_run(Path("runs"), task).path
-        restored = restore_run(path, weights, offline=offline, rank=rank)
-        data = restored.parts.data
-        outputs = list(range(data.task.num_labels))
-        used = f"{weights} weights" if rank is None else f"{weights} weights, rank {rank}"
-        trained = Trained(restored.adapted, restored.loaded.recipe, outputs, f"{path} ({used})")
-        if data.task.name != task:
-            raise UsageError(
-                f"this run learnt {data.task.name}, not {task}", where=str(path), hint=f"lorakit eval {data.task.name}"
-            )
-    return score_splits(trained, data, chosen_splits(data, split), predictions)
+        data = load_task(TaskSection(name=task), seed=0, offline=offline)
+        classifier = restore_checkpoint(str(model), data.task, offline=offline)
+    file = None if predictions is None else Path(predictions)
+    return evaluate_splits(classifier, data, choose_splits(data, split), file)
 
 
-def score_splits(trained: Trained, data: TaskData, splits: Sequence[str], predictions: Path | None) -> EvalResult:
+def open_run_for(
+    task: str | None, run: str | Path | None, weights: str, *, offline: bool, rank: int | None
+) -> tuple[TrainedClassifier, TaskData]:
+    """The run's model, of the newest run where none is named, and its data. UsageError where it learnt another task."""
+    path = newest_run(Path("runs"), task).path if run is None else Path(run)
+    restored = restore_run(path, weights, offline=offline, rank=rank)
+    data = restored.parts.data
+    if task not in (None, data.task.name):
+        raise UsageError(
+            f"this run learnt {data.task.name}, not {task}", where=str(path), hint=f"lorakit eval {data.task.name}"
+        )
+    used = f"{weights} weights" if rank is None else f"{weights} weights, rank {rank}"
+    outputs = list(range(data.task.num_labels))
+    return TrainedClassifier(restored.adapted, restored.loaded.recipe, outputs, f"{path} ({used})"), data
+
+
+def evaluate_splits(
+    trained: TrainedClassifier, data: TaskData, splits: Sequence[str], predictions: Path | None
+) -> EvalResult:
     """Predict the splits, score those that have labels, write the predictions where they are wanted.
 
     Metrics of the first split have their own names, those of further ones ``name/split``; the interval is the first's.
@@ -88,8 +130,7 @@ def score_splits(trained: Trained, data: TaskData, splits: Sequence[str], predic
     task, metric = data.task, main_metric(data.task)
     adapted, recipe = trained.adapted, trained.recipe
     length = adapted.backbone.longest(recipe.task.max_length)
-    objective = Objective(make_accelerator(recipe), task.regression)
-    objective.accelerator.prepare_model(adapted.model)
+    objective = put_on_device(adapted.model, recipe, regression=task.regression)
     scores: dict[str, float] = {}
     bounds, rows = None, 0
     started = time.perf_counter()
@@ -117,7 +158,7 @@ def score_splits(trained: Trained, data: TaskData, splits: Sequence[str], predic
     )
 
 
-def chosen_splits(data: TaskData, split: str | None) -> Sequence[str]:
+def choose_splits(data: TaskData, split: str | None) -> Sequence[str]:
     """The split that was asked for, or all validation splits. UsageError where there is none of that name."""
     if split is not None and split not in data.splits:
         raise UsageError(

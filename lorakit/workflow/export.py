@@ -5,33 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from lorakit.adapters.attach import AdaptedModel
+from lorakit.artifacts.adapter_file import OURS
 from lorakit.artifacts.card import FIND, model_card, usage
 from lorakit.artifacts.files import folder, write_text
 from lorakit.artifacts.peft.export import PeftForm, peft_form
 from lorakit.artifacts.peft.import_ import is_peft, read_peft
-from lorakit.artifacts.peft.translate import fill, section_for, sites_of
+from lorakit.artifacts.peft.translate import section_for, sites_of
 from lorakit.backbone.checkpoint import BUNDLED
 from lorakit.backbone.load import Backbone
-from lorakit.errors import RunError, UsageError, nearest
-from lorakit.recipe.schema import ModelSection
-from lorakit.training.evaluation import predict_logits
-from lorakit.training.objective import Objective
-from lorakit.workflow.merge import proof_rows
+from lorakit.errors import UsageError, nearest
+from lorakit.recipe.schema import ModelSection, SearchSection
+from lorakit.result import Result
+from lorakit.workflow.import_peft import put_on_model
 from lorakit.workflow.restore import RestoredRun, restore_run
-from lorakit.workflow.setup import Result, adapt, assemble, make_accelerator
+from lorakit.workflow.verify import check_target, predict_reference
 
 FORMS = ("peft",)
 
 
 @dataclass(frozen=True)
 class ExportResult(Result):
-    """What was written, and the proof: the written adapter, read again, against the run's.
+    """What was written, and the proof: the written adapter, read again, against the run's model.
 
-    kind: PEFT's name of the method; ranks: (lowest, highest) in that form; rows: of the validation split that both predicted.
+    Attributes:
+        out: the adapter's folder.
+        to: the library it is for.
+        kind: that library's name of the method.
+        method: lorakit's.
+        sites: how many have an adapter.
+        ranks: the lowest and the highest, in that form.
+        rows: of the validation split that both models predicted.
+        largest_difference: between their logits.
+        largest_logit: of the run's model, to compare that with.
+        tolerance: the difference that was allowed.
+        flips: labels that changed.
+        load_line: the lines of Python that load it.
     """
 
     out: Path
@@ -44,51 +53,58 @@ class ExportResult(Result):
     largest_difference: float
     largest_logit: float
     tolerance: float
+    flips: int
     load_line: str
 
 
 def export(
-    run: Path,
+    run: str | Path,
     *,
     to: str = "peft",
-    out: Path | None = None,
+    out: str | Path | None = None,
     weights: str = "last",
     tolerance: float = 1e-3,
     force: bool = False,
     rank: int | None = None,
 ) -> ExportResult:
-    """Write ``run``, cut to ``rank`` where one is given, as a PEFT adapter into ``out`` (``peft`` inside the run by default).
+    """Write a run's adapter for another library, with its head and a model card.
 
-    Raises RunError that names what PEFT cannot express, or where the adapter as it was written gives other logits; then nothing is
-    written.
+    It is written beside its place, read again and compared on real batches, and takes its name only where no logit moved too far.
+
+    Args:
+        run: the run's folder.
+        to: the library: ``peft``.
+        out: the adapter's folder; ``peft`` inside the run by default.
+        weights: the ``last`` ones, or the ``best`` on the validation split.
+        tolerance: the largest difference between logits that is accepted.
+        force: replace an earlier exported adapter that is there.
+        rank: write the first so many rank units of each site alone, which a run of search.method=dylora is made for.
+
+    Returns:
+        What was written, how to load it, and the proof.
+
+    Raises:
+        UsageError: where there is no run, no such rank or no such library, or where ``out`` exists.
+        RunError: that names what PEFT cannot express, or where a logit moved by more than ``tolerance``; then nothing is written.
+
+    Example:
+        >>> exported = lorakit.export("runs/demo-0", out="demo-peft")          # doctest: +SKIP
+        >>> print(exported.load_line)                                          # doctest: +SKIP
     """
     if to not in FORMS:
         raise UsageError(f"there is no form '{to}' to export to", valid=", ".join(FORMS), hint=nearest(to, FORMS))
-    target = out or run / to
-    check_target(target, force=force)
+    target = Path(run) / to if out is None else Path(out)
+    check_target(target, force=force, kind="an exported adapter", is_kind=is_exported)
     restored = restore_run(run, weights, rank=rank)
-    parts, adapted = restored.parts, restored.adapted
-    form = peft_form(adapted)
-    rows = proof_rows(restored)
-    objective = Objective(make_accelerator(parts.recipe), parts.task.regression)
-    size = parts.recipe.evaluation.batch_size
-    objective.accelerator.prepare_model(adapted.model)
-    before = predict_logits(adapted.model, rows, objective, size)
+    parts = restored.parts
+    form = peft_form(restored.adapted)
+    reference = predict_reference(restored)
     with folder(target) as place:
         form.write(place)
         model = parts.recipe.model
         code = usage(base_of(model), str(target), parts.task.labels, pad_token(parts.backbone), model.dtype)
         write_text(place / "README.md", card(restored, form, code))
-        again = read_back(place, restored)
-        objective.accelerator.prepare_model(again.model)
-        difference = float(np.abs(predict_logits(again.model, rows, objective, size) - before).max())
-        if not difference <= tolerance:
-            raise RunError(
-                f"the exported adapter's logits differ by {difference:.3g} from the run's",
-                where=str(target),
-                valid=f"at most {tolerance:.3g}",
-                hint="--tolerance if that is good enough for you",
-            )
+        proof = reference.prove(read_back(place, restored), tolerance, what="exported adapter", where=target)
     ranks = form.ranks.values()
     return ExportResult(
         out=target,
@@ -97,32 +113,22 @@ def export(
         method=parts.recipe.adapter.method,
         sites=len(form.ranks),
         ranks=(min(ranks), max(ranks)),
-        rows=len(rows),
-        largest_difference=difference,
-        largest_logit=float(np.abs(before).max()),
-        tolerance=tolerance,
         load_line=code,
+        **vars(proof),
     )
 
 
-def check_target(target: Path, *, force: bool) -> None:
-    """Refuse to overwrite without ``force``; with it too, where the place holds anything but an exported adapter."""
-    if target.exists() and not force:
-        raise UsageError("is there already", where=str(target), hint="--out for another place, or --force")
-    if target.exists() and (not is_peft(target) or (target / "lorakit.json").exists()):
-        raise UsageError("is not an exported adapter, and is not replaced", where=str(target), hint="--out")
+def is_exported(path: Path) -> bool:
+    """Whether the folder is one that `lorakit export` wrote."""
+    return is_peft(path) and not (path / OURS).exists()
 
 
 def read_back(place: Path, restored: RestoredRun) -> AdaptedModel:
     """The adapter as it was written, imported onto a base model of its own."""
-    adapter = read_peft(place)
-    loaded, data = restored.loaded, restored.parts.data
-    backbone = restored.parts.backbone
+    adapter, backbone = read_peft(place), restored.parts.backbone
     section = section_for(adapter, sites_of(adapter, backbone), backbone)
-    recipe = replace(loaded.recipe, adapter=section, search=type(loaded.recipe.search)())
-    adapted = adapt(assemble(replace(loaded, recipe=recipe), data), statistics=None)
-    with torch.no_grad():
-        fill(adapted, adapter)
+    recipe = replace(restored.loaded.recipe, adapter=section, search=SearchSection())
+    _, adapted = put_on_model(adapter, replace(restored.loaded, recipe=recipe), restored.parts.data)
     adapted.model.eval()
     return adapted
 

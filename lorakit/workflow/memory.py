@@ -9,7 +9,7 @@
 The four numbers of ``kept`` are counted, not guessed: by autograd's own account of forward passes over rows of a few tokens, which is
 exactly such a polynomial. So they hold for any model, method, dropout, precision and attention: c is what does not depend on the
 rows (weights cast by autocast), c2 is there only where the attention stores its table. holes is what malloc's heap adds on a CPU,
-where nothing makes it give memory back (``training.allocator``).
+where nothing makes it give memory back (``training.malloc``).
 
 Not counted: Python and its libraries (about half a gigabyte on a CPU, with what they compile), the tokenised data, and what an init
 looks at before the first step. The batch is that of one process.
@@ -27,7 +27,8 @@ from torch import nn
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.searching.scoring import without_trace
-from lorakit.workflow.setup import Parts, this_process
+from lorakit.workflow.accelerator import this_process
+from lorakit.workflow.parts import Parts
 
 SHORT = 4
 """Tokens of the shortest rows that are looked at."""
@@ -66,7 +67,7 @@ class Footprint:
         return int(self.weights + self.learning + max(self.step, self.evaluation))
 
 
-def footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
+def estimate_footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
     """What training the recipe takes, with every row at full length and every site on, as when sites are scored."""
     recipe, anatomy = parts.recipe, parts.backbone.anatomy
     precision, tokens = recipe.training.precision, parts.max_length
@@ -75,26 +76,26 @@ def footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
     wide = size * max(max(site.out_features, site.in_features) for site in anatomy.sites)
     config = parts.backbone.model.config.get_text_config()
     table = 2 * 4 * getattr(config, "num_attention_heads", 0) * (config._attn_implementation == "eager")
-    whole = kept(adapted, precision).bytes(rows, tokens)
+    whole = measure_kept(adapted, precision).bytes(rows, tokens)
     if recipe.training.gradient_checkpointing:
-        inputs = kept(adapted, precision, recomputed=True).bytes(rows, tokens)
+        inputs = measure_kept(adapted, precision, recomputed=True).bytes(rows, tokens)
         whole = inputs + whole / len(anatomy.layers)
     holes = 1.0 if recipe.training.gradient_checkpointing or this_process().device.type != "cpu" else HOLES
     trained = sum(tensor.parameter.numel() for tensor in adapted.trained())
     return Footprint(
-        weights=sum(p.numel() * p.element_size() for p in held(adapted.model)),
+        weights=sum(p.numel() * p.element_size() for p in all_tensors(adapted.model)),
         learning=12 * trained,
         step=holes * (whole + 2 * rows * tokens * wide),
         evaluation=evaluated * (tokens * (2 * wide + 3 * size * anatomy.hidden_size) + table * tokens**2),
     )
 
 
-def held(model: nn.Module) -> list[torch.Tensor]:
+def all_tensors(model: nn.Module) -> list[torch.Tensor]:
     """Parameters and buffers, each once."""
     return [*model.parameters(), *model.buffers()]
 
 
-def kept(adapted: AdaptedModel, precision: str, *, recomputed: bool = False) -> Kept:
+def measure_kept(adapted: AdaptedModel, precision: str, *, recomputed: bool = False) -> Kept:
     """What autograd keeps of a forward pass in training, every site on; with ``recomputed`` where layers are, as they are set up to be.
 
     Nothing is left changed, no random number drawn. A model that cannot be computed in half precision here (DeBERTa) is counted in
@@ -102,12 +103,12 @@ def kept(adapted: AdaptedModel, precision: str, *, recomputed: bool = False) -> 
     """
     try:
         with without_trace(adapted, train_mode=True, seed=0), recomputing(adapted.model, recomputed):
-            one, two = (count(adapted, precision, rows, SHORT) for rows in (1, 2))
-            longer, longest = (count(adapted, precision, 1, times * SHORT) for times in (2, 3))
+            one, two = (count_bytes(adapted, precision, rows, SHORT) for rows in (1, 2))
+            longer, longest = (count_bytes(adapted, precision, 1, times * SHORT) for times in (2, 3))
     except RuntimeError:
         if precision == "fp32":
             raise
-        return kept(adapted, "fp32", recomputed=recomputed)
+        return measure_kept(adapted, "fp32", recomputed=recomputed)
     constant = 2 * one - two
     a, b, c = one - constant, longer - constant, longest - constant  # a row of 1, 2 and 3 times SHORT tokens
     per_pair = (a - 2 * b + c) / (2 * SHORT**2)
@@ -115,10 +116,12 @@ def kept(adapted: AdaptedModel, precision: str, *, recomputed: bool = False) -> 
     return Kept(constant, a - per_token * SHORT - per_pair * SHORT**2, per_token, per_pair)
 
 
-def count(adapted: AdaptedModel, precision: str, rows: int, tokens: int) -> int:
+def count_bytes(adapted: AdaptedModel, precision: str, rows: int, tokens: int) -> int:
     """Bytes that autograd keeps of one forward pass, parameters and buffers apart; memory that tensors share counts once."""
     model: Any = adapted.model
-    seen: dict[int, torch.UntypedStorage] = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in held(model)}
+    seen: dict[int, torch.UntypedStorage] = {
+        p.untyped_storage().data_ptr(): p.untyped_storage() for p in all_tensors(model)
+    }
     own = set(seen)
 
     def see(tensor: torch.Tensor) -> torch.Tensor:

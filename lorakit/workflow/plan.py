@@ -1,22 +1,25 @@
-"""What a recipe would do, worked out before any training."""
+"""``lorakit plan``: what a recipe would do, worked out before any training."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
 from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
-from lorakit.recipe.load import LoadedRecipe
+from lorakit.recipe.load import AnyRecipe, load_recipe
+from lorakit.result import Result
 from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
-from lorakit.searching.scoring import proxies
+from lorakit.searching.proxy import proxies
 from lorakit.tasks.batching import encode, sorted_together
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.workflow.calibrate import MEASURES
-from lorakit.workflow.memory import footprint
-from lorakit.workflow.setup import Parts, Result, adapt, assemble, lean, located
+from lorakit.workflow.memory import estimate_footprint
+from lorakit.workflow.parts import Parts
+from lorakit.workflow.setup import adapt, assemble, drop_unused_work
 
 SAMPLE = 1000
 """Training rows whose lengths a plan looks at."""
@@ -24,7 +27,17 @@ SAMPLE = 1000
 
 @dataclass(frozen=True)
 class PlannedSite(Result):
-    """One site: its module, short label, place, shape as out x in, rank and trained parameters when on."""
+    """One site.
+
+    Attributes:
+        name: its module in the model.
+        label: its short name, ``3.q``.
+        role: which projection or shortcut it is.
+        layer: its layer, from 0.
+        shape: of its weight, ``OUTxIN``.
+        rank: of its adapter when it is on.
+        parameters: what that trains.
+    """
 
     name: str
     label: str
@@ -37,11 +50,24 @@ class PlannedSite(Result):
 
 @dataclass(frozen=True)
 class Plan(Result):
-    """The sites and the schedule.
+    """What a training would be.
 
-    adapter_parameters: with every site on; budget: what may be on at once; search_overhead: percent of training time,
-    predicted from what its passes and steps compute; memory_bytes: the peak in training beside Python, libraries and data,
-    see ``footprint``.
+    Attributes:
+        sites: everything that gets an adapter.
+        adapter_parameters: with every site on.
+        head_parameters: of the task's head, not in the budget.
+        model_parameters: of the frozen backbone and the head.
+        budget: adapter parameters that may be on at once.
+        budget_source: the keys that say so.
+        rows: of the training split.
+        steps_per_epoch: optimiser steps.
+        total_steps: of the whole training.
+        warmup_steps: of these, those in which the learning rate rises.
+        ticks: steps before which the search acts; empty without a search.
+        evaluations: steps after which the validation splits are scored.
+        search_overhead: percent of the training's time, predicted from what its passes and steps compute.
+        memory_bytes: the peak, beside Python, its libraries and the data (``lorakit.workflow.memory``).
+        notes: what to know before starting.
     """
 
     sites: list[PlannedSite]
@@ -61,15 +87,32 @@ class Plan(Result):
     notes: list[str]
 
 
-def plan(loaded: LoadedRecipe) -> Plan:
-    """Work the recipe out on its real model and data; nothing is trained or written."""
+def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
+    """Work a recipe out on its real model and data; nothing is trained or written.
+
+    Args:
+        recipe: the name of a shipped recipe, a YAML file, a run's folder, or a recipe that is loaded.
+        overrides: ``KEY=VALUE`` each, which win over the recipe.
+
+    Returns:
+        Its sites, budget, steps, search ticks and memory.
+
+    Raises:
+        RecipeError: for a wrong recipe, or one that does not fit its model; everything that is wrong at once.
+        DataError: for data that cannot be used.
+
+    Example:
+        >>> planned = lorakit.plan("demo", ["adapter.rank=4"])                 # doctest: +SKIP
+        >>> planned.budget, planned.total_steps, planned.memory_bytes          # doctest: +SKIP
+    """
+    loaded = load_recipe(recipe, overrides)
     parts = assemble(loaded)
-    with located(loaded):
+    with loaded.locating_errors():
         schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
         adapted = adapt(parts, statistics=None)
-        lean(parts, adapted)
+        drop_unused_work(parts, adapted)
         start = loaded.recipe.adapter.start
-        started = start_from(adapted, Path(start)) if start else []
+        of_start = start_from(adapted, Path(start)) if start else []
     site_costs = parts.costs
     sites = [
         PlannedSite(
@@ -98,8 +141,8 @@ def plan(loaded: LoadedRecipe) -> Plan:
         ticks=schedule.ticks,
         evaluations=schedule.evaluations,
         search_overhead=search_overhead(parts, schedule),
-        memory_bytes=footprint(parts, adapted).total,
-        notes=[*notes(parts, schedule), *started],
+        memory_bytes=estimate_footprint(parts, adapted).total,
+        notes=[*make_notes(parts, schedule), *of_start],
     )
 
 
@@ -109,13 +152,13 @@ def search_overhead(parts: Parts, schedule: Schedule) -> float:
     if not schedule.ticks:
         return 0.0
     allocator = allocators.get(search.method)
-    cost_model = prices_of(parts, schedule)
+    cost_model = make_cost_model(parts, schedule)
     batch = cost_model.batch(*allocator.trains(search, cost_model))
     added = allocator.work(search, schedule.ticks, cost_model)
     return 100 * added / (schedule.total_steps * cost_model.accumulate * batch)
 
 
-def prices_of(parts: Parts, schedule: Schedule) -> CostModel:
+def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
     """The arithmetic of a training, with the padding that the lengths of ``SAMPLE`` rows let expect."""
     search, training, rows = parts.recipe.search, parts.recipe.training, parts.data.splits["train"]
     size, every = training.batch_size, max(len(rows) // SAMPLE, 1)
@@ -139,7 +182,7 @@ def prices_of(parts: Parts, schedule: Schedule) -> CostModel:
     )
 
 
-def notes(parts: Parts, schedule: Schedule) -> list[str]:
+def make_notes(parts: Parts, schedule: Schedule) -> list[str]:
     """What a person should know before starting."""
     told = [*parts.backbone.notes, f"data: {parts.data.origin}"]
     search = parts.recipe.search
@@ -152,7 +195,7 @@ def notes(parts: Parts, schedule: Schedule) -> list[str]:
         told.append(
             f"init '{init.name}' looks at {parts.recipe.adapter.init_batches} training batches before the first step"
         )
-    if search.method == "heterolora":
+    if search.method != "none" and allocators.get(search.method).by_proxy:
         proxy = proxies.get(search.proxy)
         told.append(f"{proxy.name} where B = 0: {proxy.at_zero}")
         if search.off == "freeze":

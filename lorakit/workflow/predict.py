@@ -11,21 +11,25 @@ from typing import Any
 import torch
 
 from lorakit.adapters.attach import AdaptedModel
-from lorakit.artifacts.merge import read_merged, restore_shortcuts
-from lorakit.artifacts.records import read_record, reading
-from lorakit.backbone.load import load_backbone
+from lorakit.artifacts.merge import read_merged
 from lorakit.errors import DataError, RunError, UsageError
 from lorakit.recipe.schema import ModelSection, Recipe
-from lorakit.training.objective import Objective
-from lorakit.workflow.restore import is_merged, restore_run
-from lorakit.workflow.setup import Result, make_accelerator
+from lorakit.result import Result
+from lorakit.workflow.accelerator import put_on_device
+from lorakit.workflow.restore import is_merged, restore_merged, restore_run
 
 Text = str | tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Prediction(Result):
-    """A text's label and its probability; for regression the number, and no probability."""
+    """A text's label.
+
+    Attributes:
+        text: the text, or the two texts of a pair.
+        label: its label; for regression the number.
+        probability: of that label, between 0 and 1; None for regression.
+    """
 
     text: Text
     label: str
@@ -43,9 +47,7 @@ class Classifier:
         self.regression: bool = self.model.config.num_labels == 1
         self.max_length = adapted.backbone.longest(recipe.task.max_length)
         self.pair = pair
-        accelerator = make_accelerator(recipe)
-        accelerator.prepare_model(self.model)
-        self.objective = Objective(accelerator, self.regression)
+        self.objective = put_on_device(self.model, recipe, regression=self.regression)
         self.model.eval()
 
     def predict(self, texts: Iterable[Text], batch_size: int = 32) -> list[Prediction]:
@@ -90,38 +92,58 @@ class Classifier:
         ]
 
 
-def load(path: str | Path, weights: str = "last", rank: int | None = None) -> Classifier:
-    """A trained classifier from a run's folder or from one that `lorakit merge` wrote, shortcuts included.
+def load(path: str | Path, *, weights: str = "last", rank: int | None = None) -> Classifier:
+    """Load a trained classifier.
 
-    rank: how many of each site's rank units to use, all of them where none is given (see ``restoring.cut_to``).
+    Args:
+        path: a run's folder, or one that `lorakit merge` wrote, shortcuts included.
+        weights: of a run, the ``last`` ones, or the ``best`` on the validation split.
+        rank: use the first so many rank units of each site alone, which a run of search.method=dylora is made for.
+
+    Returns:
+        The classifier; its ``model`` and ``tokenizer`` are the transformers objects, adapters in place.
+
+    Raises:
+        UsageError: where there is no run, or no such rank.
+        RunError: for a run that is not trained yet, or whose files are damaged.
+
+    Example:
+        >>> classifier = lorakit.load("runs/demo-0")                           # doctest: +SKIP
+        >>> classifier.predict(["a film of quiet wonders"])[0].label           # doctest: +SKIP
+        'positive'
     """
     path = Path(path)
-    if is_merged(path):
-        if rank is not None:
-            raise UsageError("a merged model has no ranks to choose", where=str(path), valid="the run it was made from")
-        labels, regression = told_labels(path / "config.json")
-        recipe = Recipe(model=ModelSection(name=str(path)))
-        backbone = load_backbone(
-            recipe.model, labels=() if regression else labels, regression=regression, seed=0, offline=True
-        )
-        record = read_merged(path)
-        recipe.task.max_length = record["max_length"]
-        return Classifier(restore_shortcuts(backbone, path), recipe, pair=record["pair"])
-    restored = restore_run(path, weights, with_data=False, rank=rank)
-    return Classifier(restored.adapted, restored.loaded.recipe, pair=restored.parts.task.pair)
+    if not is_merged(path):
+        restored = restore_run(path, weights, with_data=False, rank=rank)
+        return Classifier(restored.adapted, restored.loaded.recipe, pair=restored.parts.task.pair)
+    if rank is not None:
+        raise UsageError("a merged model has no ranks to choose", where=str(path), valid="the run it was made from")
+    recipe, record = Recipe(model=ModelSection(name=str(path))), read_merged(path)
+    recipe.task.max_length = record["max_length"]
+    return Classifier(restore_merged(recipe.model), recipe, pair=record["pair"])
 
 
-def told_labels(path: Path) -> tuple[tuple[str, ...], bool]:
-    """The labels that a merged model's config.json names, in order, and whether it predicts a number. RunError where it is broken."""
-    what = "a merged model's configuration"
-    config = read_record(path, what)
-    with reading(path, what):
-        named = {int(number): name for number, name in config["id2label"].items()}
-        if sorted(named) != [*range(len(named))] or not all(isinstance(name, str) for name in named.values()):
-            raise ValueError("id2label does not name each output once")
-        return tuple(named[number] for number in sorted(named)), config.get("problem_type") == "regression"
+def predict(
+    run: str | Path, texts: Iterable[Text], *, weights: str = "last", rank: int | None = None
+) -> list[Prediction]:
+    """Label texts with a trained model.
 
+    Args:
+        run: a run's folder, or one that `lorakit merge` wrote.
+        texts: any number of texts; for a task on pairs, of tuples of two.
+        weights: of a run, the ``last`` ones, or the ``best`` on the validation split.
+        rank: use the first so many rank units of each site alone, which a run of search.method=dylora is made for.
 
-def predict(run: Path, lines: Iterable[Text], weights: str = "last", rank: int | None = None) -> list[Prediction]:
-    """Label each line with the run's (or the merged folder's) model."""
-    return load(run, weights, rank).predict(lines)
+    Returns:
+        The label of each text with its probability, in order.
+
+    Raises:
+        UsageError: where there is no run, or no such rank.
+        DataError: for single texts where the task is pairs, and pairs where it is not.
+        RunError: for a run that is not trained yet, or whose files are damaged.
+
+    Example:
+        >>> for found in lorakit.predict("runs/demo-0", ["a film of quiet wonders"]):     # doctest: +SKIP
+        ...     print(found.label, found.probability)
+    """
+    return load(run, weights=weights, rank=rank).predict(texts)

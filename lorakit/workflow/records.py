@@ -23,7 +23,7 @@ Records = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedRun:
     """A run as its files tell it."""
 
     run: Run
@@ -33,16 +33,16 @@ class Recorded:
     outcome: Outcome
 
 
-def read_run(run: Run) -> Recorded:
+def read_run(run: Run) -> RecordedRun:
     """All of it. Raises RunError, or RecipeError, that names the file that is missing or broken."""
     loaded = load_recipe(run.recipe)
-    metrics = records(run.path / "metrics.jsonl", run.metrics, check_metric)
-    timeline = records(run.path / "timeline.jsonl", run.timeline, check_tick)
-    history = read_search(run, timeline, loaded.recipe.adapter.rank or 1)
-    return Recorded(run, loaded, metrics, history, read_outcome(run, metrics, history))
+    metrics = read_records(run.path / "metrics.jsonl", run.metrics, check_metric)
+    timeline = read_records(run.path / "timeline.jsonl", run.timeline, check_tick)
+    history = search_history(run, timeline, loaded.recipe.adapter.rank or 1)
+    return RecordedRun(run, loaded, metrics, history, read_outcome(run, metrics, history))
 
 
-def records(path: Path, read: Callable[[], Records], check: Callable[[Mapping[str, Any]], None]) -> Records:
+def read_records(path: Path, read: Callable[[], Records], check: Callable[[Mapping[str, Any]], None]) -> Records:
     """The records of a .jsonl file, each looked at."""
     with reading(path, "readable"):
         found = read()
@@ -54,29 +54,29 @@ def records(path: Path, read: Callable[[], Records], check: Callable[[Mapping[st
 
 def check_metric(record: Mapping[str, Any]) -> None:
     """A loss with its step, or the scores of a split."""
-    finite(record["step"], record["epoch"])
+    check_numbers(record["step"], record["epoch"])
     if "scores" in record:
-        finite(*record["scores"].values())
+        check_numbers(*record["scores"].values())
         str(record["split"])
     else:
-        finite(record["loss"])
+        check_numbers(record["loss"])
 
 
 def check_tick(record: Mapping[str, Any]) -> None:
     """What a tick tells of sites; the numbers beside them are read with the history."""
-    finite(*(record["scores"] or {}).values(), *(record.get("ranks") or {}).values())
+    check_numbers(*(record["scores"] or {}).values(), *(record.get("ranks") or {}).values())
     if not all(isinstance(name, str) for name in record["on"]):
         raise TypeError("on is no list of site names")
 
 
-def finite(*values: float) -> None:
+def check_numbers(*values: float) -> None:
     """Refuse what is no number."""
     for value in values:
         if isinstance(value, (bool, str)) or not math.isfinite(value):
             raise ValueError(f"{value!r} is no number")
 
 
-def read_search(run: Run, timeline: Records, rank: int) -> History:
+def search_history(run: Run, timeline: Records, rank: int) -> History:
     """The search's history over the sites that the adapter has; a run that wrote none yet, over those its ticks name."""
     folder = next((run.weights(which) for which in ("last", "best") if run.weights(which).is_dir()), None)
     if folder is None:
@@ -86,7 +86,7 @@ def read_search(run: Run, timeline: Records, rank: int) -> History:
         told = told_adapter(folder)
         with reading(path, "the description of an adapter"):
             ranks = timeline[-1].get("ranks") or {} if timeline else {}
-            sites = priced(told["sites"], ranks)
+            sites = with_costs(told["sites"], ranks)
             on = {site["name"] for site in told["sites"] if site["state"] == ON}
     if not timeline:
         return without_search(sites, on)
@@ -94,7 +94,7 @@ def read_search(run: Run, timeline: Records, rank: int) -> History:
         return read_history(timeline, sites)
 
 
-def priced(sites: Sequence[Mapping[str, Any]], ranks: Mapping[str, int]) -> list[SiteRecord]:
+def with_costs(sites: Sequence[Mapping[str, Any]], ranks: Mapping[str, int]) -> list[SiteRecord]:
     """The sites with what each costs at its full rank, from what its live rank units cost.
 
     ranks: of the last tick, for files that do not say which units are live.
@@ -125,7 +125,7 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
     if not run.finished and not metrics and run.weights("last").is_dir():
         return Outcome(task.name, metric, finished=True, origin="put together by a search")
     if not run.finished:
-        return unfinished(task.name, metric, metrics, history)
+        return outcome_so_far(task.name, metric, metrics, history)
     path = run.path / "summary.json"
     summary = run.checked_summary()
     with reading(path, "a run's summary"):
@@ -156,7 +156,7 @@ def origin(summary: Mapping[str, Any]) -> str:
     return ""
 
 
-def unfinished(task: str, metric: str, metrics: Records, history: History) -> Outcome:
+def outcome_so_far(task: str, metric: str, metrics: Records, history: History) -> Outcome:
     """The newest and the best of the scores that were written until now."""
     scored = [record for record in metrics if "scores" in record and metric in record["scores"]]
     sign = 1 if higher_is_better(metric) else -1

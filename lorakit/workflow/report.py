@@ -9,7 +9,7 @@ from typing import Any
 
 from lorakit.artifacts.files import write_text
 from lorakit.artifacts.run import Run, open_run
-from lorakit.errors import UsageError
+from lorakit.errors import UsageError, command_line
 from lorakit.reporting.budget_shares import (
     Share,
     ValueAgainstQuery,
@@ -27,8 +27,8 @@ from lorakit.reporting.page_tables import tables
 from lorakit.reporting.stability import Stability, measure_stability
 from lorakit.reporting.summary import Outcome, Passage, passages
 from lorakit.reporting.tables import duration, percent
-from lorakit.workflow.records import Recorded, read_run
-from lorakit.workflow.setup import Result
+from lorakit.result import Result
+from lorakit.workflow.records import RecordedRun, read_run
 
 PAGE = "report.html"
 
@@ -37,8 +37,21 @@ PAGE = "report.html"
 class ReportResult(Result):
     """The numbers behind the page, and where everything lies.
 
-    roles, layers, thirds, kinds: shares of groups of sites; value_against_query: None where not both have sites; settling: what
-    changed between ticks; ticks: step, epoch, sites on, parameters, budget of each; outcome: scores, time and parameters.
+    Attributes:
+        run: the run's folder.
+        page: the page, which needs nothing but itself.
+        figures: its figures as files.
+        outcome: scores, time and parameters.
+        search: the name of the allocator, or ``none``.
+        proxy: the name of the score; empty without a search.
+        ticks: the search's moments: step, epoch, sites on, parameters and budget of each.
+        roles: what each role got of the budget.
+        layers: the same of each layer.
+        thirds: of the lowest, middle and highest layers.
+        kinds: of projections and shortcuts.
+        value_against_query: how the two compare; None where not both have sites.
+        settling: what changed between ticks.
+        summary: the page in plain words.
     """
 
     run: Path
@@ -62,17 +75,31 @@ class ReportResult(Result):
             name: [asdict(share) | {"lift": share.lift} for share in getattr(self, name)]
             for name in ("roles", "layers", "thirds", "kinds")
         }
-        return super().to_dict() | groups | {"figures": [str(path) for path in self.figures]}
+        return super().to_dict() | groups
 
 
-def report(run: Path) -> ReportResult:
-    """Write ``report/report.html`` and its figures into the folder ``run``, finished or not.
+def report(run: str | Path) -> ReportResult:
+    """Write a run's page, ``report/report.html`` in its folder, and its figures.
 
-    Raises UsageError where that is no run, RunError where a file of it is missing or broken.
+    Args:
+        run: the run's folder, finished or not.
+
+    Returns:
+        The numbers behind the page, its words, and where everything lies.
+
+    Raises:
+        UsageError: where there is no run.
+        RunError: where a file of it is missing or broken.
+
+    Example:
+        >>> told = lorakit.report("runs/demo-0")                               # doctest: +SKIP
+        >>> for passage in told.summary:                                       # doctest: +SKIP
+        ...     print(passage.title, *passage.sentences)
     """
     folder = open_run(run)
-    if (run / "generations.jsonl").exists():
-        raise UsageError("is an evolutionary search, not a run", where=str(run), hint=f"lorakit report {run / 'found'}")
+    if (folder.path / "generations.jsonl").exists():
+        hint = command_line("report", folder.path / "found")
+        raise UsageError("is an evolutionary search, not a run", where=str(run), hint=hint)
     folder.check_own()
     recorded = read_run(folder)
     history, stability = recorded.history, measure_stability(recorded.history)
@@ -86,7 +113,7 @@ def report(run: Path) -> ReportResult:
     write_text(page, render(lay_out(recorded, words, [*pictures, *tables(history, stability)])))
     searched = bool(history.moments)
     return ReportResult(
-        run=run,
+        run=folder.path,
         page=page,
         figures=paths,
         outcome=recorded.outcome,
@@ -105,7 +132,7 @@ def report(run: Path) -> ReportResult:
     )
 
 
-def lay_out(recorded: Recorded, words: list[Passage], parts: Sequence[Picture | Numbers]) -> Page:
+def lay_out(recorded: RecordedRun, words: list[Passage], parts: Sequence[Picture | Numbers]) -> Page:
     """The page with its head."""
     recipe, outcome = recorded.loaded.recipe, recorded.outcome
     search = f"search {recipe.search.method}" if recipe.search.method != "none" else "no search"

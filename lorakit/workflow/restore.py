@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -10,14 +11,17 @@ from pathlib import Path
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import OURS, PEFT_CONFIG, load_adapter, told_adapter
 from lorakit.artifacts.merge import read_merged, restore_shortcuts
-from lorakit.artifacts.records import read_record
+from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import Run, open_run
 from lorakit.backbone.load import load_backbone
-from lorakit.errors import RecipeError, RunError, UsageError
+from lorakit.errors import RecipeError, RunError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.tasks.task import Task, TaskData
-from lorakit.workflow.setup import Parts, adapt, assemble, talk
+from lorakit.workflow.parts import Parts
+from lorakit.workflow.setup import adapt, assemble
+
+logger = logging.getLogger(__name__)
 
 EVERY_RANK = "dylora"
 """The allocator whose runs serve every rank."""
@@ -36,24 +40,23 @@ class RestoredRun:
 
 
 def restore_run(
-    path: Path, weights: str, *, offline: bool = False, with_data: bool = True, rank: int | None = None
+    path: str | Path, weights: str, *, offline: bool = False, with_data: bool = True, rank: int | None = None
 ) -> RestoredRun:
     """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in, cut to ``rank`` where one is given.
 
     Without data nothing of the training files is read: the task is the one that the run wrote down.
     """
     run = open_trained(path, weights)
-    loaded = load_recipe(run.recipe, ["run.offline=true"] if offline else [])
+    loaded = load_recipe(run.recipe, offline=offline)
     check_trust(loaded)
     parts = assemble(loaded, None if with_data else TaskData(run.task(), {}, str(run.path)))
     adapted = adapt(parts, statistics=None)
     load_adapter(adapted, run.weights(weights))
-    for told in other_bases(run.weights(weights), loaded.recipe.model.name):
-        talk.warning("%s", told)
+    warn_of_other_bases(run.weights(weights), loaded.recipe.model.name)
     adapted.model.eval()
     restored = RestoredRun(run, loaded, parts, adapted)
     if rank is not None:
-        cut_to(restored, rank)
+        cut_to_rank(restored, rank)
     return restored
 
 
@@ -71,20 +74,20 @@ def check_trust(loaded: LoadedRecipe) -> None:
         )
 
 
-def other_bases(folder: Path, name: str) -> list[str]:
-    """What a person should know where the adapter in ``folder`` says that it was made for another model than ``name``."""
+def warn_of_other_bases(folder: Path, name: str) -> None:
+    """Say so where the adapter in ``folder`` was made for another model than ``name``."""
     found = {OURS: told_adapter(folder).get("model", name)}
     if (folder / PEFT_CONFIG).is_file():
         what = "the configuration of an adapter"
         found[PEFT_CONFIG] = read_record(folder / PEFT_CONFIG, what).get("base_model_name_or_path", name)
-    return [
-        f"{folder / file} names the base model {base}; the run's recipe says {name}, and that one is used"
-        for file, base in found.items()
-        if base != name
-    ]
+    for file, base in found.items():
+        if base != name:
+            logger.warning(
+                "%s names the base model %s; the run's recipe says %s, and that one is used", folder / file, base, name
+            )
 
 
-def cut_to(restored: RestoredRun, rank: int) -> None:
+def cut_to_rank(restored: RestoredRun, rank: int) -> None:
     """Leave every site its first ``rank`` live rank units, with the scale of that rank; one that has no more stays as it is.
 
     Raises UsageError for a rank above what the run has, and for adapters without rank units.
@@ -98,7 +101,7 @@ def cut_to(restored: RestoredRun, rank: int) -> None:
     if not 1 <= rank <= highest:
         raise UsageError(f"this run has no rank {rank}", where=where, valid=f"1 to {highest}")
     if rank < highest and recipe.search.method != EVERY_RANK:
-        talk.warning(
+        logger.warning(
             "this run was not trained to be cut to rank %d: search.method=%s is what does that", rank, EVERY_RANK
         )
     for adapter in adapters:
@@ -107,13 +110,12 @@ def cut_to(restored: RestoredRun, rank: int) -> None:
             adapter.scale = adapter.spec.scale_at(rank)
 
 
-def open_trained(path: Path, weights: str) -> Run:
+def open_trained(path: str | Path, weights: str) -> Run:
     """The run in ``path``. RunError where its ``last`` or ``best`` adapter is not written yet."""
     run = open_run(path)
     if not run.weights(weights).is_dir():
-        raise RunError(
-            f"the run has no {weights} adapter yet", where=str(path), hint=f"lorakit train {path} --resume finishes it"
-        )
+        hint = f"{command_line('train', path, '--resume')} finishes it"
+        raise RunError(f"the run has no {weights} adapter yet", where=str(path), hint=hint)
     return run
 
 
@@ -122,8 +124,31 @@ def is_merged(path: Path) -> bool:
     return (path / OURS).is_file() and (path / "config.json").is_file()
 
 
+def restore_merged(section: ModelSection) -> AdaptedModel:
+    """The model of a folder, ``section.name``, that `lorakit merge` wrote, as anybody would load it, with its shortcuts."""
+    folder = Path(section.name)
+    labels, regression = read_labels(folder / "config.json")
+    backbone = load_backbone(section, labels=labels, regression=regression, seed=0, offline=True)
+    return restore_shortcuts(backbone, folder)
+
+
+def read_labels(path: Path) -> tuple[tuple[str, ...], bool]:
+    """The labels that a merged model's config.json names, in order, and whether it predicts a number, which has none.
+
+    RunError where it is broken.
+    """
+    what = "a merged model's configuration"
+    config = read_record(path, what)
+    with reading(path, what):
+        named = {int(number): name for number, name in config["id2label"].items()}
+        if sorted(named) != [*range(len(named))] or not all(isinstance(name, str) for name in named.values()):
+            raise ValueError("id2label does not name each output once")
+        regression = config.get("problem_type") == "regression"
+        return () if regression else tuple(named[number] for number in sorted(named)), regression
+
+
 @dataclass(frozen=True)
-class Trained:
+class TrainedClassifier:
     """A trained classifier, wherever it came from.
 
     recipe: the text length and batch size it is used with; order: for each label of the task, the model's output for it;
@@ -143,13 +168,13 @@ def output_order(task: Task, names: tuple[str, ...], source: str) -> list[int]:
     if sorted(own) == sorted(wanted):
         return [own.index(label) for label in wanted]
     if not task.regression and not all(re.fullmatch(r"label_\d+", name) for name in own):
-        talk.warning(
+        logger.warning(
             "%s calls its outputs %s: taken in this order for %s", source, ", ".join(names), ", ".join(task.labels)
         )
     return list(range(task.num_labels))
 
 
-def restore_checkpoint(name: str, task: Task, *, offline: bool) -> Trained:
+def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassifier:
     """A trained classifier by folder or hub name.
 
     Raises UsageError where the checkpoint's head is not one for ``task``.
@@ -164,6 +189,6 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> Trained:
         )
     order = output_order(task, backbone.checkpoint_labels, name)
     if not is_merged(Path(name)):
-        return Trained(AdaptedModel(backbone, {}, None), recipe, order, name)
+        return TrainedClassifier(AdaptedModel(backbone, {}, None), recipe, order, name)
     recipe.task.max_length = read_merged(Path(name))["max_length"]
-    return Trained(restore_shortcuts(backbone, Path(name)), recipe, order, name)
+    return TrainedClassifier(restore_shortcuts(backbone, Path(name)), recipe, order, name)

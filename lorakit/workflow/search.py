@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.files import write_text
 from lorakit.errors import RecipeError
-from lorakit.recipe.load import LoadedRecipe
+from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import SearchSection
+from lorakit.result import Result
 from lorakit.searching.allocator import allocators
-from lorakit.searching.allocators.heterolora import HeteroLoRA
+from lorakit.searching.proxy import proxies
 from lorakit.training.loader import TrainLoader
-from lorakit.training.objective import Objective
 from lorakit.training.seeds import derive_seed
+from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.calibrate import calibrate
-from lorakit.workflow.setup import Result, adapt, assemble, lean, located, make_accelerator, make_allocator, warm_start
+from lorakit.workflow.setup import adapt, assemble, drop_unused_work, make_allocator, warm_start
 
 
 @dataclass(frozen=True)
 class RankedSite(Result):
-    """A site with its score; rank and parameters are those it is given, or would have if it were on."""
+    """A site with its score.
+
+    Attributes:
+        name: its module in the model.
+        label: its short name, ``3.q``.
+        role: which projection or shortcut it is.
+        layer: its layer, from 0.
+        rank: the rank it is given, or would have if it were on.
+        parameters: what it trains at that rank.
+        score: the proxy's.
+        on: whether it is given any budget.
+    """
 
     name: str
     label: str
@@ -36,7 +48,17 @@ class RankedSite(Result):
 
 @dataclass(frozen=True)
 class SearchResult(Result):
-    """Sites best first, what the budget was and what of it is used, and where the recipe went."""
+    """Every site with its score, and who gets the budget.
+
+    Attributes:
+        proxy: the name of the score.
+        ranked: the sites, best first.
+        budget: adapter parameters that are allowed.
+        used: those that the sites that are on have.
+        seconds: that scoring took.
+        emitted: the recipe that was written, None where none was asked for.
+        note: what to know of this proxy where B is still zero; may be empty.
+    """
 
     proxy: str
     ranked: list[RankedSite]
@@ -47,13 +69,30 @@ class SearchResult(Result):
     note: str
 
 
-def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
-    """Score the fresh model's sites on training batches and allocate the recipe's budget once.
+def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path | None = None) -> SearchResult:
+    """Decide once, before any training: score every site on training batches and give the budget to the best.
 
-    Raises RecipeError for a recipe that has an allocation already, and for an allocator that needs a training to decide.
+    Args:
+        recipe: the name of a shipped recipe, a YAML file, a run's folder, or a recipe that is loaded. Its ``search`` section says
+            how; a recipe without a search is searched by heterolora.
+        overrides: ``KEY=VALUE`` each, which win over the recipe.
+        emit: a file to write: the recipe with the ranks that were found in it, ready to train.
+
+    Returns:
+        The sites, best first, with what each is given.
+
+    Raises:
+        RecipeError: for a wrong recipe, one that has an allocation already, or an allocator that decides during a training.
+        DataError: for data that cannot be used.
+
+    Example:
+        >>> found = lorakit.search("demo", ["search.enable=0.5"], emit="found.yaml")      # doctest: +SKIP
+        >>> [site.label for site in found.ranked if site.on]                              # doctest: +SKIP
     """
-    recipe = loaded.recipe
-    if recipe.adapter.allocation:
+    loaded = load_recipe(recipe, overrides)
+    emit = None if emit is None else Path(emit)
+    given = loaded.recipe
+    if given.adapter.allocation:
         raise loaded.locate(
             RecipeError(
                 "gives the ranks that a search is to find",
@@ -62,28 +101,18 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
                 hint="the recipe that this one was made from",
             )
         )
-    method = "heterolora" if recipe.search.method == "none" else recipe.search.method
-    alone = replace(recipe.search, method=method, scoring="separate")  # there are no training steps to take scores from
-    loaded = replace(loaded, recipe=replace(recipe, search=alone))
+    loaded = replace(loaded, recipe=replace(given, search=search_before_training(given.search)))
     parts = assemble(loaded)
-    with located(loaded):
-        if not allocators.get(loaded.recipe.search.method).at_once:
-            able = [name for name, kind in allocators.items() if kind.at_once]
-            raise RecipeError(
-                f"allocator '{loaded.recipe.search.method}' decides during a training, not before it",
-                key="search.method",
-                valid=", ".join(able),
-                hint="lorakit train",
-            )
+    with loaded.locating_errors():
+        check_decides_at_once(loaded.recipe.search)
         encoded = parts.encode("train")["train"]
         adapted = adapt(parts, statistics=calibrate(parts, encoded))
-        lean(parts, adapted)
-        warm_start(recipe, adapted)
-    accelerator = make_accelerator(loaded.recipe)
-    accelerator.prepare_model(adapted.model)
-    loader = TrainLoader(encoded, loaded.recipe.training, derive_seed(recipe.run.seed, "data"))
-    with located(loaded):
-        allocator = make_allocator(parts, adapted, loader, Objective(accelerator, parts.task.regression))
+        drop_unused_work(parts, adapted)
+        warm_start(loaded.recipe, adapted)
+    objective = put_on_device(adapted.model, loaded.recipe, regression=parts.task.regression)
+    loader = TrainLoader(encoded, loaded.recipe.training, derive_seed(loaded.recipe.run.seed, "data"))
+    with loaded.locating_errors():
+        allocator = make_allocator(parts, adapted, loader, objective)
     tick = allocator.tick(0, 0.0)
     site_costs, adapters = parts.costs, adapted.adapters
     ranked = [
@@ -108,8 +137,24 @@ def search(loaded: LoadedRecipe, *, emit: Path | None = None) -> SearchResult:
         used=sum(site.parameters for site in ranked if site.on),
         seconds=tick.seconds,
         emitted=emit,
-        note=f"where B = 0: {allocator.proxy.at_zero}" if isinstance(allocator, HeteroLoRA) else "",
+        note=f"where B = 0: {proxies.get(tick.proxy).at_zero}" if allocator.by_proxy else "",
     )
+
+
+def search_before_training(section: SearchSection) -> SearchSection:
+    """The search to do: heterolora where the recipe has none, and never by training steps, of which there are none."""
+    return replace(section, method="heterolora" if section.method == "none" else section.method, scoring="separate")
+
+
+def check_decides_at_once(section: SearchSection) -> None:
+    """Refuse an allocator that needs a training to decide."""
+    if not allocators.get(section.method).at_once:
+        raise RecipeError(
+            f"allocator '{section.method}' decides during a training, not before it",
+            key="search.method",
+            valid=", ".join(name for name, kind in allocators.items() if kind.at_once),
+            hint="lorakit train",
+        )
 
 
 def static_recipe(loaded: LoadedRecipe, ranks: Mapping[str, int], adapted: AdaptedModel) -> str:

@@ -1,144 +1,48 @@
-"""From a recipe to its parts: data, backbone, sites, budget, adapted model, device."""
+"""From a recipe to a training: load data and backbone, choose sites, resolve the budget, attach the adapters, prepare the loop."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+from accelerate import Accelerator
 
 from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel, attach
-from lorakit.adapters.block import blocks
-from lorakit.adapters.budget import Budget, costs, resolve_budget, shared_cost, spec_for
-from lorakit.adapters.conflicts import conflicts_with_search, read_options
+from lorakit.adapters.conflicts import conflicts_with_search
 from lorakit.adapters.recomputing import recompute_layers
-from lorakit.adapters.spec import AdapterSpec, Method, methods, resolve, shortcut_spec
+from lorakit.adapters.spec import resolve, shortcut_spec
+from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.first_token import compute_first_token_only
-from lorakit.backbone.load import Backbone, load_backbone
-from lorakit.backbone.site import Site
-from lorakit.errors import LorakitError, Problem, RecipeError, UsageError, nearest
+from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
-from lorakit.recipe.schema import EVOLUTION, Recipe
-from lorakit.searching.allocator import Allocator, SearchContext, allocators, read_settings
-from lorakit.tasks.batching import Encoded, encode
-from lorakit.tasks.sources import load_task
-from lorakit.tasks.task import Task, TaskData
-from lorakit.tasks.tokens import Progress
+from lorakit.recipe.schema import Recipe
+from lorakit.searching.allocator import Allocator, SearchContext, allocators, check_acts_in_training
+from lorakit.tasks.batching import Encoded
+from lorakit.tasks.metrics import main_metric
+from lorakit.tasks.task import TaskData
 from lorakit.training.dropout import fast_dropout
+from lorakit.training.evaluation import score_splits
+from lorakit.training.graphs import LENGTHS, Graphs, check_graphs
+from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
+from lorakit.training.malloc import give_memory_back
 from lorakit.training.objective import Objective
-from lorakit.training.optim import moments_of
-from lorakit.training.schedule import Schedule
+from lorakit.training.optim import make_optimizer, make_scheduler, moments_of
+from lorakit.training.schedule import Schedule, make_schedule
+from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import derive_seed, generator
-from lorakit.training.update import chosen_updates
+from lorakit.training.training import Training
+from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
+from lorakit.workflow.accelerator import check_device, check_precision, check_trackers, make_accelerator, this_process
+from lorakit.workflow.calibrate import calibrate
+from lorakit.workflow.parts import Parts, load_data, load_model
+from lorakit.workflow.sites import choose_budget, choose_sites, read_site_options
 
-talk = logging.getLogger("lorakit")
-
-TELL_EVERY = 5  # seconds
-DATA_PARALLEL = ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU")
-PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-
-
-class Result:
-    """A dataclass that turns into JSON."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values; paths become text."""
-        values: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
-@dataclass
-class Parts:
-    """What a recipe names, loaded; adapters are attached by ``adapt``.
-
-    sites: those that get adapters; ranks and options: site name -> rank, settings of its delta, where they are not its spec's;
-    budget: what may be on at once.
-    """
-
-    recipe: Recipe
-    data: TaskData
-    backbone: Backbone
-    sites: list[Site]
-    linear: AdapterSpec
-    shortcut: AdapterSpec
-    budget: Budget
-    ranks: dict[str, int] = field(default_factory=dict)
-    options: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def method(self) -> Method:
-        """The recipe's adapter method."""
-        return methods.get(self.recipe.adapter.method)
-
-    @property
-    def task(self) -> Task:
-        """What is learnt."""
-        return self.data.task
-
-    @property
-    def costs(self) -> dict[str, int]:
-        """Site name -> trained parameters of its own at its full rank."""
-        return costs(self.sites, self.linear, self.shortcut, self.ranks, self.options)
-
-    @property
-    def shared_cost(self) -> int:
-        """Trained parameters that sites have in common."""
-        return shared_cost(self.sites, self.linear, self.shortcut, self.ranks)
-
-    def rank_of(self, site: Site) -> int:
-        """The rank the site has when it is on."""
-        return self.ranks.get(site.name, spec_for(site, self.linear, self.shortcut).rank)
-
-    def encode(self, *splits: str) -> dict[str, Encoded]:
-        """The tokenised splits, with a word about rows that were cut."""
-        return {split: encode_split(self.data, split, self.backbone, self.max_length) for split in splits}
-
-    @property
-    def max_length(self) -> int:
-        """Tokens a row keeps: the recipe's number, or what the model can take where that is less."""
-        return self.backbone.longest(self.recipe.task.max_length)
-
-
-def encode_split(data: TaskData, split: str, backbone: Backbone, length: int) -> Encoded:
-    """A tokenised split, with a word about rows that were cut."""
-    encoded = encode(data.splits[split], backbone.tokenizer, length, split, progress=tell_rows(split))
-    if encoded.truncated:
-        talk.info("%s: %d of %d rows are cut to %d tokens", split, encoded.truncated, len(encoded), length)
-    return encoded
-
-
-def tell_rows(split: str) -> Progress:
-    """Says every few seconds how many rows are tokenised."""
-    spoken = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal spoken
-        if time.monotonic() - spoken > TELL_EVERY:
-            spoken = time.monotonic()
-            talk.info("%s: %s of %s rows tokenised", split, f"{done:,}", f"{total:,}")
-
-    return tell
-
-
-@contextmanager
-def located(loaded: LoadedRecipe) -> Iterator[None]:
-    """Errors about a recipe's key get the file and line where it stands."""
-    try:
-        yield
-    except LorakitError as error:
-        raise loaded.locate(error) from error.__cause__
+logger = logging.getLogger(__name__)
 
 
 def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
@@ -147,124 +51,23 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
     data: where it is at hand already.
     """
     recipe = loaded.recipe
-    with located(loaded):
+    with loaded.locating_errors():
         check_precision(recipe)
         check_trackers(recipe)
-        check_search(recipe)
+        if recipe.search.method != "none":
+            check_acts_in_training(allocators.get(recipe.search.method))
         chosen_updates(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
         if problems := conflicts_with_search(linear, recipe.search):
             raise RecipeError(problems)
-        data = data or load_task(recipe.task, seed=derive_seed(recipe.run.seed, "data"), offline=recipe.run.offline)
-        backbone = load_backbone(
-            recipe.model,
-            labels=data.task.labels,
-            regression=data.task.regression,
-            seed=derive_seed(recipe.run.seed, "init/head"),
-            offline=recipe.run.offline,
-        )
+        data = data or load_data(recipe)
+        backbone = load_model(recipe, data.task)
         for note in backbone.notes:
-            talk.info("%s", note)
+            logger.info("%s", note)
         sites, ranks = choose_sites(recipe, backbone)
-        options = site_options(recipe, linear, sites)
-        if recipe.search.method == "none":
-            everything = sum(costs(sites, linear, shortcut, ranks, options).values())
-            everything += shared_cost(sites, linear, shortcut, ranks)
-            budget = Budget(everything, 1.0, f"all {len(sites)} sites")
-        else:
-            allocator = allocators.get(recipe.search.method)
-            read_settings(allocator, recipe.search.options)
-            share, by = allocator.default_share, allocator.by
-            budget = resolve_budget(recipe.search, sites, linear, shortcut, default_share=share, by=by)
+        options = read_site_options(recipe, linear, sites)
+        budget = choose_budget(recipe, sites, linear, shortcut, ranks, options)
     return Parts(recipe, data, backbone, sites, linear, shortcut, budget, ranks, options)
-
-
-def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[str, int]]:
-    """The sites of the recipe's targets and shortcuts; of these the allocation's, with their ranks, where it has one."""
-    adapter, anatomy = recipe.adapter, backbone.anatomy
-    method = methods.get(adapter.method)
-    if method.block and adapter.targets != list(method.targets):
-        where = blocks.get(method.block).summary
-        talk.info("adapter.targets has no effect: %s sits on %s", method.name, where)
-    candidates = [*method.sites(backbone, adapter.targets), *anatomy.shortcuts(adapter.shortcuts)]
-    if not adapter.allocation:
-        return candidates, {}
-    known = {site.name for site in candidates}
-    problems = [
-        Problem(
-            f"there is no site '{name}' among the targets and shortcuts",
-            key="adapter.allocation",
-            valid="names as `lorakit plan` lists them",
-            hint=nearest(name, known),
-        )
-        for name in adapter.allocation
-        if name not in known
-    ]
-    if problems:
-        raise RecipeError(problems)
-    ranks = {name: rank for name, rank in adapter.allocation.items() if rank > 0}
-    return [site for site in candidates if site.name in ranks], ranks
-
-
-def site_options(recipe: Recipe, linear: AdapterSpec, sites: Sequence[Site]) -> dict[str, dict[str, Any]]:
-    """Site name -> its own settings, read from ``adapter.site_options``. Raises RecipeError for a site that is not there."""
-    known = {site.name for site in sites}
-    read = {}
-    for name, text in recipe.adapter.site_options.items():
-        if name not in known:
-            raise RecipeError(
-                Problem(f"there is no site '{name}'", key="adapter.site_options", hint=nearest(name, known))
-            )
-        pairs = dict(pair.split("=", 1) for pair in text.split(","))
-        read[name] = read_options(linear.delta, pairs, "adapter.site_options")
-    return read
-
-
-def check_precision(recipe: Recipe) -> None:
-    """Gradients through float16 weights vanish unless the loss is scaled, which mixed precision does."""
-    if recipe.model.dtype == "float16" and recipe.training.precision != "fp16":
-        raise RecipeError(
-            "weights in float16 train with scaled losses only",
-            key="training.precision",
-            valid="fp16",
-            hint="or model.dtype=bfloat16",
-        )
-
-
-def check_search(recipe: Recipe) -> None:
-    """GLoRA's search comes before the training, and is a command."""
-    if recipe.search.method == EVOLUTION:
-        raise RecipeError(
-            f"'{EVOLUTION}' is no search during a training: it finds the recipe to train",
-            key="search.method",
-            valid=", ".join(["none", *allocators.names()]),
-            hint=f"lorakit search RECIPE --method {EVOLUTION}",
-        )
-
-
-def check_device(recipe: Recipe) -> None:
-    """Accelerate trains in plain float32, and says nothing, where float16 is asked for and there is no GPU."""
-    if recipe.training.precision == "fp16" and this_process().device.type == "cpu":
-        raise RecipeError(
-            "float16 needs a GPU, and there is none here", key="training.precision", valid="fp32, or bf16 on a CPU too"
-        )
-
-
-def check_trackers(recipe: Recipe) -> None:
-    """Refuse trackers whose package is missing: Accelerate would leave them out silently. ``all`` is whatever is installed."""
-    installed = [str(name) for name in get_available_trackers()]
-    problems = [
-        Problem(
-            f"tracker '{name}' is not installed",
-            key="run.trackers",
-            valid=", ".join(installed) or "none is installed",
-            hint=f"pip install {name}",
-        )
-        for name in recipe.run.trackers
-        if name not in ("all", *installed)
-    ]
-    if problems:
-        raise RecipeError(problems)
 
 
 def adapt(
@@ -292,16 +95,86 @@ def adapt(
     return adapted
 
 
-def lean(parts: Parts, adapted: AdaptedModel) -> None:
+def prepare(
+    loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook] = (), *, fresh: bool = True
+) -> Training:
+    """Everything the loop needs.
+
+    fresh: whether the adapters start here; otherwise their tensors are loaded afterwards, and no init looks at data.
+    """
+    recipe, task = loaded.recipe, parts.task
+    if recipe.training.gradient_checkpointing:  # memory counts more than time
+        give_memory_back()
+    with loaded.locating_errors():
+        encoded = parts.encode("train", *task.validation)
+        schedule = make_schedule(recipe, len(encoded["train"]))
+        check_device(recipe)
+        adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
+        if fresh:
+            warm_start(recipe, adapted)
+    drop_unused_work(parts, adapted)
+    accelerator = make_accelerator(recipe, run.path)
+    model = accelerator.prepare_model(adapted.model)
+    objective = Objective(accelerator, task.regression)
+    loader = make_loader(recipe, encoded["train"], accelerator)
+    optimizer = make_optimizer(adapted, recipe.training)
+    search: list[SearchHook] = []
+    with loaded.locating_errors():
+        if recipe.search.method != "none":
+            allocator = make_allocator(parts, adapted, loader, objective, schedule, optimizer)
+            search = [SearchHook(allocator, run, writes=accelerator.is_main_process)]
+        updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader)
+        graphs = None
+        if recipe.training.cuda_graphs:
+            check_graphs(recipe.training, accelerator, adapted.model.config, [*search, *updates])
+            graphs = Graphs(adapted)
+    state = TrainState(
+        total_steps=schedule.total_steps,
+        steps_per_epoch=schedule.steps_per_epoch,
+        lr=recipe.training.lr or 0.0,
+        sites_on=len(adapted.on),
+        sites_total=len(adapted.sites),
+        next_tick=schedule.next_tick(0),
+    )
+    training = Training(
+        recipe=recipe,
+        run=run,
+        adapted=adapted,
+        model=model,
+        accelerator=accelerator,
+        objective=objective,
+        loss=summed_loss(objective, [*updates, *(hook.allocator for hook in search)]),
+        optimizer=optimizer,
+        scheduler=make_scheduler(optimizer, recipe.training, schedule),
+        schedule=schedule,
+        loader=loader,
+        evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size),
+        metric=main_metric(task),
+        state=state,
+        hooks=[*search, *updates, *([graphs] if graphs else []), *hooks],
+        graphs=graphs,
+    )
+    seed_dropout(recipe)
+    return training
+
+
+def warm_start(recipe: Recipe, adapted: AdaptedModel) -> None:
+    """Put in the trained adapter that the recipe starts from, where it names one."""
+    if recipe.adapter.start:
+        for note in start_from(adapted, Path(recipe.adapter.start)):
+            logger.info("%s", note)
+
+
+def drop_unused_work(parts: Parts, adapted: AdaptedModel) -> None:
     """Make training steps cheaper where that changes no number, or dropout's draws alone."""
     parts.backbone.model.config.use_cache = False  # keys and values are kept for generation alone
-    if sees_sites_alone(parts):
+    if only_sites_see_tokens(parts):
         compute_first_token_only(adapted.model, parts.backbone.anatomy)
     if this_process().device.type == "cpu":
         fast_dropout(adapted.model)
 
 
-def sees_sites_alone(parts: Parts) -> bool:
+def only_sites_see_tokens(parts: Parts) -> bool:
     """Whether the sites' adapters are all that works on tokens: no search, shortcut, block or update looks at others than the head."""
     recipe = parts.recipe
     search = recipe.search.method
@@ -310,46 +183,16 @@ def sees_sites_alone(parts: Parts) -> bool:
     return not (looks or updates or recipe.adapter.shortcuts or parts.method.block)
 
 
-def warm_start(recipe: Recipe, adapted: AdaptedModel) -> None:
-    """Put in the trained adapter that the recipe starts from, where it names one."""
-    if recipe.adapter.start:
-        for note in start_from(adapted, Path(recipe.adapter.start)):
-            talk.info("%s", note)
-
-
-def this_process() -> PartialState:
-    """Which of the processes this is; Accelerate's own default misses `accelerate launch --cpu` where nothing was made before."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-
-
-def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
-    """The device and precision of the recipe, and its trackers where a run's folder is given. UsageError where weights would be sharded."""
-    AcceleratorState._reset_state()
-    GradientState._reset_state()
-    accelerator = Accelerator(
-        mixed_precision=PRECISIONS[recipe.training.precision],
-        log_with=recipe.run.trackers if folder and recipe.run.trackers else None,
-        project_dir=str(folder) if folder else None,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+def make_loader(recipe: Recipe, rows: Encoded, accelerator: Accelerator) -> TrainLoader:
+    """The training rows, this process's part of them; in few lengths where graphs are taken of each."""
+    return TrainLoader(
+        rows,
+        recipe.training,
+        derive_seed(recipe.run.seed, "data"),
+        accelerator.process_index,
+        accelerator.num_processes,
+        multiple=LENGTHS if recipe.training.cuda_graphs else 1,
     )
-    if accelerator.distributed_type.value not in ("NO", *DATA_PARALLEL):
-        raise UsageError(
-            f"training under {accelerator.distributed_type.value} is not possible: adapters are switched, counted and saved whole",
-            valid="data parallel, on any number of machines: every process holds the frozen model",
-            hint="accelerate launch --multi_gpu; in less memory: model.dtype=bfloat16, or a smaller training.batch_size",
-        )
-    if folder and recipe.run.trackers:
-        accelerator.init_trackers("lorakit", config=dict(flat(asdict(recipe))))
-    return accelerator
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """``section.key`` and value of every key, as trackers take it."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value if isinstance(value, (int, float, bool, str)) else str(value)
 
 
 def make_allocator(
@@ -378,6 +221,23 @@ def make_allocator(
     )
     allocator: Allocator = allocators.get(search.method)(context)
     return allocator
+
+
+def make_updates(
+    recipe: Recipe,
+    adapted: AdaptedModel,
+    schedule: Schedule,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    loader: TrainLoader,
+) -> list[Update]:
+    """The recipe's updates in order; each draws, and draws training rows, from a stream of its own."""
+    updates = []
+    for kind, options in chosen_updates(recipe):
+        own = generator(recipe.run.seed, f"updates/{kind.name}")
+        draw = partial(loader.sample, generator=own)
+        updates.append(kind(UpdateContext(adapted, recipe, schedule, objective, optimizer, draw, own, options)))
+    return updates
 
 
 def seed_dropout(recipe: Recipe) -> None:

@@ -128,7 +128,7 @@ def build(point: Point, options: argparse.Namespace, folder: Path) -> dict[str, 
     streaming = allocator.streaming
     batch = made_up(options.batch_size, point.tokens, training.accelerator.device)
     allocator.context = replace(allocator.context, draw=lambda number, generator: [batch])
-    window = StepBatch([batch], options.batch_size)
+    step_batch = StepBatch([batch], options.batch_size)
     training.model.train()
     every, quarter = list(adapted.adapters), list(adapted.adapters)[::4]
 
@@ -138,7 +138,7 @@ def build(point: Point, options: argparse.Namespace, folder: Path) -> dict[str, 
         streaming.steps = {training.state.step} if watched else set()
 
         def act() -> None:
-            step(training, window)
+            step(training, step_batch)
             if watched:
                 allocator.score()
 

@@ -16,10 +16,9 @@ from lorakit.artifacts.run import Run
 from lorakit.backbone.checkpoint import find_checkpoint
 from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import ModelSection
-from lorakit.training.loop import Training
 from lorakit.training.search_hook import SearchHook
-from lorakit.workflow.setup import assemble
-from lorakit.workflow.train import prepare
+from lorakit.training.training import Training
+from lorakit.workflow.setup import assemble, prepare
 
 Side = TypeVar("Side")
 
@@ -57,9 +56,9 @@ def training_of(recipe: str, settings: Sequence[str], folder: Path) -> tuple[Tra
     loaded = load_recipe(recipe, [*settings, "run.offline=true"])
     parts = assemble(loaded)
     run = Run(folder)
-    training, search = prepare(loaded, parts, run, [])
+    training = prepare(loaded, parts, run)
     run.start(loaded.to_yaml(), parts.task)
-    return training, search
+    return training, next((hook for hook in training.hooks if isinstance(hook, SearchHook)), None)
 
 
 def random_model(sizes: Mapping[str, int], folder: Path, tokenizer: str = "bundled:minilm") -> Path:

@@ -265,9 +265,8 @@ def plan_side(job: dict[str, Any]) -> dict[str, float]:
     from lorakit.artifacts.run import Run
     from lorakit.recipe.load import load_recipe
     from lorakit.training.loop import train
-    from lorakit.workflow.memory import footprint
-    from lorakit.workflow.setup import assemble
-    from lorakit.workflow.train import prepare
+    from lorakit.workflow.memory import estimate_footprint
+    from lorakit.workflow.setup import assemble, prepare
 
     folder = Path(job["folder"])
     loaded = load_recipe("demo", job["settings"])
@@ -275,9 +274,9 @@ def plan_side(job: dict[str, Any]) -> dict[str, float]:
         lorakit.train(load_recipe("demo", [*job["settings"], "training.max_steps=1"]), run_dir=folder / "before")
     parts = assemble(loaded)
     run = Run(folder / "run")
-    training, _ = prepare(loaded, parts, run, [])
+    training = prepare(loaded, parts, run, [])
     run.start(loaded.to_yaml(), parts.task)
-    told = footprint(parts, training.adapted)
+    told = estimate_footprint(parts, training.adapted)
     gc.collect()
     before = mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")

@@ -35,8 +35,10 @@ from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
 from lorakit.training.loader import StepBatch
-from lorakit.training.loop import Training, step
-from lorakit.workflow.setup import assemble, make_accelerator
+from lorakit.training.loop import step
+from lorakit.training.training import Training
+from lorakit.workflow.accelerator import make_accelerator
+from lorakit.workflow.setup import assemble
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -202,11 +204,11 @@ def made_up_task(folder: Path) -> dict[str, Any]:
     }
 
 
-def acted(training: Training, window: StepBatch) -> None:
+def acted(training: Training, step_batch: StepBatch) -> None:
     """A step of lorakit's loop, with the tick before it where one is due."""
     if training.state.step in training.schedule.ticks:
         training.call("on_tick")
-    step(training, window)
+    step(training, step_batch)
     training.losses.clear()
     training.norms.clear()
 

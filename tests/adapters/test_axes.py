@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from support.adapters.cases import Fresh, make_case
+from support.adapters.cases import SMALL_OPTIONS, Fresh, make_case
 from support.adapters.contract import (
     check_autocast,
     check_counts,
@@ -34,8 +34,6 @@ CHECKS = (
     check_autocast,
 )
 PLACED = {method.delta: method.name for _, method in methods.items() if method.block or not method.identity}
-SMALL = {"bank": {"length": "8", "vectors": "10"}, "tensor_train": {"tensor_rank": "2"}}
-"""Settings for tiny models: lengths that divide their widths, and updates that do not make them too steep for bfloat16."""
 ROLES = sorted({role for _, delta in deltas.items() for role in {**delta.roles, **delta.shared_roles}.values()})
 FAMILIES = ("gpt2", "bert", "llama")  # by turns: Conv1D and Linear, with biases and without
 AXES = {
@@ -51,7 +49,7 @@ def section(**axes: str) -> AdapterSection:
     """LoRA with these axes; a delta that no projection takes, or that starts away from zero, comes with its own method; usual settings."""
     usual = next((m for _, m in methods.items() if m.delta == axes.get("delta")), None)
     method = PLACED.get(axes.get("delta", ""), "lora")
-    options = {**(dict(usual.options) if usual else {}), **SMALL.get(axes.get("delta", ""), {})}
+    options = {**(dict(usual.options) if usual else {}), **SMALL_OPTIONS.get(axes.get("delta", ""), {})}
     alpha = usual.alpha if usual and usual.delta == "shared_core" else None  # its factors are N(0, 1)
     return AdapterSection(method=method, options=options, alpha=alpha, **axes)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""The README's example of a method: 25 lines that keep the whole contract and agree with PEFT."""
+"""The example of a method in the adapters' README: 25 lines that keep the whole contract and agree with PEFT."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lorakit.adapters.delta import deltas
 from lorakit.adapters.spec import methods
 from lorakit.recipe.schema import AdapterSection
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "lorakit" / "adapters" / "README.md"
 
 
 def example() -> str:
@@ -30,7 +30,7 @@ def loha(monkeypatch: pytest.MonkeyPatch) -> None:
     """The example registered, until the test is over."""
     for registry in (deltas, methods):
         monkeypatch.setattr(registry, "_entries", dict(registry.items()))
-    exec(compile(example(), "README.md", "exec"), {"__name__": "loha"})
+    exec(compile(example(), str(README), "exec"), {"__name__": "loha"})
 
 
 def formula(rank: int, inside: int, outside: int) -> int:

@@ -11,10 +11,9 @@ from typing import Any
 import peft
 import pytest
 import torch
-from adapters.test_axes import SMALL
 from safetensors.torch import load_file
-from support.adapters.cases import adapt, batch_for, disturb, evaluated
-from support.models import tiny_model
+from support.adapters.cases import SMALL_OPTIONS, adapt, batch_for, disturb, evaluated
+from support.models import TinyModels
 from support.thinned import thinned
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
@@ -31,20 +30,14 @@ from lorakit.recipe.schema import AdapterSection, ModelSection
 RANK, ALPHA = 4, 5.0
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A checkpoint of each family."""
-    return {family: tiny_model(family, tmp_path_factory.mktemp(family)) for family in ("bert", "gpt2")}
-
-
 @pytest.fixture
-def make(folders: dict[str, Path]) -> Callable[..., AdaptedModel]:
+def make(tiny: TinyModels) -> Callable[..., AdaptedModel]:
     def adapted(family: str, method: str, seed: int = 0, shortcuts: tuple[str, ...] = ()) -> AdaptedModel:
         backbone: Backbone = load_backbone(
-            ModelSection(name=str(folders[family])), labels=("no", "yes"), regression=False, seed=seed, offline=True
+            ModelSection(name=str(tiny(family))), labels=("no", "yes"), regression=False, seed=seed, offline=True
         )
         usual = methods.get(method)
-        options = {**dict(usual.options), **SMALL.get(usual.delta, {})}
+        options = {**dict(usual.options), **SMALL_OPTIONS.get(usual.delta, {})}
         section = AdapterSection(method=method, rank=RANK, alpha=ALPHA, options=options)
         return adapt(backbone, section, seed=seed, shortcuts=shortcuts)
 
@@ -92,7 +85,7 @@ def test_saved_and_loaded(make: Callable[..., AdaptedModel], tmp_path: Path, fam
 
 @pytest.mark.parametrize(("family", "method"), thinned(cases(), 2))
 def test_where_there_is_a_config_peft_agrees(
-    make: Callable[..., AdaptedModel], folders: dict[str, Path], tmp_path: Path, family: str, method: str
+    make: Callable[..., AdaptedModel], tiny: TinyModels, tmp_path: Path, family: str, method: str
 ):
     """Saved as it is, and exported: PEFT gives the same logits, or there is one message."""
     adapted = make(family, method)
@@ -110,7 +103,7 @@ def test_where_there_is_a_config_peft_agrees(
     expected = evaluated(adapted.model, batch_for(adapted.model))
     for place in places:
         base: Any = AutoModelForSequenceClassification.from_pretrained(
-            folders[family], num_labels=2, pad_token_id=adapted.model.config.pad_token_id
+            tiny(family), num_labels=2, pad_token_id=adapted.model.config.pad_token_id
         )
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)

@@ -39,7 +39,7 @@ def test_a_claimed_folder_must_be_empty(tmp_path: Path):
     assert claim(tmp_path).path == tmp_path
     (tmp_path / "file").touch()
     for taken in (tmp_path, tmp_path / "file"):
-        with pytest.raises(UsageError, match="is there already") as caught:
+        with pytest.raises(UsageError, match="exists already") as caught:
             claim(taken)
         assert (caught.value.exit_code, caught.value.problems[0].where) == (2, str(taken))
 

@@ -135,7 +135,7 @@ class FakeWorkflow:
 
         return call
 
-    def predict(self, run: Path, lines: Any, weights: str, rank: int | None) -> list[Any]:
+    def predict(self, run: Path, lines: Any, *, weights: str, rank: int | None) -> list[Any]:
         texts = list(lines)
         self.calls.append(("predict", (run, texts, weights, rank), {}))
         return [SimpleNamespace(text=text, label="positive", probability=0.875) for text in texts]

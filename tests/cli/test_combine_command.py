@@ -14,7 +14,7 @@ RESULT = {
     "out": Path("runs/ab"),
     "method": "ties",
     "runs": ["runs/a", "runs/b"],
-    "weights": [0.5, 1.0],
+    "coefficients": [0.5, 1.0],
     "task": "mrpc",
     "sites": 24,
     "ranks": (8, 16),

@@ -10,13 +10,13 @@ from lorakit.artifacts.files import write_json
 from lorakit.cli.progress import ProgressHook
 from lorakit.reporting.stats import paired_difference, summarise
 from lorakit.workflow.experiments.compare import Comparison
-from lorakit.workflow.experiments.totals import ComparedRun, ComparedSide
+from lorakit.workflow.experiments.totals import ComparedArm, ComparedRun
 from lorakit.workflow.experiments.workers import Missing
 
 A, B = [0.80, 0.82, 0.81], [0.78, 0.83, 0.76]
 
 
-def side(name: str, values: list[float], parameters: int, against: list[float] | None) -> ComparedSide:
+def arm(name: str, values: list[float], parameters: int, against: list[float] | None) -> ComparedArm:
     runs = [
         ComparedRun(
             s, f"runs/{name}-{s}", {"f1": v}, {"f1": v}, parameters, parameters, 770, parameters, 3.0, 90.0, 18.0
@@ -24,7 +24,7 @@ def side(name: str, values: list[float], parameters: int, against: list[float] |
         for s, v in enumerate(values)
     ]
     gap = None if against is None else paired_difference(values, against)
-    return ComparedSide(
+    return ComparedArm(
         name=name,
         model="bundled:minilm",
         seeds=[0, 1, 2],
@@ -56,7 +56,7 @@ def compared(workflow, monkeypatch):
             "metric": "f1",
             "best_by": "accuracy",
             "higher_is_better": True,
-            "sides": [side("lora", A, 125952, None), side("found", B, 124000, A)],
+            "sides": [arm("lora", A, 125952, None), arm("found", B, 124000, A)],
             "failed": [],
             "missing": [],
             "warnings": ["fewer than 5 seeds"],
@@ -138,7 +138,7 @@ def test_json_is_all_that_is_on_standard_output(cli, here, compared):
 
 
 def test_one_side_has_no_differences(cli, here, compared):
-    compared.changes |= {"sides": [side("lora", A, 10, None)], "higher_is_better": False}
+    compared.changes |= {"sides": [arm("lora", A, 10, None)], "higher_is_better": False}
     ran = cli("compare", "a")
     assert "difference" not in ran.out
     assert "lower is better" in ran.out

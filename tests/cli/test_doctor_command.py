@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import lorakit
-from lorakit.workflow.doctor.check import Check
 from lorakit.workflow.doctor.doctor import Diagnosis
+from lorakit.workflow.doctor.environment import Check
 
 GOOD, BAD = Check("python", "ok", "3.12", ""), Check("recipe", "failed", "is missing", "train anew")
 
@@ -32,7 +32,7 @@ def test_the_table_has_a_row_a_check(cli, here, asked):
     assert [line.split() for line in ran.out.splitlines() if "python" in line] == [["python", "ok", "3.12"]]
     assert "all is well" in ran.out
     checks.append(Check("checkpoints", "warning", "step-5 damaged", ""))
-    assert "nothing failed, 1 to look at" in cli("doctor").out
+    assert "nothing failed, 1 worth a look" in cli("doctor").out
     checks.append(BAD)
     ran = cli("doctor", "runs/one-0", "--quick")
     assert ran.code == 1

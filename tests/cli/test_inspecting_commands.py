@@ -15,10 +15,10 @@ def test_eval_hands_everything_on_and_prints_the_interval(cli, here, workflow):
         *("eval", "mrpc", "--run", "runs/a", "--split", "test", "--weights", "best", "--rank", "2"),
         *("--predictions", "p.tsv", "--offline"),
     )
-    _, (task,), settings = workflow.call
-    assert task == "mrpc"
+    _, (run,), settings = workflow.call
+    assert run == Path("runs/a")
     assert settings == {
-        "run": Path("runs/a"),
+        "task": "mrpc",
         "model": None,
         "split": "test",
         "weights": "best",
@@ -35,13 +35,6 @@ def test_eval_of_an_unlabelled_split_has_no_scores(cli, here, workflow):
     ran = cli("eval", "mrpc", "--split", "test")
     assert "none: this split has no labels" in ran.out
     assert "p.tsv" in ran.out
-
-
-def test_eval_takes_a_run_or_a_model(cli, here, workflow):
-    ran = cli("eval", "mrpc", "--run", "a", "--model", "b")
-    assert ran.code == 2
-    assert "--run and --model" in ran.err
-    assert workflow.calls == []
 
 
 @pytest.mark.parametrize(("command", "key"), [(("eval", "mrpc"), "scores"), (("merge", "runs/a"), "folded")])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import lorakit
-from lorakit.searching.evolution import Scored
+from lorakit.workflow.glora.evolution import Scored
 from lorakit.workflow.glora.evolve import EvolutionResult, FoundSite, Progress
 
 QUERY = {"A": "lora", "B": "none", "C": "vector", "D": "scalar", "E": "none"}
@@ -108,8 +108,8 @@ def test_a_search_goes_on_in_its_folder(cli, here, asked):
         "model: {name: bundled:minilm}\ntask: {name: rotten_tomatoes}\nadapter: {method: glora}\nsearch: {method: glora}\n"
     )
     assert cli("search", "begun", "--resume").code == 0
-    ((_, settings),) = asked
-    assert (settings["run_dir"], settings["resume"]) == (Path("begun"), True)
+    ((loaded, settings),) = asked
+    assert (loaded.folder, settings["run_dir"], settings["resume"]) == (Path("begun"), None, True)
 
 
 @pytest.mark.parametrize("option", ["--resume", "--keep-weights", "--run-dir=somewhere"])

@@ -8,8 +8,8 @@ import pytest
 import lorakit
 from lorakit.artifacts.files import write_json
 from lorakit.cli.progress import ProgressHook
+from lorakit.workflow.experiments.ranking import SweptPoint
 from lorakit.workflow.experiments.sweep import PlannedPoint, Sweep, SweepPlan
-from lorakit.workflow.experiments.swept import SweptPoint
 from lorakit.workflow.experiments.totals import ComparedRun, totals
 from lorakit.workflow.experiments.workers import Missing
 
@@ -87,23 +87,26 @@ def test_arguments_are_passed_on(cli, here, swept):
         "offline": True,
         "trials": 9,
         "storage": "sqlite:///x",
+        "wait": False,
+        "table": Path("x.csv"),
     }
-    words += ["--offline", "--trials", "9", "--storage", "sqlite:///x"]
-    assert cli("sweep", *words, "--csv", "x.csv", "--no-wait").code == 0
+    words += ["--offline", "--trials", "9", "--storage", "sqlite:///x", "--csv", "x.csv", "--no-wait"]
+    assert cli("sweep", *words).code == 0
     assert cli("sweep", *words, "--dry-run").code == 0
-    for (arguments, settings), more in zip(swept.calls, ({"wait": False, "table": Path("x.csv")}, {}), strict=True):
+    assert len(swept.calls) == 2
+    for arguments, settings in swept.calls:
         assert arguments == ("demo", ["training.lr=1e-4,3e-4", "adapter.targets=[q,v]"])
-        if more:
-            assert isinstance(settings.pop("watch")(), ProgressHook)
-        assert settings == asked | more
+        assert isinstance(settings.pop("watch")(), ProgressHook)
+        assert settings == asked
 
 
-def test_without_options_there_are_three_seeds(cli, here, swept):
+def test_without_options_the_sweep_chooses(cli, here, swept):
+    """Three seeds, and its own folder: tests/workflow/experiments."""
     assert cli("sweep", "demo").code == 0
     ((arguments, settings),) = swept.calls
     assert arguments == ("demo", [])
-    assert settings["seeds"] == [0, 1, 2]
-    assert settings["folder"] is settings["trials"] is settings["storage"] is None
+    assert {settings[name] for name in ("seeds", "folder", "metric", "table", "trials", "storage")} == {None}
+    assert (settings["wait"], settings["offline"]) == (True, False)
 
 
 def test_the_table_has_every_point_and_the_line_of_the_best(cli, here, swept):

@@ -61,7 +61,8 @@ def test_a_run_folder_is_trained_where_it_is(cli, here, workflow):
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text((here / "small.yaml").read_text())
     cli("train", "runs/small-0", "--resume")
-    assert workflow.call[2]["run_dir"] == Path("runs/small-0")
+    _, (loaded,), settings = workflow.call
+    assert (loaded.folder, settings["run_dir"]) == (Path("runs/small-0"), None)
 
 
 def test_a_folder_that_is_no_run_is_refused(cli, here, workflow):

@@ -12,11 +12,6 @@ from lorakit.errors import Interrupted
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
-
-
-@pytest.fixture(scope="session")
 def plain(bench: Bench) -> Path:
     """A finished run whose adapter is in PEFT's form."""
     return bench.train("training.epochs=1", "adapter.rank=2", "adapter.targets=[q]", name="plain").run_dir

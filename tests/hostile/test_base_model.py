@@ -83,7 +83,7 @@ def test_a_run_cannot_ask_for_its_model_s_code(own_code, plain, tmp_path, monkey
     text = (run / "recipe.yaml").read_text()
     lines = [f"  name: {own_code}" if line.startswith("  name: /") else line for line in text.splitlines()]
     (run / "recipe.yaml").write_text("\n".join(lines).replace("trust_remote_code: false", "trust_remote_code: true"))
-    for read in (lorakit.load, lorakit.merge, lorakit.export, lambda run: lorakit.evaluate("custom", run=run)):
+    for read in (lorakit.load, lorakit.merge, lorakit.export, lambda run: lorakit.evaluate(run, task="custom")):
         with pytest.raises(RecipeError) as caught:
             read(run)
         (problem,) = caught.value.problems

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,8 +9,8 @@ from unittest import mock
 import pytest
 from hypothesis import strategies as st
 from support.hostile.effort import efforts, try_all
+from support.hostile.readers import Reader, labelled, make_readers
 from support.hostile.spoiling import Spoiling, fresh_copy, listing, spoilings
-from support.runs import Bench
 
 import lorakit
 from lorakit.artifacts.run import open_run
@@ -20,10 +18,6 @@ from lorakit.errors import LorakitError
 from lorakit.recipe.load import load_recipe
 from lorakit.workflow import train as running
 from lorakit.workflow.records import read_run
-from lorakit.workflow.setup import adapt, assemble, warm_start
-
-TEXTS = ["a good film", "no", ""]
-Reader = Callable[[Path, Path], Any]
 
 
 def survives(read: Reader, folder: Path, out: Path, outside: Path, *, writes_inside: bool = False) -> bool:
@@ -71,28 +65,6 @@ def spoil_and_read(
 
     try_all(effort, st.tuples(st.sampled_from(sorted(readers)), st.lists(spoilings, min_size=1, max_size=2)), case)
     print(f"{count} worked")  # told with pytest -s
-
-
-def labelled(folder: Path, out: Path) -> None:
-    for prediction in lorakit.load(folder).predict(TEXTS):
-        assert prediction.probability is not None
-        assert math.isfinite(prediction.probability)
-
-
-def make_readers(bench: Bench, other: Path) -> dict[str, Reader]:
-    def start(folder: Path, out: Path) -> None:
-        loaded = bench.load("adapter.rank=2", "adapter.targets=[q]", f"adapter.start={folder}")
-        warm_start(loaded.recipe, adapt(assemble(loaded)))
-
-    return {
-        "load": labelled,
-        "evaluate": lambda folder, out: lorakit.evaluate("custom", run=folder),
-        "merge": lambda folder, out: lorakit.merge(folder, out=out),
-        "export": lambda folder, out: lorakit.export(folder, out=out),
-        "combine": lambda folder, out: lorakit.combine([folder, other], out=out),
-        "start": start,
-        "report": lambda folder, out: read_run(open_run(folder)),
-    }
 
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "lorakit.json", "lorakit_model.safetensors")

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hostile.test_folders import make_readers
+from support.hostile.readers import make_readers
 from support.hostile.spoiling import Trap
 from support.runs import StopAt
 

@@ -57,7 +57,7 @@ def test_every_command_works_offline(closed, bench, tmp_path):
         run = lorakit.train(loaded, run_dir=tmp_path / "run").run_dir
         lorakit.plan(loaded)
         lorakit.search(loaded, emit=tmp_path / "found.yaml")
-        lorakit.evaluate("custom", run=run, offline=True)
+        lorakit.evaluate(run, task="custom", offline=True)
         lorakit.predict(run, ["a good film"])
         lorakit.report(run)
         assert lorakit.merge(run, out=tmp_path / "merged").out.is_dir()

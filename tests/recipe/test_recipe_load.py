@@ -9,7 +9,7 @@ import pytest
 import lorakit.recipe.load as loading
 from lorakit.adapters.spec import methods
 from lorakit.errors import DataError, Problem, RecipeError, RunError
-from lorakit.recipe.keys import recipe_keys
+from lorakit.recipe.keys import plain_values, recipe_keys
 from lorakit.recipe.load import LoadedRecipe, find_recipe, load_recipe
 from lorakit.recipe.schema import SEARCH_PRESETS, Recipe
 
@@ -144,13 +144,35 @@ def test_a_later_layer_may_state_the_budget_in_another_way(load):
 def test_preset_is_below_everything_explicit(load):
     text = "search:\n  method: heterolora\n  preset: paper\n  batches: 4\n"
     loaded = load(text, "search.mode=eval")
-    expected = dict(SEARCH_PRESETS["paper"]) | {"search.batches": 4, "search.mode": "eval"}
+    expected = dict(SEARCH_PRESETS["paper"]) | {
+        "search.batches": 4,
+        "search.mode": "eval",
+        "search.proxy_options": {"norm": "l2"},  # the default proxy, gradnorm, has no `untrained`
+    }
     for path, value in expected.items():
         section, name = path.split(".")
         assert getattr(getattr(loaded.recipe, section), name) == value, path
     assert loaded.where("search.data") == "mine.yaml:5"
     assert loaded.where("search.batches") == "mine.yaml:6"
     assert loaded.where("search.mode") == "command line"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "options"),
+    [
+        ("gradnorm", {"norm": "l2"}),
+        ("snip", {"untrained": "literal"}),
+        ("synflow", {"untrained": "literal"}),
+        ("alpha", {}),
+        ("constant", {}),
+    ],
+)
+def test_a_preset_sets_those_options_that_the_proxy_has(load, proxy, options):
+    text = f"search: {{method: heterolora, preset: paper, proxy: {proxy}}}\n"
+    assert load(text).recipe.search.proxy_options == options
+    other = {"snip": "untrained: expected", "gradnorm": "norm: l1"}.get(proxy, "")
+    given = load(text, f"search.proxy_options={{{other}}}").recipe.search
+    assert given.proxy_options == dict([other.split(": ")] if other else [])  # what the recipe says takes their place
 
 
 def test_preset_of_an_extended_recipe_and_another_budget(folder):
@@ -257,3 +279,71 @@ def test_every_key_is_documented_and_its_default_is_valid():
                 assert math.isfinite(value), key.path
                 assert key.rule.low is None or value >= key.rule.low, key.path
                 assert key.rule.above is None or value > key.rule.above, key.path
+
+
+# -- whatever names a recipe -------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_is_a_name_a_file_a_run_folder_or_a_loaded_one(load, folder):
+    loaded = load("adapter: {rank: 3}\n")
+    run = folder / "runs" / "mine-0"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text(loaded.to_yaml())
+    assert load_recipe(loaded) is loaded
+    assert load_recipe("mine").recipe == load_recipe(Path("mine.yaml")).recipe == loaded.recipe
+    for named in (run, str(run), "runs/mine-0"):
+        assert load_recipe(named).recipe == loaded.recipe
+        assert load_recipe(named).folder == Path(named)
+    assert loaded.folder is load_recipe(run / "recipe.yaml").folder is load_recipe("demo").folder is None
+
+
+def test_a_folder_without_a_recipe_does_not_hide_a_shipped_one(folder):
+    Path("demo").mkdir()
+    assert load_recipe("demo").name == "demo"
+
+
+def test_a_loaded_recipe_is_overridden_like_its_file(load):
+    text, settings = "adapter: {rank: 3}\n", ("training.lr=0.01", "search.method=heterolora", "search.enable=0.5")
+    changed = load_recipe(load(text), settings)
+    assert changed.recipe == load(text, *settings).recipe
+    other_budget = load_recipe(changed, ["search.uniform_rank=2"])
+    assert (other_budget.recipe.search.enable, other_budget.recipe.search.uniform_rank) == (None, 2)
+    assert other_budget.where("search.uniform_rank") == "command line"
+    assert other_budget.where("adapter.rank") == "mine.yaml:3"
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(changed, ["adapter.rank=0", "training.epoch=3"])
+    assert {problem.key for problem in caught.value.problems} == {"adapter.rank", "training.epoch"}
+
+
+@pytest.mark.parametrize("override", ["adapter.method=bitfit", "search.preset=paper", "adapter.method=vera"])
+def test_what_a_loaded_recipe_left_open_is_still_open(load, override):
+    """A method's usual values and a preset's come with the override, as if the file were read anew."""
+    assert load_recipe(load(), [override]).recipe == load("", override).recipe
+
+
+def test_a_changed_recipe_keeps_its_changes(load):
+    loaded = load()
+    changed = replace(loaded, recipe=replace(loaded.recipe, adapter=replace(loaded.recipe.adapter, rank=5)))
+    assert load_recipe(changed, ["training.epochs=1"]).recipe.adapter.rank == 5
+
+
+def test_offline_is_a_key(load):
+    load()
+    assert load_recipe("mine.yaml", offline=True).recipe == load("", "run.offline=true").recipe
+
+
+def test_settings_for_trackers_are_flat(load):
+    values = plain_values(load("adapter: {allocation: {a: 1, b: 2}, targets: [q, v]}\n").recipe)
+    assert (values["adapter.allocation.a"], values["adapter.allocation.b"]) == (1, 2)
+    assert "adapter.allocation" not in values
+    assert (values["adapter.targets"], values["model.revision"]) == ("['q', 'v']", "None")
+    assert values["adapter.dropout"] == Recipe().adapter.dropout
+
+
+def test_errors_get_the_place_of_their_key(load):
+    loaded = load("adapter: {rank: 3}\n")
+    cause = ValueError("why")
+    with pytest.raises(RecipeError) as caught, loaded.locating_errors():
+        raise RecipeError("is wrong", key="adapter.rank") from cause
+    assert caught.value.problems[0].where == "mine.yaml:3"
+    assert caught.value.__cause__ is cause

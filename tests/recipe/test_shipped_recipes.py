@@ -69,7 +69,8 @@ def test_the_paper_s_settings():
     assert (adapter.targets, adapter.shortcuts) == (["q", "v"], ["res1", "res2", "in", "mid"])
     assert (adapter.rank, adapter.alpha, adapter.shortcut_alpha, adapter.shortcut_norm) == (8, 16, 4, "paper")
     assert (search.method, search.unit, search.enable, search.every) == ("heterolora", "modules", 0.25, 0.2)
-    assert (search.batches, search.data, search.mode, search.untrained) == (32, "first", "train", "literal")
+    assert (search.batches, search.data, search.mode) == (32, "first", "train")
+    assert (search.proxy, search.proxy_options) == ("gradnorm", {"norm": "l2"})
     assert (training.lr, training.schedule, training.warmup, training.clip) == (2e-4, "constant", 0, 0)
     assert (training.batch_size, training.epochs, training.weight_decay) == (8, 20, 0.01)
 

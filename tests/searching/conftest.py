@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-from datasets import Dataset
-from support.models import WORDS, tiny_model
-
-from lorakit.backbone.load import Backbone, load_backbone
-from lorakit.recipe.schema import ModelSection
-from lorakit.tasks.batching import Encoded, encode
 
 if TYPE_CHECKING:
     from support.search.scene import Scene
 
-pytest.register_assert_rewrite("support.adapters.contract", "support.search.scene")
-ROWS = 40
-
-
-def rows_of_words() -> Dataset:
-    """Texts of two to nine words, each row its own, with labels of three kinds."""
-    rng = np.random.default_rng(7)
-    texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 10))) for _ in range(ROWS)]
-    return Dataset.from_dict({"text": texts, "label": rng.integers(0, 3, ROWS).tolist(), "idx": list(range(ROWS))})
+    from lorakit.backbone.load import Backbone
+    from lorakit.tasks.batching import Encoded
 
 
 @pytest.fixture(scope="session")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Scene]:
+def make(fresh: Callable[..., Backbone]) -> Callable[..., Scene]:
     """``make(family, targets=, shortcuts=, **adapter section)``: a fresh scene; the same arguments give the same one."""
-    from support.search.scene import make_scene
+    from support.search.scene import make_scene, rows_of_words
 
-    loaded: dict[str, tuple[Backbone, Encoded]] = {}
+    from lorakit.tasks.batching import encode
+
+    rows: dict[str, Encoded] = {}
 
     def build(family: str, **options: Any) -> Scene:
-        if family not in loaded:
-            section = ModelSection(name=str(tiny_model(family, tmp_path_factory.mktemp(family))))
-            backbone = load_backbone(section, labels=("no", "yes", "both"), regression=False, seed=0, offline=True)
-            encoded = encode(rows_of_words(), backbone.tokenizer, 32)
-            backbone.tokenizer = None  # slow to copy, and not used
-            loaded[family] = backbone, encoded
-        backbone, encoded = loaded[family]
-        return make_scene(copy.deepcopy(backbone), backbone.model, encoded, **options)
+        original = fresh(family, shared=True)
+        if family not in rows:
+            rows[family] = encode(rows_of_words(), original.tokenizer, 32)
+        return make_scene(fresh(family), original.model, rows[family], **options)
 
     return build

@@ -14,7 +14,8 @@ from support.adapters.cases import disturb
 from support.search.scene import Scene, loss, train
 from torch import nn
 
-from lorakit.searching.scoring import Probe, proxies, without_trace
+from lorakit.searching.proxy import Probe, proxies
+from lorakit.searching.scoring import without_trace
 
 Make = Callable[..., Scene]
 PROXIES = proxies.names()
@@ -87,9 +88,10 @@ def hooks_of(module: nn.Module) -> list[str]:
 
 
 def score(midway: Midway, proxy: str, *, train_mode: bool, seed: int = 3, **probe: Any) -> dict[str, float]:
-    scene = midway.scene
+    scene, known = midway.scene, proxies.get(proxy)
+    settings = known.settings_from({"tolerance": "0.1"} if "tolerance" in known.options else {})
     with without_trace(scene.adapted, train_mode=train_mode, seed=seed):
-        return proxies.get(proxy).score(replace(scene.probe(tolerance=0.1), **probe))
+        return known.score(replace(scene.probe(), settings=settings, **probe))
 
 
 def restless(probe_loss: Callable[..., torch.Tensor], fail_at: int = -1) -> Callable[..., torch.Tensor]:

@@ -58,7 +58,7 @@ def test_both_ways_agree_on_the_same_batches_and_state(make: Make, family: str, 
     batches = scene.batches(3)
     expected = scene.scores(proxy, scene.probe(batches))
     allocator = scene.allocator(proxy=proxy, scoring="streaming", batches=3)
-    found = allocator.proxy.of_gradients(scene.adapted, streamed(scene, batches), allocator.context.search)
+    found = allocator.proxy.of_gradients(scene.adapted, streamed(scene, batches), allocator.proxy_settings)
     assert list(found) == list(expected)
     for site, score in expected.items():
         assert found[site] == pytest.approx(score, rel=1e-4, abs=1e-7), site
@@ -191,7 +191,7 @@ def test_scores_per_parameter_role_smoothed_and_with_an_edge(scene: Scene) -> No
     allocator: HeteroLoRA = scene.allocator(options={"smooth": "0.75", "inertia": "0.5"})
     allocator.weighed(dict.fromkeys(names, 4.0))
     scene.adapted.switch(names[:1])
-    allocator.ticks = 1
+    allocator.ticks_done = 1
     second = allocator.weighed(dict.fromkeys(names, 8.0))
     assert second[names[0]] == (0.75 * 4 + 0.25 * 8) * 1.5
     assert second[names[1]] == 0.75 * 4 + 0.25 * 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,20 @@ def tiny_model(family: str, folder: Path, *, seed: int = 0, dtype: torch.dtype =
     save(model.to(dtype), folder)
     save(byte_tokenizer() if family == "qwen2" else tiny_tokenizer(decoder=decoder, segments=family == "bert"), folder)
     return folder
+
+
+@dataclass
+class TinyModels:
+    """``models(family, **config)``: the folder of that tiny checkpoint, built in ``folder`` at the first call."""
+
+    folder: Path
+    built: dict[tuple[Any, ...], Path] = field(default_factory=dict)
+
+    def __call__(self, family: str, **config: Any) -> Path:
+        key = (family, *sorted(config.items()))
+        if key not in self.built:
+            self.built[key] = tiny_model(family, self.folder / f"{family}-{len(self.built)}", **config)
+        return self.built[key]
 
 
 def save(thing: Any, folder: Path) -> None:

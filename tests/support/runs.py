@@ -9,21 +9,21 @@ import random
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from support.models import WORDS, tiny_model
+from support.models import WORDS, TinyModels
 
 import lorakit
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.training.hooks import Hook, TrainState
-from lorakit.training.loop import Training
+from lorakit.training.training import Training
 from lorakit.workflow import train as running
-from lorakit.workflow.setup import assemble
+from lorakit.workflow.setup import assemble, prepare
 from lorakit.workflow.train import TrainResult
 
 TRAIN_ROWS, VALIDATION_ROWS = 45, 30
@@ -51,13 +51,11 @@ class Bench:
     """Makes recipes, and runs them."""
 
     folder: Path
-    backbones: dict[str, Path] = field(default_factory=dict)
+    tiny: TinyModels
 
-    def backbone(self, family: str = "bert") -> Path:
+    def backbone(self, family: str = "bert", **config: Any) -> Path:
         """The folder of a family's tiny checkpoint, built once."""
-        if family not in self.backbones:
-            self.backbones[family] = tiny_model(family, self.folder / "backbones" / family)
-        return self.backbones[family]
+        return self.tiny(family, **config)
 
     def data(self) -> Path:
         """The folder of train.csv and validation.csv, and of the same rows as GLUE's SST-2; written once."""
@@ -96,7 +94,7 @@ class Bench:
     def prepare(self, folder: Path, *overrides: str, hooks: Sequence[Hook] = (), **options: str) -> Training:
         """What the loop gets, in evaluation mode."""
         loaded = self.load(*overrides, **options)
-        training, _ = running.prepare(loaded, assemble(loaded), Run(folder), hooks)
+        training = prepare(loaded, assemble(loaded), Run(folder), hooks)
         training.model.eval()
         return training
 

@@ -2,46 +2,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from support.sentences import sentences
+from tokenizers import processors
+from transformers import AutoTokenizer
 
 from lorakit.errors import DataError
 from lorakit.tasks.batching import encode, epoch_batches, evaluation_batches
 
-WORDS = [f"w{i}" for i in range(50)]
 LENGTHS = np.random.default_rng(0).integers(5, 100, size=1003).tolist()
-
-
-@pytest.fixture(params=["right", "left"])
-def tokenizer(request):
-    vocabulary = {word: i for i, word in enumerate(["[UNK]", "[CLS]", "[SEP]", "[PAD]", *WORDS])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    core.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="[PAD]",
-        padding_side=request.param,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-
-
-def sentences(count, pair=False, label=None):
-    rng = np.random.default_rng(count)
-
-    def text():
-        return " ".join(rng.choice(WORDS, size=rng.integers(1, 12)))
-
-    columns = {"text": [text() for _ in range(count)], "idx": list(range(100, 100 + count))}
-    if pair:
-        columns["text_pair"] = [text() for _ in range(count)]
-    if label:
-        columns["label"] = [label(i) for i in range(count)]
-    return Dataset.from_dict(columns)
 
 
 def expected(rows, tokenizer, max_length):

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tasks.test_batching import sentences, tokenizer  # noqa: F401
+from support.sentences import sentences
 from tokenizers import AddedToken
 
 from lorakit.tasks import tokens
@@ -25,7 +25,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("pair", [False, True])
-def test_tokens_from_the_cache_are_those_made_in_memory(folder, monkeypatch, tokenizer, pair):  # noqa: F811
+def test_tokens_from_the_cache_are_those_made_in_memory(folder, monkeypatch, tokenizer, pair):
     data = sentences(2500, pair, lambda i: i % 3).select(range(2499, 50, -3))
     first = encode(data, tokenizer, 8)
     seen = []
@@ -41,13 +41,13 @@ def test_tokens_from_the_cache_are_those_made_in_memory(folder, monkeypatch, tok
     assert len(list(folder.iterdir())) == 1
 
 
-def test_progress_is_told_after_every_chunk(folder, tokenizer):  # noqa: F811
+def test_progress_is_told_after_every_chunk(folder, tokenizer):
     seen = []
     encode(sentences(2500), tokenizer, 8, progress=lambda *told: seen.append(told))
     assert seen == [(1000, 2500), (2000, 2500), (2500, 2500)]
 
 
-def test_fewer_long_texts_are_tokenised_at_a_time(tokenizer, monkeypatch):  # noqa: F811
+def test_fewer_long_texts_are_tokenised_at_a_time(tokenizer, monkeypatch):
     data, seen = sentences(50), []
     whole = encode(data, tokenizer, 8)
     monkeypatch.setattr(tokens, "CHUNK_BYTES", 10)
@@ -55,7 +55,7 @@ def test_fewer_long_texts_are_tokenised_at_a_time(tokenizer, monkeypatch):  # no
     assert seen == [(done, 50) for done in range(1, 51)]
 
 
-def test_what_decides_is_in_the_key(tokenizer):  # noqa: F811
+def test_what_decides_is_in_the_key(tokenizer):
     data = sentences(30, pair=True)
     keys = [
         tokens.tokens_key(data, tokenizer, 8),
@@ -85,7 +85,7 @@ def test_the_digest_is_of_the_texts_and_not_of_their_chunks():
     assert tokens.text_digest(pa.chunked_array([["x", "ab", "c", "y"]]).slice(1, 2)) == digest(["ab", "c"])
 
 
-def test_a_tokenizer_without_a_known_content_is_not_cached(folder, tokenizer, monkeypatch):  # noqa: F811
+def test_a_tokenizer_without_a_known_content_is_not_cached(folder, tokenizer, monkeypatch):
     data = sentences(40)
     expected = encode(data, tokenizer, 8)
     monkeypatch.setattr(tokens, "tokens_key", lambda *args: "")
@@ -93,7 +93,7 @@ def test_a_tokenizer_without_a_known_content_is_not_cached(folder, tokenizer, mo
     assert len(list(folder.iterdir())) == 1
 
 
-def test_tokens_of_a_large_split_are_mapped(folder, tokenizer):  # noqa: F811
+def test_tokens_of_a_large_split_are_mapped(folder, tokenizer):
     encoded = encode(sentences(40), tokenizer, 8)
     assert isinstance(encoded.tokens.base, np.memmap)
     assert not encoded.tokens.flags.writeable

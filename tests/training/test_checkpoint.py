@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,11 +62,11 @@ def whole(bench: Bench) -> dict[tuple[str, ...], dict[str, Any]]:
     ],
 )
 def test_resumed_is_never_stopped(bench: Bench, tmp_path: Path, whole: Any, overrides: tuple[str, ...], step: int):
-    folder = tmp_path / "run"
+    folder = tmp_path / "a run"
     stop = stopped(bench, folder, step, *overrides)
     assert stop.exit_code == 130
     assert f"stopped after step {step} of" in str(stop)
-    assert stop.problems[0].hint == f"lorakit train {folder} --resume"
+    assert shlex.split(stop.problems[0].hint) == ["lorakit", "train", str(folder), "--resume"]
     assert not (folder / "summary.json").exists()
     torch.manual_seed(99)  # another process would start from another state
     bench.train(*overrides, run_dir=folder, resume=True)

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from lorakit.adapters.spec import methods
 from lorakit.backbone.first_token import first_token
-from lorakit.training.loop import Training
+from lorakit.training.training import Training
 from lorakit.training.update import updates
 
 SMALL = {

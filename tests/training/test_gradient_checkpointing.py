@@ -12,7 +12,7 @@ from transformers.models.bert.modeling_bert import BertForSequenceClassification
 import lorakit
 from lorakit.errors import Interrupted, RecipeError
 from lorakit.searching.scoring import without_trace
-from lorakit.training.loop import Training
+from lorakit.training.training import Training
 
 ON = "training.gradient_checkpointing=true"
 EVERYWHERE = ("adapter.targets=[all]", "adapter.shortcuts=[res1,res2,mid,in,cut]")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.runs import SEARCH, Bench
+from support.runs import SEARCH, Bench, StopAt
 
 import lorakit
-from lorakit.errors import RunError
-from lorakit.workflow.doctor import crash_resume as surviving
-from lorakit.workflow.doctor.crash_resume import differences, outcome, survive
-from lorakit.workflow.doctor.faults import TORN, TORN_GENERATION, Ended, Kill, run_process
+from lorakit.artifacts import fault_points
+from lorakit.errors import Interrupted, RunError
+from lorakit.workflow.doctor import crash_resume
+from lorakit.workflow.doctor.crash_resume import crash_and_resume, differences, outcome
+from lorakit.workflow.doctor.faults import Ended, FaultInjector, Kill, run_process
 
 # 12 steps; a checkpoint after every third, an evaluation after 5, 10 and 12, ticks before 0, 3, 6, 9, a line after every second.
 OFTEN = ("run.checkpoint_every=0.5", "evaluation.every_steps=5")
@@ -22,20 +23,38 @@ GLORA = (
     "adapter.method=glora",
     "adapter.dropout=0",
     "search.method=glora",
-    "search.holdout=0.2",
-    "search.population=4",
-    "search.parents=2",
-    "search.generations=3",
+    "search.options={holdout: 0.2, population: 4, parents: 2, generations: 3}",
 )
+
+
+def test_every_fault_point_is_come_by(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By one search within a training that is resumed, and one evolution; each point that begins ends, the inner ones first."""
+    injector = FaultInjector(None, tmp_path / "notes")
+    monkeypatch.setattr(fault_points, "installed", injector)
+    loaded = bench.load(*HETERO)
+    with pytest.raises(Interrupted):
+        lorakit.train(loaded, run_dir=tmp_path / "run", hooks=[StopAt(7)])
+    lorakit.train(loaded, run_dir=tmp_path / "run", resume=True)
+    lorakit.evolve(bench.load(*GLORA), run_dir=tmp_path / "found")
+    assert set(injector.times) == set(fault_points.POINTS)
+    assert injector.inside == []
+    assert all(seconds > 0 for seconds in injector.seconds.values())
+    assert injector.times["resuming"] == 1
+    assert injector.times["half a generation"] == 3
+
+
+def test_a_kill_at_no_fault_point_is_an_error():
+    with pytest.raises(ValueError, match="there is no fault point 'lunch': training, "):
+        Kill("lunch")
 
 
 def test_killed_twice(bench: Bench, tmp_path: Path):
     """While it computes a step; then with everything written that was to be written, but not yet in its place."""
     loaded = bench.load(*HETERO)
     kills = [Kill("step", 8, 0.002), Kill("naming", 4)]
-    deaths = survive(loaded, tmp_path / "killed", kills)
-    assert [(death.kill, death.resumable) for death in deaths] == [(kill, True) for kill in kills]
-    assert deaths[1].where.endswith("> naming")
+    crashes = crash_and_resume(loaded, tmp_path / "killed", kills)
+    assert [(crash.kill, crash.resumable) for crash in crashes] == [(kill, True) for kill in kills]
+    assert crashes[1].where.endswith("> naming")
     assert not differences(outcome(bench.train(*HETERO).run_dir), outcome(tmp_path / "killed"))
 
 
@@ -43,7 +62,9 @@ def test_killed_twice(bench: Bench, tmp_path: Path):
 @pytest.mark.parametrize(
     ("overrides", "kills"),
     [
-        pytest.param(HETERO, [Kill("tick", 3, 0.004), Kill(TORN, 3), Kill("resuming", 1, 0.001)], id="ticks"),
+        pytest.param(
+            HETERO, [Kill("tick", 3, 0.004), Kill("half a record", 3), Kill("resuming", 1, 0.001)], id="ticks"
+        ),
         pytest.param(
             (*HETERO, "search.scoring=streaming", "search.off=freeze"),
             [Kill("evaluation", 1, 0.003), Kill("adapter's tensors"), Kill("removing", 4)],
@@ -60,16 +81,16 @@ def test_killed_twice(bench: Bench, tmp_path: Path):
     ],
 )
 def test_killed_elsewhere(bench: Bench, tmp_path: Path, overrides: tuple[str, ...], kills: list[Kill]):
-    deaths = survive(bench.load(*overrides), tmp_path / "killed", kills)
-    assert [death.kill for death in deaths] == kills
+    crashes = crash_and_resume(bench.load(*overrides), tmp_path / "killed", kills)
+    assert [crash.kill for crash in crashes] == kills
     assert not differences(outcome(bench.train(*overrides).run_dir), outcome(tmp_path / "killed"))
 
 
 @pytest.mark.slow
 def test_an_evolution_is_killed_in_its_supernet_and_in_a_generation(bench: Bench, tmp_path: Path):
     loaded = bench.load(*GLORA)
-    kills = [Kill("step", 5), Kill("configuration", 7, 0.002), Kill(TORN_GENERATION, 1), Kill("found run")]
-    assert [death.kill for death in survive(loaded, tmp_path / "killed", kills)] == kills
+    kills = [Kill("step", 5), Kill("configuration", 7, 0.002), Kill("half a generation", 1), Kill("found run")]
+    assert [crash.kill for crash in crash_and_resume(loaded, tmp_path / "killed", kills)] == kills
     lorakit.evolve(loaded, run_dir=tmp_path / "undisturbed")
     assert not differences(outcome(tmp_path / "undisturbed"), outcome(tmp_path / "killed"))
 
@@ -91,7 +112,7 @@ def script(monkeypatch: pytest.MonkeyPatch, *ends: Ended) -> list[tuple[bool, Ki
         asked.append((resume, kill))
         return ends[len(asked) - 1]
 
-    monkeypatch.setattr(surviving, "run_process", run_process)
+    monkeypatch.setattr(crash_resume, "run_process", run_process)
     return asked
 
 
@@ -101,8 +122,8 @@ KILLED, REFUSED, DONE = Ended(True, "step", -9, ""), Ended(False, "", 3, "no che
 def test_what_was_killed_too_early_is_begun_anew(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked = script(monkeypatch, KILLED, REFUSED, KILLED, REFUSED, DONE)
     first, second = Kill("step", 1), Kill("step", 2)
-    deaths = survive(bench.load(), tmp_path / "run", [first, second])
-    assert [death.resumable for death in deaths] == [False, False]
+    crashes = crash_and_resume(bench.load(), tmp_path / "run", [first, second])
+    assert [crash.resumable for crash in crashes] == [False, False]
     assert asked == [(False, first), (True, second), (False, second), (True, None), (False, None)]
 
 
@@ -112,7 +133,7 @@ def test_what_was_killed_after_its_last_word_is_not_resumed(
     asked = script(monkeypatch, KILLED)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "summary.json").touch()
-    assert len(survive(bench.load(), tmp_path / "run", [Kill("step"), Kill("step")])) == 1
+    assert len(crash_and_resume(bench.load(), tmp_path / "run", [Kill("step"), Kill("step")])) == 1
     assert len(asked) == 1
 
 
@@ -121,9 +142,9 @@ def test_what_fails_by_itself_did_not_survive(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: Ended
 ):
     script(monkeypatch, KILLED, ended)
-    monkeypatch.setattr(surviving, "resumable", lambda loaded, folder: True)
+    monkeypatch.setattr(crash_resume, "resumable", lambda loaded, folder: True)
     with pytest.raises(RunError, match=f"ended with code {ended.code}: {ended.said}"):
-        survive(bench.load(), tmp_path / "run", [Kill("step")])
+        crash_and_resume(bench.load(), tmp_path / "run", [Kill("step")])
 
 
 def test_outcomes_differ_in_bytes_records_and_files_but_not_in_times(tmp_path: Path):

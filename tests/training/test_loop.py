@@ -22,8 +22,8 @@ from lorakit.errors import RunError
 from lorakit.training import loop
 from lorakit.training.dropout import fast_dropout
 from lorakit.training.hooks import Hook, TrainState
-from lorakit.training.loop import Training
 from lorakit.training.seeds import derive_seed
+from lorakit.training.training import Training
 from lorakit.workflow import setup as building
 
 

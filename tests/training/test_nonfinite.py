@@ -14,7 +14,7 @@ from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.errors import RunError
 from lorakit.training import loop
 from lorakit.training.hooks import Hook, TrainState
-from lorakit.training.loop import Training
+from lorakit.training.training import Training
 
 SETTINGS = ("run.log_every=4", "training.lr=1e-3")  # epochs are 6 steps, two of them
 

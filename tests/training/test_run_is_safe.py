@@ -16,10 +16,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from support.runs import Bench, StopAt, records
 
-from lorakit.artifacts.adapter_file import save_adapter
+from lorakit.artifacts.adapter_file import check_saved, save_adapter
 from lorakit.artifacts.files import mend
 from lorakit.artifacts.lock import claimed
-from lorakit.artifacts.saved import check_saved
 from lorakit.errors import Interrupted, RunError, UsageError
 from lorakit.training.hooks import Hook, TrainState
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.models import tiny_model
+from support.processes import lorakit_on_two
 from support.runs import SEARCH, Bench, StopAt, records
 from support.thinned import thinned
 from torch.testing import assert_close
@@ -195,13 +192,10 @@ def test_a_search_and_an_update_together(bench: Bench, tmp_path: Path):
 )
 def test_two_processes_decide_alike(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
     """The same global batch on two processes: the same branches, masks and freezing, so the same weights to rounding."""
-    backbone = tiny_model("bert", tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    backbone = bench.backbone(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     settings = (*settings, "adapter.dropout=0", "training.lr=1e-3", "training.batch_size=6", f"model.name={backbone}")
     alone = bench.train(*settings)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lorakit"]
-    arguments = ["train", str(bench.load().path), *settings, "--run-dir", str(tmp_path / "run")]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(lorakit.__file__).parents[1])}
-    subprocess.run([*launch, *arguments], check=True, env=environment, timeout=200, capture_output=True)
+    lorakit_on_two("train", str(bench.load().path), *settings, "--run-dir", str(tmp_path / "run"))
     ours, theirs = (
         load_file(run / "adapter" / "adapter_model.safetensors") for run in (alone.run_dir, tmp_path / "run")
     )

@@ -1,5 +1,6 @@
-"""A bench for small runs, and one run that many tests read."""
+"""Two runs that many tests read."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,6 @@ from support.runs import SEARCH, Bench
 
 import lorakit
 from lorakit.workflow.train import TrainResult
-
-
-@pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +26,4 @@ def searched(bench: Bench) -> TrainResult:
 @pytest.fixture
 def copied(finished: TrainResult, tmp_path: Path) -> Path:
     """A copy of the finished run's folder, to be spoilt."""
-    import shutil
-
     return Path(shutil.copytree(finished.run_dir, tmp_path / "copied"))

@@ -51,15 +51,15 @@ def test_it_is_a_lora_of_that_rank(bench: Bench, dylora: TrainResult, rank: int)
     torch.testing.assert_close(
         logits(lorakit.load(dylora.run_dir, rank=rank)), logits(lorakit.load(plain.run_dir)), rtol=1e-5, atol=1e-6
     )
-    ours = lorakit.evaluate("custom", run=dylora.run_dir, rank=rank)
-    theirs = lorakit.evaluate("custom", run=plain.run_dir)
+    ours = lorakit.evaluate(dylora.run_dir, task="custom", rank=rank)
+    theirs = lorakit.evaluate(plain.run_dir, task="custom")
     assert ours.scores == theirs.scores
     assert f"rank {rank}" in ours.source
 
 
 def test_all_ranks_are_the_run_itself(dylora: TrainResult) -> None:
-    assert lorakit.evaluate("custom", run=dylora.run_dir, rank=RANK).scores == dylora.last
-    assert lorakit.evaluate("custom", run=dylora.run_dir).scores == dylora.last
+    assert lorakit.evaluate(dylora.run_dir, task="custom", rank=RANK).scores == dylora.last
+    assert lorakit.evaluate(dylora.run_dir, task="custom").scores == dylora.last
     assert lorakit.merge(dylora.run_dir).largest_difference < 1e-4
 
 
@@ -69,7 +69,7 @@ def test_a_budget_ends_at_its_rank_and_scale(bench: Bench) -> None:
     run = bench.train(*settings, name="dylora-3")
     sites = read_json(run.run_dir / "adapter" / "lorakit.json")["sites"]
     assert {(site["rank"], site["scale"]) for site in sites} == {(3, ALPHA / 3)}
-    assert lorakit.evaluate("custom", run=run.run_dir).scores == run.last
+    assert lorakit.evaluate(run.run_dir, task="custom").scores == run.last
     assert lorakit.merge(run.run_dir).largest_difference < 1e-4
     torch.testing.assert_close(
         logits(lorakit.load(run.run_dir / "merged")), logits(lorakit.load(run.run_dir)), rtol=1e-5, atol=1e-5
@@ -101,15 +101,15 @@ def test_one_rank_is_merged_and_exported(dylora: TrainResult, tmp_path: Path) ->
 @pytest.mark.parametrize("rank", [0, -1, RANK + 1])
 def test_a_rank_that_is_not_there(dylora: TrainResult, rank: int) -> None:
     with pytest.raises(UsageError, match=rf"(?s)no rank {rank}\b.*1 to {RANK}"):
-        lorakit.evaluate("custom", run=dylora.run_dir, rank=rank)
+        lorakit.evaluate(dylora.run_dir, task="custom", rank=rank)
 
 
 def test_what_has_no_ranks(bench: Bench, dylora: TrainResult, tmp_path: Path) -> None:
     run = bench.train("adapter.method=bitfit", "training.max_steps=1", "adapter.dropout=0", name="no-ranks")
     with pytest.raises(UsageError, match="no rank units"):
-        lorakit.evaluate("custom", run=run.run_dir, rank=1)
+        lorakit.evaluate(run.run_dir, task="custom", rank=1)
     with pytest.raises(UsageError, match="no ranks to choose"):
-        lorakit.evaluate("mrpc", model="bert-base-uncased", rank=1)
+        lorakit.evaluate(task="mrpc", model="bert-base-uncased", rank=1)
     merged = tmp_path / "merged"
     lorakit.merge(dylora.run_dir, out=merged)
     with pytest.raises(UsageError, match="no ranks to choose"):

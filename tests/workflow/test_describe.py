@@ -5,20 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.models import tiny_model
+from support.models import TinyModels
 
 from lorakit.adapters.spec import methods
 from lorakit.cli.app import main
-from lorakit.recipe.schema import ModelSection
+from lorakit.errors import LorakitError
+from lorakit.workflow import describe as describing
 from lorakit.workflow.describe import describe
 
 WIDTH, LAYERS = 32, 2  # of tests/support/models.py
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSection:
-    """A tiny BERT."""
-    return ModelSection(name=str(tiny_model("bert", tmp_path_factory.mktemp("bert"))))
+def model(tiny: TinyModels) -> str:
+    """The folder of a tiny BERT."""
+    return str(tiny("bert"))
 
 
 FORMULAS = {
@@ -30,16 +31,16 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize("method", FORMULAS)
-def test_the_count_is_the_paper_s_formula(model: ModelSection, method: str) -> None:
-    card = describe(method, model)
+def test_the_count_is_the_paper_s_formula(model: str, method: str) -> None:
+    card = describe(method, model=model)
     assert card.count is not None
     assert (card.count.rank, card.count.parameters) == FORMULAS[method]
     assert sum(site.parameters for site in card.count.sites) + card.count.shared == card.count.parameters
 
 
-def test_every_method_has_a_whole_card(model: ModelSection) -> None:
+def test_every_method_has_a_whole_card(model: str) -> None:
     for name in methods.names():
-        card = describe(name, model)
+        card = describe(name, model=model)
         assert "When to use it:" in card.text, name
         assert card.source, name
         assert card.title, name
@@ -48,36 +49,41 @@ def test_every_method_has_a_whole_card(model: ModelSection) -> None:
         assert any(not reason for reason in card.composes["init"].values()), name
 
 
-def test_what_does_not_go_together_has_its_reason(model: ModelSection) -> None:
-    composes = describe("ia3", model).composes
+def test_what_does_not_go_together_has_its_reason(model: str) -> None:
+    composes = describe("ia3", model=model).composes
     assert composes["decomposition"]["none"] == ""
     assert "no sum" in composes["decomposition"]["magnitude"]
     assert "pissa" in composes["init"]
 
 
 @pytest.mark.parametrize("model", ["nobody/nothing", "bundled:nothing", "./nowhere"])
-def test_a_named_model_must_be_here(capsys: pytest.CaptureFixture[str], model: str) -> None:
+def test_a_named_model_must_be_here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
     assert main(["show", "lora", "--model", model, "--json"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert model in err
-    card = describe("lora", ModelSection(name=model))
+    with pytest.raises(LorakitError, match=model):
+        describe("lora", model=model)
+    monkeypatch.setattr(describing, "DEMO_MODEL", model)  # where nobody named one, the card comes without a count
+    card = describe("lora")
     assert card.count is None
     assert model in card.no_count
 
 
-def test_the_card_for_people(model: ModelSection, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", "lora", "--model", model.name]) == 0
+def test_the_card_for_people(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "lora", "--model", model]) == 0
     out = capsys.readouterr().out
     assert "Low-rank adaptation" in out
     assert "2,048" in out
     assert "A 8x32" in out
 
 
-def test_a_rank_is_told_where_there_is_one(model: ModelSection, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", "lora", "--model", model.name]) == 0
+def test_a_rank_is_told_where_there_is_one(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "lora", "--model", model]) == 0
     assert ", rank 8" in "".join(capsys.readouterr().out.split("counted on")[1].split("parameters")[0].splitlines())
-    assert main(["show", "bitfit", "--model", model.name]) == 0
+    assert main(["show", "bitfit", "--model", model]) == 0
     assert "rank" not in capsys.readouterr().out.split("counted on")[1]
 
 

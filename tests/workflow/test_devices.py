@@ -8,7 +8,7 @@ from accelerate.utils import DistributedType
 from support.runs import Bench
 
 from lorakit.errors import UsageError
-from lorakit.workflow.setup import DATA_PARALLEL, make_accelerator
+from lorakit.workflow.accelerator import DATA_PARALLEL, make_accelerator
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DistributedType if kind.value not in ("NO", *DATA_PARALLEL)])

@@ -30,7 +30,7 @@ def sst2(bench: Bench) -> TrainResult:
 @pytest.mark.parametrize("weights", ["last", "best"])
 def test_the_runs_numbers_exactly(finished, searched, sst2, weights: str):
     for run in (finished, searched, sst2):
-        evaluated = lorakit.evaluate(run.task, run=run.run_dir, weights=weights)
+        evaluated = lorakit.evaluate(run.run_dir, task=run.task, weights=weights)
         assert evaluated.scores == getattr(run, weights)
         assert (evaluated.split, evaluated.rows, evaluated.metric) == ("validation", VALIDATION_ROWS, run.metric)
         assert evaluated.interval is not None
@@ -52,7 +52,7 @@ def test_last_and_best_of_a_regression(bench: Bench, metric: str):
     assert run.best_step < run.steps
     assert run.best != run.last
     for weights in ("last", "best"):
-        evaluated = lorakit.evaluate("custom", run=run.run_dir, weights=weights)
+        evaluated = lorakit.evaluate(run.run_dir, task="custom", weights=weights)
         assert evaluated.scores == getattr(run, weights)
         assert evaluated.metric == metric
 
@@ -60,7 +60,7 @@ def test_last_and_best_of_a_regression(bench: Bench, metric: str):
 def test_scores_are_scikit_learns(bench: Bench, finished: TrainResult, tmp_path: Path):
     """From the predictions file to the labels in the csv, by another road."""
     file = tmp_path / "deep" / "predictions.csv"
-    evaluated = lorakit.evaluate("custom", run=finished.run_dir, predictions=file)
+    evaluated = lorakit.evaluate(finished.run_dir, task="custom", predictions=file)
     assert evaluated.predictions == file
     with (bench.data() / "validation.csv").open() as stream:
         labels = [row["label"] for row in csv.DictReader(stream)]
@@ -78,7 +78,7 @@ def test_scores_are_scikit_learns(bench: Bench, finished: TrainResult, tmp_path:
 
 def test_predicted_numbers(bench: Bench, tmp_path: Path):
     run = bench.train("training.max_steps=3", kind="number")
-    evaluated = lorakit.evaluate("custom", run=run.run_dir, predictions=tmp_path / "numbers.csv")
+    evaluated = lorakit.evaluate(run.run_dir, task="custom", predictions=tmp_path / "numbers.csv")
     with (bench.data() / "validation.csv").open() as stream:
         numbers = [float(row["number"]) for row in csv.DictReader(stream)]
     with (tmp_path / "numbers.csv").open() as stream:
@@ -88,7 +88,7 @@ def test_predicted_numbers(bench: Bench, tmp_path: Path):
 
 def test_a_split_without_labels_is_predicted_not_scored(sst2: TrainResult, tmp_path: Path):
     file = tmp_path / "SST-2.tsv"
-    evaluated = lorakit.evaluate("sst2", run=sst2.run_dir, split="test", predictions=file)
+    evaluated = lorakit.evaluate(sst2.run_dir, task="sst2", split="test", predictions=file)
     assert (evaluated.scores, evaluated.interval, evaluated.rows) == ({}, None, VALIDATION_ROWS)
     lines = [line.split("\t") for line in file.read_text().splitlines()]
     assert lines[0] == ["index", "prediction"]
@@ -99,11 +99,11 @@ def test_a_split_without_labels_is_predicted_not_scored(sst2: TrainResult, tmp_p
 
 def test_the_test_file_of_a_custom_task(finished: TrainResult):
     """It holds the validation rows once more, labels and all."""
-    assert lorakit.evaluate("custom", run=finished.run_dir, split="test").scores == finished.last
+    assert lorakit.evaluate(finished.run_dir, task="custom", split="test").scores == finished.last
 
 
 def test_the_training_rows_too(finished: TrainResult):
-    assert lorakit.evaluate("custom", run=finished.run_dir, split="train").rows == 45
+    assert lorakit.evaluate(finished.run_dir, task="custom", split="train").rows == 45
 
 
 @pytest.mark.parametrize(
@@ -112,29 +112,36 @@ def test_the_training_rows_too(finished: TrainResult):
         ("custom", {"split": "tset"}, "no split 'tset'"),
         ("sst2", {}, "this run learnt custom, not sst2"),
         ("sts2", {}, "sts2"),
+        ("custom", {"model": "another"}, "--run and --model exclude each other"),
     ],
 )
 def test_wrong_questions_about_a_run(finished, task: str, options: dict[str, str], message: str):
     with pytest.raises(UsageError, match=message) as caught:
-        lorakit.evaluate(task, run=finished.run_dir, **options)
+        lorakit.evaluate(finished.run_dir, task=task, **options)
     assert caught.value.exit_code == 2
+
+
+def test_a_run_knows_its_task_and_a_checkpoint_is_told(sst2: TrainResult):
+    assert lorakit.evaluate(str(sst2.run_dir)).scores == sst2.last
+    with pytest.raises(UsageError, match="does not say what it was trained for"):
+        lorakit.evaluate(model="somewhere")
 
 
 def test_weights_that_are_not_there(copied: Path):
     import shutil
 
     shutil.rmtree(copied / "best")
-    assert lorakit.evaluate("custom", run=copied).rows == VALIDATION_ROWS
+    assert lorakit.evaluate(copied, task="custom").rows == VALIDATION_ROWS
     with pytest.raises(RunError, match="has no best adapter"):
-        lorakit.evaluate("custom", run=copied, weights="best")
+        lorakit.evaluate(copied, task="custom", weights="best")
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UsageError, match="not a run folder"):
-        lorakit.evaluate("sst2", run=tmp_path)
+        lorakit.evaluate(tmp_path, task="sst2")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="no finished run of sst2"):
-        lorakit.evaluate("sst2")
+        lorakit.evaluate(task="sst2")
 
 
 def test_the_newest_run_of_the_task(sst2: TrainResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -142,7 +149,7 @@ def test_the_newest_run_of_the_task(sst2: TrainResult, monkeypatch: pytest.Monke
 
     shutil.copytree(sst2.run_dir, tmp_path / "runs" / "sst2-0")
     monkeypatch.chdir(tmp_path)
-    evaluated = lorakit.evaluate("sst2")
+    evaluated = lorakit.evaluate(task="sst2")
     assert evaluated.source == "runs/sst2-0 (last weights)"
     assert evaluated.scores == sst2.last
 
@@ -150,10 +157,10 @@ def test_the_newest_run_of_the_task(sst2: TrainResult, monkeypatch: pytest.Monke
 def test_a_checkpoint_without_a_trained_head_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LORAKIT_GLUE_DIR", str(bench.data()))
     with pytest.raises(UsageError, match="no trained head for sst2") as caught:
-        lorakit.evaluate("sst2", model=str(bench.backbone()), offline=True)
+        lorakit.evaluate(task="sst2", model=str(bench.backbone()), offline=True)
     assert caught.value.exit_code == 2
     with pytest.raises(LorakitError):
-        lorakit.evaluate("custom", model=str(bench.backbone()), offline=True)
+        lorakit.evaluate(task="custom", model=str(bench.backbone()), offline=True)
 
 
 def test_a_classifier_from_elsewhere(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -171,7 +178,7 @@ def test_a_classifier_from_elsewhere(bench: Bench, monkeypatch: pytest.MonkeyPat
     expected = np.mean([guess == int(label) for guess, (_, label) in zip(guesses, rows, strict=True)])
 
     monkeypatch.setenv("LORAKIT_GLUE_DIR", str(bench.data()))
-    evaluated = lorakit.evaluate("sst2", model=str(tmp_path), offline=True)
+    evaluated = lorakit.evaluate(task="sst2", model=str(tmp_path), offline=True)
     assert evaluated.scores == {"accuracy": pytest.approx(expected)}
     assert evaluated.source == str(tmp_path)
 
@@ -183,8 +190,8 @@ def test_the_merged_model_scores_what_the_run_scores(
     run = bench.train("training.lr=0.02", "task.max_length=8", *settings, kind="sst2")
     lorakit.merge(run.run_dir, out=tmp_path / "merged")
     monkeypatch.setenv("LORAKIT_GLUE_DIR", str(bench.data()))
-    merged = lorakit.evaluate("sst2", model=str(tmp_path / "merged"), offline=True)
-    assert merged.scores == lorakit.evaluate("sst2", run=run.run_dir).scores == run.last
+    merged = lorakit.evaluate(task="sst2", model=str(tmp_path / "merged"), offline=True)
+    assert merged.scores == lorakit.evaluate(run.run_dir, task="sst2").scores == run.last
 
 
 def test_outputs_are_matched_by_name(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -198,7 +205,7 @@ def test_outputs_are_matched_by_name(bench: Bench, monkeypatch: pytest.MonkeyPat
     model.save_pretrained(tmp_path / "turned")
     AutoTokenizer.from_pretrained(tmp_path / "merged").save_pretrained(tmp_path / "turned")
     monkeypatch.setenv("LORAKIT_GLUE_DIR", str(bench.data()))
-    assert lorakit.evaluate("sst2", model=str(tmp_path / "turned"), offline=True).scores == run.last
+    assert lorakit.evaluate(task="sst2", model=str(tmp_path / "turned"), offline=True).scores == run.last
 
 
 def test_other_names_are_taken_by_place_with_a_word(caplog: pytest.LogCaptureFixture):
@@ -224,7 +231,7 @@ def test_mnli_is_scored_on_both_validation_splits(bench: Bench, tmp_path: Path):
         pq.write_table(pa.table(columns), folder / f"{split}.parquet")
     settings = ("task.name=mnli", f"task.data={tmp_path}", "task.train=null", "task.validation=null", "task.test=null")
     run = bench.train(*settings, "task.text=null", "task.label=null", "training.max_steps=3")
-    both = lorakit.evaluate("mnli", run=run.run_dir)
+    both = lorakit.evaluate(run.run_dir, task="mnli")
     assert both.scores == run.last
     assert both.split == "validation_matched, validation_mismatched"
     assert both.rows == 21
@@ -233,11 +240,11 @@ def test_mnli_is_scored_on_both_validation_splits(bench: Bench, tmp_path: Path):
         ("validation_mismatched", "accuracy/validation_mismatched"),
     ):
         table = tmp_path / f"{split}.csv"
-        alone = lorakit.evaluate("mnli", run=run.run_dir, split=split, predictions=table)
+        alone = lorakit.evaluate(run.run_dir, task="mnli", split=split, predictions=table)
         with table.open() as stream:
             guesses = [row["prediction"] for row in csv.DictReader(stream)]
         names = ("entailment", "neutral", "contradiction")
         right = np.mean([guess == names[place % 3] for place, guess in enumerate(guesses)])
         assert both.scores[name] == alone.scores["accuracy"] == pytest.approx(right)
     with pytest.raises(UsageError, match="takes one split"):
-        lorakit.evaluate("mnli", run=run.run_dir, predictions=tmp_path / "both.csv")
+        lorakit.evaluate(run.run_dir, task="mnli", predictions=tmp_path / "both.csv")

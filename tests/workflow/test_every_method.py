@@ -33,7 +33,7 @@ def test_a_recipe_becomes_a_run_that_evaluates_and_merges(bench: Bench, name: st
     result = bench.train(*settings, name=f"every-{name}")
     assert result.adapter_parameters <= plan.budget <= plan.adapter_parameters
     assert 0 < result.sites_on <= result.sites_total
-    evaluated = lorakit.evaluate("custom", run=result.run_dir)
+    evaluated = lorakit.evaluate(result.run_dir, task="custom")
     assert evaluated.scores == pytest.approx(result.last, abs=1e-9)
     if unmergeable:
         with pytest.raises(RunError, match="cannot be"):

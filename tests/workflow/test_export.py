@@ -165,7 +165,7 @@ def test_places_that_hold_something_else_are_not_replaced(finished: TrainResult,
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("kept")
     for force in (False, True):
-        with pytest.raises(UsageError, match="is not replaced" if force else "is there already"):
+        with pytest.raises(UsageError, match="is not replaced" if force else "exists already"):
             lorakit.export(finished.run_dir, out=tmp_path / "out", force=force)
     with pytest.raises(UsageError, match="is not replaced"):
         lorakit.export(finished.run_dir, out=finished.run_dir / "adapter", force=True)

@@ -168,7 +168,7 @@ def test_the_run_is_one_that_every_command_takes(bench: Bench, tmp_path: Path):
     twin = made(bench, CASES["ranks and alphas a module"][1](), tmp_path / "peft")
     brought_in(bench, tmp_path / "peft", tmp_path / "run", "run.seed=3", "training.lr=0.001")
     run = tmp_path / "run"
-    scored = lorakit.evaluate("custom", run=run)
+    scored = lorakit.evaluate(run, task="custom")
     assert 0 <= scored.scores["accuracy"] <= 1
     ours = lorakit.load(run)
     expected = logits(twin, ours.tokenizer)
@@ -205,9 +205,9 @@ def test_a_bundled_base_model_is_known_by_its_name(
     """PEFT writes the folder that it was installed in, which is another one on every machine."""
     monkeypatch.setattr(importing, "BUNDLED", {"bundled:tiny": None})
     monkeypatch.setattr(importing, "bundled_folder", lambda name: bench.backbone())
-    assert importing.known_as(f"{bench.backbone()}/.") == "bundled:tiny"
-    assert importing.known_as(str(tmp_path)) == str(tmp_path)
-    assert importing.known_as("") == ""
+    assert importing.portable_name(f"{bench.backbone()}/.") == "bundled:tiny"
+    assert importing.portable_name(str(tmp_path)) == str(tmp_path)
+    assert importing.portable_name("") == ""
     made(bench, CASES["lora"][1](), tmp_path / "peft")
     assert importing.draft_recipe(read_peft(tmp_path / "peft"), "sst2", []).recipe.model.name == "bundled:tiny"
     assert "made for" not in caplog.text
@@ -360,7 +360,7 @@ def test_only_a_peft_folder_and_only_a_new_place(bench: Bench, finished: TrainRe
         brought_in(bench, shortcuts / "adapter", tmp_path / "run")
     made(bench, CASES["lora"][1](), tmp_path / "peft")
     before = (tmp_path / "peft" / "adapter_config.json").read_bytes()
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         brought_in(bench, tmp_path / "peft", tmp_path / "peft")
     assert (tmp_path / "peft" / "adapter_config.json").read_bytes() == before
 

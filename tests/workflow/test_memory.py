@@ -8,8 +8,9 @@ from support.models import SMALL
 from support.runs import Bench
 
 from lorakit.adapters.attach import AdaptedModel
-from lorakit.workflow.memory import HOLES, Kept, footprint, kept
-from lorakit.workflow.setup import Parts, adapt, assemble
+from lorakit.workflow.memory import HOLES, Kept, estimate_footprint, measure_kept
+from lorakit.workflow.parts import Parts
+from lorakit.workflow.setup import adapt, assemble
 
 D, F, LAYERS, HEADS = (
     SMALL[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -35,47 +36,49 @@ def test_a_layer_of_bert(bench: Bench):
     """The input of q, k, v; these; o's input; noise, sum and output of the first norm; up's output, gelu's; noise and sum of the second;
     each norm's mean and deviation; and the r long product of every site."""
     per_token = 1 * D + 3 * D + 1 * D + 3 * D + 2 * F + 2 * D + 4 + 6 * RANK
-    assert kept(made(bench)[1], "fp32") == of_bert(per_token)
+    assert measure_kept(made(bench)[1], "fp32") == of_bert(per_token)
 
 
 def test_with_few_sites_fewer_inputs_are_kept(bench: Bench):
     """o's, up's and down's are not needed; nor is q in the first layer, whose k wants no gradient."""
     per_token = 1 * D + 3 * D + 2 * D + 1 * F + 2 * D + 4 + 2 * RANK - D / LAYERS
-    assert kept(made(bench, "adapter.targets=[q,v]")[1], "fp32") == of_bert(per_token)
+    assert measure_kept(made(bench, "adapter.targets=[q,v]")[1], "fp32") == of_bert(per_token)
 
 
 def test_an_adapters_dropout_keeps_its_noise_and_what_it_leaves(bench: Bench):
     """Both for each of the six sites, in the place of its own input; the first layer's wants no gradient: q, k, v keep no noise there."""
     inputs, before = 5 * D + F, 3 * D + F
-    plain, dropped = (kept(made(bench, f"adapter.dropout={p}")[1], "fp32") for p in (0, 0.1))
+    plain, dropped = (measure_kept(made(bench, f"adapter.dropout={p}")[1], "fp32") for p in (0, 0.1))
     assert dropped.per_token - plain.per_token == 4 * LAYERS * (2 * inputs - before) - 4 * 3 * D
 
 
 def test_under_autocast_weights_are_kept_in_half_precision(bench: Bench):
     """All that is multiplied: the layers' and adapters', the pooler's and the head's."""
     _, adapted = made(bench, "training.precision=bf16")
-    found = kept(adapted, "bf16")
+    found = measure_kept(adapted, "bf16")
     assert found.constant == 2 * (LAYERS * (LINEAR + ADAPTERS) + D * D + 2 * D)
-    assert 0.5 < found.per_token / kept(adapted, "fp32").per_token < 0.8  # sums, norms and dropout's noise stay float32
+    assert (
+        0.5 < found.per_token / measure_kept(adapted, "fp32").per_token < 0.8
+    )  # sums, norms and dropout's noise stay float32
 
 
 @pytest.mark.parametrize(("attention", "tables"), [("sdpa", 0), ("eager", 1)])
 def test_the_quadratic_part_is_there_where_the_attention_stores_its_table(bench: Bench, attention: str, tables: int):
     """Llama has no dropout: the softmax alone."""
-    found = kept(made(bench, f"model.attention={attention}", family="llama")[1], "fp32")
+    found = measure_kept(made(bench, f"model.attention={attention}", family="llama")[1], "fp32")
     assert found.per_pair == 4 * LAYERS * HEADS * tables
 
 
 def test_what_cannot_be_computed_in_half_precision_is_counted_in_float32(bench: Bench):
     _, adapted = made(bench, family="deberta")
-    assert kept(adapted, "bf16") == kept(adapted, "fp32")
+    assert measure_kept(adapted, "bf16") == measure_kept(adapted, "fp32")
 
 
 def test_recomputed_layers_keep_their_input(bench: Bench):
     _, adapted = made(bench, RECOMPUTED)
-    found = kept(adapted, "fp32", recomputed=True)
+    found = measure_kept(adapted, "fp32", recomputed=True)
     assert found == Kept(0, 4 * 3 * D, 4 * LAYERS * D, 0)
-    assert kept(adapted, "fp32") == kept(made(bench)[1], "fp32")
+    assert measure_kept(adapted, "fp32") == measure_kept(made(bench)[1], "fp32")
     assert all(layer.gradient_checkpointing for _, layer in adapted.backbone.anatomy.layers)
 
 
@@ -83,14 +86,14 @@ def test_the_parts_add_up(bench: Bench):
     """8 rows of 32 tokens in training, 16 in evaluation."""
     for settings in ((), (RECOMPUTED,), ("model.attention=eager",)):
         parts, adapted = made(bench, *settings)
-        found = footprint(parts, adapted)
+        found = estimate_footprint(parts, adapted)
         trained = LAYERS * ADAPTERS + 2 * D + 2
         ids = sum(buffer.numel() * buffer.element_size() for buffer in adapted.model.buffers())
         assert found.weights == 4 * sum(p.numel() for p in adapted.model.parameters()) + ids
         assert found.learning == 12 * trained
-        step = kept(adapted, "fp32").bytes(8, 32)
+        step = measure_kept(adapted, "fp32").bytes(8, 32)
         if RECOMPUTED in settings:
-            step = step / LAYERS + kept(adapted, "fp32", recomputed=True).bytes(8, 32)
+            step = step / LAYERS + measure_kept(adapted, "fp32", recomputed=True).bytes(8, 32)
         assert found.step == (1 if RECOMPUTED in settings else HOLES) * (step + 2 * 8 * 32 * 4 * F)
         table = 2 * 4 * HEADS * 32**2 if settings == ("model.attention=eager",) else 0
         assert found.evaluation == 16 * (32 * 4 * (2 * F + 3 * D) + table)
@@ -100,7 +103,7 @@ def test_the_parts_add_up(bench: Bench):
 def test_nothing_is_left_changed(bench: Bench):
     _, adapted = made(bench, RECOMPUTED)
     states, random = adapted.states(), torch.get_rng_state()
-    kept(adapted, "fp32")
+    measure_kept(adapted, "fp32")
     assert adapted.states() == states
     assert torch.equal(torch.get_rng_state(), random)
     assert not any(module.training for module in adapted.model.modules())

@@ -91,7 +91,7 @@ def test_run_and_merged_folder_agree(searched: TrainResult, tmp_path: Path):
 
 def test_best_weights(bench: Bench):
     run = bench.train("training.lr=0.05", "training.epochs=3", "evaluation.every_steps=2")
-    last, best = (lorakit.predict(run.run_dir, TEXTS, weights) for weights in ("last", "best"))
+    last, best = (lorakit.predict(run.run_dir, TEXTS, weights=weights) for weights in ("last", "best"))
     assert [each.probability for each in last] != [each.probability for each in best]
 
 

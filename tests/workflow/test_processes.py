@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 from support import two_processes
-from support.models import tiny_model
+from support.processes import LAUNCHER, TWO, on_cpu
 from support.runs import SEARCH, Bench, records
 from torch.testing import assert_close
 
-import lorakit
 from lorakit.artifacts.files import read_jsonl
 from lorakit.errors import UsageError
 
@@ -45,14 +43,12 @@ def launch(folder: Path, jobs: list[dict[str, Any]], *, machines: int = 1) -> st
     """Run the jobs on two processes, of one machine or of two (which are this one); what was said where it fails."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
     script = [two_processes.__file__, str(folder / "jobs.json")]
-    launcher = [sys.executable, "-m", "torch.distributed.run"]
-    places = [["--standalone", "--nproc-per-node=2"]]
+    places: list[Sequence[str]] = [TWO]
     if machines == 2:
         common = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
         places = [[*common, f"--node-rank={rank}"] for rank in range(2)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(lorakit.__file__).parents[1])}
     started = [
-        subprocess.Popen([*launcher, *place, *script], env=environment, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*LAUNCHER, *place, *script], env=on_cpu(), stderr=subprocess.PIPE, text=True)
         for place in places
     ]
     said = [process.communicate(timeout=600)[1] for process in started]
@@ -71,7 +67,7 @@ def free_port() -> int:
 def pairs(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     """Way -> its run in one process and in two."""
     folder = tmp_path_factory.mktemp("processes")
-    backbone = tiny_model("bert", folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    backbone = bench.backbone(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     recipe, jobs, runs = str(bench.load().path), [], {}
     for way, overrides in WAYS.items():
         settings = [*STILL, *overrides, f"model.name={backbone}"]

@@ -15,7 +15,7 @@ from support.small_history import CORRELATIONS, SITES, TIMELINE
 
 import lorakit
 from lorakit.errors import LorakitError, RunError, UsageError
-from lorakit.workflow.records import priced
+from lorakit.workflow.records import with_costs
 
 RECIPE = (
     "model: {name: some-encoder}\ntask: {name: rotten_tomatoes}\nadapter: {rank: 4}\nsearch: {method: heterolora}\n"
@@ -279,7 +279,7 @@ def test_what_a_site_costs_is_taken_from_what_is_live():
         {"name": "d", "layer": 0, "role": "k", "rank": 8, "parameters": 80},  # off with all its units
         {"name": "e", "layer": 0, "role": "o", "rank": 8, "units": [1, 4], "parameters": 40},
     ]
-    costs = {site.name: site.parameters for site in priced(sites, {"a": 3, "b": 0, "c": 0, "d": 0})}
+    costs = {site.name: site.parameters for site in with_costs(sites, {"a": 3, "b": 0, "c": 0, "d": 0})}
     assert costs == {"a": 80, "b": 80, "c": 40, "d": 80, "e": 160}
 
 

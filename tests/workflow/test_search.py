@@ -14,7 +14,7 @@ import lorakit
 from lorakit.artifacts.run import Run
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import load_recipe
-from lorakit.searching.scoring import Probe, Proxy, proxies
+from lorakit.searching.proxy import Probe, Proxy, proxies
 from lorakit.workflow.search import SearchResult
 from lorakit.workflow.setup import adapt, assemble
 

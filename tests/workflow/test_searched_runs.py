@@ -1,15 +1,12 @@
-"""Search methods by units down the whole line: the budget, a run that can be read back, evaluated and merged, and resumed."""
+"""Allocators down the whole line: the budget, a run that can be read back, evaluated and merged, and resumed."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from support.models import tiny_model
+from support.processes import lorakit_on_two
 from support.runs import Bench, StopAt, records
 from support.thinned import thinned
 from torch.testing import assert_close
@@ -45,7 +42,7 @@ def test_a_run_evaluates_merges_and_resumes(bench: Bench, tmp_path: Path, method
     assert all(tick["parameters"] <= tick["budget"] for tick in ticks)
     assert 0 < run.adapter_parameters <= run.budget == ticks[-1]["budget"]
     for weights in ("last", "best"):
-        scores = lorakit.evaluate("custom", run=run.run_dir, weights=weights).scores
+        scores = lorakit.evaluate(run.run_dir, task="custom", weights=weights).scores
         assert scores == pytest.approx(getattr(run, weights), abs=1e-9)
     assert lorakit.merge(run.run_dir).largest_difference < 1e-4
     stopped = tmp_path / "stopped"
@@ -75,16 +72,13 @@ def test_ranks_of_eva_are_found_before_a_training_too(bench: Bench, tmp_path: Pa
 @pytest.mark.parametrize("method", [*SEARCHES, "dylora"])
 def test_two_processes_decide_alike(bench: Bench, tmp_path: Path, method: str) -> None:
     """The same global batch on two processes: the same ranks, units, shares and zeros, so the same weights to rounding."""
-    backbone = tiny_model("bert", tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    backbone = bench.backbone(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     settings = (
         *(*SEARCHES.get(method, SHORTCUTS), f"search.method={method}", "adapter.dropout=0", "training.lr=1e-3"),
         *("training.batch_size=6", f"model.name={backbone}"),
     )
     alone = bench.train(*settings)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lorakit"]
-    arguments = ["train", str(bench.load().path), *settings, "--run-dir", str(tmp_path / "run")]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(lorakit.__file__).parents[1])}
-    subprocess.run([*launch, *arguments], check=True, env=environment, timeout=200, capture_output=True)
+    lorakit_on_two("train", str(bench.load().path), *settings, "--run-dir", str(tmp_path / "run"))
     ours, theirs = (read_jsonl(run / "timeline.jsonl") for run in (alone.run_dir, tmp_path / "run"))
     assert [tick["ranks"] for tick in ours] == [tick["ranks"] for tick in theirs]
     for file in (alone.run_dir / "adapter").glob("*.safetensors"):

@@ -14,8 +14,9 @@ from support.runs import Bench
 import lorakit
 from lorakit.errors import LorakitError, RecipeError
 from lorakit.recipe.load import load_recipe
-from lorakit.workflow import setup as building
-from lorakit.workflow.setup import adapt, assemble, flat, make_accelerator
+from lorakit.workflow import parts as parts_module
+from lorakit.workflow.accelerator import make_accelerator
+from lorakit.workflow.setup import adapt, assemble
 
 
 @pytest.mark.parametrize(
@@ -96,14 +97,10 @@ def test_a_long_tokenisation_tells_how_far_it_is(bench: Bench, monkeypatch, capl
     parts = assemble(bench.load())
     parts.encode("train")
     assert not caplog.messages
-    monkeypatch.setattr(building, "TELL_EVERY", -1)
+    monkeypatch.setattr(parts_module, "TELL_EVERY", -1)
     parts.encode("train")
     rows = len(parts.data.splits["train"])
     assert caplog.messages == [f"train: {rows} of {rows} rows tokenised"]
-
-
-def test_settings_for_trackers_are_flat():
-    assert dict(flat({"a": {"b": 1, "c": [2]}, "d": None, "e": "f"})) == {"a.b": 1, "a.c": "[2]", "d": "None", "e": "f"}
 
 
 def test_one_process_may_use_several_precisions(bench: Bench):

@@ -12,7 +12,7 @@ import lorakit
 from lorakit.artifacts.files import read_json
 from lorakit.errors import Interrupted, UsageError
 from lorakit.recipe.load import load_recipe
-from lorakit.workflow.setup import assemble, sees_sites_alone
+from lorakit.workflow.setup import assemble, only_sites_see_tokens
 from lorakit.workflow.train import TrainResult
 
 
@@ -56,7 +56,7 @@ def test_the_summary_is_the_result(finished: TrainResult):
     ],
 )
 def test_tokens_are_left_out_where_nothing_else_sees_them(settings: tuple[str, ...], alone: bool, bench: Bench):
-    assert sees_sites_alone(assemble(bench.load(*settings))) is alone
+    assert only_sites_see_tokens(assemble(bench.load(*settings))) is alone
 
 
 def test_a_search_keeps_to_its_budget(searched: TrainResult):
@@ -82,7 +82,7 @@ def test_runs_are_named_after_recipe_and_seed(bench: Bench):
 
 
 def test_a_named_folder_must_be_free(bench: Bench, copied: Path):
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         bench.train(run_dir=copied)
 
 

@@ -42,7 +42,7 @@ def test_saved_merged_and_exported(bench: Bench, tmp_path: Path, case: str) -> N
     assert timeline[-1]["budget"] == result.budget >= result.adapter_parameters == timeline[-1]["parameters"]
     ranks = {name: rank for name, rank in timeline[-1]["ranks"].items() if rank}
     assert len(set(timeline[-1]["ranks"].values())) > 1
-    assert lorakit.evaluate("custom", run=run).scores == result.last
+    assert lorakit.evaluate(run, task="custom").scores == result.last
     ours = logits(lorakit.load(run))
 
     merged = lorakit.merge(run, out=tmp_path / "merged")
@@ -71,4 +71,4 @@ def test_stopped_between_ticks_and_at_one_it_ends_as_if_it_were_not(bench: Bench
     torch.manual_seed(99)
     again = bench.train(*settings, run_dir=tmp_path / "run", resume=True, name="whole")
     assert records(again.run_dir) == records(whole.run_dir)
-    assert lorakit.evaluate("custom", run=again.run_dir).scores == whole.last
+    assert lorakit.evaluate(again.run_dir, task="custom").scores == whole.last

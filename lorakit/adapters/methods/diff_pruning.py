@@ -4,7 +4,7 @@
 
 First the loss has `penalty` (1.25e-7) times the expected number of open gates added; then, at `prune_at` (0.5) of the steps, the
 share `keep` (0.005) of the largest |z w| of all sites together stays, the others become 0, and what stays is trained on. The three
-are settings of the update: adapter.update_options. 2 out in parameters a site train before that; keep out in differ from W at the
+are settings of the update: adapter.update_options. 2 out in parameters a site train before the cut; keep out in differ from W at the
 end, although the adapter's file has room for all. LoRA is low-rank and dense, this sparse and of any rank.
 Merges exactly: W' = W + z * w.
 Deliberate differences: no gate for groups of weights (the paper's structured variant); embeddings, norms and biases stay; the

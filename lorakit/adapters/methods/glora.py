@@ -4,7 +4,7 @@
     b' = b + b o D + E + W C        C: in              lora, vector or none         D, E: out     vector, scalar or none
 
 A = lora costs rank (out + in), as B; C = lora rank (in + 1); a vector out (C: in); a scalar 1. All of them, which is the default:
-2 rank (out + in) + rank (in + 1) + 2 out. Xd, D and E start at zero. Merges exactly, W C with the W from before merging.
+2 rank (out + in) + rank (in + 1) + 2 out parameters a site. Xd, D and E start at zero. Merges exactly, W C with the W from before merging.
 Where a layer has no bias, C, D and E have nothing to merge into and are off, as in PEFT: A and B alone train.
 `lorakit search --method glora` finds a configuration for each layer: a supernet is trained, then evolved on held-out training rows.
 Differs from LoRA: the elements of W are scaled too, the bias moves, and there is no alpha. From PEFT: A and B, D and E are set one by

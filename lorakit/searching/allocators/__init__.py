@@ -1,1 +1,1 @@
-"""Search methods, one file each: subclasses of ``lorakit.searching.allocator.Allocator``."""
+"""Allocators, one file each: subclasses of ``lorakit.searching.allocator.Allocator``."""

@@ -30,7 +30,7 @@ from lorakit.adapters.adapter import ON
 from lorakit.adapters.delta import Option, axes_of
 from lorakit.adapters.packing import pack_all, unpack
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocator import SearchContext, allocators, read_settings
+from lorakit.searching.allocator import SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import outer_factors, with_penalty
 from lorakit.searching.unit_allocator import UnitAllocator, Units
@@ -69,7 +69,7 @@ class AdaLoRA(UnitAllocator):
     @classmethod
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """The orthogonality of two factors a site in every batch: a product, a difference and a norm, forward and backward."""
-        penalised = read_settings(cls, search.options)["orthogonality"] > 0
+        penalised = cls.settings_from(search.options)["orthogonality"] > 0
         return cost_model.small(2 * PENALTY * penalised) * cost_model.steps * cost_model.accumulate + cls.choosing(
             ticks, cost_model
         )

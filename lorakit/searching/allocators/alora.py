@@ -30,10 +30,10 @@ import torch
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import Option, axes_of
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocate import check_finite
-from lorakit.searching.allocator import Decision, SearchContext, allocators, read_settings
+from lorakit.searching.allocator import Decision, SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.scoring import without_trace
+from lorakit.searching.selection import check_finite
 from lorakit.searching.unit_allocator import UnitAllocator, Units, rank_for_all
 from lorakit.tasks.batching import Batch
 
@@ -71,7 +71,7 @@ class ALoRA(UnitAllocator):
     @classmethod
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """Two forward passes for each unit; a site has ``search.uniform_rank`` of them, or the usual number where that is not given."""
-        rounds = min(sum(tick > 0 for tick in ticks), read_settings(cls, search.options)["rounds"])
+        rounds = min(sum(tick > 0 for tick in ticks), cls.settings_from(search.options)["rounds"])
         units = len(cost_model.sites) * (search.uniform_rank or USUAL_RANK)
         return 2 * units * rounds * cost_model.forward()
 
@@ -134,8 +134,8 @@ class ALoRA(UnitAllocator):
     def unit_scores(self) -> Units:
         """IS of every live unit, 0 for the others."""
         context = self.context
-        seed = int(torch.randint(2**31, (), generator=context.generator))
-        batches = context.draw(context.search.batches, context.generator)
+        seed = context.seed()
+        batches = context.batches()
         live = {name: adapter.units.clone() for name, adapter in self.adapters.items()}
         scores = {name: torch.zeros(adapter.rank, dtype=torch.double) for name, adapter in self.adapters.items()}
         values = {name: copied(adapter) for name, adapter in self.adapters.items()}

@@ -29,10 +29,10 @@ from lorakit.adapters.deltas.selection import SELECTION
 from lorakit.adapters.packing import pack, unpack
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocate import allocate_units
-from lorakit.searching.allocator import Decision, SearchContext, allocators, read_settings
+from lorakit.searching.allocator import Decision, SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.scoring import without_trace
+from lorakit.searching.selection import select_units
 from lorakit.searching.unit_allocator import UnitAllocator, Units, check_later_tick
 
 ROUNDING = 1e-5
@@ -72,7 +72,7 @@ class AutoLoRA(UnitAllocator):
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """A pass over one batch at every step of the shares."""
         one = cost_model.scoring() / len(cost_model.scored)
-        return one * (ticks[-1] // read_settings(cls, search.options)["period"])
+        return one * (ticks[-1] // cls.settings_from(search.options)["period"])
 
     def allowed(self, step: int) -> int:
         """Everything before the last tick."""
@@ -87,7 +87,7 @@ class AutoLoRA(UnitAllocator):
         scores = self.unit_scores()
         if step >= self.context.ticks[-1]:
             limit = self.allowed(step) - self.common
-            self.keep(allocate_units(scores, self.adapters, limit, self.context.generator))
+            self.keep(select_units(scores, self.adapters, limit, self.context.generator))
         told = {site: float((values >= 1 - ROUNDING).sum()) for site, values in scores.items()}
         return Decision(self.context.search.method, told)
 
@@ -96,7 +96,7 @@ class AutoLoRA(UnitAllocator):
         if step > self.context.ticks[-1] or step % self.settings["period"]:
             return
         context, alphas = self.context, list(self.alphas.values())
-        seed = int(torch.randint(2**31, (), generator=context.generator))
+        seed = context.seed()
         (batch,) = context.draw(1, context.generator)
         dropout = context.search.mode == "train"
         with without_trace(context.adapted, train_mode=dropout, seed=seed, all_on=False), torch.enable_grad():

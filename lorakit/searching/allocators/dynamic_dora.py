@@ -26,7 +26,7 @@ from lorakit.adapters.delta import Option, axes_of
 from lorakit.adapters.packing import pack_all, unpack
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocator import SearchContext, allocators, read_settings
+from lorakit.searching.allocator import SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import outer_factors, with_penalty
 from lorakit.searching.unit_allocator import UnitAllocator, Units
@@ -64,7 +64,7 @@ class DynamicDoRA(UnitAllocator):
     @classmethod
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """The variance of two factors a site in every batch, forward and backward, and every site's shares after each step."""
-        penalised = read_settings(cls, search.options)["variance"] > 0
+        penalised = cls.settings_from(search.options)["variance"] > 0
         batches = cost_model.small(2 * VARIANCE * penalised) * cost_model.steps * cost_model.accumulate
         return batches + cost_model.small(SHARES) * min(cost_model.steps, ticks[-1]) + cls.choosing(ticks, cost_model)
 

@@ -26,7 +26,7 @@ from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.fixed_ranks import FixedRanks
-from lorakit.searching.input_statistics import moments
+from lorakit.searching.input_statistics import input_means
 from lorakit.searching.scoring import without_trace
 from lorakit.searching.unit_allocator import Units
 
@@ -60,11 +60,11 @@ class EvaRanks(FixedRanks):
     def unit_scores(self) -> Units:
         """Site -> the explained variance of its first ``rank`` principal components, as shares of the whole."""
         context = self.context
-        seed = int(torch.randint(2**31, (), generator=context.generator))
-        batches = context.draw(context.search.batches, context.generator)
+        seed = context.seed()
+        batches = context.batches()
         adapted = context.adapted
         with without_trace(adapted, train_mode=False, seed=seed, all_on=False):
-            found = moments(adapted.model, adapted.sites, batches, context.logits)
+            found = input_means(adapted.model, adapted.sites, batches, context.logits)
         return {
             name: explained_variance(seen["covariance"], seen["mean"])[: self.adapters[name].rank]
             for name, seen in found.items()

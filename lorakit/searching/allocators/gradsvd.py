@@ -12,6 +12,7 @@ On MiniLM and SST-2 the budget had to be spread widely (power 0.5, the default),
 random one at every learning rate tried (0.84 to 0.85 against 0.86): `start: svd` is there to be compared. With `scale: own` it did
 worse still (0.81 at 1e-3, nothing at 2e-3); that scale was not tried with a random A.
 Ours; the first-order argument is LoRA-GA's (Wang et al. 2024, section 3), the redistribution EVA's (Paischer et al. 2024, section 3).
+When to use it: where ranks should follow the gradient at no cost in training; measured, it was level with a uniform rank.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from lorakit.adapters.delta import Option
 from lorakit.adapters.inits.gradient import start_from_gradient
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocate import allocate_units
 from lorakit.searching.allocator import SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.fixed_ranks import FixedRanks
 from lorakit.searching.scoring import without_trace
+from lorakit.searching.selection import select_units
 from lorakit.searching.unit_allocator import Units
 from lorakit.searching.weight_gradients import weight_gradients
 from lorakit.tasks.batching import Batch
@@ -87,8 +88,8 @@ class GradientSVD(FixedRanks):
     def unit_scores(self) -> Units:
         """Site -> what each of its units is worth, by the spectrum of the gradient; ``directions`` are kept where they are the start."""
         context = self.context
-        seed = int(torch.randint(2**31, (), generator=context.generator))
-        batches = context.draw(context.search.batches, context.generator)
+        seed = context.seed()
+        batches = context.batches()
 
         def summed(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
             return context.loss(model, batch) * len(batch["labels"])
@@ -115,7 +116,7 @@ class GradientSVD(FixedRanks):
             name: torch.cat([torch.full_like(v[:first], torch.finfo(v.dtype).max / 2), v[first:]])
             for name, v in scores.items()
         }
-        return allocate_units(lifted, self.adapters, limit, self.context.generator, per_parameter=True)
+        return select_units(lifted, self.adapters, limit, self.context.generator, per_parameter=True)
 
     def give(self, ranks: Mapping[str, int]) -> None:
         """Start from the directions that were counted, where that is asked for, and cut every site to its rank."""

@@ -24,11 +24,11 @@ from lorakit.adapters.delta import Option
 from lorakit.adapters.packing import pack_all, unpack_all
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocate import allocate
 from lorakit.searching.allocator import Allocator, Decision, SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.input_statistics import modules_of, seen_inputs
 from lorakit.searching.scoring import without_trace
+from lorakit.searching.selection import select_sites
 from lorakit.searching.unit_allocator import check_later_tick
 
 
@@ -77,21 +77,21 @@ class LoRADrop(Allocator):
         if step == 0 or self.decided:
             return Decision(context.search.method)
         scores = self.measure()
-        allocation = allocate(
+        selection = select_sites(
             scores, context.adapted.sites, context.costs, context.budget, context.search, context.generator
         )
-        context.adapted.switch(allocation.on, off=context.search.off)
+        context.adapted.switch(selection.on, off=context.search.off)
         self.decided = True
         self.restart()
-        return Decision(context.search.method, scores, allocation.cut, allocation.margin)
+        return Decision(context.search.method, scores, selection.cut, selection.margin)
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """Site -> g."""
         context = self.context
         adapted = context.adapted
-        seed = int(torch.randint(2**31, (), generator=context.generator))
-        batches = context.draw(context.search.batches, context.generator)
+        seed = context.seed()
+        batches = context.batches()
         sums = dict.fromkeys(adapted.adapters, 0.0)
 
         def see(name: str, x: torch.Tensor) -> None:

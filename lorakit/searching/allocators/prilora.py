@@ -32,6 +32,7 @@ from lorakit.errors import RecipeError
 from lorakit.searching.allocator import Decision, SearchContext, allocators
 from lorakit.searching.fixed_ranks import FixedRanks
 from lorakit.searching.input_statistics import modules_of, seen_inputs
+from lorakit.searching.streaming import steps_before
 from lorakit.searching.unit_allocator import Units
 from lorakit.tasks.batching import Batch, SummedLoss
 
@@ -70,7 +71,7 @@ class PRILoRA(FixedRanks):
                     key="search.method",
                     valid="prilora with an adapter method such as lora, dora, trilora or flora",
                 )
-        self.steps = {step for tick in context.ticks for step in range(max(tick - context.search.batches, 0), tick)}
+        self.steps = steps_before(context.ticks, context.search.batches)
         self.modules = modules_of(context.adapted)
         self.watching = False
         self.sums: dict[str, torch.Tensor] = {}  # of the current step
@@ -93,7 +94,7 @@ class PRILoRA(FixedRanks):
     def decide(self, step: int) -> Decision:
         """Ranks at first; from then on, prune."""
         decision = super().decide(step)
-        if self.ticks:
+        if self.ticks_done:
             self.prune()
         return decision
 

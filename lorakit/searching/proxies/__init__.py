@@ -1,1 +1,1 @@
-"""Zero-cost proxies, one file each: ``lorakit.searching.scoring.Proxy`` records. Only training rows are ever scored."""
+"""Zero-cost proxies, one file each: ``lorakit.searching.proxy.Proxy`` records. Only training rows are ever scored."""

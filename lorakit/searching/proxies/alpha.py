@@ -1,12 +1,12 @@
 """Alpha test: how far a site can be scaled down before accuracy drops (HeteroLoRA, its ALPHA-TEST proxy).
 
     M0 = accuracy with every site on;  s = the smallest k in 0..10 such that the accuracy with the site scaled by k/10 stays
-    at or above (1 - search.tolerance) M0, found by bisection, one site at a time from the last to the first
+    at or above (1 - tolerance) M0, found by bisection, one site at a time from the last to the first
 
 Where the accuracy does not rise steadily with k, bisection ends at some k that is good enough while k - 1 is not.
 A linear site's whole output W x + b + s B A x is scaled, as in the authors' code; a shortcut's low-rank path alone. Accuracy is that of
 training rows (the authors mix validation rows in; lorakit never does). For regression, the mean squared error may grow by the
-tolerance instead. Many sites tie at 0: ties are drawn from the search's own stream.
+tolerance instead. The tolerance is set in `search.proxy_options`. Many sites tie at 0: ties are drawn from the search's own stream.
 Cost: about four forward passes over the batches for every site: by far the dearest proxy.
 """
 
@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.searching.scoring import Probe, Proxy, proxies
+from lorakit.adapters.delta import Option
+from lorakit.searching.proxy import Probe, Proxy, Scores, proxies
 
 STEPS = 10
 
@@ -55,11 +56,11 @@ def quality(probe: Probe) -> float:
     return right / rows
 
 
-def alpha(probe: Probe) -> dict[str, float]:
+def alpha(probe: Probe) -> Scores:
     """Site -> the smallest k in 0..10 at which the model is still as good."""
     full = quality(probe)
-    enough = full - probe.search.tolerance * abs(full)
-    scores: dict[str, float] = {}
+    enough = full - probe.settings["tolerance"] * abs(full)
+    scores: Scores = {}
     for site, adapter in reversed(probe.adapted.adapters.items()):
         low, high = 0, STEPS
         while low < high:
@@ -79,5 +80,6 @@ proxies.register(
         at_zero="works on linear sites, whose whole output is scaled; an untrained shortcut scores 0",
         score=alpha,
         work=lambda cost_model: cost_model.forward() * (1 + len(cost_model.sites) * math.log2(STEPS + 1)),
+        options={"tolerance": Option(0.01, "share of the accuracy that may be lost", low=0.0, below=1.0)},
     ),
 )

@@ -4,11 +4,10 @@ The control that every other proxy must beat. Cost: none.
 """
 
 from lorakit.adapters.attach import AdaptedModel
-from lorakit.recipe.schema import SearchSection
-from lorakit.searching.scoring import Gradients, Proxy, proxies
+from lorakit.searching.proxy import Gradients, Proxy, Scores, Settings, proxies
 
 
-def constant(adapted: AdaptedModel, gradients: Gradients, search: SearchSection) -> dict[str, float]:
+def constant(adapted: AdaptedModel, gradients: Gradients, settings: Settings) -> Scores:
     """Site -> 1."""
     return dict.fromkeys(adapted.adapters, 1.0)
 
@@ -19,7 +18,7 @@ proxies.register(
         summary="1 for every site: a random choice",
         source="HeteroLoRA (Zhang et al. 2024)",
         at_zero="does not look at B",
-        score=lambda probe: constant(probe.adapted, {}, probe.search),
+        score=lambda probe: constant(probe.adapted, {}, probe.settings),
         work=lambda cost_model: 0.0,
         of_gradients=constant,
     ),

@@ -4,8 +4,9 @@
     s = sum |A * dL/dA| + sum |B * dL/dB|
 
 As in HeteroLoRA's code, L is the task's loss, where Tanaka et al. take the sum of the outputs. Signs come back bit for bit.
-Zero while B = 0, as SNIP is, and handled the same way (`search.untrained`). Also zero, up to rounding, on q and k of models without
-position embeddings (Llama): with ones everywhere all tokens are alike, and attention has nothing to choose between.
+Zero while B = 0, as SNIP is, and handled the same way (`untrained`, in `search.proxy_options`). Also zero, up to rounding, on q and
+k of models without position embeddings (Llama): with ones everywhere all tokens are alike, and attention has nothing to choose
+between.
 Cost: one forward and backward pass over the longest batch, and a byte a parameter for its sign.
 """
 
@@ -18,7 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorakit.searching.scoring import Probe, Proxy, proxies, saliency
+from lorakit.searching.proxies.snip import AT_ZERO, UNTRAINED, saliency
+from lorakit.searching.proxy import Probe, Proxy, Scores, proxies
 
 SIGNS = 460
 """Taking a parameter's sign off and putting it on again, in multiply-adds, as measured: all of it waits for memory."""
@@ -53,13 +55,15 @@ def ones_for_embeddings(model: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def synflow(probe: Probe) -> dict[str, float]:
+def synflow(probe: Probe) -> Scores:
     """Site -> sum |p * dL/dp| of its tensors in the absolute network."""
     model = probe.adapted.model
     with absolute_weights(model), ones_for_embeddings(model):
         table = probe.gradients(probe.batches[:1])
         adapters = probe.adapted.adapters
-        return {site: saliency(adapters[site], gradients, probe.search.untrained) for site, gradients in table.items()}
+        return {
+            site: saliency(adapters[site], gradients, probe.settings["untrained"]) for site, gradients in table.items()
+        }
 
 
 proxies.register(
@@ -67,9 +71,10 @@ proxies.register(
         name="synflow",
         summary="sum |A * dL/dA| + sum |B * dL/dB| with absolute weights and all-ones embeddings",
         source="Tanaka et al. 2020, section 5; HeteroLoRA",
-        at_zero="an untrained B counts as a random one of deviation 0.02; with search.untrained: literal the score is zero",
+        at_zero=AT_ZERO,
         score=synflow,
         work=lambda cost_model: cost_model.scoring(1) + SIGNS * cost_model.parameters,
+        options={"untrained": UNTRAINED},
         reach=2.0,
     ),
 )

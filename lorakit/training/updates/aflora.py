@@ -23,7 +23,7 @@ from lorakit.adapters.attach import HEAD, TrainedTensor
 from lorakit.adapters.delta import Option
 from lorakit.adapters.packing import pack_all, unpack_all
 from lorakit.errors import RecipeError
-from lorakit.searching.shrinking import remaining
+from lorakit.searching.unit_allocator import remaining
 from lorakit.training.hooks import TrainState
 from lorakit.training.pruning import factors
 from lorakit.training.schedule import steps_in

@@ -22,7 +22,8 @@ import torch
 from lorakit.adapters.attach import HEAD
 from lorakit.adapters.delta import Option
 from lorakit.adapters.packing import pack_all, unpack_all
-from lorakit.searching.scoring import Probe, without_trace
+from lorakit.searching.proxy import Probe
+from lorakit.searching.scoring import without_trace
 from lorakit.training.hooks import TrainState
 from lorakit.training.pruning import largest, part, prunable
 from lorakit.training.update import Update, UpdateContext, updates
@@ -95,9 +96,7 @@ class SparseMask(Update):
         batches = context.draw(self.settings["batches"])
         seed = int(torch.randint(2**31, (), generator=context.generator))
         with without_trace(context.adapted, train_mode=False, seed=seed):
-            probe = Probe(
-                context.adapted, batches, objective.mean, objective.logits, objective.regression, context.recipe.search
-            )
+            probe = Probe(context.adapted, batches, objective.mean, objective.logits, objective.regression)
             table = probe.gradients()
         return {f"{site}.{name}": gradient for site, own in table.items() for name, gradient in own.items()}
 

@@ -2,41 +2,73 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from scipy.optimize import differential_evolution
+
 from lorakit.adapters.adapter import DROPPED
+from lorakit.adapters.attach import AdaptedModel
 from lorakit.artifacts.adapter_file import site_states
-from lorakit.artifacts.combination import Combination, Setting, Update, combinations
+from lorakit.artifacts.combination import Combination, Factors, Setting, Update, combinations
 from lorakit.artifacts.peft.translate import placed
-from lorakit.artifacts.run import Run, new_run
+from lorakit.artifacts.run import new_run
 from lorakit.backbone.site import Site
-from lorakit.errors import RunError, UsageError
-from lorakit.recipe.load import load_recipe, with_usual
+from lorakit.errors import UsageError
+from lorakit.recipe.load import with_usual
 from lorakit.recipe.schema import SearchSection
+from lorakit.result import Result
+from lorakit.tasks.batching import Batch
 from lorakit.training.objective import Objective
-from lorakit.training.seeds import generator
-from lorakit.workflow.combine.combined import combined_factors, combined_head, fill, learnt
-from lorakit.workflow.combine.members import Member, member, training_batches
+from lorakit.training.seeds import derive_seed, generator
+from lorakit.workflow.accelerator import put_on_device
+from lorakit.workflow.combine.members import (
+    Member,
+    check_backbones,
+    check_ranks,
+    choose_sites,
+    combine_factors,
+    combine_heads,
+    take_apart,
+    training_batches,
+)
 from lorakit.workflow.import_peft import write_run
-from lorakit.workflow.restore import RestoredRun, open_trained, restore_run
-from lorakit.workflow.setup import Result, adapt, assemble, make_accelerator, talk
+from lorakit.workflow.restore import open_trained, restore_run
+from lorakit.workflow.setup import adapt, assemble
+from lorakit.workflow.verify import check_target
+
+logger = logging.getLogger(__name__)
+
+LARGEST_WEIGHT, PENALTY = 1.5, 0.05  # LoRAHub's bounds, and its L1 penalty
+GENERATIONS, POPULATION = 10, 5
 
 
 @dataclass(frozen=True)
 class CombineResult(Result):
     """The new run, and what went into it.
 
-    ranks: (lowest, highest); error: how far the result is from the combined updates, as a share of their Frobenius norm, because of its
-    rank; head: whose it is; rows: training rows looked at in each run.
+    Attributes:
+        out: the new run's folder.
+        method: how they were combined.
+        runs: the folders that were combined.
+        coefficients: of each of them, as used.
+        task: the first run's, which is the new one's.
+        sites: how many have an adapter.
+        ranks: the lowest and the highest.
+        error: what the ranks lose of the combined updates, as a share of their Frobenius norm.
+        head: whose the task's head is.
+        rows: training rows looked at in each run.
+        adapter_parameters: of all adapters.
     """
 
     out: Path
     method: str
     runs: list[str]
-    weights: list[float]
+    coefficients: list[float]
     task: str
     sites: int
     ranks: tuple[int, int]
@@ -47,7 +79,7 @@ class CombineResult(Result):
 
 
 def combine(
-    runs: Sequence[Path],
+    runs: Sequence[str | Path],
     *,
     method: str = "linear",
     coefficients: Sequence[float] | None = None,
@@ -55,52 +87,70 @@ def combine(
     density: float | None = None,
     rows: int = 64,
     seed: int = 0,
-    out: Path | None = None,
+    out: str | Path | None = None,
     weights: str = "last",
 ) -> CombineResult:
-    """Combine the adapters of ``runs`` by ``method`` into a run that goes on with the first one's task.
+    """Combine the adapters of several runs on one backbone into a run that goes on with the first one's task.
 
-    coefficients: one for each run, the method's own by default; rank: of the result; density: what ties and dare keep; rows: of each run's
-    training data for a method that looks at data; seed: of what is drawn; weights: each run's ``last`` or ``best``. Raises UsageError or
-    RunError for runs that do not go together, and then writes nothing.
+    Args:
+        runs: two run folders or more.
+        method: how (see `lorakit list combinations`).
+        coefficients: one for each run; the method's own by default.
+        rank: of the result; the sum of the runs', or for some methods the largest, by default.
+        density: the share of entries that ties and dare keep.
+        rows: of each run's training data, for a method that looks at data.
+        seed: of what is drawn: the rows, and what dare drops.
+        out: the new run's folder; METHOD-NAME-SEED beside the first run by default.
+        weights: the ``last`` ones of each run, or the ``best`` on its validation split.
+
+    Returns:
+        The new run, and what went into it.
+
+    Raises:
+        UsageError: for arguments that make no sense, runs on other backbones, or where ``out`` exists.
+        RunError: for runs that do not go together; then nothing is written.
+
+    Example:
+        >>> both = lorakit.combine(["runs/mrpc-0", "runs/rte-0"], method="ties")          # doctest: +SKIP
+        >>> lorakit.evaluate(both.out).scores                                             # doctest: +SKIP
     """
-    way = combinations.get(method)
-    given = check_arguments(way, runs, coefficients, rank, density, rows)
-    opened = [open_trained(Path(run), weights) for run in runs]
+    combination = combinations.get(method)
+    given = check_arguments(combination, runs, coefficients, rank, density, rows)
+    opened = [open_trained(run, weights) for run in runs]
     if len({run.path.resolve() for run in opened}) < len(opened):
-        talk.warning("a run is named more than once: it counts as often")
+        logger.warning("a run is named more than once: it counts as often")
     check_backbones(opened)
     states = [site_states(run.weights(weights)) for run in opened]
     live = [[name for name, state in found.items() if state != DROPPED] for found in states]
     first = restore_run(opened[0].path, weights)
-    sites = chosen_sites(first, {name for names in live for name in names}, opened, live)
+    sites = choose_sites(first, {name for names in live for name in names}, opened, live)
     members = []
     for number, run in enumerate(opened):
-        restored = first if number == 0 else restore_run(run.path, weights, with_data=way.needs != "nothing")
-        members.append(member(restored, sites, way.needs, rows, seed))
-    setting = Setting(given, density or way.density or 1.0, generator(seed, f"combine/{method}"))
-    check_ranks(way, members, sites)
-    ranks = {site.name: rank_of(way, [m.updates[site.name] for m in members], site, rank) for site in sites}
+        restored = first if number == 0 else restore_run(run.path, weights, with_data=combination.needs != "nothing")
+        members.append(take_apart(restored, sites, combination.needs, rows, seed))
+    setting = Setting(given, density or combination.density or 1.0, generator(seed, f"combine/{method}"))
+    check_ranks(combination, members, sites)
+    ranks = {site.name: rank_of(combination, [m.updates[site.name] for m in members], site, rank) for site in sites}
     section = placed(first.parts.backbone, sites, ranks, "lora")
     section.scale = "none"
     recipe = first.loaded.recipe
-    name = out.resolve().name if out else f"{method}-{recipe.run.name}"
-    target = Run(out) if out else new_run(opened[0].path.parent, name, seed)
-    if target.path.exists():
-        raise UsageError("is there already", where=str(target.path), hint="--out for another place")
-    combined = replace(recipe, adapter=section, search=SearchSection(), run=replace(recipe.run, name=name))
-    loaded = replace(first.loaded, recipe=with_usual(combined), name=name)
+    name = Path(out).resolve().name if out else f"{method}-{recipe.run.name}"
+    target = Path(out) if out else new_run(opened[0].path.parent, name, seed).path
+    check_target(target)
+    changed = replace(recipe, adapter=section, search=SearchSection(), run=replace(recipe.run, name=name))
+    loaded = replace(first.loaded, recipe=with_usual(changed), name=name)
     parts = assemble(loaded, first.parts.data)
     adapted = adapt(parts, statistics=None)
-    if way.learns:
+    if combination.learns:
         batches = training_batches(first, rows, seed)
-        objective = Objective(make_accelerator(loaded.recipe), parts.task.regression)
-        setting = replace(setting, weights=learnt(way, members, sites, adapted, objective, batches, seed))
-    factors, error = combined_factors(way, members, sites, setting, ranks)
-    head, whose = combined_head(members, setting.weights)
+        objective = put_on_device(adapted.model, loaded.recipe, regression=parts.task.regression)
+        learnt = learn_coefficients(combination, members, sites, adapted, objective, batches, seed)
+        setting = replace(setting, weights=learnt)
+    factors, error = combine_factors(combination, members, sites, setting, ranks)
+    head, whose = combine_heads(members, setting.weights)
     fill(adapted, factors, head)
     write_run(
-        target.path,
+        target,
         loaded,
         parts.task,
         adapted,
@@ -112,23 +162,23 @@ def combine(
         },
     )
     return CombineResult(
-        out=target.path,
+        out=target,
         method=method,
         runs=[str(run.path) for run in opened],
-        weights=list(setting.weights),
+        coefficients=list(setting.weights),
         task=parts.task.name,
         sites=len(sites),
         ranks=(min(ranks.values()), max(ranks.values())),
         error=error,
         head=whose,
-        rows=rows if way.learns or way.needs != "nothing" else 0,
+        rows=rows if combination.learns or combination.needs != "nothing" else 0,
         adapter_parameters=adapted.adapter_parameters(),
     )
 
 
 def check_arguments(
-    way: Combination,
-    runs: Sequence[Path],
+    combination: Combination,
+    runs: Sequence[str | Path],
     coefficients: Sequence[float] | None,
     rank: int | None,
     density: float | None,
@@ -137,75 +187,75 @@ def check_arguments(
     """The coefficients. UsageError for numbers that make no sense."""
     if len(runs) < 2:
         raise UsageError("there is nothing to combine", valid="two runs or more")
-    if coefficients is not None and way.learns:
+    if coefficients is not None and combination.learns:
         raise UsageError(
-            f"{way.name} learns its coefficients: none can be given", hint="--method linear takes coefficients"
+            f"{combination.name} learns its coefficients: none can be given", hint="--method linear takes coefficients"
         )
     if coefficients is not None and len(coefficients) != len(runs):
         raise UsageError(f"there are {len(coefficients)} coefficients for {len(runs)} runs", valid="one for each run")
     if coefficients is not None and not (all(map(math.isfinite, coefficients)) and any(coefficients)):
         raise UsageError("coefficients must be finite numbers, and not all zero")
-    if coefficients is not None and way.needs != "nothing" and min(coefficients) <= 0:
-        raise UsageError(f"{way.name} is a mean: its coefficients must be above zero")
+    if coefficients is not None and combination.needs != "nothing" and min(coefficients) <= 0:
+        raise UsageError(f"{combination.name} is a mean: its coefficients must be above zero")
     if rank is not None and rank < 1:
         raise UsageError(f"a rank of {rank} cannot be had", valid="1 or more")
-    if density is not None and way.density is None:
-        raise UsageError(f"{way.name} keeps every entry: it has no density", hint="--method ties or dare")
+    if density is not None and combination.density is None:
+        raise UsageError(f"{combination.name} keeps every entry: it has no density", hint="--method ties or dare")
     if density is not None and not 0 < density <= 1:
         raise UsageError(f"a density of {density:g} cannot be had", valid="above 0, at most 1")
     if rows < 1:
         raise UsageError(f"{rows} rows cannot be looked at", valid="1 or more")
-    return list(coefficients) if coefficients is not None else [way.weight or 1 / len(runs)] * len(runs)
+    return list(coefficients) if coefficients is not None else [combination.weight or 1 / len(runs)] * len(runs)
 
 
-def chosen_sites(first: RestoredRun, names: set[str], runs: Sequence[Run], live: Sequence[Sequence[str]]) -> list[Site]:
-    """The sites that any of the runs adapts, in model order. RunError where one is not a projection of the model."""
-    known = {site.name: site for site in first.parts.backbone.anatomy.sites}
-    for run, own in zip(runs, live, strict=True):
-        if foreign := [name for name in own if name not in known]:
-            raise RunError(
-                f"{foreign[0]} cannot be combined: only adapters on the model's projections can",
-                where=str(run.path),
-                hint="a run without shortcuts, and with a method that updates weights",
-            )
-    if not names:
-        raise RunError("none of the runs has an adapter in its function")
-    return [site for name, site in known.items() if name in names]
-
-
-def check_backbones(runs: Sequence[Run]) -> None:
-    """Updates are of one pretrained weight."""
-    first, *others = [(run, load_recipe(run.recipe).recipe.model) for run in runs]
-    for run, model in others:
-        if (model.name, model.revision) != (first[1].name, first[1].revision):
-            raise UsageError(
-                f"this run is on {model.name}, and {first[0].path} on {first[1].name}",
-                where=str(run.path),
-                valid="runs on one backbone",
-            )
-
-
-def check_ranks(way: Combination, members: Sequence[Member], sites: Sequence[Site]) -> None:
-    """A method that works on factors needs them, and one that sums them needs the same rank everywhere."""
-    if not way.factors:
-        return
-    for site in sites:
-        for each in members:
-            if each.updates[site.name].factors is None:
-                raise RunError(
-                    f"{site.name} is not of low rank: {way.name} works on factors B A",
-                    where=str(each.path),
-                    hint="--method linear or svd",
-                )
-        found = {each.updates[site.name].rank for each in members} - {0}
-        if way.learns and len(found) > 1:
-            raise RunError(
-                f"{site.name} has ranks {', '.join(map(str, sorted(found)))}: {way.name} sums factors of one rank",
-                hint="--method linear or svd",
-            )
-
-
-def rank_of(way: Combination, updates: Sequence[Update], site: Site, asked: int | None) -> int:
+def rank_of(combination: Combination, updates: Sequence[Update], site: Site, asked: int | None) -> int:
     """The rank of the result at a site: what was asked for, or the sum or largest of the adapters', as far as the matrix goes."""
     own = [update.rank for update in updates]
-    return min(asked or (sum(own) if way.rank == "sum" else max(own)), site.in_features, site.out_features)
+    return min(asked or (sum(own) if combination.rank == "sum" else max(own)), site.in_features, site.out_features)
+
+
+@torch.no_grad()
+def fill(adapted: AdaptedModel, factors: Mapping[str, Factors], head: Mapping[str, torch.Tensor]) -> None:
+    """Put the combined factors and head into the new model; factors of a lower rank than the site's leave zeros."""
+    state = adapted.state()
+    for name, (b, a) in factors.items():
+        for key, value in ((f"{name}.B", b), (f"{name}.A", a)):
+            state[key].zero_()
+            state[key][: value.shape[0], : value.shape[1]].copy_(value)
+    for name, tensor in head.items():
+        state[name].copy_(tensor)
+
+
+def learn_coefficients(
+    combination: Combination,
+    members: Sequence[Member],
+    sites: Sequence[Site],
+    adapted: AdaptedModel,
+    objective: Objective,
+    batches: Sequence[Batch],
+    seed: int,
+) -> list[float]:
+    """The coefficients with the smallest loss on the examples plus L1 penalty, found without gradients."""
+    head, _ = combine_heads(members, [1.0] * len(members))
+    ranks = {site.name: adapted.adapters[site.name].rank for site in sites}
+    adapted.model.eval()
+    rows = sum(len(batch["labels"]) for batch in batches)
+
+    @torch.no_grad()
+    def loss(weights: Sequence[float]) -> float:
+        factors, _ = combine_factors(combination, members, sites, Setting([float(w) for w in weights]), ranks)
+        fill(adapted, factors, head)
+        total = sum(float(objective.summed(adapted.model, batch)) for batch in batches) / rows
+        return total + PENALTY * sum(abs(float(weight)) for weight in weights) / len(members)
+
+    found = differential_evolution(
+        loss,
+        bounds=[(-LARGEST_WEIGHT, LARGEST_WEIGHT)] * len(members),
+        x0=[1 / len(members)] * len(members),
+        maxiter=GENERATIONS,
+        popsize=POPULATION,
+        rng=derive_seed(seed, "combine/weights"),
+        polish=False,
+    )
+    logger.info("coefficients %s after %d losses", ", ".join(f"{w:.3f}" for w in found.x), found.nfev)
+    return [float(weight) for weight in found.x]

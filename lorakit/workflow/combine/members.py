@@ -1,24 +1,30 @@
-"""A run taken apart for `lorakit combine`: its updates site by site, what a method wants to know of its training rows, and its head."""
+"""The runs that `lorakit combine` takes apart, site by site, and what their updates and heads come to together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from lorakit.artifacts.combination import Update, nothing_at, update_of
+from lorakit.artifacts.combination import Combination, Factors, Setting, Update, nothing_at, truncated, update_of
 from lorakit.artifacts.merge import fold
+from lorakit.artifacts.run import Run
 from lorakit.backbone.site import Site
-from lorakit.errors import LorakitError, RunError
-from lorakit.searching.input_statistics import moments
+from lorakit.errors import LorakitError, RunError, UsageError
+from lorakit.recipe.load import load_recipe
+from lorakit.searching.input_statistics import input_means
 from lorakit.tasks.batching import Batch, encode
 from lorakit.tasks.task import Task
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import generator
+from lorakit.workflow.accelerator import make_accelerator
 from lorakit.workflow.restore import RestoredRun
-from lorakit.workflow.setup import make_accelerator
+
+logger = logging.getLogger(__name__)
 
 Tensors = dict[str, torch.Tensor]
 BATCH = 16
@@ -34,7 +40,34 @@ class Member:
     head: Tensors
 
 
-def member(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: int, seed: int) -> Member:
+def check_backbones(runs: Sequence[Run]) -> None:
+    """Updates are of one pretrained weight."""
+    first, *others = [(run, load_recipe(run.recipe).recipe.model) for run in runs]
+    for run, model in others:
+        if (model.name, model.revision) != (first[1].name, first[1].revision):
+            raise UsageError(
+                f"this run is on {model.name}, and {first[0].path} on {first[1].name}",
+                where=str(run.path),
+                valid="runs on one backbone",
+            )
+
+
+def choose_sites(first: RestoredRun, names: set[str], runs: Sequence[Run], live: Sequence[Sequence[str]]) -> list[Site]:
+    """The sites that any of the runs adapts, in model order. RunError where one is not a projection of the model."""
+    known = {site.name: site for site in first.parts.backbone.anatomy.sites}
+    for run, own in zip(runs, live, strict=True):
+        if foreign := [name for name in own if name not in known]:
+            raise RunError(
+                f"{foreign[0]} cannot be combined: only adapters on the model's projections can",
+                where=str(run.path),
+                hint="a run without shortcuts, and with a method that updates weights",
+            )
+    if not names:
+        raise RunError("none of the runs has an adapter in its function")
+    return [site for name, site in known.items() if name in names]
+
+
+def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: int, seed: int) -> Member:
     """Take the run's model apart: its updates in float64, with the statistic that the method needs."""
     adapted = restored.adapted
     state = adapted.state()
@@ -46,7 +79,7 @@ def member(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: int, 
         objective.accelerator.prepare_model(adapted.model)
         statistics = {
             name: found["covariance"]
-            for name, found in moments(adapted.model, sites, batches, objective.logits).items()
+            for name, found in input_means(adapted.model, sites, batches, objective.logits).items()
         }
         adapted.model.cpu()
     for holder in (*adapted.adapters.values(), *adapted.shared.values()):
@@ -95,3 +128,59 @@ def squared_gradients(
         site.name: (total.T if site.kind == "conv1d" else total) / count
         for site, total in zip(sites, totals, strict=True)
     }
+
+
+def check_ranks(combination: Combination, members: Sequence[Member], sites: Sequence[Site]) -> None:
+    """A method that works on factors needs them, and one that sums them needs the same rank everywhere."""
+    if not combination.factors:
+        return
+    for site in sites:
+        for each in members:
+            if each.updates[site.name].factors is None:
+                raise RunError(
+                    f"{site.name} is not of low rank: {combination.name} works on factors B A",
+                    where=str(each.path),
+                    hint="--method linear or svd",
+                )
+        found = {each.updates[site.name].rank for each in members} - {0}
+        if combination.learns and len(found) > 1:
+            raise RunError(
+                f"{site.name} has ranks {', '.join(map(str, sorted(found)))}: {combination.name} sums factors of one rank",
+                hint="--method linear or svd",
+            )
+
+
+def combine_factors(
+    combination: Combination,
+    members: Sequence[Member],
+    sites: Sequence[Site],
+    setting: Setting,
+    ranks: Mapping[str, int],
+) -> tuple[dict[str, Factors], float]:
+    """Site -> (b, a) of its rank, and how much of the combined updates the ranks lose."""
+    factors, lost, whole = {}, 0.0, 0.0
+    for site in sites:
+        combined = combination.combine([each.updates[site.name] for each in members], setting)
+        factors[site.name], gone, norm = truncated(combined, ranks[site.name])
+        lost, whole = lost + gone, whole + norm
+    return factors, math.sqrt(lost / whole) if whole else 0.0
+
+
+def combine_heads(members: Sequence[Member], weights: Sequence[float]) -> tuple[Tensors, str]:
+    """The mean of the heads where all tasks have the same labels, by the weights where these are shares; else the first run's."""
+    first, *others = members
+    alike = all(
+        each.task.labels == first.task.labels
+        and {name: tensor.shape for name, tensor in each.head.items()} == {n: t.shape for n, t in first.head.items()}
+        for each in others
+    )
+    if not alike:
+        logger.info("the runs' labels differ: the head is that of %s", first.path)
+        return first.head, str(first.path)
+    usable = min(weights) >= 0
+    shares = [weight / sum(weights) if usable else 1 / len(weights) for weight in weights]
+    mean = {
+        name: torch.stack([share * each.head[name] for share, each in zip(shares, members, strict=True)]).sum(dim=0)
+        for name in first.head
+    }
+    return mean, "the weighted mean of all" if usable else "the mean of all"

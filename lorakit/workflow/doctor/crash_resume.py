@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.artifacts.files import read_json, read_jsonl
+from lorakit.artifacts.files import read_json, read_jsonl, remove_folder
 from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe
-from lorakit.recipe.schema import EVOLUTION
+from lorakit.result import Result
+from lorakit.searching.allocator import comes_before_training
 from lorakit.training.checkpoint import STATE, all_checkpoints, intact
 from lorakit.workflow.doctor.faults import REFUSED, Kill, run_process
 from lorakit.workflow.glora.evolve import RESULT
-from lorakit.workflow.setup import Result
 
 # STATE: its sum in a checkpoint, because the seconds are in it.
 NEVER_THE_SAME = ("seconds", "search_seconds", "supernet_seconds", "run_dir", "folder", "found", "emitted", STATE)
@@ -26,48 +25,50 @@ OF_THE_MACHINE = ("environment.json", "report", "merged")
 
 
 @dataclass(frozen=True)
-class Death(Result):
-    """A kill that came: what was planned, where it met the process, and whether there was a whole checkpoint to go on from."""
+class Crash(Result):
+    """A kill that came: what was planned, where it met the process, and whether there was something whole to go on from."""
 
     kill: Kill
     where: str
     resumable: bool
 
 
-def survive(loaded: LoadedRecipe, folder: Path, kills: Sequence[Kill]) -> list[Death]:
-    """Train into ``folder`` to the end, killed by each of ``kills`` in turn and resumed; a kill whose moment never comes is no death.
+def crash_and_resume(loaded: LoadedRecipe, folder: Path, kills: Sequence[Kill]) -> list[Crash]:
+    """Train into ``folder`` to the end, killed by each of ``kills`` in turn and resumed; a kill whose point never comes is no crash.
 
     Where a kill came before anything could be resumed, resuming must be refused, and the training is begun anew. RunError where a
     process fails, or where resuming is refused with a checkpoint there.
     """
-    deaths: list[Death] = []
-    resume, left = False, [*kills, None]
-    while left:
-        ended = run_process(loaded, folder, resume=resume, kill=left[0])
-        if ended.killed and left[0]:
-            deaths.append(Death(left.pop(0), ended.where, resumable(loaded, folder)))  # type: ignore[arg-type]
+    crashes: list[Crash] = []
+    resume, left = False, list(kills)
+    while True:
+        kill = left[0] if left else None
+        ended = run_process(loaded, folder, resume=resume, kill=kill)
+        if kill and ended.killed:
+            left.pop(0)
+            crashes.append(Crash(kill, ended.where, resumable(loaded, folder)))
             if finished(loaded, folder):
                 break
             resume = True
         elif ended.code == 0:
             break
-        elif ended.code == REFUSED and resume and not deaths[-1].resumable:
-            shutil.rmtree(folder, ignore_errors=True)
+        elif ended.code == REFUSED and resume and not crashes[-1].resumable:
+            remove_folder(folder)
             resume = False
         else:
             raise RunError(f"the process ended with code {ended.code}: {ended.said}", where=str(folder))
-    return deaths
+    return crashes
 
 
 def finished(loaded: LoadedRecipe, folder: Path) -> bool:
     """Whether everything is written: a process may still be killed after that."""
-    return (folder / RESULT).exists() if loaded.recipe.search.method == EVOLUTION else Run(folder).finished
+    return (folder / RESULT).exists() if comes_before_training(loaded.recipe.search) else Run(folder).finished
 
 
 def resumable(loaded: LoadedRecipe, folder: Path) -> bool:
     """Whether there is something to go on from: a whole checkpoint, or a search that has begun."""
     run = Run(folder)
-    if loaded.recipe.search.method == EVOLUTION:
+    if comes_before_training(loaded.recipe.search):
         return run.recipe.exists()
     return run.recipe.exists() and any(intact(path) for path in all_checkpoints(run.checkpoints))
 
@@ -92,16 +93,16 @@ def timeless(value: Any) -> Any:
     return [timeless(each) for each in value] if isinstance(value, list) else value
 
 
-def differences(undisturbed: dict[str, Any], survived: dict[str, Any]) -> list[str]:
+def differences(undisturbed: dict[str, Any], crashed: dict[str, Any]) -> list[str]:
     """What is not the same in two outcomes, a line each."""
     told = []
-    for name in sorted({*undisturbed, *survived}):
-        if name not in survived:
+    for name in sorted({*undisturbed, *crashed}):
+        if name not in crashed:
             told.append(f"{name} is missing")
         elif name not in undisturbed:
             told.append(f"{name} is left over")
-        elif undisturbed[name] != survived[name]:
-            told.append(f"{name} differs: {first_difference(undisturbed[name], survived[name])}")
+        elif undisturbed[name] != crashed[name]:
+            told.append(f"{name} differs: {first_difference(undisturbed[name], crashed[name])}")
     return told
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -9,14 +10,23 @@ from pathlib import Path
 
 from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.result import Result
 from lorakit.tasks.bundled import INSTALL
-from lorakit.workflow.doctor.check import FAILED, SKIPPED, Check, Finding, check
-from lorakit.workflow.doctor.crash_resume import differences, outcome, survive
-from lorakit.workflow.doctor.environment import bundled_missing, check_environment
+from lorakit.workflow.doctor.crash_resume import crash_and_resume, differences, outcome
+from lorakit.workflow.doctor.environment import (
+    FAILED,
+    SKIPPED,
+    Check,
+    Finding,
+    bundled_missing,
+    check,
+    check_environment,
+)
 from lorakit.workflow.doctor.faults import Kill, run_process
 from lorakit.workflow.doctor.run_folder import check_run
 from lorakit.workflow.merge import merge
-from lorakit.workflow.setup import Result, talk
+
+logger = logging.getLogger(__name__)
 
 SMALL = (
     "task.max_length=32",
@@ -50,9 +60,23 @@ class Diagnosis(Result):
         return all(row.verdict != FAILED for row in self.checks)
 
 
-def doctor(run: Path | None = None, *, quick: bool = False) -> Diagnosis:
-    """Look at everything; quick: without the training. Raises UsageError where ``run`` is no run folder."""
-    of_run = check_run(run) if run else [Check("run", SKIPPED, "none was named", "lorakit doctor RUN")]
+def doctor(run: str | Path | None = None, *, quick: bool = False) -> Diagnosis:
+    """Look at the machine, at a run's folder where one is named, and at a small training that is killed, resumed and merged.
+
+    Args:
+        run: a run's folder, or that of a GLoRA search.
+        quick: leave out the training.
+
+    Returns:
+        All checks with their verdicts; ``well`` tells whether none failed. What is wrong is a verdict, never an exception.
+
+    Raises:
+        UsageError: where ``run`` is no run folder.
+
+    Example:
+        >>> lorakit.doctor("runs/demo-0", quick=True).well
+    """
+    of_run = check_run(Path(run)) if run else [Check("run", SKIPPED, "none was named", "lorakit doctor RUN")]
     return Diagnosis([*check_environment(), *of_run, *check_training(quick)])
 
 
@@ -66,13 +90,13 @@ def check_training(quick: bool) -> list[Check]:
     with tempfile.TemporaryDirectory(prefix="lorakit-doctor-") as place:
         folder = Path(place)
         loaded = load_recipe(RECIPE, [*SMALL, f"run.folder={folder}"])
-        talk.info("training %s, cut short", loaded.recipe.model.name)
+        logger.info("training %s, cut short", loaded.recipe.model.name)
         trained = check(names[0], partial(train_once, loaded, folder / "undisturbed"))
         if trained.verdict == FAILED:
             return [trained, *(Check(name, SKIPPED, "there is no training to look at", "") for name in names[1:])]
-        talk.info("the same, killed twice and resumed")
+        logger.info("the same, killed twice and resumed")
         survived = check(names[1], partial(kill_and_resume, loaded, folder))
-        talk.info("merging")
+        logger.info("merging")
         return [trained, survived, check(names[2], partial(merge_once, folder / "undisturbed"))]
 
 
@@ -86,12 +110,12 @@ def train_once(loaded: LoadedRecipe, run: Path) -> Finding:
 
 def kill_and_resume(loaded: LoadedRecipe, folder: Path) -> Finding:
     """The same training, killed, against the undisturbed one."""
-    deaths = survive(loaded, folder / "killed", KILLS)
-    told = ", then in ".join(death.where.removeprefix("training > ") for death in deaths)
+    crashes = crash_and_resume(loaded, folder / "killed", KILLS)
+    told = ", then in ".join(crash.where.removeprefix("training > ") for crash in crashes)
     if different := differences(outcome(folder / "undisturbed"), outcome(folder / "killed")):
-        raise RunError(f"killed in {told}, the resumed run is another: {'; '.join(different)}")
-    if len(deaths) < len(KILLS):
-        raise RunError(f"{len(deaths)} of {len(KILLS)} kills came")
+        raise RunError(f"killed in {told}, the resumed run is not the same: {'; '.join(different)}")
+    if len(crashes) < len(KILLS):
+        raise RunError(f"only {len(crashes)} of {len(KILLS)} kills came before the training was over")
     return Finding(f"killed in {told}; the resumed run has the same weights, records and checkpoints, bit for bit")
 
 

@@ -1,4 +1,7 @@
-"""What ``lorakit doctor`` looks at before any run: Python, packages, device, disk, caches, network, the bundled model and sentences."""
+"""What ``lorakit doctor`` looks at before any run: Python, packages, device, disk, caches, network, the bundled model and sentences.
+
+A look gives a Finding; under the name of what was looked at it is a Check, a row of the table.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
@@ -18,14 +22,48 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from lorakit.backbone.checkpoint import BUNDLED, bundled_folder
+from lorakit.errors import LorakitError
 from lorakit.reporting.tables import memory
+from lorakit.result import Result
 from lorakit.tasks.bundled import INSTALL, PACKAGE, read_bundled
 from lorakit.tasks.sources import GLUE_DIR
-from lorakit.workflow.doctor.check import FAILED, SKIPPED, WARNING, Check, Finding, check
 
+OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 MODEL = "bundled:minilm"
 ROOM, TIGHT = 2 * 2**30, 200 * 2**20  # bytes: what a few runs and a merged model take; what one run takes
 CLOSE = 0.05  # relative error of a product in bfloat16 that is still rounding
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a look has shown; advice: what to do about it."""
+
+    detail: str
+    verdict: str = OK
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Check(Result):
+    """A finding under the name of what was looked at."""
+
+    check: str
+    verdict: str
+    detail: str
+    advice: str
+
+
+def check(name: str, look: Callable[[], Finding]) -> Check:
+    """What ``look`` finds; whatever it raises is a failure, not the end of the examination."""
+    try:
+        found = look()
+    except LorakitError as error:
+        first = error.problems[0]
+        place = f"{first.where}: " if first.where else ""
+        found = Finding(place + first.what, FAILED, first.hint)
+    except Exception as error:
+        found = Finding(f"{type(error).__name__}: {error}", FAILED)
+    return Check(name, found.verdict, found.detail, found.advice)
 
 
 def check_environment() -> list[Check]:
@@ -57,10 +95,10 @@ def python() -> Finding:
         wanted = metadata("lorakit")["Requires-Python"] or ""
     except PackageNotFoundError:
         return Finding(
-            f"{here}; lorakit runs from its source tree", WARNING, "pip install . makes its requirements known"
+            f"{here}; lorakit runs from its source tree", WARNING, "pip install . where its pyproject.toml is"
         )
     if not SpecifierSet(wanted).contains(here, prereleases=True):
-        return Finding(f"{here}, and lorakit needs {wanted}", FAILED, "another interpreter")
+        return Finding(f"{here}, and lorakit needs {wanted}", FAILED, "install lorakit with another Python")
     return Finding(f"{here} ({sys.prefix})")
 
 
@@ -69,13 +107,17 @@ def packages() -> Finding:
     try:
         wanted = [Requirement(line) for line in requires("lorakit") or ()]
     except PackageNotFoundError:
-        return Finding("lorakit is not installed, so its requirements are not known", WARNING, "pip install .")
+        return Finding(
+            "lorakit is not installed, so its requirements are not known",
+            WARNING,
+            "pip install . where its pyproject.toml is",
+        )
     needed = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
     wrong = list(unsuitable(needed))
     if wrong:
         lines = " ".join(f"'{one.name}{one.specifier}'" for one, _ in wrong)
         return Finding("; ".join(what for _, what in wrong), FAILED, f"pip install {lines}")
-    return Finding(f"{len(needed)} required packages are there, in their ranges")
+    return Finding(f"{len(needed)} required packages are installed, each in the range that lorakit asks for")
 
 
 def unsuitable(needed: list[Requirement]) -> Iterator[tuple[Requirement, str]]:
@@ -87,7 +129,7 @@ def unsuitable(needed: list[Requirement]) -> Iterator[tuple[Requirement, str]]:
             yield one, f"{one.name} is not installed"
             continue
         if not one.specifier.contains(here, prereleases=True):
-            yield one, f"{one.name} is {here}, not {one.specifier}"
+            yield one, f"{one.name} is {here}, and lorakit needs {one.specifier}"
 
 
 def device() -> Finding:
@@ -98,7 +140,7 @@ def device() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = f"PyTorch {torch.__version__} on {name}, {threads} threads, {cores} cores"
     if threads > cores:
-        return Finding(told, WARNING, f"OMP_NUM_THREADS={cores}: more threads than cores wait for each other")
+        return Finding(told, WARNING, f"set OMP_NUM_THREADS={cores}: more threads than cores wait for each other")
     return Finding(told)
 
 
@@ -111,7 +153,9 @@ def bfloat16() -> Finding:
     exact = left @ right
     error = float((product.float() - exact).norm() / exact.norm())
     if product.dtype != torch.bfloat16 or not error < CLOSE:
-        return Finding(f"autocast gives {product.dtype}, off by {error:.1%}", WARNING, "training.precision=fp32")
+        return Finding(
+            f"autocast gives {product.dtype}, off by {error:.1%}", WARNING, "train with training.precision=fp32"
+        )
     return Finding(f"training.precision=bf16 works: a product is off by {error:.2%}")
 
 
@@ -120,9 +164,11 @@ def disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
     told = f"{memory(free)} free in {Path.cwd()}"
     if free < TIGHT:
-        return Finding(told, FAILED, "free some space, or run.folder on another disk")
+        return Finding(told, FAILED, "free some space, or set run.folder to another disk")
     return (
-        Finding(told) if free >= ROOM else Finding(told, WARNING, "a merged model may not fit: --out on another disk")
+        Finding(told)
+        if free >= ROOM
+        else Finding(told, WARNING, "a merged model may not fit here: merge with --out on another disk")
     )
 
 
@@ -132,7 +178,9 @@ def hub_cache() -> Finding:
     above = next(folder for folder in (cache, *cache.parents) if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         return Finding(
-            f"{cache} cannot be written", WARNING, "HF_HOME=a folder of your own; bundled and local models need none"
+            f"{cache} cannot be written",
+            WARNING,
+            "set HF_HOME to a folder of your own; bundled and local models need none",
         )
     return Finding(f"{cache} can be written")
 
@@ -140,8 +188,8 @@ def hub_cache() -> Finding:
 def hub() -> Finding:
     """What is said about the network; it is not tried."""
     if constants.HF_HUB_OFFLINE:
-        return Finding("offline: HF_HUB_OFFLINE is set, only what is in the cache is there")
-    return Finding("reached where a recipe names a hub model or data set (not tried now); --offline never does")
+        return Finding("offline: HF_HUB_OFFLINE is set, so only what is in the cache can be used")
+    return Finding("used where a recipe names a hub model or data set (not tried now); never with --offline")
 
 
 def glue() -> Finding:
@@ -149,7 +197,9 @@ def glue() -> Finding:
     if not (named := os.environ.get(GLUE_DIR)):
         return Finding(f"from the hub: {GLUE_DIR} is not set")
     if not Path(named).expanduser().is_dir():
-        return Finding(f"{GLUE_DIR} names {named}, which is not a folder", FAILED, f"a folder, or unset {GLUE_DIR}")
+        return Finding(
+            f"{GLUE_DIR} names {named}, which is not a folder", FAILED, f"set {GLUE_DIR} to a folder, or unset it"
+        )
     return Finding(f"{named} ({GLUE_DIR})")
 
 

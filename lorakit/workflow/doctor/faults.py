@@ -1,61 +1,33 @@
-"""A training or a search in a process of its own, which SIGKILL ends at a chosen moment: no handler runs, nothing is flushed.
+"""A training or a search in a process of its own, which SIGKILL ends at a chosen point: no handler runs, nothing is flushed.
 
 The processes are forked from one that has imported everything and computed nothing, so that each begins at once.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorakit.artifacts import adapter_file
+from lorakit.artifacts import fault_points
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import read_json
-from lorakit.artifacts.run import Run
 from lorakit.errors import LorakitError, RunError
 from lorakit.recipe.load import LoadedRecipe
-from lorakit.recipe.schema import EVOLUTION
-from lorakit.training import checkpoint, loop
-from lorakit.training.search_hook import SearchHook
-from lorakit.workflow import train as running
-from lorakit.workflow.glora import evolve as evolving
-from lorakit.workflow.glora import supernet
+from lorakit.searching.allocator import comes_before_training
 from lorakit.workflow.glora.evolve import evolve
 from lorakit.workflow.train import train
 
-TORN, TORN_GENERATION = "half a record", "half a generation"
-MOMENTS: dict[str, tuple[Any, str]] = {
-    "training": (running, "run_loop"),
-    "resuming": (running, "load_checkpoint"),
-    "step": (loop, "step"),
-    "tick": (SearchHook, "on_tick"),
-    "evaluation": (loop, "evaluate"),
-    "checkpoint": (loop, "save"),
-    "last adapter": (running, "save_adapter"),
-    "figures": (running, "draw"),
-    "summary": (Run, "write_summary"),
-    "evolution": (evolving, "advance"),
-    "configuration": (supernet.Supernet, "fitness"),
-    "found run": (evolving, "save_found"),
-    "checkpoint's tensors": (checkpoint, "save_tensors"),
-    "adapter's tensors": (adapter_file, "save_tensors"),
-    "naming": (os, "replace"),
-    "removing": (shutil, "rmtree"),
-    TORN: (Run, "append"),
-    TORN_GENERATION: (evolving, "append_json"),
-}
-"""What a process may be killed in: the function that does it. Naming: what was written beside its place is about to take it."""
+TORN = ("half a record", "half a generation")
+"""Points where a kill leaves the first half of the line that was to be written."""
 BETWEEN = "between"
 REFUSED = 3  # exit code of a process that ends with a LorakitError
 PATIENCE = 900.0  # seconds after which a process is taken to hang
@@ -63,19 +35,22 @@ PATIENCE = 900.0  # seconds after which a process is taken to hang
 
 @dataclass(frozen=True)
 class Kill:
-    """SIGKILL, ``delay`` seconds after the moment (of MOMENTS) has begun for the ``nth`` time in its process."""
+    """SIGKILL, ``delay`` seconds after ``point`` has begun for the ``nth`` time in its process. ValueError for a point that is none."""
 
-    moment: str
+    point: str
     nth: int = 1
     delay: float = 0.0
+
+    def __post_init__(self) -> None:
+        FaultPoint(self.point)  # which knows the names
 
 
 @dataclass(frozen=True)
 class Ended:
     """How a process ended.
 
-    killed: by the Kill that it was given; where: in what, from the outside in; code: else its exit code; said: what it printed;
-    times and seconds: how often each moment began, and what it took in all, where the process ended by itself.
+    killed: by the Kill that it was given; where: in which points, from the outside in; code: else its exit code; said: what it
+    printed; times and seconds: how often each point came, and what it took in all, where the process ended by itself.
     """
 
     killed: bool
@@ -86,62 +61,53 @@ class Ended:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-class Fuse:
-    """Counts and times the moments of this process, writes into a file which of them it is in, and kills it in the chosen one."""
+class FaultInjector:
+    """Counts and times the fault points of this process, writes into the file ``notes`` which of them it is in, and kills it there."""
 
-    def __init__(self, kill: Kill | None, path: Path):
+    def __init__(self, kill: Kill | None, notes: Path):
         self.kill = kill
-        self.path = path
+        self.notes = notes
         self.timer: threading.Timer | None = None
-        self.inside: list[str] = []
+        self.inside: list[tuple[str, float]] = []  # point, when it began
         self.times: Counter[str] = Counter()
         self.seconds: dict[str, float] = defaultdict(float)
-        self.stream = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        for moment, (owner, name) in MOMENTS.items():
-            setattr(owner, name, self.watched(moment, getattr(owner, name)))
+        self.stream = os.open(notes, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
 
-    def watched(self, moment: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """``call``, as the moment that it is."""
+    def enter(self, point: str, about: tuple[Any, ...]) -> None:
+        """Note it, and die in it where that is asked for."""
+        self.inside.append((point, time.perf_counter()))
+        self.times[point] += 1
+        self.tell()
+        if self.kill and (point, self.times[point]) == (self.kill.point, self.kill.nth):
+            if point in TORN:
+                tear(*about)
+                die()
+            self.die_after(self.kill.delay)
 
-        @functools.wraps(call)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            self.inside.append(moment)
-            self.times[moment] += 1
-            self.tell()
-            begun = time.perf_counter()
-            try:
-                if self.kill and (moment, self.times[moment]) == (self.kill.moment, self.kill.nth):
-                    self.light(self.kill, args)
-                return call(*args, **kwargs)
-            finally:
-                self.seconds[moment] += time.perf_counter() - begun
-                self.inside.pop()
-                self.tell()
+    def leave(self, point: str) -> None:
+        """Note that it is over."""
+        _, begun = self.inside.pop()
+        self.seconds[point] += time.perf_counter() - begun
+        self.tell()
 
-        return watched
-
-    def light(self, kill: Kill, args: tuple[Any, ...]) -> None:
+    def die_after(self, delay: float) -> None:
         """Die now, or while the main thread works on."""
-        if kill.moment == TORN:
-            run, name, record = args
-            tear(run.path / f"{name}.jsonl", record)
-        if kill.moment == TORN_GENERATION:
-            tear(*args)
-        if kill.delay == 0:
+        if delay == 0:
             die()
-        self.timer = threading.Timer(kill.delay, die)
+        self.timer = threading.Timer(delay, die)
         self.timer.daemon = True
         self.timer.start()
 
     def tell(self) -> None:
         """Write where the process is: one short write, which a kill cannot tear."""
-        os.pwrite(self.stream, f"{' > '.join(self.inside) or BETWEEN:<150}".encode(), 0)
+        where = " > ".join(point for point, _ in self.inside) or BETWEEN
+        os.pwrite(self.stream, f"{where:<150}".encode(), 0)
 
     def conclude(self) -> None:
         """Write what there was to count; a kill that has not come by now will not come."""
         if self.timer is not None:
             self.timer.cancel()
-        self.path.write_text(json.dumps({"times": self.times, "seconds": self.seconds}), encoding="utf-8")
+        self.notes.write_text(json.dumps({"times": self.times, "seconds": self.seconds}), encoding="utf-8")
 
 
 def tear(path: Path, record: Any) -> None:
@@ -162,14 +128,15 @@ def work(loaded: LoadedRecipe, folder: Path, resume: bool, kill: Kill | None, no
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     multiprocessing.set_start_method("fork", force=True)  # so that no lock has a name, which would outlive the process
-    fuse = Fuse(kill, notes)
-    go = evolve if loaded.recipe.search.method == EVOLUTION else train
+    injector = FaultInjector(kill, notes)
+    fault_points.install(injector)
+    go = evolve if comes_before_training(loaded.recipe.search) else train
     try:
         go(loaded, run_dir=folder, resume=resume)
     except LorakitError as error:
         print(error, flush=True)
         sys.exit(REFUSED)
-    fuse.conclude()
+    injector.conclude()
 
 
 def run_process(loaded: LoadedRecipe, folder: Path, *, resume: bool = False, kill: Kill | None = None) -> Ended:

@@ -18,9 +18,9 @@ from lorakit.recipe.load import load_recipe
 from lorakit.reporting.tables import count
 from lorakit.tasks.metrics import main_metric
 from lorakit.training.checkpoint import all_checkpoints, intact
-from lorakit.workflow.doctor.check import FAILED, SKIPPED, WARNING, Check, Finding, check
+from lorakit.workflow.doctor.environment import FAILED, SKIPPED, WARNING, Check, Finding, check
 from lorakit.workflow.glora.evolve import FOUND, GENERATIONS, SUPERNET
-from lorakit.workflow.records import check_metric, check_tick, finite, origin, records
+from lorakit.workflow.records import check_metric, check_numbers, check_tick, origin, read_records
 from lorakit.workflow.restore import restore_run
 
 Look = Callable[[Run], Finding]
@@ -83,13 +83,13 @@ def state(run: Run) -> Finding:
     if scored and summary["best"] not in [record["scores"] for record in scored]:
         raise RunError("summary.json's best scores are not in metrics.jsonl")
     if scored and summary["steps"] != scored[-1]["step"]:
-        raise RunError(f"summary.json tells {summary['steps']} steps, metrics.jsonl {scored[-1]['step']}")
+        raise RunError(f"summary.json says {summary['steps']} steps, and metrics.jsonl {scored[-1]['step']}")
     return Finding(f"finished, {count(summary.get('steps', 0))} steps")
 
 
 def metrics(run: Run) -> Finding:
     """Losses and scores, each in the order of steps."""
-    found = records(run.path / "metrics.jsonl", run.metrics, check_metric)
+    found = read_records(run.path / "metrics.jsonl", run.metrics, check_metric)
     for kind in ("loss", "scores"):
         in_order([record["step"] for record in found if kind in record], f"steps with {kind}")
     return whole_lines(run, "metrics", len(found))
@@ -97,7 +97,7 @@ def metrics(run: Run) -> Finding:
 
 def timeline(run: Run) -> Finding:
     """The search's choices, in the order of steps, each within its budget."""
-    found = records(run.path / "timeline.jsonl", run.timeline, check_tick)
+    found = read_records(run.path / "timeline.jsonl", run.timeline, check_tick)
     if not found:
         return Finding("no search")
     in_order([tick["step"] for tick in found], "ticks")
@@ -110,7 +110,7 @@ def timeline(run: Run) -> Finding:
 def in_order(steps: Sequence[int], what: str) -> None:
     """Refuse steps that do not rise."""
     if fallen := [later for earlier, later in pairwise(steps) if later <= earlier]:
-        raise RunError(f"{what} do not rise: {fallen[0]} comes again or too late")
+        raise RunError(f"{what} are out of order: {fallen[0]} comes again or too late")
 
 
 def whole_lines(run: Run, name: str, read: int) -> Finding:
@@ -120,7 +120,9 @@ def whole_lines(run: Run, name: str, read: int) -> Finding:
     if lines == read:
         return Finding(f"{count(read)} records")
     if lines == read + 1 and not run.finished:
-        return Finding(f"{count(read)} records and one that was cut short", WARNING, "nothing: resuming writes it anew")
+        return Finding(
+            f"{count(read)} records and one that was cut short", WARNING, "nothing to do: resuming writes it anew"
+        )
     return Finding(f"line {read + 1} of {lines} cannot be read", FAILED, ANEW.format(run=run.path))
 
 
@@ -139,7 +141,8 @@ def adapter(run: Run, which: str) -> Finding:
     summed = sum(site["parameters"] for site in sites if site["state"] == "on")
     if summed > told["adapter_parameters"]:
         raise RunError(
-            f"its sites have {summed:,} parameters, and it tells {told['adapter_parameters']:,}", where=str(path)
+            f"its sites have {summed:,} parameters, and {OURS} says {told['adapter_parameters']:,} in all",
+            where=str(path),
         )
     numbers = f"{count(told['adapter_parameters'])} parameters, {count(told['head_parameters'])} in the head"
     return Finding(f"{len(tensors)} tensors, finite; {len(sites)} sites; {numbers}")
@@ -161,9 +164,13 @@ def parameters(run: Run) -> Finding:
     here = {"adapter_parameters": adapted.adapter_parameters(), "head_parameters": adapted.head_parameters()}
     here["sites_on"] = len(adapted.on)
     told: Mapping[str, Any] = run.summary() if run.finished else read_json(run.weights("last") / OURS)
-    wrong = [f"{name} {told[name]:,}, here {value:,}" for name, value in here.items() if told.get(name, value) != value]
+    wrong = [
+        f"{name} {told[name]:,}, and the model has {value:,}"
+        for name, value in here.items()
+        if told.get(name, value) != value
+    ]
     if wrong:
-        raise RunError(f"the run tells {'; '.join(wrong)}")
+        raise RunError(f"the run says {'; '.join(wrong)}")
     if here["adapter_parameters"] > budget:
         raise RunError(f"{here['adapter_parameters']:,} adapter parameters are on, over the budget of {budget:,}")
     return Finding(f"{count(here['adapter_parameters'])} on {here['sites_on']} sites, of a budget of {count(budget)}")
@@ -178,7 +185,9 @@ def checkpoints(run: Run) -> Finding:
         told = f"{', '.join(damaged)} damaged, {good} good"
         fatal = not good and not run.finished
         return Finding(
-            told, FAILED if fatal else WARNING, ANEW.format(run=run.path) if fatal else "nothing: passed over"
+            told,
+            FAILED if fatal else WARNING,
+            ANEW.format(run=run.path) if fatal else "nothing to do: it is passed over",
         )
     if not found and not run.finished and not untrained(run):
         return Finding("none: there is nothing to resume from", WARNING, ANEW.format(run=run.path))
@@ -191,8 +200,8 @@ def lock(run: Run) -> Finding:
         return Finding("free")
     holder = locks.read(run.lock.read_text(encoding="utf-8"))
     if holder.dead:
-        return Finding(f"left by {holder}, which is no more", advice="nothing: it is taken over")
-    return Finding(f"{holder} trains it", WARNING, f"wait for it; where it is no more, delete {run.lock}")
+        return Finding(f"left by {holder}, which has ended", advice="nothing to do: it is taken over")
+    return Finding(f"{holder} trains it", WARNING, f"wait for it; where that process has ended, delete {run.lock}")
 
 
 def leftovers(run: Run) -> Finding:
@@ -201,13 +210,13 @@ def leftovers(run: Run) -> Finding:
     if not found:
         return Finding("none")
     names = ", ".join(str(path.relative_to(run.path)) for path in found)
-    return Finding(names, WARNING, "nothing: resuming clears them away" if not run.finished else "delete them")
+    return Finding(names, WARNING, "nothing to do: resuming clears them away" if not run.finished else "delete them")
 
 
 def generations(run: Run) -> Finding:
     """An evolution's records: numbered in order, with fitness that is a number."""
     path = run.path / GENERATIONS
-    found = records(path, partial(read_jsonl, path), check_generation)
+    found = read_records(path, partial(read_jsonl, path), check_generation)
     if [record["generation"] for record in found] != list(range(len(found))):
         raise RunError("generations are not numbered in order", where=str(path))
     return Finding(f"{len(found)} generations, {sum(len(record['candidates']) for record in found)} configurations")
@@ -215,7 +224,7 @@ def generations(run: Run) -> Finding:
 
 def check_generation(record: Mapping[str, Any]) -> None:
     """Configurations, each with its fitness."""
-    finite(record["best"], record["mean"], *(each["fitness"] for each in record["candidates"]))
+    check_numbers(record["best"], record["mean"], *(each["fitness"] for each in record["candidates"]))
 
 
 def untrained(run: Run) -> bool:

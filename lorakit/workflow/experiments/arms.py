@@ -1,18 +1,25 @@
-"""What is compared: recipes and runs that are there become sides, each with its runs, done and still to be trained."""
+"""What is compared: recipes and runs that are there become arms, each with its runs, done and still to be trained.
+
+A user reads of them as sides: of a table, of a difference. What can be known of an arm before its training is its forecast.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lorakit.artifacts.run import Run, open_run
-from lorakit.errors import UsageError
-from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.errors import RunError, UsageError, nearest
+from lorakit.recipe.keys import plain_values
+from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import CUSTOM, Recipe
-from lorakit.workflow.setup import flat
-from lorakit.workflow.train import FREE_ON_RESUME, changed_keys
+from lorakit.tasks.task import higher_is_better
+from lorakit.training.evaluation import of_split
+from lorakit.training.schedule import make_schedule
+from lorakit.workflow.resume import FREE_ON_RESUME, changed_keys
+from lorakit.workflow.setup import adapt, assemble
 
 SEEDS = (0, 1, 2, 3, 4)
 NAMED_APART = {
@@ -24,7 +31,7 @@ NAMED_APART = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One run of a side. loaded: the recipe it is trained from; None for a run that was named, which stays as it is."""
+    """One run of an arm. loaded: the recipe it is trained from; None for a run that was named, which stays as it is."""
 
     seed: int
     run: Run
@@ -48,17 +55,17 @@ class Entry:
             return
         hint = "another --folder, or another run.name in the recipe"
         if not self.run.recipe.is_file() and any(self.run.path.iterdir()):
-            raise UsageError("there is something here that is no run", where=str(self.run.path), hint=hint)
+            raise UsageError("this folder is not empty, and is no run", where=str(self.run.path), hint=hint)
         if self.run.recipe.is_file() and (changed := changed_keys(self.loaded, self.run)):
             raise UsageError(
-                f"the run that is here is of another recipe; it differs in {', '.join(changed)}",
+                f"the run in this folder has another recipe: it differs in {', '.join(changed)}",
                 where=str(self.run.path),
                 hint=hint,
             )
 
 
 @dataclass
-class Side:
+class Arm:
     """One recipe and its runs, by seed. given: whether it was named as a recipe, so that missing runs can be trained."""
 
     name: str
@@ -73,7 +80,7 @@ class Side:
 
     @property
     def path_name(self) -> str:
-        """The folder of its first run: what it is called where its own name is another side's."""
+        """The folder of its first run: what it is called where its own name is another arm's."""
         return str(next(iter(self.entries.values())).run.path)
 
     def add(self, entry: Entry) -> None:
@@ -88,32 +95,32 @@ class Side:
 
 
 def gather(
-    arguments: Sequence[str],
+    named: Sequence[AnyRecipe],
     overrides: Sequence[str],
     seeds: Sequence[int] | None,
     folder: Path,
     *,
     offline: bool = False,
-) -> list[Side]:
-    """The sides in the order in which they were named: a recipe is one, and so are runs that differ in their seed alone.
+) -> list[Arm]:
+    """The arms in the order in which they were named: a recipe is one, and so are runs that differ in their seed alone.
 
-    seeds: of the recipes; five where not given. Raises UsageError or RecipeError for an argument that is neither, for two recipes of
-    one name, and for runs that are not done.
+    seeds: of the recipes; five where not given; offline: for the recipes, as ``run.offline=true``. Raises UsageError or RecipeError
+    for an argument that is neither, for two recipes of one name, and for runs that are not done.
     """
-    if not arguments:
+    if not named:
         raise UsageError("there is nothing to compare", valid="recipes and run folders", hint="lorakit list recipes")
     check_named_apart(overrides)
-    sides: list[Side] = []
-    for argument in arguments:
-        if Path(argument).is_dir():
-            add_run(sides, open_run(Path(argument)))
+    arms: list[Arm] = []
+    for recipe in named:
+        if not isinstance(recipe, LoadedRecipe) and Path(recipe).is_dir():
+            add_run(arms, open_run(Path(recipe)))
         else:
-            settings = [*overrides, *(["run.offline=true"] if offline else [])]
-            add_recipe(sides, argument, settings, SEEDS if seeds is None else seeds, folder)
+            loaded = load_recipe(recipe, overrides, offline=offline)
+            add_recipe(arms, loaded, SEEDS if seeds is None else seeds, folder)
     unused = [*overrides, *([] if seeds is None else ["--seeds"])]
-    if unused and not any(side.given for side in sides):
+    if unused and not any(arm.given for arm in arms):
         raise UsageError(f"{unused[0]} is for recipes to train, and only runs are named", hint="leave it out")
-    return sides
+    return arms
 
 
 def check_named_apart(overrides: Sequence[str]) -> None:
@@ -124,23 +131,25 @@ def check_named_apart(overrides: Sequence[str]) -> None:
             raise UsageError("cannot be set for all runs at once", where="command line", key=key, hint=NAMED_APART[key])
 
 
-def add_recipe(sides: list[Side], argument: str, overrides: Sequence[str], seeds: Sequence[int], folder: Path) -> None:
-    """One more side, trained in ``folder``; runs of the same recipe that were named before are part of it."""
-    loaded = load_recipe(argument, overrides)
+def add_recipe(arms: list[Arm], loaded: LoadedRecipe, seeds: Sequence[int], folder: Path) -> None:
+    """One more arm, trained in ``folder``; runs of the same recipe that were named before are part of it."""
     name = loaded.recipe.run.name or loaded.name
-    if any(side.given and side.name == name for side in sides):
+    if any(arm.given and arm.name == name for arm in arms):
         raise UsageError(
-            f"two recipes are called {name}", where=argument, valid="a name each", hint="run.name in one of the files"
+            f"two recipes are called {name}",
+            where=str(loaded.path),
+            valid="a name for each",
+            hint="run.name=ANOTHER in one of them",
         )
-    side = same_side(sides, loaded.recipe, given=False)
-    if side is None:
-        for clash in (side for side in sides if side.name == name):
+    arm = same_arm(arms, loaded.recipe, given=False)
+    if arm is None:
+        for clash in (arm for arm in arms if arm.name == name):
             clash.name = clash.path_name
-        side = Side(name, loaded.recipe, {}, given=True)
-        sides.append(side)
-    side.name, side.given = name, True
-    for entry in to_train(loaded, name, [seed for seed in seeds if seed not in side.entries], folder):
-        side.add(entry)
+        arm = Arm(name, loaded.recipe, {}, given=True)
+        arms.append(arm)
+    arm.name, arm.given = name, True
+    for entry in to_train(loaded, name, [seed for seed in seeds if seed not in arm.entries], folder):
+        arm.add(entry)
 
 
 def to_train(loaded: LoadedRecipe, name: str, seeds: Iterable[int], folder: Path) -> Iterator[Entry]:
@@ -150,56 +159,56 @@ def to_train(loaded: LoadedRecipe, name: str, seeds: Iterable[int], folder: Path
         yield Entry(seed, Run(folder / f"{name}-{seed}"), replace(loaded, recipe=replace(loaded.recipe, run=run)))
 
 
-def add_run(sides: list[Side], run: Run) -> None:
-    """The run's part of a side: of the one that has the same recipe but for the seed, or of a new one."""
+def add_run(arms: list[Arm], run: Run) -> None:
+    """The run's part of an arm: of the one that has the same recipe but for the seed, or of a new one."""
     if not run.finished:
         raise UsageError(
             "this run is not trained to its end", where=str(run.path), hint=f"lorakit train {run.path} --resume"
         )
     recipe = load_recipe(run.recipe).recipe
-    side = same_side(sides, recipe)
-    if side is None:
+    arm = same_arm(arms, recipe)
+    if arm is None:
         name = recipe.run.name or run.path.name
-        taken = any(other.name == name for other in sides)
-        side = Side(str(run.path) if taken else name, recipe, {}, given=False)
-        sides.append(side)
+        taken = any(other.name == name for other in arms)
+        arm = Arm(str(run.path) if taken else name, recipe, {}, given=False)
+        arms.append(arm)
     entry = Entry(recipe.run.seed, run)
     entry.summary()
-    side.add(entry)
+    arm.add(entry)
 
 
-def same_side(sides: Sequence[Side], recipe: Recipe, *, given: bool | None = None) -> Side | None:
-    """The side of this recipe, if there is one; ``given`` asks for one that was, or was not, named as a recipe."""
+def same_arm(arms: Sequence[Arm], recipe: Recipe, *, given: bool | None = None) -> Arm | None:
+    """The arm of this recipe, if there is one; ``given`` asks for one that was, or was not, named as a recipe."""
     wanted = essence(recipe)
-    for side in sides:
-        if given in (None, side.given) and essence(side.recipe) == wanted:
-            return side
+    for arm in arms:
+        if given in (None, arm.given) and essence(arm.recipe) == wanted:
+            return arm
     return None
 
 
 def essence(recipe: Recipe) -> dict[str, Any]:
     """The keys that make a recipe another one: all but the seed, and what is free on a resume."""
-    return {key: value for key, value in flat(asdict(recipe)) if key not in (*FREE_ON_RESUME, "run.seed")}
+    return {key: value for key, value in plain_values(recipe).items() if key not in (*FREE_ON_RESUME, "run.seed")}
 
 
-def paired_order(sides: Sequence[Side]) -> list[Entry]:
+def paired_order(arms: Sequence[Arm]) -> list[Entry]:
     """The runs that are not finished, seed by seed: what is done at any time can be paired."""
-    seeds = dict.fromkeys(seed for side in sides for seed in side.entries)
-    every = (side.entries[seed] for seed in seeds for side in sides if seed in side.entries)
+    seeds = dict.fromkeys(seed for arm in arms for seed in arm.entries)
+    every = (arm.entries[seed] for seed in seeds for arm in arms if seed in arm.entries)
     return [entry for entry in every if not entry.run.finished]
 
 
-def check_same_data(sides: Sequence[Side]) -> None:
-    """Raises UsageError where two sides are not scored on the same rows."""
-    first = sides[0]
+def check_same_data(arms: Sequence[Arm]) -> None:
+    """Raises UsageError where two arms are not scored on the same rows."""
+    first = arms[0]
     wanted = dict(scored_on(first.recipe))
-    for side in sides[1:]:
-        own = dict(scored_on(side.recipe))
+    for arm in arms[1:]:
+        own = dict(scored_on(arm.recipe))
         differing = [key for key in {**wanted, **own} if wanted.get(key) != own.get(key)]
         if differing:
             key = differing[0]
             raise UsageError(
-                f"{side.name} has {own.get(key)}, and {first.name} has {wanted.get(key)}: their scores cannot be compared",
+                f"{arm.name} has {own.get(key)}, and {first.name} has {wanted.get(key)}: their scores cannot be compared",
                 key=f"task.{key}",
                 valid="sides that are scored on the same rows",
             )
@@ -214,3 +223,69 @@ def scored_on(recipe: Recipe) -> Iterator[tuple[str, Any]]:
         names += [] if task.validation else ["train", "validation_fraction"]
     for name in names:
         yield name, getattr(task, name)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is known of an arm before its training: the metric that chooses its best epoch, all it is scored by, its parameters.
+
+    budget: adapter parameters allowed; head: those of the head.
+    """
+
+    name: str
+    metric: str
+    metrics: list[str]
+    budget: int
+    head: int
+
+
+def forecast(arm: Arm, *, train: bool) -> Forecast | None:
+    """Of a finished run where there is one; else of the recipe on its real model and data, so that its mistakes are told now.
+
+    train: whether it is to be trained at all; where not, there is no forecast of what has no finished run.
+    """
+    if arm.finished:
+        summaries = [arm.entries[seed].summary() for seed in arm.finished]
+        names = [name for name in summaries[0]["last"] if all(name in summary["last"] for summary in summaries)]
+        budget = summaries[0].get("budget", summaries[0]["adapter_parameters"])
+        return Forecast(arm.name, summaries[0]["metric"], names, budget, summaries[0]["head_parameters"])
+    loaded = next(iter(arm.entries.values())).loaded
+    return try_out(arm.name, loaded) if train and loaded is not None else None
+
+
+def try_out(name: str, loaded: LoadedRecipe) -> Forecast:
+    """Put the recipe's parts together once. RecipeError, DataError and the like for what only model and data can tell."""
+    parts = assemble(loaded)
+    with loaded.locating_errors():
+        make_schedule(loaded.recipe, len(parts.data.splits["train"]))
+        adapted = adapt(parts, statistics=None)
+    task = parts.task
+    names = [
+        name for split in task.validation for name in of_split(dict.fromkeys(task.metrics, 0.0), split, task.validation)
+    ]
+    return Forecast(name, task.metrics[0], names, parts.budget.parameters, adapted.head_parameters())
+
+
+def choose_metric(known: Sequence[Forecast], wanted: str | None) -> tuple[str, str]:
+    """The metric to compare by, and the one, or those, that choose the best epochs."""
+    if not known:
+        raise RunError("no run is finished yet", hint="lorakit compare without --no-train trains them")
+    first = known[0]
+    common = [name for name in first.metrics if all(name in arm.metrics for arm in known)]
+    choosers = list(dict.fromkeys(arm.metric for arm in known))
+    if wanted is None and len(choosers) > 1:
+        raise UsageError(
+            "the sides choose their best epochs by different metrics: "
+            + ", ".join(f"{arm.name} by {arm.metric}" for arm in known),
+            valid=f"--metric {' or '.join(common)}" if common else "sides of one metric",
+        )
+    chosen = wanted or first.metric
+    if chosen not in common:
+        hint = nearest(chosen, common)
+        raise UsageError(f"the runs are not scored by '{chosen}'", where="--metric", valid=", ".join(common), hint=hint)
+    return chosen, " or ".join(choosers)
+
+
+def rises(metric: str) -> bool:
+    """Whether a larger value is the better one, of a metric that may name its split."""
+    return higher_is_better(metric.partition("/")[0])

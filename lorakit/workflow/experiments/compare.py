@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.run import environment
-from lorakit.errors import Problem, RunError, UsageError
+from lorakit.recipe.load import AnyRecipe
 from lorakit.reporting.comparison_figure import comparison_figure
-from lorakit.workflow.experiments.arms import Side, check_same_data, gather, paired_order
-from lorakit.workflow.experiments.outlook import Outlook, choose_metric, look_ahead, rises
-from lorakit.workflow.experiments.totals import ComparedSide, apart, as_csv, side_by_side, warnings
-from lorakit.workflow.experiments.workers import Missing, Watch, command, train_missing, unwatched
-from lorakit.workflow.setup import Result, talk, this_process
+from lorakit.result import Result
+from lorakit.workflow.experiments.arms import (
+    Arm,
+    Forecast,
+    check_same_data,
+    choose_metric,
+    forecast,
+    gather,
+    paired_order,
+    rises,
+)
+from lorakit.workflow.experiments.request import Request, called_with, check_alone
+from lorakit.workflow.experiments.totals import ComparedArm, apart, as_csv, side_by_side, warnings
+from lorakit.workflow.experiments.workers import Missing, no_finished_run, train_missing
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path("runs/compare")
+
+
+@dataclass(frozen=True)
+class CompareRequest(Request):
+    """Arguments of ``compare``; see there."""
+
+    arms: Sequence[AnyRecipe]
+    overrides: Sequence[str] = ()
+    _: KW_ONLY
+    train: bool = True
+    figure: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -32,83 +55,91 @@ class Comparison(Result):
     metric: str
     best_by: str
     higher_is_better: bool
-    sides: list[ComparedSide]
+    sides: list[ComparedArm]
     failed: list[Missing]
     missing: list[Missing]
     warnings: list[str]
     figure: Path
 
 
-def compare(
-    arguments: Sequence[str],
-    overrides: Sequence[str] = (),
-    *,
-    seeds: Sequence[int] | None = None,
-    folder: Path = FOLDER,
-    metric: str | None = None,
-    train: bool = True,
-    wait: bool = True,
-    figure: Path | None = None,
-    table: Path | None = None,
-    offline: bool = False,
-    watch: Watch = unwatched,
-) -> Comparison:
-    """Compare recipes, trained in ``folder`` once for each seed unless they are already, and run folders, taken as they are.
+@called_with(CompareRequest)
+def compare(asked: CompareRequest) -> Comparison:
+    """Compare recipes over several seeds: train the runs that are missing, and put side by side what all of them came to.
 
-    overrides: KEY=VALUE for all recipes; seeds: of the recipes, 0 to 4 where not given; metric: another one of the task's; train:
-    False only reads what is there; wait: for runs that other workers on this folder train; figure: comparison.png in the folder
-    where not given; table: a csv file of all runs; watch: gives the hook that shows a training's progress, as a context. A failed
-    training does not stop the others, and is in ``failed``. Raises UsageError for sides that do not go together, RunError where no
-    run is there in the end, and Interrupted after a polite stop.
+    What is trained already is not trained again, and a failed training does not stop the others: it is in the result's ``failed``.
+
+    Args:
+        arms: recipes (shipped names, files, or loaded ones) and folders of finished runs, in any mix. The others are compared to the
+            first; runs that differ in their seed alone belong together.
+        overrides: ``KEY=VALUE`` for all recipes.
+        seeds: of the recipes, a run each; 0 to 4 where not given.
+        folder: where the runs are, as NAME-SEED, and what is written; runs/compare where not given.
+        metric: another one of the task's than its first.
+        train: False compares what is there, and trains nothing.
+        wait: for runs that other workers on the folder train.
+        figure: the file of the figure; comparison.png in the folder where not given.
+        table: a csv file to write, a line for each run.
+        offline: never touch the network.
+        watch: makes the hook that shows a training's progress, as a context.
+
+    Returns:
+        The sides with their means, spreads, costs and paired differences to the first; also in comparison.json in the folder.
+
+    Raises:
+        UsageError: for recipes and runs that do not go together; RecipeError for a wrong recipe, before anything is trained.
+        RunError: where no run is finished in the end.
+        Interrupted: after a polite stop; the same call goes on.
+
+    Example:
+        >>> comparison = lorakit.compare(["mrpc-lora", "mrpc-heterolora"], ["training.epochs=3"], seeds=[0, 1, 2])
+        >>> comparison.sides[1].last_difference.mean
     """
-    if this_process().num_processes > 1:
-        raise UsageError("a comparison is made by one process", hint="several workers on one folder share its runs")
-    sides = gather(arguments, overrides, seeds, folder, offline=offline)
-    check_same_data(sides)
-    every = [entry for side in sides for entry in side.entries.values()]
+    check_alone()
+    folder = FOLDER if asked.folder is None else Path(asked.folder)
+    arms = gather(asked.arms, asked.overrides, asked.seeds, folder, offline=asked.offline)
+    check_same_data(arms)
+    every = [entry for arm in arms for entry in arm.entries.values()]
     for entry in every:
         entry.check_same_recipe()
-    absent = paired_order(sides)
-    chosen, best_by = choose_metric(outlooks(sides, train=train), metric)
+    absent = paired_order(arms)
+    metric, best_by = choose_metric(forecasts(arms, train=asked.train), asked.metric)
     there = f"{len(every) - len(absent)} of {len(every)} runs are there"
-    talk.info("%s, %d %s", there, len(absent), "to train" if train else "missing")
+    logger.info("%s, %d %s", there, len(absent), "to train" if asked.train else "missing")
     failed = list[Missing]()
     missing = [Missing(str(entry.run.path), "not trained yet") for entry in absent]
-    if train and absent:
-        options = {"--folder": folder, "--metric": metric, "--figure": figure, "--csv": table, "--seeds": seeds}
-        again = command("compare", [*arguments, *overrides, *(["--offline"] if offline else [])], options)
-        failed, missing = train_missing(absent, len(every), watch, wait=wait, again=again)
-    compared = side_by_side(sides, chosen)
+    if asked.train and absent:
+        again = asked.again("compare", asked.arms, asked.overrides, {"--figure": asked.figure})
+        failed, missing = train_missing(absent, len(every), asked.watch, wait=asked.wait, again=again)
+    compared = side_by_side(arms, metric)
     if not compared:
-        told = [Problem(lost.why, where=lost.run) for lost in failed]
-        raise RunError(told or Problem("no run is finished yet", where=str(folder)))
+        raise no_finished_run(failed, folder)
     result = Comparison(
         folder=folder,
-        task=sides[0].recipe.task.name,
-        metric=chosen,
+        task=arms[0].recipe.task.name,
+        metric=metric,
         best_by=best_by,
-        higher_is_better=rises(chosen),
+        higher_is_better=rises(metric),
         sides=compared,
         failed=failed,
         missing=missing,
-        warnings=warnings(sides, compared),
-        figure=figure or folder / "comparison.png",
+        warnings=warnings(arms, compared),
+        figure=folder / "comparison.png" if asked.figure is None else Path(asked.figure),
     )
-    values = {side.name: {run.seed: run.last[chosen] for run in side.runs} for side in compared}
-    comparison_figure(values, chosen, result.figure, reference=sides[0].name, rises=result.higher_is_better)
+    values = {arm.name: {run.seed: run.last[metric] for run in arm.runs} for arm in compared}
+    comparison_figure(values, metric, result.figure, reference=arms[0].name, rises=result.higher_is_better)
     write_json(folder / "comparison.json", {**result.to_dict(), "environment": environment()})
-    if table is not None:
-        write_text(table, as_csv(compared))
+    if asked.table is not None:
+        write_text(Path(asked.table), as_csv(compared))
     return result
 
 
-def outlooks(sides: Sequence[Side], *, train: bool) -> list[Outlook]:
-    """What is known of every side that has a finished run, or will be trained. Says where budgets differ."""
-    found = [outlook for side in sides if (outlook := look_ahead(side, train=train)) is not None]
-    if found and train and any(not side.finished for side in sides):
+def forecasts(arms: Sequence[Arm], *, train: bool) -> list[Forecast]:
+    """Of every arm that has a finished run, or will be trained. Says where budgets differ."""
+    found = [known for arm in arms if (known := forecast(arm, train=train)) is not None]
+    if found and train and any(not arm.finished for arm in arms):
         for other in found[1:]:
             if apart(other.budget, found[0].budget):
-                talk.warning(
+                logger.warning(
                     "budgets differ: %s has %s adapter parameters, and %s %s",
                     *(other.name, f"{other.budget:,}", found[0].name, f"{found[0].budget:,}"),
                 )

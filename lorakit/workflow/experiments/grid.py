@@ -11,7 +11,7 @@ from typing import Any
 
 from lorakit.errors import UsageError
 from lorakit.recipe.keys import recipe_keys, section_keys
-from lorakit.recipe.layers import COMMAND_LINE, read_overrides
+from lorakit.recipe.overlays import COMMAND_LINE, read_overrides
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.values import FLOAT, UNREADABLE, written
 from lorakit.reporting.sweep_figure import FAR
@@ -109,12 +109,19 @@ def read_space(overrides: Sequence[str]) -> Space:
         key, _, text = override.partition("=")
         key, texts = key.strip(), split_values(text)
         if key in seen:
-            problems.add("is given twice", where=COMMAND_LINE, key=key, valid=f"{key}=VALUE,VALUE in one word")
+            problems.add(
+                "is given twice", where=COMMAND_LINE, key=key, valid=f"all values in one word: {key}=VALUE,VALUE"
+            )
         seen.add(key)
         if span := read_range(key, text):
             space.ranges.append(span)
             if span.low >= span.high:
-                problems.add(f"{text} is no range", where=COMMAND_LINE, key=key, valid="LOW..HIGH, the lower end first")
+                problems.add(
+                    f"{text} is not a range upwards",
+                    where=COMMAND_LINE,
+                    key=key,
+                    valid="LOW..HIGH, the lower end first",
+                )
         elif len(texts) == 1:
             space.fixed.append(override)
         else:
@@ -127,14 +134,19 @@ def read_space(overrides: Sequence[str]) -> Space:
 def read_axis(key: str, texts: list[str], problems: Problems) -> Axis:
     """The values of ``key``; those that the recipe cannot read are told when it is loaded."""
     if key in section_keys():
-        problems.add("a section cannot vary", where=COMMAND_LINE, key=key, valid=f"a key of it: {key}.KEY=VALUE,VALUE")
+        problems.add("a section cannot vary", where=COMMAND_LINE, key=key, valid=f"a key in it: {key}.KEY=VALUE,VALUE")
     if "" in texts:
-        problems.add("has an empty value between commas", where=COMMAND_LINE, key=key, hint="quotes around a comma")
+        problems.add(
+            "has an empty value between commas",
+            where=COMMAND_LINE,
+            key=key,
+            hint="quotes around a value with a comma in it",
+        )
     values: list[Any] = []
     for text in texts:
         value = read_overrides([f"{key}={text}"], Problems()).values.get(key, UNREADABLE)
         if value is not UNREADABLE and value in values:
-            problems.add(f"{text} is there twice", where=COMMAND_LINE, key=key, valid="each value once")
+            problems.add(f"the value {text} is given twice", where=COMMAND_LINE, key=key, valid="each value once")
         values.append(value)
     return Axis(key, texts, values)
 
@@ -150,8 +162,8 @@ def read_range(key: str, text: str) -> Range | None:
     low, high = map(float, ends)
     whole = known.kind is int
     if whole and not (low.is_integer() and high.is_integer()):
-        valid = "whole numbers at both ends"
-        raise UsageError(f"{text} is no range of this key", where=COMMAND_LINE, key=key, valid=valid)
+        what, valid = f"{text} is not a range of whole numbers", "whole numbers at both ends"
+        raise UsageError(what, where=COMMAND_LINE, key=key, valid=valid)
     return Range(key, int(low), int(high), whole) if whole else Range(key, low, high, whole)
 
 

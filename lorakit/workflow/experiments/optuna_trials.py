@@ -8,6 +8,7 @@ hosts only a database tells, where a worker's heartbeat stays out. Imported only
 from __future__ import annotations
 
 import json
+import logging
 import random
 import time
 import warnings
@@ -31,11 +32,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lorakit.artifacts.lock import Worker
 from lorakit.errors import Interrupted, LorakitError, RunError, UsageError
+from lorakit.result import Result
 from lorakit.training.seeds import derive_seed
 from lorakit.workflow.experiments import workers
 from lorakit.workflow.experiments.grid import Point, Space
 from lorakit.workflow.experiments.totals import ComparedRun
-from lorakit.workflow.setup import Result, talk
+
+logger = logging.getLogger(__name__)
 
 BEAT, SILENCE = 60, 180  # seconds between a worker's signs of life in a database, and after which it counts as dead
 NAMELESS = timedelta(minutes=1)  # a trial that has named no worker by then lost it before it could
@@ -111,7 +114,7 @@ class Sampling:
             if not wait or not any(trial.state == TrialState.RUNNING for trial in known):
                 return
             if not told:
-                talk.info("the last trials are being trained by other workers: waiting")
+                logger.info("the last trials are being trained by other workers: waiting")
             told = True
             time.sleep(workers.POLL)
 
@@ -124,7 +127,7 @@ class Sampling:
             study.set_user_attr("asked", asked)
         elif changed := [key for key in {**there, **asked} if there.get(key) != asked.get(key)]:
             raise UsageError(
-                f"the study '{self.name}' that is here is of another sweep; it differs in {', '.join(changed)}",
+                f"the study '{self.name}' in this storage is of another sweep; it differs in {', '.join(changed)}",
                 where=f"--storage {self.storage}",
                 hint="another --storage, or another --folder where none is given",
             )
@@ -170,7 +173,9 @@ class Sampling:
         except (ValueError, UpdateFinishedTrialError):
             if not set(mine) & tried_again(study.get_trials(deepcopy=False)):
                 raise
-            talk.warning("trial %d: another worker took this one for dead, and queued it anew", mine[0] + 1)
+            logger.warning(
+                "trial %d: another worker took this process for dead, and has queued the trial again", mine[0] + 1
+            )
 
     def objective(self, trial: optuna.Trial) -> float:
         """The mean of the metric over the seeds, after the last epoch."""
@@ -225,7 +230,9 @@ class Sampling:
                 study.tell(trial.number, state=TrialState.FAIL)
             except (ValueError, UpdateFinishedTrialError):  # another worker was first
                 continue
-            talk.warning("trial %d: taken over from %s, which is no more", trial.number + 1, named(trial) or "a worker")
+            logger.warning(
+                "trial %d: taken over from %s, which has ended", trial.number + 1, named(trial) or "a worker"
+            )
             queue_anew(study, trial, DEATHS)
 
 

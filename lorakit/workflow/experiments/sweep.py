@@ -1,33 +1,36 @@
-"""``lorakit sweep``: a recipe over a grid of its keys, or over values that Optuna draws, and over several seeds; best first."""
+"""``lorakit sweep``: a recipe over a grid of its keys, or over values that Optuna draws, and over several seeds; best first.
+
+What it is of is read and checked in `sweep_spec`, and its points are ranked in `ranking`; here they are trained.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.run import environment
-from lorakit.errors import LorakitError, Problem, RunError, UsageError
-from lorakit.recipe.layers import COMMAND_LINE
-from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.errors import RunError
+from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.values import written
-from lorakit.workflow.experiments.arms import Side, check_named_apart, check_same_data, essence, paired_order, to_train
-from lorakit.workflow.experiments.grid import Point, Space, read_space
-from lorakit.workflow.experiments.outlook import Outlook, choose_metric, look_ahead, rises
-from lorakit.workflow.experiments.swept import SweptPoint, draw, rank, warnings
+from lorakit.result import Result
+from lorakit.workflow.experiments.arms import essence, paired_order, rises
+from lorakit.workflow.experiments.grid import Point
+from lorakit.workflow.experiments.ranking import SweptPoint, draw, rank, warnings
+from lorakit.workflow.experiments.request import called_with, command_line
+from lorakit.workflow.experiments.sweep_spec import SweepRequest, SweepSpec, resolve_sweep
 from lorakit.workflow.experiments.totals import ComparedRun, as_csv, compared_run, totals
-from lorakit.workflow.experiments.workers import Missing, Watch, command, train_missing, unwatched
-from lorakit.workflow.setup import Result, talk, this_process
+from lorakit.workflow.experiments.workers import Missing, failures, no_finished_run, train_missing
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from lorakit.workflow.experiments.optuna_trials import Trial
 
-T = TypeVar("T")
-
-SEEDS = (0, 1, 2)
 JOURNAL = "study.journal"
 
 
@@ -80,240 +83,132 @@ class Sweep(Result):
     figure: Path | None
 
 
-@dataclass(frozen=True)
-class Ground:
-    """What is swept, checked. argument: the recipe as a file's or shipped name; sides: of every point of the grid, or of the ends of
-    its ranges, in the order of ``points``.
+@called_with(SweepRequest)
+def sweep(asked: SweepRequest) -> Sweep:
+    """Train a recipe at every point of a grid with every seed, and rank the points.
+
+    What is trained already is not trained again, and a failed training does not stop the others: it is in the result's ``failed``.
+
+    Args:
+        recipe: a shipped name, a file, a run folder, or a loaded recipe.
+        overrides: ``KEY=VALUE`` for all points; ``KEY=VALUE,VALUE`` is an axis of the grid; with trials also ``KEY=LOW..HIGH``.
+        seeds: every point is trained with each of them; 0, 1 and 2 where not given.
+        folder: where the runs are, as NAME-SEED, and what is written; runs/sweep-NAME where not given.
+        metric: another one of the task's than its first.
+        trials: that many points, drawn by Optuna, instead of all.
+        storage: of Optuna's study: a database's URL or a journal file; study.journal in the folder where not given.
+        wait: for what other workers on the folder train.
+        table: a csv file to write, a line for each run.
+        offline: never touch the network.
+        watch: makes the hook that shows a training's progress, as a context.
+
+    Returns:
+        The points, the best first, and the command that trains the best one again; also in sweep.json in the folder.
+
+    Raises:
+        UsageError: for what makes no sweep; RecipeError for the mistakes of all points; both before anything is trained.
+        RunError: where no run is finished in the end.
+        Interrupted: after a polite stop; the same call goes on.
+
+    Example:
+        >>> found = lorakit.sweep("mrpc-lora", ["training.lr=1e-4,3e-4", "adapter.rank=4,8"], seeds=[0, 1])
+        >>> found.points[0].settings
     """
-
-    argument: str
-    name: str
-    space: Space
-    seeds: Sequence[int]
-    folder: Path
-    points: list[Point]
-    sides: list[Side]
-    known: list[Outlook]
-    metric: str
-    best_by: str
-
-    def load(self, point: Point) -> LoadedRecipe:
-        """The recipe at ``point``."""
-        return load_recipe(self.argument, [*self.space.fixed, *point.overrides])
-
-    def side(self, point: Point, loaded: LoadedRecipe) -> Side:
-        """The recipe at ``point``, with a run for every seed."""
-        name = point.named(self.name)
-        entries = {entry.seed: entry for entry in to_train(loaded, name, self.seeds, self.folder)}
-        return Side(name, loaded.recipe, entries, given=True)
-
-
-def sweep(
-    recipe: str,
-    overrides: Sequence[str] = (),
-    *,
-    seeds: Sequence[int] = SEEDS,
-    folder: Path | None = None,
-    metric: str | None = None,
-    trials: int | None = None,
-    storage: str | None = None,
-    wait: bool = True,
-    table: Path | None = None,
-    offline: bool = False,
-    watch: Watch = unwatched,
-) -> Sweep:
-    """Train the recipe at every point of a grid with every seed, unless it is trained already, and rank the points.
-
-    overrides: KEY=VALUE for all points, KEY=VALUE,VALUE for what varies; folder: of the runs, runs/sweep-NAME where not given;
-    metric: another one of the task's; trials: that many points drawn by Optuna instead of all, also from KEY=LOW..HIGH; storage: of
-    its study, a journal in the folder where not given; wait: for what other workers train; table: a csv file of all runs; watch:
-    gives the hook that shows a training's progress, as a context. A failed training does not stop the others, and is in ``failed``.
-    Raises UsageError or RecipeError with the mistakes of all points before anything is trained, RunError where no run is there in
-    the end, and Interrupted after a polite stop.
-    """
-    ground = survey(
-        recipe, overrides, seeds=seeds, folder=folder, metric=metric, trials=trials, storage=storage, offline=offline
-    )
-    options = {"--seeds": seeds, "--folder": folder, "--metric": metric, "--trials": trials, "--storage": storage}
-    words = [recipe, *overrides, *(["--offline"] if offline else [])]
-    again = command("sweep", words, {**options, "--csv": table})
-    if trials is None:
-        found, failed, missing = train_grid(ground, watch, wait=wait, again=again)
+    spec = resolve_sweep(asked)
+    if asked.trials is None:
+        found, failed, missing = train_grid(spec)
         drawn: list[Trial] = []
     else:
-        drawn = draw_trials(ground, trials, storage, watch, wait=wait, again=again)
-        found, failed, missing = from_trials(ground, drawn)
-    return conclude(ground, found, drawn, failed, missing, table)
+        drawn = draw_trials(spec, asked.trials)
+        found, failed, missing = from_trials(spec, drawn)
+    return conclude(spec, found, drawn, failed, missing)
 
 
-def plan_sweep(
-    recipe: str,
-    overrides: Sequence[str] = (),
-    *,
-    seeds: Sequence[int] = SEEDS,
-    folder: Path | None = None,
-    metric: str | None = None,
-    trials: int | None = None,
-    storage: str | None = None,
-    offline: bool = False,
-) -> SweepPlan:
-    """What ``sweep`` would train, checked as it would be; nothing is trained or written."""
-    ground = survey(
-        recipe, overrides, seeds=seeds, folder=folder, metric=metric, trials=trials, storage=storage, offline=offline
-    )
+@called_with(SweepRequest)
+def plan_sweep(asked: SweepRequest) -> SweepPlan:
+    """What ``sweep`` would train, checked as it would be; nothing is trained or written.
+
+    Args:
+        Those of ``sweep``: the same call, looked at beforehand.
+
+    Returns:
+        Every point with its settings, its parameters and the runs of it that are there.
+
+    Raises:
+        UsageError: for what makes no sweep; RecipeError for the mistakes of all points.
+
+    Example:
+        >>> lorakit.plan_sweep("mrpc-lora", ["adapter.rank=4,8"]).points[0].budget
+    """
+    spec = resolve_sweep(asked)
     return SweepPlan(
-        folder=ground.folder,
-        task=ground.sides[0].recipe.task.name,
-        metric=ground.metric,
-        seeds=list(seeds),
-        trials=trials,
-        ranges={span.key: str(span) for span in ground.space.ranges},
+        folder=spec.folder,
+        task=spec.task,
+        metric=spec.metric,
+        seeds=list(spec.seeds),
+        trials=asked.trials,
+        ranges={span.key: str(span) for span in spec.space.ranges},
         points=[
-            PlannedPoint(side.name, point.values, outlook.budget, outlook.head, side.finished)
-            for point, side, outlook in zip(ground.points, ground.sides, ground.known, strict=True)
+            PlannedPoint(arm.name, point.values, known.budget, known.head, arm.finished)
+            for point, arm, known in zip(spec.points, spec.arms, spec.forecasts, strict=True)
         ],
     )
-
-
-def survey(
-    recipe: str,
-    overrides: Sequence[str],
-    *,
-    seeds: Sequence[int],
-    folder: Path | None,
-    metric: str | None,
-    trials: int | None,
-    storage: str | None,
-    offline: bool,
-) -> Ground:
-    """Read what is asked for and check all of it, on the real model and data. Raises UsageError or RecipeError with every mistake."""
-    if this_process().num_processes > 1:
-        raise UsageError("a sweep is made by one process", hint="several workers on one folder share its runs")
-    check_named_apart(overrides)
-    space = read_space([*overrides, *(["run.offline=true"] if offline else [])])
-    check_trials(space, trials, storage)
-    argument = str(Path(recipe) / "recipe.yaml") if Path(recipe).is_dir() else recipe
-    points = space.points() if trials is None else space.corners()
-    ground = Ground(argument, "", space, seeds, Path(), points, [], [], "", "")
-    loaded = checked(points, ground.load)
-    name = loaded[0].recipe.run.name or loaded[0].name
-    ground = replace(ground, name=name, folder=folder or Path(f"runs/sweep-{name}"))
-    sides = list(map(ground.side, points, loaded))
-    check_same_data(sides)
-    for side in sides:
-        for entry in side.entries.values():
-            entry.check_same_recipe()
-    named = {side.name: side for side in sides}
-    foreseen = checked(points, lambda point: look_ahead(named[point.named(name)], train=True))
-    known = [outlook for outlook in foreseen if outlook is not None]
-    chosen, best_by = choose_metric(known, metric)
-    return replace(ground, sides=sides, known=known, metric=chosen, best_by=best_by)
-
-
-def check_trials(space: Space, trials: int | None, storage: str | None) -> None:
-    """Raises UsageError for ranges and a storage without trials, and for trials without Optuna or without anything to draw."""
-    if trials is None:
-        if storage is not None:
-            raise UsageError("is for --trials: a grid is shared through its folder", where="--storage")
-        if space.ranges:
-            valid, hint = "KEY=VALUE,VALUE for a grid", "--trials N, which draws from it N times"
-            raise UsageError(
-                [
-                    Problem(f"{span} is a range, and a grid wants values", COMMAND_LINE, span.key, valid, hint)
-                    for span in space.ranges
-                ]
-            )
-        return
-    if trials < 1 or not space.keys:
-        what = "there is nothing to draw" if trials >= 1 else f"{trials} trials are none"
-        raise UsageError(what, where="--trials", valid="KEY=LOW..HIGH or KEY=VALUE,VALUE, and a number from 1")
-    try:
-        from optuna.storages import RetryHeartbeatStaleTrialCallback  # noqa: F401 - is it there, and new enough?
-    except ImportError:
-        hint = "pip install optuna --upgrade"
-        raise UsageError("draws by Optuna 4.9 or newer, which is not installed", where="--trials", hint=hint) from None
-
-
-def checked(points: Sequence[Point], work: Callable[[Point], T]) -> list[T]:
-    """``work`` on every point. Raises one error with the mistakes of all, each once and with the points where it is one."""
-    done, kinds, wrong = list[T](), list[type[LorakitError]](), dict[Problem, list[Point]]()
-    for point in points:
-        try:
-            done.append(work(point))
-        except LorakitError as error:
-            kinds.append(type(error))
-            for problem in error.problems:
-                wrong.setdefault(problem, []).append(point)
-    if wrong:
-        raise kinds[0]([at_points(problem, found, points) for problem, found in wrong.items()])
-    return done
-
-
-def at_points(problem: Problem, found: Sequence[Point], points: Sequence[Point]) -> Problem:
-    """The problem with what its points have in common, or the first of them; as it is where all points have it."""
-    if len(found) == len(points):
-        return problem
-    common = [text for text in found[0].overrides if all(text in point.overrides for point in found)]
-    others = "" if common else f" and {len(found) - 1} more"
-    return replace(problem, where=f"{problem.where} (at {' '.join(common or found[0].overrides)}{others})".lstrip())
 
 
 Found = tuple[list[SweptPoint], list[Missing], list[Missing]]  # points, failed, missing
 
 
-def train_grid(ground: Ground, watch: Watch, *, wait: bool, again: str) -> Found:
+def train_grid(spec: SweepSpec) -> Found:
     """Train what is missing of the grid, seed by seed."""
-    total, absent = len(ground.sides) * len(ground.seeds), paired_order(ground.sides)
-    grid = f"{len(ground.points)} points, {len(ground.seeds)} seeds: {total - len(absent)} of {total} runs are there"
-    talk.info("%s, %d to train", grid, len(absent))
-    failed, missing = train_missing(absent, total, watch, wait=wait, again=again)
+    total, absent = len(spec.arms) * len(spec.seeds), paired_order(spec.arms)
+    grid = f"{len(spec.points)} points, {len(spec.seeds)} seeds: {total - len(absent)} of {total} runs are there"
+    logger.info("%s, %d to train", grid, len(absent))
+    failed, missing = train_missing(absent, total, spec.asked.watch, wait=spec.asked.wait, again=spec.again())
     points = [
-        swept(ground, side.name, point.values, [compared_run(side.entries[seed]) for seed in sorted(side.finished)])
-        for point, side in zip(ground.points, ground.sides, strict=True)
+        swept(spec, arm.name, point.values, [compared_run(arm.entries[seed]) for seed in sorted(arm.finished)])
+        for point, arm in zip(spec.points, spec.arms, strict=True)
     ]
     return points, failed, missing
 
 
-def draw_trials(
-    ground: Ground, trials: int, storage: str | None, watch: Watch, *, wait: bool, again: str
-) -> list[Trial]:
+def draw_trials(spec: SweepSpec, trials: int) -> list[Trial]:
     """Draw points and train them with every seed, until there are as many as wanted."""
     from lorakit.workflow.experiments.optuna_trials import Sampling
 
+    asked, space, again = spec.asked, spec.space, spec.again()
+
     def train(point: Point, shown: str) -> list[ComparedRun]:
-        talk.info("%s", shown)
-        side = ground.side(point, ground.load(point))
-        failed, _ = train_missing(paired_order([side]), len(ground.seeds), watch, wait=True, again=again)
+        logger.info("%s", shown)
+        arm = spec.arm(point)
+        failed, _ = train_missing(paired_order([arm]), len(spec.seeds), asked.watch, wait=True, again=again)
         if failed:
-            raise RunError([Problem(lost.why, where=lost.run) for lost in failed])
-        return [compared_run(entry) for entry in side.entries.values()]
+            raise RunError(failures(failed))
+        return [compared_run(entry) for entry in arm.entries.values()]
 
-    fixed = {key: value for key, value in essence(ground.sides[0].recipe).items() if key not in ground.space.keys}
-    varying = {axis.key: axis.texts for axis in ground.space.axes} | {
-        span.key: str(span) for span in ground.space.ranges
-    }
+    fixed = {key: value for key, value in essence(spec.arms[0].recipe).items() if key not in space.keys}
+    varying = {axis.key: axis.texts for axis in space.axes} | {span.key: str(span) for span in space.ranges}
     return Sampling(
-        space=ground.space,
-        name=ground.name,
-        storage=storage or str(ground.folder / JOURNAL),
+        space=space,
+        name=spec.name,
+        storage=asked.storage or str(spec.folder / JOURNAL),
         wanted=trials,
-        seed=ground.seeds[0],
-        metric=ground.metric,
-        rises=rises(ground.metric),
-        asked={**fixed, **varying, "--seeds": list(ground.seeds), "--metric": ground.metric},
+        seed=spec.seeds[0],
+        metric=spec.metric,
+        rises=rises(spec.metric),
+        asked={**fixed, **varying, "--seeds": list(spec.seeds), "--metric": spec.metric},
         train=train,
-    ).run(wait=wait, again=again)
+    ).run(wait=asked.wait, again=again)
 
 
-def from_trials(ground: Ground, trials: Sequence[Trial]) -> Found:
+def from_trials(spec: SweepSpec, trials: Sequence[Trial]) -> Found:
     """The points of a study; one that was drawn twice is there once."""
     points: dict[str, SweptPoint] = {}
     for trial in sorted(trials, key=lambda trial: trial.state == "finished"):
         if trial.state in ("finished", "failed") and trial.settings:
-            points[trial.name] = swept(ground, trial.name, trial.settings, trial.runs)
+            points[trial.name] = swept(spec, trial.name, trial.settings, trial.runs)
     failed = [Missing(label(trial), trial.why) for trial in trials if trial.state == "failed"]
     missing = [
-        Missing(label(trial), f"another worker trains it: {trial.worker}" if trial.worker else "is not begun yet")
+        Missing(label(trial), f"another worker trains it: {trial.worker}" if trial.worker else "not begun yet")
         for trial in trials
         if trial.state in ("running", "waiting")
     ]
@@ -325,47 +220,57 @@ def label(trial: Trial) -> str:
     return f"trial {trial.number + 1}" + (f", {trial.name}" if trial.name else "")
 
 
-def swept(ground: Ground, name: str, settings: dict[str, Any], runs: Sequence[ComparedRun]) -> SweptPoint:
+def swept(spec: SweepSpec, name: str, settings: dict[str, Any], runs: Sequence[ComparedRun]) -> SweptPoint:
     """A point with what its runs come to."""
-    model = settings.get("model.name", ground.sides[0].recipe.model.name)
-    return SweptPoint(name, settings, totals(name, model, runs, ground.metric) if runs else None)
+    model = settings.get("model.name", spec.arms[0].recipe.model.name)
+    return SweptPoint(name, settings, totals(name, model, runs, spec.metric) if runs else None)
 
 
 def conclude(
-    ground: Ground,
-    found: Sequence[SweptPoint],
-    drawn: list[Trial],
-    failed: list[Missing],
-    missing: list[Missing],
-    table: Path | None,
+    spec: SweepSpec, found: Sequence[SweptPoint], drawn: list[Trial], failed: list[Missing], missing: list[Missing]
 ) -> Sweep:
     """Rank the points, and write figure, JSON and table. Raises RunError where no run is finished."""
-    higher = rises(ground.metric)
-    points = sorted(found, key=partial(rank, seeds=len(ground.seeds), higher=higher))
-    if not points or points[0].came_to is None:
-        told = [Problem(lost.why, where=lost.run) for lost in failed]
-        raise RunError(told or Problem("no run is finished yet", where=str(ground.folder)))
-    best = [f"{key}={written(value)}" for key, value in points[0].settings.items()]
+    higher = rises(spec.metric)
+    points = sorted(found, key=partial(rank, seeds=len(spec.seeds), higher=higher))
+    there = [point.came_to for point in points if point.came_to is not None]
+    if not there:
+        raise no_finished_run(failed, spec.folder)
     result = Sweep(
-        folder=ground.folder,
-        recipe=ground.argument,
-        task=ground.sides[0].recipe.task.name,
-        metric=ground.metric,
-        best_by=ground.best_by,
+        folder=spec.folder,
+        recipe=recipe_name(spec),
+        task=spec.task,
+        metric=spec.metric,
+        best_by=spec.best_by,
         higher_is_better=higher,
-        seeds=list(ground.seeds),
+        seeds=list(spec.seeds),
         points=points,
-        best=command("train", [ground.argument, *ground.space.fixed, *best], {"--seed": ground.seeds[0]}),
+        best=train_again(spec, points[0]),
         trials=drawn,
         failed=failed,
         missing=missing,
-        warnings=warnings(
-            points, ground.seeds, task=ground.sides[0].recipe.task.name, listed=[axis.key for axis in ground.space.axes]
-        ),
-        figure=draw(points, ground.metric, ground.folder / "sweep.png"),
+        warnings=warnings(points, spec.seeds, task=spec.task, listed=[axis.key for axis in spec.space.axes]),
+        figure=draw(points, spec.metric, spec.folder / "sweep.png"),
     )
-    write_json(ground.folder / "sweep.json", {**result.to_dict(), "environment": environment()})
-    if table is not None:
-        there = [point.came_to for point in points if point.came_to is not None]
-        write_text(table, as_csv(there, {point.name: point.settings for point in points}))
+    write_json(spec.folder / "sweep.json", {**result.to_dict(), "environment": environment()})
+    if spec.asked.table is not None:
+        write_text(Path(spec.asked.table), as_csv(there, {point.name: point.settings for point in points}))
     return result
+
+
+def recipe_name(spec: SweepSpec) -> str:
+    """The recipe as the command line names it; of a loaded one the file it was read from."""
+    recipe = spec.asked.recipe
+    if isinstance(recipe, LoadedRecipe):
+        return str(recipe.path)
+    return str(Path(recipe) / "recipe.yaml") if Path(recipe).is_dir() else str(recipe)
+
+
+def train_again(spec: SweepSpec, point: SweptPoint) -> str:
+    """The command that trains a point again, with the first seed; of a loaded recipe, by the recipe of a run that is there."""
+    if isinstance(spec.asked.recipe, LoadedRecipe):
+        runs = point.came_to.runs if point.came_to else []
+        words = [str(Path(runs[0].path) / "recipe.yaml")]
+    else:
+        varied = [f"{key}={written(value)}" for key, value in point.settings.items()]
+        words = [recipe_name(spec), *spec.space.fixed, *varied, *(["--offline"] if spec.asked.offline else [])]
+    return command_line("train", words, {"--seed": spec.seeds[0]})

@@ -1,4 +1,4 @@
-"""What the sides of a comparison come to: their finished runs summed up, the differences to the first, and what to be wary of."""
+"""What the arms of a comparison come to: their finished runs summed up, the differences to the first, and what to be wary of."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from lorakit.reporting.stats import Difference, Summary, paired_difference, summarise
-from lorakit.workflow.experiments.arms import Entry, Side
-from lorakit.workflow.setup import Result
+from lorakit.result import Result
+from lorakit.workflow.experiments.arms import Arm, Entry
 
 FEW = 5  # seeds below which an interval promises too much
 CLOSE = 0.01  # share by which parameters or epochs may differ without a word
@@ -59,8 +59,8 @@ class Totals(Result):
 
 
 @dataclass(frozen=True)
-class ComparedSide(Totals):
-    """The same with the differences to the first side, over the seeds that both have.
+class ComparedArm(Totals):
+    """The same with the differences to the first arm, over the seeds that both have.
 
     None of the first itself, and where there are none in common.
     """
@@ -88,29 +88,25 @@ def compared_run(entry: Entry) -> ComparedRun:
     )
 
 
-def side_by_side(sides: Sequence[Side], metric: str) -> list[ComparedSide]:
-    """The sides that have finished runs, each with its differences to the first of ``sides``."""
-    runs = {side.name: [compared_run(side.entries[seed]) for seed in sorted(side.finished)] for side in sides}
-    reference = {run.seed: run for run in runs[sides[0].name]}
+def side_by_side(arms: Sequence[Arm], metric: str) -> list[ComparedArm]:
+    """The arms that have finished runs, each with its differences to the first of ``arms``."""
+    runs = {arm.name: [compared_run(arm.entries[seed]) for seed in sorted(arm.finished)] for arm in arms}
+    reference = {run.seed: run for run in runs[arms[0].name]}
     return [
-        compared_side(side, runs[side.name], {} if side is sides[0] else reference, metric)
-        for side in sides
-        if runs[side.name]
+        compared_arm(arm, runs[arm.name], {} if arm is arms[0] else reference, metric) for arm in arms if runs[arm.name]
     ]
 
 
-def compared_side(
-    side: Side, runs: Sequence[ComparedRun], reference: dict[int, ComparedRun], metric: str
-) -> ComparedSide:
-    """One side, paired with the runs of ``reference`` that have the same seed."""
+def compared_arm(arm: Arm, runs: Sequence[ComparedRun], reference: dict[int, ComparedRun], metric: str) -> ComparedArm:
+    """One arm, paired with the runs of ``reference`` that have the same seed."""
     pairs = [(run, reference[run.seed]) for run in runs if run.seed in reference]
 
     def difference(which: str) -> Difference | None:
         ours, theirs = ([getattr(run, which)[metric] for run in part] for part in zip(*pairs, strict=True))
         return paired_difference(ours, theirs)
 
-    return ComparedSide(
-        **vars(totals(side.name, side.recipe.model.name, runs, metric)),
+    return ComparedArm(
+        **vars(totals(arm.name, arm.recipe.model.name, runs, metric)),
         last_difference=difference("last") if pairs else None,
         best_difference=difference("best") if pairs else None,
     )
@@ -141,37 +137,37 @@ def totals(name: str, model: str, runs: Sequence[ComparedRun], metric: str) -> T
     )
 
 
-def warnings(sides: Sequence[Side], compared: Sequence[ComparedSide]) -> list[str]:
+def warnings(arms: Sequence[Arm], compared: Sequence[ComparedArm]) -> list[str]:
     """What to know before believing the table."""
-    there = {side.name: side for side in compared}
-    told = [f"{side.name} has no finished run" for side in sides if side.name not in there]
-    few = [f"{side.name} {len(side.runs)}" for side in compared if len(side.runs) < FEW]
+    there = {arm.name: arm for arm in compared}
+    told = [f"{arm.name} has no finished run" for arm in arms if arm.name not in there]
+    few = [f"{arm.name} {len(arm.runs)}" for arm in compared if len(arm.runs) < FEW]
     if few:
         told.append(f"fewer than {FEW} seeds, read the intervals with care: {', '.join(few)}")
-    if lone := [side.name for side in compared if len(side.runs) == 1]:
+    if lone := [arm.name for arm in compared if len(arm.runs) == 1]:
         told.append(f"one run does not tell how much a run varies: {', '.join(lone)}")
-    first = there.get(sides[0].name)
-    for side in compared:
-        if first is not None and side is not first:
-            told += differences(side, first)
+    first = there.get(arms[0].name)
+    for arm in compared:
+        if first is not None and arm is not first:
+            told += differences(arm, first)
     return told
 
 
-def differences(side: ComparedSide, first: ComparedSide) -> list[str]:
-    """In what else than its recipe's idea a side differs from the first."""
+def differences(arm: ComparedArm, first: ComparedArm) -> list[str]:
+    """In what else than its recipe's idea an arm differs from the first."""
     told = []
     for what, ours, theirs in (
-        ("adapter parameters", side.adapter_parameters, first.adapter_parameters),
-        ("epochs", side.epochs, first.epochs),
+        ("adapter parameters", arm.adapter_parameters, first.adapter_parameters),
+        ("epochs", arm.epochs, first.epochs),
     ):
         if apart(ours, theirs):
-            told.append(f"{side.name} has {ours:,.6g} {what}, and {first.name} {theirs:,.6g}: the budgets differ")
-    if side.model != first.model:
-        told.append(f"{side.name} is on {side.model}, and {first.name} on {first.model}")
-    if side.seeds != first.seeds:
-        common = [str(seed) for seed in side.seeds if seed in first.seeds]
+            told.append(f"{arm.name} has {ours:,.6g} {what}, and {first.name} {theirs:,.6g}: the budgets differ")
+    if arm.model != first.model:
+        told.append(f"{arm.name} is on {arm.model}, and {first.name} on {first.model}")
+    if arm.seeds != first.seeds:
+        common = [str(seed) for seed in arm.seeds if seed in first.seeds]
         over = f"the difference is over {', '.join(common)}" if common else "none in common, so there is no difference"
-        told.append(f"{side.name} has other seeds than {first.name}: {over}")
+        told.append(f"{arm.name} has other seeds than {first.name}: {over}")
     return told
 
 
@@ -180,12 +176,12 @@ def apart(ours: float, theirs: float) -> bool:
     return abs(ours - theirs) > CLOSE * theirs
 
 
-def as_csv(sides: Sequence[Totals], settings: Mapping[str, Mapping[str, Any]] = NO_SETTINGS) -> str:
-    """All runs, a line each. settings: a side's name -> what stands behind it."""
+def as_csv(arms: Sequence[Totals], settings: Mapping[str, Mapping[str, Any]] = NO_SETTINGS) -> str:
+    """All runs, a line each. settings: an arm's name -> what stands behind it."""
     lines: list[dict[str, Any]] = []
-    for side in sides:
-        for run in side.runs:
-            line = {"side": side.name, **settings.get(side.name, {}), **run.to_dict()}
+    for arm in arms:
+        for run in arm.runs:
+            line = {"side": arm.name, **settings.get(arm.name, {}), **run.to_dict()}
             scores = {f"{which}_{name}": value for which in ("last", "best") for name, value in line.pop(which).items()}
             path = line.pop("path")
             lines.append(line | scores | {"path": path})

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import shlex
+import logging
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.artifacts.lock import Worker, claimed
-from lorakit.errors import Interrupted, LorakitError
+from lorakit.errors import Interrupted, LorakitError, Problem, RunError
+from lorakit.result import Result
 from lorakit.training.checkpoint import all_checkpoints, intact
-from lorakit.training.hooks import Hook
 from lorakit.workflow.experiments.arms import Entry
-from lorakit.workflow.setup import Result, talk
+from lorakit.workflow.experiments.request import Watch
 from lorakit.workflow.train import train
+
+logger = logging.getLogger(__name__)
 
 POLL = 5.0  # seconds between looks at a run that another worker trains
 KEPT = "; finished runs are kept"
-
-Watch = Callable[[], AbstractContextManager[Hook]]
-
-
-def unwatched() -> AbstractContextManager[Hook]:
-    """A context that shows nothing."""
-    return nullcontext(Hook())
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ def train_missing(
                         found[path] = lock.held_by
                         continue
                     if lock.left_by:
-                        talk.warning("%s: taken over from %s, which is no more", path, lock.left_by)
+                        logger.warning("%s: taken over from %s, which has ended", path, lock.left_by)
                     pending.remove(entry)
                     if why := attempt(entry, f"run {total - len(pending)} of {total}", watch):
                         failed.append(Missing(str(path), why))
@@ -67,8 +62,8 @@ def train_missing(
                 if not wait:
                     break
                 for path in found.keys() - held.keys():
-                    talk.info(
-                        "%s is being trained by %s: waiting. (If that is no more, delete %s.lock)",
+                    logger.info(
+                        "%s is being trained by %s: waiting. (Where that process has ended, delete %s.lock)",
                         path,
                         found[path],
                         path,
@@ -78,6 +73,16 @@ def train_missing(
     return failed, [
         Missing(str(entry.run.path), f"another worker trains it: {found[entry.run.path]}") for entry in pending
     ]
+
+
+def no_finished_run(failed: Sequence[Missing], folder: Path) -> RunError:
+    """What to raise where there is nothing to tell: why the runs failed, where any did."""
+    return RunError(failures(failed) or Problem("no run is finished yet", where=str(folder)))
+
+
+def failures(failed: Sequence[Missing]) -> list[Problem]:
+    """Why each run failed."""
+    return [Problem(lost.why, where=lost.run) for lost in failed]
 
 
 @contextmanager
@@ -102,10 +107,10 @@ def attempt(entry: Entry, place: str, watch: Watch) -> str:
         why = str(error)
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
-        talk.error("%s", traceback.format_exc())
+        logger.error("%s", traceback.format_exc())
     else:
         return ""
-    talk.error("%s failed: %s", entry.run.path, why)
+    logger.error("%s failed: %s", entry.run.path, why)
     return why
 
 
@@ -117,22 +122,10 @@ def train_one(entry: Entry, place: str, watch: Watch) -> None:
         return
     begun = run.recipe.is_file()
     if begun and not any(intact(path) for path in all_checkpoints(run.checkpoints)):
-        talk.info("%s was stopped before its first checkpoint: it is trained anew", run.path)
+        logger.info("%s was stopped before its first checkpoint: it is trained anew", run.path)
         shutil.rmtree(run.path)
         begun = False
     name, seed = entry.loaded.recipe.run.name, entry.seed
-    talk.info("%s: %s, seed %d%s", place, name, seed, ", from its newest checkpoint" if begun else "")
+    logger.info("%s: %s, seed %d%s", place, name, seed, ", from its newest checkpoint" if begun else "")
     with watch() as hook:
         train(entry.loaded, run_dir=run.path, resume=begun, hooks=[hook])
-
-
-def command(name: str, words: Sequence[str], options: Mapping[str, object]) -> str:
-    """The command line that goes on: of the options, those that are given; a sequence has commas between its items."""
-    given = {option: value for option, value in options.items() if value is not None}
-    told = [text for option, value in given.items() for text in (option, spelt(value))]
-    return shlex.join(["lorakit", name, *words, *told])
-
-
-def spelt(value: object) -> str:
-    """An option's value as it is typed."""
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple, range)) else str(value)

@@ -11,32 +11,33 @@ Only training rows are ever looked at: neither the supernet nor a configuration 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorakit.adapters.budget import resolve_budget
-from lorakit.adapters.counting import count
-from lorakit.adapters.delta import deltas
-from lorakit.adapters.deltas.glora import NONE, GLoRA, choices_on
-from lorakit.adapters.spec import resolve
+from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import start_from
-from lorakit.backbone.site import Site
-from lorakit.errors import Interrupted, Problem, RecipeError, UsageError
-from lorakit.recipe.load import LoadedRecipe
-from lorakit.recipe.rules import BUDGETS
-from lorakit.searching.evolution import Candidate, Evolution, Gene, Rules, Scored
-from lorakit.tasks.metrics import main_metric
-from lorakit.tasks.sources import load_task
-from lorakit.tasks.task import higher_is_better
+from lorakit.errors import Interrupted, UsageError, command_line
+from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
+from lorakit.result import Result
+from lorakit.searching.allocator import allocators
 from lorakit.training.hooks import Hook
 from lorakit.training.interrupt import listening
 from lorakit.training.loop import asked_to_stop
-from lorakit.training.seeds import derive_seed
+from lorakit.workflow.accelerator import make_accelerator, this_process
+from lorakit.workflow.glora.configurations import (
+    FoundSite,
+    check_searchable,
+    configuration_of,
+    describe_site,
+    start_evolution,
+)
+from lorakit.workflow.glora.evolution import Candidate, Evolution, Scored
 from lorakit.workflow.glora.supernet import (
     Supernet,
     found_recipe,
@@ -46,24 +47,14 @@ from lorakit.workflow.glora.supernet import (
     train_supernet,
     without_validation,
 )
-from lorakit.workflow.setup import Parts, Result, adapt, assemble, located, make_accelerator, talk, this_process
-from lorakit.workflow.train import changed_keys, choose_run
+from lorakit.workflow.parts import load_data
+from lorakit.workflow.resume import changed_keys, choose_run
+from lorakit.workflow.setup import adapt, assemble
+
+logger = logging.getLogger(__name__)
 
 GENERATIONS, RESULT, SUPERNET, FOUND = "generations.jsonl", "search.json", "supernet", "found"
 BEST = 5  # of all configurations, told in the result
-
-
-@dataclass(frozen=True)
-class FoundSite(Result):
-    """A site with the configuration that was found for it."""
-
-    name: str
-    label: str
-    role: str
-    layer: int
-    rank: int
-    parameters: int
-    configuration: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -83,9 +74,24 @@ class Progress:
 class EvolutionResult(Result):
     """The best configuration, and how it was found.
 
-    fitness: its ``metric`` on the ``held_out`` rows; whole: that of the recipe's own configuration, everything on by default;
-    parameters: of all adapters; lowest and highest: what the recipe allows (None: no limit); best: the best few as (fitness,
-    parameters); supernet_seconds: of its training; seconds: of the evolution in this process.
+    Attributes:
+        folder: the search's folder.
+        found: inside it, a run of the best configuration with the supernet's weights.
+        task: the task's name.
+        metric: the score that was searched by.
+        fitness: that of the best configuration, on the held-out rows.
+        whole: that of the recipe's own configuration there, everything on by default.
+        parameters: of all adapters of the best one.
+        lowest: the fewest that the recipe allows.
+        highest: the most; None without a limit.
+        held_out: training rows that were held out to score on.
+        generations: that were evolved.
+        tried: configurations that were scored.
+        best: the best few, as (fitness, parameters).
+        sites: the best configuration, site by site.
+        supernet_seconds: of the supernet's training.
+        seconds: of the evolution, in this process.
+        emitted: the recipe that was written, None where none was asked for.
     """
 
     folder: Path
@@ -108,41 +114,66 @@ class EvolutionResult(Result):
 
 
 def evolve(
-    loaded: LoadedRecipe,
+    recipe: AnyRecipe,
+    overrides: Sequence[str] = (),
     *,
-    run_dir: Path | None = None,
+    run_dir: str | Path | None = None,
     resume: bool = False,
-    emit: Path | None = None,
+    emit: str | Path | None = None,
     keep: bool = False,
     hooks: Sequence[Hook] = (),
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> EvolutionResult:
-    """Train the supernet, evolve a configuration, and write the recipe that trains it to ``emit``.
+    """Search a configuration for every site of a GLoRA recipe: train a supernet of all of them, then evolve the best.
 
-    keep: that recipe starts from the supernet's weights, not from scratch; hooks: for the supernet's training; watch: called after
-    every generation. Raises Interrupted after a polite stop; ``resume`` then goes on, and ends as if nothing had happened.
+    Only training rows are looked at: some of them are held out, to score configurations on.
+
+    Args:
+        recipe: the name of a shipped recipe, a YAML file, the folder of such a search, or a recipe that is loaded.
+        overrides: ``KEY=VALUE`` each, which win over the recipe.
+        run_dir: the search's folder; the one that ``recipe`` names, else ``runs/NAME-glora-SEED`` by default.
+        resume: go on with the search in that folder. It then ends as if it had never been stopped.
+        emit: a file to write: the recipe that trains the best configuration.
+        keep: that recipe starts from the supernet's weights, and not from scratch.
+        hooks: for the supernet's training.
+        watch: called after every generation.
+
+    Returns:
+        The best configuration, and how it was found.
+
+    Raises:
+        RecipeError: for a wrong recipe, one without configurations to search, or limits that none of them keeps.
+        UsageError: for a folder that holds something else, and for a search that cannot be resumed with this recipe.
+        DataError: for data that cannot be used.
+        RunError: where the supernet's training diverged.
+        Interrupted: after a polite stop; the same call with ``resume=True`` goes on.
+
+    Example:
+        >>> found = lorakit.evolve("mrpc-glora", emit="found.yaml")                       # doctest: +SKIP
+        >>> lorakit.train("found.yaml").last                                              # doctest: +SKIP
     """
-    recipe, process = loaded.recipe, this_process()
-    with located(loaded):
-        check(loaded)
+    loaded, process = load_recipe(recipe, overrides), this_process()
+    emit = None if emit is None else Path(emit)
+    section = loaded.recipe
+    with loaded.locating_errors():
+        check_searchable(loaded)
+        settings = allocators.get(section.search.method).settings_from(section.search.options)
         run = choose_folder(loaded, run_dir, resume)
-        data = load_task(recipe.task, seed=derive_seed(recipe.run.seed, "data"), offline=recipe.run.offline)
-        rows = without_validation(data, recipe.search.holdout, recipe.run.seed)
+        data = load_data(section)
+        rows = without_validation(data, settings["holdout"], section.run.seed)
         parts = assemble(supernet_recipe(loaded), rows)
-        evolution = begin(loaded, parts)
-        if (
-            recipe.adapter.start and not resume
-        ):  # the supernet's training starts from it: refused before anything is written
-            start_from(adapt(parts, statistics=None), Path(recipe.adapter.start))
+        evolution = start_evolution(loaded, parts, settings)
+        if section.adapter.start and not resume:  # the supernet starts from it: refused before anything is written
+            start_from(adapt(parts, statistics=None), Path(section.adapter.start))
     process.wait_for_everyone()
     if not resume and process.is_main_process:
         run.start(loaded.to_yaml(), data.task)
-    again = how_to_go_on(run, emit, keep)
+    again = command_to_resume(run, emit, keep)
     trained = train_supernet(loaded, run.path / SUPERNET, rows, hooks, again)
     supernet = load_supernet(loaded, run.path / SUPERNET, rows)
     started = time.perf_counter()
     whole = supernet.fitness(None)
-    advance(evolution, recipe.search.generations, supernet, run, watch, again)
+    advance(evolution, settings["generations"], supernet, run, watch, again)
     ranked = evolution.ranked()
     chosen = configuration_of(evolution, ranked[0].candidate)
     if process.is_main_process:
@@ -157,14 +188,16 @@ def evolve(
         fitness=ranked[0].fitness,
         whole=whole,
         parameters=ranked[0].parameters,
-        lowest=recipe.search.min_parameters,
+        lowest=settings["min_parameters"],
         highest=evolution.rules.highest,
         held_out=len(rows.splits[rows.task.validation[0]]),
         generations=len(evolution.generations),
         tried=len(ranked),
         best=[(scored.fitness, scored.parameters) for scored in ranked[:BEST]],
         sites=[
-            found_site(supernet.parts, site, chosen[site.name]) for site in supernet.parts.sites if site.name in chosen
+            describe_site(supernet.parts, site, chosen[site.name])
+            for site in supernet.parts.sites
+            if site.name in chosen
         ],
         supernet_seconds=trained,
         seconds=time.perf_counter() - started,
@@ -175,21 +208,7 @@ def evolve(
     return result
 
 
-def check(loaded: LoadedRecipe) -> None:
-    """Refuse a recipe whose adapters have no configurations to search, or have been given theirs."""
-    adapter, problems = loaded.recipe.adapter, []
-    delta = resolve(adapter).delta
-    if deltas.get(delta) is not GLoRA:
-        what = f"the search is for configurations of GLoRA, and the adapters are of delta '{delta}'"
-        problems.append(Problem(what, key="adapter.method", valid="glora", hint="adapter.method=glora"))
-    if adapter.site_options:
-        what, hint = "gives what a search is to find", "the recipe that this one was made from"
-        problems.append(Problem(what, key="adapter.site_options", valid="no site_options", hint=hint))
-    if problems:
-        raise RecipeError(problems)
-
-
-def choose_folder(loaded: LoadedRecipe, run_dir: Path | None, resume: bool) -> Run:
+def choose_folder(loaded: LoadedRecipe, run_dir: str | Path | None, resume: bool) -> Run:
     """The folder to search in: the named one, or ``NAME-glora-SEED``. UsageError where there is nothing to go on with."""
     name = f"{loaded.recipe.run.name or loaded.name}-glora"
     named = replace(loaded, recipe=replace(loaded.recipe, run=replace(loaded.recipe.run, name=name)))
@@ -200,65 +219,19 @@ def choose_folder(loaded: LoadedRecipe, run_dir: Path | None, resume: bool) -> R
         )
     if resume and (changed := changed_keys(loaded, run)):
         what = f"the recipe has changed since this search began: {', '.join(changed)}"
-        raise UsageError(what, where=str(run.path), hint=f"{how_to_go_on(run)} goes on with the search's own recipe")
+        raise UsageError(
+            what, where=str(run.path), hint=f"{command_to_resume(run)} goes on with the search's own recipe"
+        )
     return run
 
 
-def how_to_go_on(run: Run, emit: Path | None = None, keep: bool = False) -> str:
+def command_to_resume(run: Run, emit: Path | None = None, keep: bool = False) -> str:
     """The command that continues the search in this folder, and still writes what was wanted."""
-    return f"lorakit search {run.path} --resume" + (f" --emit {emit}" if emit else "") + (" --keep-weights" * keep)
+    words = ("search", run.path, "--resume", *(("--emit", emit) if emit else ()), *(["--keep-weights"] * keep))
+    return command_line(*words)
 
 
-def begin(loaded: LoadedRecipe, parts: Parts) -> Evolution:
-    """An evolution of the sites' configurations within the recipe's limits. RecipeError for limits that none keeps."""
-    search, costs = loaded.recipe.search, parts.costs
-    given = [key for key in BUDGETS if getattr(search, key.partition(".")[2]) is not None]
-    budget = resolve_budget(search, parts.sites, parts.linear, parts.shortcut).parameters if given else None
-    rules = Rules(
-        population=search.population,
-        parents=search.parents,
-        mutation=search.mutation,
-        fixed=sum(costs[site.name] for site in parts.sites if site.is_shortcut),
-        lowest=search.min_parameters,
-        highest=budget,
-        maximise=higher_is_better(main_metric(parts.task)),
-    )
-    genes = [gene for site in parts.sites if not site.is_shortcut for gene in genes_of(parts, site)]
-    evolution = Evolution(
-        genes, rules, lambda number: derive_seed(loaded.recipe.run.seed, f"search/generation {number}")
-    )
-    fewest, most = max(rules.fixed, rules.lowest), evolution.most()
-    if fewest > most or (budget is not None and budget < fewest):
-        raise RecipeError(
-            "no configuration has parameters within the limits",
-            key=given[0] if given and fewest <= most else "search.min_parameters",
-            valid=f"limits within {rules.fixed:,} to {most:,}",
-        )
-    return evolution
-
-
-def genes_of(parts: Parts, site: Site) -> list[Gene]:
-    """What is to be chosen on ``site``, and what each choice trains."""
-    nothing = dict.fromkeys(choices_on(site), NONE) | {"mode": "fixed"}
-    rank = parts.rank_of(site)
-    return [
-        Gene(
-            f"{site.name}/{letter}",
-            {choice: count(parts.linear.with_options({**nothing, letter: choice}), site, rank) for choice in choices},
-        )
-        for letter, choices in choices_on(site).items()
-    ]
-
-
-def configuration_of(evolution: Evolution, candidate: Candidate) -> dict[str, dict[str, str]]:
-    """Site -> letter -> choice, of a candidate."""
-    found: dict[str, dict[str, str]] = {}
-    for gene, choice in zip(evolution.genes, candidate, strict=True):
-        site, _, letter = gene.name.rpartition("/")
-        found.setdefault(site, {})[letter] = choice
-    return found
-
-
+@FaultPoint("evolution")
 def advance(
     evolution: Evolution,
     generations: int,
@@ -285,11 +258,13 @@ def advance(
                     what = f"stopped in generation {number + 1} of {generations}; those before it are kept"
                     raise Interrupted(what, hint=again)
             if not fitness:
-                talk.info("there is no configuration within the limits that was not tried")
+                logger.info("there is no configuration within the limits that was not tried")
                 break
             evolution.record(fitness)
             if accelerator.is_main_process:
-                append_json(path, generation_record(evolution, number))
+                record = generation_record(evolution, number)
+                with FaultPoint("half a generation", path, record):
+                    append_json(path, record)
             best, so_far = evolution.ranked(evolution.generations[-1])[0], evolution.ranked()[0]
             mean = evolution.mean(number)
             watch(Progress(number + 1, generations, len(fitness), mean, best, so_far, supernet.metric))
@@ -307,10 +282,3 @@ def generation_record(evolution: Evolution, number: int) -> dict[str, Any]:
             for each in scored
         ],
     }
-
-
-def found_site(parts: Parts, site: Site, chosen: dict[str, str]) -> FoundSite:
-    """The site as it was found."""
-    rank = parts.rank_of(site)
-    parameters = count(parts.linear.with_options({**chosen, "mode": "fixed"}), site, rank)
-    return FoundSite(site.name, site.label, site.role, site.layer, rank, parameters, chosen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,8 @@ from lorakit.adapters.attach import AdaptedModel
 from lorakit.adapters.deltas.glora import GLoRA, written
 from lorakit.adapters.spec import methods
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter
+from lorakit.artifacts.fault_points import FaultPoint
+from lorakit.artifacts.files import remove_folder
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted
 from lorakit.recipe.load import LoadedRecipe
@@ -23,9 +24,10 @@ from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import all_checkpoints
 from lorakit.training.evaluation import predict_logits, score_logits
 from lorakit.training.hooks import Hook
-from lorakit.training.objective import Objective
 from lorakit.training.seeds import derive_seed
-from lorakit.workflow.setup import Parts, adapt, assemble, make_accelerator, this_process
+from lorakit.workflow.accelerator import put_on_device, this_process
+from lorakit.workflow.parts import Parts
+from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.train import train
 
 HELD_OUT = "validation"
@@ -49,6 +51,7 @@ class Supernet:
         found = {name: adapter.delta for name, adapter in self.adapted.adapters.items()}
         return {name: delta for name, delta in found.items() if isinstance(delta, GLoRA)}
 
+    @FaultPoint("configuration")
     def fitness(self, chosen: Configuration | None) -> float:
         """The metric of a configuration; of the recipe's own, everything on by default, where none is given."""
         self.configure(chosen)
@@ -101,7 +104,7 @@ def train_supernet(loaded: LoadedRecipe, path: Path, rows: TaskData, hooks: Sequ
         return seconds
     begun = bool(all_checkpoints(run.checkpoints))
     if not begun and this_process().is_main_process:
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path)
     this_process().wait_for_everyone()
     try:
         return train(supernet_recipe(loaded), run_dir=path, resume=begun, hooks=hooks, data=rows).seconds
@@ -114,8 +117,7 @@ def load_supernet(loaded: LoadedRecipe, path: Path, rows: TaskData) -> Supernet:
     parts = assemble(supernet_recipe(loaded), rows)
     adapted = adapt(parts, statistics=None)
     load_adapter(adapted, Run(path).weights("last"))
-    objective = Objective(make_accelerator(parts.recipe), parts.task.regression)
-    objective.accelerator.prepare_model(adapted.model)
+    objective = put_on_device(adapted.model, parts.recipe, regression=parts.task.regression)
     encoded, metric = parts.encode(HELD_OUT)[HELD_OUT], main_metric(parts.task)
 
     def score() -> float:
@@ -139,6 +141,7 @@ def found_recipe(loaded: LoadedRecipe, chosen: Configuration, start: Path | None
     return replace(loaded, recipe=found)
 
 
+@FaultPoint("found run")
 def save_found(loaded: LoadedRecipe, supernet: Supernet, chosen: Configuration, data: TaskData, path: Path) -> int:
     """Write the configuration with the supernet's weights as a run that can be evaluated; the parameters of its adapters."""
     recipe, run = found_recipe(loaded, chosen), Run(path)

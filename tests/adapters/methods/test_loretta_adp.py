@@ -1,7 +1,7 @@
 """LoRETTA-adp (Yang et al. 2024): Houlsby's bottleneck with both of its matrices as tensor trains."""
 
-from adapters.methods.test_loretta_rep import train
 from support.adapters.contract import contract
+from support.adapters.tensor_trains import train
 
 test_contract = contract(
     "loretta_adp",

@@ -2,19 +2,11 @@
 
 from support.adapters.cases import Fresh, adapt
 from support.adapters.contract import contract
+from support.adapters.tensor_trains import train
 
 from lorakit.adapters.deltas.tensor_train import TensorTrain
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
-
-DIGITS = {3: [3], 16: [16], 32: [8, 4], 48: [8, 6], 96: [12, 8]}  # the fewest of at most 16 each, the most even ones
-
-
-def train(rows: int, columns: int, t: int) -> int:
-    """t n_1 + t n_2 t + ... + n_d t, or n_1 alone."""
-    digits = DIGITS[rows] + DIGITS[columns]
-    return t * (digits[0] + digits[-1]) + t * t * sum(digits[1:-1])
-
 
 test_contract = contract(
     "loretta_rep",

@@ -15,7 +15,7 @@ from support.search.scene import SECTION, Scene, loss, train
 
 from lorakit.errors import RunError
 from lorakit.searching.allocators.heterolora import HeteroLoRA
-from lorakit.searching.scoring import proxies
+from lorakit.searching.proxy import proxies
 
 Make = Callable[..., Scene]
 SHORTCUTS = ["res1", "res2", "mid"]
@@ -204,7 +204,7 @@ def test_with_literal_zeros_the_first_random_choice_stays_forever(make: Make, pr
     chosen = set()
     for seed in range(4):
         scene = make("bert", targets=["q", "v"])
-        allocator = scene.allocator(seed, proxy=proxy, untrained="literal", enable=0.5)
+        allocator = scene.allocator(seed, proxy=proxy, proxy_options={"untrained": "literal"}, enable=0.5)
         history = list(ticks(scene, allocator, 4, steps=2))
         assert set(history[0].scores.values()) == {0.0}
         assert len({tuple(tick.on) for tick in history}) == 1
@@ -217,7 +217,9 @@ def test_with_expected_magnitudes_the_first_choice_is_by_score_and_does_not_stay
     histories = set()
     for seed in range(3):
         scene = make("bert", targets=["q", "v"], shortcuts=["res1"])
-        allocator = scene.allocator(seed, proxy="snip", untrained="expected", enable=0.5, data="first")
+        allocator = scene.allocator(
+            seed, proxy="snip", proxy_options={"untrained": "expected"}, enable=0.5, data="first"
+        )
         history = list(ticks(scene, allocator, 6))
         assert all(score > 0 for tick in history for score in tick.scores.values())
         histories.add(tuple(tuple(tick.on) for tick in history))

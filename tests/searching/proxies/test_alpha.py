@@ -12,8 +12,7 @@ from support.adapters.cases import disturb
 from support.search.scene import Scene, logits
 from support.search.scores_by_hand import Called, accuracy, leaves, weights
 
-from lorakit.recipe.schema import SearchSection
-from lorakit.searching.scoring import Probe, proxies
+from lorakit.searching.proxy import Probe, proxies
 
 Make = Callable[..., Scene]
 TOLERANCE = 0.05
@@ -61,7 +60,7 @@ def compare(scores: dict[str, float], table: Table) -> None:
 
 def test_of_a_linear_site_the_whole_output_is_scaled(scene: Scene) -> None:
     batches = own_answers(scene)
-    scores = scene.scores("alpha", scene.probe(batches, tolerance=TOLERANCE))
+    scores = scene.scores("alpha", scene.probe(batches), tolerance=str(TOLERANCE))
     assert len(set(scores.values())) >= 3
     compare(scores, linear_table(scene, batches))
 
@@ -70,7 +69,7 @@ def test_of_a_shortcut_the_low_rank_path_alone_is_scaled(make: Make) -> None:
     scene = make("bert", targets=[], shortcuts=["res1", "res2", "in"])
     disturb(scene.adapted)
     batches = own_answers(scene)
-    scores = scene.scores("alpha", scene.probe(batches, tolerance=TOLERANCE))
+    scores = scene.scores("alpha", scene.probe(batches), tolerance=str(TOLERANCE))
     table: Table = {}
     for site, adapter in scene.adapted.adapters.items():
         whole = adapter.delta.B.detach().clone()
@@ -84,7 +83,7 @@ def test_of_a_shortcut_the_low_rank_path_alone_is_scaled(make: Make) -> None:
 
 def test_an_untrained_shortcut_scores_zero_and_a_linear_site_need_not(make: Make) -> None:
     scene = make("bert", shortcuts=["res1", "mid"])
-    scores = scene.scores("alpha", scene.probe(own_answers(scene), tolerance=TOLERANCE))
+    scores = scene.scores("alpha", scene.probe(own_answers(scene)), tolerance=str(TOLERANCE))
     shortcuts = {site.name for site in scene.adapted.sites if site.is_shortcut}
     assert {scores[site] for site in shortcuts} == {0.0}
     assert any(scores[site] for site in scores.keys() - shortcuts)
@@ -105,7 +104,7 @@ def test_bisection_finds_every_boundary(make: Make, wanted: int, regression: boo
         return right if enough else -right
 
     batch = {"labels": torch.tensor([0, 1, 2])}
-    probe = replace(scene.probe([batch], tolerance=0.1), logits=answer, regression=regression)
+    probe = replace(scene.probe([batch]), logits=answer, regression=regression, settings={"tolerance": 0.1})
     assert proxies.get("alpha").score(probe)[site] == wanted
 
 
@@ -135,6 +134,6 @@ def test_the_tolerance_is_a_share_of_the_full_accuracy(make: Make, tolerance: fl
         scene.probe().loss,
         answer,
         False,
-        SearchSection(tolerance=tolerance),
+        {"tolerance": tolerance},
     )
     assert proxies.get("alpha").score(probe)[site] == expected

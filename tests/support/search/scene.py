@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from support.adapters.cases import adapt
+from support.models import WORDS
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,13 +21,21 @@ from lorakit.adapters.spec import resolve, shortcut_spec
 from lorakit.backbone.load import Backbone
 from lorakit.recipe.schema import AdapterSection, SearchSection, TrainingSection
 from lorakit.searching.allocator import Allocator, SearchContext, allocators
-from lorakit.searching.scoring import Batch, Probe, proxies, without_trace
-from lorakit.tasks.batching import Encoded
+from lorakit.searching.proxy import Probe, proxies
+from lorakit.searching.scoring import without_trace
+from lorakit.tasks.batching import Batch, Encoded
 from lorakit.training.loader import TrainLoader
 from lorakit.training.optim import moments_of
 
-BATCH = 8
+BATCH, ROWS = 8, 40
 SECTION = AdapterSection(rank=3, alpha=5.0, shortcut_rank=2, shortcut_alpha=3.0)
+
+
+def rows_of_words() -> Dataset:
+    """Texts of two to nine words, each row its own, with labels of three kinds."""
+    rng = np.random.default_rng(7)
+    texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 10))) for _ in range(ROWS)]
+    return Dataset.from_dict({"text": texts, "label": rng.integers(0, 3, ROWS).tolist(), "idx": list(range(ROWS))})
 
 
 def logits(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -51,14 +62,14 @@ class Scene:
     def batches(self, number: int = 3) -> list[dict[str, torch.Tensor]]:
         return self.loader.first(number, torch.Generator())  # type: ignore[return-value]
 
-    def probe(self, batches: list[Any] | None = None, **search: Any) -> Probe:
-        rows = self.batches() if batches is None else batches
-        return Probe(self.adapted, rows, loss, logits, False, SearchSection(**search))
+    def probe(self, batches: list[Any] | None = None) -> Probe:
+        return Probe(self.adapted, self.batches() if batches is None else batches, loss, logits, False)
 
-    def scores(self, proxy: str, probe: Probe | None = None, **search: Any) -> dict[str, float]:
-        """By the registered proxy, every site on, without dropout."""
+    def scores(self, proxy: str, probe: Probe | None = None, **options: str) -> dict[str, float]:
+        """By the registered proxy with these options, every site on, without dropout."""
+        known = proxies.get(proxy)
         with without_trace(self.adapted, train_mode=False, seed=0):
-            return proxies.get(proxy).score(probe or self.probe(**search))
+            return known.score(replace(probe or self.probe(), settings=known.settings_from(options)))
 
     def allocator(
         self, seed: int = 0, *, total_steps: int = 1, ticks: Sequence[int] = (0,), optimizer: Any = None, **search: Any

@@ -1,6 +1,6 @@
 """What every allocator owes that gives and takes single rank units.
 
-A method's own test is ``test_contract = unit_contract("adalora")`` and what is special. Each check takes a method that has acted in a
+An allocator's own test is ``test_contract = unit_contract("adalora")`` and what is special. Each check takes one that has acted in a
 training of a tiny model, on adapters of one kind, with a shortcut and a head that trains beside them.
 """
 

@@ -13,7 +13,7 @@ from support.runs import Bench, StopAt
 
 from lorakit.artifacts.files import read_json
 from lorakit.errors import Interrupted
-from lorakit.searching.shrinking import remaining
+from lorakit.searching.unit_allocator import remaining
 from lorakit.training import loop
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.updates.aflora import AFLoRA

@@ -13,8 +13,9 @@ from torch.testing import assert_close
 from lorakit.adapters.deltas.sparse import FOR_GOOD
 from lorakit.errors import RecipeError
 from lorakit.training.hooks import Hook, TrainState
-from lorakit.training.loop import Training, train
+from lorakit.training.loop import train
 from lorakit.training.optim import make_optimizer
+from lorakit.training.training import Training
 from lorakit.training.updates.diff_pruning import DiffPruning
 
 RECIPE = ("adapter.method=diff_pruning", "adapter.targets=[q,down]", "adapter.dropout=0", "training.lr=5e-5")

@@ -12,7 +12,8 @@ from lorakit.adapters.attach import HEAD
 from lorakit.adapters.deltas.glora import CHOICES, GLoRA
 from lorakit.errors import RecipeError
 from lorakit.training.hooks import Hook, TrainState
-from lorakit.training.loop import Training, step
+from lorakit.training.loop import step
+from lorakit.training.training import Training
 from lorakit.training.updates.glora_supernet import GLoRASupernet
 
 SUPERNET = ("adapter.method=glora", "adapter.dropout=0", "adapter.updates=[glora_supernet]")

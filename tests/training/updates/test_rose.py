@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from support.runs import Bench
 from torch.testing import assert_close
 
-from lorakit.searching.shrinking import remaining
+from lorakit.searching.unit_allocator import remaining
 from lorakit.training import loop
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.pruning import largest, part

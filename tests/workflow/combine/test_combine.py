@@ -58,7 +58,7 @@ def test_the_result_is_a_run_for_every_command(pair: list[Path], tmp_path: Path,
     result = lorakit.combine(pair, method=method, out=tmp_path / "run", rows=8)
     assert result.sites == 4
     assert set(WAYS) == set(combinations.names())
-    scored = lorakit.evaluate("custom", run=tmp_path / "run")
+    scored = lorakit.evaluate(tmp_path / "run", task="custom")
     assert 0 <= scored.scores["accuracy"] <= 1
     lorakit.merge(tmp_path / "run", out=tmp_path / "merged")
     lorakit.export(tmp_path / "run", out=tmp_path / "peft")
@@ -83,7 +83,7 @@ def test_a_sum_is_exact(pair: list[Path], tmp_path: Path, method: str):
 
 def test_default_weights(pair: list[Path], tmp_path: Path):
     told = {
-        method: lorakit.combine(pair, method=method, out=tmp_path / method).weights
+        method: lorakit.combine(pair, method=method, out=tmp_path / method).coefficients
         for method in ("linear", "task_arithmetic", "ties", "dare")
     }
     assert told == {"linear": [0.5] * 2, "task_arithmetic": [0.3] * 2, "ties": [1.0] * 2, "dare": [0.5] * 2}
@@ -194,16 +194,16 @@ def test_fisher_by_hand(pair: list[Path], bench: Bench, tmp_path: Path):
 
 def test_lorahub_finds_weights_that_are_no_worse_than_equal_shares(pair: list[Path], tmp_path: Path):
     result = lorakit.combine(pair, method="lorahub", rows=45, out=tmp_path / "run")
-    assert all(abs(weight) <= 1.5 for weight in result.weights)
+    assert all(abs(weight) <= 1.5 for weight in result.coefficients)
     again = lorakit.combine(pair, method="lorahub", rows=45, out=tmp_path / "again")
-    assert again.weights == result.weights
+    assert again.coefficients == result.coefficients
     one, other = (lorakit.load(run).adapted for run in pair)
     for name, update in updates(tmp_path / "run").items():
         b = sum(
             w * m.adapters[name].scale * m.adapters[name].delta.B
-            for w, m in zip(result.weights, (one, other), strict=True)
+            for w, m in zip(result.coefficients, (one, other), strict=True)
         )
-        a = sum(w * m.adapters[name].delta.A for w, m in zip(result.weights, (one, other), strict=True))
+        a = sum(w * m.adapters[name].delta.A for w, m in zip(result.coefficients, (one, other), strict=True))
         assert_close(update, (b @ a).detach(), rtol=1e-3, atol=1e-5)
 
 
@@ -288,6 +288,6 @@ def test_runs_that_do_not_go_together(bench: Bench, pair: list[Path], tmp_path: 
     with pytest.raises(UsageError, match="this run is on") as told:
         lorakit.combine([pair[0], copy], out=tmp_path / "out")
     assert told.value.problems[0].where == str(copy)
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         lorakit.combine(pair, out=tmp_path)
     assert json.dumps(sorted(path.name for path in tmp_path.iterdir())) == '["backbone", "copy"]'

@@ -10,9 +10,9 @@ import pytest
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import load_recipe
 from lorakit.workflow.doctor import doctor as doctoring
-from lorakit.workflow.doctor.check import FAILED, OK, SKIPPED, Check
-from lorakit.workflow.doctor.crash_resume import Death
+from lorakit.workflow.doctor.crash_resume import Crash
 from lorakit.workflow.doctor.doctor import Diagnosis, doctor
+from lorakit.workflow.doctor.environment import FAILED, OK, SKIPPED, Check
 from lorakit.workflow.doctor.faults import Ended
 
 TRAINING = ["training", "kill and resume", "merge"]
@@ -57,25 +57,25 @@ def train(folder: Path, loss: float) -> Ended:
 
 
 @pytest.mark.parametrize(
-    ("deaths", "loss", "verdict", "detail"),
+    ("crashes", "loss", "verdict", "detail"),
     [
         (2, 0.5, OK, "bit for bit"),
-        (2, 0.25, FAILED, "the resumed run is another: metrics.jsonl differs: record 1"),
-        (1, 0.5, FAILED, "1 of 2 kills came"),
+        (2, 0.25, FAILED, "the resumed run is not the same: metrics.jsonl differs: record 1"),
+        (1, 0.5, FAILED, "only 1 of 2 kills came before the training was over"),
     ],
 )
 def test_kills_that_were_not_survived_are_told(
-    monkeypatch: pytest.MonkeyPatch, deaths: int, loss: float, verdict: str, detail: str
+    monkeypatch: pytest.MonkeyPatch, crashes: int, loss: float, verdict: str, detail: str
 ):
-    def survive(loaded: Any, folder: Path, kills: Any) -> list[Death]:
+    def crash_and_resume(loaded: Any, folder: Path, kills: Any) -> list[Crash]:
         train(folder, loss)
-        return [Death(kill, "training > step", True) for kill in kills[:deaths]]
+        return [Crash(kill, "training > step", True) for kill in kills[:crashes]]
 
     def merge(run: Path) -> Any:
         raise RunError("the merged model's logits differ")
 
     monkeypatch.setattr(doctoring, "run_process", lambda loaded, folder: train(folder, 0.5))
-    monkeypatch.setattr(doctoring, "survive", survive)
+    monkeypatch.setattr(doctoring, "crash_and_resume", crash_and_resume)
     monkeypatch.setattr(doctoring, "merge", merge)
     trained, survived, merged = doctoring.check_training(quick=False)
     assert (trained.verdict, trained.detail) == (OK, "12 steps in 2.5 s")

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lorakit.errors import RunError
-from lorakit.workflow.doctor import environment as checked_environment
-from lorakit.workflow.doctor.check import FAILED, OK, SKIPPED, WARNING, Check, Finding, check
+from lorakit.workflow.doctor import environment
+from lorakit.workflow.doctor.environment import FAILED, OK, SKIPPED, WARNING, Check, Finding, check
 
 
 def test_here_nothing_fails():
-    assert [row.check for row in checked_environment.check_environment() if row.verdict == FAILED] == []
+    assert [row.check for row in environment.check_environment() if row.verdict == FAILED] == []
 
 
 def test_whatever_a_look_raises_is_a_failure():
@@ -29,12 +29,14 @@ def test_whatever_a_look_raises_is_a_failure():
 
 def test_packages_that_are_missing_or_too_old_are_named(monkeypatch):
     wanted = ["torch>=99", "no-such-package>=1", "safetensors>=0.5", "neither-this; extra == 'test'"]
-    monkeypatch.setattr(checked_environment, "requires", lambda name: wanted)
-    found = checked_environment.packages()
-    assert found.detail == f"torch is {version('torch')}, not >=99; no-such-package is not installed"
+    monkeypatch.setattr(environment, "requires", lambda name: wanted)
+    found = environment.packages()
+    assert found.detail == f"torch is {version('torch')}, and lorakit needs >=99; no-such-package is not installed"
     assert (found.verdict, found.advice) == (FAILED, "pip install 'torch>=99' 'no-such-package>=1'")
-    monkeypatch.setattr(checked_environment, "requires", lambda name: wanted[2:])
-    assert checked_environment.packages() == Finding("1 required packages are there, in their ranges")
+    monkeypatch.setattr(environment, "requires", lambda name: wanted[2:])
+    assert environment.packages() == Finding(
+        "1 required packages are installed, each in the range that lorakit asks for"
+    )
 
 
 @pytest.mark.parametrize("look", ["python", "packages"])
@@ -42,62 +44,62 @@ def test_a_source_tree_that_is_not_installed_is_warned_of(monkeypatch, look):
     def absent(name: str) -> None:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(checked_environment, "requires", absent)
-    monkeypatch.setattr(checked_environment, "metadata", absent)
-    found = getattr(checked_environment, look)()
+    monkeypatch.setattr(environment, "requires", absent)
+    monkeypatch.setattr(environment, "metadata", absent)
+    found = getattr(environment, look)()
     assert (found.verdict, "pip install ." in found.advice) == (WARNING, True)
 
 
 def test_another_python_fails(monkeypatch):
-    monkeypatch.setattr(checked_environment, "metadata", lambda name: {"Requires-Python": "<3"})
-    assert checked_environment.python().verdict == FAILED
+    monkeypatch.setattr(environment, "metadata", lambda name: {"Requires-Python": "<3"})
+    assert environment.python().verdict == FAILED
 
 
 def test_more_threads_than_cores(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5000)
-    found = checked_environment.device()
-    assert (found.verdict, found.advice.split("=")[0]) == (WARNING, "OMP_NUM_THREADS")
+    found = environment.device()
+    assert (found.verdict, found.advice.split("=")[0]) == (WARNING, "set OMP_NUM_THREADS")
 
 
 def test_autocast_that_does_not_work(monkeypatch):
-    monkeypatch.setattr(checked_environment, "CLOSE", 0.0)  # no product in bfloat16 is exact
-    found = checked_environment.bfloat16()
-    assert (found.verdict, found.advice) == (WARNING, "training.precision=fp32")
+    monkeypatch.setattr(environment, "CLOSE", 0.0)  # no product in bfloat16 is exact
+    found = environment.bfloat16()
+    assert (found.verdict, found.advice) == (WARNING, "train with training.precision=fp32")
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(2**20, FAILED), (2**30, WARNING), (2**40, OK)])
 def test_room_on_the_disk(monkeypatch, free, verdict):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(checked_environment.shutil, "disk_usage", lambda path: usage(free))
-    assert checked_environment.disk().verdict == verdict
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: usage(free))
+    assert environment.disk().verdict == verdict
 
 
 def test_a_cache_in_a_file_cannot_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(checked_environment.constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
-    assert checked_environment.hub_cache().verdict == WARNING
-    monkeypatch.setattr(checked_environment.constants, "HF_HUB_CACHE", str(tmp_path / "not" / "yet"))
-    assert checked_environment.hub_cache().verdict == OK
+    monkeypatch.setattr(environment.constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    assert environment.hub_cache().verdict == WARNING
+    monkeypatch.setattr(environment.constants, "HF_HUB_CACHE", str(tmp_path / "not" / "yet"))
+    assert environment.hub_cache().verdict == OK
 
 
 @pytest.mark.parametrize(("offline", "word"), [(True, "offline: HF_HUB_OFFLINE is set"), (False, "not tried now")])
 def test_the_network_is_told_and_not_tried(monkeypatch, offline, word):
-    monkeypatch.setattr(checked_environment.constants, "HF_HUB_OFFLINE", offline)
-    assert word in checked_environment.hub().detail
+    monkeypatch.setattr(environment.constants, "HF_HUB_OFFLINE", offline)
+    assert word in environment.hub().detail
 
 
 def test_glue_in_no_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("LORAKIT_GLUE_DIR", str(tmp_path / "none"))
-    assert checked_environment.glue().verdict == FAILED
+    assert environment.glue().verdict == FAILED
     monkeypatch.setenv("LORAKIT_GLUE_DIR", str(tmp_path))
-    assert checked_environment.glue().verdict == OK
+    assert environment.glue().verdict == OK
     monkeypatch.delenv("LORAKIT_GLUE_DIR")
-    assert checked_environment.glue().detail.startswith("from the hub")
+    assert environment.glue().detail.startswith("from the hub")
 
 
 @pytest.mark.parametrize("look", ["bundled_model", "bundled_sentences"])
 def test_without_the_bundled_packages(monkeypatch, look):
-    monkeypatch.setattr(checked_environment.importlib.util, "find_spec", lambda name: None)
-    assert checked_environment.bundled_missing()
-    found = getattr(checked_environment, look)()
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
+    assert environment.bundled_missing()
+    found = getattr(environment, look)()
     assert (found.verdict, found.advice) == (SKIPPED, "pip install 'lorakit[bundled]'")

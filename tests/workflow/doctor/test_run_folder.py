@@ -17,7 +17,7 @@ import lorakit
 from lorakit.artifacts.lock import Worker
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted, UsageError
-from lorakit.workflow.doctor.check import FAILED, OK, SKIPPED, WARNING, Check
+from lorakit.workflow.doctor.environment import FAILED, OK, SKIPPED, WARNING, Check
 from lorakit.workflow.doctor.run_folder import check_run
 
 
@@ -99,8 +99,8 @@ def test_an_imported_run_has_no_best_epoch(copied: Path):
 
 @pytest.mark.slow
 def test_an_evolution_is_looked_at_part_by_part(bench: Bench, tmp_path: Path):
-    glora = ("adapter.method=glora", "adapter.dropout=0", "search.method=glora", "search.holdout=0.2")
-    loaded = bench.load(*glora, "search.population=4", "search.parents=2", "search.generations=2")
+    glora = ("adapter.method=glora", "adapter.dropout=0", "search.method=glora")
+    loaded = bench.load(*glora, "search.options={population: 4, parents: 2, generations: 2, holdout: 0.2}")
     lorakit.evolve(loaded, run_dir=tmp_path / "run")
     assert wrong(tmp_path / "run") == {"found: best adapter": SKIPPED}
     rows = found(tmp_path / "run")

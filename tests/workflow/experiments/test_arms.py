@@ -1,4 +1,4 @@
-"""Which arguments make which sides."""
+"""Which arguments make which arms."""
 
 from pathlib import Path
 
@@ -27,11 +27,11 @@ def make(bench: Bench, tmp_path: Path):
     return write
 
 
-def test_a_recipe_is_a_side_with_a_run_for_each_seed(bench: Bench, tmp_path: Path):
+def test_a_recipe_is_an_arm_with_a_run_for_each_seed(bench: Bench, tmp_path: Path):
     path = bench.load(name="plain").path
-    (side,) = gather([str(path)], ["adapter.rank=3"], [4, 2], tmp_path)
-    assert (side.name, list(side.entries)) == ("plain", [4, 2])
-    entry = side.entries[4]
+    (arm,) = gather([str(path)], ["adapter.rank=3"], [4, 2], tmp_path)
+    assert (arm.name, list(arm.entries)) == ("plain", [4, 2])
+    entry = arm.entries[4]
     assert entry.run.path == tmp_path / "plain-4"
     run = entry.loaded.recipe.run
     assert (run.seed, run.name, run.folder, entry.loaded.recipe.adapter.rank) == (4, "plain", str(tmp_path), 3)
@@ -39,33 +39,33 @@ def test_a_recipe_is_a_side_with_a_run_for_each_seed(bench: Bench, tmp_path: Pat
 
 def test_offline_is_for_every_recipe(tmp_path: Path):
     for offline in (False, True):
-        (side,) = gather(["mrpc-lora"], [], [0], tmp_path, offline=offline)
-        assert side.entries[0].loaded.recipe.run.offline is offline
+        (arm,) = gather(["mrpc-lora"], [], [0], tmp_path, offline=offline)
+        assert arm.entries[0].loaded.recipe.run.offline is offline
 
 
 def test_without_seeds_there_are_five(bench: Bench, tmp_path: Path):
-    (side,) = gather([str(bench.load().path)], [], None, tmp_path)
-    assert list(side.entries) == [0, 1, 2, 3, 4]
+    (arm,) = gather([str(bench.load().path)], [], None, tmp_path)
+    assert list(arm.entries) == [0, 1, 2, 3, 4]
 
 
-def test_runs_that_differ_in_seed_and_name_alone_are_one_side(make, tmp_path: Path):
+def test_runs_that_differ_in_seed_and_name_alone_are_one_arm(make, tmp_path: Path):
     runs = [make("a-0", name="a"), make("b-3", "run.seed=3", name="b"), make("c-0", "adapter.rank=2", name="c")]
-    sides = gather(runs, [], None, tmp_path)
-    assert [(side.name, sorted(side.entries)) for side in sides] == [("a", [0, 3]), ("c", [0])]
+    arms = gather(runs, [], None, tmp_path)
+    assert [(arm.name, sorted(arm.entries)) for arm in arms] == [("a", [0, 3]), ("c", [0])]
 
 
 @pytest.mark.parametrize("first", ["run", "recipe"])
 def test_a_run_of_a_recipe_that_is_compared_is_not_trained_again(bench: Bench, make, tmp_path: Path, first: str):
     run, path = make("mine", "run.seed=1", name="other"), str(bench.load(name="plain").path)
-    (side,) = gather([run, path] if first == "run" else [path, run], [], [0, 1], tmp_path)
-    assert side.name == "plain"
-    assert {seed: entry.run.path.name for seed, entry in side.entries.items()} == {0: "plain-0", 1: "mine"}
+    (arm,) = gather([run, path] if first == "run" else [path, run], [], [0, 1], tmp_path)
+    assert arm.name == "plain"
+    assert {seed: entry.run.path.name for seed, entry in arm.entries.items()} == {0: "plain-0", 1: "mine"}
 
 
-def test_a_run_of_another_recipe_with_a_sides_name_is_called_by_its_folder(bench: Bench, make, tmp_path: Path):
+def test_a_run_of_another_recipe_with_an_arms_name_is_called_by_its_folder(bench: Bench, make, tmp_path: Path):
     run, path = make("mine", "adapter.rank=2", name="plain"), str(bench.load(name="plain").path)
     for arguments in ([run, path], [path, run]):
-        assert {side.name for side in gather(arguments, [], [0], tmp_path)} == {"plain", run}
+        assert {arm.name for arm in gather(arguments, [], [0], tmp_path)} == {"plain", run}
 
 
 def test_mistakes_are_told(bench: Bench, make, tmp_path: Path):
@@ -91,7 +91,7 @@ def test_mistakes_are_told(bench: Bench, make, tmp_path: Path):
             gather(arguments, overrides, seeds, tmp_path / "folder")
 
 
-def test_sides_that_are_scored_on_other_rows_are_refused(bench: Bench, make, tmp_path: Path):
+def test_arms_that_are_scored_on_other_rows_are_refused(bench: Bench, make, tmp_path: Path):
     def check(*runs: str) -> None:
         check_same_data(gather(runs, [], None, tmp_path))
 
@@ -113,8 +113,8 @@ def test_a_run_that_is_there_of_another_recipe_is_refused(bench: Bench, make, tm
     (tmp_path / "folder" / "plain-2").mkdir()
     (tmp_path / "folder" / "plain-2" / "notes").write_text("")
     path = str(bench.load(name="plain").path)
-    (side,) = gather([path], [], [0, 1, 2, 3], tmp_path / "folder")
+    (arm,) = gather([path], [], [0, 1, 2, 3], tmp_path / "folder")
     for seed, message in ((0, "adapter.rank, training.epochs"), (1, "adapter.allocation"), (2, "is no run")):
         with pytest.raises(UsageError, match=message):
-            side.entries[seed].check_same_recipe()
-    side.entries[3].check_same_recipe()
+            arm.entries[seed].check_same_recipe()
+    arm.entries[3].check_same_recipe()

@@ -15,10 +15,9 @@ from lorakit.artifacts.files import read_json, write_json
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted, RunError, UsageError
 from lorakit.workflow import train as running
-from lorakit.workflow.experiments import compare as compare_module
-from lorakit.workflow.experiments import workers
+from lorakit.workflow.experiments import request, workers
 from lorakit.workflow.experiments.compare import Comparison, compare
-from lorakit.workflow.experiments.workers import unwatched
+from lorakit.workflow.experiments.request import unwatched
 from lorakit.workflow.train import TrainResult
 
 STEPS = ("training.max_steps=3", "evaluation.every_steps=1")
@@ -134,6 +133,12 @@ def test_finished_runs_are_used_and_seeds_added(compared: Comparison, recipes, m
     assert "one run does not tell how much a run varies: even, found" in fewer.warnings
 
 
+def test_recipes_may_be_loaded_or_paths(compared: Comparison, recipes, monkeypatch):
+    monkeypatch.setattr(workers, "train", no_training)
+    arms = [lorakit.load_recipe(recipes["even"]), Path(recipes["found"])]
+    assert compare(arms, STEPS, seeds=SEEDS, folder=str(compared.folder)).to_dict() == compared.to_dict()
+
+
 def test_a_recipe_that_has_changed_is_refused(compared: Comparison, recipes):
     with pytest.raises(UsageError, match=r"even-0: .* differs in training\.max_steps\n.*another --folder"):
         compare([recipes["even"]], ["training.max_steps=2", STEPS[1]], seeds=[0], folder=compared.folder)
@@ -148,7 +153,7 @@ def test_an_unfinished_run_is_resumed(compared: Comparison, recipes, tmp_path, c
 
     with pytest.raises(Interrupted, match="stopped after step 2 of 3") as stopped:
         call(stopping)
-    again = f"lorakit compare {recipes['even']} {' '.join(STEPS)} --folder {tmp_path} --seeds 0"
+    again = f"lorakit compare {recipes['even']} {' '.join(STEPS)} --seeds 0 --folder {tmp_path}"
     assert stopped.value.problems[0].hint == again
     with caplog.at_level(logging.INFO, logger="lorakit"):
         call(unwatched)
@@ -225,6 +230,6 @@ def test_an_imported_run_is_one_message(compared: Comparison, finished: TrainRes
 
 
 def test_several_processes_of_one_launch_are_refused(recipes, tmp_path, monkeypatch):
-    monkeypatch.setattr(compare_module, "this_process", lambda: mock.Mock(num_processes=2))
+    monkeypatch.setattr(request, "this_process", lambda: mock.Mock(num_processes=2))
     with pytest.raises(UsageError, match="one process"):
         compare([recipes["even"]], folder=tmp_path)

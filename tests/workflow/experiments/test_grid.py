@@ -86,10 +86,10 @@ def test_two_dots_in_text_are_no_range():
     ("override", "message"),
     [
         ("adapter.rank=4,", "empty value"),
-        ("training.lr=1e-4,0.0001", "0.0001 is there twice"),
+        ("training.lr=1e-4,0.0001", "the value 0.0001 is given twice"),
         ("adapter={rank: 4},{rank: 8}", "a section cannot vary"),
-        ("training.lr=1e-3..1e-5", "no range"),
-        ("training.lr=1e-3..1e-3", "no range"),
+        ("training.lr=1e-3..1e-5", r"1e-3\.\.1e-5 is not a range upwards"),
+        ("training.lr=1e-3..1e-3", r"1e-3\.\.1e-3 is not a range upwards"),
         ("adapter.rank=1.5..4", "whole numbers at both ends"),
     ],
 )

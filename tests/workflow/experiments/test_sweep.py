@@ -20,8 +20,7 @@ from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted, LorakitError, RecipeError, RunError, UsageError
 from lorakit.recipe.load import load_recipe
 from lorakit.workflow import train as running
-from lorakit.workflow.experiments import sweep as sweeping
-from lorakit.workflow.experiments import workers
+from lorakit.workflow.experiments import request, workers
 from lorakit.workflow.experiments.arms import essence
 from lorakit.workflow.experiments.sweep import plan_sweep, sweep
 
@@ -110,6 +109,26 @@ def test_the_line_trains_the_best_point_again(small, pretending, tmp_path):
     again = load_recipe(words[0], [*words[1:-2], "run.seed=1"]).recipe
     assert essence(again) == essence(load_recipe(Path(result.points[0].came_to.runs[0].path) / "recipe.yaml").recipe)
     assert (again.training.lr, again.adapter.rank) == (1e-3, 4)
+
+
+def test_a_loaded_recipe_is_swept_as_it_is(small, pretending, tmp_path):
+    settings = ["training.epochs=1", "adapter.dropout=0.25"]
+    result = sweep(load_recipe(small, settings), ["training.lr=1e-3,1e-2", RANKS], seeds=[1, 2], folder=tmp_path)
+    assert (result.recipe, list(result.points[0].settings.values())) == (small, [1e-3, 4])
+    program, command, recipe, *seed = shlex.split(result.best)
+    assert (program, command, seed) == ("lorakit", "train", ["--seed", "1"])
+    best = load_recipe(small, [*settings, "training.lr=1e-3", "adapter.rank=4"])
+    assert essence(load_recipe(recipe, ["run.seed=1"]).recipe) == essence(best.recipe)
+
+
+def test_a_loaded_recipe_that_is_stopped_has_no_command_line(small, monkeypatch, tmp_path):
+    def stop(loaded, **rest) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "train", stop)
+    with pytest.raises(Interrupted) as stopped:
+        sweep(load_recipe(small), [RANKS], seeds=[0], folder=tmp_path)
+    assert stopped.value.problems[0].hint == "the same call again"
 
 
 def test_lower_is_better_where_the_metric_says_so(bench: Bench, monkeypatch, tmp_path):
@@ -226,6 +245,8 @@ def test_the_mistakes_of_all_points_are_told_at_once_and_nothing_is_trained(smal
         (["adapter.rank=2,4"], {"storage": "x"}, "--storage: is for --trials"),
         (["task.max_eval_rows=9,8"], {}, "scores cannot be compared"),
         (["adapter.rank=2,4"], {"metric": "f2"}, "not scored by 'f2'"),
+        (["adapter.rank=2,4"], {"trials": 0}, r"--trials: 0 is not a number of trials\n.*valid: a whole number from 1"),
+        (["adapter.rank=2"], {"trials": 3}, r"--trials: there is nothing to draw\n.*valid: KEY=LOW\.\.HIGH"),
     ],
 )
 def test_what_makes_no_sweep_is_refused(small, tmp_path, overrides, options, message):
@@ -243,7 +264,7 @@ def test_without_optuna_trials_are_refused_with_what_to_install(small, tmp_path,
 
 
 def test_several_processes_of_one_launch_are_refused(small, monkeypatch):
-    monkeypatch.setattr(sweeping, "this_process", lambda: mock.Mock(num_processes=2))
+    monkeypatch.setattr(request, "this_process", lambda: mock.Mock(num_processes=2))
     with pytest.raises(UsageError, match="one process"):
         sweep(small)
 
@@ -260,7 +281,8 @@ def test_a_plan_has_every_point_with_its_parameters_and_writes_nothing(small, pr
     planned = plan_sweep(small, ["adapter.rank=2,4,8"], seeds=SEEDS, folder=tmp_path / "s")
     assert [point.finished for point in planned.points] == [[0], [0], []]
     monkeypatch.chdir(tmp_path)
-    assert plan_sweep(small, [], seeds=[0]).folder == Path("runs/sweep-small")
+    planned = plan_sweep(small)
+    assert (planned.folder, planned.seeds) == (Path("runs/sweep-small"), [0, 1, 2])
 
 
 def test_a_run_folder_is_a_recipe_too(small, pretending, tmp_path):

@@ -1,4 +1,4 @@
-"""Sides summed up, on runs whose numbers are written by hand."""
+"""Arms summed up, on runs whose numbers are written by hand."""
 
 import csv
 import io
@@ -10,14 +10,14 @@ from support.runs import Bench
 
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import Run
-from lorakit.workflow.experiments.arms import Entry, Side
+from lorakit.workflow.experiments.arms import Arm, Entry
 from lorakit.workflow.experiments.totals import as_csv, side_by_side, warnings
 
 LAST = {"a": {2: 0.70, 0: 0.81, 1: 0.75}, "b": {0: 0.84, 3: 0.99, 1: 0.74, 2: 0.73}, "c": {7: 0.5}}
 
 
 @pytest.fixture
-def sides(bench: Bench, tmp_path: Path) -> list[Side]:
+def arms(bench: Bench, tmp_path: Path) -> list[Arm]:
     """a has 1,000 parameters in its adapters, b 1,005 and c 1,020."""
     made = []
     for (name, values), parameters in zip(LAST.items(), (1000, 1005, 1020), strict=True):
@@ -40,12 +40,12 @@ def sides(bench: Bench, tmp_path: Path) -> list[Side]:
             }
             write_json(run.path / "summary.json", summary)
             entries[seed] = Entry(seed, run)
-        made.append(Side(name, bench.load().recipe, entries, given=False))
+        made.append(Arm(name, bench.load().recipe, entries, given=False))
     return made
 
 
-def test_pairs_are_by_seed_whatever_the_order(sides):
-    a, b, c = side_by_side(sides, "f1")
+def test_pairs_are_by_seed_whatever_the_order(arms):
+    a, b, c = side_by_side(arms, "f1")
     last = np.array([0.84 - 0.81, 0.74 - 0.75, 0.73 - 0.70])
     best = last + 0.01 * np.array([0, 1, 2]) - 0.01 * np.array([0, 1, 2])
     for told, gaps in ((b.last_difference, last), (b.best_difference, best)):
@@ -59,8 +59,8 @@ def test_pairs_are_by_seed_whatever_the_order(sides):
     assert c.last_difference is c.best_difference is None
 
 
-def test_means_are_over_the_runs(sides):
-    _, b, _ = side_by_side(sides, "accuracy")
+def test_means_are_over_the_runs(arms):
+    _, b, _ = side_by_side(arms, "accuracy")
     values = np.array(list(LAST["b"].values())) - 0.1
     assert (b.last.mean, b.last.sd) == (pytest.approx(values.mean()), pytest.approx(values.std(ddof=1)))
     assert b.last.median == pytest.approx(np.median(values))
@@ -69,8 +69,8 @@ def test_means_are_over_the_runs(sides):
     assert b.search_overhead == pytest.approx(80 / (406 - 80))
 
 
-def test_what_differs_is_told(sides):
-    told = "\n".join(warnings(sides, side_by_side(sides, "f1")))
+def test_what_differs_is_told(arms):
+    told = "\n".join(warnings(arms, side_by_side(arms, "f1")))
     assert "fewer than 5 seeds, read the intervals with care: a 3, b 4, c 1" in told
     assert "one run does not tell how much a run varies: c" in told
     assert "b has other seeds than a: the difference is over 0, 1, 2" in told
@@ -79,8 +79,8 @@ def test_what_differs_is_told(sides):
     assert "1,005" not in told  # half a percent
 
 
-def test_csv_has_a_line_for_each_run(sides):
-    rows = list(csv.DictReader(io.StringIO(as_csv(side_by_side(sides, "f1")))))
+def test_csv_has_a_line_for_each_run(arms):
+    rows = list(csv.DictReader(io.StringIO(as_csv(side_by_side(arms, "f1")))))
     assert len(rows) == 8
     assert {(row["side"], int(row["seed"])): float(row["last_f1"]) for row in rows} == {
         (name, seed): value for name, values in LAST.items() for seed, value in values.items()

@@ -18,14 +18,15 @@ from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted, RunError
 from lorakit.workflow.experiments import workers
 from lorakit.workflow.experiments.arms import gather
-from lorakit.workflow.experiments.workers import Missing, train_missing, unwatched
+from lorakit.workflow.experiments.request import unwatched
+from lorakit.workflow.experiments.workers import Missing, train_missing
 
 
 @pytest.fixture
 def entries(bench: Bench, tmp_path: Path):
     """Six runs that are to be trained."""
-    (side,) = gather([str(bench.load(name="plain").path)], [], range(6), tmp_path / "runs")
-    return list(side.entries.values())
+    (arm,) = gather([str(bench.load(name="plain").path)], [], range(6), tmp_path / "runs")
+    return list(arm.entries.values())
 
 
 def pretend(loaded, *, run_dir, resume, hooks) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,17 +27,21 @@ from lorakit.workflow.glora import evolve as evolving
 from lorakit.workflow.glora import supernet
 from lorakit.workflow.glora.evolve import EvolutionResult, Progress
 from lorakit.workflow.restore import restore_run
-from lorakit.workflow.setup import assemble
+from lorakit.workflow.setup import assemble, prepare
+
+
+def settings(**changed: float) -> str:
+    """The search's options, small ones, with some changed."""
+    given = {"population": 4, "generations": 2, "parents": 2, "holdout": 0.3} | changed
+    return f"search.options={{{', '.join(f'{name}: {value}' for name, value in given.items())}}}"
+
 
 GLORA = (
     "adapter.method=glora",
     "adapter.dropout=0",
     "adapter.targets=[q,v]",
     "search.method=glora",
-    "search.population=4",
-    "search.generations=2",
-    "search.parents=2",
-    "search.holdout=0.3",
+    settings(),
     "training.epochs=1",
     "training.lr=0.05",
 )
@@ -115,7 +120,7 @@ def test_the_run_that_was_found_has_the_supernets_weights_and_scores_what_was_to
         logits = [adapted.model.eval()(**batch).logits for adapted in (whole.adapted, restored.adapted)]
     assert len(labels) == 3
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-5, atol=1e-6)
-    told = lorakit.evaluate("custom", run=found.found)
+    told = lorakit.evaluate(found.found, task="custom")
     assert set(told.scores) == {"pearson", "spearman", "mse"}
 
 
@@ -126,7 +131,8 @@ def test_the_same_seed_finds_the_same_and_a_stopped_search_goes_on_as_if_it_had_
     with pytest.raises(Interrupted, match="supernet") as told:
         evolve(bench, hooks=[StopAt(2)], emit=Path("out.yaml"), keep=True, **options)
     folder = Path(told.value.problems[0].hint.split()[2])
-    assert told.value.problems[0].hint == f"lorakit search {folder} --resume --emit out.yaml --keep-weights"
+    words = ["lorakit", "search", str(folder), "--resume", "--emit", "out.yaml", "--keep-weights"]
+    assert shlex.split(told.value.problems[0].hint) == words
 
     count = []
 
@@ -154,7 +160,7 @@ def test_the_same_seed_finds_the_same_and_a_stopped_search_goes_on_as_if_it_had_
 
 
 def test_another_seed_searches_elsewhere(bench: Bench, found: EvolutionResult) -> None:
-    other = evolve(bench, "run.seed=1", "search.generations=1", name="other")
+    other = evolve(bench, "run.seed=1", settings(generations=1), name="other")
     assert read_jsonl(other.folder / "generations.jsonl")[0] != read_jsonl(found.folder / "generations.jsonl")[0]
 
 
@@ -194,9 +200,9 @@ def restore_data(bench: Bench) -> Any:
     ("limits", "lowest", "highest"),
     [
         (("search.parameters=900",), 0, 900),
-        (("search.min_parameters=1500",), 1500, 10**9),
+        ((settings(min_parameters=1500),), 1500, 10**9),
         (
-            ("search.enable=0.25", "search.min_parameters=500"),
+            ("search.enable=0.25", settings(min_parameters=500)),
             500,
             (4 * cost(Site("", 0, "q", 32, 32, "linear"), 4)) // 4,
         ),
@@ -229,7 +235,7 @@ def test_shortcuts_are_part_of_every_configuration_and_kept_weights_start_the_ne
         bench,
         "adapter.shortcuts=[res1]",
         "adapter.shortcut_rank=2",
-        "search.generations=1",
+        settings(generations=1),
         name="crossing",
         emit=out,
         keep=True,
@@ -240,7 +246,7 @@ def test_shortcuts_are_part_of_every_configuration_and_kept_weights_start_the_ne
     loaded = load_recipe(out)
     assert loaded.recipe.adapter.start == str(result.found)
     start = restore_run(result.found, "last").adapted.state()
-    training, _ = running.prepare(loaded, assemble(loaded), Run(tmp_path / "run"), [])
+    training = prepare(loaded, assemble(loaded), Run(tmp_path / "run"), [])
     assert all(torch.equal(tensor, start[name]) for name, tensor in training.adapted.state().items())
 
 
@@ -268,8 +274,8 @@ def test_a_recipe_without_configurations_to_search_is_refused(bench: Bench, chan
 @pytest.mark.parametrize(
     ("limits", "key"),
     [
-        (("search.min_parameters=1000000",), "search.min_parameters"),
-        (("search.min_parameters=2000", "search.parameters=1000"), "search.parameters"),
+        ((settings(min_parameters=1000000),), "search.options"),
+        ((settings(min_parameters=2000), "search.parameters=1000"), "search.parameters"),
     ],
 )
 def test_limits_that_no_configuration_keeps_are_refused_before_anything_is_trained(
@@ -308,8 +314,8 @@ def test_a_search_that_is_done_or_another_recipe_is_not_gone_on_with(
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / "recipe.yaml").write_text((found.folder / "recipe.yaml").read_text())
-    with pytest.raises(UsageError, match=r"search\.mutation"):
-        evolve(bench, "search.mutation=0.5", name="evolved", resume=True, run_dir=begun)
+    with pytest.raises(UsageError, match=r"search\.options\.mutation"):
+        evolve(bench, settings(mutation=0.5), name="evolved", resume=True, run_dir=begun)
 
 
 def test_training_with_this_search_is_refused_with_the_command(bench: Bench, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What one file, or the command line, sets: typed values by key path, each with its place."""
+"""What one file, or the command line, lays over the recipe below it: typed values by key path, each with its place."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import yaml
 
 from lorakit.recipe.document import Place, parse, read_text, shown
 from lorakit.recipe.keys import recipe_keys, section_keys
+from lorakit.recipe.moved import MOVED, is_of_a_run, options_meant, where_it_went
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.values import UNREADABLE, described, read_value, scalar_kind
 
@@ -18,30 +19,34 @@ COMMAND_LINE = "command line"
 
 
 @dataclass
-class Layer:
+class Overlay:
     """values: key path -> typed value, or UNREADABLE; places: key, section or mapping entry -> where it stands; extends: the
-    recipe this one builds on; complete: whether all of it could be read.
+    recipe this one builds on; complete: whether all of it could be read; of_run: whether it is the recipe in a run's folder, and
+    old: the text of keys there that have moved since (``recipe.moved``).
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     extends: str | None = None
     complete: bool = True
+    of_run: bool = False
+    old: dict[str, str] = field(default_factory=dict)
 
 
-def read_file(path: Path, problems: Problems) -> Layer:
-    """The layer of one recipe file."""
-    layer = Layer()
+def read_file(path: Path, problems: Problems) -> Overlay:
+    """What one recipe file sets."""
+    overlay = Overlay(of_run=is_of_a_run(path))
     text = read_text(path, problems)
     before = len(problems)
     node = None if text is None else parse(text, file_place(path), problems)
     if node is None:
-        layer.complete = False
+        overlay.complete = False
         if text is not None and len(problems) == before:
             problems.add("is empty", where=shown(path), valid="a recipe", hint="`lorakit list recipes` for examples")
     else:
-        read_sections(node, layer, file_place(path), problems)
-    return layer
+        read_sections(node, overlay, file_place(path), problems)
+        overlay.values |= options_meant(overlay.old, overlay.values)
+    return overlay
 
 
 def file_place(path: Path) -> Place:
@@ -50,9 +55,9 @@ def file_place(path: Path) -> Place:
     return lambda line: f"{name}:{line}"
 
 
-def read_overrides(overrides: Sequence[str], problems: Problems) -> Layer:
-    """The layer of KEY=VALUE arguments, split at the first ``=``, each VALUE read as YAML; of two for one key the last counts."""
-    layer = Layer()
+def read_overrides(overrides: Sequence[str], problems: Problems) -> Overlay:
+    """What KEY=VALUE arguments set, split at the first ``=``, each VALUE read as YAML; of two for one key the last counts."""
+    overlay = Overlay()
 
     def place(line: int) -> str:
         return COMMAND_LINE
@@ -69,16 +74,18 @@ def read_overrides(overrides: Sequence[str], problems: Problems) -> Layer:
         if len(problems) > before:
             continue
         if path in section_keys():
-            read_section(path, node or null_node(), layer, place, problems)
+            read_section(path, node or null_node(), overlay, place, problems)
         elif path in recipe_keys():
-            set_value(path, node or null_node(), COMMAND_LINE, layer, place, problems)
+            set_value(path, node or null_node(), COMMAND_LINE, overlay, place, problems)
+        elif path in MOVED:
+            set_moved(path, node or null_node(), COMMAND_LINE, overlay, problems)
         elif path == "extends":
             problems.add(
                 "cannot be given here", where=COMMAND_LINE, key=path, hint="a recipe file with this line in it"
             )
         else:
             problems.unknown_key(path, COMMAND_LINE)
-    return layer
+    return overlay
 
 
 def null_node() -> yaml.ScalarNode:
@@ -87,10 +94,10 @@ def null_node() -> yaml.ScalarNode:
     return yaml.ScalarNode("tag:yaml.org,2002:str", "", mark, mark)
 
 
-def read_sections(node: yaml.Node, layer: Layer, place: Place, problems: Problems) -> None:
-    """Fill ``layer`` from a whole recipe."""
+def read_sections(node: yaml.Node, overlay: Overlay, place: Place, problems: Problems) -> None:
+    """Fill ``overlay`` from a whole recipe."""
     if not isinstance(node, yaml.MappingNode):
-        layer.complete = False
+        overlay.complete = False
         problems.add(
             f"is {described(node)}; a recipe is a mapping of sections",
             where=place(node.start_mark.line + 1),
@@ -100,24 +107,24 @@ def read_sections(node: yaml.Node, layer: Layer, place: Place, problems: Problem
     for name, where, value in pairs(node, "", place, problems):
         if name == "extends":
             if isinstance(value, yaml.ScalarNode) and scalar_kind(value) is not None and value.value.strip():
-                layer.extends = value.value
-                layer.places[name] = where
+                overlay.extends = value.value
+                overlay.places[name] = where
             else:
-                layer.complete = False
+                overlay.complete = False
                 problems.add(f"is {described(value)}", where=where, key=name, valid="one recipe's name or path")
         elif name in section_keys():
-            layer.places[name] = where
-            read_section(name, value, layer, place, problems)
+            overlay.places[name] = where
+            read_section(name, value, overlay, place, problems)
         else:
             problems.unknown_key(name, where)
 
 
-def read_section(section: str, node: yaml.Node, layer: Layer, place: Place, problems: Problems) -> None:
-    """Fill ``layer`` from one section; an empty section sets nothing."""
+def read_section(section: str, node: yaml.Node, overlay: Overlay, place: Place, problems: Problems) -> None:
+    """Fill ``overlay`` from one section; an empty section sets nothing."""
     if isinstance(node, yaml.ScalarNode) and scalar_kind(node) is None:
         return
     if not isinstance(node, yaml.MappingNode):
-        layer.values |= dict.fromkeys((f"{section}.{name}" for name in section_keys()[section]), UNREADABLE)
+        overlay.values |= dict.fromkeys((f"{section}.{name}" for name in section_keys()[section]), UNREADABLE)
         first = section_keys()[section][0]
         hint = f"{section}: {{{first}: {node.value}}}" if isinstance(node, yaml.ScalarNode) else ""
         problems.add(
@@ -130,18 +137,30 @@ def read_section(section: str, node: yaml.Node, layer: Layer, place: Place, prob
         return
     for name, where, value in pairs(node, f"{section}.", place, problems):
         if name in section_keys()[section]:
-            set_value(f"{section}.{name}", value, where, layer, place, problems)
+            set_value(f"{section}.{name}", value, where, overlay, place, problems)
+        elif f"{section}.{name}" in MOVED:
+            set_moved(f"{section}.{name}", value, where, overlay, problems)
         else:
             problems.unknown_key(f"{section}.{name}", where)
 
 
-def set_value(path: str, node: yaml.Node, where: str, layer: Layer, place: Place, problems: Problems) -> None:
-    """Put one value, and the places of a mapping's entries, into ``layer``."""
-    layer.values[path] = read_value(recipe_keys()[path], node, place, problems)
-    layer.places[path] = where
+def set_value(path: str, node: yaml.Node, where: str, overlay: Overlay, place: Place, problems: Problems) -> None:
+    """Put one value, and the places of a mapping's entries, into ``overlay``."""
+    overlay.values[path] = read_value(recipe_keys()[path], node, place, problems)
+    overlay.places[path] = where
     if isinstance(node, yaml.MappingNode):
         for name, _ in node.value:
-            layer.places[f"{path}.{name.value}"] = place(name.start_mark.line + 1)
+            overlay.places[f"{path}.{name.value}"] = place(name.start_mark.line + 1)
+
+
+def set_moved(path: str, node: yaml.Node, where: str, overlay: Overlay, problems: Problems) -> None:
+    """A key of old: kept for what it meant in a run's recipe, else a problem that says where it went."""
+    text = node.value if isinstance(node, yaml.ScalarNode) else ""
+    if overlay.of_run:
+        overlay.old[path] = text
+    else:
+        what, hint = where_it_went(path, text, equals="=" if where == COMMAND_LINE else ": ")
+        problems.add(what, where=where, key=path, hint=hint)
 
 
 def pairs(

@@ -10,10 +10,10 @@ from typing import Any
 from lorakit.recipe.schema import CUSTOM
 from lorakit.recipe.values import written
 from lorakit.reporting.sweep_figure import sweep_figure
+from lorakit.result import Result
+from lorakit.workflow.experiments.arms import rises
 from lorakit.workflow.experiments.grid import is_number, short_names
-from lorakit.workflow.experiments.outlook import rises
 from lorakit.workflow.experiments.totals import FEW, Totals
-from lorakit.workflow.setup import Result
 
 MOST_LINES = 6  # in the figure; with more values of what else varies there are dots alone
 OPTIMISTIC = "the best of {} points is chosen by the validation split, which makes its own score there optimistic: "

@@ -17,7 +17,7 @@ from lorakit.adapters.budget import Budget, places
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocate import Allocation, allocate, ranked
+from lorakit.searching.selection import Selection, ranked, select_sites
 
 
 def make_sites(linear: int, shortcuts: int = 0) -> list[Site]:
@@ -34,11 +34,11 @@ def choose(
     budget: Budget | int,
     seed: int | torch.Generator = 0,
     **search: str,
-) -> Allocation:
+) -> Selection:
     if isinstance(budget, int):
         budget = Budget(budget, budget / sum(costs.values()), "")
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
-    return allocate(scores, sites, costs, budget, SearchSection(**search), generator)
+    return select_sites(scores, sites, costs, budget, SearchSection(**search), generator)
 
 
 ABCD = make_sites(4)
@@ -50,18 +50,18 @@ def scores_of(*values: float) -> dict[str, float]:
 
 def test_the_best_are_on_and_named_in_the_order_of_the_sites() -> None:
     found = choose(scores_of(1, 4, 2, 3), ABCD, dict.fromkeys(scores_of(0, 0, 0, 0), 10), 20)
-    assert found == Allocation(on=["l1", "l3"], cut=3, margin=1)
+    assert found == Selection(on=["l1", "l3"], cut=3, margin=1)
 
 
 def test_what_does_not_fit_is_passed_over_for_the_next_that_does() -> None:
     costs = {"l0": 50, "l1": 60, "l2": 60, "l3": 40}
     found = choose(scores_of(4, 3, 2, 1), ABCD, costs, 100)
-    assert found == Allocation(on=["l0", "l3"], cut=1, margin=-2)
+    assert found == Selection(on=["l0", "l3"], cut=1, margin=-2)
 
 
 def test_with_everything_on_there_is_no_margin() -> None:
     found = choose(scores_of(4, 3, 2, 1), ABCD, dict.fromkeys(scores_of(0, 0, 0, 0), 10), 40)
-    assert found == Allocation(on=["l0", "l1", "l2", "l3"], cut=1, margin=None)
+    assert found == Selection(on=["l0", "l1", "l2", "l3"], cut=1, margin=None)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
@@ -108,7 +108,7 @@ def test_all_orders_of_equal_scores_are_equally_likely() -> None:
 # -- the paper's counting ----------------------------------------------------------------------------------------------
 
 
-def paper(**search: str) -> tuple[list[Site], dict[str, float], Allocation]:
+def paper(**search: str) -> tuple[list[Site], dict[str, float], Selection]:
     """OPT-350M's 48 + 95 sites at rank 8 with random scores."""
     sites, rng = make_sites(48, 95), np.random.default_rng(5)
     scores = {site.name: float(score) for site, score in zip(sites, rng.permutation(143), strict=True)}
@@ -167,7 +167,7 @@ def test_shares_are_exact_where_binary_fractions_are_not(pool: str) -> None:
     scores = {site.name: float(number) for number, site in enumerate(sites)}
     search = SearchSection(method="heterolora", enable=0.35, pool=pool)
     limit = Budget(21 * 768, 0.35, "")
-    found = allocate(scores, sites, dict.fromkeys(scores, 768), limit, search, torch.Generator())
+    found = select_sites(scores, sites, dict.fromkeys(scores, 768), limit, search, torch.Generator())
     assert len(found.on) == 21
     if pool == "separated":
         assert Counter(name[0] for name in found.on) == {"l": 7, "s": 14}

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from lorakit.searching.evolution import Evolution, Gene, Rules
+from lorakit.workflow.glora.evolution import Evolution, Gene, Rules
 
 COSTS = {"large": 100, "small": 10, "none": 0}
 GENES = [Gene(f"gene {number}", COSTS) for number in range(12)]

@@ -1,4 +1,4 @@
-"""From scores and a budget to the sites that are on."""
+"""From scores and a budget to what is on: the best sites, or the best rank units of all sites, that the budget holds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lorakit.recipe.schema import SearchSection
 
 
 @dataclass(frozen=True)
-class Allocation:
-    """A choice.
+class Selection:
+    """The sites that were chosen.
 
     on: names in the order of the sites; cut: the lowest score that is on; margin: by how much it beats the best one off (None where
     nothing is off). The margin is negative where a dearer site was passed over, or a pool's share was spent.
@@ -28,14 +28,14 @@ class Allocation:
     margin: float | None
 
 
-def allocate(
+def select_sites(
     scores: Mapping[str, float],
     sites: Sequence[Site],
     costs: Mapping[str, int],
     budget: Budget,
     search: SearchSection,
     generator: torch.Generator,
-) -> Allocation:
+) -> Selection:
     """Give the budget to the best sites, from the best down; one that does not fit is passed over for the next that does.
 
     `pool: separated` ranks linear sites and shortcuts apart, each with its share of the budget. `unit: modules` counts places as
@@ -60,10 +60,10 @@ def allocate(
     cut = min(scores[name] for name in chosen)
     best_off = max((scores[site.name] for site in sites if site.name not in chosen), default=None)
     margin = None if best_off is None else cut - best_off
-    return Allocation([site.name for site in sites if site.name in chosen], cut, margin)
+    return Selection([site.name for site in sites if site.name in chosen], cut, margin)
 
 
-def allocate_units(
+def select_units(
     scores: Mapping[str, torch.Tensor],
     adapters: Mapping[str, Adapter],
     limit: int,
@@ -83,8 +83,8 @@ def allocate_units(
     values = torch.cat([scores[name].detach().double().cpu() for name in names])
     check_finite({f"{names[int(o)]}[{int(u)}]": v for o, u, v in zip(owner, unit, values.tolist(), strict=True)})
     if per_parameter:
-        cost_model = torch.tensor([adapters[name].parameters_at(1) for name in names], dtype=torch.double)
-        values = values / cost_model[owner]
+        first_unit = torch.tensor([adapters[name].parameters_at(1) for name in names], dtype=torch.double)
+        values = values / first_unit[owner]
     shuffled = torch.randperm(len(values), generator=generator)
     order = shuffled[values[shuffled].argsort(descending=True, stable=True)]
     chosen: dict[str, list[int]] = {name: [] for name in names}

@@ -70,15 +70,15 @@ class Evolution:
         parents = [scored.candidate for scored in self.ranked()[: self.rules.parents]]
         seen = {scored.candidate for scored in self.scored()}
         found: list[Candidate] = []
-        ways: list[tuple[Callable[[], Candidate], int]] = [(lambda: self.drawn(rng), self.rules.population)]
+        ways: list[tuple[Callable[[], Candidate], int]] = [(lambda: self.draw(rng), self.rules.population)]
         if parents:
             half = self.rules.population // 2
-            ways = [(lambda: self.mutant(parents, rng), half), (lambda: self.crossing(parents, rng), 2 * half), *ways]
-        for draw, until in ways:
+            ways = [(lambda: self.mutate(parents, rng), half), (lambda: self.cross(parents, rng), 2 * half), *ways]
+        for make, until in ways:
             for _ in range(TRIES * (until - len(found))):
                 if len(found) == until:
                     break
-                candidate = self.inside(draw(), rng)
+                candidate = self.bring_inside(make(), rng)
                 if candidate is not None and candidate not in seen:
                     seen.add(candidate)
                     found.append(candidate)
@@ -112,11 +112,11 @@ class Evolution:
         """The most parameters that any candidate has."""
         return self.rules.fixed + sum(max(gene.costs.values()) for gene in self.genes)
 
-    def drawn(self, rng: random.Random) -> Candidate:
+    def draw(self, rng: random.Random) -> Candidate:
         """Every gene drawn uniformly."""
         return tuple(rng.choice([*gene.costs]) for gene in self.genes)
 
-    def mutant(self, parents: Sequence[Candidate], rng: random.Random) -> Candidate:
+    def mutate(self, parents: Sequence[Candidate], rng: random.Random) -> Candidate:
         """A parent with some genes drawn anew, which may come out as they were."""
         parent = rng.choice(parents)
         return tuple(
@@ -124,16 +124,16 @@ class Evolution:
             for gene, choice in zip(self.genes, parent, strict=True)
         )
 
-    def crossing(self, parents: Sequence[Candidate], rng: random.Random) -> Candidate:
+    def cross(self, parents: Sequence[Candidate], rng: random.Random) -> Candidate:
         """Each gene from one of two parents."""
         return tuple(rng.choice(pair) for pair in zip(rng.choice(parents), rng.choice(parents), strict=True))
 
-    def inside(self, candidate: Candidate, rng: random.Random) -> Candidate | None:
+    def bring_inside(self, candidate: Candidate, rng: random.Random) -> Candidate | None:
         """The candidate, with as many random genes made cheaper, or dearer, as the limits ask for; None where that does not do."""
         chosen, total = [*candidate], self.parameters(candidate)
         for _ in range(TRIES):
             for place in rng.sample(range(len(chosen)), len(chosen)):
-                side = self.outside(total)
+                side = self.side(total)
                 if side == 0:
                     return tuple(chosen)
                 costs = self.genes[place].costs
@@ -142,9 +142,9 @@ class Evolution:
                 if better:
                     chosen[place] = rng.choice(better)
                     total += costs[chosen[place]] - now
-        return tuple(chosen) if self.outside(total) == 0 else None
+        return tuple(chosen) if self.side(total) == 0 else None
 
-    def outside(self, parameters: int) -> int:
+    def side(self, parameters: int) -> int:
         """1 above the limits, -1 below them, 0 within."""
         if self.rules.highest is not None and parameters > self.rules.highest:
             return 1

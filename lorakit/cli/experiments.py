@@ -1,0 +1,118 @@
+"""What ``compare`` and ``sweep`` have in common on the command line: options, what they are passed on as, and what is said at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from lorakit.cli.output import console, say, warn
+from lorakit.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lorakit.cli.progress import ProgressHook
+    from lorakit.reporting.stats import Summary
+    from lorakit.workflow.experiments.compare import Comparison
+    from lorakit.workflow.experiments.sweep import Sweep
+
+ENDLESS = 10_000  # columns, more than any table takes
+
+Seeds = Annotated[
+    Optional[str],
+    typer.Option(
+        "--seeds",
+        metavar="N,N",
+        help="Train everything with each of these; by default compare takes 0,1,2,3,4 and sweep 0,1,2.",
+    ),
+]
+Folder = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--folder",
+        help="Where the runs are, as NAME-SEED; several workers may share it. runs/compare or runs/sweep-RECIPE by default.",
+        file_okay=False,
+    ),
+]
+Metric = Annotated[Optional[str], typer.Option("--metric", help="Another one of the task's metrics.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the runs that other workers are training.")]
+Csv = Annotated[
+    Optional[Path], typer.Option("--csv", metavar="FILE", help="Write all runs, a line each.", dir_okay=False)
+]
+
+
+def request(
+    *,
+    seeds: str | None,
+    folder: Path | None,
+    metric: str | None,
+    no_wait: bool,
+    csv: Path | None,
+    offline: bool,
+    quiet: bool,
+) -> dict[str, Any]:
+    """The arguments of the Python API that these options stand for. UsageError for a list of seeds that cannot be read."""
+
+    def watch() -> ProgressHook:
+        from lorakit.cli.progress import ProgressHook
+
+        return ProgressHook(quiet=quiet)
+
+    return {
+        "seeds": whole_numbers(seeds),
+        "folder": folder,
+        "metric": metric,
+        "wait": not no_wait,
+        "table": csv,
+        "offline": offline,
+        "watch": watch,
+    }
+
+
+def whole_numbers(text: str | None) -> list[int] | None:
+    """Seeds with commas between them. UsageError for anything else."""
+    if text is None:
+        return None
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        raise UsageError(f"'{text}' is not a list of seeds", where="--seeds", valid="such as 0,1,2,3,4") from None
+    if len(set(numbers)) < len(numbers) or min(numbers) < 0:
+        raise UsageError(f"'{text}' names a seed twice, or one below 0", where="--seeds", valid="such as 0,1,2,3,4")
+    return numbers
+
+
+def say_the_rest(result: Comparison | Sweep, written: Sequence[Path | None]) -> None:
+    """Say what is to be known beside the tables, and which files are ``written``. RunError where trainings failed."""
+    from lorakit.workflow.experiments.workers import failures
+
+    for warning in result.warnings:
+        warn(warning)
+    for lost in result.missing:
+        warn(f"missing: {lost.run}: {lost.why}")
+    for path in written:
+        if path is not None:
+            say(f"wrote {path}")
+    if result.failed:
+        raise RunError(failures(result.failed))
+
+
+def heading(result: Comparison | Sweep) -> str:
+    """``mrpc, f1``: what the table's scores are of."""
+    return f"{result.task}, {result.metric}{'' if result.higher_is_better else ' (lower is better)'}"
+
+
+def too_wide(drawn: Table) -> bool:
+    """Whether the table has no room on this terminal, where its numbers would be cut."""
+    from rich.measure import Measurement
+
+    out = console()
+    return Measurement.get(out, out.options.update(max_width=ENDLESS), drawn).maximum > out.width
+
+
+def spread(summary: Summary) -> str:
+    """``0.7892 ± 0.0031``; of one run its value alone."""
+    return f"{summary.mean:.4f}" + (f" ± {summary.sd:.4f}" if summary.n > 1 else "")

@@ -1,0 +1,86 @@
+"""Keys that have become options of one proxy or allocator: where each went.
+
+A person who writes the old key is told where it went. The recipe in a run's folder is not a person's: an older lorakit wrote it, with
+every default spelt out, and it goes on meaning what it meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorakit.recipe.schema import SEARCH_PRESETS, SearchSection
+
+
+@dataclass(frozen=True)
+class Moved:
+    """to: the key whose options it is among; owner: the key that names whose options those are, and owners: the names that had it;
+    default: its value where nobody gave one, as it was written.
+    """
+
+    to: str
+    owner: str
+    owners: tuple[str, ...]
+    default: str
+
+
+def of_proxy(default: str, *owners: str) -> Moved:
+    """What is a proxy's."""
+    return Moved("search.proxy_options", "search.proxy", owners, default)
+
+
+def of_glora(default: str) -> Moved:
+    """What is GLoRA's search's."""
+    return Moved("search.options", "search.method", ("glora",), default)
+
+
+MOVED: Mapping[str, Moved] = {
+    "search.norm": of_proxy("l2", "gradnorm"),
+    "search.untrained": of_proxy("expected", "snip", "synflow"),
+    "search.tolerance": of_proxy("0.01", "alpha"),
+    "search.population": of_glora("50"),
+    "search.generations": of_glora("20"),
+    "search.parents": of_glora("10"),
+    "search.mutation": of_glora("0.2"),
+    "search.holdout": of_glora("0.1"),
+    "search.min_parameters": of_glora("0"),
+}
+
+
+def where_it_went(path: str, text: str, equals: str) -> tuple[str, str]:
+    """What to say of an old key that was given as ``text`` (empty where it is no single value): what, and what to try.
+
+    equals: what stands between a key and its value there.
+    """
+    moved, name = MOVED[path], path.rpartition(".")[2]
+    kind = {"search.proxy": "proxy", "search.method": "allocator"}[moved.owner]
+    what = f"has moved: it is an option of {kind} {' and '.join(moved.owners)}"
+    if text == moved.default:
+        return what, "leave it out: that is its default"
+    return what, f"{moved.to}{equals}{{{name}: {text or moved.default}}}"
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Whether ``path`` is the recipe in a run's folder, where ``artifacts.run.Run.start`` wrote it beside the environment."""
+    return path.name == "recipe.yaml" and (path.parent / "environment.json").is_file()
+
+
+def options_meant(old: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Key -> the options that a run's recipe meant by its ``old`` keys, beside its other ``values``.
+
+    What belongs to a proxy or allocator that the run does not have meant nothing, and a default is none to state, unless the
+    run's preset sets it otherwise.
+    """
+    chosen = {"search.proxy": SearchSection().proxy, "search.method": SearchSection().method} | dict(values)
+    preset = SEARCH_PRESETS.get(values.get("search.preset") or "", {})
+    meant: dict[str, dict[str, str]] = {}
+    for path, text in old.items():
+        moved, name = MOVED[path], path.rpartition(".")[2]
+        if chosen[moved.owner] not in moved.owners:
+            continue
+        options = meant.setdefault(moved.to, {})
+        if text != moved.default or preset.get(moved.to, {}).get(name, text) != text:
+            options[name] = text
+    return {key: options for key, options in meant.items() if options or key == "search.options"}

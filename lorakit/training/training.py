@@ -1,0 +1,61 @@
+"""All that one training consists of, ready for the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from lorakit.adapters.attach import AdaptedModel
+from lorakit.artifacts.run import Run
+from lorakit.recipe.schema import Recipe
+from lorakit.tasks.batching import Batch, SummedLoss
+from lorakit.training.graphs import Graphs
+from lorakit.training.hooks import Hook, TrainState
+from lorakit.training.loader import TrainLoader
+from lorakit.training.objective import Objective
+from lorakit.training.schedule import Schedule
+
+
+@dataclass
+class Training:
+    """All that one training consists of.
+
+    model: ``adapted.model`` as Accelerate prepared it; loss: what is trained on, summed over a batch's rows: the task's, and what
+    updates add; evaluate: scores of the validation splits; metric: the score that tells which evaluation is best; losses and norms:
+    this process's loss and the gradient's norm of every step since the last log line.
+    """
+
+    recipe: Recipe
+    run: Run
+    adapted: AdaptedModel
+    model: nn.Module
+    accelerator: Accelerator
+    objective: Objective
+    loss: SummedLoss
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    schedule: Schedule
+    loader: TrainLoader
+    evaluate: Callable[[], dict[str, float]]
+    metric: str
+    state: TrainState
+    hooks: Sequence[Hook] = ()
+    graphs: Graphs | None = None
+    losses: list[torch.Tensor] = field(default_factory=list)
+    norms: list[torch.Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.parameters = [tensor.parameter for tensor in self.adapted.trained()]
+
+    def passes(self, compute: Callable[[Batch], torch.Tensor], batch: Batch) -> torch.Tensor:
+        """``compute(batch)``, by a graph where the training has them."""
+        return self.graphs.run(compute, batch) if self.graphs else compute(batch)
+
+    def call(self, point: str) -> None:
+        """Every hook's method of this name."""
+        for hook in self.hooks:
+            getattr(hook, point)(self.state)

@@ -1,0 +1,89 @@
+"""What Accelerate decides: which process this is, its device and precision, trackers; and what it would leave out without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+from torch import nn
+
+from lorakit.errors import Problem, RecipeError, UsageError
+from lorakit.recipe.keys import plain_values
+from lorakit.recipe.schema import Recipe
+from lorakit.training.objective import Objective
+
+DATA_PARALLEL = ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU")
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+"""``training.precision`` -> Accelerate's name of it."""
+
+
+def this_process() -> PartialState:
+    """Which of the processes this is; Accelerate's own default misses `accelerate launch --cpu` where nothing was made before."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
+    """The device and precision of the recipe, and its trackers where a run's folder is given. UsageError where weights would be sharded."""
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    accelerator = Accelerator(
+        mixed_precision=PRECISIONS[recipe.training.precision],
+        log_with=recipe.run.trackers if folder and recipe.run.trackers else None,
+        project_dir=str(folder) if folder else None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if accelerator.distributed_type.value not in ("NO", *DATA_PARALLEL):
+        raise UsageError(
+            f"training under {accelerator.distributed_type.value} is not possible: adapters are switched, counted and saved whole",
+            valid="data parallel, on any number of machines: every process holds the frozen model",
+            hint="accelerate launch --multi_gpu; in less memory: model.dtype=bfloat16, or a smaller training.batch_size",
+        )
+    if folder and recipe.run.trackers:
+        accelerator.init_trackers("lorakit", config=dict(plain_values(recipe)))
+    return accelerator
+
+
+def put_on_device(model: nn.Module, recipe: Recipe, *, regression: bool) -> Objective:
+    """Move a model, one that is not trained, to the recipe's device; what computes its logits and losses there."""
+    objective = Objective(make_accelerator(recipe), regression)
+    objective.accelerator.prepare_model(model)
+    return objective
+
+
+def check_precision(recipe: Recipe) -> None:
+    """Gradients through float16 weights vanish unless the loss is scaled, which mixed precision does."""
+    if recipe.model.dtype == "float16" and recipe.training.precision != "fp16":
+        raise RecipeError(
+            "weights in float16 train with scaled losses only",
+            key="training.precision",
+            valid="fp16",
+            hint="or model.dtype=bfloat16",
+        )
+
+
+def check_device(recipe: Recipe) -> None:
+    """Accelerate trains in plain float32, and says nothing, where float16 is asked for and there is no GPU."""
+    if recipe.training.precision == "fp16" and this_process().device.type == "cpu":
+        raise RecipeError(
+            "float16 needs a GPU, and there is none here", key="training.precision", valid="fp32, or bf16 on a CPU too"
+        )
+
+
+def check_trackers(recipe: Recipe) -> None:
+    """Refuse trackers whose package is missing: Accelerate would leave them out silently. ``all`` is whatever is installed."""
+    installed = [str(name) for name in get_available_trackers()]
+    problems = [
+        Problem(
+            f"tracker '{name}' is not installed",
+            key="run.trackers",
+            valid=", ".join(installed) or "none is installed",
+            hint=f"pip install {name}",
+        )
+        for name in recipe.run.trackers
+        if name not in ("all", *installed)
+    ]
+    if problems:
+        raise RecipeError(problems)

@@ -1,0 +1,157 @@
+"""What a sweep is of, checked before anything is trained: its points, their recipes on the real model and data, and the metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from lorakit.errors import LorakitError, Problem, UsageError
+from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
+from lorakit.recipe.overlays import COMMAND_LINE
+from lorakit.workflow.experiments.arms import (
+    Arm,
+    Forecast,
+    check_named_apart,
+    check_same_data,
+    choose_metric,
+    forecast,
+    to_train,
+)
+from lorakit.workflow.experiments.grid import Point, Space, read_space
+from lorakit.workflow.experiments.request import Request, check_alone
+
+T = TypeVar("T")
+
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class SweepRequest(Request):
+    """Arguments of ``sweep`` and ``plan_sweep``; see there."""
+
+    recipe: AnyRecipe
+    overrides: Sequence[str] = ()
+    _: KW_ONLY
+    trials: int | None = None
+    storage: str | None = None
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A sweep, checked.
+
+    points: of the grid, or the ends of the ranges that trials draw from; arms and forecasts: of the points, in their order;
+    best_by: the metric that chooses the best epochs.
+    """
+
+    asked: SweepRequest
+    name: str
+    space: Space
+    seeds: Sequence[int]
+    folder: Path
+    points: list[Point]
+    arms: list[Arm]
+    forecasts: list[Forecast]
+    metric: str
+    best_by: str
+
+    @property
+    def task(self) -> str:
+        """The task's name, the same at all points."""
+        return self.arms[0].recipe.task.name
+
+    def arm(self, point: Point) -> Arm:
+        """The recipe at ``point``, with a run for every seed."""
+        return arm_at(point, recipe_at(point, self.asked, self.space), self.name, self.seeds, self.folder)
+
+    def again(self) -> str:
+        """The command that goes on with the sweep."""
+        asked = self.asked
+        more = {"--trials": asked.trials, "--storage": asked.storage}
+        return asked.again("sweep", [asked.recipe], asked.overrides, more)
+
+
+def resolve_sweep(asked: SweepRequest) -> SweepSpec:
+    """Read what is asked for and check all of it, on the real model and data. Raises UsageError or RecipeError with every mistake."""
+    check_alone()
+    check_named_apart(asked.overrides)
+    space = read_space(asked.overrides)
+    check_trials(space, asked.trials, asked.storage)
+    points = space.points() if asked.trials is None else space.corners()
+    recipes = at_all(points, lambda point: recipe_at(point, asked, space))
+    name = recipes[0].recipe.run.name or recipes[0].name
+    seeds = SEEDS if asked.seeds is None else asked.seeds
+    folder = Path(f"runs/sweep-{name}" if asked.folder is None else asked.folder)
+    arms = [arm_at(point, loaded, name, seeds, folder) for point, loaded in zip(points, recipes, strict=True)]
+    check_same_data(arms)
+    for arm in arms:
+        for entry in arm.entries.values():
+            entry.check_same_recipe()
+    named = {arm.name: arm for arm in arms}
+    foreseen = at_all(points, lambda point: forecast(named[point.named(name)], train=True))
+    forecasts = [known for known in foreseen if known is not None]
+    metric, best_by = choose_metric(forecasts, asked.metric)
+    return SweepSpec(asked, name, space, seeds, folder, points, arms, forecasts, metric, best_by)
+
+
+def recipe_at(point: Point, asked: SweepRequest, space: Space) -> LoadedRecipe:
+    """The recipe at ``point``."""
+    return load_recipe(asked.recipe, [*space.fixed, *point.overrides], offline=asked.offline)
+
+
+def arm_at(point: Point, loaded: LoadedRecipe, base: str, seeds: Sequence[int], folder: Path) -> Arm:
+    """A recipe at ``point`` with a run for every seed; base: what the names of all points begin with."""
+    name = point.named(base)
+    entries = {entry.seed: entry for entry in to_train(loaded, name, seeds, folder)}
+    return Arm(name, loaded.recipe, entries, given=True)
+
+
+def check_trials(space: Space, trials: int | None, storage: str | None) -> None:
+    """Raises UsageError for ranges and a storage without trials, and for trials without Optuna or without anything to draw."""
+    if trials is None:
+        if storage is not None:
+            raise UsageError("is for --trials: workers share a grid through its folder", where="--storage")
+        if space.ranges:
+            valid, hint = "KEY=VALUE,VALUE for a grid", "--trials N, which draws from it N times"
+            raise UsageError(
+                [
+                    Problem(f"{span} is a range, and a grid wants values", COMMAND_LINE, span.key, valid, hint)
+                    for span in space.ranges
+                ]
+            )
+        return
+    if trials < 1:
+        raise UsageError(f"{trials} is not a number of trials", where="--trials", valid="a whole number from 1")
+    if not space.keys:
+        raise UsageError("there is nothing to draw", where="--trials", valid="KEY=LOW..HIGH or KEY=VALUE,VALUE")
+    try:
+        from optuna.storages import RetryHeartbeatStaleTrialCallback  # noqa: F401 - is it there, and new enough?
+    except ImportError:
+        hint = "pip install optuna --upgrade"
+        raise UsageError("needs Optuna 4.9 or newer, which is not installed", where="--trials", hint=hint) from None
+
+
+def at_all(points: Sequence[Point], work: Callable[[Point], T]) -> list[T]:
+    """``work`` at every point. Raises one error with the mistakes of all, each once and with the points where it is one."""
+    done, kinds, wrong = list[T](), list[type[LorakitError]](), dict[Problem, list[Point]]()
+    for point in points:
+        try:
+            done.append(work(point))
+        except LorakitError as error:
+            kinds.append(type(error))
+            for problem in error.problems:
+                wrong.setdefault(problem, []).append(point)
+    if wrong:
+        raise kinds[0]([at_points(problem, found, points) for problem, found in wrong.items()])
+    return done
+
+
+def at_points(problem: Problem, found: Sequence[Point], points: Sequence[Point]) -> Problem:
+    """The problem with what its points have in common, or the first of them; as it is where all points have it."""
+    if len(found) == len(points):
+        return problem
+    common = [text for text in found[0].overrides if all(text in point.overrides for point in found)]
+    others = "" if common else f" and {len(found) - 1} more"
+    return replace(problem, where=f"{problem.where} (at {' '.join(common or found[0].overrides)}{others})".lstrip())

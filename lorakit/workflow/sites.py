@@ -1,0 +1,79 @@
+"""Which sites of the backbone get adapters, with which ranks and settings, and how much of them the budget allows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lorakit.adapters.block import blocks
+from lorakit.adapters.budget import Budget, costs, resolve_budget, shared_cost
+from lorakit.adapters.conflicts import read_options
+from lorakit.adapters.spec import AdapterSpec, methods
+from lorakit.backbone.load import Backbone
+from lorakit.backbone.site import Site
+from lorakit.errors import Problem, RecipeError, nearest
+from lorakit.recipe.schema import Recipe
+from lorakit.searching.allocator import allocators
+
+logger = logging.getLogger(__name__)
+
+
+def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[str, int]]:
+    """The sites of the recipe's targets and shortcuts; of these the allocation's, with their ranks, where it has one."""
+    adapter, anatomy = recipe.adapter, backbone.anatomy
+    method = methods.get(adapter.method)
+    if method.block and adapter.targets != list(method.targets):
+        where = blocks.get(method.block).summary
+        logger.info("adapter.targets has no effect: %s sits on %s", method.name, where)
+    candidates = [*method.sites(backbone, adapter.targets), *anatomy.shortcuts(adapter.shortcuts)]
+    if not adapter.allocation:
+        return candidates, {}
+    known = {site.name for site in candidates}
+    problems = [
+        Problem(
+            f"there is no site '{name}' among the targets and shortcuts",
+            key="adapter.allocation",
+            valid="names as `lorakit plan` lists them",
+            hint=nearest(name, known),
+        )
+        for name in adapter.allocation
+        if name not in known
+    ]
+    if problems:
+        raise RecipeError(problems)
+    ranks = {name: rank for name, rank in adapter.allocation.items() if rank > 0}
+    return [site for site in candidates if site.name in ranks], ranks
+
+
+def read_site_options(recipe: Recipe, linear: AdapterSpec, sites: Sequence[Site]) -> dict[str, dict[str, Any]]:
+    """Site name -> its own settings, read from ``adapter.site_options``. Raises RecipeError for a site that is not there."""
+    known = {site.name for site in sites}
+    read = {}
+    for name, text in recipe.adapter.site_options.items():
+        if name not in known:
+            raise RecipeError(
+                Problem(f"there is no site '{name}'", key="adapter.site_options", hint=nearest(name, known))
+            )
+        pairs = dict(pair.split("=", 1) for pair in text.split(","))
+        read[name] = read_options(linear.delta, pairs, "adapter.site_options")
+    return read
+
+
+def choose_budget(
+    recipe: Recipe,
+    sites: Sequence[Site],
+    linear: AdapterSpec,
+    shortcut: AdapterSpec,
+    ranks: Mapping[str, int],
+    options: Mapping[str, Mapping[str, Any]],
+) -> Budget:
+    """What may be on at once: all sites where nothing is searched, else what the recipe gives its allocator."""
+    if recipe.search.method == "none":
+        everything = sum(costs(sites, linear, shortcut, ranks, options).values())
+        everything += shared_cost(sites, linear, shortcut, ranks)
+        return Budget(everything, 1.0, f"all {len(sites)} sites")
+    allocator = allocators.get(recipe.search.method)
+    return resolve_budget(
+        recipe.search, sites, linear, shortcut, default_share=allocator.default_share, by=allocator.by
+    )

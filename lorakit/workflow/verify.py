@@ -1,0 +1,86 @@
+"""What is written proves itself before it takes its name: read again, it gives the logits of the model it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lorakit.adapters.attach import AdaptedModel
+from lorakit.errors import RunError, UsageError
+from lorakit.recipe.schema import Recipe
+from lorakit.tasks.batching import Encoded, encode
+from lorakit.tasks.task import Task
+from lorakit.training.evaluation import decide, predict_logits
+from lorakit.training.objective import Objective
+from lorakit.workflow.accelerator import put_on_device
+from lorakit.workflow.restore import RestoredRun
+
+PROOF_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far the written model is from the run's.
+
+    rows: that both predicted; largest_difference: between their logits; largest_logit: of the run's model; tolerance: what was
+    allowed; flips: labels that changed.
+    """
+
+    rows: int
+    largest_difference: float
+    largest_logit: float
+    tolerance: float
+    flips: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a run's model says before anything is written. rows: real text, used for nothing but the comparison."""
+
+    recipe: Recipe
+    task: Task
+    rows: Encoded
+    objective: Objective
+    logits: np.ndarray
+
+    def prove(self, written: AdaptedModel, tolerance: float, *, what: str, where: Path) -> Proof:
+        """Compare what was read again. RunError where a logit moved by more than ``tolerance``; what: its name in that message."""
+        self.objective.accelerator.prepare_model(written.model)
+        logits = predict_logits(written.model, self.rows, self.objective, self.recipe.evaluation.batch_size)
+        difference = float(np.abs(logits - self.logits).max())
+        before, after = decide(self.task, self.logits), decide(self.task, logits)
+        flips = 0 if self.task.regression else int((after != before).sum())
+        if not difference <= tolerance:
+            raise RunError(
+                f"the {what}'s logits differ by {difference:.3g} from the run's ({flips} labels change)",
+                where=str(where),
+                valid=f"at most {tolerance:.3g}",
+                hint="--tolerance if that is good enough for you; float32 weights are the most exact",
+            )
+        return Proof(len(self.rows), difference, float(np.abs(self.logits).max()), tolerance, flips)
+
+
+def predict_reference(restored: RestoredRun) -> Reference:
+    """The run's logits on the first rows of its validation split."""
+    parts, model = restored.parts, restored.adapted.model
+    split = parts.data.splits[parts.task.validation[0]]
+    rows = encode(split.select(range(min(PROOF_ROWS, len(split)))), parts.backbone.tokenizer, parts.max_length)
+    objective = put_on_device(model, parts.recipe, regression=parts.task.regression)
+    logits = predict_logits(model, rows, objective, parts.recipe.evaluation.batch_size)
+    return Reference(parts.recipe, parts.task, rows, objective, logits)
+
+
+def check_target(
+    target: Path, *, force: bool = False, kind: str = "", is_kind: Callable[[Path], bool] = lambda path: False
+) -> None:
+    """UsageError where ``target`` exists, but with ``force`` where it is an earlier one of its kind, which may be replaced."""
+    if not target.exists():
+        return
+    if not force:
+        replace = ", or --force to replace it" if kind else ""
+        raise UsageError("exists already", where=str(target), hint=f"--out for another place{replace}")
+    if not is_kind(target):
+        raise UsageError(f"is not {kind}, and is not replaced", where=str(target), hint="--out for another place")

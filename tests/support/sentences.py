@@ -1,0 +1,46 @@
+"""Rows of made-up words, and a tokenizer of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+WORDS = [f"w{i}" for i in range(50)]
+
+
+def word_tokenizer(padding_side: str) -> PreTrainedTokenizerFast:
+    """``[CLS] ... [SEP]`` and ``[CLS] ... [SEP] ... [SEP]``, a token a word, padded on the left or the right."""
+    vocabulary = {word: i for i, word in enumerate(["[UNK]", "[CLS]", "[SEP]", "[PAD]", *WORDS])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="[PAD]",
+        padding_side=padding_side,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def sentences(count: int, pair: bool = False, label: Callable[[int], Any] | None = None) -> Dataset:
+    """Texts of one to eleven words, labelled by their number."""
+    rng = np.random.default_rng(count)
+
+    def text() -> str:
+        return " ".join(rng.choice(WORDS, size=rng.integers(1, 12)))
+
+    columns: dict[str, list[Any]] = {"text": [text() for _ in range(count)], "idx": list(range(100, 100 + count))}
+    if pair:
+        columns["text_pair"] = [text() for _ in range(count)]
+    if label:
+        columns["label"] = [label(i) for i in range(count)]
+    return Dataset.from_dict(columns)

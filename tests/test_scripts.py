@@ -1,0 +1,56 @@
+"""Scripts stand on the package alone: nothing of the tests, and no name that has moved."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
+WITH_HELP = [path for path in SCRIPTS if "argparse" in path.read_text(encoding="utf-8")]
+OF_TESTS = {"tests", "conftest", *(path.name for path in (ROOT / "tests").iterdir() if path.is_dir())}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(module, names taken from it) of every import, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_nothing_of_the_tests_is_imported(path: Path):
+    assert [module for module, _ in imports(path) if module.partition(".")[0] in OF_TESTS] == []
+    assert "tests" not in [  # nor put on the path
+        node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Constant)
+    ]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_what_is_imported_from_the_package_is_there(path: Path):
+    for module, names in imports(path):
+        if module.partition(".")[0] == "lorakit":
+            found = importlib.import_module(module)
+            for name in names:
+                if not hasattr(found, name):
+                    importlib.import_module(f"{module}.{name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", WITH_HELP, ids=name_of)
+def test_every_script_has_help(path: Path):
+    told = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith("usage:")
