@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def find_checkpoint(section: ModelSection, *, offline: bool = False) -> Path:
     the key ``model.name`` (``model.revision`` for an unknown revision).
     """
     name = section.name
-    local = Path(name).expanduser()
+    local = Path(os.path.expanduser(name))  # which leaves ``~nobody`` as it is, where pathlib raises
     if name.startswith("bundled:"):
         return bundled_folder(name)
     if local.is_dir():

@@ -25,9 +25,11 @@ def read_config(folder: Path, section: ModelSection, options: dict[str, Any]) ->
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise own_code(section) from error
+        unwritable = section.trust_remote_code and isinstance(error, OSError) and error.errno is not None
         raise RecipeError(
             f"the configuration of '{section.name}' in {folder} cannot be used: {first_line(error)}",
             key="model.name",
+            hint="HF_HOME=a folder that may be written: the model's code is copied there" if unwritable else "",
         ) from error
     config.name_or_path = section.name
     if type(config) in CLASSIFIERS or "AutoModelForSequenceClassification" in (getattr(config, "auto_map", None) or {}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -163,7 +164,7 @@ def draft_recipe(adapter: PeftAdapter, task: str, overrides: Sequence[str], *, o
 
 def portable_name(base: str) -> str:
     """The base model; a bundled one by its name, as the folder it is installed in is another one elsewhere."""
-    folder = Path(base).expanduser()
+    folder = Path(os.path.expanduser(base))
     for name in BUNDLED if base and folder.is_dir() else ():
         with suppress(LorakitError):
             if bundled_folder(name).resolve() == folder.resolve():
