@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from lorakit.tasks.rows import Rows
 
 MOST = 100_000  # classes; beyond that the column is no label, and its values are not held in memory
-SCALARS = (str, bool, int, float, Decimal, type(None))
+SCALARS = (str, bool, int, float, Decimal, date, time, type(None))
 
 
 def values_of(table: Table, name: str) -> Sequence[Any]:
@@ -111,7 +112,7 @@ class ClassColumn:
         if self.wrong:
             kind = type(self.example).__name__
             what = f"column '{self.name}' holds a {kind} where a label is needed: {short(self.example)}"
-            raise rows.refuse(self.wrong, what, valid="text, whole numbers, true and false")
+            raise rows.refuse(self.wrong, what, valid="text, whole numbers, true and false, dates")
 
 
 class NumberColumn:

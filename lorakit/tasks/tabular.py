@@ -10,7 +10,7 @@ import numpy as np
 
 from lorakit.errors import DataError, Problem
 from lorakit.recipe.schema import CUSTOM
-from lorakit.tasks.labels import LabelMap
+from lorakit.tasks.labels import LabelMap, fold, written
 from lorakit.tasks.readers import READERS
 from lorakit.tasks.rows import Columns, Rows, read_rows
 from lorakit.tasks.splits import build_split
@@ -77,7 +77,7 @@ def check_section(section: TaskSection) -> tuple[tuple[str, ...], str]:
         )
     if section.labels and section.regression:
         problems.append(Problem("a number to predict has no label names", key="task.labels", hint="leave it out"))
-    if section.labels and (len(set(section.labels)) < len(section.labels) or len(section.labels) < 2):
+    if section.labels and (len({fold(written(name) or name) for name in section.labels}) < max(2, len(section.labels))):
         problems.append(Problem("not a list of names", key="task.labels", valid="two or more, all different"))
     if not section.validation and not 0 < section.validation_fraction < 1:
         wrong = f"{section.validation_fraction} of the rows cannot be held out"

@@ -129,12 +129,15 @@ def test_jsonl_of_any_values(effort, folder, regression):
     try_all(effort, OBJECTS, check)
 
 
+DAY = datetime.date(2026, 1, 1)
 PARQUET_COLUMNS = {
     "dictionary": (pa.array(["a", "b", "a"]).dictionary_encode(), pa.array(["no", "yes", "no"]).dictionary_encode()),
     "large and view": (pa.array(["a", "b", "a"], pa.large_string()), pa.array(["no", "yes", "no"], pa.string_view())),
     "whole decimals": (pa.array(["a", "b", "a"]), pa.array([decimal.Decimal(f"{i}.00") for i in (0, 1, 0)])),
     "whole floats": (pa.array(["a", "b", "a"]), pa.array([0.0, 1.0, 0.0], pa.float16())),
     "bool": (pa.array(["a", "b", "a"]), pa.array([False, True, False])),
+    "dates": (pa.array(["a", "b", "a"]), pa.array([DAY, DAY + datetime.timedelta(1), DAY])),
+    "times": (pa.array(["a", "b", "a"]), pa.array([10**9, 86401 * 10**9, 10**9], pa.timestamp("ns"))),
     "unsigned": (pa.array(["a", "b", "a"]), pa.array([0, 1, 0], pa.uint64())),
 }
 
@@ -143,16 +146,19 @@ PARQUET_COLUMNS = {
 def test_parquet_types_that_are_text_and_labels(folder, name):
     text, label = PARQUET_COLUMNS[name]
     found = load(folder / "rows.parquet", parquet_of(text=text, label=label))
-    first, second = {"dictionary": ("no", "yes"), "large and view": ("no", "yes"), "bool": ("false", "true")}.get(
-        name, ("0", "1")
-    )
+    first, second = {
+        "dictionary": ("no", "yes"),
+        "large and view": ("no", "yes"),
+        "bool": ("false", "true"),
+        "dates": ("2026-01-01", "2026-01-02"),
+        "times": ("1970-01-01 00:00:01", "1970-01-02 00:00:01"),
+    }.get(name, ("0", "1"))
     assert found == [("a", first), ("b", second), ("a", first)]
 
 
 BROKEN_UTF8 = pa.Array.from_buffers(
     pa.string(), 1, [None, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")]
 )
-DAY = datetime.date(2026, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +170,8 @@ DAY = datetime.date(2026, 1, 1)
         ({"text": [1, 2]}, "column 'text' holds a int where text is needed: 1 (rows 1, 2)"),
         ({"text": pa.array(["a", None]).dictionary_encode()}, "1 row has no text in column 'text' (row 2)"),
         ({"label": pa.nulls(2)}, "column 'label' has no labels"),
-        ({"label": [DAY, DAY]}, "column 'label' holds a date where a label is needed"),
+        ({"label": [DAY, DAY]}, "all labels in column 'label' are the same"),
+        ({"label": [DAY - DAY, DAY - DAY]}, "column 'label' holds a timedelta where a label is needed"),
         (
             {"label": pa.array([2**55, 0], pa.timestamp("ms"))},
             "column 'label' (timestamp[ms]) cannot be read, rows 1 to 2",

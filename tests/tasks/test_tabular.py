@@ -94,6 +94,7 @@ def test_the_section_alone_is_checked_all_at_once():
         ({"label": "text"}, "task.label"),
         ({"labels": ["one"]}, "task.labels"),
         ({"labels": ["a", "a"]}, "task.labels"),
+        ({"labels": ["True", "true"]}, "task.labels"),
         ({"validation_fraction": 0.0}, "task.validation_fraction"),
         ({"validation_fraction": 1.0}, "task.validation_fraction"),
         ({"text": "txt"}, "task.text"),
