@@ -42,17 +42,28 @@ class LabelMap:
 
     @classmethod
     def of_names(cls, names: Sequence[str], rows: Rows) -> LabelMap:
-        """The map for given names: the labels of ``rows``, the training rows, are either all names or all ids 0..n-1."""
+        """The map for given names: the labels of ``rows``, the training rows, are either all names or all ids 0..n-1.
+
+        Classes that the file has other names for are renamed by their ids.
+        """
         found = labels_in(rows)
         ids = {fold(written(name) or name): i for i, name in enumerate(names)}
-        if not {fold(label) for label in found} <= set(ids) and all(INTEGER.fullmatch(label) for label in found):
-            return cls(tuple(names), {str(i): i for i in range(len(names))})
+        if not {fold(label) for label in found} <= set(ids):
+            if rows.classes:
+                return cls(tuple(names), dict(zip(map(fold, rows.classes), range(len(names)), strict=False)))
+            if all(INTEGER.fullmatch(label) for label in found):
+                return cls(tuple(names), {str(i): i for i in range(len(names))})
         return cls(tuple(names), ids)
 
     @classmethod
     def found_in(cls, rows: Rows, column: str) -> LabelMap:
-        """The map for names found in the training rows: integers in their order (0..n-1 stay as they are), others sorted."""
+        """The map for names found in the training rows: integers in their order (0..n-1 stay as they are), others sorted.
+
+        Classes that the file itself names keep its order, and those without a row are classes too; other files may have their ids.
+        """
         found = one_spelling(labels_in(rows))
+        if rows.classes and len(found) > 1:
+            return cls.declared(rows, column)
         fractions = sorted(label for label in found if FRACTION.fullmatch(label))
         if fractions:
             raise DataError(
@@ -78,6 +89,17 @@ class LabelMap:
         # Labels that are equal as numbers (1, 01) are told apart by how they are written, not by where a set has them.
         names = sorted(found, key=lambda name: (int(name), len(name), name)) if integers else sorted(found)
         return cls(tuple(names), {fold(name): i for i, name in enumerate(names)})
+
+    @classmethod
+    def declared(cls, rows: Rows, column: str) -> LabelMap:
+        """The map for the class names that a file's own schema has."""
+        ids = {fold(name): i for i, name in enumerate(rows.classes)}
+        if len(ids) < len(rows.classes):
+            what = f"{rows.path}: two classes of column '{column}' have one name: {clipped(', '.join(rows.classes))}"
+            raise DataError(what, key="task.label", hint="give the classes names that differ")
+        if not any(INTEGER.fullmatch(name) for name in ids):
+            ids |= {str(i): i for i in range(len(rows.classes))}
+        return cls(rows.classes, ids)
 
     def encode(self, rows: Rows, column: str, *, hint: str = "") -> NDArray[np.int64]:
         """Class ids (n,) of rows. Raises DataError about labels that are missing or not in the map."""

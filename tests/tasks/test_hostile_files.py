@@ -24,7 +24,7 @@ from support.hostile.made_up_files import (
 
 from lorakit.errors import DataError
 from lorakit.recipe.schema import TaskSection
-from lorakit.tasks import rows
+from lorakit.tasks import stored_rows
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.table import CHUNK
 
@@ -36,7 +36,7 @@ def folder(request, tmp_path, monkeypatch):
     """A folder for one data file, read in memory or through the cache."""
     monkeypatch.setenv("LORAKIT_CACHE_DIR", str(tmp_path / "cache"))
     if request.param == "cache":
-        monkeypatch.setattr(rows, "LARGE", 1)
+        monkeypatch.setattr(stored_rows, "LARGE", 1)
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 
@@ -79,29 +79,31 @@ def first_bad(made):
 @pytest.mark.parametrize("kind", KINDS)
 @efforts(few=40)
 def test_what_is_written_is_read(effort, folder, kind):
-    texts, write = KINDS[kind]
+    plain = KINDS[kind].plain
     labels = ["-1", "0", "1", " no ", "a,b", 'say "x"', "yes", "\u2028", "", "nan"]
 
     def check(made):
-        found = load(folder / f"rows.{kind}", write(made), labels=["-1", "0", "1", "no", "a,b", 'say "x"', "yes"])
+        found = load(
+            folder / f"rows.{kind}", KINDS[kind].write(made), labels=["-1", "0", "1", "no", "a,b", 'say "x"', "yes"]
+        )
         bad = first_bad(made)
         if bad is None:
             assert found == [(text, label.strip()) for text, label in made]
         else:
             assert isinstance(found, DataError)
-            if kind != "parquet":
-                before = write(made[:bad])
+            if plain is not as_parquet:
+                before = plain(made[:bad])
                 line = before.count(b"\n") + lone_returns(before, kind) + 1
                 assert found.problems[0].where.endswith(f":{line}")
             else:
                 assert f"row {bad + 1})" in found.problems[0].what or f"rows {bad + 1}," in found.problems[0].what
 
-    try_all(effort, tables(texts, st.sampled_from(labels)), check)
+    try_all(effort, tables(KINDS[kind].texts, st.sampled_from(labels)), check)
 
 
 def lone_returns(content, kind):
     """Line ends without a line feed, which a csv may have."""
-    return len(re.findall(rb"\r(?!\n)", content)) if kind == "csv" else 0
+    return len(re.findall(rb"\r(?!\n)", content)) if "csv" in kind or kind == "zip" else 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,7 +202,7 @@ def cut(content):
         ("a.parquet", cut(as_parquet(GOOD)), None, "not a readable parquet file"),
         ("a.csv", as_parquet(GOOD), 1, "not UTF-8 text (byte 0x"),
         ("a.csv", gzip.compress(as_csv(GOOD), mtime=0), 1, "not UTF-8 text (byte 0x"),
-        ("a.jsonl", as_jsonl(GOOD).decode().encode("utf-16"), 1, "not UTF-8 text (byte 0x"),
+        ("a.jsonl", as_jsonl(GOOD).decode().encode("utf-16-le"), 1, "not UTF-8 text (byte 0x00)"),
         ("a.csv", b"text,label\na\0b,yes\n", 2, "not UTF-8 text (byte 0x00)"),
         ("a.csv", b"text,label,text\na,yes,b\n", 1, "the header names a column twice: text"),
         ("a.jsonl", b'{"text": "a", "label": 1, "label": 0}', 1, "a key is there twice: label"),
@@ -226,9 +228,9 @@ def test_a_nasty_file_is_refused_with_its_line(folder, name, content, line, says
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_folder_is_no_file(tmp_path, kind):
+def test_an_empty_folder_is_no_file(tmp_path, kind):
     (tmp_path / f"a.{kind}").mkdir()
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match="holds no files"):
         load_task(TaskSection(name="custom", train=str(tmp_path / f"a.{kind}"), text="text", label="label"), seed=0)
 
 
@@ -242,11 +244,13 @@ def test_a_name_that_no_file_has_is_refused(name):
     assert len(str(caught.value)) < 500
 
 
-def test_a_compressed_file_is_named_with_the_kinds_that_can_be_read(tmp_path):
-    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(as_csv(GOOD)))
+def test_a_compressed_file_without_a_kind_is_named_with_the_kinds_that_can_be_read(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(as_csv(GOOD)))
     with pytest.raises(DataError, match="cannot tell what kind of file") as caught:
-        load_task(TaskSection(name="custom", train=str(tmp_path / "a.csv.gz"), text="text", label="label"), seed=0)
-    assert caught.value.problems[0].valid == ".csv, .tsv, .jsonl, .parquet"
+        load_task(TaskSection(name="custom", train=str(tmp_path / "a.gz"), text="text", label="label"), seed=0)
+    (problem,) = caught.value.problems
+    assert problem.valid == ".csv, .tsv, .json, .jsonl, .ndjson, .parquet; each also packed as .gz .bz2 .xz .zip"
+    assert problem.hint == "a name that says what is packed, such as a.csv.gz"
 
 
 def test_huge_rows_are_read(folder):
