@@ -19,6 +19,7 @@ from lorakit.tasks.table import clipped
 from lorakit.tasks.unpacking import BLOCK
 
 SPACE = re.compile(r"[ \t\n\r]*")
+AFTER_NUMBER = (" ", "\t", "\n", "\r", ",", "]", "}")
 LONGEST_WORD = (
     16  # letters; -Infinity and an escape are shorter. What is wrong further from the end is not merely cut off there
 )
@@ -105,7 +106,8 @@ class JsonText:
             except (ValueError, RecursionError) as error:
                 raise broken_json(error, self.where()) from error
             else:
-                if end < len(self.text) or self.ended:  # a number that ends with the text may go on
+                closed = self.text[end - 1] in '"]}' or self.text[end : end + 1] in AFTER_NUMBER
+                if closed or self.ended:  # 1 may be the beginning of 1.5
                     self.move(end)
                     return value
             self.grow()

@@ -73,7 +73,7 @@ def telling(path: Path) -> Iterator[None]:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip. Raises DataError where it needs a password, or is packed in a rare way."""
+    """A zip. Raises DataError where it is packed in a way that Python does not know."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
@@ -96,6 +96,8 @@ def lone_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
         and not any(part.startswith((".", "__MACOSX")) for part in PurePath(member.filename).parts)
     ]
     if len(members) == 1:
+        if members[0].flag_bits & 1:
+            raise DataError("the archive needs a password", where=str(path), hint="unpack it")
         return members[0]
     names = ", ".join(clipped(member.filename) for member in members[:SHOWN])
     more = f" and {len(members) - SHOWN:,} more" if len(members) > SHOWN else ""
