@@ -37,11 +37,12 @@ def load_custom(section: TaskSection, *, seed: int, offline: bool = False) -> Ta
     data on the hub when ``offline``.
     """
     text, label = check_section(section)
-    sources = find_sources(section, offline=offline)
+    sources, told = find_sources(section, offline=offline)
     columns = {name: columns_of(section, text, label, name) for name in sources}
     rows = {name: read_source(source, columns[name], key=f"task.{name}") for name, source in sources.items()}
-    for note in dict.fromkeys(f"{read.path}: {note}" for read in rows.values() for note in read.notes):
-        talk.info("%s", note)
+    told += dict.fromkeys(f"{read.path}: {note}" for read in rows.values() for note in read.notes)
+    for line in told:
+        talk.info("%s", line)
     if len(text) == 1:
         refuse_half_pair(rows["train"], text[0])
     labels = None if section.regression else label_map(section, rows["train"], label)
@@ -50,16 +51,18 @@ def load_custom(section: TaskSection, *, seed: int, offline: bool = False) -> Ta
     splits = {name: build_split(rows[name], columns[name], labels, label_hint=hint) for name in rows}
     if "validation" not in splits:
         splits = hold_out(splits.pop("train"), section.validation_fraction, seed) | splits
-    return TaskData(task, splits, ", ".join(named for name in SPLITS if (named := getattr(section, name)) is not None))
+    named = ", ".join(name for split in SPLITS if (name := getattr(section, split)) is not None)
+    return TaskData(task, splits, "; ".join([named, *told]))
 
 
-def find_sources(section: TaskSection, *, offline: bool) -> dict[str, Source]:
-    """Where the rows of each split are.
+def find_sources(section: TaskSection, *, offline: bool) -> tuple[dict[str, Source], list[str]]:
+    """Where the rows of each split are, and what to tell about it.
 
     Validation and test that the section does not name are taken from the data set that its training rows are from, where that
-    has such splits; this is told.
+    has such splits.
     """
     found: dict[str, Source] = {}
+    told: list[str] = []
     whole: DataSet | None = None
     for split in SPLITS:
         named, key = getattr(section, split), f"task.{split}"
@@ -69,16 +72,11 @@ def find_sources(section: TaskSection, *, offline: bool) -> dict[str, Source]:
             whole = source if split == "train" and isinstance(source, DataSet) and not source.chosen else whole
         elif whole and (name := whole.name_of(split)):
             found[split] = whole.split(split, key)
-            talk.info(
-                "%s: its split '%s' is %s",
-                whole.name,
-                name,
-                "the validation rows" if split != "test" else "the test rows",
-            )
+            told.append(f"{whole.name}: its split '{name}' is the {split} rows")
     if "validation" in found and not section.validation and section.validation_fraction != FRACTION:
         wrong = f"has no effect: {found['validation'].name} holds the validation rows"
         raise DataError(wrong, key="task.validation_fraction", hint="leave it out, or name one split as task.train")
-    return found
+    return found, told
 
 
 def columns_of(section: TaskSection, text: tuple[str, ...], label: str, split: str) -> Columns:

@@ -93,7 +93,9 @@ def test_another_separator_is_said_once_and_commas_never(tmp_path, caplog):
         path = tmp_path / f"a{ord(separator)}.csv"
         path.write_text("".join(f"{line}\n".replace("#", separator) for line in ("text#label", "a#no", "b#yes")))
         section = TaskSection(name="custom", train=str(path), validation=str(path), text="text", label="label")
-        assert load_task(section, seed=0).splits["train"]["text"][:] == ["a", "b"]
+        data = load_task(section, seed=0)
+        assert data.splits["train"]["text"][:] == ["a", "b"]
+    assert data.origin == f"{path}, {path}; {path}: the fields are separated by semicolons"
     assert caplog.messages == [f"{path}: the fields are separated by semicolons"]
 
 
