@@ -127,9 +127,10 @@ def shards(folder: Path, key: str) -> list[Path]:
         raise DataError(f"the folder cannot be read: {error.strerror}", where=str(folder), key=key) from error
     valid = "a folder of files, all of one kind and one split"
     if not found:
-        raise DataError(f"the folder {clipped(str(folder))} holds no files", key=key, valid=valid)
-    if folders := [path.name for path in found if path.is_dir()]:
-        what = f"the folder {clipped(str(folder))} holds folders: {listed(folders)}"
+        what = f"the folder {clipped(str(folder))} holds no files; those that begin with . or _ do not count"
+        raise DataError(what, key=key, valid=valid)
+    if others := [path.name for path in found if not path.is_file()]:
+        what = f"the folder {clipped(str(folder))} holds folders, or what is no file: {listed(others)}"
         raise DataError(what, key=key, valid=valid, hint=pattern_hint(folder))
     return found
 
@@ -139,7 +140,7 @@ def refuse_many_splits(named: Path, paths: Sequence[Path], key: str) -> None:
     splits = {match[1].lower(): path.name for path in reversed(paths) if (match := SPLIT_WORD.search(path.name))}
     if len(splits) > 1:
         what = f"{clipped(str(named))} holds files of several splits: {listed(sorted(splits.values()))}"
-        raise DataError(what, key=key, valid="files of one split", hint=pattern_hint(named, "train*"))
+        raise DataError(what, key=key, valid="files of one split", hint=pattern_hint(named, "*train*"))
 
 
 def unknown_hint(named: Path, paths: Sequence[Path]) -> str:

@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import os
 import tracemalloc
 
 import pytest
@@ -96,9 +97,9 @@ def test_a_shard_without_a_column_of_the_others_is_told(folder):
         (["a.csv", "a.csv.gz"], "holds files of more than one kind: a.csv, a.csv.gz", "/*.csv"),
         (["a.csv", "README.md"], "cannot tell what kind of file README.md is", "/*.csv"),
         (["a.csv", "part"], "cannot tell what kind of file part is", "/*.csv"),
-        (["a.csv", "b/"], "holds folders: b", "/*.csv"),
-        (["train-0.csv", "train-1.csv", "test-0.csv"], "files of several splits: test-0.csv, train-0.csv", "/train*"),
-        (["my_dev.csv", "my_train.csv"], "files of several splits: my_dev.csv, my_train.csv", "/train*"),
+        (["a.csv", "b/"], "holds folders, or what is no file: b", "/*.csv"),
+        (["train-0.csv", "train-1.csv", "test-0.csv"], "files of several splits: test-0.csv, train-0.csv", "/*train*"),
+        (["my_dev.csv", "my_train.csv"], "files of several splits: my_dev.csv, my_train.csv", "/*train*"),
         (["a.txt", "b.txt"], "a text file has no labels: a.txt", "two columns of a csv"),
     ],
 )
@@ -110,6 +111,13 @@ def test_a_folder_that_is_not_one_split_is_refused(folder, files, says, hint):
     assert problem.key == "task.train"
     assert problem.hint.endswith(hint)
     assert problem.valid
+
+
+def test_a_pipe_among_the_shards_is_not_waited_for(folder):
+    fill(folder)
+    os.mkfifo(folder / "part-9.csv")
+    assert "what is no file: part-9.csv" in problem_of(folder).what
+    assert rows_of(load(f"{folder}/*.csv")) == WHOLE
 
 
 def test_a_pattern_takes_the_files_of_one_split(folder):
