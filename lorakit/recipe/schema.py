@@ -92,14 +92,20 @@ class TaskSection:
     max_eval_rows: Optional[int] = key(
         None, "a fixed subset of each validation split", low=1, also=("max_eval_samples",)
     )
-    train: Optional[str] = key(None, "custom: a csv, tsv, jsonl or parquet file", also=("train_file",))
+    train: Optional[str] = key(
+        None,
+        "custom: a csv, tsv, json, jsonl or parquet file, packed or not, a folder of them, a saved data set, or hub:OWNER/NAME",
+        also=("train_file",),
+    )
     validation: Optional[str] = key(
         None,
         "custom: the same; without it validation_fraction of train is held out",
         also=("validation_file", "dev", "eval"),
     )
-    test: Optional[str] = key(None, "custom: rows to predict, labels optional", also=("test_file",))
-    text: Optional[str] = key(None, "custom: the text column", also=("sentence", "text_column", "sentence1"))
+    test: Optional[str] = key(None, "custom: rows to predict, labels optional; a txt file too", also=("test_file",))
+    text: Optional[str] = key(
+        None, "custom: the text column, with dots what is inside of it", also=("sentence", "text_column", "sentence1")
+    )
     text_pair: Optional[str] = key(None, "custom: the second text column, for sentence pairs", also=("sentence2",))
     label: Optional[str] = key(None, "custom: the label column", also=("label_column",))
     labels: list[str] = key([], "custom: label names in order; found in the data where empty", also=("label_names",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +12,24 @@ from numpy.typing import NDArray
 
 from lorakit.errors import DataError
 from lorakit.tasks.labels import Codes, as_number, refuse_missing, written
-from lorakit.tasks.table import Table, short
+from lorakit.tasks.table import Table, clipped, short
 
 if TYPE_CHECKING:
     from lorakit.tasks.rows import Rows
 
 MOST = 100_000  # classes; beyond that the column is no label, and its values are not held in memory
-SCALARS = (str, bool, int, float, Decimal, type(None))
+SCALARS = (str, bool, int, float, Decimal, date, time, type(None))
 
 
 def values_of(table: Table, name: str) -> Sequence[Any]:
     """A column's values, None in all rows where the table lacks it."""
     return table.columns[name] if name in table.columns else [None] * len(table)
+
+
+def inner_hint(name: str, example: Any) -> str:
+    """How to name what is inside of a column of objects."""
+    keys = [key for key in example if isinstance(key, str)] if isinstance(example, dict) else []
+    return f"name what is inside of it, such as {name}.{clipped(keys[0])}" if keys else ""
 
 
 class TextColumn:
@@ -64,14 +71,15 @@ class TextColumn:
         if self.wrong:
             kind = type(self.example).__name__
             what = f"column '{self.name}' holds a {kind} where text is needed: {short(self.example)}"
-            raise rows.refuse(self.wrong, what)
+            raise rows.refuse(self.wrong, what, hint=inner_hint(self.name, self.example))
 
 
 class ClassColumn:
-    """Labels that are classes, whatever the task makes of them later."""
+    """Labels that are classes, whatever the task makes of them later. classes: their names in order, where the file says them."""
 
     def __init__(self, name: str):
         self.name = name
+        self.classes: tuple[str, ...] = ()
         self.rows = 0
         self.places: dict[str | None, int] = {}
         self.known: dict[str, int] = {}  # by the text as the file has it
@@ -82,6 +90,10 @@ class ClassColumn:
     def add(self, table: Table) -> None:
         """Keep the labels of another table."""
         values = values_of(table, self.name)
+        classes = tuple(written(name) or name for name in table.classes.get(self.name, ()))
+        self.classes = self.classes or classes
+        if classes:
+            values = [class_of(value, classes) for value in values]
         places = (
             self.known[value] if type(value) is str and value in self.known else self.place(value) for value in values
         )
@@ -111,7 +123,15 @@ class ClassColumn:
         if self.wrong:
             kind = type(self.example).__name__
             what = f"column '{self.name}' holds a {kind} where a label is needed: {short(self.example)}"
-            raise rows.refuse(self.wrong, what, valid="text, whole numbers, true and false")
+            valid = "text, whole numbers, true and false, dates"
+            raise rows.refuse(self.wrong, what, valid=valid, hint=inner_hint(self.name, self.example))
+
+
+def class_of(value: int | None, classes: Sequence[str]) -> str | None:
+    """A class's name; None for -1, which stands for no label; a number that is no class as it is."""
+    if value is None or value == -1:
+        return None
+    return classes[value] if 0 <= value < len(classes) else str(value)
 
 
 class NumberColumn:

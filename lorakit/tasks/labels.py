@@ -1,7 +1,8 @@
-"""Labels as people write them (names, ids, true/false, numbers) to class ids 0..n-1 or floats."""
+"""Labels as people write them (names, ids, true/false, dates, numbers) to class ids 0..n-1 or floats."""
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 INTEGER = re.compile(r"[+-]?\d{1,300}")  # Python converts no more than some thousand digits
 WHOLE = re.compile(r"([+-]?\d+)\.0+")  # 1.0, as tables write an integer column that has gaps
 FRACTION = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+BOOLEANS = ("true", "false")
 MANY = 50  # more labels than this, and than half the rows, look like a wrong column
 
 
@@ -33,30 +35,41 @@ class Codes:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """names: label names in the order of their ids; ids: from a label as the data writes it to its id."""
+    """names: label names in the order of their ids; ids: from a label as the data writes it, folded, to its id."""
 
     names: tuple[str, ...]
     ids: dict[str, int]
 
     @classmethod
     def of_names(cls, names: Sequence[str], rows: Rows) -> LabelMap:
-        """The map for given names: the labels of ``rows``, the training rows, are either all names or all ids 0..n-1."""
+        """The map for given names: the labels of ``rows``, the training rows, are either all names or all ids 0..n-1.
+
+        Classes that the file has other names for are renamed by their ids.
+        """
         found = labels_in(rows)
-        ids = {written(name) or name: i for i, name in enumerate(names)}
-        if not found <= set(ids) and all(INTEGER.fullmatch(label) for label in found):
-            return cls(tuple(names), {str(i): i for i in range(len(names))})
+        ids = {fold(written(name) or name): i for i, name in enumerate(names)}
+        if not {fold(label) for label in found} <= set(ids):
+            if rows.classes:
+                return cls(tuple(names), dict(zip(map(fold, rows.classes), range(len(names)), strict=False)))
+            if all(INTEGER.fullmatch(label) for label in found):
+                return cls(tuple(names), {str(i): i for i in range(len(names))})
         return cls(tuple(names), ids)
 
     @classmethod
     def found_in(cls, rows: Rows, column: str) -> LabelMap:
-        """The map for names found in the training rows: integers in their order (0..n-1 stay as they are), others sorted."""
-        found = labels_in(rows)
+        """The map for names found in the training rows: integers in their order (0..n-1 stay as they are), others sorted.
+
+        Classes that the file itself names keep its order, and those without a row are classes too; other files may have their ids.
+        """
+        found = one_spelling(labels_in(rows))
+        if rows.classes and len(found) > 1:
+            return cls.declared(rows, column)
         fractions = sorted(label for label in found if FRACTION.fullmatch(label))
         if fractions:
             raise DataError(
                 f"{rows.path}: the labels in column '{column}' are numbers such as {clipped(fractions[0])}, not classes",
                 key="task.label",
-                hint="for a number to predict set task.regression=true",
+                hint="for a number to predict set task.regression=true; to tell them apart name them all as task.labels",
             )
         if len(found) > max(MANY, len(rows) / 2):
             raise DataError(
@@ -73,22 +86,33 @@ class LabelMap:
                 hint="give all label names as task.labels" if found else "",
             )
         integers = all(INTEGER.fullmatch(label) for label in found)
-        names = sorted(found, key=int) if integers else sorted(found)
-        return cls(tuple(names), {name: i for i, name in enumerate(names)})
+        # Labels that are equal as numbers (1, 01) are told apart by how they are written, not by where a set has them.
+        names = sorted(found, key=lambda name: (int(name), len(name), name)) if integers else sorted(found)
+        return cls(tuple(names), {fold(name): i for i, name in enumerate(names)})
+
+    @classmethod
+    def declared(cls, rows: Rows, column: str) -> LabelMap:
+        """The map for the class names that a file's own schema has."""
+        ids = {fold(name): i for i, name in enumerate(rows.classes)}
+        if len(ids) < len(rows.classes):
+            what = f"{rows.path}: two classes of column '{column}' have one name: {clipped(', '.join(rows.classes))}"
+            raise DataError(what, key="task.label", hint="give the classes names that differ")
+        if not any(INTEGER.fullmatch(name) for name in ids):
+            ids |= {str(i): i for i in range(len(rows.classes))}
+        return cls(rows.classes, ids)
 
     def encode(self, rows: Rows, column: str, *, hint: str = "") -> NDArray[np.int64]:
         """Class ids (n,) of rows. Raises DataError about labels that are missing or not in the map."""
         coded = codes(rows)
         if None in coded.names:
             refuse_missing(rows, column, np.flatnonzero(coded.codes == coded.names.index(None)))
-        ids = np.array([self.ids.get(str(name), -1) for name in coded.names], np.int64)[coded.codes]
+        ids = np.array([self.ids.get(fold(str(name)), -1) for name in coded.names], np.int64)[coded.codes]
         unknown = np.flatnonzero(ids < 0)
         if len(unknown):
             found = sorted({str(coded.names[place]) for place in coded.codes[unknown]})[:SHOWN]
             which = ", ".join(f"'{clipped(label)}'" for label in found)
-            valid = ", ".join(self.ids)
-            if tuple(self.ids) != self.names:
-                valid = ", ".join(f"{i} ({name})" for name, i in zip(self.names, self.ids.values(), strict=True))
+            named = {label: self.names[i] for label, i in self.ids.items()}
+            valid = ", ".join(name if fold(name) == label else f"{label} ({name})" for label, name in named.items())
             what = f"label {which} is not one of the {len(self.names)} labels"
             raise rows.refuse(unknown, what, valid=valid, hint=hint)
         return ids
@@ -113,12 +137,25 @@ def unlabelled(rows: Rows, labels: LabelMap | None) -> bool:
     return labels_in(rows) <= {"-1"} - set(labels.ids)
 
 
+def fold(label: str) -> str:
+    """What a label is matched by: True, TRUE and true are one."""
+    return label.lower() if label.lower() in BOOLEANS else label
+
+
+def one_spelling(found: set[str]) -> set[str]:
+    """The labels as the file has them; true and false in small letters where it writes one of them in two ways."""
+    folded = {fold(label) for label in found}
+    return found if len(folded) == len(found) else folded
+
+
 def written(value: Any) -> str | None:
-    """A label's canonical text, None where it is missing: 1, 1.0, "1" and "1.0" are the same label."""
+    """A label's canonical text, None where it is missing: 1, 1.0, "1" and "1.0" are the same label, and so are a day and its midnight."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, datetime.datetime) and value.tzinfo is None and value.time() == datetime.time():
+        value = value.date()
     text = str(value).strip()
     whole = WHOLE.fullmatch(text)
     return whole[1] if whole else text if text and text.lower() != "nan" else None

@@ -1,4 +1,4 @@
-"""Files to tables: csv, tsv, jsonl and parquet, read in chunks of rows.
+"""Text files to tables: csv, tsv and txt, read in chunks of rows.
 
 A reader yields the tables of one file in order; where the columns are known before any row is read, the first has no rows.
 ``wanted`` are the columns to take, all where it is None. Whatever is wrong with a file is a DataError.
@@ -6,36 +6,46 @@ A reader yields the tables of one file in order; where the columns are known bef
 
 from __future__ import annotations
 
-import codecs
 import csv
-import json
 import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from lorakit.errors import DataError
-from lorakit.tasks.parquet import read_parquet
-from lorakit.tasks.table import CHUNK, Table, clipped, refuse_twice, row_error
+from lorakit.tasks.lines import LONGEST, read_lines
+from lorakit.tasks.separators import OTHERS, find_separator, first_lines
+from lorakit.tasks.table import CHUNK, Table, refuse_twice, row_error
 
 LONE_RETURN = re.compile(r"(?<=\r)(?!\n)")
-csv.field_size_limit(2**31 - 1)  # the default refuses texts above 128 KiB
+csv.field_size_limit(LONGEST)  # the default refuses texts above 128 KiB
 
 
 def read_csv(path: Path, wanted: Collection[str] | None = None) -> Iterator[Table]:
-    """Comma separated with a header; fields may be quoted and hold line breaks (RFC 4180)."""
-    return tabulate(path, csv_rows(path), wanted)
+    """Comma separated with a header, or separated as the header shows; fields may be quoted and hold line breaks (RFC 4180)."""
+    lines = csv_lines(path)
+    sample = first_lines(lines)
+    separator = find_separator(str(path), sample, wanted or ())
+    notes = [f"the fields are separated by {OTHERS[separator]}"] if separator in OTHERS else []
+    hint = (
+        f'put quotes around a text that holds a "{separator}"'
+        if separator != "\t"
+        else "put quotes around a text with a tab"
+    )
+    yield from tabulate(path, csv_rows(path, chain(sample, lines), separator), wanted, notes=notes, hint=hint)
 
 
-def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The line on which a row begins, and its fields."""
-    # A carriage return alone ends a line too, as Macintosh files had it.
+def csv_lines(path: Path) -> Iterator[str]:
+    """The lines of a csv: a carriage return alone ends one too, as Macintosh files had it."""
     lines = chain.from_iterable(
         LONE_RETURN.split(line) if line.count("\r") > line.endswith("\r\n") else (line,) for _, line in read_lines(path)
     )
-    reader = csv.reader((line for line in lines if line), strict=True)
+    return (line for line in lines if line)
+
+
+def csv_rows(path: Path, lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+    """The line on which a row begins, and its fields."""
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     last = 0
     try:
         for row in reader:
@@ -59,12 +69,24 @@ def read_tsv(
 
     header: the columns of a file that has no header line; skip_broken: leave out lines with too few or too many fields.
     """
-    bare = ((number, line.removesuffix("\n").removesuffix("\r")) for number, line in read_lines(path))
-    rows: Iterator[tuple[int, list[str]]] = ((number, line.split("\t")) for number, line in bare if line)
+    rows: Iterator[tuple[int, list[str]]] = ((number, line.split("\t")) for number, line in bare_lines(path) if line)
     if header is not None:
         rows = chain([(0, list(header))], rows)
     hint = "a tsv has no quoting: save as csv where a field holds tabs or line breaks"
     return tabulate(path, rows, wanted, skip_broken=skip_broken, hint=hint)
+
+
+def read_txt(path: Path, columns: Sequence[str]) -> Iterator[Table]:
+    """A text a line, blank ones too; or where ``columns`` are two, two texts with a tab between them."""
+    rows = ((number, line.split("\t") if len(columns) == 2 else [line]) for number, line in bare_lines(path))
+    return tabulate(
+        path, chain([(0, list(columns))], rows), None, hint="two texts with a tab between them on every line"
+    )
+
+
+def bare_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines without what ends them."""
+    return ((number, line.removesuffix("\n").removesuffix("\r")) for number, line in read_lines(path))
 
 
 def tabulate(
@@ -73,6 +95,7 @@ def tabulate(
     wanted: Collection[str] | None,
     *,
     skip_broken: bool = False,
+    notes: Sequence[str] = (),
     hint: str = "",
 ) -> Iterator[Table]:
     """Tables from (number, header) and the rows below it, all of the header's width."""
@@ -81,7 +104,7 @@ def tabulate(
         raise DataError("the file is empty", where=str(path))
     refuse_twice(header, f"{path}:{line}")
     places = {name: at for at, name in enumerate(header) if wanted is None or name in wanted}
-    yield Table(str(path), {name: [] for name in places}, [], names=header)
+    yield Table(str(path), {name: [] for name in places}, [], names=header, notes=notes)
     broken: list[int] = []
     width = found = len(header)
     while chunk := list(islice(rows, CHUNK)):
@@ -95,76 +118,3 @@ def tabulate(
         yield Table(str(path), columns, [number for number, _ in chunk], skipped=skipped, names=header)
     if broken and not skip_broken:
         raise row_error(str(path), broken, f"{found} fields where the header has {width}", hint=hint)
-
-
-def read_jsonl(path: Path, wanted: Collection[str] | None = None) -> Iterator[Table]:
-    """One JSON object a line; a key that a line lacks is a missing value."""
-    rows = ((number, json_object(line, f"{path}:{number}")) for number, line in read_lines(path) if line.strip())
-    names: dict[str, None] = {}
-    found = False
-    while chunk := list(islice(rows, CHUNK)):
-        names |= dict.fromkeys(name for _, row in chunk for name in row)
-        columns = {name: [row.get(name) for _, row in chunk] for name in names if wanted is None or name in wanted}
-        yield Table(str(path), columns, [number for number, _ in chunk], names=list(names))
-        found = True
-    if not found:
-        raise DataError("the file is empty", where=str(path))
-
-
-def json_object(line: str, where: str) -> dict[str, Any]:
-    """The object that a line holds. Raises DataError where it is none, or not one that a file of text could hold."""
-    try:
-        row = json.loads(line, object_pairs_hook=unique)
-        if "\\u" in line:
-            json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise DataError("half of a surrogate pair, which is no character", where=where) from error
-    except ValueError as error:
-        raise DataError(f"broken JSON: {getattr(error, 'msg', error)}", where=where) from error
-    except RecursionError as error:
-        raise DataError("broken JSON: it is nested too deeply", where=where) from error
-    if not isinstance(row, dict):
-        raise DataError("not a JSON object", where=where, valid='one object a line: {"text": ..., "label": ...}')
-    return row
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object's keys and values. Raises ValueError about a key that is there twice: which one is meant?"""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError(
-            "a key is there twice: " + clipped(next(n for n, m in Counter(name for name, _ in pairs).items() if m > 1))
-        )
-    return row
-
-
-READERS: dict[str, Callable[[Path, Collection[str]], Iterator[Table]]] = {
-    ".csv": read_csv,
-    ".tsv": lambda path, wanted: read_tsv(path, wanted=wanted),
-    ".jsonl": read_jsonl,
-    ".parquet": lambda path, wanted: read_parquet(path, wanted=wanted),
-}
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line with its line feed, without a byte order mark. Raises DataError where it is not UTF-8."""
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-                yield number, decode(line, f"{path}:{number}")
-    except OSError as error:
-        raise DataError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
-
-
-def decode(raw: bytes, where: str) -> str:
-    """A line of UTF-8 text; a NUL, which UTF-16 is full of, is none."""
-    coding, wrong, reason = "utf-16", raw.find(b"\0"), None
-    try:
-        line = raw.decode()
-    except UnicodeDecodeError as error:
-        coding, wrong, reason = ("latin1", error.start, error) if wrong < 0 else (coding, wrong, error)
-    if wrong >= 0:
-        hint = f"save it as UTF-8, e.g. iconv -f {coding} -t utf-8"
-        raise DataError(f"not UTF-8 text (byte 0x{raw[wrong]:02x})", where=where, hint=hint) from reason
-    return line

@@ -1,27 +1,19 @@
-"""What a task takes from a file: texts in an Arrow table, labels and places as arrays.
-
-A large file is read once: what was taken from it goes to the cache as it is read, and is mapped from there.
-"""
+"""What a task takes from a file: texts in an Arrow table, labels and places as arrays."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.errors import DataError
-from lorakit.tasks.cache import cached, sha256_of
 from lorakit.tasks.columns import ClassColumn, IndexColumn, NumberColumn, TextColumn
 from lorakit.tasks.labels import Codes
-from lorakit.tasks.readers import READERS
 from lorakit.tasks.table import Table, no_column, row_error
 
 if TYPE_CHECKING:
@@ -29,11 +21,7 @@ if TYPE_CHECKING:
 
     from lorakit.tasks.task import Task
 
-logger = logging.getLogger(__name__)
-
-LARGE = 2**23  # bytes of a file; a smaller one is read in less time than it takes to look into the cache
-VERSION = 1  # of this file's and the readers' reading; another version finds nothing in the cache
-TEXTS, REST = "texts.arrow", "rest.json"
+TEXTS = "texts.arrow"
 
 
 @dataclass(frozen=True)
@@ -68,11 +56,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a file, without what no task asked for.
+    """The rows of a file, or of several that are one split, without what no task asked for.
 
     names: all columns of the file; texts: columns text and maybe text_pair; labels: codes of classes, or numbers (n,), None where
-    the file has none; numbers (n,): where each row is, counted from 1 in ``unit``; idx (n,): the rows' own numbers; skipped: lines
-    left out because they are broken.
+    the file has none; numbers (n,): where each row is in its file, counted from 1 in ``unit``; idx (n,): the rows' own numbers;
+    skipped: lines left out because they are broken; parts: each file with the position of its first row; classes: the names of the
+    label's classes in their order, where the file says them; notes: what to tell about how it was read.
     """
 
     path: str
@@ -83,6 +72,9 @@ class Rows:
     idx: NDArray[np.int64]
     unit: str
     skipped: tuple[int, ...] = ()
+    parts: tuple[tuple[str, int], ...] = ()
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -90,35 +82,21 @@ class Rows:
     def refuse(
         self, rows: Sequence[int] | NDArray[np.int64], what: str, *, valid: str = "", hint: str = ""
     ) -> DataError:
-        """A DataError about these rows (positions), telling the first few places."""
-        return row_error(self.path, self.numbers[rows].tolist(), what, unit=self.unit, valid=valid, hint=hint)
+        """A DataError about these rows (positions, in order), telling the first few places in the first file that has any."""
+        starts = [*(start for _, start in self.parts), len(self)]
+        place = bisect_right(starts, rows[0], hi=len(self.parts)) - 1
+        here = [row for row in rows if row < starts[place + 1]]
+        others = len(rows) - len(here)
+        what += f", {others:,} of them in other files" if others else ""
+        numbers = self.numbers[here].tolist()
+        return row_error(self.parts[place][0], numbers, what, unit=self.unit, valid=valid, hint=hint)
 
 
-def read_rows(path: Path, columns: Columns) -> Rows:
-    """The rows of a file whose extension is among READERS. Raises DataError about anything wrong with it."""
-    tables = partial(READERS[path.suffix.lower()], path, columns.names)
-    try:
-        content = sha256_of(path) if path.stat().st_size >= LARGE else ""
-    except OSError as error:
-        raise DataError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
-    if not content:
-        return gather(tables(), columns)
-    settings = hashlib.sha256(repr((VERSION, content, path.suffix.lower(), columns)).encode())
-
-    def build(folder: Path) -> None:
-        logger.info("reading %s, %s MB: the first time", path, f"{path.stat().st_size / 1e6:,.0f}")
-        save(gather(tables(), columns, folder), folder)
-        if sha256_of(path) != content:
-            raise DataError("the file was changed while it was read", where=str(path))
-
-    with cached(f"rows-{settings.hexdigest()}", build) as folder:
-        return load(folder, str(path))
-
-
-def gather(tables: Iterable[Table], columns: Columns, folder: Path | None = None) -> Rows:
+def gather(tables: Iterable[Table], columns: Columns, folder: Path | None = None, *, name: str = "") -> Rows:
     """The rows of a file's tables; with a folder the texts go there, and are mapped from there.
 
-    Raises DataError about a column that is not there, a text that is missing or none, and labels that no task could use.
+    name: what the files are called together, where they are several. Raises DataError about a column that is not there, a text that
+    is missing or none, and labels that no task could use.
     """
     import pyarrow as arrow
 
@@ -128,13 +106,18 @@ def gather(tables: Iterable[Table], columns: Columns, folder: Path | None = None
     idx = IndexColumn("idx" if columns.idx else "")
     places = [np.empty(0, np.int64)]
     names: dict[str, None] = {}
+    notes: dict[str, None] = {}
+    parts: list[tuple[str, int]] = []
     skipped: list[int] = []
     schema = arrow.schema([(name, arrow.string()) for name, _ in zip(("text", "text_pair"), texts, strict=False)])
     stream = arrow.OSFile(str(folder / TEXTS), "wb") if folder else arrow.BufferOutputStream()
     with arrow.ipc.new_stream(stream, schema) as writer:
         for table in tables:
             names |= dict.fromkeys(table.names)
+            notes |= dict.fromkeys(table.notes)
             skipped += table.skipped
+            if not parts or parts[-1][0] != table.path:
+                parts.append((table.path, label.rows))
             if len(table):
                 writer.write_batch(arrow.record_batch([text.add(table) for text in texts], schema=schema))
                 label.add(table)
@@ -142,7 +125,7 @@ def gather(tables: Iterable[Table], columns: Columns, folder: Path | None = None
                 places.append(np.asarray(table.numbers, np.int64))
     source = stream.getvalue() if folder is None else close_and_map(stream, folder / TEXTS)
     rows = Rows(
-        path=table.path,
+        path=name or table.path,
         names=tuple(names),
         texts=arrow.ipc.open_stream(source).read_all(),
         labels=label.values() if columns.label in names else None,
@@ -150,6 +133,9 @@ def gather(tables: Iterable[Table], columns: Columns, folder: Path | None = None
         idx=idx.values(),
         unit=table.unit,
         skipped=tuple(skipped),
+        parts=tuple(parts),
+        classes=label.classes if isinstance(label, ClassColumn) else (),
+        notes=tuple(notes),
     )
     check_columns(rows, columns)
     for column in (*texts, label):
@@ -173,35 +159,3 @@ def check_columns(rows: Rows, columns: Columns) -> None:
     for name, key in needed.items():
         if name not in rows.names:
             raise no_column(rows.path, name, rows.names, key)
-
-
-def save(rows: Rows, folder: Path) -> None:
-    """Write all but the texts, which are there."""
-    rest: dict[str, Any] = {"names": rows.names, "classes": None, "unit": rows.unit, "skipped": rows.skipped}
-    arrays: dict[str, NDArray[Any]] = {"numbers": rows.numbers, "idx": rows.idx}
-    if isinstance(rows.labels, Codes):
-        rest["classes"], arrays["labels"] = rows.labels.names, rows.labels.codes
-    elif rows.labels is not None:
-        arrays["labels"] = rows.labels
-    (folder / REST).write_text(json.dumps(rest), encoding="utf-8")
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
-
-
-def load(folder: Path, path: str) -> Rows:
-    """The rows of a file at ``path`` as ``save`` wrote them."""
-    import pyarrow as arrow
-
-    rest = json.loads((folder / REST).read_text(encoding="utf-8"))
-    arrays = {file.stem: np.load(file) for file in folder.glob("*.npy")}
-    labels = arrays.get("labels")
-    return Rows(
-        path=path,
-        names=tuple(rest["names"]),
-        texts=arrow.ipc.open_stream(arrow.memory_map(str(folder / TEXTS))).read_all(),
-        labels=labels if rest["classes"] is None or labels is None else Codes(tuple(rest["classes"]), labels),
-        numbers=arrays["numbers"],
-        idx=arrays["idx"],
-        unit=rest["unit"],
-        skipped=tuple(rest["skipped"]),
-    )

@@ -40,7 +40,7 @@ def load_task(section: TaskSection, *, seed: int, offline: bool = False) -> Task
     """
     check_limits(section)
     if section.name == CUSTOM:
-        data = load_custom(section, seed=seed)
+        data = load_custom(section, seed=seed, offline=offline)
     elif section.name in tasks:
         data = load_known(tasks.get(section.name).with_metric(section.metric), section, offline=offline)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -22,7 +22,8 @@ class Table:
 
     path: the file; columns: values by column name, each of the same length; numbers: where each row is, counted from 1;
     unit: what numbers counts, "line" or "row"; skipped: lines that were left out because they are broken; names: all columns
-    of the file, where only some were wanted.
+    of the file, where only some were wanted; classes: the names of a column's whole numbers 0..n-1, by column name, where the
+    file has them; notes: what to tell about how the file was read.
     """
 
     path: str
@@ -31,6 +32,8 @@ class Table:
     unit: str = "line"
     skipped: list[int] = field(default_factory=list)
     names: Collection[str] = ()
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.names = self.names or self.columns
@@ -69,9 +72,9 @@ def no_column(path: str, name: str, names: Collection[str], key: str = "") -> Da
     """A DataError about a column that is not among the file's ``names``; ``key`` is the recipe key that asked for it."""
     few = list(islice(names, SHOWN_COLUMNS))
     hint = nearest(name, few)
-    separator = next((mark for mark in (";", "\t", "|") if len(few) == 1 and mark in few[0]), "")
-    if separator:
-        hint = f"the header looks separated by {separator!r}: save the file with commas, or tabs as .tsv"
+    separator = next((mark for mark in (",", ";", "|") if len(few) == 1 and mark in few[0]), "")
+    if separator and ".tsv" in path.lower():
+        hint = f"the header looks separated by {separator!r}, not by tabs: call the file .csv"
     more = f" and {len(names) - len(few):,} more" if len(names) > len(few) else ""
     return DataError(f"{path} has no column '{name}'", key=key, valid=", ".join(map(clipped, few)) + more, hint=hint)
 

@@ -1,51 +1,82 @@
-"""``task.name: custom``: the user's own csv, tsv, jsonl or parquet files."""
+"""``task.name: custom``: the user's own files, saved data sets, and data sets of the hub with any columns."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lorakit.errors import DataError, Problem
-from lorakit.recipe.schema import CUSTOM
-from lorakit.tasks.labels import LabelMap
-from lorakit.tasks.readers import READERS
-from lorakit.tasks.rows import Columns, Rows, read_rows
+from lorakit.recipe.schema import CUSTOM, TaskSection
+from lorakit.tasks.data_files import find_files
+from lorakit.tasks.data_sets import DataSet, find_data_set
+from lorakit.tasks.labels import LabelMap, fold, written
+from lorakit.tasks.rows import Columns, Rows
 from lorakit.tasks.splits import build_split
-from lorakit.tasks.table import clipped
+from lorakit.tasks.stored_rows import Source, read_rows
 from lorakit.tasks.task import Task, TaskData
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from lorakit.recipe.schema import TaskSection
+talk = logging.getLogger("lorakit")
 
 HOLD_OUT_STREAM = 2  # keeps the held-out draw apart from the other draws of the same seed
+FRACTION = TaskSection.validation_fraction  # by default
+SPLITS = ("train", "validation", "test")
 SIBLINGS = (("1", "2"), ("_a", "_b"), ("premise", "hypothesis"))  # endings of two columns that are one example
 
 
-def load_custom(section: TaskSection, *, seed: int) -> TaskData:
+def load_custom(section: TaskSection, *, seed: int, offline: bool = False) -> TaskData:
     """The custom task and its splits.
 
-    Label names come from ``labels``, else from the training file: integers in their order (0..n-1 stay as they are),
-    other labels sorted. Without a validation file ``validation_fraction`` of the training rows is held out, drawn by
-    ``seed``; idx stays the row's number in its file. Raises DataError about anything wrong, with file and lines.
+    Label names come from ``labels``, else from the training file: those of its own schema, integers in their order (0..n-1 stay
+    as they are), other labels sorted. Without validation rows ``validation_fraction`` of the training rows is held out, drawn by
+    ``seed``; idx stays the row's number in its file. Raises DataError about anything wrong, with file and lines, and about
+    data on the hub when ``offline``.
     """
     text, label = check_section(section)
-    files = {name: path for name in ("train", "validation", "test") if (path := getattr(section, name)) is not None}
-    columns = {name: columns_of(section, text, label, name) for name in files}
-    rows = {name: read_file(path, columns[name], key=f"task.{name}") for name, path in files.items()}
+    sources, told = find_sources(section, offline=offline)
+    columns = {name: columns_of(section, text, label, name) for name in sources}
+    rows = {name: read_source(source, columns[name], key=f"task.{name}") for name, source in sources.items()}
+    told += dict.fromkeys(f"{read.path}: {note}" for read in rows.values() for note in read.notes)
+    for line in told:
+        talk.info("%s", line)
     if len(text) == 1:
         refuse_half_pair(rows["train"], text[0])
     labels = None if section.regression else label_map(section, rows["train"], label)
     task = custom_task(section, text, label, labels.names if labels else ())
     hint = "" if section.labels else "give all label names as task.labels"
-    splits = {name: build_split(rows[name], columns[name], labels, label_hint=hint) for name in files}
+    splits = {name: build_split(rows[name], columns[name], labels, label_hint=hint) for name in rows}
     if "validation" not in splits:
         splits = hold_out(splits.pop("train"), section.validation_fraction, seed) | splits
-    return TaskData(task, splits, ", ".join(files.values()))
+    named = ", ".join(name for split in SPLITS if (name := getattr(section, split)) is not None)
+    return TaskData(task, splits, "; ".join([named, *told]))
+
+
+def find_sources(section: TaskSection, *, offline: bool) -> tuple[dict[str, Source], list[str]]:
+    """Where the rows of each split are, and what to tell about it.
+
+    Validation and test that the section does not name are taken from the data set that its training rows are from, where that
+    has such splits.
+    """
+    found: dict[str, Source] = {}
+    told: list[str] = []
+    whole: DataSet | None = None
+    for split in SPLITS:
+        named, key = getattr(section, split), f"task.{split}"
+        if named is not None:
+            source = find_data_set(named, key, offline=offline) or find_files(named, key, labelled=split != "test")
+            found[split] = source.split(split, key) if isinstance(source, DataSet) else source
+            whole = source if split == "train" and isinstance(source, DataSet) and not source.chosen else whole
+        elif whole and (name := whole.name_of(split)):
+            found[split] = whole.split(split, key)
+            told.append(f"{whole.name}: its split '{name}' is the {split} rows")
+    if "validation" in found and not section.validation and section.validation_fraction != FRACTION:
+        wrong = f"has no effect: {found['validation'].name} holds the validation rows"
+        raise DataError(wrong, key="task.validation_fraction", hint="leave it out, or name one split as task.train")
+    return found, told
 
 
 def columns_of(section: TaskSection, text: tuple[str, ...], label: str, split: str) -> Columns:
@@ -77,7 +108,7 @@ def check_section(section: TaskSection) -> tuple[tuple[str, ...], str]:
         )
     if section.labels and section.regression:
         problems.append(Problem("a number to predict has no label names", key="task.labels", hint="leave it out"))
-    if section.labels and (len(set(section.labels)) < len(section.labels) or len(section.labels) < 2):
+    if section.labels and (len({fold(written(name) or name) for name in section.labels}) < max(2, len(section.labels))):
         problems.append(Problem("not a list of names", key="task.labels", valid="two or more, all different"))
     if not section.validation and not 0 < section.validation_fraction < 1:
         wrong = f"{section.validation_fraction} of the rows cannot be held out"
@@ -88,20 +119,11 @@ def check_section(section: TaskSection) -> tuple[tuple[str, ...], str]:
     return tuple(str(column) for column in columns), str(section.label)
 
 
-def read_file(path: str, columns: Columns, *, key: str) -> Rows:
-    """The rows of one file, by its extension. Raises DataError where it is missing, of another kind, broken or empty."""
-    file = Path(os.path.expanduser(path))
-    if file.suffix.lower() not in READERS:
-        raise DataError(f"lorakit cannot tell what kind of file {clipped(path)} is", key=key, valid=", ".join(READERS))
-    if not os.path.isfile(file):  # which takes any name, where pathlib raises
-        raise DataError(
-            f"there is no file {clipped(path)}",
-            key=key,
-            hint="" if file.is_absolute() else f"the full path, or one from {Path.cwd()}",
-        )
-    rows = read_rows(file, columns)
+def read_source(source: Source, columns: Columns, *, key: str) -> Rows:
+    """The rows of one split. Raises DataError where they are broken, or none."""
+    rows = read_rows(source, columns)
     if not len(rows):
-        raise DataError("the file has a header but no rows", where=path, key=key)
+        raise DataError("the file has a header but no rows", where=source.name, key=key)
     return rows
 
 

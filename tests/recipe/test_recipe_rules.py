@@ -60,7 +60,9 @@ def test_a_custom_task_says_where_its_data_are(mistakes):
         ("mine.yaml:2", "task.text"),
         ("mine.yaml:2", "task.label"),
     ]
-    assert problems[0].valid == "a csv, tsv, jsonl or parquet file"
+    assert problems[0].valid == (
+        "a csv, tsv, json, jsonl or parquet file, packed or not, a folder of them, a saved data set, or hub:OWNER/NAME"
+    )
 
 
 FULL = CUSTOM + "  train: a.csv\n  text: t\n  label: y\n"  # lines 4, 5 and 6

@@ -24,7 +24,7 @@ from support.hostile.made_up_files import (
 
 from lorakit.errors import DataError
 from lorakit.recipe.schema import TaskSection
-from lorakit.tasks import rows
+from lorakit.tasks import stored_rows
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.table import CHUNK
 
@@ -36,7 +36,7 @@ def folder(request, tmp_path, monkeypatch):
     """A folder for one data file, read in memory or through the cache."""
     monkeypatch.setenv("LORAKIT_CACHE_DIR", str(tmp_path / "cache"))
     if request.param == "cache":
-        monkeypatch.setattr(rows, "LARGE", 1)
+        monkeypatch.setattr(stored_rows, "LARGE", 1)
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 
@@ -79,29 +79,31 @@ def first_bad(made):
 @pytest.mark.parametrize("kind", KINDS)
 @efforts(few=40)
 def test_what_is_written_is_read(effort, folder, kind):
-    texts, write = KINDS[kind]
+    plain = KINDS[kind].plain
     labels = ["-1", "0", "1", " no ", "a,b", 'say "x"', "yes", "\u2028", "", "nan"]
 
     def check(made):
-        found = load(folder / f"rows.{kind}", write(made), labels=["-1", "0", "1", "no", "a,b", 'say "x"', "yes"])
+        found = load(
+            folder / f"rows.{kind}", KINDS[kind].write(made), labels=["-1", "0", "1", "no", "a,b", 'say "x"', "yes"]
+        )
         bad = first_bad(made)
         if bad is None:
             assert found == [(text, label.strip()) for text, label in made]
         else:
             assert isinstance(found, DataError)
-            if kind != "parquet":
-                before = write(made[:bad])
+            if plain is not as_parquet:
+                before = plain(made[:bad])
                 line = before.count(b"\n") + lone_returns(before, kind) + 1
                 assert found.problems[0].where.endswith(f":{line}")
             else:
                 assert f"row {bad + 1})" in found.problems[0].what or f"rows {bad + 1}," in found.problems[0].what
 
-    try_all(effort, tables(texts, st.sampled_from(labels)), check)
+    try_all(effort, tables(KINDS[kind].texts, st.sampled_from(labels)), check)
 
 
 def lone_returns(content, kind):
     """Line ends without a line feed, which a csv may have."""
-    return len(re.findall(rb"\r(?!\n)", content)) if kind == "csv" else 0
+    return len(re.findall(rb"\r(?!\n)", content)) if "csv" in kind or kind == "zip" else 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -129,12 +131,15 @@ def test_jsonl_of_any_values(effort, folder, regression):
     try_all(effort, OBJECTS, check)
 
 
+DAY = datetime.date(2026, 1, 1)
 PARQUET_COLUMNS = {
     "dictionary": (pa.array(["a", "b", "a"]).dictionary_encode(), pa.array(["no", "yes", "no"]).dictionary_encode()),
     "large and view": (pa.array(["a", "b", "a"], pa.large_string()), pa.array(["no", "yes", "no"], pa.string_view())),
     "whole decimals": (pa.array(["a", "b", "a"]), pa.array([decimal.Decimal(f"{i}.00") for i in (0, 1, 0)])),
     "whole floats": (pa.array(["a", "b", "a"]), pa.array([0.0, 1.0, 0.0], pa.float16())),
     "bool": (pa.array(["a", "b", "a"]), pa.array([False, True, False])),
+    "dates": (pa.array(["a", "b", "a"]), pa.array([DAY, DAY + datetime.timedelta(1), DAY])),
+    "times": (pa.array(["a", "b", "a"]), pa.array([10**9, 86401 * 10**9, 10**9], pa.timestamp("ns"))),
     "unsigned": (pa.array(["a", "b", "a"]), pa.array([0, 1, 0], pa.uint64())),
 }
 
@@ -143,16 +148,19 @@ PARQUET_COLUMNS = {
 def test_parquet_types_that_are_text_and_labels(folder, name):
     text, label = PARQUET_COLUMNS[name]
     found = load(folder / "rows.parquet", parquet_of(text=text, label=label))
-    first, second = {"dictionary": ("no", "yes"), "large and view": ("no", "yes"), "bool": ("false", "true")}.get(
-        name, ("0", "1")
-    )
+    first, second = {
+        "dictionary": ("no", "yes"),
+        "large and view": ("no", "yes"),
+        "bool": ("false", "true"),
+        "dates": ("2026-01-01", "2026-01-02"),
+        "times": ("1970-01-01 00:00:01", "1970-01-02 00:00:01"),
+    }.get(name, ("0", "1"))
     assert found == [("a", first), ("b", second), ("a", first)]
 
 
 BROKEN_UTF8 = pa.Array.from_buffers(
     pa.string(), 1, [None, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")]
 )
-DAY = datetime.date(2026, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +172,8 @@ DAY = datetime.date(2026, 1, 1)
         ({"text": [1, 2]}, "column 'text' holds a int where text is needed: 1 (rows 1, 2)"),
         ({"text": pa.array(["a", None]).dictionary_encode()}, "1 row has no text in column 'text' (row 2)"),
         ({"label": pa.nulls(2)}, "column 'label' has no labels"),
-        ({"label": [DAY, DAY]}, "column 'label' holds a date where a label is needed"),
+        ({"label": [DAY, DAY]}, "all labels in column 'label' are the same"),
+        ({"label": [DAY - DAY, DAY - DAY]}, "column 'label' holds a timedelta where a label is needed"),
         (
             {"label": pa.array([2**55, 0], pa.timestamp("ms"))},
             "column 'label' (timestamp[ms]) cannot be read, rows 1 to 2",
@@ -193,7 +202,7 @@ def cut(content):
         ("a.parquet", cut(as_parquet(GOOD)), None, "not a readable parquet file"),
         ("a.csv", as_parquet(GOOD), 1, "not UTF-8 text (byte 0x"),
         ("a.csv", gzip.compress(as_csv(GOOD), mtime=0), 1, "not UTF-8 text (byte 0x"),
-        ("a.jsonl", as_jsonl(GOOD).decode().encode("utf-16"), 1, "not UTF-8 text (byte 0x"),
+        ("a.jsonl", as_jsonl(GOOD).decode().encode("utf-16-le"), 1, "not UTF-8 text (byte 0x00)"),
         ("a.csv", b"text,label\na\0b,yes\n", 2, "not UTF-8 text (byte 0x00)"),
         ("a.csv", b"text,label,text\na,yes,b\n", 1, "the header names a column twice: text"),
         ("a.jsonl", b'{"text": "a", "label": 1, "label": 0}', 1, "a key is there twice: label"),
@@ -219,9 +228,9 @@ def test_a_nasty_file_is_refused_with_its_line(folder, name, content, line, says
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_folder_is_no_file(tmp_path, kind):
+def test_an_empty_folder_is_no_file(tmp_path, kind):
     (tmp_path / f"a.{kind}").mkdir()
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match="holds no files"):
         load_task(TaskSection(name="custom", train=str(tmp_path / f"a.{kind}"), text="text", label="label"), seed=0)
 
 
@@ -235,11 +244,13 @@ def test_a_name_that_no_file_has_is_refused(name):
     assert len(str(caught.value)) < 500
 
 
-def test_a_compressed_file_is_named_with_the_kinds_that_can_be_read(tmp_path):
-    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(as_csv(GOOD)))
+def test_a_compressed_file_without_a_kind_is_named_with_the_kinds_that_can_be_read(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(as_csv(GOOD)))
     with pytest.raises(DataError, match="cannot tell what kind of file") as caught:
-        load_task(TaskSection(name="custom", train=str(tmp_path / "a.csv.gz"), text="text", label="label"), seed=0)
-    assert caught.value.problems[0].valid == ".csv, .tsv, .jsonl, .parquet"
+        load_task(TaskSection(name="custom", train=str(tmp_path / "a.gz"), text="text", label="label"), seed=0)
+    (problem,) = caught.value.problems
+    assert problem.valid == ".csv, .tsv, .json, .jsonl, .ndjson, .parquet; each also packed as .gz .bz2 .xz .zip"
+    assert problem.hint == "a name that says what is packed, such as a.csv.gz"
 
 
 def test_huge_rows_are_read(folder):

@@ -1,3 +1,9 @@
+import datetime
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 
 from lorakit.errors import DataError
@@ -25,6 +31,16 @@ def numbers(*labels):
         ((-1, 1), ("-1", "1"), [0, 1]),
         ((True, False), ("false", "true"), [1, 0]),
         (("spam ", "ham"), ("ham", "spam"), [1, 0]),
+        (("001", "1", "+1", "01", 0), ("0", "1", "+1", "01", "001"), [4, 1, 2, 3, 0]),
+        (("True", "False"), ("False", "True"), [1, 0]),
+        (("True", True, "FALSE", False), ("false", "true"), [1, 1, 0, 0]),
+        (("True", "Fake", "Mixed"), ("Fake", "Mixed", "True"), [2, 0, 1]),
+        (
+            (datetime.date(2026, 1, 2), "2026-01-01", datetime.datetime(2026, 1, 2)),
+            ("2026-01-01", "2026-01-02"),
+            [1, 0, 1],
+        ),
+        ((datetime.datetime(2026, 1, 2, 3), datetime.time(4)), ("04:00:00", "2026-01-02 03:00:00"), [1, 0]),
     ],
 )
 def test_names_are_found_in_the_data(values, names, ids):
@@ -41,10 +57,47 @@ def test_names_are_found_in_the_data(values, names, ids):
         (("neg", "pos"), (1, 0), [1, 0]),
         (("1", "0"), ("1", "0"), [0, 1]),
         (("1", "2"), (2, 1), [1, 0]),
+        (("True", "false"), (True, "False", "TRUE"), [0, 1, 0]),
+        (("0.5", "1.0"), (0.5, 1, "1.0"), [0, 1, 1]),
     ],
 )
 def test_given_names_are_matched_by_name_or_by_id(names, values, ids):
     assert LabelMap.of_names(names, rows(*values)).encode(rows(*values), "label").tolist() == ids
+
+
+@pytest.mark.parametrize(
+    ("train", "names"),
+    [
+        ((True, False), ("false", "true")),
+        (("False", "True"), ("False", "True")),
+        (("TRUE", "false"), ("TRUE", "false")),
+    ],
+)
+def test_a_boolean_is_one_label_however_another_file_writes_it(train, names):
+    found = LabelMap.found_in(rows(*train), "label")
+    assert found.names == names
+    yes = [name.lower() for name in names].index("true")
+    other = rows(True, "True", "true", "TRUE", False, "False", "false")
+    assert found.encode(other, "label").tolist() == [yes] * 4 + [1 - yes] * 3
+
+
+def test_labels_that_are_equal_as_numbers_have_one_order_whatever_the_hash_seed():
+    code = """
+import json
+from lorakit.tasks.labels import LabelMap
+from lorakit.tasks.rows import Columns, gather
+from lorakit.tasks.table import Table
+labels = ["0", "00", "+0", "-0", "1", "01", "001", "+1", "000"]
+table = Table("a.csv", {"text": ["t"] * len(labels), "label": labels}, range(len(labels)))
+print(json.dumps(LabelMap.found_in(gather([table], Columns(("text",), "label")), "label").names))
+"""
+    orders = set()
+    for seed in ("1", "2", "3"):
+        told = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        )
+        orders.add(tuple(json.loads(told.stdout)))
+    assert orders == {("0", "+0", "-0", "00", "000", "1", "+1", "01", "001")}
 
 
 def test_a_label_out_of_range_is_told_with_its_lines():

@@ -5,8 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lorakit.errors import DataError
+from lorakit.tasks.json_rows import read_jsonl
 from lorakit.tasks.parquet import read_parquet
-from lorakit.tasks.readers import read_csv, read_jsonl, read_tsv
+from lorakit.tasks.readers import read_csv, read_tsv
 from lorakit.tasks.table import no_column, whole
 
 
@@ -90,7 +91,7 @@ def test_an_unknown_column_is_told_with_the_nearest_and_all():
     assert (problem.key, problem.valid, problem.hint) == ("task.text", "text, label", "did you mean 'text'?")
 
 
-def test_a_csv_with_semicolons_is_recognised(tmp_path):
-    table = whole(read_csv(write(tmp_path / "a.csv", "text;label\na;1\n")))
+def test_a_tsv_that_is_none_is_recognised(tmp_path):
+    table = whole(read_tsv(write(tmp_path / "a.tsv", "text;label\na;1\n")))
     with pytest.raises(DataError, match="separated by ';'"):
         table.column("text")

@@ -94,6 +94,7 @@ def test_the_section_alone_is_checked_all_at_once():
         ({"label": "text"}, "task.label"),
         ({"labels": ["one"]}, "task.labels"),
         ({"labels": ["a", "a"]}, "task.labels"),
+        ({"labels": ["True", "true"]}, "task.labels"),
         ({"validation_fraction": 0.0}, "task.validation_fraction"),
         ({"validation_fraction": 1.0}, "task.validation_fraction"),
         ({"text": "txt"}, "task.text"),
@@ -115,7 +116,12 @@ def test_an_unknown_column_lists_the_columns(tmp_path):
 
 
 def test_an_unknown_extension_lists_the_known_ones(tmp_path):
-    assert problem_of(write(tmp_path / "a.txt", ROWS)).valid == ".csv, .tsv, .jsonl, .parquet"
+    problem = problem_of(write(tmp_path / "a.data", ROWS))
+    kinds = ".csv, .tsv, .json, .jsonl, .ndjson, .parquet"
+    assert problem.valid == f"{kinds}; each also packed as .gz .bz2 .xz .zip"
+    path = write(tmp_path / "b.csv", ROWS)
+    problem = problem_of(path, test=write(tmp_path / "a.data", ROWS))
+    assert problem.valid == f"{kinds}, .txt; each also packed as .gz .bz2 .xz .zip"
 
 
 @pytest.mark.parametrize(("content", "says"), [("", "is empty"), ("text,label\n", "a header but no rows")])

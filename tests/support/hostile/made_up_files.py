@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
+import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -46,10 +52,10 @@ def tables(texts: st.SearchStrategy[str] = TEXTS, labels: st.SearchStrategy[str]
     return st.lists(st.tuples(texts, labels), min_size=1, max_size=8)
 
 
-def as_csv(rows: Rows) -> bytes:
+def as_csv(rows: Rows, separator: str = ",") -> bytes:
     """RFC 4180, every field quoted: a bare blank line would be no row."""
     file = io.StringIO()
-    writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+    writer = csv.writer(file, delimiter=separator, quoting=csv.QUOTE_ALL)
     writer.writerows([("text", "label"), *rows])
     return file.getvalue().encode()
 
@@ -64,6 +70,12 @@ def as_jsonl(rows: Rows) -> bytes:
     return "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows).encode()
 
 
+def as_json(rows: Rows, before: str = "", after: str = "") -> bytes:
+    """An array of objects, each on a line of its own."""
+    lines = ",".join("\n" + json.dumps({"text": text, "label": label}) for text, label in rows)
+    return f"{before}[{lines}\n]{after}".encode()
+
+
 def as_parquet(rows: Rows) -> bytes:
     """Two columns of text."""
     return parquet_of(text=[text for text, _ in rows], label=[label for _, label in rows])
@@ -76,12 +88,48 @@ def parquet_of(**columns: Any) -> bytes:
     return file.getvalue()
 
 
-KINDS: dict[str, tuple[st.SearchStrategy[str], Callable[[Rows], bytes]]] = {
-    "csv": (TEXTS, as_csv),
-    "tsv": (LINES, as_tsv),
-    "jsonl": (TEXTS, as_jsonl),
-    "parquet": (TEXTS, as_parquet),
+def zipped(content: bytes, name: str = "rows.csv") -> bytes:
+    """An archive of one file, with what macOS puts beside it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"data/{name}", content)
+        archive.writestr(f"__MACOSX/data/._{name}", b"junk")
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How files of one kind are made: texts that they can hold, rows as bytes, and what is done to those bytes afterwards."""
+
+    texts: st.SearchStrategy[str]
+    plain: Callable[[Rows], bytes]
+    pack: Callable[[bytes], bytes] = bytes
+
+    def write(self, rows: Rows) -> bytes:
+        """The file."""
+        return self.pack(self.plain(rows))
+
+
+KINDS = {
+    "csv": Kind(TEXTS, as_csv),
+    "tsv": Kind(LINES, as_tsv),
+    "jsonl": Kind(TEXTS, as_jsonl),
+    "parquet": Kind(TEXTS, as_parquet),
+    "json": Kind(TEXTS, as_json),
+    "wrapped.json": Kind(TEXTS, partial(as_json, before='{"version": [1], "rows": ', after=', "more": {"a": 1}}')),
+    "lines.json": Kind(TEXTS, as_jsonl),
+    "semicolons.csv": Kind(TEXTS, partial(as_csv, separator=";")),
+    "bars.csv": Kind(TEXTS, partial(as_csv, separator="|")),
+    "tabs.csv": Kind(TEXTS, partial(as_csv, separator="\t")),
+    "utf16.csv": Kind(TEXTS, as_csv, lambda content: content.decode().encode("utf-16")),
+    "utf16be.json": Kind(TEXTS, as_json, lambda content: b"\xfe\xff" + content.decode().encode("utf-16-be")),
+    "csv.gz": Kind(TEXTS, as_csv, partial(gzip.compress, mtime=0)),
+    "tsv.bz2": Kind(LINES, as_tsv, bz2.compress),
+    "jsonl.xz": Kind(TEXTS, as_jsonl, lzma.compress),
+    "zip": Kind(TEXTS, as_csv, zipped),
+    "parquet.zip": Kind(TEXTS, as_parquet, partial(zipped, name="rows.parquet")),
 }
+"""By the end of a file's name."""
 
 PIECES = st.sampled_from(
     [
@@ -118,8 +166,7 @@ PIECES = st.sampled_from(
 @st.composite
 def broken(draw: st.DrawFn, kind: str) -> bytes:
     """A file of this kind with a few bytes put in, taken out or cut off."""
-    texts, write = KINDS[kind]
-    content = write(draw(tables(texts)))
+    content = KINDS[kind].write(draw(tables(KINDS[kind].texts)))
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(content)))
         end = draw(st.sampled_from([start, start + 1, start + 4, len(content)]))
