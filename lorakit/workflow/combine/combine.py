@@ -111,8 +111,8 @@ def combine(
         RunError: for runs that do not go together; then nothing is written.
 
     Example:
-        >>> both = lorakit.combine(["runs/mrpc-0", "runs/rte-0"], method="ties")          # doctest: +SKIP
-        >>> lorakit.evaluate(both.out).scores                                             # doctest: +SKIP
+        >>> both = lorakit.combine(["runs/mrpc-lora-0", "runs/rte-lora-0"], method="ties")  # doctest: +SKIP
+        >>> lorakit.evaluate(both.out).scores                                         # doctest: +SKIP
     """
     combination = combinations.get(method)
     given = check_arguments(combination, runs, coefficients, rank, density, rows)
