@@ -23,7 +23,7 @@ from typing import Any
 
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.init import inits
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.cli.app import main as lorakit
 from lorakit.searching.allocator import allocators
 from lorakit.workflow.describe import header

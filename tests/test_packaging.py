@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -76,3 +78,68 @@ def test_ci_is_executable_and_sound():
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert "set -euo pipefail" in script.read_text(encoding="utf-8")
+
+
+def program(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(("#!/bin/sh", *lines, "")), encoding="utf-8")
+    path.chmod(0o755)
+
+
+def test_an_environment_finds_its_folder_in_every_locale_and_after_a_move(tmp_path):
+    """Python 3.11 reads .pth files in the locale's encoding, and does not start where it cannot."""
+    folder, site = tmp_path / "my projekt-ü", Path(".venv", "lib", "python3.11", "site-packages")
+    installs = f"mkdir -p {site} && pwd > {site}/_editable_impl_lorakit.pth"  # as pip does with -e
+    program(
+        folder / ".venv" / "bin" / "python",
+        f'if [ "$2" = pip ]; then {installs}; else exec {shlex.quote(sys.executable)} "$@"; fi',
+    )
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    environment = {**os.environ, "LC_ALL": "C"}
+    subprocess.run(["make", ".venv/.installed-test"], cwd=folder, env=environment, check=True, capture_output=True)
+    moved = folder.rename(tmp_path / "moved-ß")
+    found = "import site, sys; site.addsitedir(sys.argv[1]); print(ascii(sys.path[-1]))"
+    ran = subprocess.run(
+        [sys.executable, "-c", found, str(moved / site)], env=environment, check=True, capture_output=True, text=True
+    )
+    assert ran.stdout == ascii(str(moved)) + "\n"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_ci_tests_a_clone_named_lorakit_and_leaves_nothing(tmp_path):
+    folder, scratch = tmp_path / "my projekt-ü", tmp_path / "my scratch"
+    scratch.mkdir()
+    (folder / ".ci").mkdir(parents=True)
+    (tmp_path / "shared" / "glue").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "run", folder / ".ci")
+    program(tmp_path / "bin" / "make", "pwd", 'echo "$LORAKIT_GLUE_DIR"', 'echo "3 failed"', "exit 3")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(scratch)}
+
+    def ran() -> list[str]:
+        done = subprocess.run(
+            ["bash", folder / ".ci" / "run"], env=environment, capture_output=True, text=True, encoding="utf-8"
+        )
+        assert done.returncode == 3
+        assert list(scratch.iterdir()) == []
+        return done.stdout.splitlines()
+
+    glue = str((tmp_path / "shared" / "glue").resolve())
+    assert ran() == [str(folder.resolve()), glue, "3 failed"]
+    git = [
+        "git",
+        "-C",
+        str(folder),
+        "-c",
+        "user.name=N",
+        "-c",
+        "user.email=n@example.org",
+        "-c",
+        "commit.gpgsign=false",
+    ]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "one"]):
+        subprocess.run([*git, *words], env=environment, check=True)
+    place, *rest = ran()
+    assert rest == [glue, "3 failed"]
+    assert (Path(place).name, Path(place).parent.parent) == ("lorakit", scratch.resolve())

@@ -35,8 +35,9 @@ from lorakit.errors import LorakitError, RunError
 
 # New objects after which Python looks for garbage, of which loading a million of them makes next to none: a fifth of a start's time.
 COLLECT_AFTER = 10_000
-# A disk that is full, a place that may not be written or is of the wrong kind: not a fault of the program.
-PLACES_FAULT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+# A disk that is full, a place that may not be written, is of the wrong kind or has too long a name: not a fault of the program.
+FULL, REFUSED = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
+PLACES_FAULT = (*FULL, *REFUSED, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 app = typer.Typer(
     name="lorakit",

@@ -19,8 +19,8 @@ from lorakit.registry import find_registry
 from lorakit.reporting.tables import Column, table
 
 if TYPE_CHECKING:
-    from lorakit.adapters.delta import Option
-    from lorakit.adapters.spec import Method
+    from lorakit.adapters.method import Method
+    from lorakit.adapters.options import Option
 
 Kind = Literal[
     "methods", "deltas", "inits", "updates", "allocators", "proxies", "combinations", "tasks", "recipes", "models"
@@ -82,7 +82,7 @@ def methods() -> list[Row]:
 
 def preset(method: Method) -> Row:
     """Every field of a method; its options with the values they take, and what else they may be."""
-    from lorakit.adapters.conflicts import read_options
+    from lorakit.adapters.spec import read_options
 
     known: Mapping[str, Option] = find_registry("deltas").get(method.delta).options
     own = read_options(method.delta, dict(method.options))

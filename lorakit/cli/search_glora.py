@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lorakit.recipe.load import LoadedRecipe
-    from lorakit.workflow.glora.evolve import EvolutionResult, FoundSite, Progress
+    from lorakit.workflow.glora.configurations import FoundSite
+    from lorakit.workflow.glora.evolve import EvolutionResult, Progress
 
 
 def evolve(

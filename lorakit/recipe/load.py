@@ -17,10 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lorakit.errors import LorakitError, RecipeError
 from lorakit.recipe.document import SUFFIXES, missing_file, shown
+from lorakit.recipe.draft import Draft
 from lorakit.recipe.keys import key_values, recipe_keys
 from lorakit.recipe.overlays import Overlay, read_file, read_overrides
 from lorakit.recipe.problems import Problems
-from lorakit.recipe.rules import BUDGETS, Draft, check
+from lorakit.recipe.rules import BUDGETS, check
 from lorakit.recipe.schema import SEARCH_PRESETS, AdapterSection, Recipe
 from lorakit.recipe.values import UNREADABLE, written
 from lorakit.recipe.vocabulary import methods, proxies

@@ -4,56 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from lorakit.errors import LorakitError, Problem
+from lorakit.recipe.draft import Draft, UnreadableError
 from lorakit.recipe.keys import recipe_keys, section_keys
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.schema import CUSTOM, AdapterSection
-from lorakit.recipe.values import UNREADABLE, written
-from lorakit.recipe.vocabulary import ConfiguredOnes, allocators, methods, proxies
+from lorakit.recipe.values import written
+from lorakit.recipe.vocabulary import Configurable, Known, allocators, methods, proxies
 
-METHODS_OWN = ("adapter.targets", "adapter.rank", "adapter.alpha")
 AXES = tuple(
     f"adapter.{axis}"
     for axis in ("method", "dropout", "options", "delta", "init", "scale", "decomposition", "lr_ratio", "trainable")
 )
 BUDGETS = ("search.enable", "search.uniform_rank", "search.parameters")
-
-
-class UnreadableError(Exception):
-    """A rule asked for a value that is already known to be wrong: the rule has nothing to add."""
-
-
-@dataclass
-class Draft:
-    """The merged values of a recipe before it is built; ``where`` finds the place of a key."""
-
-    values: dict[str, Any]
-    where: Callable[[str], str]
-
-    def __getitem__(self, path: str) -> Any:
-        value = self.values.get(path, recipe_keys()[path].default)
-        if value is UNREADABLE:
-            raise UnreadableError(path)
-        return self.usual(path) if value is None and path in METHODS_OWN else value
-
-    def usual(self, path: str) -> Any:
-        """The method's own value of a key that the recipe leaves to it."""
-        name = self.values.get("adapter.method", recipe_keys()["adapter.method"].default)
-        if name is UNREADABLE or name not in methods():
-            raise UnreadableError("adapter.method")
-        return getattr(methods().get(name).fill(AdapterSection(method=name)), path.partition(".")[2])
-
-    def changed(self, path: str) -> bool:
-        """Whether ``path`` has a readable value other than its default."""
-        default = recipe_keys()[path].default
-        return self.values.get(path, default) not in (default, UNREADABLE)
-
-    def problem(self, what: str, path: str, valid: str = "", hint: str = "") -> Problem:
-        """A problem at the place of ``path``."""
-        return Problem(what, self.where(path), path, valid, hint)
 
 
 def check(draft: Draft, problems: Problems) -> None:
@@ -140,18 +104,18 @@ def allocator_has_the_options(draft: Draft) -> Iterator[Problem]:
     if any(preset_has_its_search(draft)):
         return  # the options may be the preset's, which is told
     if method != "none":
-        yield from unknown_options(draft, "search.options", allocators, method)
+        yield from unusable_options(draft, "search.options", allocators, method)
     elif draft["search.options"] and draft["search.preset"] is None:
         yield draft.problem("has no effect: there is no search", "search.options", "none", "search.method: heterolora")
 
 
 def proxy_has_the_options(draft: Draft) -> Iterator[Problem]:
     """The proxy has the options that it is given, whoever asks for its scores."""
-    yield from unknown_options(draft, "search.proxy_options", proxies, draft["search.proxy"])
+    yield from unusable_options(draft, "search.proxy_options", proxies, draft["search.proxy"])
 
 
-def unknown_options(draft: Draft, path: str, known: Callable[[], ConfiguredOnes], name: str) -> Iterator[Problem]:
-    """What of the options at ``path`` the one called ``name`` does not have. The registry is asked for only where there are any."""
+def unusable_options(draft: Draft, path: str, known: Callable[[], Known[Configurable]], name: str) -> Iterator[Problem]:
+    """What of the options at ``path`` the one called ``name`` cannot take. The registry is asked for only where there are any."""
     for option, text in draft[path].items():
         try:
             known().get(name).settings_from({option: text})

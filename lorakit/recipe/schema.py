@@ -351,7 +351,7 @@ SEARCH_PRESETS: dict[str, dict[str, Any]] = {
         "search.proxy_options": {"norm": "l2", "untrained": "literal"},  # those of them that the proxy has
         "adapter.shortcut_norm": "paper",
     },
-    "best": {  # of what was tried for heterolora on held-out training rows: see the README's measurements
+    "best": {  # of what was tried for heterolora on held-out training rows: see scripts/README.md
         "search.scoring": "streaming",
         "search.batches": 2,
         "search.warmup": 0.1,

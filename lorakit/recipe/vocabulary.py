@@ -6,22 +6,14 @@ The registries are asked for only when a name is looked up, so that nothing is i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from lorakit.registry import find_registry
 
 if TYPE_CHECKING:
     from lorakit.recipe.schema import AdapterSection
 
-
-class Names(Protocol):
-    """The names of one kind of thing."""
-
-    def names(self) -> list[str]:
-        """All of them, sorted."""
-
-    def __contains__(self, name: object) -> bool:
-        """Whether there is one of this name."""
+T = TypeVar("T", covariant=True)
 
 
 class Method(Protocol):
@@ -38,15 +30,8 @@ class Method(Protocol):
         """The section as one value on every axis. Raises RecipeError with all that does not go together."""
 
 
-class Methods(Names, Protocol):
-    """All adapter methods."""
-
-    def get(self, name: str) -> Method:
-        """The method of this name."""
-
-
-class Configured(Protocol):
-    """A proxy or an allocator, as a recipe sees it: it has options of its own."""
+class Configurable(Protocol):
+    """An allocator or a proxy, as a recipe sees it: it has options of its own."""
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -56,33 +41,39 @@ class Configured(Protocol):
         """The value of every option. Raises RecipeError with all names and values that it does not have."""
 
 
-class ConfiguredOnes(Names, Protocol):
-    """All proxies, or all allocators."""
+class Known(Protocol[T]):
+    """All things of one kind, by name."""
 
-    def get(self, name: str) -> Configured:
+    def names(self) -> list[str]:
+        """The names, sorted."""
+
+    def get(self, name: str) -> T:
         """The one of this name."""
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is one of this name."""
 
-def methods() -> Methods:
+
+def methods() -> Known[Method]:
     """All adapter methods."""
     return find_registry("methods")
 
 
-def proxies() -> ConfiguredOnes:
-    """All proxies."""
-    return find_registry("proxies")
-
-
-def allocators() -> ConfiguredOnes:
+def allocators() -> Known[Configurable]:
     """All allocators."""
     return find_registry("allocators")
+
+
+def proxies() -> Known[Configurable]:
+    """All proxies."""
+    return find_registry("proxies")
 
 
 def names_of(registry: str) -> Callable[[], list[str]]:
     """A function that gives the names in a registry (``lorakit.registry.HOMES``), once somebody asks for them."""
 
     def names() -> list[str]:
-        known: Names = find_registry(registry)
+        known: Known[object] = find_registry(registry)
         return known.names()
 
     return names

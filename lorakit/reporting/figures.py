@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from lorakit.artifacts.files import write_bytes
-from lorakit.backbone.site import SHORTCUTS
+from lorakit.recipe.schema import SHORTCUTS
 from lorakit.reporting.grid import Grid, Located, layer_name, site_grid
 from lorakit.reporting.tables import counted
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from lorakit.backbone.site import ROLES, SHORTCUTS
+from lorakit.backbone.site import ROLES
+from lorakit.recipe.schema import SHORTCUTS
 
 ROLE_ORDER = (ROLES[0], ROLES[1], ROLES[2], "qkv", *ROLES[3:], "other", *SHORTCUTS)
 

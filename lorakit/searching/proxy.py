@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorakit.adapters.attach import AdaptedModel
-from lorakit.adapters.conflicts import read_settings
-from lorakit.adapters.delta import Option
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.options import Option, read_settings
 from lorakit.registry import Registry
 from lorakit.searching.cost_model import CostModel
 from lorakit.tasks.batching import Batch

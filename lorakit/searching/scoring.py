@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from lorakit.adapters.adapter import ON
-from lorakit.adapters.attach import AdaptedModel
-from lorakit.adapters.recomputing import recompute_in_eval_mode
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.gradient_checkpointing import recompute_in_eval_mode
+from lorakit.adapters.switching import ON
 
 
 @contextmanager

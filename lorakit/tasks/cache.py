@@ -38,11 +38,12 @@ def sha256_of(path: Path) -> str:
 
 
 def cache_dir() -> Path | None:
-    """The cache folder, which need not exist yet; None for no cache."""
+    """The cache folder, which need not exist yet; None for no cache, and for a user without a home."""
     named = os.environ.get(VARIABLE)
     if named is None:
-        return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "lorakit"
-    return Path(os.path.expanduser(named)) if named else None
+        named = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "lorakit")
+    folder = os.path.expanduser(named)
+    return Path(folder) if folder and not folder.startswith("~") else None
 
 
 @contextmanager

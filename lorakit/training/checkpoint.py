@@ -54,7 +54,7 @@ def save_checkpoint(training: Training, keep: int) -> Path:
             for index, entry in optimizer["state"].items()
             for name, value in entry.items()
         }
-        for name, tensors in ((MODEL, training.adapted.state()), (OPTIMIZER, moments), (STREAMS, streams)):
+        for name, tensors in ((MODEL, training.adapted.tensors()), (OPTIMIZER, moments), (STREAMS, streams)):
             with FaultPoint("checkpoint's tensors"):
                 save_tensors(tensors, target / name)
         record = {
@@ -108,7 +108,7 @@ def restore(training: Training, path: Path) -> None:
     share, device = float(training.accelerator.is_main_process), training.accelerator.device  # the others add nothing
     training.losses[:] = [torch.tensor(loss * share, device=device) for loss in record["losses"]]
     training.norms[:] = [torch.zeros_like(loss) for loss in training.losses]  # looked at before they were saved
-    training.adapted.load_state(read_tensors(path / MODEL))
+    training.adapted.load_tensors(read_tensors(path / MODEL))
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in read_tensors(path / OPTIMIZER).items():
         index, _, name = key.partition(".")

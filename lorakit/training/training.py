@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.run import Run
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Batch, SummedLoss

@@ -129,7 +129,7 @@ def evaluate_splits(
         raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
     task, metric = data.task, main_metric(data.task)
     adapted, recipe = trained.adapted, trained.recipe
-    length = adapted.backbone.longest(recipe.task.max_length)
+    length = adapted.backbone.longest_text(recipe.task.max_length)
     objective = put_on_device(adapted.model, recipe, regression=task.regression)
     scores: dict[str, float] = {}
     bounds, rows = None, 0

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import OURS
 from lorakit.artifacts.card import FIND, model_card, usage
 from lorakit.artifacts.files import folder, write_text
 from lorakit.artifacts.peft.export import PeftForm, peft_form
 from lorakit.artifacts.peft.import_ import is_peft, read_peft
 from lorakit.artifacts.peft.translate import section_for, sites_of
-from lorakit.backbone.checkpoint import BUNDLED
 from lorakit.backbone.load import Backbone
+from lorakit.backbone.model_folder import BUNDLED
 from lorakit.errors import UsageError, nearest
 from lorakit.recipe.schema import ModelSection, SearchSection
 from lorakit.result import Result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import OUR_TENSORS, PEFT_CONFIG, write_adapter
 from lorakit.artifacts.files import folder
 from lorakit.artifacts.peft.import_ import PeftAdapter, is_peft, read_peft
 from lorakit.artifacts.peft.translate import fill, section_for, sites_of
 from lorakit.artifacts.run import Run, new_run
-from lorakit.backbone.checkpoint import BUNDLED, bundled_folder
+from lorakit.backbone.model_folder import BUNDLED, bundled_folder
 from lorakit.errors import LorakitError, Problem, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe, with_usual
 from lorakit.recipe.overlays import read_overrides
@@ -163,7 +164,7 @@ def draft_recipe(adapter: PeftAdapter, task: str, overrides: Sequence[str], *, o
 
 def portable_name(base: str) -> str:
     """The base model; a bundled one by its name, as the folder it is installed in is another one elsewhere."""
-    folder = Path(base).expanduser()
+    folder = Path(os.path.expanduser(base))
     for name in BUNDLED if base and folder.is_dir() else ():
         with suppress(LorakitError):
             if bundled_folder(name).resolve() == folder.resolve():

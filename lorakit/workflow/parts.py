@@ -7,8 +7,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorakit.adapters.budget import Budget, costs, shared_cost, spec_for
-from lorakit.adapters.spec import AdapterSpec, Method, methods
+from lorakit.adapters.budget import Budget
+from lorakit.adapters.counting import costs, shared_cost, spec_for
+from lorakit.adapters.method import Method, methods
+from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import Recipe
@@ -72,7 +74,7 @@ class Parts:
     @property
     def max_length(self) -> int:
         """Tokens a row keeps: the recipe's number, or what the model can take where that is less."""
-        return self.backbone.longest(self.recipe.task.max_length)
+        return self.backbone.longest_text(self.recipe.task.max_length)
 
 
 def load_data(recipe: Recipe) -> TaskData:

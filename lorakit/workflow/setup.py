@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel, attach
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.attach import NO_SITE_STATISTICS, attach
 from lorakit.adapters.conflicts import conflicts_with_search
-from lorakit.adapters.recomputing import recompute_layers
-from lorakit.adapters.spec import resolve, shortcut_spec
+from lorakit.adapters.gradient_checkpointing import recompute_layers
+from lorakit.adapters.method import resolve, shortcut_spec
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.first_token import compute_first_token_only

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorakit.adapters.block import blocks
-from lorakit.adapters.budget import Budget, costs, resolve_budget, shared_cost
-from lorakit.adapters.conflicts import read_options
-from lorakit.adapters.spec import AdapterSpec, methods
+from lorakit.adapters.budget import Budget, resolve_budget
+from lorakit.adapters.counting import costs, shared_cost
+from lorakit.adapters.method import methods
+from lorakit.adapters.spec import AdapterSpec, read_options
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError, nearest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Encoded, encode

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lorakit.artifacts.files import write_text
 from lorakit.artifacts.run import open_run
-from lorakit.backbone.site import SHORTCUTS
+from lorakit.recipe.schema import SHORTCUTS
 from lorakit.reporting.grid import Grid, site_grid
 from lorakit.reporting.history import History
 from lorakit.workflow.records import read_run

@@ -161,6 +161,11 @@ def test_a_place_that_cannot_be_written_is_one_message(cli, here, workflow):
     assert ran.err == "error: runs/small-0: Permission denied\n"
 
 
+def test_a_name_that_is_too_long_is_one_message(cli, here):
+    ran = cli("plan", "n" * 300 + "/recipe.yaml")
+    assert (ran.code, ran.err) == (1, f"error: {'n' * 300}/recipe.yaml: File name too long\n")
+
+
 def test_an_error_of_our_own_keeps_its_traceback(here, workflow):
     workflow.raises = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import lorakit
+from lorakit.workflow.glora.configurations import FoundSite
 from lorakit.workflow.glora.evolution import Scored
-from lorakit.workflow.glora.evolve import EvolutionResult, FoundSite, Progress
+from lorakit.workflow.glora.evolve import EvolutionResult, Progress
 
 QUERY = {"A": "lora", "B": "none", "C": "vector", "D": "scalar", "E": "none"}
 VALUE = QUERY | {"A": "none"}

@@ -7,10 +7,12 @@ import json
 import logging
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from support.runs import edited_json
+from transformers import dynamic_module_utils
 
 import lorakit
 from lorakit.backbone.load import load_backbone
@@ -91,6 +93,12 @@ def test_a_run_cannot_ask_for_its_model_s_code(own_code, plain, tmp_path, monkey
         assert "LORAKIT_TRUST_REMOTE_CODE=1" in problem.hint
     assert not (tmp_path / "ran").exists()
     monkeypatch.setenv("LORAKIT_TRUST_REMOTE_CODE", "1")
+    monkeypatch.setattr(sys, "path", [*sys.path])  # transformers adds to it
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "file" / "modules"))
+    (tmp_path / "file").touch()  # as in a home that may not be written
+    with pytest.raises(RecipeError, match="HF_HOME=a folder that may be written"):
+        lorakit.load(run)
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     with contextlib.suppress(LorakitError):  # the code is run, whatever comes of it
         lorakit.load(run)
     assert (tmp_path / "ran").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lorakit.recipe.load as loading
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.errors import DataError, Problem, RecipeError, RunError
 from lorakit.recipe.keys import plain_values, recipe_keys
 from lorakit.recipe.load import LoadedRecipe, find_recipe, load_recipe
@@ -118,6 +118,7 @@ def test_overrides(load):
     loaded = load(
         "search: {enable: 0.25}\n",
         "run.name=a=b",  # split at the first =
+        "run.folder=/my files/it's #1, ü",  # no comment, as it would be in a file
         "adapter.targets=[q, v, '.*dense$']",
         "adapter.allocation={a.b: 4}",
         "search={method: none, proxy: snip}",
@@ -129,6 +130,7 @@ def test_overrides(load):
     )
     recipe = loaded.recipe
     assert recipe.run.name == "a=b"
+    assert recipe.run.folder == "/my files/it's #1, ü"
     assert recipe.adapter.targets == ["q", "v", ".*dense$"]
     assert recipe.adapter.allocation == {"a.b": 4}
     assert (recipe.search.proxy, recipe.search.enable) == ("snip", None)

@@ -3,7 +3,8 @@ import io
 import matplotlib.image
 import pytest
 
-from lorakit.backbone.site import SHORTCUTS, Site
+from lorakit.backbone.site import Site
+from lorakit.recipe.schema import SHORTCUTS
 from lorakit.reporting import figures
 from lorakit.reporting.figures import site_heatmap, training_curves
 

@@ -23,7 +23,7 @@ PROXY = '''"""Height: how far up in the network a site lies.
 No gradient is looked at.
 """
 
-from lorakit.adapters.delta import Option
+from lorakit.adapters.options import Option
 from lorakit.searching.proxy import Probe, Proxy, Scores, proxies
 
 
@@ -52,7 +52,7 @@ No score is looked at.
 
 from typing import ClassVar
 
-from lorakit.adapters.delta import Option
+from lorakit.adapters.options import Option
 from lorakit.searching.allocator import Allocator, Decision, allocators
 
 

@@ -28,21 +28,21 @@ from lorakit.workflow.train import TrainResult
 
 TRAIN_ROWS, VALIDATION_ROWS = 45, 30
 HAPPY = {"good", "fine", "warm", "great", "sun", "joke", "likes", "yes"}
-CUSTOM = "name: custom, train: {data}/train.csv, validation: {data}/validation.csv, test: {data}/validation.csv, "
+CUSTOM = 'name: custom, train: "{data}/train.csv", validation: "{data}/validation.csv", test: "{data}/validation.csv", '
 TASKS = {
     "one": CUSTOM + "text: sentence, label: label",
     "pair": CUSTOM + "text: first, text_pair: second, label: label",
     "number": CUSTOM + "text: sentence, label: number, regression: true",
-    "sst2": "name: sst2, data: {data}",
+    "sst2": 'name: sst2, data: "{data}"',
 }
 SEARCH = ("search.method=heterolora", "search.batches=2", "adapter.shortcuts=[res1,mid]", "adapter.targets=[q,v,up]")
 RECIPE = """
-model: {{name: {model}}}
+model: {{name: "{model}"}}
 task: {{max_length: 32, {task}}}
 adapter: {{rank: 4, dropout: 0.1}}
 training: {{epochs: 2, batch_size: 8, lr: 5.0e-3}}
 evaluation: {{batch_size: 16}}
-run: {{folder: {runs}, offline: true, log_every: 2}}
+run: {{folder: "{runs}", offline: true, log_every: 2}}
 """
 
 
@@ -75,8 +75,9 @@ class Bench:
         """A loaded recipe called ``name``; kind: one text, a pair, or a number to predict."""
         path = self.folder / "recipes" / family / kind / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        task = TASKS[kind].format(data=self.data())
-        path.write_text(RECIPE.format(model=self.backbone(family), task=task, runs=self.folder / "runs"))
+        task = TASKS[kind].format(data=in_quotes(self.data()))
+        model, runs = in_quotes(self.backbone(family)), in_quotes(self.folder / "runs")
+        path.write_text(RECIPE.format(model=model, task=task, runs=runs), encoding="utf-8")
         return load_recipe(path, overrides)
 
     def train(
@@ -97,6 +98,11 @@ class Bench:
         training = prepare(loaded, assemble(loaded), Run(folder), hooks)
         training.model.eval()
         return training
+
+
+def in_quotes(path: Path) -> str:
+    """A path of any letters as it stands between YAML's double quotes."""
+    return json.dumps(str(path))[1:-1]
 
 
 def make_rows(number: int, *, seed: int) -> list[dict[str, Any]]:

@@ -39,6 +39,18 @@ def test_where_it_is(monkeypatch, tmp_path):
     assert cache_dir() is None
 
 
+def test_a_user_without_a_home_has_none(monkeypatch):
+    """Nor a folder called ``~`` in the current one: what a container's user without a name would get."""
+    for name in ("LORAKIT_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert cache_dir() is None
+
+
 def test_an_entry_is_built_once(folder):
     build = Build()
     assert contents("k", build) == contents("k", build) == {"a": b"1234", "b": b""}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.models import TinyModels
 
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.cli.app import main
 from lorakit.errors import LorakitError
 from lorakit.workflow import describe as describing

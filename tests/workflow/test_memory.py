@@ -7,7 +7,7 @@ import torch
 from support.models import SMALL
 from support.runs import Bench
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.workflow.memory import HOLES, Kept, estimate_footprint, measure_kept
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.setup import adapt, assemble

@@ -1,4 +1,4 @@
-"""Search methods by units down the whole line: the budget, a run that can be read back, evaluated and merged, and resumed."""
+"""Allocators down the whole line: the budget, a run that can be read back, evaluated and merged, and resumed."""
 
 from __future__ import annotations
 

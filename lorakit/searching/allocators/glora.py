@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lorakit.adapters.delta import Option
+from lorakit.adapters.options import Option
 from lorakit.searching.allocator import Allocator, Decision, allocators
 
 

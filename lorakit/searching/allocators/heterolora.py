@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from lorakit.adapters.delta import Option
+from lorakit.adapters.options import Option
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
@@ -49,8 +49,8 @@ class HeteroLoRA(Allocator):
         "moments": Option("keep", "Adam's moments of a site that comes back", choices=("keep", "reset")),
     }
     by_proxy = True
-    at_once = True
-    steady = True
+    at_once = True  # what it chooses on a fresh model can be trained as it is
+    steady = True  # but for the steps in which sites are watched
     sees_tokens = False
 
     def __init__(self, context: SearchContext):
@@ -66,13 +66,12 @@ class HeteroLoRA(Allocator):
     # -- at a tick -----------------------------------------------------------------------------------------------------
 
     def decide(self, step: int) -> Decision:
-        """Score every site, choose, switch."""
+        """Score, weigh, choose, switch."""
         context, adapted = self.context, self.context.adapted
         before = set(adapted.on)
         scores = self.score()
-        chosen = select_sites(
-            self.weighed(scores), adapted.sites, context.costs, context.budget, context.search, context.generator
-        )
+        compared = self.weighed(scores)
+        chosen = select_sites(compared, adapted.sites, context.costs, context.budget, context.search, context.generator)
         adapted.switch(chosen.on, off=context.search.off)
         if self.settings["moments"] == "reset" and self.ticks_done:
             self.forget(set(chosen.on) - before)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.delta import Option
+from lorakit.adapters.options import Option
 from lorakit.searching.proxy import Probe, Proxy, Scores, proxies
 
 STEPS = 10

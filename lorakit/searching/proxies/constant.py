@@ -3,7 +3,7 @@
 The control that every other proxy must beat. Cost: none.
 """
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.searching.proxy import Gradients, Proxy, Scores, Settings, proxies
 
 

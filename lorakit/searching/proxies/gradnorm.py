@@ -5,8 +5,8 @@ values instead of Frobenius norms. The scale alpha/r multiplies the score, so a 
 Cost: one forward and backward pass a batch. When to use it: the default.
 """
 
-from lorakit.adapters.attach import AdaptedModel
-from lorakit.adapters.delta import Option
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.options import Option
 from lorakit.searching.proxy import Gradients, Proxy, Scores, Settings, from_gradients, proxies
 
 

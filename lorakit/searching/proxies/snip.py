@@ -14,9 +14,9 @@ from collections.abc import Mapping
 
 import torch
 
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.attach import AdaptedModel
-from lorakit.adapters.delta import Option
+from lorakit.adapters.options import Option
 from lorakit.searching.proxy import Gradients, Proxy, Scores, Settings, from_gradients, proxies
 
 TYPICAL_B = 0.02 * math.sqrt(2 / math.pi)

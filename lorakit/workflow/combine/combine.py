@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from scipy.optimize import differential_evolution
 
-from lorakit.adapters.adapter import DROPPED
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import site_states
 from lorakit.artifacts.combination import Combination, Factors, Setting, Update, combinations
 from lorakit.artifacts.peft.translate import placed
@@ -217,7 +217,7 @@ def rank_of(combination: Combination, updates: Sequence[Update], site: Site, ask
 @torch.no_grad()
 def fill(adapted: AdaptedModel, factors: Mapping[str, Factors], head: Mapping[str, torch.Tensor]) -> None:
     """Put the combined factors and head into the new model; factors of a lower rank than the site's leave zeros."""
-    state = adapted.state()
+    state = adapted.tensors()
     for name, (b, a) in factors.items():
         for key, value in ((f"{name}.B", b), (f"{name}.A", a)):
             state[key].zero_()

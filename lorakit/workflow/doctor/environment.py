@@ -21,7 +21,7 @@ from huggingface_hub import constants
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from lorakit.backbone.checkpoint import BUNDLED, bundled_folder
+from lorakit.backbone.model_folder import BUNDLED, bundled_folder
 from lorakit.errors import LorakitError
 from lorakit.reporting.tables import memory
 from lorakit.result import Result
@@ -175,7 +175,7 @@ def disk() -> Finding:
 def hub_cache() -> Finding:
     """Whether what comes from the hub can be kept."""
     cache = Path(constants.HF_HUB_CACHE)
-    above = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    above = next(folder for folder in (cache, *cache.parents) if os.path.exists(folder))  # as far as one may look
     if not above.is_dir() or not os.access(above, os.W_OK):
         return Finding(
             f"{cache} cannot be written",
@@ -196,7 +196,7 @@ def glue() -> Finding:
     """Where GLUE comes from."""
     if not (named := os.environ.get(GLUE_DIR)):
         return Finding(f"from the hub: {GLUE_DIR} is not set")
-    if not Path(named).expanduser().is_dir():
+    if not os.path.isdir(os.path.expanduser(named)):
         return Finding(
             f"{GLUE_DIR} names {named}, which is not a folder", FAILED, f"set {GLUE_DIR} to a folder, or unset it"
         )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.adapters.budget import resolve_budget
-from lorakit.adapters.counting import count
+from lorakit.adapters.counting import count_parameters
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.glora import NONE, GLoRA, choices_on
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError
 from lorakit.recipe.load import LoadedRecipe
@@ -96,7 +96,10 @@ def genes_on(parts: Parts, site: Site) -> list[Gene]:
     return [
         Gene(
             f"{site.name}/{letter}",
-            {choice: count(parts.linear.with_options({**nothing, letter: choice}), site, rank) for choice in choices},
+            {
+                choice: count_parameters(parts.linear.with_options({**nothing, letter: choice}), site, rank)
+                for choice in choices
+            },
         )
         for letter, choices in choices_on(site).items()
     ]
@@ -114,5 +117,5 @@ def configuration_of(evolution: Evolution, candidate: Candidate) -> dict[str, di
 def describe_site(parts: Parts, site: Site, chosen: dict[str, str]) -> FoundSite:
     """The site as it was found."""
     rank = parts.rank_of(site)
-    parameters = count(parts.linear.with_options({**chosen, "mode": "fixed"}), site, rank)
+    parameters = count_parameters(parts.linear.with_options({**chosen, "mode": "fixed"}), site, rank)
     return FoundSite(site.name, site.label, site.role, site.layer, rank, parameters, chosen)

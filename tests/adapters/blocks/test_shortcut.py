@@ -11,9 +11,8 @@ from support.adapters.contract import near
 from support.adapters.layers_by_hand import BLOCKS, Low, run_by_hand
 from torch.testing import assert_close
 
-from lorakit.adapters.attach import AdaptedModel
-from lorakit.backbone.site import SHORTCUTS
-from lorakit.recipe.schema import AdapterSection
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.recipe.schema import SHORTCUTS, AdapterSection
 
 LAYERS = 3
 POST_NORM, PRE_NORM = ("bert", "opt_postnorm"), ("opt", "gpt2", "llama")

@@ -31,7 +31,7 @@ def test_ranks_grow_from_4_to_12(make: Make) -> None:
     tick = allocator.tick(0, 0.0)
     assert {name: 4 if ".0." in name else 12 for name in scene.adapted.adapters} == tick.ranks
     assert tick.parameters == tick.budget == counted(scene) == 32 * 64
-    assert all(adapter.scale == 5.0 / adapter.live for adapter in scene.adapted.adapters.values())
+    assert all(adapter.scale == 5.0 / adapter.units.live for adapter in scene.adapted.adapters.values())
 
 
 @pytest.mark.parametrize(

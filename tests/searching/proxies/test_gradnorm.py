@@ -12,7 +12,7 @@ from support.adapters.cases import disturb
 from support.search.scene import Scene
 from support.search.scores_by_hand import Leaves, gradients, gradients_of_a_copy
 
-from lorakit.backbone.site import SHORTCUTS
+from lorakit.recipe.schema import SHORTCUTS
 
 Make = Callable[..., Scene]
 NORMS: dict[str, Callable[[torch.Tensor], float]] = {

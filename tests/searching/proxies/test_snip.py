@@ -11,7 +11,7 @@ from support.adapters.cases import disturb
 from support.search.scene import Scene
 from support.search.scores_by_hand import gradients, gradients_of_a_copy, saliency
 
-from lorakit.backbone.site import SHORTCUTS
+from lorakit.recipe.schema import SHORTCUTS
 
 Make = Callable[..., Scene]
 TYPICAL = 0.02 * math.sqrt(2 / math.pi)  # E|b| of b ~ N(0, 0.02^2)

@@ -11,7 +11,7 @@ from support.adapters.cases import disturb
 from support.search.scene import Scene
 from support.search.scores_by_hand import flow_gradients, gradients_of_a_copy, saliency
 
-from lorakit.backbone.site import SHORTCUTS
+from lorakit.recipe.schema import SHORTCUTS
 
 Make = Callable[..., Scene]
 
