@@ -26,8 +26,9 @@ from lorakit.workflow import train as running
 from lorakit.workflow.glora import evolve as evolving
 from lorakit.workflow.glora import supernet
 from lorakit.workflow.glora.evolve import EvolutionResult, Progress
+from lorakit.workflow.prepare import prepare
 from lorakit.workflow.restore import restore_run
-from lorakit.workflow.setup import assemble, prepare
+from lorakit.workflow.setup import assemble
 
 
 def settings(**changed: float) -> str:
