@@ -133,7 +133,7 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             task=str(summary["task"]),
             metric=str(summary["metric"]),
             finished=True,
-            origin=origin(summary),
+            origin=tell_origin(summary),
             last=dict(summary["last"]),
             best=dict(summary["best"]),
             last_step=int(summary["steps"]),
@@ -147,7 +147,7 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
         )
 
 
-def origin(summary: Mapping[str, Any]) -> str:
+def tell_origin(summary: Mapping[str, Any]) -> str:
     """Where a run comes from that was never trained."""
     if "imported" in summary:
         return f"imported from {summary['imported']}"

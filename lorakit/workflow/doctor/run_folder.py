@@ -20,7 +20,7 @@ from lorakit.tasks.metrics import main_metric
 from lorakit.training.checkpoint import all_checkpoints, intact
 from lorakit.workflow.doctor.environment import FAILED, SKIPPED, WARNING, Check, Finding, check
 from lorakit.workflow.glora.evolve import FOUND, GENERATIONS, SUPERNET
-from lorakit.workflow.records import check_metric, check_numbers, check_tick, origin, read_records
+from lorakit.workflow.records import check_metric, check_numbers, check_tick, read_records, tell_origin
 from lorakit.workflow.restore import restore_run
 
 Look = Callable[[Run], Finding]
@@ -76,7 +76,7 @@ def state(run: Run) -> Finding:
         step = max((record["step"] for record in run.metrics()), default=0)
         return Finding(f"not trained to its end: step {step} is the last in its records", WARNING, resume(run))
     summary = run.summary()
-    if elsewhere := origin(summary):
+    if elsewhere := tell_origin(summary):
         return Finding(elsewhere)
     if scored and summary.get("last") != scored[-1]["scores"]:
         raise RunError("summary.json's last scores are not those of metrics.jsonl")
