@@ -5,6 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
+ifneq ($(words $(VENV)),1)
+$(error VENV is '$(VENV)': make takes one path without spaces there, such as .venv)
+endif
+
 # A script that pip made names its folder in its first line, where a kernel takes no space and not every length, and which is wrong
 # once the folder is moved. Given to Python by name it starts all the same.
 SCRIPT := $(BIN)/python $(BIN)
@@ -13,6 +17,9 @@ SCRIPT := $(BIN)/python $(BIN)
 # not start at all where that lacks a letter of the folder's name. A folder that was moved or copied is then still its own.
 LEAD = $(BIN)/python -S -c "from os.path import relpath; from pathlib import Path; \
 	[path.write_text(relpath('.', path.parent)) for path in Path('$(VENV)').glob('lib/python*/site-packages/*lorakit*.pth')]"
+
+# Files and their names are UTF-8, also where the locale says otherwise.
+export PYTHONUTF8 = 1
 
 .PHONY: demo test lint bench clean help
 
@@ -52,7 +59,7 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("lorakit needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -f $(BIN)/python; exit 1; }
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -64,13 +64,22 @@ def test_make_knows_the_promised_targets():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-def test_make_says_what_it_would_do_without_doing_it(tmp_path):
+def test_make_says_what_it_would_do_without_doing_it():
     ran = subprocess.run(
-        ["make", "--dry-run", "demo", f"VENV={tmp_path / 'venv'}"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "demo", "VENV=build/not-there"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "-m venv" in ran.stdout
     assert "[bundled]" in ran.stdout
     assert "lorakit train demo --offline" in ran.stdout
+    assert not (ROOT / "build" / "not-there").exists()
+
+
+def test_make_refuses_an_environment_with_spaces_in_its_path():
+    spaces = ["make", "demo", "VENV=my venv"]
+    ran = subprocess.run(
+        spaces, cwd=ROOT, env=os.environ | {"LC_ALL": "C"}, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, "VENV is 'my venv'" in ran.stderr) == (2, True)
 
 
 def test_ci_is_executable_and_sound():
@@ -104,6 +113,15 @@ def test_an_environment_finds_its_folder_in_every_locale_and_after_a_move(tmp_pa
         [sys.executable, "-c", found, str(moved / site)], env=environment, check=True, capture_output=True, text=True
     )
     assert ran.stdout == ascii(str(moved)) + "\n"
+
+
+def test_an_environment_that_could_not_be_made_is_made_at_the_next_call(tmp_path):
+    """As on Debian until python3-venv is installed: what is left has a Python, but no pip."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    program(tmp_path / "fails", 'if [ "$2" = venv ]; then mkdir -p .venv/bin && touch .venv/bin/python && exit 1; fi')
+    ran = subprocess.run(["make", "PYTHON=./fails", ".venv/bin/python"], cwd=tmp_path, capture_output=True, check=False)
+    assert ran.returncode != 0
+    assert not (tmp_path / ".venv" / "bin" / "python").exists()
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

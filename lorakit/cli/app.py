@@ -37,7 +37,7 @@ from lorakit.errors import LorakitError, RunError
 COLLECT_AFTER = 10_000
 # A disk that is full, a place that may not be written, is of the wrong kind or has too long a name: not a fault of the program.
 FULL, REFUSED = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
-PLACES_FAULT = (*FULL, *REFUSED, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+PLACE_ERRORS = (*FULL, *REFUSED, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 app = typer.Typer(
     name="lorakit",
@@ -68,21 +68,21 @@ app.command("doctor", rich_help_panel="Inspect")(doctor)
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version and leave, when ``--version`` is given."""
+    """Print the version and exit, when ``--version`` is given."""
     if wanted:
         from importlib.metadata import PackageNotFoundError, version
 
         try:
             typer.echo(f"lorakit {version('lorakit')}")
         except PackageNotFoundError:
-            typer.echo("lorakit, not installed: this is its source tree")
+            typer.echo("lorakit (run from its source tree, not installed)")
         raise typer.Exit
 
 
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Take the options that come before a command."""
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LorakitError as error:
         return fail(error)
     except OSError as error:
-        if error.errno not in PLACES_FAULT:
+        if error.errno not in PLACE_ERRORS:
             raise
         return fail(RunError(error.strerror or str(error), where=str(error.filename or "")))
     except SystemExit as leaving:

@@ -12,6 +12,7 @@ from lorakit.cli.command import answer, envelope
 from lorakit.cli.experiments import Csv, Folder, Metric, NoWait, Seeds, heading, request, say_the_rest, spread, too_wide
 from lorakit.cli.options import AsJson, Offline, Quiet, complete_recipe
 from lorakit.cli.output import write
+from lorakit.reporting.tables import Column, count, duration, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,18 +33,20 @@ def compare(
     seeds: Seeds = None,
     folder: Folder = None,
     metric: Metric = None,
-    no_train: Annotated[bool, typer.Option("--no-train", help="Train nothing, compare what is there.")] = False,
+    no_train: Annotated[bool, typer.Option("--no-train", help="Train nothing; compare the runs that exist.")] = False,
     no_wait: NoWait = False,
     figure: Annotated[
         Optional[Path],
-        typer.Option("--figure", metavar="FILE", help="FOLDER/comparison.png by default.", dir_okay=False),
+        typer.Option(
+            "--figure", metavar="FILE", help="Where the figure goes; FOLDER/comparison.png by default.", dir_okay=False
+        ),
     ] = None,
     csv: Csv = None,
     offline: Offline = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare recipes over several seeds, training what is missing, and runs that are there."""
+    """Compare recipes over several seeds, and runs that exist; train what is missing."""
     asked = request(seeds=seeds, folder=folder, metric=metric, no_wait=no_wait, csv=csv, offline=offline, quiet=quiet)
     arms, overrides = sorted_out(arguments)
     with envelope(offline=offline, quiet=quiet):
@@ -66,8 +69,6 @@ def sorted_out(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def comparison_tables(result: Comparison) -> list[Table]:
     """The sides, in one table or on a narrow terminal in two; and where there are several, their differences to the first."""
-    from lorakit.reporting.tables import Column, count, duration, table
-
     name = Column("side", lambda arm: arm.name)
     scores = [
         Column("runs", lambda arm: len(arm.runs), right=True),

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 def doctor(
     run: Annotated[
-        Optional[Path], typer.Argument(metavar="RUN", help="A run folder, or the folder of a GLoRA search, to look at.")
+        Optional[Path], typer.Argument(metavar="RUN", help="A run folder, or the folder of a GLoRA search, to check.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the training that is killed and resumed.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the environment, a run's folder, and on the bundled data that a killed training resumes exactly and merges."""
+    """Check the environment and a run's folder, and that a killed training on the bundled data resumes exactly and merges."""
     with envelope(quiet=quiet):
         diagnosis = lorakit.doctor(run, quick=quick)
         answer(diagnosis.to_dict() | {"well": diagnosis.well}, lambda _: tell(diagnosis), as_json=as_json)

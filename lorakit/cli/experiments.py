@@ -1,4 +1,4 @@
-"""What ``compare`` and ``sweep`` have in common on the command line: options, what they are passed on as, and what is said at the end."""
+"""What ``compare`` and ``sweep`` share on the command line: options, how they are passed on, and what is said at the end."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ Folder = Annotated[
         file_okay=False,
     ),
 ]
-Metric = Annotated[Optional[str], typer.Option("--metric", help="Another one of the task's metrics.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the runs that other workers are training.")]
+Metric = Annotated[Optional[str], typer.Option("--metric", help="Another of the task's metrics to compare by.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for runs that other workers are training.")]
 Csv = Annotated[
-    Optional[Path], typer.Option("--csv", metavar="FILE", help="Write all runs, a line each.", dir_okay=False)
+    Optional[Path],
+    typer.Option("--csv", metavar="FILE", help="Also write all runs to this file, one per line.", dir_okay=False),
 ]
 
 
@@ -86,7 +87,7 @@ def whole_numbers(text: str | None) -> list[int] | None:
 
 
 def say_the_rest(result: Comparison | Sweep, written: Sequence[Path | None]) -> None:
-    """Say what is to be known beside the tables, and which files are ``written``. RunError where trainings failed."""
+    """Say what a person should know beside the tables, and which files are ``written``. RunError where trainings failed."""
     from lorakit.workflow.experiments.workers import failures
 
     for warning in result.warnings:

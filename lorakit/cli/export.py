@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def export(
     run: NewestRun = None,
-    to: Annotated[Literal["peft"], typer.Option("--to", help="The library it is for.")] = "peft",
+    to: Annotated[Literal["peft"], typer.Option("--to", help="The library to write for.")] = "peft",
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Where the adapter goes.")] = None,
     weights: Weights = "last",
     rank: CutRank = None,

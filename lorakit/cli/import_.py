@@ -29,7 +29,7 @@ def import_adapter(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a run of a PEFT adapter, for eval, predict, merge, export, combine and adapter.start."""
+    """Make a run from a PEFT adapter, to use with eval, predict, merge, export, combine and adapter.start."""
     with envelope(offline=offline, quiet=quiet):
         result = lorakit.import_adapter(source, task=task, out=out, overrides=overrides or [], offline=offline)
         answer(result, tell, as_json=as_json)

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 Kind = Literal[
     "methods", "deltas", "inits", "updates", "allocators", "proxies", "combinations", "tasks", "recipes", "models"
 ]
+KIND_HELP = (
+    "methods: whole adapters; deltas: what an adapter adds to a weight; inits: how it starts; updates: what happens to it "
+    "during training; allocators: what decides who gets the budget; proxies: how sites are scored; combinations: how several "
+    "runs become one; tasks; recipes: shipped ones; models."
+)
 Row = dict[str, Any]
 COLUMNS = {
     "methods": {key: key for key in ("name", "key", "what", "source")},
@@ -35,9 +40,9 @@ COLUMNS = {
 
 
 def list_entries(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="What to list.")], as_json: AsJson = False
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help=KIND_HELP)], as_json: AsJson = False
 ) -> None:
-    """List methods, deltas, inits, updates, allocators, proxies, combinations, tasks, recipes or models."""
+    """List what a recipe can name: methods, allocators, proxies, tasks, models and more; or the shipped recipes."""
     kinds = {
         "methods": methods,
         "deltas": deltas,
@@ -95,7 +100,8 @@ def preset(method: Method) -> Row:
 def deltas() -> list[Row]:
     """Parametrisations of a site's update, which methods are made of."""
     return [
-        {"name": delta.name, "what": first_line(delta), "options": options_of(delta)} for delta in entries("deltas")
+        {"name": delta.name, "what": first_line(delta).rstrip("."), "options": options_of(delta)}
+        for delta in entries("deltas")
     ]
 
 

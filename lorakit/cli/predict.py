@@ -21,7 +21,7 @@ def predict(
         str,
         typer.Argument(
             metavar="FILE|-",
-            help="One text a line, the two texts of a pair with a tab between; - reads standard input.",
+            help="One text per line, or two with a tab between them for a task of pairs; - reads standard input.",
         ),
     ],
     weights: Weights = "last",
@@ -29,7 +29,7 @@ def predict(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Label the lines of a file: one line each, the label and its probability with a tab between."""
+    """Label every line of a file: print the label and its probability, with a tab between them."""
     with envelope(quiet=quiet):
         lines = texts(source)
         predictions = lorakit.predict(run, lines, weights=weights, rank=rank)

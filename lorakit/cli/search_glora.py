@@ -92,7 +92,7 @@ def best_table(result: EvolutionResult) -> Table:
         Column(result.metric, lambda row: f"{row[1][0]:.4f}", right=True),
         Column("parameters", lambda row: count(row[1][1]), right=True),
     ]
-    return table(enumerate(result.best, start=1), columns, title="the best configurations, on held-out rows")
+    return table(enumerate(result.best, start=1), columns, title="best on held-out rows")
 
 
 def outcome(result: EvolutionResult) -> list[tuple[str, str]]:

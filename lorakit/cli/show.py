@@ -93,8 +93,8 @@ def unknown(name: str) -> UsageError:
 
     known = [*shipped_recipes(), *(entry for kind in CARDS for entry in find_registry(kind).names())]
     return UsageError(
-        f"nothing is called '{name}': there is no such recipe, {', '.join(find_registry(kind).kind for kind in CARDS)}",
-        valid=", ".join(dict.fromkeys(known)),
+        f"there is no recipe called '{name}', and nothing else with a card",
+        valid=f"a recipe's file, a run folder, or a name from: lorakit list recipes, {', '.join(CARDS)}",
         hint=nearest(name, known) or "lorakit list methods",
     )
 

@@ -12,11 +12,11 @@ from lorakit.cli.command import answer, envelope
 from lorakit.cli.experiments import Csv, Folder, Metric, NoWait, Seeds, heading, request, say_the_rest, spread, too_wide
 from lorakit.cli.options import AsJson, Offline, Quiet, RecipeName
 from lorakit.cli.output import write
+from lorakit.reporting.tables import Column, count, counted, duration, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lorakit.reporting.tables import Column
     from lorakit.workflow.experiments.ranking import SweptPoint
     from lorakit.workflow.experiments.sweep import PlannedPoint, Sweep, SweepPlan
     from lorakit.workflow.experiments.totals import Totals
@@ -29,7 +29,7 @@ def sweep(
         typer.Argument(
             metavar="KEY=VALUE[,VALUE]...",
             help="One value sets a key of all points, several make a grid: training.lr=1e-4,3e-4 adapter.rank=4,8. "
-            "With --trials also KEY=LOW..HIGH. A list is one value: adapter.targets=[q,v],[q,k,v].",
+            "With --trials also KEY=LOW..HIGH. A list is one value: adapter.targets=\\[q,v],\\[q,k,v].",
         ),
     ] = None,
     seeds: Seeds = None,
@@ -44,7 +44,7 @@ def sweep(
         typer.Option(
             "--storage",
             metavar="URL",
-            help="Of Optuna's study: sqlite:///FILE or another database, or a journal file; FOLDER/study.journal by default.",
+            help="Where Optuna keeps its study: sqlite:///FILE, another database, or a journal file; FOLDER/study.journal by default.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -77,7 +77,6 @@ def tell(result: Sweep) -> None:
 
 def sweep_tables(result: Sweep) -> list[Table]:
     """The points, best first, in one table or on a narrow terminal in two."""
-    from lorakit.reporting.tables import Column, count, duration, table
 
     def column(title: str, shown: Callable[[Totals], object]) -> Column:
         return Column(title, lambda point: "-" if point.came_to is None else shown(point.came_to), right=True)
@@ -103,8 +102,6 @@ def sweep_tables(result: Sweep) -> list[Table]:
 
 def plan_table(plan: SweepPlan) -> Table:
     """The points that would be trained, with their parameters."""
-    from lorakit.reporting.tables import Column, count, table
-
     of = len(plan.seeds)
     columns = [
         Column("point", lambda point: point.name),
@@ -113,17 +110,19 @@ def plan_table(plan: SweepPlan) -> Table:
         Column("head", lambda point: count(point.head_parameters), right=True),
         Column("runs done", lambda point: f"{len(point.finished)} of {of}", right=True),
     ]
-    points = f"{len(plan.points)} point{'' if len(plan.points) == 1 else 's'}"
-    told = f"{plan.task}, by {plan.metric}: {points}, {len(plan.points) * of} runs in {plan.folder}"
-    if plan.trials is not None:
-        told = f"{plan.task}, by {plan.metric}: {plan.trials} trials with {of} runs each in {plan.folder}; the ends of"
-        told += f" {', '.join(f'{key} {span}' for key, span in plan.ranges.items())}" if plan.ranges else " the axes"
-    return table(plan.points, columns, title=told)
+    title = f"{plan.task}, by {plan.metric}: "
+    if plan.trials is None:
+        title += f"{counted(len(plan.points), 'point')}, {counted(len(plan.points) * of, 'run')} in {plan.folder}"
+    else:
+        ranges = ", ".join(f"{key} {span}" for key, span in plan.ranges.items()) or "the axes"
+        title += (
+            f"{counted(plan.trials, 'trial')} with {counted(of, 'run')} each in {plan.folder}; the ends of {ranges}"
+        )
+    return table(plan.points, columns, title=title)
 
 
 def setting_columns(points: Sequence[SweptPoint] | Sequence[PlannedPoint]) -> list[Column]:
     """A column for each key that varies."""
-    from lorakit.reporting.tables import Column
 
     def column(key: str) -> Column:
         return Column(key, lambda point: point.settings.get(key, ""))

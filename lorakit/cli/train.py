@@ -14,7 +14,7 @@ from lorakit.cli import plan
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.options import AsJson, Offline, Overrides, Quiet, RecipeName, Seed, open_recipe
 from lorakit.cli.output import next_line, say, write
-from lorakit.reporting.tables import count, duration, facts, scores
+from lorakit.reporting.tables import count, duration, facts, percent, scores
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import LoadedRecipe
@@ -65,7 +65,7 @@ def tell(result: TrainResult, *, offline: bool) -> None:
     """Write what a person wants to know when a training has ended, and say what can be done next."""
     time = duration(result.seconds)
     if result.search_seconds:
-        time += f", {result.search_seconds / result.seconds:.0%} of it search"
+        time += f", {percent(result.search_seconds / result.seconds)} of it search"
     pairs = [
         (f"last, step {result.steps}", scores(result.last)),
         (

@@ -13,8 +13,8 @@ from lorakit.reporting.figures import curves, heat_map
 from lorakit.reporting.history import History
 from lorakit.reporting.search_figures import budget_over_time, changes, over_time, score_spread
 from lorakit.reporting.stability import Stability
-from lorakit.reporting.summary import Outcome, percent
-from lorakit.reporting.tables import counted, scores
+from lorakit.reporting.summary import Outcome
+from lorakit.reporting.tables import counted, percent, scores
 
 
 @dataclass(frozen=True)

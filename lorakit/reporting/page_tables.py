@@ -8,7 +8,7 @@ from lorakit.reporting.budget_shares import Share, by_layer, by_role
 from lorakit.reporting.history import History
 from lorakit.reporting.page import Numbers
 from lorakit.reporting.stability import Stability
-from lorakit.reporting.summary import percent
+from lorakit.reporting.tables import percent
 
 
 def tables(history: History, stability: Stability) -> list[Numbers]:

@@ -16,7 +16,7 @@ from lorakit.reporting.budget_shares import (
 )
 from lorakit.reporting.history import History
 from lorakit.reporting.stability import Stability
-from lorakit.reporting.tables import counted, duration, scores
+from lorakit.reporting.tables import counted, duration, percent, scores
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,6 @@ class Outcome:
     search_seconds: float = 0.0
     adapter_parameters: int | None = None
     head_parameters: int | None = None
-
-
-def percent(share: float) -> str:
-    """``45 %``; small shares with a digit more: ``4.5 %``."""
-    if 0 < share < 0.001:
-        return "under 0.1 %"
-    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
 
 
 def passages(outcome: Outcome, history: History, stability: Stability) -> list[Passage]:

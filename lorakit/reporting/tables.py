@@ -121,6 +121,13 @@ def scores(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
 
 
+def percent(share: float) -> str:
+    """``45 %``; small shares with a digit more: ``4.5 %``."""
+    if 0 < share < 0.001:
+        return "under 0.1 %"
+    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
+
+
 def duration(seconds: float) -> str:
     """``0.4 s``, ``42 s``, ``3 min 5 s`` or ``2 h 10 min``."""
     if seconds < 10:

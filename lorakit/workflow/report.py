@@ -25,8 +25,8 @@ from lorakit.reporting.page import Numbers, Page, Picture, render
 from lorakit.reporting.page_figures import drawings
 from lorakit.reporting.page_tables import tables
 from lorakit.reporting.stability import Stability, measure_stability
-from lorakit.reporting.summary import Outcome, Passage, passages, percent
-from lorakit.reporting.tables import duration
+from lorakit.reporting.summary import Outcome, Passage, passages
+from lorakit.reporting.tables import duration, percent
 from lorakit.result import Result
 from lorakit.workflow.records import RecordedRun, read_run
 

@@ -17,7 +17,7 @@ def test_train_calls_the_workflow_and_says_what_came_of_it(cli, here, workflow):
     assert facts["best, step 470"].strip() == "accuracy 0.8201  (chosen by accuracy on the validation split)"
     assert facts["parameters"].strip() == "4,608 in adapters, 770 in the head"
     assert facts["sites on"].strip() == "2 of 3"
-    assert facts["time"].strip() == "3 min 20 s, 12% of it search"
+    assert facts["time"].strip() == "3 min 20 s, 12 % of it search"
     for line in (
         "lorakit eval rotten_tomatoes --run runs/demo-0",
         "lorakit merge runs/demo-0",

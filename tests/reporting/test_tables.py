@@ -14,6 +14,7 @@ from lorakit.reporting.tables import (
     facts,
     heat_map,
     memory,
+    percent,
     ranks,
     scores,
     table,
@@ -71,3 +72,8 @@ def test_figures_in_words():
     assert (ranks(8, 8), ranks(4, 8)) == ("rank 8", "ranks 4 to 8")
     assert (memory(300 * 2**20), memory(2.5 * 2**30)) == ("300 MiB", "2.5 GiB")
     assert scores({"accuracy": 0.78924, "f1": 0.85}) == "accuracy 0.7892, f1 0.8500"
+
+
+def test_small_shares_have_a_digit_more():
+    told = [percent(share) for share in (0.0, 0.0004, 0.045, 0.0996, 0.45, 1.0)]
+    assert told == ["0 %", "under 0.1 %", "4.5 %", "10 %", "45 %", "100 %"]
