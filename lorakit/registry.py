@@ -1,6 +1,6 @@
 """Named things that register themselves: one file each, found by importing the folder they live in.
 
-A registry stands beside the base class of its entries: ``methods`` beside ``Method`` in ``lorakit.adapters.spec``.
+A registry stands beside the base class of its entries: ``methods`` beside ``Method`` in ``lorakit.adapters.method``.
 ``methods.get("dora")`` imports every file of ``lorakit.adapters.methods`` once (and whatever other packages offer under the
 entry point group ``lorakit.methods``), then answers from a dictionary. Nothing is imported before it is asked for.
 """
@@ -78,7 +78,7 @@ class Registry(Generic[T]):
 
 
 HOMES = {
-    "methods": "lorakit.adapters.spec",
+    "methods": "lorakit.adapters.method",
     "deltas": "lorakit.adapters.delta",
     "inits": "lorakit.adapters.init",
     "blocks": "lorakit.adapters.block",

@@ -17,10 +17,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from lorakit.adapters.budget import costs, shared_cost
 from lorakit.adapters.conflicts import conflicts
+from lorakit.adapters.counting import costs, shared_cost
 from lorakit.adapters.delta import deltas
-from lorakit.adapters.spec import Method, methods, resolve
+from lorakit.adapters.method import Method, methods, resolve
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.backbone.load import Backbone, load_backbone
@@ -123,7 +123,7 @@ def fitting(backbone: Backbone, method: Method, rank: int) -> bool:
     spec = resolve(AdapterSection(method=method.name, rank=rank))
     delta = deltas.get(spec.delta)
     sites = method.sites(backbone)
-    return not any(delta.check(site, rank, dict(spec.options)) for site in sites)
+    return not any(delta.refusal(site, rank, dict(spec.options)) for site in sites)
 
 
 def line(result: dict[str, Any]) -> str:

@@ -177,7 +177,7 @@ def warm_up(training: Training) -> None:
 
 def follow(training: Training, leader: Training) -> None:
     """The sites and rank units that the leader has on are on."""
-    training.adapted.restore_units(leader.adapted.units())
+    training.adapted.restore_units(leader.adapted.unit_record())
     training.adapted.restore(leader.adapted.states())
 
 

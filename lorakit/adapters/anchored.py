@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import START, Delta, axes_of
+from lorakit.adapters.declaration import START
+from lorakit.adapters.delta import Delta
+from lorakit.adapters.rank_units import axes_of
 from lorakit.backbone.site import Site
 
 Tensor = torch.Tensor
@@ -24,14 +26,16 @@ class Anchored(nn.Module):
     """Behaves as the delta it is made from, less that delta's start. The start's tensors are saved, and never train."""
 
     additive = True
-    replaces = False
+    replaces_parameters = False
     unmergeable = ""
     peft_names: Mapping[str, str] = {}
 
     def __init__(self, live: Delta):
         super().__init__()
         self.live = live
+        """The delta that trains."""
         self.start = copy.deepcopy(live)
+        """As it was at first."""
         self.rank_axes = {**live.rank_axes, **{f"{START}.{name}": axis for name, axis in live.rank_axes.items()}}
         self.roles = {**live.roles, **{f"{START}.{name}": START for name in live.roles}}
 
@@ -41,13 +45,20 @@ class Anchored(nn.Module):
         return self.live.site
 
     @property
-    def width(self) -> int | None:
-        """How many rank units are in the function; None: all."""
-        return self.live.width
+    def shared(self) -> None:
+        """Nothing is shared: a delta with shared tensors takes no factors."""
+        return None
 
-    @width.setter
-    def width(self, units: int | None) -> None:
-        self.live.width = self.start.width = units
+    # -- rank units, see ``rank_units`` -------------------------------------------------------------------------------
+
+    @property
+    def cut_to(self) -> int | None:
+        """How many rank units are in the function; None: all."""
+        return self.live.cut_to
+
+    @cut_to.setter
+    def cut_to(self, count: int | None) -> None:
+        self.live.cut_to = self.start.cut_to = count
 
     def closers(self) -> tuple[str, ...]:
         """The live delta's: there, a unit that is as at the start is out of the function."""
@@ -62,10 +73,7 @@ class Anchored(nn.Module):
                 where = units.nonzero().flatten().to(tensor.device)
                 tensor.index_copy_(axis, where, start.index_select(axis, where))
 
-    @property
-    def shared(self) -> None:
-        """Nothing is shared: a delta with shared tensors takes no factors."""
-        return None
+    # -- the function -------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, scale: float) -> Tensor:
         """``scale (dW - dW0) x``."""
@@ -98,16 +106,18 @@ class Anchored(nn.Module):
             return None
         return torch.cat([live[0], -start[0]], dim=1), torch.cat([live[1], start[1]], dim=0)
 
-    def neutral(self) -> bool:
-        """Whether nothing has moved."""
-        return all(torch.equal(t, s) for t, s in zip(self.live.parameters(), self.start.parameters(), strict=True))
-
-    def asleep(self) -> set[str]:
-        """No tensor's gradient is zero: the factors are not."""
-        return set()
+    # -- its tensors --------------------------------------------------------------------------------------------------
 
     def tensors(self) -> Iterator[tuple[str, nn.Parameter, str]]:
         """(name, parameter, role): the live tensors under their own names, then the start's."""
         yield from self.live.tensors()
         for name, parameter, _ in self.start.tensors():
             yield f"{START}.{name}", parameter, START
+
+    def is_zero(self) -> bool:
+        """Whether nothing has moved."""
+        return all(torch.equal(t, s) for t, s in zip(self.live.parameters(), self.start.parameters(), strict=True))
+
+    def without_gradient(self) -> set[str]:
+        """No tensor's gradient is zero: the factors are not."""
+        return set()

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from torch import nn
+
 from lorakit.registry import Registry
 
 if TYPE_CHECKING:
@@ -22,13 +24,12 @@ class Wiring(Protocol):
 
 
 class Block(ABC):
-    """A family of sites that recipes do not name by ``adapter.targets``.
-
-    name: what methods call it; summary: where it sits, in a line.
-    """
+    """A family of sites that recipes do not name by ``adapter.targets``."""
 
     name: ClassVar[str]
+    """What methods call it."""
     summary: ClassVar[str]
+    """Where it sits, in a line."""
 
     @abstractmethod
     def sites(self, backbone: Backbone) -> list[Site]:
@@ -37,6 +38,12 @@ class Block(ABC):
     def wiring(self, backbone: Backbone, adapters: Sequence[Adapter]) -> Wiring | None:
         """What installs the adapters; None where they stand in for modules' forwards or parameters, and install themselves."""
         return None
+
+
+def free_name(model: nn.Module, name: str) -> str:
+    """``name`` for a new child of ``model``, numbered where there are children called so already."""
+    taken = sum(child.startswith(name) for child, _ in model.named_children())
+    return f"{name}{taken + 1}" if taken else name
 
 
 blocks: Registry[Block] = Registry("block", "lorakit.adapters.blocks")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from lorakit.adapters.counting import count, shared_count
+from lorakit.adapters.counting import costs, shared_cost, uniform_cost
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError
@@ -16,47 +15,14 @@ from lorakit.recipe.schema import SearchSection
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be on at once.
-
-    parameters: the most adapter parameters that may train after any tick; share: of all sites' parameters, what they share left
-    out, or of the sites where modules are counted (1.0 = everything); source: how the recipe said it, for people.
-    """
+    """What may be on at once."""
 
     parameters: int
+    """The most adapter parameters that may train after any tick."""
     share: float
+    """Of all sites' parameters, what they share left out, or of the sites where modules are counted (1.0 = everything)."""
     source: str
-
-
-def spec_for(site: Site, linear: AdapterSpec, shortcut: AdapterSpec) -> AdapterSpec:
-    """The axes of this site."""
-    return shortcut if site.is_shortcut else linear
-
-
-def costs(
-    sites: Sequence[Site],
-    linear: AdapterSpec,
-    shortcut: AdapterSpec,
-    ranks: Mapping[str, int] | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, int]:
-    """Site name -> trained parameters of its own at its full rank; what sites share is in none of them."""
-    full, given = ranks or {}, options or {}
-    specs = [(site, spec_for(site, linear, shortcut).with_options(given.get(site.name))) for site in sites]
-    return {site.name: count(spec, site, full.get(site.name, spec.rank)) for site, spec in specs}
-
-
-def shared_cost(
-    sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec, ranks: Mapping[str, int] | None = None
-) -> int:
-    """Trained parameters that sites have in common: always spent, whatever is on."""
-    members = [site for site in sites if not site.is_shortcut]
-    return shared_count(linear, members, lambda site: (ranks or {}).get(site.name, linear.rank))
-
-
-def uniform_cost(sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec, rank: int) -> int:
-    """Trained parameters with every site at ``rank``."""
-    ranks = dict.fromkeys((site.name for site in sites), rank)
-    return sum(costs(sites, linear, shortcut, ranks).values()) + shared_cost(sites, linear, shortcut, ranks)
+    """How the recipe said it, for people."""
 
 
 def resolve_budget(
@@ -109,7 +75,7 @@ def portion(share: float, total: int) -> int:
     return math.floor(round(share * total, 6))
 
 
-def places(share: float, sites: Sequence[Site]) -> tuple[int, int]:
+def enabled_modules(share: float, sites: Sequence[Site]) -> tuple[int, int]:
     """(linear sites, shortcuts) that the authors' rule enables: floor of the share, and round of the share."""
     linear = sum(not site.is_shortcut for site in sites)
     return portion(share, linear), math.floor(round(share * (len(sites) - linear), 6) + 0.5)
@@ -117,7 +83,7 @@ def places(share: float, sites: Sequence[Site]) -> tuple[int, int]:
 
 def _module_budget(share: float, sites: Sequence[Site], site_costs: Mapping[str, int], common: int) -> Budget:
     """The authors' budget counts modules; in parameters that is at most the dearest ones."""
-    total = sum(places(share, sites))
+    total = sum(enabled_modules(share, sites))
     if total == 0:
         raise RecipeError(
             Problem(f"{share:.0%} of {len(sites)} sites is not one module", key="search.enable", hint="a larger share")

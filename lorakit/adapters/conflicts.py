@@ -4,9 +4,9 @@ init from W x switching off, a second adapter      commute: W is never rewritten
 init x scale                                       commute: an init is given s (``InitContext.scale``)
 scale x pruning                                    commute: s is fixed with the rank that a site is built with
 dropout x what is no sum                           refused; beside a magnitude it drops inputs of the adapter's branch alone
-magnitude x a second adapter at once               refused (``adapter.stack``)
+magnitude x a second adapter at once               refused (``switching.stack``)
 magnitude x storing dW alone                       commute: everything reads ``Adapter.effective_weight``
-freezing for good x scores of a search             `aflora` refuses a search; a tensor that `diff_pruning` settles scores 0
+freezing for good x scores of a search             `aflora` refuses a search; a tensor that `diff_pruning` froze scores 0
 element masks x momentum, weight decay             commute: masked again after every step; `rose` lets entries grow back
 shared tensors x pruning, ranks by site            commute: a site's own tensors are pruned, a lower rank takes the first directions
 shared tensors that train x search.off: freeze     refused: a frozen site would move
@@ -18,12 +18,12 @@ parameters of two modules x training them          refused (``blocks.modules``);
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from lorakit.adapters.delta import Delta, Option, deltas
+from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import Init, inits
-from lorakit.errors import Problem, RecipeError, nearest
+from lorakit.errors import Problem
 from lorakit.recipe.schema import SearchSection
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Prob
                 valid="drop",
             )
         )
-    beside = not delta.replaces and {"linear", "conv1d"} & set(delta.kinds)
+    beside = not delta.replaces_parameters and {"linear", "conv1d"} & set(delta.kinds)
     if search.method == "heterolora" and search.scoring == "streaming" and (moving or not beside):
         why = f"they share {' and '.join(moving)}" if moving else "they are not computed beside a frozen layer"
         problems.append(
@@ -130,13 +130,13 @@ def scale_needs_a_sum(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iter
 
 def init_has_something_to_draw(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
     """An init without anything to draw would be silently without effect, and what is to be drawn must be."""
-    if not delta.draws() and init.name != "nothing":
+    if not delta.needs_init() and init.name != "nothing":
         yield Problem(
             f"every tensor of delta '{spec.delta}' has a start of its own: init '{spec.init}' would have no effect",
             key="adapter.init",
             valid="nothing",
         )
-    if delta.draws() and init.name == "nothing":
+    if delta.needs_init() and init.name == "nothing":
         yield Problem(f"delta '{spec.delta}' has tensors to draw", key="adapter.init", valid="kaiming, gaussian, ...")
 
 
@@ -172,55 +172,3 @@ RULES: tuple[Callable[[AdapterSpec, type[Delta], Init], Iterator[Problem]], ...]
     init_fits_the_delta,
     ratio_has_both,
 )
-
-
-def read_options(delta: str, given: Mapping[str, str], key: str = "adapter.options") -> dict[str, Any]:
-    """The delta's options as their types. Raises RecipeError for names and values it does not have."""
-    known: Mapping[str, Option] = deltas.get(delta).options
-    problems = [
-        Problem(
-            f"delta '{delta}' has no option '{name}'",
-            key=key,
-            valid=", ".join(known) or "it has none",
-            hint=nearest(name, list(known)),
-        )
-        for name in given
-        if name not in known
-    ]
-    values, wrong = read_known(known, given, key)
-    if problems or wrong:
-        raise RecipeError([*problems, *wrong])
-    return values
-
-
-def read_known(known: Mapping[str, Option], given: Mapping[str, str], key: str) -> tuple[dict[str, Any], list[Problem]]:
-    """Those of ``given`` that are ``known`` as their types, and what cannot be read."""
-    read = {name: read_option(known[name], str(text)) for name, text in given.items() if name in known}
-    problems = [
-        Problem(f"{name}: {given[name]} cannot be used here", key=key, valid=valid_option(known[name]))
-        for name, value in read.items()
-        if value is None
-    ]
-    return {name: value for name, value in read.items() if value is not None}, problems
-
-
-def read_option(option: Option, text: str) -> int | float | str | None:
-    """The value as the option's type, or None where it is not one."""
-    if isinstance(option.default, str):
-        return text if not option.choices or text in option.choices else None
-    try:
-        value = type(option.default)(text)
-    except ValueError:
-        return None
-    inside = (option.low is None or value >= option.low) and (option.high is None or value <= option.high)
-    return value if inside else None
-
-
-def valid_option(option: Option) -> str:
-    """What the option may be, in words."""
-    if option.choices:
-        return ", ".join(option.choices)
-    noun = {int: "a whole number", float: "a number", str: "text"}[type(option.default)]
-    low = "" if option.low is None else f" at least {option.low:g}"
-    high = "" if option.high is None else f" at most {option.high:g}"
-    return noun + low + high

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,20 +12,14 @@ from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.site import Site
 
 
-def count(spec: AdapterSpec, site: Site, rank: int) -> int:
-    """Trained parameters of ``site`` at ``rank``, before anything is built: the currency of every budget. Shared ones apart."""
+def count_parameters(spec: AdapterSpec, site: Site, rank: int) -> int:
+    """Trained parameters of ``site`` at ``rank``, what it shares with others left out."""
     if rank <= 0:
         return 0
     delta = deltas.get(spec.delta)
-    shapes = delta.shapes(site, rank, settings(spec))
+    shapes = delta.shapes(site, rank, spec.settings)
     own = sum(torch.Size(shape).numel() for name, shape in shapes.items() if spec.trains(delta.role_of(name)))
     return own + (site.out_features if spec.decomposition == "magnitude" and spec.trains("magnitude") else 0)
-
-
-def settings(spec: AdapterSpec) -> dict[str, Any]:
-    """The values of the delta's options, defaults included."""
-    delta = deltas.get(spec.delta)
-    return delta.settings_of(dict(spec.options))
 
 
 def shared_shapes(
@@ -39,12 +33,12 @@ def shared_shapes(
     for site in sites:
         groups.setdefault(delta.group(site), []).append(site)
     return {
-        group: delta.shared_shapes(members, max(map(rank_of, members)), settings(spec))
+        group: delta.shared_shapes(members, max(map(rank_of, members)), spec.settings)
         for group, members in groups.items()
     }
 
 
-def shared_count(spec: AdapterSpec, sites: Sequence[Site], rank_of: Callable[[Site], int]) -> int:
+def count_shared(spec: AdapterSpec, sites: Sequence[Site], rank_of: Callable[[Site], int]) -> int:
     """Trained parameters that ``sites`` have in common, counted once."""
     delta = deltas.get(spec.delta)
     return sum(
@@ -53,3 +47,35 @@ def shared_count(spec: AdapterSpec, sites: Sequence[Site], rank_of: Callable[[Si
         for name, shape in shapes.items()
         if spec.trains(delta.shared_roles[name])
     )
+
+
+def spec_for(site: Site, linear: AdapterSpec, shortcut: AdapterSpec) -> AdapterSpec:
+    """The axes of this site."""
+    return shortcut if site.is_shortcut else linear
+
+
+def costs(
+    sites: Sequence[Site],
+    linear: AdapterSpec,
+    shortcut: AdapterSpec,
+    ranks: Mapping[str, int] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, int]:
+    """Site name -> trained parameters of its own at its full rank; what sites share is in none of them."""
+    full, given = ranks or {}, options or {}
+    specs = [(site, spec_for(site, linear, shortcut).with_options(given.get(site.name))) for site in sites]
+    return {site.name: count_parameters(spec, site, full.get(site.name, spec.rank)) for site, spec in specs}
+
+
+def shared_cost(
+    sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec, ranks: Mapping[str, int] | None = None
+) -> int:
+    """Trained parameters that sites have in common: always spent, whatever is on."""
+    members = [site for site in sites if not site.is_shortcut]
+    return count_shared(linear, members, lambda site: (ranks or {}).get(site.name, linear.rank))
+
+
+def uniform_cost(sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec, rank: int) -> int:
+    """Trained parameters with every site at ``rank``."""
+    ranks = dict.fromkeys((site.name for site in sites), rank)
+    return sum(costs(sites, linear, shortcut, ranks).values()) + shared_cost(sites, linear, shortcut, ranks)

@@ -40,7 +40,7 @@ class Factored(Delta):
         return b @ a
 
     @torch.no_grad()
-    def neutral(self) -> bool:
+    def is_zero(self) -> bool:
         """Whether one of the two is zero, wherever its tensors started."""
         b, a = self.factors()
         return not b.any() or not a.any()

@@ -1,65 +1,98 @@
-"""What an initialisation is given, and what it must do."""
+"""What an initialisation is given, what it must do, and how a delta comes to its start."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import Delta
+from lorakit.adapters.anchored import Anchored
+from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.shared import Shared
 from lorakit.registry import Registry
+
+if TYPE_CHECKING:
+    from lorakit.adapters.spec import AdapterSpec
+    from lorakit.backbone.site import Site
 
 
 @dataclass(frozen=True)
 class InitContext:
-    """What an initialisation may use.
-
-    weight: the site's frozen W (out x in), None on a shortcut; scale: the s of W + s dW; generator: the site's own stream;
-    covariance and mean: those of x x^T (in x in) and of x (in,) over calibration tokens, gradient: dL/dW of the loss averaged over
-    calibration rows (out x in), each only for an init that ``needs`` it (covariance: both of the first two).
-    """
+    """What an initialisation may use."""
 
     weight: torch.Tensor | None
+    """The site's frozen W (out x in), None on a shortcut."""
     scale: float
+    """The s of W + s dW."""
     generator: torch.Generator
+    """The site's own random stream."""
     covariance: torch.Tensor | None = None
+    """(in x in) That of x x^T over calibration tokens, for an init that ``needs`` it."""
     mean: torch.Tensor | None = None
+    """(in,) That of x over calibration tokens, where there is a covariance."""
     gradient: torch.Tensor | None = None
+    """(out x in) dL/dW of the loss averaged over calibration rows, for an init that ``needs`` it."""
 
 
-class Drawable(Protocol):
-    """What has tensors to draw: a delta, or the tensors that deltas share."""
+class Initialisable(Protocol):
+    """What has tensors for an init to fill: a delta, or the tensors that deltas share."""
 
-    def drawn(self) -> Iterator[tuple[str, nn.Parameter, str]]:
+    def init_tensors(self) -> Iterator[tuple[str, nn.Parameter, str]]:
         """(name, parameter, role) of the tensors that have no start of their own."""
 
 
 @dataclass(frozen=True)
 class Init:
-    """An initialisation.
-
-    fill: fills the tensors that have no start of their own, in place; anchors: it starts the update away from zero, so the start is kept
-    and subtracted, W' = W + s (dW - dW at start), and the frozen weight stays the pretrained one; factors: it gives factors A and B,
-    which the delta must be able to take; zero: the role of the one that it gives as zero, which must train; needs: what of the model
-    or of training data it looks at; name, title, summary and source are for people.
-    """
+    """An initialisation."""
 
     name: str
+    """What recipes call it."""
     title: str
+    """Its full name."""
     summary: str
+    """Its formula in one line."""
     source: str
+    """Paper and section."""
     fill: Callable[[Delta, InitContext], None]
+    """Fills the tensors that have no start of their own, in place."""
     factors: bool = False
+    """Whether it gives factors A and B, which the delta must be able to take."""
     zero: str = ""
+    """The role of the factor that it gives as zero, which must train; empty where it gives none."""
     anchors: bool = False
+    """Whether it starts the update away from zero. The start then is kept and subtracted (``anchored``)."""
     needs: Literal["nothing", "weight", "covariance", "gradient"] = "nothing"
+    """What of the model or of training data it looks at."""
 
-    def __call__(self, tensors: Drawable, context: InitContext) -> None:
+    def __call__(self, tensors: Initialisable, context: InitContext) -> None:
         """Fill ``tensors``: a delta's, or those that deltas share, which only an init that just draws is given (see ``conflicts``)."""
         self.fill(cast(Delta, tensors), context)
 
 
 inits: Registry[Init] = Registry("init", "lorakit.adapters.inits")
+
+
+def fresh_delta(
+    site: Site,
+    spec: AdapterSpec,
+    rank: int,
+    weight: torch.Tensor | None,
+    generator: torch.Generator,
+    shared: Shared | None,
+    statistics: Mapping[str, torch.Tensor] | None,
+) -> Delta | Anchored:
+    """The delta of one site at its start: first the tensors with a start of their own, then those that the recipe's init fills.
+
+    weight: W (out x in), None on a shortcut; the others as ``Adapter`` has them.
+    """
+    delta = deltas.get(spec.delta)(site, rank, dict(spec.options), shared)
+    init = inits.get(spec.init)
+    wide = None if weight is None else weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    delta.put_at_start(generator)
+    delta.prepare(wide)
+    if statistics is not None:
+        init(delta, InitContext(wide, spec.scale_at(rank), generator, **statistics))
+    return Anchored(delta) if init.anchors else delta

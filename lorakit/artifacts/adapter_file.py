@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lorakit.adapters.attach import SHARED, AdaptedModel
+from lorakit.adapters.adapted_model import SHARED, AdaptedModel
 from lorakit.artifacts.adapter_record import check_sites
 from lorakit.artifacts.files import folder, write_json
 from lorakit.artifacts.peft.layout import PREFIX, is_native, native_config, peft_name
@@ -49,11 +49,11 @@ def write_adapter(adapted: AdaptedModel, target: Path) -> None:
 
 
 def packed_state(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
-    """``AdaptedModel.state``, of each site its live rank units alone."""
-    state = adapted.state()
+    """``AdaptedModel.tensors``, of each site its live rank units alone."""
+    state = adapted.tensors()
     for site, adapter in adapted.adapters.items():
         for name, _, _ in adapter.tensors():
-            state[f"{site}.{name}"] = adapter.packed(name, state[f"{site}.{name}"])
+            state[f"{site}.{name}"] = adapter.units.live_part(name, state[f"{site}.{name}"])
     return state
 
 
@@ -83,9 +83,9 @@ def load_adapter(adapted: AdaptedModel, path: Path) -> None:
 
 @torch.no_grad()
 def copy_in(adapted: AdaptedModel, tensors: Mapping[str, torch.Tensor], names: Mapping[str, str], path: Path) -> None:
-    """Copy the tensors of a file into the model; names: key in ``AdaptedModel.state`` -> name in the file, each must be there."""
+    """Copy the tensors of a file into the model; names: key in ``AdaptedModel.tensors`` -> name in the file, each must be there."""
     owners = {f"{site}.{name}": (a, name) for site, a in adapted.adapters.items() for name, _, _ in a.tensors()}
-    own, packed = adapted.state(), packed_state(adapted)
+    own, packed = adapted.tensors(), packed_state(adapted)
     for key, name in names.items():
         if name not in tensors:
             raise RunError(f"tensor {name} is missing", where=str(path))
@@ -95,7 +95,7 @@ def copy_in(adapted: AdaptedModel, tensors: Mapping[str, torch.Tensor], names: M
         if tensors[name].dtype != own[key].dtype:
             raise RunError(f"tensor {name} is of {tensors[name].dtype}, not {own[key].dtype}", where=str(path))
         site, tensor = owners.get(key, (None, ""))
-        own[key].copy_(tensors[name] if site is None else site.unpacked(tensor, tensors[name]))
+        own[key].copy_(tensors[name] if site is None else site.units.whole(tensor, tensors[name]))
 
 
 def site_states(path: Path) -> dict[str, str]:
@@ -128,7 +128,7 @@ def put_units(adapted: AdaptedModel, path: Path) -> None:
     }
     for name, units in record.items():
         adapter = adapted.adapters[name]
-        ranks = range(adapter.rank if adapter.divisible else 0)
+        ranks = range(adapter.rank if adapter.units.divisible else 0)
         if not all(unit in ranks for unit in units["live"]):
             raise RunError(
                 f"{name} has no rank units {units['live']}", where=str(path / OURS), valid=f"0 to {len(ranks) - 1}"
@@ -160,12 +160,12 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def file_names(adapted: AdaptedModel) -> dict[str, dict[str, str]]:
-    """File -> key in ``AdaptedModel.state`` -> name in the file, for the tensors that are written."""
+    """File -> key in ``AdaptedModel.tensors`` -> name in the file, for the tensors that are written."""
     live = {name: adapter for name, adapter in adapted.adapters.items() if name in set(adapted.in_function)}
     ours = {
         key: key
         for group, shared in adapted.shared.items()
-        if not set(adapted.users(group)).isdisjoint(live)
+        if not set(adapted.sites_sharing(group)).isdisjoint(live)
         for key in (f"{SHARED}.{group}.{name}" for name, _, _ in shared.tensors())
     }
     native = is_native(adapted)
@@ -192,8 +192,8 @@ def description(adapted: AdaptedModel) -> dict[str, Any]:
             "layer": adapter.site.layer,
             "role": adapter.site.role,
             "kind": adapter.site.kind,
-            "rank": adapter.live if adapter.divisible else adapter.rank,
-            "units": None if adapter.units.all() else adapter.units.nonzero().flatten().tolist(),
+            "rank": adapter.units.live if adapter.units.divisible else adapter.rank,
+            "units": None if adapter.units.mask.all() else adapter.units.mask.nonzero().flatten().tolist(),
             "full_rank": adapter.rank,
             "scale": adapter.scale,
             "state": adapter.state,

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from lorakit.adapters.adapter import DROPPED, FROZEN, ON
-from lorakit.adapters.conflicts import read_options
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.init import inits
-from lorakit.adapters.spec import SCALES, AdapterSpec
+from lorakit.adapters.spec import SCALES, AdapterSpec, read_options
+from lorakit.adapters.switching import DROPPED, FROZEN, ON
 from lorakit.artifacts.records import number
 
 STATES = (DROPPED, FROZEN, ON)

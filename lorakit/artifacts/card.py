@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorakit.backbone.checkpoint import HUB_NAME
+from lorakit.backbone.model_folder import HUB_NAME
 
 CARD = """\
 ---

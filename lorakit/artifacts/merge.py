@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
-from lorakit.adapters.adapter import DROPPED, Adapter
-from lorakit.adapters.attach import AdaptedModel, attach
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.attach import attach
 from lorakit.adapters.spec import AdapterSpec
+from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, copy_in, read_tensors, save_tensors
 from lorakit.artifacts.adapter_record import check_axes, check_sites
 from lorakit.artifacts.records import number, read_record, reading
@@ -76,12 +78,12 @@ def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter]) -> Non
         model.save_pretrained(folder, state_dict=plain)
         adapted.backbone.tokenizer.save_pretrained(folder)
     if kept:
-        state = adapted.state()
+        state = adapted.tensors()
         save_tensors({name: state[name] for name in kept_names(kept)}, folder / OUR_TENSORS)
 
 
 def kept_names(kept: list[Adapter]) -> list[str]:
-    """The names of the kept shortcuts' tensors, in ``AdaptedModel.state`` and on disk alike."""
+    """The names of the kept shortcuts' tensors, in ``AdaptedModel.tensors`` and on disk alike."""
     return [f"{adapter.site.name}.{name}" for adapter in kept for name, _, _ in adapter.tensors()]
 
 

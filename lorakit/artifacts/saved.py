@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import OURS, file_names, packed_state, read_tensors
 from lorakit.artifacts.files import read_json
 from lorakit.errors import RunError
@@ -24,7 +24,7 @@ def check_saved(adapted: AdaptedModel, path: Path) -> None:
     if missing:
         raise RunError(f"the trained head was not saved: {', '.join(sorted(missing))}", where=str(path))
     told = read_json(path / OURS)
-    live = {name: a.live if a.divisible else a.rank for name, a in adapted.adapters.items()}
+    live = {name: a.units.live if a.units.divisible else a.rank for name, a in adapted.adapters.items()}
     if {site["name"]: site["rank"] for site in told["sites"]} != live:
         raise RunError("the ranks that were saved are not those that were trained", where=str(path / OURS))
     counted = adapted.adapter_parameters(), adapted.head_parameters()

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from lorakit.adapters.adapter import DROPPED, Adapter
-from lorakit.adapters.attach import SHARED, AdaptedModel
-from lorakit.adapters.delta import axes_of
+from lorakit.adapters.adapted_model import SHARED, AdaptedModel
+from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.init import inits
+from lorakit.adapters.rank_units import axes_of
+from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, PEFT_CONFIG, PEFT_TENSORS, read_tensors, told_adapter
 from lorakit.artifacts.peft.layout import PREFIX, in_peft, peft_name
 from lorakit.artifacts.records import reading
@@ -41,7 +42,7 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
             tensors |= read_tensors(place / file)
     check_kinds(adapted, tensors, path)
     spread(adapted, entries, tensors)
-    state, taken, fresh = adapted.state(), {}, []
+    state, taken, fresh = adapted.tensors(), {}, []
     off = [f"{name}." for name, entry in entries.items() if entry["state"] == DROPPED]
     absent = (*off, f"{SHARED}.") if len(off) == len(entries) else tuple(off)
     for key, names in possible_names(adapted).items():
@@ -60,7 +61,7 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
 
 def check_kinds(adapted: AdaptedModel, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Refuse tensors of another dtype than the model's: nothing is converted."""
-    state = adapted.state()
+    state = adapted.tensors()
     for key, names in possible_names(adapted).items():
         for name in tensors.keys() & names:
             if tensors[name].dtype != state[key].dtype:
@@ -70,12 +71,12 @@ def check_kinds(adapted: AdaptedModel, tensors: Mapping[str, torch.Tensor], path
 
 def spread(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
     """Give tensors of live rank units alone their full shape, with the fresh model's own units in the place of those that were off."""
-    names, state = possible_names(adapted), adapted.state()
+    names, state = possible_names(adapted), adapted.tensors()
     for site, adapter in adapted.adapters.items():
         units = entries[site].get("units")
         if units is None:
             continue
-        if not adapter.divisible or not all(unit < adapter.rank for unit in units):
+        if not adapter.units.divisible or not all(unit < adapter.rank for unit in units):
             raise RecipeError(f"{site} has no rank units {units}", key=KEY, valid=f"0 to {adapter.rank - 1}")
         for tensor, _, _ in adapter.tensors():
             key = f"{site}.{tensor}"
@@ -84,7 +85,7 @@ def spread(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], tens
                 live = [len(units) if axis in axes else size for axis, size in enumerate(state[key].shape)]
                 if [*tensors[name].shape] != live:
                     raise RecipeError(f"tensor {name} is {[*tensors[name].shape]}, and not {live}", key=KEY)
-                tensors[name] = adapter.spread(tensor, tensors[name], units, state[key])
+                tensors[name] = adapter.units.inserted(tensor, tensors[name], units, state[key])
 
 
 def adapter_folder(path: Path) -> Path:
@@ -140,8 +141,8 @@ def entries_sameness(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def possible_names(adapted: AdaptedModel) -> dict[str, list[str]]:
-    """Key in ``AdaptedModel.state`` -> what it may be called on disk: by its own name, or in PEFT's form."""
-    names = {key: [key, PREFIX + key] for key in adapted.state()}
+    """Key in ``AdaptedModel.tensors`` -> what it may be called on disk: by its own name, or in PEFT's form."""
+    names = {key: [key, PREFIX + key] for key in adapted.tensors()}
     for site, adapter in adapted.adapters.items():
         if in_peft(adapter):
             for name, _, _ in adapter.tensors():

@@ -5,46 +5,40 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.backbone.families import Family, families
+from lorakit.backbone.guessing import adaptable, find_layers, guess_role, shape_of
+from lorakit.backbone.residual_sums import ResidualSums, find_residual_sums
 from lorakit.backbone.site import ROLES, SHORTCUTS, Site
-from lorakit.backbone.structure import adaptable, find_layers, guess_role, shape_of
 from lorakit.errors import Problem, RecipeError, nearest
 
 FUSED = {"q": "qkv", "k": "qkv", "v": "qkv"}
 
 
-@dataclass
-class LayerStreams:
-    """The residual sums of one layer, named by the norms that follow them.
-
-    layer: called with the hidden states (batch, length, width) as its first argument, returns them alone or first in a tuple;
-    path: its name in the model; post_norm: whether the norms stand behind the sums; attention_norm: post-norm, the norm
-    applied to the attention sum, pre-norm, the norm before the MLP (its input is the attention sum either way); output_norm:
-    post-norm, the norm applied to the MLP sum, pre-norm, None (the layer's output is that sum).
-    """
-
-    layer: nn.Module
-    path: str
-    post_norm: bool
-    attention_norm: nn.Module
-    output_norm: nn.Module | None
-
-
 class Anatomy:
     """The adaptable sites of a sequence-classification model.
 
-    family: the registered family's name, or the transformers model type where no family is registered for it; sites: every
-    Linear and Conv1D of the layers, in model order, the head never; layers: (path, module) of each layer; streams: one per
-    layer, empty where shortcuts cannot be wired in; no_shortcuts: the reason for that, else empty.
-
     Raises RecipeError (key ``model.name``) when the model has no layers that could be adapted.
     """
+
+    family: str
+    """The registered family's name, or the transformers model type where no family is registered for it."""
+    layers: list[tuple[str, nn.Module]]
+    """(path, module) of each layer."""
+    sites: list[Site]
+    """Every Linear and Conv1D of the layers, in model order, the head never."""
+    elsewhere: tuple[str, ...]
+    """The paths of those outside the layers."""
+    residual_sums: list[ResidualSums]
+    """One for each layer, empty where shortcuts cannot be wired in."""
+    no_shortcuts: str
+    """The reason for that, else empty."""
+    hidden_size: int
+    """The width of the residual stream."""
 
     def __init__(self, model: Any):
         model_type = str(model.config.model_type)
@@ -55,7 +49,7 @@ class Anatomy:
             self.family = model_type
             self.layers = find_layers(model)
             self.sites = linear_sites(self.layers, guess_role)
-            self.streams: list[LayerStreams] = []
+            self.residual_sums = []
             known = ", ".join(families.names())
             self.no_shortcuts = f"where its residual sums are is not known; known families: {known}"
         else:
@@ -63,7 +57,7 @@ class Anatomy:
             self.family = record.name
             self.layers = layers
             self.sites = linear_sites(layers, lambda path: roles.get(path, "other"))
-            self.streams, self.no_shortcuts = layer_streams(layers, record, model.config)
+            self.residual_sums, self.no_shortcuts = find_residual_sums(layers, record, model.config)
         if not self.sites:
             raise RecipeError(
                 f"no layers with Linear or Conv1D modules were found in this {model_type} model", key="model.name"
@@ -198,17 +192,3 @@ def linear_sites(layers: Sequence[tuple[str, nn.Module]], role_of: Callable[[str
                 bias = getattr(module, "bias", None) is not None
                 sites.append(Site(name, number, role_of(inner), *shape_of(module), kind, bias))  # type: ignore[arg-type]
     return sites
-
-
-def layer_streams(
-    layers: Sequence[tuple[str, nn.Module]], family: Family, config: Any
-) -> tuple[list[LayerStreams], str]:
-    """Each layer's streams and an empty reason, or no streams and the reason."""
-    norms = family.norms(config)
-    if isinstance(norms, str):
-        return [], norms
-    streams = []
-    for path, layer in layers:
-        output = layer.get_submodule(norms.output) if norms.output else None
-        streams.append(LayerStreams(layer, path, output is not None, layer.get_submodule(norms.attention), output))
-    return streams, ""

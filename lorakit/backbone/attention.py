@@ -23,7 +23,7 @@ def attention_modules(part: nn.Module) -> list[nn.Module]:
     ]
 
 
-def named(config: Any, name: str) -> Any:
+def with_attention(config: Any, name: str) -> Any:
     """A copy of the config that differs in the attention function alone."""
     copied = copy.copy(config)
     copied.__dict__["_attn_implementation_internal"] = name

@@ -14,10 +14,12 @@ from lorakit.errors import RunError
 
 @dataclass(frozen=True)
 class NewParts:
-    """names: the parameters that train, in model order; pretrained_head: whether the checkpoint brought the whole head."""
+    """What of a loaded model is new."""
 
     names: list[str]
+    """The parameters that train, in model order."""
     pretrained_head: bool
+    """Whether the checkpoint brought the whole head."""
 
 
 def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str) -> NewParts:

@@ -13,10 +13,10 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from lorakit.backbone.anatomy import Anatomy
-from lorakit.backbone.checkpoint import find_checkpoint
+from lorakit.backbone.config_and_tokenizer import attention_for, configure, first_line, read_config, read_tokenizer
 from lorakit.backbone.head import embedding_weight, find_new_parts, train_new_parts
+from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.backbone.padding import prepare_padding
-from lorakit.backbone.reading import attention_for, configure, first_line, read_config, read_tokenizer
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
 from lorakit.recipe.schema import ModelSection
 
@@ -25,25 +25,26 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass
 class Backbone:
-    """A pretrained model, ready to be adapted.
-
-    model: a transformers sequence classifier in eval mode, every parameter frozen except the new parts; tokenizer: pads on
-    the right, with a token that no text ends with; anatomy: the adaptable sites; new_parts: names of the parameters that are
-    newly initialised or belong to the classification head (they train, and are saved with the adapter); name: as the
-    recipe says it; notes: what a person should know about the loading, a sentence each; pretrained_head: whether the head is
-    the checkpoint's own, trained for as many labels; checkpoint_labels: the names the checkpoint gave its outputs.
-    """
+    """A pretrained model, ready to be adapted."""
 
     model: Any
+    """A transformers sequence classifier in eval mode, every parameter frozen except the new parts."""
     tokenizer: Any
+    """Pads on the right, with a token that no text ends with."""
     anatomy: Anatomy
+    """The adaptable sites."""
     new_parts: list[str]
+    """Names of the parameters that are newly initialised or belong to the head: they train, and are saved with the adapter."""
     name: str
+    """As the recipe says it."""
     notes: list[str] = field(default_factory=list)
+    """What a person should know about the loading, a sentence each."""
     pretrained_head: bool = False
+    """Whether the head is the checkpoint's own, trained for as many labels."""
     checkpoint_labels: tuple[str, ...] = ()
+    """The names the checkpoint gave its outputs."""
 
-    def longest(self, wanted: int) -> int:
+    def longest_text(self, wanted: int) -> int:
         """Tokens a text may keep: ``wanted``, or what the model can take where that is less."""
         return min(wanted, int(self.tokenizer.model_max_length))
 

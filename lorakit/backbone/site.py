@@ -14,25 +14,26 @@ ROLES = ("q", "k", "v", "o", "up", "gate", "down")
 
 @dataclass(frozen=True)
 class Site:
-    """One adaptable place.
-
-    name: the module's path in the model (``bert.encoder.layer.3.attention.self.query``), or for a shortcut the path of its
-    layer and its role (``bert.encoder.layer.3.res1``), as for what a block adds to a layer or to the input;
-    layer: counted from 0 at the input, -1 where a module belongs to no
-    layer; role: one of ROLES, ``qkv`` where a family keeps the three in one matrix, a shortcut's role, or ``other``;
-    in_features and out_features: of the map the site adapts (a shortcut maps the hidden width to itself); kind: a projection
-    (linear, conv1d), a shortcut, any other module whose own parameters are adapted, or what is added to a layer or the input;
-    bias: whether the projection has one; parameters: a module's own parameters that are adapted, (name, shape) each.
-    """
+    """One adaptable place."""
 
     name: str
+    """The module's path in the model, ``bert.encoder.layer.3.attention.self.query``; for a shortcut, and for what a block adds to a
+    layer or to the input, the path of the layer and the role, ``bert.encoder.layer.3.res1``."""
     layer: int
+    """Counted from 0 at the input; -1 where a module belongs to no layer."""
     role: str
+    """One of ROLES, ``qkv`` where a family keeps the three in one matrix, a shortcut's or a block's role, or ``other``."""
     in_features: int
+    """The width of what comes in. A shortcut maps the hidden width to itself."""
     out_features: int
+    """The width of what goes out."""
     kind: Kind
+    """A projection (linear, conv1d), a shortcut, another module whose own parameters are adapted, or what is added to a layer or
+    to the input."""
     bias: bool = True
+    """Whether the projection has one."""
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """The module's own parameters that are adapted, (name, shape) each."""
 
     @property
     def label(self) -> str:

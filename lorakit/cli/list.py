@@ -15,8 +15,8 @@ import typer
 from lorakit.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from lorakit.adapters.delta import Option
-    from lorakit.adapters.spec import Method
+    from lorakit.adapters.method import Method
+    from lorakit.adapters.options import Option
 
 Kind = Literal["methods", "updates", "combinations", "proxies", "tasks", "recipes", "models"]
 TOLD = {"methods": ("name", "key", "what", "source"), "combinations": ("name", "what", "looks at", "weights", "source")}
@@ -50,7 +50,7 @@ def list_entries(
 
 def methods() -> list[dict[str, Any]]:
     """Adapter methods (recipe key adapter.method) with their whole presets, then allocators (search.method)."""
-    from lorakit.adapters.spec import methods as known_methods
+    from lorakit.adapters.method import methods as known_methods
     from lorakit.recipe.schema import EVOLUTION
     from lorakit.searching import evolution
     from lorakit.searching.allocator import allocators as known_allocators
@@ -67,8 +67,8 @@ def methods() -> list[dict[str, Any]]:
 
 def preset(method: Method) -> dict[str, Any]:
     """Every field of a method; its options with the values they take, and what else they may be."""
-    from lorakit.adapters.conflicts import read_options
     from lorakit.adapters.delta import deltas as known_deltas
+    from lorakit.adapters.spec import read_options
 
     known: Mapping[str, Option] = known_deltas.get(method.delta).options
     own = read_options(method.delta, dict(method.options))

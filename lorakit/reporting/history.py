@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lorakit.backbone.guessing import guess_role
 from lorakit.backbone.site import SHORTCUTS
-from lorakit.backbone.structure import guess_role
 
 Numbers = NDArray[np.float64]
 IN_A_LAYER = re.compile(r"(?:^|\.)(\d+)\.(.+)$")

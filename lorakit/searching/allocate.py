@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.budget import Budget, places, portion
+from lorakit.adapters.budget import Budget, enabled_modules, portion
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 from lorakit.recipe.schema import SearchSection
@@ -49,7 +49,7 @@ def allocate(
     for pool in pools:
         order = ranked(scores, pool, generator)
         if search.unit == "modules":
-            chosen.update(order[: sum(places(budget.share, pool))])
+            chosen.update(order[: sum(enabled_modules(budget.share, pool))])
         else:
             chosen.update(fill(order, costs, portion(budget.share, sum(costs[site.name] for site in pool))))
     if not chosen:

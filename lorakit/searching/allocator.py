@@ -13,10 +13,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.budget import Budget
-from lorakit.adapters.conflicts import read_known
-from lorakit.adapters.delta import Option
+from lorakit.adapters.options import Option, read_known
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import SearchSection
 from lorakit.registry import Registry
@@ -148,7 +147,7 @@ class Allocator(ABC):
         return {
             "ticks": self.ticks,
             "states": self.context.adapted.states(),
-            "units": self.context.adapted.units(),
+            "units": self.context.adapted.unit_record(),
             "generator": self.context.generator.get_state().tolist(),
         }
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.adapter import DROPPED, ON
-from lorakit.adapters.delta import Option
+from lorakit.adapters.options import Option
+from lorakit.adapters.switching import DROPPED, ON
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import allocate_units
@@ -67,7 +67,7 @@ class FixedRanks(UnitAllocator):
     def give(self, ranks: Mapping[str, int]) -> None:
         """Cut every site to its rank."""
         for name, rank in ranks.items():
-            self.adapters[name].cut(rank)
+            self.adapters[name].units.cut(rank)
         self.context.adapted.restore({name: ON if rank else DROPPED for name, rank in ranks.items()})
         self.rescale()
         self.hold()
@@ -76,7 +76,7 @@ class FixedRanks(UnitAllocator):
         """Every site's scale is that of the rank it was given, where that is asked for."""
         if self.settings["scale"] == "own":
             for adapter in self.adapters.values():
-                adapter.scale = adapter.spec.scale_at(max(adapter.live, 1))
+                adapter.scale = adapter.spec.scale_at(max(adapter.units.live, 1))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``."""

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.backbone.site import Site
 from lorakit.searching.scoring import Logits
 from lorakit.tasks.batching import Batch

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.delta import axes_of
+from lorakit.adapters.rank_units import axes_of
 from lorakit.tasks.batching import Batch, SummedLoss
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from lorakit.adapters.adapter import ON, Adapter
-from lorakit.adapters.attach import AdaptedModel
-from lorakit.adapters.recomputing import recompute_in_eval_mode
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.gradient_checkpointing import recompute_in_eval_mode
+from lorakit.adapters.switching import ON
 from lorakit.recipe.schema import SearchSection
 from lorakit.registry import Registry
 from lorakit.searching.cost_model import CostModel
@@ -66,7 +67,7 @@ class Probe:
     search: SearchSection
 
     def gradients(self, batches: Sequence[Batch] | None = None) -> Gradients:
-        """The loss's gradients over the batches. A tensor that was settled for good has a gradient of zero."""
+        """The loss's gradients over the batches. A tensor that is frozen for good has a gradient of zero."""
         names, tensors = [], []
         for site, adapter in self.adapted.adapters.items():
             for name, parameter, _ in adapter.trained_tensors():

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from lorakit.adapters.attach import AdaptedModel
-from lorakit.adapters.packing import pack_all, unpack_all
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.json_tensors import pack_all, unpack_all
 from lorakit.searching.scoring import Gradients
 
 

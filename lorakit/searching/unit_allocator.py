@@ -15,9 +15,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from lorakit.adapters.adapter import DROPPED, ON, Adapter
+from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.budget import portion
-from lorakit.adapters.delta import axes_of
+from lorakit.adapters.rank_units import axes_of
+from lorakit.adapters.switching import DROPPED, ON
 from lorakit.errors import RecipeError
 from lorakit.searching.allocate import allocate_units, largest_uniform_rank
 from lorakit.searching.allocator import Allocator, Decision, SearchContext
@@ -70,7 +71,8 @@ class UnitAllocator(Allocator):
         limit = self.allowed(step) - self.common  # what sites share is always spent
         self.keep(allocate_units(scores, self.adapters, limit, self.context.generator))
         sites = {
-            name: float(values[self.adapters[name].units.to(values.device)].sum()) for name, values in scores.items()
+            name: float(values[self.adapters[name].units.mask.to(values.device)].sum())
+            for name, values in scores.items()
         }
         return Decision(self.context.search.method, sites)
 
@@ -81,8 +83,8 @@ class UnitAllocator(Allocator):
         """
         states = {}
         for name, adapter in self.adapters.items():
-            adapter.keep(units[name])
-            gone = not adapter.live and (adapter.state == DROPPED or has_more_than_units(adapter))
+            adapter.units.keep(units[name])
+            gone = not adapter.units.live and (adapter.state == DROPPED or has_more_than_units(adapter))
             states[name] = DROPPED if gone else ON
         self.context.adapted.restore(states)
         self.hold()
@@ -91,9 +93,9 @@ class UnitAllocator(Allocator):
         """Remember what closed units look like."""
         self.held = []
         for adapter in self.adapters.values():
-            if adapter.state == ON and not adapter.units.all():
+            if adapter.state == ON and not adapter.units.mask.all():
                 for name, tensor, _ in adapter.trained_tensors():
-                    closed = (~adapter.units).nonzero().flatten().to(tensor.device)
+                    closed = (~adapter.units.mask).nonzero().flatten().to(tensor.device)
                     for axis in axes_of(adapter.delta, name):
                         self.held.append((tensor, axis, closed, tensor.detach().index_select(axis, closed)))
 
@@ -107,9 +109,9 @@ class UnitAllocator(Allocator):
     def finish(self) -> None:
         """Sites without a unit leave the function; cut units are closed, so that the tensors alone say what is in it."""
         for adapter in self.adapters.values():
-            adapter.keep(adapter.units)
+            adapter.units.keep(adapter.units.mask)
         adapted = self.context.adapted
-        adapted.restore({name: ON if a.live and a.state == ON else DROPPED for name, a in self.adapters.items()})
+        adapted.restore({name: ON if a.units.live and a.state == ON else DROPPED for name, a in self.adapters.items()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``."""
@@ -126,7 +128,7 @@ def divisible_adapters(context: SearchContext) -> dict[str, Adapter]:
     """Site -> its adapter. RecipeError where there is one whose rank units cannot be taken out one by one."""
     adapters = context.adapted.adapters
     for adapter in adapters.values():
-        if not adapter.divisible:
+        if not adapter.units.divisible:
             delta = adapter.spec.delta
             raise RecipeError(
                 f"allocator '{context.search.method}' takes single rank units, and delta '{delta}' has none to take",
@@ -141,7 +143,7 @@ def shared_parameters(context: SearchContext) -> int:
     """Trained adapter parameters that are no site's own: always spent."""
     adapted = context.adapted
     return adapted.adapter_parameters(adapted.adapters) - sum(
-        adapter.parameters_at(adapter.live) for adapter in adapted.adapters.values()
+        adapter.parameters_at(adapter.units.live) for adapter in adapted.adapters.values()
     )
 
 

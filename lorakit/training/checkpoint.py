@@ -48,7 +48,7 @@ def save_checkpoint(training: Training, keep: int) -> Path:
     if not training.accelerator.is_main_process:
         return path
     with folder(path) as target:
-        save_tensors(training.adapted.state(), target / MODEL)
+        save_tensors(training.adapted.tensors(), target / MODEL)
         optimizer = training.optimizer.state_dict()
         moments = {
             f"{index}.{name}": torch.as_tensor(value)
@@ -107,7 +107,7 @@ def restore(training: Training, path: Path) -> None:
     share, device = float(training.accelerator.is_main_process), training.accelerator.device  # the others add nothing
     training.losses[:] = [torch.tensor(loss * share, device=device) for loss in record["losses"]]
     training.norms[:] = [torch.zeros_like(loss) for loss in training.losses]  # looked at before they were saved
-    training.adapted.load_state(read_tensors(path / MODEL))
+    training.adapted.load_tensors(read_tensors(path / MODEL))
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in read_tensors(path / OPTIMIZER).items():
         index, _, name = key.partition(".")

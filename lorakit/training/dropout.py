@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.backbone.attention import attention_modules, named
+from lorakit.backbone.attention import attention_modules, with_attention
 
 Tensor = torch.Tensor
 
@@ -39,7 +39,7 @@ def fast_dropout(model: nn.Module) -> None:
             isinstance(child, Adapter) for child in module.children()
         )  # a prefix, which hands on to another function
         if config._attn_implementation == PLAIN and not own:
-            module.config = named(config, NAME)
+            module.config = with_attention(config, NAME)
 
 
 class Dropout(nn.Dropout):

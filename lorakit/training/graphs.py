@@ -18,8 +18,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lorakit.adapters.adapter import WATCHED
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.switching import WATCHED
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import TrainingSection
 from lorakit.tasks.batching import Batch
@@ -72,7 +72,7 @@ class Graphs(Hook):
 
     def structure(self) -> list[Any]:
         """What the path through the code, and the addresses on it, can depend on: states, scales, cuts, and every parameter's place."""
-        adapters = [(adapter.state, adapter.scale, adapter.delta.width) for adapter in self.adapted.adapters.values()]
+        adapters = [(adapter.state, adapter.scale, adapter.delta.cut_to) for adapter in self.adapted.adapters.values()]
         return [*adapters, *((p.data_ptr(), p.requires_grad) for p in self.adapted.model.parameters())]
 
     def run(self, compute: Compute, batch: Batch) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import torch
 
-from lorakit.adapters.attach import HEAD, AdaptedModel, TrainedTensor
+from lorakit.adapters.adapted_model import HEAD, AdaptedModel, TrainedTensor
 from lorakit.adapters.delta import deltas
 from lorakit.recipe.schema import TrainingSection
 from lorakit.training.schedule import Schedule
@@ -40,7 +40,7 @@ def faster(adapted: AdaptedModel, tensor: TrainedTensor) -> float:
     if tensor.site is None:
         return 1.0
     spec = adapted.adapters[tensor.site].spec
-    rate: float = deltas.get(spec.delta).rates.get(tensor.role, 1.0)
+    rate: float = deltas.get(spec.delta).lr_factors.get(tensor.role, 1.0)
     return rate * (spec.lr_ratio if tensor.role == "B" else 1.0)
 
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from lorakit.adapters.attach import AdaptedModel, TrainedTensor
+from lorakit.adapters.adapted_model import AdaptedModel, TrainedTensor
 from lorakit.adapters.init import inits
 from lorakit.errors import RecipeError
 

@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.attach import AdaptedModel
-from lorakit.adapters.conflicts import read_known
-from lorakit.adapters.delta import Option
-from lorakit.adapters.packing import pack, unpack
-from lorakit.adapters.spec import methods
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.json_tensors import pack, unpack
+from lorakit.adapters.method import methods
+from lorakit.adapters.options import Option, read_known
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import Recipe
 from lorakit.registry import Registry

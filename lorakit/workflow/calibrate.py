@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.attach import NO_SITE_STATISTICS
 from lorakit.adapters.init import inits
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lorakit.adapters.budget import costs, shared_cost
-from lorakit.adapters.counting import settings
+from lorakit.adapters.counting import costs, shared_cost
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import inits
-from lorakit.adapters.spec import SCALES, AdapterSpec, Method, methods, resolve
+from lorakit.adapters.method import Method, methods, resolve
+from lorakit.adapters.spec import SCALES, AdapterSpec
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError
@@ -92,7 +92,7 @@ def describe(name: str, model: ModelSection, *, required: bool = False) -> Metho
         text=header(methods, name) or method.summary,
         axes=axes_of(method, spec),
         usual=usual_values(method, delta),
-        options={key: f"{settings(spec)[key]}: {option.doc}" for key, option in delta.options.items()},
+        options={key: f"{spec.settings[key]}: {option.doc}" for key, option in delta.options.items()},
         count=counted,
         no_count=no_count,
         composes=compositions(method),
@@ -109,7 +109,7 @@ def header(known: Registry[Any], name: str) -> str:
 def usual_values(method: Method, delta: type[Delta]) -> dict[str, Any]:
     """What the method takes where a recipe does not say: as far as it means anything to this method."""
     values: dict[str, Any] = {} if method.block else {"targets": list(method.targets)}
-    if not delta.replaces:
+    if not delta.replaces_parameters:
         values["rank"] = method.rank
     if method.scale != "none":
         values["alpha"] = method.alpha
@@ -153,7 +153,7 @@ def count_on(method: Method, backbone: Backbone) -> Count:
     limits = [limit for site in sites if (limit := delta.highest_rank(site)) is not None]
     spec = replace(spec, rank=min([spec.rank, *limits]))
     for site in sites:
-        if reason := delta.check(site, spec.rank, settings(spec)):
+        if reason := delta.refusal(site, spec.rank, spec.settings):
             raise LorakitError(f"its usual settings do not fit {site.name} of {backbone.name}: {reason}")
     each = costs(sites, spec, spec)
     groups: dict[tuple[str, str], list[Site]] = {}
@@ -164,7 +164,7 @@ def count_on(method: Method, backbone: Backbone) -> Count:
             role=role,
             shape=shape,
             sites=len(members),
-            tensors={key: list(size) for key, size in delta.shapes(members[0], spec.rank, settings(spec)).items()},
+            tensors={key: list(size) for key, size in delta.shapes(members[0], spec.rank, spec.settings).items()},
             parameters=sum(each[site.name] for site in members),
         )
         for (role, shape), members in groups.items()

@@ -87,7 +87,7 @@ def score_splits(trained: Trained, data: TaskData, splits: Sequence[str], predic
         raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
     task, metric = data.task, main_metric(data.task)
     adapted, recipe = trained.adapted, trained.recipe
-    length = adapted.backbone.longest(recipe.task.max_length)
+    length = adapted.backbone.longest_text(recipe.task.max_length)
     objective = Objective(make_accelerator(recipe), task.regression)
     objective.accelerator.prepare_model(adapted.model)
     scores: dict[str, float] = {}

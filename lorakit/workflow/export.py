@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.card import FIND, model_card, usage
 from lorakit.artifacts.files import folder, write_text
 from lorakit.artifacts.peft.export import PeftForm, peft_form
 from lorakit.artifacts.peft.import_ import is_peft, read_peft
 from lorakit.artifacts.peft.translate import fill, section_for, sites_of
-from lorakit.backbone.checkpoint import BUNDLED
 from lorakit.backbone.load import Backbone
+from lorakit.backbone.model_folder import BUNDLED
 from lorakit.errors import RunError, UsageError, nearest
 from lorakit.recipe.schema import ModelSection
 from lorakit.training.evaluation import predict_logits

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import OUR_TENSORS, write_adapter
 from lorakit.artifacts.files import folder
 from lorakit.artifacts.peft.import_ import PeftAdapter, is_peft, read_peft
 from lorakit.artifacts.peft.translate import fill, section_for, sites_of
 from lorakit.artifacts.run import Run, new_run
-from lorakit.backbone.checkpoint import BUNDLED, bundled_folder
 from lorakit.backbone.load import load_backbone
+from lorakit.backbone.model_folder import BUNDLED, bundled_folder
 from lorakit.errors import LorakitError, Problem, UsageError
 from lorakit.recipe.layers import read_overrides
 from lorakit.recipe.load import LoadedRecipe, load_recipe, with_usual

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.searching.scoring import without_trace
 from lorakit.workflow.setup import Parts, this_process
 

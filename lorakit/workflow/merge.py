@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.files import folder, write_json
 from lorakit.artifacts.merge import check_foldable, fold, restore_shortcuts, save_merged, shortcut_record, shortcuts_of
 from lorakit.backbone.load import load_backbone

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.merge import read_merged, restore_shortcuts
 from lorakit.artifacts.records import read_record, reading
 from lorakit.backbone.load import load_backbone
@@ -41,7 +41,7 @@ class Classifier:
         self.tokenizer = adapted.backbone.tokenizer
         self.labels: dict[int, str] = self.model.config.id2label
         self.regression: bool = self.model.config.num_labels == 1
-        self.max_length = adapted.backbone.longest(recipe.task.max_length)
+        self.max_length = adapted.backbone.longest_text(recipe.task.max_length)
         self.pair = pair
         accelerator = make_accelerator(recipe)
         accelerator.prepare_model(self.model)

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lorakit.adapters.adapter import ON
+from lorakit.adapters.switching import ON
 from lorakit.artifacts.adapter_file import OURS, told_adapter
 from lorakit.artifacts.records import reading
 from lorakit.artifacts.run import Run

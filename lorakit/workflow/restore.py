@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import OURS, PEFT_CONFIG, load_adapter, told_adapter
 from lorakit.artifacts.merge import read_merged, restore_shortcuts
 from lorakit.artifacts.records import read_record
@@ -91,10 +91,10 @@ def cut_to(restored: RestoredRun, rank: int) -> None:
     """
     adapters = [restored.adapted.adapters[name] for name in restored.adapted.in_function]
     where, recipe = str(restored.run.path), restored.loaded.recipe
-    if fixed := [adapter for adapter in adapters if not adapter.divisible]:
+    if fixed := [adapter for adapter in adapters if not adapter.units.divisible]:
         what = f"delta '{fixed[0].spec.delta}' has no rank units to take out"
         raise UsageError(f"this run cannot be cut to a rank: {what}", where=where, hint="leave --rank out")
-    highest = max((adapter.live for adapter in adapters), default=0)
+    highest = max((adapter.units.live for adapter in adapters), default=0)
     if not 1 <= rank <= highest:
         raise UsageError(f"this run has no rank {rank}", where=where, valid=f"1 to {highest}")
     if rank < highest and recipe.search.method != EVERY_RANK:
@@ -102,8 +102,8 @@ def cut_to(restored: RestoredRun, rank: int) -> None:
             "this run was not trained to be cut to rank %d: search.method=%s is what does that", rank, EVERY_RANK
         )
     for adapter in adapters:
-        if adapter.live > rank:
-            adapter.keep(adapter.units & (adapter.units.cumsum(0) <= rank))
+        if adapter.units.live > rank:
+            adapter.units.keep(adapter.units.mask & (adapter.units.mask.cumsum(0) <= rank))
             adapter.scale = adapter.spec.scale_at(rank)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.files import write_text
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
@@ -117,7 +117,7 @@ def static_recipe(loaded: LoadedRecipe, ranks: Mapping[str, int], adapted: Adapt
     recipe = loaded.recipe
     adapter = replace(recipe.adapter, allocation={name: rank for name, rank in ranks.items() if rank})
     on = [adapted.adapters[name] for name in adapter.allocation]
-    if any(each.scale != each.spec.scale_at(each.live) for each in on):  # that of the full rank, on sites of less
+    if any(each.scale != each.spec.scale_at(each.units.live) for each in on):  # that of the full rank, on sites of less
         own = {each.site.is_shortcut: each.scale for each in on}
         alpha = own.get(False, recipe.adapter.alpha)
         adapter = replace(adapter, scale="constant", alpha=alpha, shortcut_alpha=own.get(True))

@@ -17,12 +17,15 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 
-from lorakit.adapters.attach import NO_SITE_STATISTICS, AdaptedModel, attach
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.attach import NO_SITE_STATISTICS, attach
 from lorakit.adapters.block import blocks
-from lorakit.adapters.budget import Budget, costs, resolve_budget, shared_cost, spec_for
-from lorakit.adapters.conflicts import conflicts_with_search, read_options
-from lorakit.adapters.recomputing import recompute_layers
-from lorakit.adapters.spec import AdapterSpec, Method, methods, resolve, shortcut_spec
+from lorakit.adapters.budget import Budget, resolve_budget
+from lorakit.adapters.conflicts import conflicts_with_search
+from lorakit.adapters.counting import costs, shared_cost, spec_for
+from lorakit.adapters.gradient_checkpointing import recompute_layers
+from lorakit.adapters.method import Method, methods, resolve, shortcut_spec
+from lorakit.adapters.spec import AdapterSpec, read_options
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.backbone.load import Backbone, load_backbone
@@ -108,7 +111,7 @@ class Parts:
     @property
     def max_length(self) -> int:
         """Tokens a row keeps: the recipe's number, or what the model can take where that is less."""
-        return self.backbone.longest(self.recipe.task.max_length)
+        return self.backbone.longest_text(self.recipe.task.max_length)
 
 
 def encode_split(data: TaskData, split: str, backbone: Backbone, length: int) -> Encoded:

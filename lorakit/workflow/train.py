@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.files import mend
 from lorakit.artifacts.lock import claimed

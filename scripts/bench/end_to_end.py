@@ -28,7 +28,7 @@ from commands import LORAKIT, run
 
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import Run, environment
-from lorakit.backbone.checkpoint import find_checkpoint
+from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.recipe.load import load_recipe
 
 RANK, ALPHA, BATCH, EVAL_BATCH, LENGTH = 8, 16, 32, 64, 128

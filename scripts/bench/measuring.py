@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from lorakit.artifacts.run import Run
-from lorakit.backbone.checkpoint import find_checkpoint
+from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import ModelSection
 from lorakit.training.loop import Training

@@ -169,7 +169,7 @@ def write_rows(path: Path, rows: int, low: int, high: int) -> Path:
 
 def by_hand(settings: list[str]) -> dict[str, Any]:
     """What PEFT's side needs to do the same: where the model lies, the modules, and the rows of every step."""
-    from lorakit.backbone.checkpoint import find_checkpoint
+    from lorakit.backbone.model_folder import find_checkpoint
     from lorakit.recipe.load import load_recipe
     from lorakit.training.loader import TrainLoader
     from lorakit.training.seeds import derive_seed

@@ -21,7 +21,7 @@ from commands import LORAKIT, Took, middle, run
 
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
-from lorakit.backbone.checkpoint import find_checkpoint
+from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.recipe.load import load_recipe
 
 FLOOR = """

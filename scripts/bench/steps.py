@@ -30,7 +30,7 @@ from accelerate import Accelerator
 from measuring import clock, made_up, random_model, ratio, timed, training_of, turned
 from torch import nn
 
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe

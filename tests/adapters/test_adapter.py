@@ -6,44 +6,15 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from support.adapters.one_adapter import INSIDE, OUTSIDE, RANK, build, weight_of
 from torch.nn import functional as F
 from torch.testing import assert_close
-from transformers.pytorch_utils import Conv1D
 
-from lorakit.adapters.adapter import DROPPED, FROZEN, ON, Adapter
-from lorakit.adapters.counting import count
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.method import resolve
+from lorakit.adapters.switching import DROPPED, ON
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
-
-INSIDE, OUTSIDE, RANK = 5, 7, 3
-
-
-def build(
-    kind: str = "linear", *, bias: bool = True, dtype: torch.dtype = torch.float64, **section: object
-) -> tuple[nn.Module, Adapter]:
-    """A module with an adapter that is on and whose tensors are all random."""
-    torch.manual_seed(0)
-    base = Conv1D(OUTSIDE, INSIDE) if kind == "conv1d" else nn.Linear(INSIDE, OUTSIDE, bias=bias)
-    for parameter in base.requires_grad_(False).parameters():
-        nn.init.normal_(parameter)
-    site = Site("m", 0, "q", INSIDE, OUTSIDE, kind)  # type: ignore[arg-type]
-    spec = resolve(AdapterSection(rank=RANK, alpha=5.0, **section))  # type: ignore[arg-type]
-    base.to(dtype)
-    adapter = Adapter(site, spec, RANK, base)
-    base.add_module("adapter", adapter)
-    if dtype == torch.float64:
-        adapter.to(dtype)
-    with torch.no_grad():
-        for _, tensor, role in adapter.tensors():
-            tensor.copy_(torch.rand_like(tensor) + 0.5 if role == "magnitude" else torch.randn_like(tensor))
-    adapter.switch(ON)
-    return base, adapter
-
-
-def weight_of(base: nn.Module) -> torch.Tensor:
-    return base.weight.T if isinstance(base, Conv1D) else base.weight
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv1d"])
@@ -159,40 +130,13 @@ def test_dropout_touches_the_low_rank_path_alone_and_only_in_training(method: st
     assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_states_choose_the_forward_and_what_trains() -> None:
-    base, adapter = build()
-    for state, present, training in ((DROPPED, False, False), (FROZEN, True, False), (ON, True, True)):
-        adapter.switch(state)
-        assert adapter.state == state
-        assert ("forward" in base.__dict__) == present
-        assert {p.requires_grad for p in adapter.parameters()} == {training}
-        assert not any(p.requires_grad for name, p in base.named_parameters() if "adapter" not in name)
-
-
 @pytest.mark.parametrize("method", ["lora", "dora"])
-def test_an_adapter_is_untrained_until_any_of_its_effect_moves(method: str) -> None:
+def test_an_adapter_changes_nothing_until_any_of_its_effect_moves(method: str) -> None:
     base, _ = build(method=method, dtype=torch.float32)
     spec = resolve(AdapterSection(method=method, rank=RANK))
     for _, _, moved in Adapter(Site("m", 0, "q", INSIDE, OUTSIDE, "linear"), spec, RANK, base).tensors():
         adapter = Adapter(Site("m", 0, "q", INSIDE, OUTSIDE, "linear"), spec, RANK, base)
-        assert adapter.untrained()
+        assert adapter.changes_nothing()
         with torch.no_grad():
             next(tensor for _, tensor, role in adapter.tensors() if role == moved).add_(0.1)
-        assert adapter.untrained() == (moved == "A")  # A alone has no effect while B is zero
-
-
-@pytest.mark.parametrize(
-    ("axes", "expected"),
-    [
-        ({}, RANK * (INSIDE + OUTSIDE)),
-        ({"trainable": "B"}, RANK * OUTSIDE),
-        ({"trainable": "A", "init": "pissa"}, RANK * INSIDE),
-        ({"decomposition": "magnitude"}, RANK * (INSIDE + OUTSIDE) + OUTSIDE),
-        ({"decomposition": "magnitude", "trainable": "B"}, RANK * OUTSIDE),
-        ({"decomposition": "magnitude", "trainable": "B+magnitude"}, RANK * OUTSIDE + OUTSIDE),
-    ],
-)
-def test_count_is_the_closed_formula(axes: dict[str, str], expected: int) -> None:
-    spec = resolve(AdapterSection(**axes))  # type: ignore[arg-type]
-    assert count(spec, Site("m", 0, "q", INSIDE, OUTSIDE, "linear"), RANK) == expected
-    assert count(spec, Site("m", 0, "q", INSIDE, OUTSIDE, "linear"), 0) == 0
+        assert adapter.changes_nothing() == (moved == "A")  # A alone has no effect while B is zero

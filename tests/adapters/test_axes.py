@@ -20,7 +20,8 @@ from support.thinned import thinned
 
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.init import inits
-from lorakit.adapters.spec import SCALES, AdapterSpec, Method, default_init, methods, resolve
+from lorakit.adapters.method import Method, default_init, methods, resolve
+from lorakit.adapters.spec import SCALES, AdapterSpec
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
 

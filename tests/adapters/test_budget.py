@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, OPTConfig
 
-from lorakit.adapters.budget import Budget, costs, places, resolve_budget, uniform_cost
-from lorakit.adapters.spec import resolve, shortcut_spec
+from lorakit.adapters.budget import Budget, enabled_modules, resolve_budget
+from lorakit.adapters.counting import uniform_cost
+from lorakit.adapters.method import resolve, shortcut_spec
 from lorakit.backbone.anatomy import Anatomy
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
@@ -41,8 +42,8 @@ def budget(sites: list[Site], section: AdapterSection, **search: object) -> Budg
 def test_the_papers_search_space_has_143_places_of_which_36_are_on(opt_350m: tuple[list[Site], list[Site]]) -> None:
     linear, shortcuts = opt_350m
     assert (len(linear), len(shortcuts)) == (48, 95)
-    assert places(0.25, linear + shortcuts) == (12, 24)
-    assert places(0.25, linear) == (12, 0)
+    assert enabled_modules(0.25, linear + shortcuts) == (12, 24)
+    assert enabled_modules(0.25, linear) == (12, 0)
 
 
 @pytest.mark.parametrize(
@@ -75,14 +76,7 @@ SITES = [
     Site("c", 0, "res1", 10, 10, "shortcut"),
     Site("d", 1, "down", 40, 10, "conv1d"),
 ]
-SECTION = AdapterSection(rank=4, shortcut_rank=2)
-COSTS = {"a": 4 * 20, "b": 4 * 50, "c": 2 * 20, "d": 4 * 50}  # 520 in all
-
-
-def test_costs_are_the_closed_formula_at_each_sites_rank() -> None:
-    linear, shortcut = resolve(SECTION), shortcut_spec(SECTION)
-    assert costs(SITES, linear, shortcut) == COSTS
-    assert costs(SITES, linear, shortcut, {"b": 1, "c": 5}) == COSTS | {"b": 50, "c": 100}
+SECTION = AdapterSection(rank=4, shortcut_rank=2)  # 4 * 20 + 4 * 50 + 2 * 20 + 4 * 50 = 520 parameters in all
 
 
 @pytest.mark.parametrize(
@@ -124,7 +118,7 @@ def test_a_budget_that_holds_nothing_is_refused(sites: list[Site], search: dict[
 def test_shares_are_of_decimal_numbers() -> None:
     """0.29 of 100 is 29, though 0.29 * 100 is a little less in binary."""
     hundred = [Site(str(i), 0, "q", 1, 1, "linear") for i in range(100)]
-    assert places(0.29, hundred) == (29, 0)
+    assert enabled_modules(0.29, hundred) == (29, 0)
     assert budget(hundred, AdapterSection(rank=1), enable=0.29).parameters == 58
 
 

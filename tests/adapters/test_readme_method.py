@@ -13,7 +13,7 @@ from support.adapters.contract import CHECKS
 from torch.testing import assert_close
 
 from lorakit.adapters.delta import deltas
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.recipe.schema import AdapterSection
 
 README = Path(__file__).parents[2] / "README.md"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lorakit.artifacts.card import model_card, usage
-from lorakit.backbone.checkpoint import find_checkpoint
+from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.recipe.schema import ModelSection
 from lorakit.workflow.export import base_of
 

@@ -19,8 +19,8 @@ from support.thinned import thinned
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
-from lorakit.adapters.attach import AdaptedModel
-from lorakit.adapters.spec import methods
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.method import methods
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter
 from lorakit.artifacts.combination import update_of
 from lorakit.artifacts.peft.export import peft_form
@@ -71,7 +71,7 @@ def test_saved_and_loaded(make: Callable[..., AdaptedModel], tmp_path: Path, fam
     disturb(adapted)
     with torch.no_grad():
         for name in adapted.new_parts:
-            adapted.state()[name].add_(0.1)
+            adapted.tensors()[name].add_(0.1)
     off = [site.name for site in adapted.sites[1::3]]
     adapted.restore(adapted.states() | dict.fromkeys(off, "dropped"))
     expected = evaluated(adapted.model, batch_for(adapted.model))
@@ -82,9 +82,9 @@ def test_saved_and_loaded(make: Callable[..., AdaptedModel], tmp_path: Path, fam
     load_adapter(again, tmp_path / "adapter")
     assert torch.equal(evaluated(again.model, batch_for(again.model)), expected)
     written = {name for file in (tmp_path / "adapter").glob("*.safetensors") for name in load_file(file)}
-    unused = [f"shared.{group}." for group in adapted.shared if set(adapted.users(group)) <= set(off)]
+    unused = [f"shared.{group}." for group in adapted.shared if set(adapted.sites_sharing(group)) <= set(off)]
     gone = (*(f"{name}." for name in off), *unused)
-    live = {key for key in adapted.state() if key in adapted.new_parts or not key.startswith(gone)}
+    live = {key for key in adapted.tensors() if key in adapted.new_parts or not key.startswith(gone)}
     assert len(written) == len(live)
     told = json.loads((tmp_path / "adapter" / "lorakit.json").read_text())
     assert (told["form"] == "peft") == (tmp_path / "adapter" / "adapter_config.json").exists()

@@ -25,8 +25,8 @@ def test_every_tensor_is_taken_over(bench: Bench, tmp_path: Path, method: str):
     save_adapter(adapted, tmp_path / "adapter")
     again = fresh(bench, *settings, "run.seed=3")
     start_from(again, tmp_path / "adapter")
-    assert {key for key, tensor in again.state().items() if torch.equal(tensor, adapted.state()[key])} == set(
-        again.state()
+    assert {key for key, tensor in again.tensors().items() if torch.equal(tensor, adapted.tensors()[key])} == set(
+        again.tensors()
     )
     assert again.on == [site.name for site in again.sites]
 
@@ -41,7 +41,7 @@ def test_sites_that_were_off_start_fresh(bench: Bench, tmp_path: Path):
     assert "3 of 6 sites, the others were off there" in notes[0]
     for name in again.adapters:
         source = adapted if name in keep else untouched
-        assert all(torch.equal(again.state()[f"{name}.{x}"], source.state()[f"{name}.{x}"]) for x in "AB"), name
+        assert all(torch.equal(again.tensors()[f"{name}.{x}"], source.tensors()[f"{name}.{x}"]) for x in "AB"), name
 
 
 def test_rank_units_that_were_off_start_fresh(bench: Bench, tmp_path: Path):
@@ -49,15 +49,15 @@ def test_rank_units_that_were_off_start_fresh(bench: Bench, tmp_path: Path):
     adapted = trained(bench, *settings)
     live = [0, 2]
     for adapter in adapted.adapters.values():
-        adapter.keep(torch.tensor([unit in live for unit in range(4)]))
+        adapter.units.keep(torch.tensor([unit in live for unit in range(4)]))
     save_adapter(adapted, tmp_path / "adapter")
     again, untouched = (fresh(bench, *settings, "run.seed=3") for _ in range(2))
     start_from(again, tmp_path / "adapter")
     for name in again.adapters:
         for tensor, axis in (("A", 0), ("B", 1), ("g", 0)):
-            found = again.state()[f"{name}.{tensor}"].movedim(axis, 0)
-            assert torch.equal(found[live], adapted.state()[f"{name}.{tensor}"].movedim(axis, 0)[live])
-            assert torch.equal(found[[1, 3]], untouched.state()[f"{name}.{tensor}"].movedim(axis, 0)[[1, 3]])
+            found = again.tensors()[f"{name}.{tensor}"].movedim(axis, 0)
+            assert torch.equal(found[live], adapted.tensors()[f"{name}.{tensor}"].movedim(axis, 0)[live])
+            assert torch.equal(found[[1, 3]], untouched.tensors()[f"{name}.{tensor}"].movedim(axis, 0)[[1, 3]])
 
 
 def test_a_head_of_another_shape_starts_fresh_and_that_is_told(bench: Bench, tmp_path: Path):
@@ -70,9 +70,11 @@ def test_a_head_of_another_shape_starts_fresh_and_that_is_told(bench: Bench, tmp
     )
     for name in ("weight", "bias"):
         assert torch.equal(
-            again.state()[f"classifier.out_proj.{name}"], untouched.state()[f"classifier.out_proj.{name}"]
+            again.tensors()[f"classifier.out_proj.{name}"], untouched.tensors()[f"classifier.out_proj.{name}"]
         )
-        assert not torch.equal(again.state()[f"classifier.dense.{name}"], untouched.state()[f"classifier.dense.{name}"])
+        assert not torch.equal(
+            again.tensors()[f"classifier.dense.{name}"], untouched.tensors()[f"classifier.dense.{name}"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -92,11 +94,11 @@ def test_another_adapter_is_one_error_and_nothing_is_copied(
 ):
     save_adapter(trained(bench), tmp_path / "adapter")
     again = fresh(bench, *settings)
-    before = {key: tensor.clone() for key, tensor in again.state().items()}
+    before = {key: tensor.clone() for key, tensor in again.tensors().items()}
     with pytest.raises(RecipeError, match=message) as caught:
         start_from(again, tmp_path / "adapter")
     assert [problem.key for problem in caught.value.problems] == ["adapter.start"]
-    assert all(torch.equal(tensor, before[key]) for key, tensor in again.state().items())
+    assert all(torch.equal(tensor, before[key]) for key, tensor in again.tensors().items())
 
 
 def test_training_starts_where_the_other_run_ended(bench: Bench, tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_training_starts_where_the_other_run_ended(bench: Bench, tmp_path: Path)
     still = ("training.lr=1e-12", "training.max_steps=1", "training.weight_decay=0", "run.seed=9")
     again = bench.train(*still, f"adapter.start={first.run_dir}")
     assert again.last == first.last
-    one, other = (lorakit.load(run.run_dir).adapted.state() for run in (first, again))
+    one, other = (lorakit.load(run.run_dir).adapted.tensors() for run in (first, again))
     for key in one:
         torch.testing.assert_close(one[key], other[key], rtol=0, atol=1e-9)
     with pytest.raises(RecipeError, match="neither a run nor an adapter folder") as caught:

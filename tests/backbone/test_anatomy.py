@@ -13,7 +13,7 @@ from transformers import AlbertConfig, AlbertForSequenceClassification, BartConf
 
 from lorakit.backbone.anatomy import Anatomy, family_of
 from lorakit.backbone.families import families
-from lorakit.backbone.structure import adaptable, find_layers, guess_role
+from lorakit.backbone.guessing import adaptable, find_layers, guess_role
 from lorakit.errors import RecipeError
 
 
@@ -109,7 +109,7 @@ def test_an_unknown_family_keeps_its_sites_and_refuses_shortcuts(tiny, load):
     anatomy = load(tiny("mpnet")).anatomy
     assert family_of("mpnet") is None
     assert [site.label for site in anatomy.select(["q", "v"])] == ["0.q", "0.v", "1.q", "1.v"]
-    assert anatomy.streams == []
+    assert anatomy.residual_sums == []
     with pytest.raises(RecipeError, match="mpnet") as caught:
         anatomy.shortcuts(["res1"])
     assert all(name in str(caught.value) for name in families.names())

@@ -104,10 +104,10 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch(family, tiny, load):
 
 
 @with_streams
-def test_the_streams_are_the_residual_sums(family, tiny, load):
+def test_the_residual_sums_are_where_the_family_says(family, tiny, load):
     backbone = load(tiny(family))
     anatomy = backbone.anatomy
-    assert [stream.post_norm for stream in anatomy.streams] == [EXPECTED[family][3]] * 2
+    assert [sums.post_norm for sums in anatomy.residual_sums] == [EXPECTED[family][3]] * 2
     seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def record(module, inputs, output):
@@ -115,25 +115,25 @@ def test_the_streams_are_the_residual_sums(family, tiny, load):
         seen[module] = (flat[0], flat[1])
 
     branches = []
-    for stream in anatomy.streams:
-        inner = {site.role: site.name for site in anatomy.sites if site.name.startswith(f"{stream.path}.")}
+    for sums in anatomy.residual_sums:
+        inner = {site.role: site.name for site in anatomy.sites if site.name.startswith(f"{sums.path}.")}
         branch = [backbone.model.get_submodule(inner["o"]), backbone.model.get_submodule(inner["down"])]
         if family == "gemma2":  # it normalises each branch before it is added
-            branch = [stream.layer.post_attention_layernorm, stream.layer.post_feedforward_layernorm]
+            branch = [sums.layer.post_attention_layernorm, sums.layer.post_feedforward_layernorm]
         branches.append(branch)
-        for module in (stream.layer, stream.attention_norm, stream.output_norm, branch[0]):
+        for module in (sums.layer, sums.attention_norm, sums.output_norm, branch[0]):
             if module is not None:
                 module.register_forward_hook(record)
         branch[1].register_forward_hook(lambda m, i, o: seen.__setitem__(m, (None, o.reshape(-1, 32))))
     with torch.no_grad():
         backbone.model(**backbone.tokenizer(TEXTS, padding=True, return_tensors="pt"))
     previous = None
-    for stream, (attention, mlp) in zip(anatomy.streams, branches, strict=True):
-        layer_in, layer_out = seen[stream.layer]
-        attention_sum, normed = seen[stream.attention_norm]
+    for sums, (attention, mlp) in zip(anatomy.residual_sums, branches, strict=True):
+        layer_in, layer_out = seen[sums.layer]
+        attention_sum, normed = seen[sums.attention_norm]
         torch.testing.assert_close(attention_sum, layer_in + seen[attention][1])
-        if stream.output_norm is not None:
-            mlp_sum, normed_output = seen[stream.output_norm]
+        if sums.output_norm is not None:
+            mlp_sum, normed_output = seen[sums.output_norm]
             torch.testing.assert_close(mlp_sum, normed + seen[mlp][1])
             assert torch.equal(normed_output, layer_out)
         else:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lorakit.adapters.delta import deltas
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.recipe.keys import recipe_keys
 from lorakit.recipe.load import load_recipe, shipped_recipes
 from lorakit.registry import find_registry

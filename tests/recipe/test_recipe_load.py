@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lorakit.recipe.load as loading
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.errors import DataError, Problem, RecipeError, RunError
 from lorakit.recipe.keys import recipe_keys
 from lorakit.recipe.load import LoadedRecipe, find_recipe, load_recipe

@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from lorakit.adapters.budget import Budget, places
+from lorakit.adapters.budget import Budget, enabled_modules
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 from lorakit.recipe.schema import SearchSection
@@ -137,7 +137,7 @@ def test_unit_modules_with_separated_pools() -> None:
 def test_linear_sites_are_floored_and_shortcuts_rounded(
     share: float, linear: int, shortcuts: int, expected: tuple[int, int]
 ) -> None:
-    assert places(share, make_sites(linear, shortcuts)) == expected
+    assert enabled_modules(share, make_sites(linear, shortcuts)) == expected
 
 
 # -- shares of the budget ----------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_training_goes_on_as_if_nothing_had_been_scored(make: Make) -> None:
                 for proxy in PROXIES:
                     score(Midway(scene, optimizer, {}), proxy, train_mode=bool(step % 2))
             train(scene, 1, optimizer)
-        ends.append({name: tensor.clone() for name, tensor in scene.adapted.state().items()})
+        ends.append({name: tensor.clone() for name, tensor in scene.adapted.tensors().items()})
     assert all(torch.equal(ends[1][name], tensor) for name, tensor in ends[0].items())
 
 

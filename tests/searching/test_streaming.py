@@ -114,7 +114,7 @@ def test_watching_changes_no_step(make: Make) -> None:
             optimizer.zero_grad(set_to_none=True)
         off = [t.parameter for t in scene.adapted.trained() if t.site and t.site not in scene.adapted.on]
         assert not any(parameter in optimizer.state for parameter in off)
-        after[watched] = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
+        after[watched] = {name: tensor.clone() for name, tensor in scene.adapted.tensors().items()}
     assert all(torch.equal(after[True][name], tensor) for name, tensor in after[False].items())
 
 

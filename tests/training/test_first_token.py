@@ -11,7 +11,7 @@ from support.thinned import thinned
 from torch import nn
 from torch.testing import assert_close
 
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.backbone.first_token import first_token
 from lorakit.training.loop import Training
 from lorakit.training.update import updates

@@ -98,7 +98,7 @@ def test_the_loop_is_peft_in_a_loop_written_by_hand(
     if lean:
         compute_first_token_only(base, Anatomy(base))
         fast_dropout(twin)
-    values = {f"base_model.model.{name}": tensor for name, tensor in peft_names(start.adapted.state()).items()}
+    values = {f"base_model.model.{name}": tensor for name, tensor in peft_names(start.adapted.tensors()).items()}
     peft.set_peft_model_state_dict(twin, values)
 
     trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]

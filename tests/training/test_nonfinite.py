@@ -38,7 +38,7 @@ class Poison(Hook):
                 training.loss = lambda model, batch: loss(model, batch) * self.value
             plain(training, step_batch)
             training.loss = loss
-            self.weights.append({name: tensor.clone() for name, tensor in training.adapted.state().items()})
+            self.weights.append({name: tensor.clone() for name, tensor in training.adapted.tensors().items()})
             entries: Any = training.optimizer.state_dict()["state"]
             self.moments.append(float(next(iter(entries.values()))["step"]))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from support.thinned import thinned
 from torch.testing import assert_close
 
 import lorakit
-from lorakit.adapters.packing import pack, pack_all, unpack, unpack_all
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.errors import Interrupted, RecipeError
 from lorakit.training.update import chosen_updates, updates
@@ -208,25 +206,3 @@ def test_two_processes_decide_alike(bench: Bench, tmp_path: Path, settings: tupl
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():
         assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        torch.randn(3, 4),
-        torch.tensor([float("nan"), -0.0, 1e-45]),
-        torch.rand(5, 2) > 0.5,
-        torch.tensor(7),
-        torch.randn(2, 3).to(torch.bfloat16),
-        torch.empty(0, 3),
-        torch.Generator().manual_seed(3).get_state(),
-        torch.randn(3, 4).T,
-    ],
-    ids=lambda tensor: f"{tensor.dtype} {[*tensor.shape]}",
-)
-def test_tensors_go_through_json_bit_for_bit(tensor: torch.Tensor):
-    back = unpack(json.loads(json.dumps(pack(tensor))))
-    assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape)
-    as_bytes = [t.contiguous().reshape(-1).view(torch.uint8) for t in (tensor, back)]
-    assert torch.equal(*as_bytes)
-    assert torch.equal(unpack_all(pack_all({"a": tensor.isnan()}), torch.device("cpu"))["a"], tensor.isnan())

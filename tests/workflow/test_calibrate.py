@@ -175,8 +175,8 @@ def test_a_training_starts_from_what_was_measured(bench: Bench, tmp_path: Path, 
     settings = (f"adapter.method={method}", "adapter.targets=[q,up]", "adapter.shortcuts=[res1]")
     training = bench.prepare(tmp_path, *settings)
     parts, _, statistics = measured(bench.load(*settings))
-    expected = adapt(parts, statistics=statistics).state()
-    state = training.adapted.state()
+    expected = adapt(parts, statistics=statistics).tensors()
+    state = training.adapted.tensors()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
     for site in parts.sites[:-2]:
@@ -190,7 +190,7 @@ def test_a_training_starts_from_what_was_measured(bench: Bench, tmp_path: Path, 
 def test_half_precision_and_magnitudes_start_from_finite_numbers(bench: Bench, method: str, setting: str) -> None:
     result = bench.train(f"adapter.method={method}", "training.max_steps=2", setting, "training.lr=1e-4")
     kept = restore_run(result.run_dir, "last").adapted
-    assert all(tensor.isfinite().all() for tensor in kept.state().values())
+    assert all(tensor.isfinite().all() for tensor in kept.tensors().values())
     for adapter in kept.adapters.values():
         own = {name: tensor for name, tensor, _ in adapter.tensors()}
         start = own.get("start.A")
@@ -231,7 +231,7 @@ def test_a_resumed_training_and_a_restored_run_start_nothing_anew(bench: Bench, 
     with torch.no_grad():
         ours, theirs = (outputs(model.model.eval(), batch).logits for model in (restored.adapted, kept[0]))
     assert torch.equal(ours, theirs)
-    assert all(torch.equal(tensor, kept[0].state()[name]) for name, tensor in restored.adapted.state().items())
+    assert all(torch.equal(tensor, kept[0].tensors()[name]) for name, tensor in restored.adapted.tensors().items())
 
 
 def test_a_plan_looks_at_no_data(bench: Bench) -> None:

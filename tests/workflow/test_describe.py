@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.models import tiny_model
 
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.cli.app import main
 from lorakit.recipe.schema import ModelSection
 from lorakit.workflow.describe import describe

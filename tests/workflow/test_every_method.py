@@ -10,7 +10,7 @@ from support.thinned import thinned
 
 import lorakit
 from lorakit.adapters.delta import deltas
-from lorakit.adapters.spec import Method, methods, resolve
+from lorakit.adapters.method import Method, methods, resolve
 from lorakit.errors import RunError
 from lorakit.recipe.schema import AdapterSection
 

@@ -7,7 +7,7 @@ import torch
 from support.models import SMALL
 from support.runs import Bench
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.workflow.memory import HOLES, Kept, footprint, kept
 from lorakit.workflow.setup import Parts, adapt, assemble
 

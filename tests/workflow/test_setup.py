@@ -79,8 +79,8 @@ def test_a_site_starts_the_same_whatever_other_sites_there_are(bench: Bench):
         assert not torch.equal(adapter.delta.A, other.adapters[name].delta.A)
     starts = [adapter.delta.A for adapter in few.adapters.values()]
     assert not torch.equal(starts[0], starts[1])
-    heads = [few.state()[name] for name in few.new_parts]
-    assert all(torch.equal(head, many.state()[name]) for head, name in zip(heads, many.new_parts, strict=True))
+    heads = [few.tensors()[name] for name in few.new_parts]
+    assert all(torch.equal(head, many.tensors()[name]) for head, name in zip(heads, many.new_parts, strict=True))
 
 
 def test_rows_are_cut_to_what_the_model_takes(bench: Bench):

@@ -10,7 +10,7 @@ from support.runs import TRAIN_ROWS, Bench
 from torch.testing import assert_close
 
 import lorakit
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter, site_states
 from lorakit.errors import RunError
 from lorakit.workflow.setup import adapt, assemble
@@ -56,7 +56,7 @@ def test_training_moves_every_tensor(bench: Bench, run: tuple[str, TrainResult])
     start = adapt(assemble(bench.load(*settings(method), "training.lr=0.02", name=method)))
     end = adapt(assemble(bench.load(*settings(method), "training.lr=0.02", name=method)))
     load_adapter(end, trained.run_dir / "adapter")
-    before, after = start.state(), end.state()
+    before, after = start.tensors(), end.tensors()
     assert TRAIN_ROWS > 8
     assert [name for name in before if torch.equal(before[name], after[name])] == []
 

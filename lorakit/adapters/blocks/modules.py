@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.delta import Shared
+from lorakit.adapters.shared import Shared
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError

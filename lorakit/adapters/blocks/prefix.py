@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-from lorakit.adapters.adapter import DROPPED, Adapter
-from lorakit.adapters.attach import free_name
-from lorakit.adapters.block import Block, Wiring, blocks
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.block import Block, Wiring, blocks, free_name
 from lorakit.adapters.deltas.prefix import PREFIX, VirtualStates
-from lorakit.backbone.attention import attention_modules, named
+from lorakit.adapters.switching import DROPPED
+from lorakit.backbone.attention import attention_modules, with_attention
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
@@ -46,10 +46,10 @@ class Prefixes:
         for attention in self.attentions:
             config: Any = attention.config
             plain = config.__dict__.get(PLAIN, config)
-            attention.config = prefixed(plain) if live(attention) else plain
+            attention.config = prefixed(plain) if prefixes_in(attention) else plain
 
 
-def live(attention: nn.Module) -> list[VirtualStates]:
+def prefixes_in(attention: nn.Module) -> list[VirtualStates]:
     """The prefixes of this attention that are in the function."""
     found = (child for child in attention.children() if isinstance(child, Adapter) and child.state != DROPPED)
     return [adapter.delta for adapter in found if isinstance(adapter.delta, VirtualStates)]
@@ -57,7 +57,7 @@ def live(attention: nn.Module) -> list[VirtualStates]:
 
 def prefixed(plain: Any) -> Any:
     """A copy of the config that differs in the attention function alone."""
-    config = named(plain, NAMED.format(plain._attn_implementation))
+    config = with_attention(plain, NAMED.format(plain._attn_implementation))
     config.__dict__[PLAIN] = plain
     return config
 
@@ -70,17 +70,17 @@ def attend(
     if mask is None and name == "sdpa" and (getattr(module, "is_causal", True) if causal is None else causal):
         rows, columns = query.shape[2], key.shape[2]  # what sdpa would have left to its kernel
         mask = query.new_ones(1, 1, rows, columns, dtype=torch.bool).tril(columns - rows)
-    for prefix in live(module):
+    for prefix in prefixes_in(module):
         key, value = prefix.in_front(key, value)
         if mask is not None:
             visible = mask.new_full((*mask.shape[:-1], prefix.rank), mask.dtype == torch.bool)
             mask = torch.cat([visible, mask], dim=-1)
-    attention: Callable[..., Any] = original(name, module)
+    attention: Callable[..., Any] = original_attention(name, module)
     result: tuple[Tensor, Tensor | None] = attention(module, query, key, value, mask, **kwargs)
     return result
 
 
-def original(name: str, module: nn.Module) -> Callable[..., Any]:
+def original_attention(name: str, module: nn.Module) -> Callable[..., Any]:
     """The attention function that the module would have called itself."""
     if name == "eager":  # each model's own, beside it
         function: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
@@ -108,7 +108,7 @@ class Attentions(Block):
                 f"a prefix cannot be put into {used} attention", key="model.attention", valid=", ".join(ATTENTIONS)
             )
         return [
-            Site(f"{path}.{PREFIX}", number, PREFIX, *widths(backbone, number), "layer")
+            Site(f"{path}.{PREFIX}", number, PREFIX, *key_and_value_widths(backbone, number), "layer")
             for number, (path, _) in enumerate(backbone.anatomy.layers)
         ]
 
@@ -131,7 +131,7 @@ def self_attention(backbone: Backbone, layer: nn.Module) -> nn.Module:
     return found[0]
 
 
-def widths(backbone: Backbone, layer: int) -> tuple[int, int]:
+def key_and_value_widths(backbone: Backbone, layer: int) -> tuple[int, int]:
     """(key width, value width) of a layer, told by its projections. RecipeError where they do not tell."""
     own = {site.role: site.out_features for site in backbone.anatomy.sites if site.layer == layer}
     if "k" in own and "v" in own:

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lorakit.adapters.adapter import DROPPED, Adapter
-from lorakit.adapters.attach import free_name
-from lorakit.adapters.block import Block, Wiring, blocks
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.block import Block, Wiring, blocks, free_name
 from lorakit.adapters.deltas.prompt import PROMPT, VirtualTokens
+from lorakit.adapters.switching import DROPPED
 from lorakit.backbone.head import embedding_weight
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
@@ -85,15 +85,15 @@ def put_before(
     tokens = tokens_of(adapter).tokens().to(text.dtype)
     given["inputs_embeds"] = torch.cat([tokens.expand(len(text), -1, -1), text], dim=1)
     if mask is not None:
-        given["attention_mask"] = longer(mask, adapter.rank, 1)
+        given["attention_mask"] = with_columns_in_front(mask, adapter.rank, 1)
     if given.get("token_type_ids") is not None:
-        given["token_type_ids"] = longer(given["token_type_ids"], adapter.rank, 0)
+        given["token_type_ids"] = with_columns_in_front(given["token_type_ids"], adapter.rank, 0)
     if own is not None:
         given["position_ids"] = torch.cat([own[:, :1].expand(-1, adapter.rank), own], dim=1)
     return (), given
 
 
-def longer(rows: Tensor, count: int, value: int) -> Tensor:
+def with_columns_in_front(rows: Tensor, count: int, value: int) -> Tensor:
     """``rows`` (batch x length) with ``count`` columns of ``value`` in front."""
     return torch.cat([rows.new_full((len(rows), count), value), rows], dim=1)
 

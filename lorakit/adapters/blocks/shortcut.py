@@ -26,8 +26,9 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lorakit.adapters.adapter import DROPPED, Adapter
-from lorakit.backbone.anatomy import LayerStreams
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.switching import DROPPED
+from lorakit.backbone.residual_sums import ResidualSums
 
 Tensor = torch.Tensor
 Term = Callable[[], Tensor]
@@ -40,8 +41,8 @@ NORMED_TWICE = {"paper": ("mid", "in", "cut"), "fused": ()}
 class Shortcuts:
     """Wires the shortcut adapters of a model into its layers, and wires them anew when some go on or off."""
 
-    def __init__(self, streams: list[LayerStreams], adapters: Iterable[Adapter], norm: str):
-        self.streams = streams
+    def __init__(self, residual_sums: list[ResidualSums], adapters: Iterable[Adapter], norm: str):
+        self.residual_sums = residual_sums
         self.adapters = {(adapter.site.layer, adapter.site.role): adapter for adapter in adapters}
         self.second_norm = NORMED_TWICE[norm]
         self.handles: list[RemovableHandle] = []
@@ -49,10 +50,10 @@ class Shortcuts:
         self.middle = Held()
         self.carried = Held()
         self.held = (self.layer_input, self.middle, self.carried)
-        for index, stream in enumerate(streams):
+        for index, sums in enumerate(residual_sums):
             own = {role: adapter for (layer, role), adapter in self.adapters.items() if layer == index}
             if own:
-                stream.layer.add_module("shortcuts", nn.ModuleDict(own))
+                sums.layer.add_module("shortcuts", nn.ModuleDict(own))
 
     def wire(self) -> None:
         """Install hooks for exactly the shortcuts that are in the function; layers without any keep none. Held activations go."""
@@ -61,23 +62,23 @@ class Shortcuts:
         self.handles.clear()
         for held in self.held:
             held.clear()
-        for index, stream in enumerate(self.streams):
-            self._wire_layer(index, stream)
+        for index, sums in enumerate(self.residual_sums):
+            self._wire_layer(index, sums)
 
-    def _wire_layer(self, index: int, stream: LayerStreams) -> None:
-        attention, attention_again = self._terms(index, AFTER_ATTENTION, stream.post_norm)
-        output, output_again = self._terms(index, AFTER_MLP, stream.post_norm)
-        live = self._live()
-        needs_input = any((index, role) in live for role in ("res1", "in", "cut"))
-        needs_middle = (index, "res2") in live or (index + 1, "mid") in live
+    def _wire_layer(self, index: int, sums: ResidualSums) -> None:
+        attention, attention_again = self._terms(index, AFTER_ATTENTION, sums.post_norm)
+        output, output_again = self._terms(index, AFTER_MLP, sums.post_norm)
+        present = self._in_function()
+        needs_input = any((index, role) in present for role in ("res1", "in", "cut"))
+        needs_middle = (index, "res2") in present or (index + 1, "mid") in present
         hooks = self.handles
 
         if needs_input:
             hooks.append(
-                stream.layer.register_forward_pre_hook(partial(keep_input, self.layer_input, index), with_kwargs=True)
+                sums.layer.register_forward_pre_hook(partial(keep_input, self.layer_input, index), with_kwargs=True)
             )
-        if stream.post_norm:
-            norm, last = stream.attention_norm, stream.output_norm
+        if sums.post_norm:
+            norm, last = sums.attention_norm, sums.output_norm
             assert last is not None
             if attention:
                 hooks.append(norm.register_forward_pre_hook(partial(add_to_input, attention)))
@@ -92,14 +93,14 @@ class Shortcuts:
             return
         if attention:
             hooks.append(
-                stream.attention_norm.register_forward_pre_hook(partial(add_and_carry, attention, self.carried, index))
+                sums.attention_norm.register_forward_pre_hook(partial(add_and_carry, attention, self.carried, index))
             )
         if needs_middle:
-            hooks.append(stream.attention_norm.register_forward_pre_hook(partial(keep_norm_input, self.middle, index)))
+            hooks.append(sums.attention_norm.register_forward_pre_hook(partial(keep_norm_input, self.middle, index)))
         if attention or output:
-            hooks.append(stream.layer.register_forward_hook(partial(add_to_output, output, self.carried, index)))
+            hooks.append(sums.layer.register_forward_hook(partial(add_to_output, output, self.carried, index)))
 
-    def _live(self) -> Collection[tuple[int, str]]:
+    def _in_function(self) -> Collection[tuple[int, str]]:
         """(layer, role) of the shortcuts in the function."""
         return {key for key, adapter in self.adapters.items() if adapter.state != DROPPED}
 
@@ -118,7 +119,7 @@ class Shortcuts:
             twice = twice or again
             if adapter.state != DROPPED:
                 held = self.middle if role in ("mid", "res2") else self.layer_input
-                (second if again else first).append(partial(path, adapter, held, source))
+                (second if again else first).append(partial(term, adapter, held, source))
         return first, second if twice else None
 
 
@@ -133,7 +134,7 @@ class Held(dict[int, Tensor]):
 # arguments too, so that its shortcuts are its own.
 
 
-def path(adapter: Adapter, held: Held, source: int) -> Tensor:
+def term(adapter: Adapter, held: Held, source: int) -> Tensor:
     """S(z) of one shortcut, with z what layer ``source`` held in this forward pass."""
     return adapter(held[source])
 

@@ -17,9 +17,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Option, Options, Shared, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.block_diagonal import divisors
 from lorakit.adapters.factored import Factored
+from lorakit.adapters.options import NO_OPTIONS, Option, Options
+from lorakit.adapters.shared import Shared
 from lorakit.backbone.site import Site
 
 BANK_BOUND, LOGITS_DEVIATION = 0.02, 0.1
@@ -69,7 +71,7 @@ class Bank(Factored):
         return {"bank": (settings["vectors"], settings["length"])}
 
     @classmethod
-    def check(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
+    def refusal(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
         """Both widths fall into pieces, and the bank holds as many vectors as a piece mixes."""
         settings, common = cls.settings_of(options), math.gcd(site.in_features, site.out_features)
         h, length, top = settings["vectors"], settings["length"], settings["top"]

@@ -19,9 +19,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Option, Options, Shared, deltas
-from lorakit.adapters.draws import linear_uniform
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.factored import Factored
+from lorakit.adapters.options import NO_OPTIONS, Option, Options
+from lorakit.adapters.shared import Shared
+from lorakit.adapters.starts import linear_uniform
 from lorakit.backbone.site import Site
 
 

@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options, deltas
+from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.options import NO_OPTIONS, Option, Options
 from lorakit.backbone.site import Site
 
 
@@ -36,7 +37,7 @@ class BlockDiagonal(Delta):
         return {"A": (rank, site.in_features), "B": (site.out_features, rank)}
 
     @classmethod
-    def check(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
+    def refusal(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
         """Both widths fall into n slices, each at least as wide as the rank."""
         n = cls.settings_of(options)["minis"]
         common = math.gcd(site.in_features, site.out_features)
@@ -48,7 +49,7 @@ class BlockDiagonal(Delta):
     def blocks(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The B_i (n x out/n x rank) and the A_i (n x rank x in/n)."""
         n = self.settings["minis"]
-        return self.B.view(n, -1, self.rank), self.A.view(self.rank, n, -1).transpose(0, 1)
+        return self.tensor("B").view(n, -1, self.rank), self.tensor("A").view(self.rank, n, -1).transpose(0, 1)
 
     def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
         """``B_i (scale A_i x_i)`` for every slice x_i of x."""

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Layer, Option, Options, deltas
+from lorakit.adapters.delta import Delta, Layer, deltas
+from lorakit.adapters.options import NO_OPTIONS, Option, Options
 from lorakit.backbone.site import Site
 
 DEVIATION = 0.01
@@ -60,19 +61,19 @@ class Bottleneck(Delta):
         """U alone: without it b_up would be all that moves."""
         return "" if trains(cls.roles[cls.last]) else cls.last
 
-    def neutral(self) -> bool:
+    def is_zero(self) -> bool:
         """Whether U and b_up are zero."""
         return not self.get_parameter(self.last).any() and not self.b_up.any()
 
     def matrices(self) -> tuple[torch.Tensor, torch.Tensor]:
         """D (m x out) and U (out x m)."""
-        return self.D, self.U
+        return self.tensor("D"), self.tensor("U")
 
-    def layer(self, layer: Layer, x: torch.Tensor, scale: float) -> torch.Tensor:
+    def layer_forward(self, layer: Layer, x: torch.Tensor, scale: float) -> torch.Tensor:
         """``y + U g(D y + b_down) + b_up``, in y's dtype."""
         y = layer.frozen_forward(x)
-        down, up = self.matrices()
-        narrow = ACTIVATIONS[self.settings["activation"]](F.linear(y.to(self.b_down.dtype), down, self.b_down))
+        (down, up), b_down = self.matrices(), self.tensor("b_down")
+        narrow = ACTIVATIONS[self.settings["activation"]](F.linear(y.to(b_down.dtype), down, b_down))
         return y + F.linear(narrow, up, self.b_up).to(y.dtype)
 
 

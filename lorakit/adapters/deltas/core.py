@@ -13,8 +13,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.factored import Factored
+from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.backbone.site import Site
 
 
@@ -27,7 +28,7 @@ class Core(Factored):
     name = "core"
     roles: ClassVar = {"A": "A", "B": "B", "G": "core"}
     rank_axes: ClassVar = {"A": 0, "B": 1, "G": (0, 1)}
-    narrows: ClassVar = True
+    sliceable: ClassVar = True
     starts: ClassVar = {"G": 0.0}
     takes_factors: ClassVar = True
     A: nn.Parameter
@@ -39,14 +40,14 @@ class Core(Factored):
         """A (rank x in), B (out x rank), G (rank x rank)."""
         return {"A": (rank, site.in_features), "B": (site.out_features, rank), "G": (rank, rank)}
 
-    def outer(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def matrices(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B (out x rank) and A (rank x in)."""
-        return self.B, self.A
+        return self.tensor("B"), self.tensor("A")
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B G, and A."""
-        b, a = self.outer()
-        return b @ self.G, a
+        b, a = self.matrices()
+        return b @ self.tensor("G"), a
 
     def set_factors(self, b: torch.Tensor, a: torch.Tensor) -> None:
         """B = b, A = a, G = I."""

@@ -12,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.factored import Factored
+from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.backbone.site import Site
 
 
@@ -23,7 +24,7 @@ class Diagonal(Factored):
     name = "diagonal"
     roles: ClassVar = {"A": "A", "B": "B", "g": "gate"}
     rank_axes: ClassVar = {"A": 0, "B": 1, "g": 0}
-    narrows: ClassVar = True
+    sliceable: ClassVar = True
     starts: ClassVar = {"g": 0.0}
     takes_factors: ClassVar = True
     A: nn.Parameter
@@ -37,7 +38,7 @@ class Diagonal(Factored):
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B diag(g), and A."""
-        return self.B * self.g, self.A
+        return self.tensor("B") * self.tensor("g"), self.tensor("A")
 
     def set_factors(self, b: torch.Tensor, a: torch.Tensor) -> None:
         """B = b, A = a, g = 1."""

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.diagonal import Diagonal
-from lorakit.adapters.draws import standard_normal
+from lorakit.adapters.starts import standard_normal
 
 
 class Gated(Diagonal):
@@ -19,11 +19,7 @@ class Gated(Diagonal):
 
     name = "gated"
     starts: ClassVar = {"B": 0.0, "g": standard_normal}
-
-    @classmethod
-    def closers(cls) -> tuple[str, ...]:
-        """The gate, though it is B that starts at zero."""
-        return ("g",)
+    closed_by: ClassVar = ("g",)  # the gate, though it is B that starts at zero
 
 
 deltas.register(Gated)

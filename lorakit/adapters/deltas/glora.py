@@ -20,7 +20,9 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Layer, Option, Options, Shared, deltas
+from lorakit.adapters.delta import Delta, Layer, deltas
+from lorakit.adapters.options import NO_OPTIONS, Option, Options
+from lorakit.adapters.shared import Shared
 from lorakit.backbone.site import Site
 
 Tensor = torch.Tensor
@@ -85,7 +87,7 @@ class GLoRA(Delta):
         moves = trains("B") or (trains("vector") and not trains("A"))
         return "" if moves else "Ad"
 
-    def neutral(self) -> bool:
+    def is_zero(self) -> bool:
         """Whether every Xd, D and E is zero."""
         return not any(tensor.any() for name, tensor, _ in self.tensors() if name in self.starts)
 
@@ -102,7 +104,7 @@ class GLoRA(Delta):
         fixed = {**self.settings, **self.configuration, "mode": "fixed"}
         found = {}
         for name, shape in self.shapes(self.site, self.rank, fixed).items():
-            tensor: Tensor = getattr(self, name)
+            tensor = self.tensor(name)
             if tensor.ndim > len(shape):
                 tensor = tensor[:, 0]
             found[name] = tensor[: shape[0]]
@@ -110,7 +112,7 @@ class GLoRA(Delta):
 
     # -- the function -------------------------------------------------------------------------------------------------
 
-    def layer(self, layer: Layer, x: Tensor, scale: float) -> Tensor:
+    def layer_forward(self, layer: Layer, x: Tensor, scale: float) -> Tensor:
         """``W' x + b'``, for x (..., in) -> (..., out), in the layer's own dtype."""
         base = layer.frozen_forward(x)
         weight, bias, parts = layer.base_weight(), layer.base_bias(), self.used()

@@ -1,8 +1,13 @@
 """LoRA's product of two thin matrices (Hu et al. 2021, section 4.1).
 
-dW = B A        A: rank x in, B: out x rank,  rank (in + out) parameters
+    dW = B A        A: rank x in, B: out x rank,  rank (in + out) parameters
 
-x --- A ---> rank numbers --- B ---> out numbers, added to W x
+    x ------- A -------> A x ------- B -------> dW x, times s and added to W x
+    (.., in)             (.., rank)             (.., out)
+
+rank is small, 8 say, where in and out are hundreds: two thin products beside the frozen one. B starts at zero, so that
+dW = 0 and training starts from the pretrained model; A is left to the recipe's init. Row i of A and column i of B are
+rank unit i (``rank_units``).
 """
 
 from __future__ import annotations
@@ -12,8 +17,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.factored import Factored
+from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.backbone.site import Site
 
 
@@ -22,11 +28,11 @@ class LowRank(Factored):
 
     name = "low_rank"
     roles: ClassVar = {"A": "A", "B": "B"}
-    rank_axes: ClassVar = {"A": 0, "B": 1}
-    narrows: ClassVar = True
     starts: ClassVar = {"B": 0.0}
-    peft_names: ClassVar = {"A": "lora_A.weight", "B": "lora_B.weight"}
+    rank_axes: ClassVar = {"A": 0, "B": 1}
+    sliceable: ClassVar = True
     takes_factors: ClassVar = True
+    peft_names: ClassVar = {"A": "lora_A.weight", "B": "lora_B.weight"}
     A: nn.Parameter
     B: nn.Parameter
 
@@ -36,11 +42,11 @@ class LowRank(Factored):
         return {"A": (rank, site.in_features), "B": (site.out_features, rank)}
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """B and A."""
-        return self.B, self.A
+        """B and A, which is all there is to it: ``Factored`` computes with them."""
+        return self.tensor("B"), self.tensor("A")
 
     def set_factors(self, b: torch.Tensor, a: torch.Tensor) -> None:
-        """B = b, A = a."""
+        """B = b, A = a: for an init that gives both, as PiSSA's does."""
         self.B.copy_(b)
         self.A.copy_(a)
 

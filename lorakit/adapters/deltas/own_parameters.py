@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Options, deltas
+from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.backbone.site import Site
 
 
@@ -22,7 +23,7 @@ class OwnParameters(Delta):
     free_rank: ClassVar = True
     kinds: ClassVar = ("module",)
     additive: ClassVar = False
-    replaces: ClassVar = True
+    replaces_parameters: ClassVar = True
 
     @classmethod
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:

@@ -15,8 +15,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options, deltas
-from lorakit.adapters.draws import standard_normal
+from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.options import NO_OPTIONS, Option, Options
+from lorakit.adapters.starts import standard_normal
 from lorakit.backbone.site import Site
 
 PREFIX = "prefix"
@@ -31,7 +32,7 @@ class VirtualStates(Delta):
     unmergeable: ClassVar = "virtual tokens are not weights"
 
     @classmethod
-    def check(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
+    def refusal(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
         """It belongs into an attention."""
         return "" if site.role == PREFIX else "it is no attention that virtual tokens could stand in"
 
@@ -62,9 +63,9 @@ class Prefix(VirtualStates):
         return {"keys": (rank, site.in_features), "values": (rank, site.out_features)}
 
     @torch.no_grad()
-    def begin(self, generator: torch.Generator) -> None:
+    def put_at_start(self, generator: torch.Generator) -> None:
         """N(0, std^2)."""
-        super().begin(generator)
+        super().put_at_start(generator)
         for parameter in self.parameters():
             parameter.mul_(self.settings["std"])
 

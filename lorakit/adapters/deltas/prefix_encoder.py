@@ -15,9 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Option, Options, Shared, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.prefix import VirtualStates
-from lorakit.adapters.draws import linear_uniform, standard_normal, zero
+from lorakit.adapters.options import NO_OPTIONS, Option, Options
+from lorakit.adapters.shared import Shared
+from lorakit.adapters.starts import linear_uniform, standard_normal, zero
 from lorakit.backbone.site import Site
 
 

@@ -14,8 +14,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options, deltas
-from lorakit.adapters.draws import standard_normal
+from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.options import NO_OPTIONS, Option, Options
+from lorakit.adapters.starts import standard_normal
 from lorakit.backbone.site import Site
 
 PROMPT = "prompt"
@@ -30,7 +31,7 @@ class VirtualTokens(Delta):
     unmergeable: ClassVar = "virtual tokens are not weights"
 
     @classmethod
-    def check(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
+    def refusal(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
         """It belongs in front of the text."""
         return "" if site.role == PROMPT else "it is not the input"
 
@@ -59,9 +60,9 @@ class Prompt(VirtualTokens):
         """Embeddings (n x d)."""
         return {"embeddings": (rank, site.in_features)}
 
-    def begin(self, generator: torch.Generator) -> None:
+    def put_at_start(self, generator: torch.Generator) -> None:
         """Draw the normal start, and which tokens the other one takes: as shares of a vocabulary that is not known yet."""
-        super().begin(generator)
+        super().put_at_start(generator)
         self.picked = torch.rand(self.rank, generator=generator).tolist()
 
     @torch.no_grad()

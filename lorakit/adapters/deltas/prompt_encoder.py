@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Option, Options, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.prompt import VirtualTokens
-from lorakit.adapters.draws import linear_uniform, standard_normal, zero
+from lorakit.adapters.options import NO_OPTIONS, Option, Options
+from lorakit.adapters.starts import linear_uniform, standard_normal, zero
 from lorakit.backbone.site import Site
 
 

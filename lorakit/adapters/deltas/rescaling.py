@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Layer, Options, deltas
+from lorakit.adapters.delta import Delta, Layer, deltas
+from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.backbone.site import Site
 
 RESCALES_INPUT = ("down",)
@@ -33,11 +34,11 @@ class Rescaling(Delta):
         """l (out), or (in) where inputs are rescaled."""
         return {"l": (site.in_features if site.role in RESCALES_INPUT else site.out_features,)}
 
-    def neutral(self) -> bool:
+    def is_zero(self) -> bool:
         """Whether l is one."""
         return bool((self.l == 1).all())
 
-    def layer(self, layer: Layer, x: torch.Tensor, scale: float) -> torch.Tensor:
+    def layer_forward(self, layer: Layer, x: torch.Tensor, scale: float) -> torch.Tensor:
         """``l * (W x + b)`` or ``W (l * x) + b``, in the layer's own dtype."""
         if self.site.role in RESCALES_INPUT:
             return layer.frozen_forward((x * self.l).to(x.dtype))

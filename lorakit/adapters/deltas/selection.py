@@ -13,8 +13,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.factored import Factored
+from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.backbone.site import Site
 
 SELECTION = "selection"
@@ -43,7 +44,7 @@ class Selection(Factored):
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B diag(softmax(alpha)), and A."""
-        return self.B * self.shares(), self.A
+        return self.tensor("B") * self.shares(), self.tensor("A")
 
 
 deltas.register(Selection)

@@ -14,9 +14,11 @@ from typing import ClassVar
 
 import torch
 
-from lorakit.adapters.delta import NO_OPTIONS, Options, Shared, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.core import Core
-from lorakit.adapters.draws import standard_normal
+from lorakit.adapters.options import NO_OPTIONS, Options
+from lorakit.adapters.shared import Shared
+from lorakit.adapters.starts import standard_normal
 from lorakit.backbone.site import Site
 
 
@@ -26,7 +28,7 @@ class SharedCore(Core):
     name = "shared_core"
     roles: ClassVar = {"G": "core"}
     rank_axes: ClassVar = {"G": (0, 1)}
-    narrows: ClassVar = False
+    sliceable: ClassVar = False
     starts: ClassVar = {"G": 0.0, "A": standard_normal, "B": standard_normal}
     shared_roles: ClassVar = {"A": "A", "B": "B"}
     kinds: ClassVar = ("linear", "conv1d")
@@ -50,7 +52,7 @@ class SharedCore(Core):
         """A (rank x in), B (out x rank)."""
         return {"A": (rank, sites[0].in_features), "B": (sites[0].out_features, rank)}
 
-    def outer(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def matrices(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The shared B and A; their first ``rank`` directions where other sites have a higher rank."""
         return self.shared.get_parameter("B")[:, : self.rank], self.shared.get_parameter("A")[: self.rank]
 

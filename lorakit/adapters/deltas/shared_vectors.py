@@ -14,8 +14,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Options, Shared, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.vectors import D_START, Vectors
+from lorakit.adapters.options import NO_OPTIONS, Options
+from lorakit.adapters.shared import Shared
 from lorakit.backbone.site import Site
 
 
@@ -30,7 +32,7 @@ class SharedVectors(Vectors):
     name = "shared_vectors"
     roles: ClassVar = {"d": "vector", "b": "vector"}
     rank_axes: ClassVar = {"d": 0}
-    narrows: ClassVar = False
+    sliceable: ClassVar = False
     starts: ClassVar = {"d": D_START, "b": 0.0, "A": fan_in_uniform, "B": fan_in_uniform}
     shared_roles: ClassVar = {"A": "A", "B": "B"}
     free_rank: ClassVar = True

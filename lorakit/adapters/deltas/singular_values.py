@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Option, Options, deltas
+from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.options import NO_OPTIONS, Option, Options
 from lorakit.backbone.site import Site
 
 Tensor = torch.Tensor

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Delta, Options, deltas
+from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.backbone.site import Site
 
 Tensor = torch.Tensor
@@ -34,7 +35,7 @@ class Sparse(Delta):
     name = "sparse"
     roles: ClassVar = {"w": "weight", "gate": "gate"}
     starts: ClassVar = {"w": 0.0, "gate": OPEN}
-    rates: ClassVar = {"gate": GATES_FASTER}
+    lr_factors: ClassVar = {"gate": GATES_FASTER}
     free_rank: ClassVar = True
     kinds: ClassVar = ("linear", "conv1d")
     w: nn.Parameter

@@ -16,9 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.singular_values import Decomposed
 from lorakit.adapters.factored import Factored
+from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.backbone.site import Site
 
 Tensor = torch.Tensor
@@ -44,19 +45,20 @@ class SpectralAdditive(Decomposed, Factored):
         """A tensor without which nothing moves: there is none, each of the two moves alone."""
         return ""
 
-    def neutral(self) -> bool:
+    def is_zero(self) -> bool:
         """Whether A and B are both zero."""
-        return not self.A.any() and not self.B.any()
+        return not self.tensor("A").any() and not self.tensor("B").any()
 
     def forward(self, x: Tensor, scale: float) -> Tensor:
         """``U_r s (scale A x) + B s (scale (V_r^T + A) x)``."""
-        moved = F.linear(x, self.A)
+        moved = F.linear(x, self.tensor("A"))
         values = scale * self.s
-        return F.linear(moved * values, self.u) + F.linear((F.linear(x, self.v) + moved) * values, self.B)
+        return F.linear(moved * values, self.u) + F.linear((F.linear(x, self.v) + moved) * values, self.tensor("B"))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """[U_r, B] diag(s, s), and A above V_r^T + A."""
-        return torch.cat([self.u * self.s, self.B * self.s], dim=1), torch.cat([self.A, self.v + self.A])
+        b, a = self.tensor("B"), self.tensor("A")
+        return torch.cat([self.u * self.s, b * self.s], dim=1), torch.cat([a, self.v + a])
 
 
 deltas.register(SpectralAdditive)

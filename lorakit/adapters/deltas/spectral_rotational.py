@@ -16,9 +16,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.singular_values import Decomposed
 from lorakit.adapters.factored import Factored
+from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.backbone.site import Site
 
 Tensor = torch.Tensor
@@ -48,7 +49,7 @@ class SpectralRotational(Decomposed, Factored):
         return {"left": (above,), "right": (above,)}
 
     @classmethod
-    def check(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
+    def refusal(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
         """One vector alone cannot be rotated."""
         return "a rotation needs a rank of 2 or more" if rank < 2 else ""
 

@@ -1,6 +1,6 @@
 """LoRA's two factors, each kept as a train of small cores (LoRETTA-rep: Yang et al. 2024).
 
-dW = B A        A: rank x in, B: out x rank, each the product of its cores t x n x t' (``lorakit.adapters.tensor_train``);
+dW = B A        A: rank x in, B: out x rank, each the product of its cores t x n x t' (``lorakit.adapters.ops.tensor_train``);
                 sum t n t' parameters, t = tensor_rank between two cores and 1 at the ends
 
 The first core of B, that of out's first digit, starts at zero, so that dW = 0; the others are normal, as in LoRETTA's code.
@@ -12,9 +12,10 @@ from typing import ClassVar
 
 import torch
 
-from lorakit.adapters.delta import NO_OPTIONS, Option, Options, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.factored import Factored
-from lorakit.adapters.tensor_train import MOST_CORES, draw, named_shapes, product, train_of, with_its_train
+from lorakit.adapters.ops.tensor_train import MOST_CORES, draw, named_shapes, product, train_of, with_its_train
+from lorakit.adapters.options import NO_OPTIONS, Option, Options
 from lorakit.backbone.site import Site
 
 TENSOR_RANK = Option(5, "what two neighbouring cores have in common (t)", low=1)
@@ -34,11 +35,11 @@ class TensorTrain(Factored):
         t = cls.settings_of(options)["tensor_rank"]
         return named_shapes({"A": (rank, site.in_features), "B": (site.out_features, rank)}, t)
 
-    def begin(self, generator: torch.Generator) -> None:
+    def put_at_start(self, generator: torch.Generator) -> None:
         """Draw both trains for a deviation of 1 / sqrt(rows + columns), then zero the first core of B."""
         draw(train_of(self, "A"), (self.rank + self.site.in_features) ** -0.5, generator)
         draw(train_of(self, "B"), (self.site.out_features + self.rank) ** -0.5, generator)
-        super().begin(generator)
+        super().put_at_start(generator)
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B (out x rank) and A (rank x in): multiplying the cores out costs far less than taking every token through them."""

@@ -12,10 +12,11 @@ from typing import ClassVar
 
 import torch
 
-from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.bottleneck import Bottleneck
 from lorakit.adapters.deltas.tensor_train import TENSOR_RANK
-from lorakit.adapters.tensor_train import MOST_CORES, draw, named_shapes, product, train_of, with_its_train
+from lorakit.adapters.ops.tensor_train import MOST_CORES, draw, named_shapes, product, train_of, with_its_train
+from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.backbone.site import Site
 
 
@@ -40,11 +41,11 @@ class TensorTrainBottleneck(Bottleneck):
         cores = named_shapes({"D": (rank, site.out_features), "U": (site.out_features, rank)}, t)
         return cores | cls.biases(site, rank)
 
-    def begin(self, generator: torch.Generator) -> None:
+    def put_at_start(self, generator: torch.Generator) -> None:
         """Draw both trains for a deviation of 1 / sqrt(m + out), then zero the first core of U and the biases."""
         for matrix in ("D", "U"):
             draw(train_of(self, matrix), (self.rank + self.site.out_features) ** -0.5, generator)
-        super().begin(generator)
+        super().put_at_start(generator)
 
     def matrices(self) -> tuple[torch.Tensor, torch.Tensor]:
         """D (m x out) and U (out x m), multiplied out."""

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import NO_OPTIONS, Options, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.factored import Factored
+from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.backbone.site import Site
 
 D_START = 0.1
@@ -27,7 +28,7 @@ class Vectors(Factored):
     name = "vectors"
     roles: ClassVar = {"A": "A", "B": "B", "d": "vector", "b": "vector"}
     rank_axes: ClassVar = {"A": 0, "B": 1, "d": 0}
-    narrows: ClassVar = True
+    sliceable: ClassVar = True
     starts: ClassVar = {"d": D_START, "b": 0.0}
     takes_factors: ClassVar = True
     A: nn.Parameter
@@ -47,17 +48,17 @@ class Vectors(Factored):
 
     def matrices(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B (out x rank) and A (rank x in)."""
-        return self.B, self.A
+        return self.tensor("B"), self.tensor("A")
 
     def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
         """``b * B (scale d * A x)``: at the high ranks of VeRA cheaper to keep for the backward pass than diag(b) B diag(d)."""
         wide, thin = self.matrices()
-        return F.linear(F.linear(x, thin) * (scale * self.d), wide) * self.b
+        return F.linear(F.linear(x, thin) * (scale * self.tensor("d")), wide) * self.b
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """diag(b) B diag(d), and A."""
         wide, thin = self.matrices()
-        return self.b[:, None] * wide * self.d, thin
+        return self.b[:, None] * wide * self.tensor("d"), thin
 
     def set_factors(self, b: torch.Tensor, a: torch.Tensor) -> None:
         """B = b, A = a, with ones in both vectors."""

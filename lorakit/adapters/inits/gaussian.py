@@ -11,7 +11,7 @@ from lorakit.adapters.init import Init, InitContext, inits
 @torch.no_grad()
 def gaussian(delta: Delta, context: InitContext) -> None:
     """Normal with standard deviation 1/rank (the deviation PEFT uses) for every tensor that is drawn."""
-    for _, tensor, _ in delta.drawn():
+    for _, tensor, _ in delta.init_tensors():
         tensor.normal_(0.0, 1.0 / min(tensor.shape), generator=context.generator)
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import torch
 
-from lorakit.adapters.draws import linear_uniform
-from lorakit.adapters.init import Drawable, Init, InitContext, inits
+from lorakit.adapters.init import Init, InitContext, Initialisable, inits
+from lorakit.adapters.starts import linear_uniform
 
 
 @torch.no_grad()
-def kaiming(delta: Drawable, context: InitContext) -> None:
+def kaiming(delta: Initialisable, context: InitContext) -> None:
     """Kaiming-uniform with a = sqrt(5) (He et al. 2015; microsoft/LoRA)."""
-    for _, tensor, _ in delta.drawn():
+    for _, tensor, _ in delta.init_tensors():
         linear_uniform(tensor, context.generator)
 
 

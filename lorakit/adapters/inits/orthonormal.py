@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lorakit.adapters.init import Drawable, Init, InitContext, inits
+from lorakit.adapters.init import Init, InitContext, Initialisable, inits
 
 
 @torch.no_grad()
-def orthonormal(delta: Drawable, context: InitContext) -> None:
+def orthonormal(delta: Initialisable, context: InitContext) -> None:
     """Uniform among matrices with orthonormal rows or columns, for every tensor that is drawn."""
-    for _, tensor, _ in delta.drawn():
+    for _, tensor, _ in delta.init_tensors():
         nn.init.orthogonal_(tensor, generator=context.generator)
 
 

@@ -22,7 +22,7 @@ def principal(delta: Delta, context: InitContext) -> None:
     u, s, v = torch.linalg.svd(context.weight, full_matrices=False)
     rank = delta.rank
     parts = {"A": s[:rank, None] * v[:rank], "B": u[:, :rank]}
-    for _, tensor, role in delta.drawn():
+    for _, tensor, role in delta.init_tensors():
         tensor.copy_(parts[role])
 
 

@@ -13,7 +13,7 @@ DEVIATION = 0.02
 @torch.no_grad()
 def small_gaussian(delta: Delta, context: InitContext) -> None:
     """Normal with standard deviation 0.02 for every tensor that is drawn."""
-    for _, tensor, _ in delta.drawn():
+    for _, tensor, _ in delta.init_tensors():
         tensor.normal_(0.0, DEVIATION, generator=context.generator)
 
 

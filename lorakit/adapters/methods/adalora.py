@@ -7,7 +7,7 @@ units go. Merges exactly. Trained without that search it is TriLoRA with another
 When to use it: with `search.method=adalora`, from about one and a half times the rank that the budget pays for.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

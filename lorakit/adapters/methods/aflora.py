@@ -8,7 +8,7 @@ does not go with a search.
 When to use it: at low rank on all projections, for VeRA's size in the end without VeRA's high rank; wants a high learning rate.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

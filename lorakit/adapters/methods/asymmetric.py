@@ -8,7 +8,7 @@ vectors alone, and the authors' code takes others by mistake).
 When to use it: half of LoRA's parameters at about its quality; spend what is saved on twice the rank.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

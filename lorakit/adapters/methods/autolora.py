@@ -7,7 +7,7 @@ and not by the optimiser: without that search this is LoRA at a scale of s / ran
 When to use it: with `search.method=autolora`, to learn which rank units of which sites are worth keeping.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

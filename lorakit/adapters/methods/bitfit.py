@@ -8,7 +8,7 @@ A model without biases, such as Llama, is refused: nothing of it could train.
 When to use it: as the cheapest baseline on small data; wants a high learning rate.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -9,7 +9,7 @@ each sample by its largest entry; its scale changes the balance of A and B, neve
 When to use it: as PiSSA, where the task's texts differ from what the model was pretrained on.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -9,7 +9,7 @@ Else as corda_ipm, differences from PEFT included.
 When to use it: to change as little as possible of what the model does with such texts.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

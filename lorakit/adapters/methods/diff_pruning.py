@@ -13,7 +13,7 @@ moments start anew with the second phase.
 When to use it: when the change itself must be small to store or to inspect, and memory for three copies of W is there.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

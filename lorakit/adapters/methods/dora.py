@@ -7,7 +7,7 @@ Dropout acts on the low-rank branch alone (PEFT also drops the base path's input
 When to use it: where LoRA at low rank falls behind full fine-tuning; costs a little more time a step.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

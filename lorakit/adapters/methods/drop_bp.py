@@ -8,7 +8,7 @@ rates by each layer's sensitivity are left out.
 When to use it: for long trainings of deep models: the backward pass gets cheaper by about the rate.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -8,7 +8,7 @@ Every site keeps its rank: the paper, and PEFT with rho > 1, hand ranks from sit
 When to use it: in place of LoRA at small ranks, where a random A would miss most of the inputs.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -8,7 +8,7 @@ Not the Flora that compresses gradients by random projections (Hao et al. 2024),
 When to use it: where LoRA's rank is the limit and widths, not ranks, make the cost: G adds little.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

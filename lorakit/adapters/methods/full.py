@@ -8,7 +8,7 @@ A model in which two modules share a parameter (tied embeddings) is refused.
 When to use it: as the reference that every adapter is measured against. Wants a low learning rate, 2e-5 to 5e-5.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

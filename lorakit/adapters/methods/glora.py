@@ -13,7 +13,7 @@ fixed configuration keeps no storage that it does not use.
 When to use it: when there is time for a search, or the bias and the scale of W matter; at the same rank it costs twice what LoRA does.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -10,7 +10,7 @@ the KL is that of normal distributions of variance 1; a query that would lose ev
 When to use it: on small data sets, where a LoRA overfits. A step costs about two of LoRA's.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

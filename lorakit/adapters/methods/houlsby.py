@@ -11,7 +11,7 @@ g is the option `activation`: gelu, relu or silu.
 When to use it: as the classic baseline, when parameters and time at inference are not scarce.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

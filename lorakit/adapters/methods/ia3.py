@@ -7,7 +7,7 @@ out (or in) parameters a site; l starts at 1. Merges exactly: rows of W and b, o
 When to use it: when an adapter must be tiny and the data are few; wants a high learning rate.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

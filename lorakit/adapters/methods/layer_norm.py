@@ -7,7 +7,7 @@ places of the pretrained ones.
 When to use it: as the cheapest baseline that moves anything inside the model.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

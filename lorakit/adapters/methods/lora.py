@@ -7,7 +7,7 @@ Merges exactly: W' = W + s B A.
 When to use it: the default. Small tasks like rank 4 to 16 on all linear roles.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -7,7 +7,7 @@ Differs from PEFT's optimiser of that name, which also preconditions the gradien
 When to use it: when memory is short.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

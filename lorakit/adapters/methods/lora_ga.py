@@ -8,7 +8,7 @@ rsLoRA's scale s = alpha / sqrt(r); PEFT multiplies B by S and leaves A unscaled
 When to use it: for fast early progress, where a few training batches tell the direction well.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

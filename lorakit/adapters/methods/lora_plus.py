@@ -7,7 +7,7 @@ Parameters, function and merging are LoRA's. Tensors are grouped by their role, 
 When to use it: when LoRA learns slowly; B then takes steps that a common rate for both would not bear.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -8,7 +8,7 @@ vectors are exact, not from a randomised algorithm. A and B are saved with G, so
 When to use it: when an adapter must be tiny, or one model serves very many of them; ranks of 8 to 25, on more than q and v.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -9,7 +9,7 @@ are computed, not looked up; norms do not train, and the head is not decomposed.
 When to use it: where `houlsby` is good but too large; the authors prefer it to loretta_rep.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -10,7 +10,7 @@ start); the digits are computed, not looked up; norms do not train, and the head
 When to use it: when an adapter must be several times smaller than LoRA.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

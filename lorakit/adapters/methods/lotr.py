@@ -7,7 +7,7 @@ The paper's L, M and R are B, G and A; s = alpha / rank. A and B start tens of t
 When to use it: for deep models and tiny adapters, with a rank higher than LoRA's.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -8,7 +8,7 @@ Differs from the authors' code: the A_i are drawn as one matrix, so U(+-1/sqrt(i
 When to use it: where LoRA wants a higher rank than its parameters allow.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

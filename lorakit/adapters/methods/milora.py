@@ -7,7 +7,7 @@ The paper trains B A in W - s B_0 A_0, which is the same function (lorakit.adapt
 When to use it: to learn while what the pretrained weights do most is left alone.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -9,7 +9,7 @@ A as of B; both are divided by sqrt(k), as in the authors' code for language.
 When to use it: when an adapter must be tiny and its size must not grow with the model; wants a learning rate ten to twenty times LoRA's.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

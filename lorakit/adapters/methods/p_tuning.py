@@ -10,7 +10,7 @@ and positions as with prompt_tuning; biases start at 0 (PEFT: uniform).
 When to use it: where prompt_tuning trains badly.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

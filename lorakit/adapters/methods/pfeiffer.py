@@ -9,7 +9,7 @@ included, but for the usual values here: a rank of 48, and relu for g (option `a
 When to use it: where houlsby is too large.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -7,7 +7,7 @@ The paper trains B A in W - s B_0 A_0, which is the same function (lorakit.adapt
 When to use it: for faster learning than LoRA at the same rank and learning rate.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -10,7 +10,7 @@ biases start at 0 (PEFT: uniform).
 When to use it: where prefix_tuning trains badly.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -12,7 +12,7 @@ too; adapter.options std=0.02 starts it small, 1 is PEFT's and P-tuning v2's. De
 When to use it: when one frozen model serves many tasks in one batch; wants a high learning rate.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

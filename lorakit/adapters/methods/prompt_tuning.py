@@ -11,7 +11,7 @@ its own (PEFT counts n more, and a text of full length fails); a normal start is
 When to use it: when one frozen model serves many tasks and each must be tiny; wants a large model and a very high learning rate.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

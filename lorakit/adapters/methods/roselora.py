@@ -9,7 +9,7 @@ than before (last 30 %) are ours; the authors count them in steps of an editing 
 When to use it: where an update should change few weights, as in editing what a model knows.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

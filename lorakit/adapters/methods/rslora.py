@@ -7,7 +7,7 @@ square root it does not.
 When to use it: at high ranks (32 and above), or when one learning rate should serve many ranks.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -9,7 +9,7 @@ has no part.
 When to use it: when an adapter must be tiny and stay within what the model has already; wants a high learning rate.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

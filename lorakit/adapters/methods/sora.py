@@ -7,7 +7,7 @@ search it is LoRA whose ranks start with different weights.
 When to use it: with `search.method=sora`.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -9,7 +9,7 @@ adapter.updates: [sparse_mask] puts it on any other method with factors A and B.
 When to use it: where the number of entries in the file counts, not the memory of training.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -9,7 +9,7 @@ Deliberate differences: none in the function; the sum is computed in factored fo
 When to use it: where LoRA is, when the task is close to what the model knows.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -10,7 +10,7 @@ half never matters and is not there. A rank of 1 has nothing to rotate and is re
 When to use it: when the budget is far below LoRA's at the same rank.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

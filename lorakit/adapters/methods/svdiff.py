@@ -10,7 +10,7 @@ Deliberate differences: the paper tunes diffusion models and mixes its data, whi
 When to use it: as SAM-PARSER, where a sign change of a direction is to be ruled out.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -9,7 +9,7 @@ A search that switches sites moves what is common to all of them too: a site tha
 When to use it: to cut LoRA's parameters by about the number of layers.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

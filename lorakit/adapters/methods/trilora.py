@@ -6,7 +6,7 @@ rank (in + out) + rank parameters a site. Merges exactly. AdaLoRA's form without
 When to use it: as the starting point of methods that prune or weigh single ranks.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -11,7 +11,7 @@ When to use it: to study sharing across sites, or for many adapters whose larges
 smaller than LoRA, and it wants a learning rate ten times LoRA's.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

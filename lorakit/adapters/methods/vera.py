@@ -7,7 +7,7 @@ rank + out parameters a site. Merges exactly. Sites of different widths take the
 When to use it: when an adapter must be tiny; wants a high rank (256 and up) and a learning rate ten times LoRA's.
 """
 
-from lorakit.adapters.spec import Method, methods
+from lorakit.adapters.method import Method, methods
 
 methods.register(
     Method(

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
-from lorakit.adapters.adapter import DROPPED, Adapter
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import Delta
 from lorakit.adapters.deltas.rescaling import RESCALES_INPUT, Rescaling
 from lorakit.adapters.deltas.shared_vectors import SharedVectors
+from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import PEFT_CONFIG, PEFT_TENSORS, save_tensors
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.peft.layout import (
@@ -75,7 +76,7 @@ def peft_form(adapted: AdaptedModel) -> PeftForm:
         config, tensors = vera_form(adapted, adapters)
     elif all(type(a.delta) is Rescaling for a in adapters):
         config, tensors = ia3_form(adapted, adapters)
-    elif all(a.delta.replaces and a.site.role == NORM for a in adapters):
+    elif all(a.delta.replaces_parameters and a.site.role == NORM for a in adapters):
         config, tensors = norms_form(adapted, adapters)
     else:
         config, tensors = lora_form(adapted, adapters)
@@ -103,9 +104,9 @@ def lora_form(adapted: AdaptedModel, adapters: Sequence[Adapter]) -> tuple[dict[
     for adapter in adapters:
         prefix = f"{PREFIX}{adapter.site.name}."
         if in_peft(adapter):
-            sites.append(lora_site(adapter, adapter.live, adapter.scale * adapter.live))
+            sites.append(lora_site(adapter, adapter.units.live, adapter.scale * adapter.units.live))
             tensors |= {
-                prefix + peft_name(adapter, name): adapter.packed(name, tensor.detach())
+                prefix + peft_name(adapter, name): adapter.units.live_part(name, tensor.detach())
                 for name, tensor, _ in adapter.tensors()
             }
             continue
@@ -124,7 +125,7 @@ def no_lora(adapter: Adapter) -> str:
     delta, name = adapter.delta, adapter.spec.delta
     if adapter.base is None:
         return f"'{name}' is not on a module of the model"
-    if delta.replaces or not adapter.on_weight:
+    if delta.replaces_parameters or not adapter.on_weight:
         return "the module's own parameters are trained, norms apart"
     if not delta.additive:
         return f"delta '{name}' rewrites the weight, it adds no B A to it"

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.attach import AdaptedModel
 
 PREFIX = "base_model.model."
 MAGNITUDE = "lora_magnitude_vector"
@@ -58,7 +58,7 @@ def peft_name(adapter: Adapter, tensor: str) -> str:
 
 def native_config(adapted: AdaptedModel) -> dict[str, Any]:
     """adapter_config.json of a native adapter."""
-    return lora_config(adapted, [lora_site(a, a.live, a.scale * a.live) for a in linear_sites(adapted)])
+    return lora_config(adapted, [lora_site(a, a.units.live, a.scale * a.units.live) for a in linear_sites(adapted)])
 
 
 def lora_site(adapter: Adapter, rank: int, alpha: float) -> LoraSite:

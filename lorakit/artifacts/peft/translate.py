@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from lorakit.adapters.attach import SHARED, AdaptedModel
+from lorakit.adapters.adapted_model import SHARED, AdaptedModel
 from lorakit.adapters.block import blocks
 from lorakit.adapters.deltas.rescaling import RESCALES_INPUT
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.artifacts.peft.import_ import PeftAdapter, Tensors, matches, targeted
 from lorakit.artifacts.peft.layout import MAGNITUDE
 from lorakit.backbone.load import Backbone
@@ -92,7 +92,7 @@ def scale_rule(adapter: PeftAdapter) -> tuple[str, float]:
 
 
 def values(adapter: PeftAdapter, adapted: AdaptedModel) -> Tensors:
-    """Key of ``AdaptedModel.state`` -> value. RunError for a head that is missing, or tensors that have no place."""
+    """Key of ``AdaptedModel.tensors`` -> value. RunError for a head that is missing, or tensors that have no place."""
     found: Tensors = {}
     for name, tensors in adapter.parts.items():
         rest = adapter.scales[name] / adapted.adapters[name].scale
@@ -121,7 +121,7 @@ def translated(kind: str, tensors: Tensors, rest: float) -> list[tuple[str, torc
 
 def head_values(adapter: PeftAdapter, adapted: AdaptedModel) -> Tensors:
     """The head's and other new parts' values: the adapter's, or the base model's own where that brought a trained head."""
-    parts, state = set(adapted.new_parts), adapted.state()
+    parts, state = set(adapted.new_parts), adapted.tensors()
     if foreign := sorted(set(adapter.rest) - parts):
         raise adapter.error(
             f"{foreign[0]} was trained whole, and lorakit keeps nothing whole beside an adapter but the head",
@@ -149,6 +149,6 @@ def fill(adapted: AdaptedModel, adapter: PeftAdapter) -> None:
     if large := [name for name, tensor in found.items() if not tensor.isfinite().all()]:
         raise adapter.error(f"{large[0]} has values that float32 does not hold")
     try:
-        adapted.load_state(found)
+        adapted.load_tensors(found)
     except RunError as error:
         raise adapter.error(str(error)) from None

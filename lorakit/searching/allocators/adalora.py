@@ -26,9 +26,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.adapter import ON
-from lorakit.adapters.delta import Option, axes_of
-from lorakit.adapters.packing import pack_all, unpack
+from lorakit.adapters.json_tensors import pack_all, unpack
+from lorakit.adapters.options import Option
+from lorakit.adapters.rank_units import axes_of
+from lorakit.adapters.switching import ON
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import SearchContext, allocators, read_settings
 from lorakit.searching.cost_model import CostModel

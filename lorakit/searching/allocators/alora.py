@@ -28,7 +28,8 @@ from typing import Any, ClassVar
 import torch
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.delta import Option, axes_of
+from lorakit.adapters.options import Option
+from lorakit.adapters.rank_units import axes_of
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import check_finite
 from lorakit.searching.allocator import Decision, SearchContext, allocators, read_settings
@@ -66,7 +67,7 @@ class ALoRA(UnitAllocator):
         start = rank_for_all(context)
         self.rounds = 0
         self.keep({name: torch.arange(adapter.rank) < start for name, adapter in self.adapters.items()})
-        self.fresh = {name: ~adapter.units for name, adapter in self.adapters.items()}  # never live so far
+        self.fresh = {name: ~adapter.units.mask for name, adapter in self.adapters.items()}  # never live so far
 
     @classmethod
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
@@ -84,7 +85,7 @@ class ALoRA(UnitAllocator):
         if step == 0 or self.rounds == self.settings["rounds"]:
             return Decision(self.context.search.method)
         scores = self.unit_scores()
-        live = {name: adapter.units.clone() for name, adapter in self.adapters.items()}
+        live = {name: adapter.units.mask.clone() for name, adapter in self.adapters.items()}
         check_finite({f"{name}[{unit}]": float(scores[name][unit]) for name, unit in units_of(live)})
         told = {name: float(values[live[name]].sum()) for name, values in scores.items()}
         self.keep(self.moved(scores, live))
@@ -136,7 +137,7 @@ class ALoRA(UnitAllocator):
         context = self.context
         seed = int(torch.randint(2**31, (), generator=context.generator))
         batches = context.draw(context.search.batches, context.generator)
-        live = {name: adapter.units.clone() for name, adapter in self.adapters.items()}
+        live = {name: adapter.units.mask.clone() for name, adapter in self.adapters.items()}
         scores = {name: torch.zeros(adapter.rank, dtype=torch.double) for name, adapter in self.adapters.items()}
         values = {name: copied(adapter) for name, adapter in self.adapters.items()}
         with without_trace(context.adapted, train_mode=context.search.mode == "train", seed=seed, all_on=False):

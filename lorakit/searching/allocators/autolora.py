@@ -24,9 +24,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.delta import Option
 from lorakit.adapters.deltas.selection import SELECTION
-from lorakit.adapters.packing import pack, unpack
+from lorakit.adapters.json_tensors import pack, unpack
+from lorakit.adapters.options import Option
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import allocate_units

@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 import torch
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.delta import Option, along, axes_of
+from lorakit.adapters.options import Option
+from lorakit.adapters.rank_units import along, axes_of
 from lorakit.searching.allocator import Allocator, Decision, SearchContext, allocators
 from lorakit.searching.unit_allocator import divisible_adapters, rank_for_all
 
@@ -74,13 +75,13 @@ class DyLoRA(Allocator):
         """The first ``rank`` units of every site, with that rank's scale."""
         for adapter in self.adapters.values():
             width = min(rank, adapter.rank)
-            adapter.cut(width)
+            adapter.units.cut(width)
             adapter.scale = adapter.spec.scale_at(width)
 
     def finish(self) -> None:
         """Units that the budget does not hold are closed."""
         for adapter in self.adapters.values():
-            adapter.keep(adapter.units)
+            adapter.units.keep(adapter.units.mask)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``."""

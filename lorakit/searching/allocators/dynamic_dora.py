@@ -21,9 +21,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.adapter import ON, Adapter
-from lorakit.adapters.delta import Option, axes_of
-from lorakit.adapters.packing import pack_all, unpack
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.json_tensors import pack_all, unpack
+from lorakit.adapters.options import Option
+from lorakit.adapters.rank_units import axes_of
+from lorakit.adapters.switching import ON
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import SearchContext, allocators, read_settings

@@ -22,8 +22,8 @@ from typing import ClassVar
 import torch
 
 from lorakit.adapters.anchored import Anchored
-from lorakit.adapters.delta import Option
 from lorakit.adapters.inits.gradient import start_from_gradient
+from lorakit.adapters.options import Option
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import allocate_units

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.delta import Option
+from lorakit.adapters.options import Option
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import Allocation, allocate

@@ -20,8 +20,9 @@ from typing import Any, ClassVar
 import torch
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.delta import Option
-from lorakit.adapters.packing import pack_all, unpack_all
+from lorakit.adapters.json_tensors import pack_all, unpack_all
+from lorakit.adapters.options import Option
+from lorakit.adapters.switching import adapted_forward
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocate import allocate
@@ -50,7 +51,7 @@ class LoRADrop(Allocator):
         super().__init__(context)
         check_later_tick(context)
         for name, adapter in context.adapted.adapters.items():
-            if adapter.delta.replaces or not (adapter.on_weight or adapter.site.is_shortcut):
+            if adapter.delta.replaces_parameters or not (adapter.on_weight or adapter.site.is_shortcut):
                 raise RecipeError(
                     f"allocator 'lora_drop' measures what a site adds to its layer, and {name} is a {adapter.site.kind}",
                     key="search.method",
@@ -129,7 +130,7 @@ def added_by(adapter: Adapter, x: torch.Tensor) -> torch.Tensor:
     if adapter.delta.additive and adapter.spec.decomposition == "none":
         return adapter.delta(x.to(adapter.delta_dtype()), adapter.scale)
     x = x.to(adapter.base_weight().dtype)
-    return adapter.own_path()(x) - adapter.frozen_forward(x)
+    return adapted_forward(adapter)(x) - adapter.frozen_forward(x)
 
 
 allocators.register(LoRADrop)

@@ -26,8 +26,8 @@ from torch import nn
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.anchored import Anchored
-from lorakit.adapters.delta import Option
-from lorakit.adapters.packing import pack_all, unpack_all
+from lorakit.adapters.json_tensors import pack_all, unpack_all
+from lorakit.adapters.options import Option
 from lorakit.errors import RecipeError
 from lorakit.searching.allocator import Decision, SearchContext, allocators
 from lorakit.searching.fixed_ranks import FixedRanks
@@ -140,7 +140,7 @@ class PRILoRA(FixedRanks):
             number = int(self.settings["prune"] * scores.shape[1])
             lowest = scores.argsort(dim=1, stable=True)[:, :number]
             mask = torch.zeros_like(tensor, dtype=torch.bool).scatter_(1, lowest, True)
-            mask[~adapter.units.to(mask.device)] = False
+            mask[~adapter.units.mask.to(mask.device)] = False
             tensor.masked_fill_(mask, 0.0)
             if self.settings["zeros"] == "held":
                 self.zeros[name] = mask

@@ -23,10 +23,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.adapter import ON, Adapter
+from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.anchored import Anchored
-from lorakit.adapters.delta import Option, along, axes_of
-from lorakit.adapters.packing import pack_all, unpack
+from lorakit.adapters.json_tensors import pack_all, unpack
+from lorakit.adapters.options import Option
+from lorakit.adapters.rank_units import along, axes_of
+from lorakit.adapters.switching import ON
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import Decision, SearchContext, allocators
@@ -104,8 +106,8 @@ class SoRA(UnitAllocator):
 
     def close_empty(self) -> None:
         """Units that were pulled to zero count as closed."""
-        live = {name: adapter.units & ~self.empty(name) for name, adapter in self.adapters.items()}
-        if any(not torch.equal(units, self.adapters[name].units) for name, units in live.items()):
+        live = {name: adapter.units.mask & ~self.empty(name) for name, adapter in self.adapters.items()}
+        if any(not torch.equal(units, self.adapters[name].units.mask) for name, units in live.items()):
             self.keep(live)
 
     def empty(self, name: str) -> torch.Tensor:

@@ -3,7 +3,7 @@
 The control that every other proxy must beat. Cost: none.
 """
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.scoring import Gradients, Proxy, proxies
 

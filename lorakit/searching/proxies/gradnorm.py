@@ -5,7 +5,7 @@ Frobenius norms. The scale alpha/r multiplies the score, so a shortcut with anot
 Cost: one forward and backward pass a batch. When to use it: the default.
 """
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.scoring import Gradients, Proxy, from_gradients, proxies
 

@@ -7,7 +7,7 @@ with it their score, so later choices stay close to the first one.
 Cost: one forward and backward pass a batch.
 """
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.scoring import Gradients, Proxy, from_gradients, proxies, saliency
 

@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.attach import HEAD, TrainedTensor
-from lorakit.adapters.delta import Option
-from lorakit.adapters.packing import pack_all, unpack_all
+from lorakit.adapters.adapted_model import HEAD, TrainedTensor
+from lorakit.adapters.json_tensors import pack_all, unpack_all
+from lorakit.adapters.options import Option
+from lorakit.adapters.switching import freeze_for_good
 from lorakit.errors import RecipeError
 from lorakit.searching.shrinking import remaining
 from lorakit.training.hooks import TrainState
@@ -101,7 +102,7 @@ class AFLoRA(Update):
     def freeze(self, name: str) -> None:
         """Stop training the tensor for good."""
         tensor = self.tensors[name]
-        self.context.adapted.adapters[tensor.site or ""].settle(name.removeprefix(f"{tensor.site}."))
+        freeze_for_good(self.context.adapted.adapters[tensor.site or ""], name.removeprefix(f"{tensor.site}."))
         self.frozen.append(name)
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from lorakit.adapters.adapter import ON, Adapter
-from lorakit.adapters.delta import Option
+from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.deltas.sparse import Sparse
+from lorakit.adapters.options import Option
+from lorakit.adapters.switching import ON, freeze_for_good
 from lorakit.errors import RecipeError
 from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.training.hooks import TrainState
@@ -84,7 +85,7 @@ class DiffPruning(Update):
         """From here on gates neither train nor cost anything."""
         self.pruned = True
         for adapter, delta in self.gated:
-            adapter.settle("gate")
+            freeze_for_good(adapter, "gate")
             self.context.optimizer.state.pop(delta.gate, None)
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lorakit.adapters.delta import Option
+from lorakit.adapters.options import Option
 from lorakit.errors import RecipeError
 from lorakit.training.hooks import TrainState
 from lorakit.training.update import Update, UpdateContext, updates

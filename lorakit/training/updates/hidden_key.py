@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from lorakit.adapters.delta import Option
+from lorakit.adapters.options import Option
 from lorakit.errors import RecipeError
 from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.training.hooks import TrainState

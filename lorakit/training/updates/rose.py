@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.attach import TrainedTensor
-from lorakit.adapters.delta import Option, axes_of
-from lorakit.adapters.packing import pack_all, unpack_all
+from lorakit.adapters.adapted_model import TrainedTensor
+from lorakit.adapters.json_tensors import pack_all, unpack_all
+from lorakit.adapters.options import Option
+from lorakit.adapters.rank_units import axes_of
 from lorakit.errors import RecipeError
 from lorakit.searching.shrinking import remaining
 from lorakit.training.hooks import TrainState

@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.attach import HEAD
-from lorakit.adapters.delta import Option
-from lorakit.adapters.packing import pack_all, unpack_all
+from lorakit.adapters.adapted_model import HEAD
+from lorakit.adapters.json_tensors import pack_all, unpack_all
+from lorakit.adapters.options import Option
 from lorakit.searching.scoring import Probe, without_trace
 from lorakit.training.hooks import TrainState
 from lorakit.training.pruning import largest, part, prunable

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorakit.adapters.adapter import DROPPED
+from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import site_states
 from lorakit.artifacts.combination import Combination, Setting, Update, combinations
 from lorakit.artifacts.peft.translate import placed

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from scipy.optimize import differential_evolution
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.combination import Combination, Factors, Setting, truncated
 from lorakit.backbone.site import Site
 from lorakit.tasks.batching import Batch
@@ -56,7 +56,7 @@ def combined_head(members: Sequence[Member], weights: Sequence[float]) -> tuple[
 @torch.no_grad()
 def fill(adapted: AdaptedModel, factors: Mapping[str, Factors], head: Mapping[str, torch.Tensor]) -> None:
     """Put the combined factors and head into the new model; factors of a lower rank than the site's leave zeros."""
-    state = adapted.state()
+    state = adapted.tensors()
     for name, (b, a) in factors.items():
         for key, value in ((f"{name}.B", b), (f"{name}.A", a)):
             state[key].zero_()

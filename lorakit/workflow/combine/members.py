@@ -37,7 +37,7 @@ class Member:
 def member(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: int, seed: int) -> Member:
     """Take the run's model apart: its updates in float64, with the statistic that the method needs."""
     adapted = restored.adapted
-    state = adapted.state()
+    state = adapted.tensors()
     head = {name: state[name].double().clone() for name in adapted.new_parts}
     statistics: Tensors = {}
     batches = training_batches(restored, rows, seed) if needs != "nothing" else []

@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from lorakit.backbone.checkpoint import BUNDLED, bundled_folder
+from lorakit.backbone.model_folder import BUNDLED, bundled_folder
 from lorakit.reporting.tables import memory
 from lorakit.tasks.bundled import INSTALL, PACKAGE, read_bundled
 from lorakit.tasks.sources import GLUE_DIR

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapters.budget import resolve_budget
-from lorakit.adapters.counting import count
+from lorakit.adapters.counting import count_parameters
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.glora import NONE, GLoRA, choices_on
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import start_from
@@ -244,7 +244,10 @@ def genes_of(parts: Parts, site: Site) -> list[Gene]:
     return [
         Gene(
             f"{site.name}/{letter}",
-            {choice: count(parts.linear.with_options({**nothing, letter: choice}), site, rank) for choice in choices},
+            {
+                choice: count_parameters(parts.linear.with_options({**nothing, letter: choice}), site, rank)
+                for choice in choices
+            },
         )
         for letter, choices in choices_on(site).items()
     ]
@@ -312,5 +315,5 @@ def generation_record(evolution: Evolution, number: int) -> dict[str, Any]:
 def found_site(parts: Parts, site: Site, chosen: dict[str, str]) -> FoundSite:
     """The site as it was found."""
     rank = parts.rank_of(site)
-    parameters = count(parts.linear.with_options({**chosen, "mode": "fixed"}), site, rank)
+    parameters = count_parameters(parts.linear.with_options({**chosen, "mode": "fixed"}), site, rank)
     return FoundSite(site.name, site.label, site.role, site.layer, rank, parameters, chosen)

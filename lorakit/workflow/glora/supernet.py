@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.deltas.glora import GLoRA, written
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted
@@ -65,7 +65,7 @@ class Supernet:
         layers = self.layers
         own = {f"{site}.{name}" for site, layer in layers.items() for name, _, _ in layer.tensors()}
         used = {f"{site}.{name}": t.detach() for site, layer in layers.items() for name, t in layer.used().items()}
-        return {name: tensor for name, tensor in self.adapted.state().items() if name not in own} | used
+        return {name: tensor for name, tensor in self.adapted.tensors().items() if name not in own} | used
 
 
 def without_validation(data: TaskData, share: float, seed: int) -> TaskData:
@@ -143,7 +143,7 @@ def save_found(loaded: LoadedRecipe, supernet: Supernet, chosen: Configuration, 
     """Write the configuration with the supernet's weights as a run that can be evaluated; the parameters of its adapters."""
     recipe, run = found_recipe(loaded, chosen), Run(path)
     adapted = adapt(assemble(recipe, data), statistics=None)
-    adapted.load_state(supernet.tensors(chosen))
+    adapted.load_tensors(supernet.tensors(chosen))
     run.start(recipe.to_yaml(), data.task)
     save_adapter(adapted, run.weights("last"))
     return adapted.adapter_parameters()

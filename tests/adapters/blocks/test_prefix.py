@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.block import blocks
-from lorakit.adapters.blocks.prefix import live
+from lorakit.adapters.blocks.prefix import prefixes_in
 from lorakit.backbone.load import Backbone
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
@@ -115,7 +115,7 @@ def test_a_layer_that_is_off_knows_nothing_of_it(fresh: Fresh, family: str) -> N
     assert [lower.config is config, upper.config is config] == [False, False]
     adapted.switch(names[1:])
     assert [lower.config is config, upper.config is config] == [True, False]
-    assert live(lower) == []
+    assert prefixes_in(lower) == []
     adapted.switch(names, off="freeze")
     adapted.switch([])
     assert all(attention.config is config for attention in (lower, upper))
@@ -128,7 +128,7 @@ def test_two_prefixes_are_one_long_prefix(fresh: Fresh) -> None:
     for name, adapter in long.adapters.items():
         with torch.no_grad():
             for tensor, parameter, _ in adapter.tensors():
-                parameter.copy_(torch.cat([a.state()[f"{name}.{tensor}"] for a in (second, first)]))
+                parameter.copy_(torch.cat([a.tensors()[f"{name}.{tensor}"] for a in (second, first)]))
     batch = batch_for(backbone.model)
     assert_close(evaluated(backbone.model, batch), evaluated(long.model, batch), rtol=1e-4, atol=1e-5)
 

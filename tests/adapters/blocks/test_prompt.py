@@ -9,7 +9,7 @@ import torch
 from support.adapters.cases import Fresh, adapt, batch_for, disturb, evaluated, hooks
 from torch.testing import assert_close
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.block import blocks
 from lorakit.backbone.load import Backbone
 from lorakit.errors import RecipeError

@@ -11,7 +11,7 @@ from support.adapters.contract import near
 from support.adapters.layers_by_hand import BLOCKS, Low, run_by_hand
 from torch.testing import assert_close
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.backbone.site import SHORTCUTS
 from lorakit.recipe.schema import AdapterSection
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lorakit.adapters.delta import Shared
 from lorakit.adapters.deltas.bank import Bank
+from lorakit.adapters.shared import Shared
 from lorakit.backbone.site import Site
 
 SITE = Site("m", 0, "q", 6, 9, "linear")
@@ -75,9 +75,9 @@ def test_only_chosen_vectors_get_gradients(delta: Bank) -> None:
         )
 
 
-def test_check_names_the_lengths_that_fit() -> None:
-    assert Bank.check(SITE, 4, OPTIONS) == ""
-    assert Bank.check(Site("m", 0, "q", 384, 1536, "linear"), 4) == ""
-    assert "would do" in Bank.check(SITE, 4, OPTIONS | {"length": 2})
-    assert "3, 1 would do" in Bank.check(SITE, 4, OPTIONS | {"length": 2})
-    assert "has 5" in Bank.check(SITE, 4, OPTIONS | {"top": 6})
+def test_a_refusal_names_the_lengths_that_fit() -> None:
+    assert Bank.refusal(SITE, 4, OPTIONS) == ""
+    assert Bank.refusal(Site("m", 0, "q", 384, 1536, "linear"), 4) == ""
+    assert "would do" in Bank.refusal(SITE, 4, OPTIONS | {"length": 2})
+    assert "3, 1 would do" in Bank.refusal(SITE, 4, OPTIONS | {"length": 2})
+    assert "has 5" in Bank.refusal(SITE, 4, OPTIONS | {"top": 6})

@@ -63,11 +63,11 @@ def test_row_norms_are_those_of_the_dense_weight(delta: Basis) -> None:
 
 
 def test_it_is_neutral_exactly_while_b_is_zero(delta: Basis) -> None:
-    assert not delta.neutral()
+    assert not delta.is_zero()
     torch.nn.init.zeros_(delta.a)
-    assert not delta.neutral()
+    assert not delta.is_zero()
     torch.nn.init.zeros_(delta.b)
-    assert delta.neutral()
+    assert delta.is_zero()
     assert not delta.dense().any()
 
 

@@ -56,7 +56,7 @@ def test_one_mini_is_lora() -> None:
     assert_close(delta.dense(), delta.B @ delta.A)
 
 
-def test_check_names_what_divides_both_widths() -> None:
-    assert BlockDiagonal.check(SITE, 2, OPTIONS) == ""
-    assert "3, 1 would do" in BlockDiagonal.check(SITE, 2, {"minis": 2})
-    assert "2 wide, thinner than rank 3" in BlockDiagonal.check(SITE, 3, OPTIONS)
+def test_a_refusal_names_what_divides_both_widths() -> None:
+    assert BlockDiagonal.refusal(SITE, 2, OPTIONS) == ""
+    assert "3, 1 would do" in BlockDiagonal.refusal(SITE, 2, {"minis": 2})
+    assert "2 wide, thinner than rank 3" in BlockDiagonal.refusal(SITE, 3, OPTIONS)

@@ -46,30 +46,32 @@ def test_the_layer_and_its_gradients(kind: type[Bottleneck], activation: str) ->
     y = base(x)
     down, up = matrices(delta)
     expected = y + G[activation](y @ down.T + delta.b_down) @ up.T + delta.b_up
-    assert_close(delta.layer(layer_of(base), x, 1.0), expected)
-    assert torch.autograd.gradcheck(lambda x, *tensors: delta.layer(layer_of(base), x, 1.0), (x, *delta.parameters()))
+    assert_close(delta.layer_forward(layer_of(base), x, 1.0), expected)
+    assert torch.autograd.gradcheck(
+        lambda x, *tensors: delta.layer_forward(layer_of(base), x, 1.0), (x, *delta.parameters())
+    )
 
 
 @pytest.mark.parametrize("kind", [Bottleneck, TensorTrainBottleneck])
 def test_it_starts_as_nothing_and_is_stuck_without_u(kind: type[Bottleneck]) -> None:
     delta = kind(SITE, WIDTH)
-    delta.begin(torch.Generator().manual_seed(0))
+    delta.put_at_start(torch.Generator().manual_seed(0))
     down, up = matrices(delta)
     assert down.any()
     assert not up.any()
     assert not delta.b_down.any()
-    assert delta.neutral()
+    assert delta.is_zero()
     nn.init.ones_(delta.b_down)
-    assert delta.neutral()  # U is still zero
+    assert delta.is_zero()  # U is still zero
     nn.init.ones_(delta.b_up)
-    assert not delta.neutral()
+    assert not delta.is_zero()
     assert kind.stuck(lambda role: role != "B").startswith("U")
     assert kind.stuck(lambda role: role == "B") == ""
 
 
 def test_d_starts_truncated_at_two_deviations() -> None:
     delta = Bottleneck(Site("m", 0, "o", 5, 400, "linear"), 64)
-    delta.begin(torch.Generator().manual_seed(0))
+    delta.put_at_start(torch.Generator().manual_seed(0))
     assert 0.0199 < delta.D.abs().max() <= 0.02
     # a standard normal cut off at +-2 has variance 1 - 2 * 2 phi(2) / (2 Phi(2) - 1)
     phi, inside = math.exp(-2) / math.sqrt(2 * math.pi), math.erf(math.sqrt(2))
@@ -87,7 +89,7 @@ def test_a_half_precision_layer_is_adapted_in_float32(kind: type[Bottleneck]) ->
     y = base(x)
     down, up = matrices(delta)
     added = G["gelu"](y.float() @ down.T + delta.b_down) @ up.T + delta.b_up
-    out = delta.layer(layer_of(base), x, 1.0)
+    out = delta.layer_forward(layer_of(base), x, 1.0)
     assert out.dtype == torch.bfloat16
     assert_close(out, y + added.bfloat16())
 

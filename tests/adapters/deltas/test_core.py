@@ -6,9 +6,9 @@ import pytest
 import torch
 from support.adapters.products import SITE, check_factors_are_taken, check_product, random_product
 
-from lorakit.adapters.delta import axes_of
 from lorakit.adapters.deltas.core import Core
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
+from lorakit.adapters.rank_units import axes_of
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
 

@@ -7,7 +7,7 @@ import torch
 from support.adapters.products import SITE, check_factors_are_taken, check_product, random_product
 
 from lorakit.adapters.deltas.diagonal import Diagonal
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
 

@@ -9,7 +9,7 @@ from scipy.stats import kstest
 from support.adapters.products import check_factors_are_taken, check_product, random_product
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
 
@@ -42,7 +42,7 @@ def test_a_unit_is_closed_by_its_gate() -> None:
     with torch.no_grad():
         delta.B.normal_(generator=torch.Generator().manual_seed(0))
     b, g, a = (tensor.detach().clone() for tensor in (delta.B, delta.g, delta.A))
-    sora.keep(torch.tensor([True, False, True]))
+    sora.units.keep(torch.tensor([True, False, True]))
     torch.testing.assert_close(delta.dense(), b[:, [0, 2]] @ torch.diag(g[[0, 2]]) @ a[[0, 2]])
     assert torch.equal(delta.B, b)
     assert sora.parameters_at(2) == 2 * (5 + 4 + 1)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.deltas.glora import CHOICES, GLoRA, choices_on, written
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
 
@@ -133,7 +133,7 @@ def test_an_empty_configuration_is_the_frozen_layer() -> None:
     before = dense(x)
     adapter = adapter_on(dense, dict.fromkeys("ABCDE", "none"))
     assert list(adapter.parameters()) == []
-    assert adapter.untrained()
+    assert adapter.changes_nothing()
     assert torch.equal(dense(x), before)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import deltas
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
 
@@ -30,12 +30,12 @@ def test_copies_start_equal_and_take_the_place_while_on() -> None:
     weight = adapter.originals["weight"]
     assert base.weight is adapter.delta.weight
     assert torch.equal(base.weight, weight)
-    assert adapter.untrained()
+    assert adapter.changes_nothing()
     with torch.no_grad():
         adapter.delta.weight.add_(1.0)
     x = torch.randn(3, 5)
     assert torch.equal(base(x), nn.functional.linear(x, weight + 1.0, adapter.delta.bias))
-    assert not adapter.untrained()
+    assert not adapter.changes_nothing()
     adapter.switch("dropped")
     assert base.weight is weight
     assert torch.equal(base(x), nn.functional.linear(x, weight, adapter.originals["bias"]))

@@ -12,7 +12,7 @@ SITE = Site("layer.0.prefix", 0, "prefix", 6, 4, "layer")
 
 def prefix(**options: float) -> Prefix:
     made = Prefix(SITE, 3, options)
-    made.begin(torch.Generator().manual_seed(0))
+    made.put_at_start(torch.Generator().manual_seed(0))
     return made
 
 
@@ -52,7 +52,7 @@ def test_gradients() -> None:
 @pytest.mark.parametrize("std", [0.02, 1.0])
 def test_starts_normal(std: float) -> None:
     wide = Prefix(Site("0.prefix", 0, "prefix", 100, 100, "layer"), 100, {"std": std})
-    wide.begin(torch.Generator().manual_seed(0))
+    wide.put_at_start(torch.Generator().manual_seed(0))
     for tensor in (wide.keys, wide.values):
         assert_close(tensor.std().item(), std, rtol=0.02, atol=0)
         assert_close(tensor.mean().item(), 0.0, rtol=0, atol=0.03 * std)

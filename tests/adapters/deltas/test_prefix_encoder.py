@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch.testing import assert_close
 
-from lorakit.adapters.delta import Shared
 from lorakit.adapters.deltas.prefix_encoder import PrefixEncoder
+from lorakit.adapters.shared import Shared
 from lorakit.backbone.site import Site
 
 SITE = Site("layer.0.prefix", 0, "prefix", 6, 4, "layer")
@@ -35,7 +35,7 @@ def test_starts_as_torch_layers_do_with_biases_at_zero() -> None:
     shared = Shared(PrefixEncoder.shared_shapes([wide], 100, options), PrefixEncoder)
     delta = PrefixEncoder(wide, 100, options, shared)
     for held in (shared, delta):
-        held.begin(torch.Generator().manual_seed(0))
+        held.put_at_start(torch.Generator().manual_seed(0))
     for weight, inputs in ((shared.W1, 300), (delta.Wk, 400), (delta.Wv, 400)):
         assert weight.abs().max() <= inputs**-0.5
         assert_close(weight.std().item(), (3 * inputs) ** -0.5, rtol=0.03, atol=0)

@@ -11,7 +11,7 @@ TABLE = 3.0 * torch.randn(500, 64, generator=torch.Generator().manual_seed(1)) +
 
 def started(seed: int, tokens: int = 200, **options: str) -> torch.Tensor:
     delta = Prompt(Site("prompt", -1, "prompt", 64, 64, "input"), tokens, options)
-    delta.begin(torch.Generator().manual_seed(seed))
+    delta.put_at_start(torch.Generator().manual_seed(seed))
     delta.start_from(TABLE)
     return delta.tokens().detach()
 

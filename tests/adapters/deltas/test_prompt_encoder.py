@@ -14,7 +14,7 @@ SITE = Site("prompt", -1, "prompt", 6, 6, "input")
 @pytest.mark.parametrize("hidden", [0, 4])
 def test_two_hidden_layers_of_relu(hidden: int) -> None:
     delta = PromptEncoder(SITE, 3, {"hidden": hidden})
-    delta.begin(torch.Generator().manual_seed(0))
+    delta.put_at_start(torch.Generator().manual_seed(0))
     with torch.no_grad():
         for bias in (delta.b1, delta.b2, delta.b3):
             bias.normal_(generator=torch.Generator().manual_seed(len(bias)))
@@ -27,7 +27,7 @@ def test_two_hidden_layers_of_relu(hidden: int) -> None:
 
 def test_starts_as_torch_layers_do_with_biases_at_zero() -> None:
     delta = PromptEncoder(Site("prompt", -1, "prompt", 400, 400, "input"), 100, {"hidden": 100})
-    delta.begin(torch.Generator().manual_seed(0))
+    delta.put_at_start(torch.Generator().manual_seed(0))
     for weight in (delta.W1, delta.W2, delta.W3):
         bound = weight.shape[1] ** -0.5
         assert weight.abs().max() <= bound

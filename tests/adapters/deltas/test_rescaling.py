@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
 
@@ -66,6 +66,6 @@ class Whole(nn.Module):
 
 def test_only_ones_change_nothing() -> None:
     _, adapter = rescaled("k")
-    assert not adapter.untrained()
+    assert not adapter.changes_nothing()
     torch.nn.init.ones_(adapter.delta.l)
-    assert adapter.untrained()
+    assert adapter.changes_nothing()

@@ -25,5 +25,5 @@ def test_units_that_stay_keep_their_shares() -> None:
 def test_shapes_and_start() -> None:
     assert Selection.shapes(SITE, 3) == {"A": (3, 5), "B": (7, 3), "alpha": (3,)}
     delta = Selection(SITE, 4)
-    delta.begin(torch.Generator())
+    delta.put_at_start(torch.Generator())
     assert torch.equal(delta.shares(), torch.full((4,), 0.25))

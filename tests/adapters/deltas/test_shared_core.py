@@ -7,9 +7,9 @@ import torch
 from scipy.stats import kstest
 from support.adapters.products import RANK, SITE, check_product, random_product
 
-from lorakit.adapters.delta import Shared
 from lorakit.adapters.deltas.shared_core import SharedCore
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
+from lorakit.adapters.shared import Shared
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
@@ -31,9 +31,9 @@ def test_the_shared_matrices_start_standard_normal_and_the_core_at_zero() -> Non
     shared = Shared(SharedCore.shared_shapes([site], 16), SharedCore)
     delta = SharedCore(site, 16, shared=shared)
     for part in (delta, shared):
-        part.begin(torch.Generator().manual_seed(0))
+        part.put_at_start(torch.Generator().manual_seed(0))
     assert not delta.G.any()
-    assert delta.neutral()
+    assert delta.is_zero()
     for matrix in (shared.A, shared.B):
         assert kstest(matrix.detach().flatten().numpy(), "norm").pvalue > 0.01
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.singular_values import decompose
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
@@ -68,9 +68,9 @@ def test_gradients_are_those_of_finite_differences(link: str) -> None:
 @pytest.mark.parametrize("link", MOVES)
 def test_zero_shifts_change_nothing_exactly(link: str) -> None:
     delta, weight = prepared(SITES[0], link)
-    assert not delta.neutral()
+    assert not delta.is_zero()
     torch.nn.init.zeros_(delta.d)
-    assert delta.neutral()
+    assert delta.is_zero()
     assert not delta(torch.randn(3, 5, dtype=torch.float64), SCALE).any()
     assert torch.equal(delta.effective_weight(weight, SCALE), weight)
 

@@ -83,8 +83,8 @@ def test_the_expected_number_of_open_gates(logit: float) -> None:
 
 def test_gates_start_open_and_the_update_at_zero() -> None:
     delta = deltas.get("sparse")(SITE, 1)
-    delta.begin(torch.Generator())
-    assert delta.neutral()
+    delta.put_at_start(torch.Generator())
+    assert delta.is_zero()
     assert torch.equal(delta.gate, torch.full((7, 5), 5.0))
     assert not delta(torch.randn(3, 5), SCALE).any()
 

@@ -9,7 +9,7 @@ from support.adapters.products import prepared
 from torch.testing import assert_close
 
 from lorakit.adapters.deltas.singular_values import decompose
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
 
@@ -49,12 +49,12 @@ def test_both_start_at_zero_and_neither_is_stuck(alone: str) -> None:
     delta, _ = prepared("spectral_additive", SITES[0], RANK)
     for parameter in delta.parameters():
         torch.nn.init.zeros_(parameter)
-    assert delta.neutral()
+    assert delta.is_zero()
     delta(torch.randn(3, 5, dtype=torch.float64), SCALE).sum().backward()
     spec = methods.get("spectral_additive").resolve(AdapterSection(method="spectral_additive", trainable=alone))
     assert all(tensor.grad.any() for _, tensor, role in delta.tensors() if spec.trains(role))
     for parameter in delta.parameters():
         with torch.no_grad():
             parameter[0, 0] = 1.0
-        assert not delta.neutral()
+        assert not delta.is_zero()
         torch.nn.init.zeros_(parameter)

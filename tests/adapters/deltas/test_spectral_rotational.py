@@ -58,9 +58,9 @@ def test_gradients_are_those_of_finite_differences() -> None:
 def test_one_rotated_side_is_an_update() -> None:
     delta, _ = prepared("spectral_rotational", SITES[0], RANK)
     torch.nn.init.zeros_(delta.left)
-    assert not delta.neutral()
+    assert not delta.is_zero()
     torch.nn.init.zeros_(delta.right)
-    assert delta.neutral()
+    assert delta.is_zero()
     x = torch.randn(3, 5, dtype=torch.float64)
     assert not delta(x, SCALE).any()
     delta(x, SCALE).square().sum().backward()  # at zero, so all gradients are

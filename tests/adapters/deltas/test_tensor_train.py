@@ -55,9 +55,9 @@ def test_gradients_are_those_of_finite_differences(delta: TensorTrain) -> None:
 
 
 def test_one_core_starts_at_zero_and_every_other_gets_gradients_after_it_has_moved(delta: TensorTrain) -> None:
-    delta.begin(torch.Generator().manual_seed(0))
+    delta.put_at_start(torch.Generator().manual_seed(0))
     assert [name for name, core in delta.named_parameters() if not core.any()] == ["B0"]
-    assert delta.neutral()
+    assert delta.is_zero()
     x = torch.randn(2, 32, dtype=torch.float64)
     delta(x, SCALE).square().sum().backward()
     assert delta.B0.grad is not None
@@ -69,7 +69,7 @@ def test_one_core_starts_at_zero_and_every_other_gets_gradients_after_it_has_mov
     delta.zero_grad()
     delta(x, SCALE).sum().backward()
     assert all(core.grad.any() for core in delta.parameters())
-    assert not delta.neutral()
+    assert not delta.is_zero()
 
 
 def test_a_starts_with_lorettas_deviation() -> None:
@@ -77,7 +77,7 @@ def test_a_starts_with_lorettas_deviation() -> None:
     delta, generator = TensorTrain(SITE, 8), torch.Generator().manual_seed(0)
     squares = []
     for _ in range(500):
-        delta.begin(generator)
+        delta.put_at_start(generator)
         squares.append(delta.factors()[1].detach().square().mean())
     assert abs(torch.stack(squares).mean() * (8 + 32) - 1) < 0.1
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from support.adapters.products import RANK, SITE, check_product, random_product
 
-from lorakit.adapters.delta import Shared
 from lorakit.adapters.deltas.tied import Tied
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
+from lorakit.adapters.shared import Shared
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
@@ -31,12 +31,12 @@ def test_it_starts_as_lora_with_ones() -> None:
     shared = Shared(Tied.shared_shapes([SITE], 3), Tied)
     delta = Tied(SITE, 3, shared=shared)
     for part in (delta, shared):
-        part.begin(torch.Generator())
+        part.put_at_start(torch.Generator())
     assert torch.equal(delta.d, torch.ones(3))
     assert torch.equal(delta.b, torch.ones(7))
-    assert [name for name, _, _ in shared.drawn()] == ["A"]
+    assert [name for name, _, _ in shared.init_tensors()] == ["A"]
     assert not shared.B.any()
-    assert delta.neutral()
+    assert delta.is_zero()
 
 
 def test_a_b_that_stays_zero_is_refused() -> None:

@@ -7,7 +7,7 @@ import torch
 from support.adapters.products import SITE, check_factors_are_taken, check_product, random_product
 
 from lorakit.adapters.deltas.vectors import Vectors
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
 
@@ -33,10 +33,10 @@ def test_each_tensor_along_the_rank_can_remove_a_unit(name: str) -> None:
 def test_shapes_and_start() -> None:
     assert Vectors.shapes(SITE, 3) == {"A": (3, 5), "B": (7, 3), "d": (3,), "b": (7,)}
     delta = Vectors(SITE, 3)
-    delta.begin(torch.Generator())
+    delta.put_at_start(torch.Generator())
     assert torch.equal(delta.d, torch.full((3,), 0.1))
     assert not delta.b.any()
-    assert delta.neutral()
+    assert delta.is_zero()
 
 
 def test_vectors_that_stay_zero_are_refused() -> None:

@@ -23,4 +23,4 @@ def test_a_keeps_the_most_of_the_gradient_and_b_is_zero() -> None:
     kept = (g.double() @ a.T).norm(dim=0)
     assert_close(kept, torch.tensor(values[:RANK]), rtol=1e-4, atol=1e-5)
     assert not delta.B.any()
-    assert delta.neutral()
+    assert delta.is_zero()

@@ -6,8 +6,9 @@ import torch
 from scipy.stats import kstest
 from torch.testing import assert_close
 
-from lorakit.adapters.delta import Shared, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.init import InitContext, inits
+from lorakit.adapters.shared import Shared
 from lorakit.backbone.site import Site
 
 SITE = Site("m", 0, "q", 20, 30, "linear")

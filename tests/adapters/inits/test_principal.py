@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.init import InitContext, inits
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
@@ -25,7 +25,7 @@ def weight() -> torch.Tensor:
 
 def started(name: str, weight: torch.Tensor, scale: float = 1.0) -> torch.nn.Module:
     delta = deltas.get(name)(SITE, RANK).double()
-    delta.begin(torch.Generator())
+    delta.put_at_start(torch.Generator())
     inits.get("principal")(delta, InitContext(weight, scale, torch.Generator()))
     return delta
 
@@ -50,7 +50,7 @@ def test_between_the_factors_lies_the_best_approximation(name: str, scale: float
 def test_the_update_is_zero_all_the_same(name: str, weight: torch.Tensor) -> None:
     delta = started(name, weight)
     assert not delta.dense().any()
-    assert delta.neutral()
+    assert delta.is_zero()
 
 
 def test_in_lora_a_holds_the_right_singular_vectors(weight: torch.Tensor) -> None:

@@ -3,7 +3,8 @@
 from support.adapters.cases import Fresh, adapt
 from support.adapters.contract import contract
 
-from lorakit.adapters.spec import methods, resolve
+from lorakit.adapters.method import methods, resolve
+from lorakit.adapters.switching import freeze_for_good
 from lorakit.recipe.schema import AdapterSection
 from lorakit.training.update import updates
 
@@ -24,6 +25,6 @@ def test_it_comes_with_the_update_that_freezes() -> None:
 def test_a_site_whose_matrices_are_settled_trains_its_vectors_alone(fresh: Fresh) -> None:
     adapted = adapt(fresh("bert"), AdapterSection(method="aflora", rank=4))
     for adapter in adapted.adapters.values():
-        adapter.settle("A")
-        adapter.settle("B")
+        freeze_for_good(adapter, "A")
+        freeze_for_good(adapter, "B")
         assert sum(p.numel() for p in adapter.parameters() if p.requires_grad) == 4 + adapter.site.out_features

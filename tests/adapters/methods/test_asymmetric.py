@@ -20,8 +20,8 @@ def test_every_site_has_orthonormal_rows_of_its_own(fresh: Fresh) -> None:
 
 def test_a_stays_as_it_was(fresh: Fresh) -> None:
     adapted = adapt(fresh("bert"), AdapterSection(method="asymmetric", rank=4), targets=["q"])
-    before = {name: tensor.clone() for name, tensor in adapted.state().items()}
+    before = {name: tensor.clone() for name, tensor in adapted.tensors().items()}
     backward(adapted.model, batch_for(adapted.model))
     torch.optim.SGD([p for p in adapted.model.parameters() if p.grad is not None], lr=0.1).step()
-    moved = {name.rpartition(".")[2] for name, now in adapted.state().items() if not torch.equal(now, before[name])}
+    moved = {name.rpartition(".")[2] for name, now in adapted.tensors().items() if not torch.equal(now, before[name])}
     assert moved & {"A", "B"} == {"B"}

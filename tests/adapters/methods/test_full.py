@@ -10,7 +10,7 @@ from support.adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, 
 from support.adapters.contract import contract
 from torch.testing import assert_close
 
-from lorakit.adapters.attach import HEAD
+from lorakit.adapters.adapted_model import HEAD
 from lorakit.artifacts.merge import fold
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection

@@ -10,8 +10,8 @@ from support.adapters.glora_by_hand import cost
 from torch.testing import assert_close
 
 from lorakit.adapters.attach import attach
-from lorakit.adapters.budget import costs
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.counting import costs
+from lorakit.adapters.method import resolve
 from lorakit.recipe.schema import AdapterSection
 
 ALL = {

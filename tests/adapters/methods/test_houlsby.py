@@ -6,7 +6,7 @@ from support.adapters.cases import Fresh, adapt, batch_for, disturb, evaluated
 from support.adapters.contract import contract
 from torch.nn import functional as F
 
-from lorakit.adapters.spec import methods
+from lorakit.adapters.method import methods
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
 

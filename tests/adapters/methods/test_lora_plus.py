@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from support.adapters.contract import contract
 
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
 from lorakit.recipe.schema import AdapterSection
 
 test_contract = contract("lora_plus", parameters=lambda rank, inside, outside: rank * (inside + outside))

@@ -7,7 +7,7 @@ from support.adapters.contract import contract
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
 from lorakit.recipe.schema import AdapterSection
 
 test_contract = contract("lora_xs", parameters=lambda rank, inside, outside: rank * rank)

@@ -2,8 +2,8 @@
 
 from support.adapters.contract import contract
 
-from lorakit.adapters.budget import costs, shared_cost, uniform_cost
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.counting import costs, shared_cost, uniform_cost
+from lorakit.adapters.method import resolve
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
 

@@ -19,7 +19,7 @@ def test_as_many_coefficients_at_any_rank(fresh: Fresh) -> None:
 
 def test_random_matrices_are_in_no_checkpoint(fresh: Fresh) -> None:
     adapted = adapt(fresh("bert"), AdapterSection(method="nola"))
-    assert {name.rpartition(".")[2] for name in adapted.state() if name.startswith("bert.")} == {"a", "b"}
+    assert {name.rpartition(".")[2] for name in adapted.tensors() if name.startswith("bert.")} == {"a", "b"}
     assert not [name for name in adapted.model.state_dict() if "bases" in name or name.endswith("a_0")]
 
 

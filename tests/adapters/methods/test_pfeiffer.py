@@ -4,7 +4,7 @@ import pytest
 from support.adapters.cases import Fresh, adapt
 from support.adapters.contract import contract
 
-from lorakit.adapters.spec import methods, resolve
+from lorakit.adapters.method import methods, resolve
 from lorakit.recipe.schema import AdapterSection
 
 test_contract = contract("pfeiffer", parameters=lambda m, inside, outside: 2 * m * outside + outside + m, rank=12)

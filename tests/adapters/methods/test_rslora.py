@@ -2,7 +2,7 @@
 
 from support.adapters.contract import contract
 
-from lorakit.adapters.spec import resolve
+from lorakit.adapters.method import resolve
 from lorakit.recipe.schema import AdapterSection
 
 test_contract = contract("rslora", parameters=lambda rank, inside, outside: rank * (inside + outside))

@@ -11,7 +11,7 @@ import torch
 from support.adapters.cases import Fresh, adapt, backward, batch_for, disturb, evaluated
 from torch.testing import assert_close
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.recipe.schema import AdapterSection
 
 WORDS = {"scalar": "constant"}  # PEFT's name for it

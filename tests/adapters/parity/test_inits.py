@@ -24,10 +24,11 @@ from support.adapters.cases import Fresh, adapt, backward, batch_for, evaluated
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.attach import AdaptedModel, attach
+from lorakit.adapters.attach import attach
 from lorakit.adapters.init import inits
-from lorakit.adapters.spec import resolve, shortcut_spec
+from lorakit.adapters.method import resolve, shortcut_spec
 from lorakit.backbone.load import Backbone
 from lorakit.recipe.schema import AdapterSection
 from lorakit.training.objective import Objective

@@ -16,7 +16,7 @@ import torch
 from support.adapters.cases import Fresh, adapt, backward, batch_for, disturb, evaluated
 from torch.testing import assert_close
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.recipe.schema import AdapterSection
 
 N = 3

@@ -16,7 +16,7 @@ from support.adapters.cases import Fresh, adapt, batch_for, disturb, evaluated
 from torch import nn
 from torch.testing import assert_close
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.backbone.load import Backbone
 from lorakit.recipe.schema import AdapterSection
 

@@ -11,7 +11,7 @@ import torch
 from support.adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
 from torch.testing import assert_close
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.recipe.schema import AdapterSection
 
 OPTIONS = {"vectors": "12", "length": "8", "top": "3"}

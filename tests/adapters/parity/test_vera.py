@@ -12,7 +12,7 @@ from scipy.stats import kstest
 from support.adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated
 from torch.testing import assert_close
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.recipe.schema import AdapterSection
 
 RANK = 6

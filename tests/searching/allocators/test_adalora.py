@@ -103,7 +103,7 @@ class Twins:
         return pattern and {name.removesuffix(".lora_E.default"): mask for name, mask in pattern.items()}
 
     def our_masks(self) -> dict[str, list[bool]]:
-        return {name: adapter.units.tolist() for name, adapter in self.scene.adapted.adapters.items()}
+        return {name: adapter.units.mask.tolist() for name, adapter in self.scene.adapted.adapters.items()}
 
 
 def their_unit_scores(peft_allocator: RankAllocator, site: str) -> torch.Tensor:

@@ -46,9 +46,9 @@ def test_scores_are_those_of_the_formula(make: Make, alone: str) -> None:
     disturb(scene.adapted)
     allocator.keep({name: torch.tensor([True, False, True, False]) for name in scene.adapted.adapters})
     (batch,) = scene.batches(1)
-    before = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
+    before = {name: tensor.clone() for name, tensor in scene.adapted.tensors().items()}
     scores = allocator.unit_scores()
-    for name, tensor in scene.adapted.state().items():
+    for name, tensor in scene.adapted.tensors().items():
         assert torch.equal(tensor, before[name])
     for site in scene.adapted.adapters:
         for unit in (0, 2):
@@ -69,7 +69,7 @@ def test_the_lowest_move_to_the_sites_that_lost_none(make: Make) -> None:
     allocator = alora(scene, options={"per_site": "0.75"})  # three of four sites
     a, b, c, d = allocator.adapters
     scores = given(allocator, [[0.1, 0.2, 0, 0], [0.9, 0.8, 0, 0], [0.3, 5.0, 0, 0], [1.9, 1.8, 0, 0]])
-    live = allocator.moved(scores, {name: adapter.units for name, adapter in allocator.adapters.items()})
+    live = allocator.moved(scores, {name: adapter.units.mask for name, adapter in allocator.adapters.items()})
     # both of a go and the first of c; d, with the better mean, is served before b: two units for d, one for b
     assert not live[a].any()
     assert live[b].tolist() == [True, True, True, False]
@@ -79,7 +79,7 @@ def test_the_lowest_move_to_the_sites_that_lost_none(make: Make) -> None:
     # now d is full and b has room for one: two are closed, one moves, and the better of the two goes back
     allocator.settings["per_site"] = 0.5
     scores = given(allocator, [[0.0] * 4, [3.0] * 4, [0, 0.5, 0, 0], [2.0, 2.0, 2.0, 0.4]])
-    live = allocator.moved(scores, {name: adapter.units for name, adapter in allocator.adapters.items()})
+    live = allocator.moved(scores, {name: adapter.units.mask for name, adapter in allocator.adapters.items()})
     assert live[b].all()
     assert not live[a].any()
     assert sum(int(units.sum()) for units in live.values()) == 4 * START
@@ -89,13 +89,13 @@ def test_the_lowest_move_to_the_sites_that_lost_none(make: Make) -> None:
 
 def test_new_units_add_nothing_and_are_as_drawn_while_there_are_such(make: Make) -> None:
     scene = scene_of(make)
-    drawn = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
+    drawn = {name: tensor.clone() for name, tensor in scene.adapted.tensors().items()}
     allocator, opened = alora(scene), []
 
     def look() -> None:
         for name, adapter in scene.adapted.adapters.items():
             for unit in range(START, RANK):
-                if adapter.units[unit]:
+                if adapter.units.mask[unit]:
                     opened.append(unit)
                     assert not adapter.delta.B[:, unit].any()
                     assert torch.equal(adapter.delta.A[unit], drawn[f"{name}.A"][unit])

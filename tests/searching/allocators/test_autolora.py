@@ -34,7 +34,7 @@ def test_a_step_of_the_shares_is_adam_s_at_the_gradient_of_first_order(make: Mak
     (batch,) = scene.batches(1)
     summed(scene.adapted.model, scene.batches(2)[1]).backward()
     gradients = {t.name: t.parameter.grad.clone() for t in scene.adapted.trained()}
-    before = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
+    before = {name: tensor.clone() for name, tensor in scene.adapted.tensors().items()}
     slope = {}
     with torch.no_grad():
         for name, alpha in allocator.alphas.items():
@@ -47,12 +47,14 @@ def test_a_step_of_the_shares_is_adam_s_at_the_gradient_of_first_order(make: Mak
                 slope[name, unit] = (ends[0] - ends[1]) / 2e-4
     torch.manual_seed(5)
     allocator.after_step(1)
-    assert all(torch.equal(t, before[name]) for name, t in scene.adapted.state().items() if not name.endswith("alpha"))
+    assert all(
+        torch.equal(t, before[name]) for name, t in scene.adapted.tensors().items() if not name.endswith("alpha")
+    )
     allocator.after_step(2)
     for (name, unit), gradient in slope.items():  # Adam's first step: lr g / (|g| + eps)
         moved = allocator.alphas[name][unit] - before[f"{name}.alpha"][unit]
         assert float(moved) == pytest.approx(-0.01 * gradient / (abs(gradient) + 1e-8), rel=1e-2)
-    for name, tensor in scene.adapted.state().items():
+    for name, tensor in scene.adapted.tensors().items():
         if not name.endswith("alpha"):
             assert torch.equal(tensor, before[name])
     assert all(torch.equal(t.parameter.grad, gradients[t.name]) for t in scene.adapted.trained())
@@ -80,7 +82,7 @@ def test_the_largest_shares_stay_at_the_last_tick(make: Make) -> None:
     assert tick.parameters == 9 * 64 == counted(scene)
     assert tick.scores == {name: sum(w >= 1 for (site, _), w in worth.items() if site == name) for name in shares}
     for name, unit in best:
-        assert adapters[name].units[unit]
+        assert adapters[name].units.mask[unit]
 
 
 def test_the_search_ends_with_the_last_tick(make: Make) -> None:

@@ -65,7 +65,7 @@ def test_a_step_is_that_of_lora_at_its_rank_and_scale(make: Make) -> None:
         assert torch.equal(evaluated(scene.adapted.model, batch), evaluated(lora.model, batch))
         allocator.after_step(step + 1)
         for adapter in scene.adapted.adapters.values():
-            assert adapter.live == adapter.rank
+            assert adapter.units.live == adapter.rank
             assert adapter.scale == (SHORT_ALPHA if adapter.site.is_shortcut else ALPHA) / adapter.rank
     assert ranks == {1, 2, 3}
 
@@ -133,7 +133,7 @@ def test_a_budget_leaves_the_largest_rank_that_it_holds_everywhere(make: Make) -
     allocator.finish()
     assert torch.allclose(evaluated(scene.adapted.model, batch), out, rtol=1e-5, atol=1e-6)
     for adapter in scene.adapted.adapters.values():
-        assert adapter.live == 2
+        assert adapter.units.live == 2
         assert adapter.scale == (SHORT_ALPHA if adapter.site.is_shortcut else ALPHA) / 2
         assert not adapter.delta.B[:, 2:].any()
     assert scene.adapted.adapter_parameters() == 14 * 64

@@ -38,7 +38,7 @@ def test_a_share_is_what_dw_loses_without_the_unit(make: Make, section: dict[str
         found, whole = shares(adapter), adapter.delta.dense().detach()
         values = {name: tensor.detach().clone() for name, tensor, _ in adapter.tensors()}
         for unit in range(adapter.rank):
-            adapter.keep(torch.arange(adapter.rank) != unit)
+            adapter.units.keep(torch.arange(adapter.rank) != unit)
             without = adapter.delta.dense().detach()
             expected = (whole - without).norm() / whole.norm()
             assert_close(found[unit].float(), expected, rtol=1e-3, atol=1e-6)
@@ -72,7 +72,7 @@ def test_the_units_with_the_largest_scores_of_all_sites_stay(make: Make) -> None
     allocator.after_step(TICKS[-1])
     scores = torch.cat(list(allocator.unit_scores().values()))
     allocator.tick(TICKS[-1], 0.0)
-    live = torch.cat([adapter.units for adapter in scene.adapted.adapters.values()])
+    live = torch.cat([adapter.units.mask for adapter in scene.adapted.adapters.values()])
     assert int(live.sum()) == len(live) // 2
     assert scores[live].min() > scores[~live].max()
 

@@ -72,17 +72,17 @@ def test_ranks_are_peft_s(make: Make) -> None:
 
 def test_a_site_keeps_the_first_directions_of_init_eva(make: Make) -> None:
     scene = scene_of(make, init="eva")
-    drawn = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
+    drawn = {name: tensor.clone() for name, tensor in scene.adapted.tensors().items()}
     scales = {name: adapter.scale for name, adapter in scene.adapted.adapters.items()}
     allocator = eva(scene)
     ticks = act(scene, allocator, optimizer_for(scene, weight_decay=0.1), range(STEPS))
     assert len({tuple(tick["ranks"].values()) for tick in ticks}) == 1
     for name, adapter in scene.adapted.adapters.items():
         assert adapter.scale == scales[name]
-        assert adapter.live == ticks[0]["ranks"][name]
+        assert adapter.units.live == ticks[0]["ranks"][name]
         whole = {key: tensor for key, tensor, _ in adapter.tensors()}
-        assert not whole["B"][:, adapter.live :].any()
-        assert torch.equal(whole["A"][adapter.live :], drawn[f"{name}.A"][adapter.live :])
+        assert not whole["B"][:, adapter.units.live :].any()
+        assert torch.equal(whole["A"][adapter.units.live :], drawn[f"{name}.A"][adapter.units.live :])
 
 
 @pytest.mark.parametrize("kind", ["dora", "lora"])

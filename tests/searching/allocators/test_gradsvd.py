@@ -85,15 +85,15 @@ def test_the_start_is_the_pretrained_function_and_the_gradients_directions(scene
             total = sum(
                 torch.autograd.grad(loss(scene.adapted.model, b) * len(b["labels"]), weight)[0] for b in batches
             )
-            kept = (total / rows) @ adapter.delta.A.detach().T
-            best = np.linalg.svd((total / rows).numpy(), compute_uv=False)[: adapter.live]
+            kept = (total / rows) @ adapter.delta.tensor("A").detach().T
+            best = np.linalg.svd((total / rows).numpy(), compute_uv=False)[: adapter.units.live]
             assert_close(kept.norm() ** 2, torch.tensor((best**2).sum()), rtol=1e-3, atol=1e-12, msg=name)
 
 
 def test_what_is_cut_off_stands_still_and_is_closed_in_the_end(scene: Scene) -> None:
     allocator = scene.allocator(3, method="gradsvd", uniform_rank=2, batches=2)
     allocator.tick(0, 0.0)
-    before = {name: adapter.delta.A.shape for name, adapter in scene.adapted.adapters.items()}
+    before = {name: adapter.delta.tensor("A").shape for name, adapter in scene.adapted.adapters.items()}
     assert any(shape[0] < RANK for shape in before.values())
     train(scene, 2)
     batch = {key: value for key, value in scene.batches(1)[0].items() if key != "labels"}
@@ -101,8 +101,8 @@ def test_what_is_cut_off_stands_still_and_is_closed_in_the_end(scene: Scene) -> 
     allocator.finish()
     assert_close(evaluated(scene.adapted.model, batch), out, rtol=1e-5, atol=1e-6)
     for adapter in scene.adapted.adapters.values():
-        assert adapter.delta.width is None
-        assert not adapter.delta.B[:, adapter.live :].any()
+        assert not adapter.units.is_cut
+        assert not adapter.delta.B[:, adapter.units.live :].any()
 
 
 def test_sites_may_have_the_scale_of_the_rank_they_are_given(scene: Scene, make: Make) -> None:
@@ -120,13 +120,13 @@ def test_sites_may_have_the_scale_of_the_rank_they_are_given(scene: Scene, make:
 def test_it_decides_once_also_after_a_restart(scene: Scene, make: Make) -> None:
     allocator = scene.allocator(3, method="gradsvd", uniform_rank=2, batches=2)
     first = allocator.tick(0, 0.0)
-    state, tensors = allocator.state_dict(), {name: t.clone() for name, t in scene.adapted.state().items()}
+    state, tensors = allocator.state_dict(), {name: t.clone() for name, t in scene.adapted.tensors().items()}
     again = make("bert", targets=["q", "v", "up", "down"], rank=RANK)
-    again.adapted.load_state(tensors)
+    again.adapted.load_tensors(tensors)
     other = again.allocator(9, method="gradsvd", uniform_rank=2, batches=2)
     other.load_state_dict(state)
     assert again.adapted.ranks() == first.ranks == other.tick(5, 0.5).ranks
-    assert all(torch.equal(t, again.adapted.state()[name]) for name, t in tensors.items())
+    assert all(torch.equal(t, again.adapted.tensors()[name]) for name, t in tensors.items())
 
 
 def test_shortcuts_and_starts_that_take_no_factors_are_refused(make: Make) -> None:

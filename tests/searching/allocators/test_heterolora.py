@@ -73,7 +73,7 @@ def switched(scene: Scene, off: str) -> tuple[list[str], dict[str, torch.Tensor]
     first, second = ticks(scene, allocator, 2, steps=3)
     gone = [name for name in first.on if name not in second.on]
     assert gone
-    values = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
+    values = {name: tensor.clone() for name, tensor in scene.adapted.tensors().items()}
     return gone, values
 
 
@@ -100,7 +100,7 @@ def test_off_drop_takes_it_out_of_the_function_and_keeps_its_values(scene: Scene
 def assert_kept(scene: Scene, gone: list[str], values: dict[str, torch.Tensor]) -> None:
     """Training on leaves those that are off alone."""
     train(scene, 2)
-    for name, tensor in scene.adapted.state().items():
+    for name, tensor in scene.adapted.tensors().items():
         if any(name.startswith(f"{site}.") for site in gone):
             assert torch.equal(tensor, values[name])
 
@@ -150,10 +150,10 @@ def test_a_saved_allocator_continues_identically(make: Make, proxy: str, off: st
     scene, allocator = build(seed=1)
     list(ticks(scene, allocator, 2))
     saved = json.loads(json.dumps(allocator.state_dict(), allow_nan=False))
-    values = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
+    values = {name: tensor.clone() for name, tensor in scene.adapted.tensors().items()}
 
     resumed, again = build(seed=2)
-    resumed.adapted.load_state(values)
+    resumed.adapted.load_tensors(values)
     again.load_state_dict(saved)
     assert resumed.adapted.states() == scene.adapted.states()
     assert again.state_dict() == saved

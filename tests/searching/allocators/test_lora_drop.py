@@ -37,9 +37,9 @@ def test_what_a_site_adds(make: Make, method: str) -> None:
     """Against the change of each layer's output, with and without its adapter, on the inputs of the whole model."""
     scene = scene_of(make, method=method)
     disturb(scene.adapted)
-    before = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
+    before = {name: tensor.clone() for name, tensor in scene.adapted.tensors().items()}
     measured = lora_drop(scene, data="first", batches=2).measure()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in scene.adapted.state().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in scene.adapted.tensors().items())
     expected = dict.fromkeys(measured, 0.0)
     twin = copy.deepcopy(scene.adapted)
     for batch in scene.batches(2):
@@ -85,7 +85,7 @@ def test_the_largest_stay_within_the_budget_for_good(make: Make) -> None:
 def test_starting_anew(make: Make, restart: str) -> None:
     scene = scene_of(make)
     optimizer = optimizer_for(scene)
-    start = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
+    start = {name: tensor.clone() for name, tensor in scene.adapted.tensors().items()}
     allocator = lora_drop(scene, options={"restart": restart}, optimizer=optimizer)
     act(scene, allocator, optimizer, range(4))
     assert not any(torch.equal(t.parameter, start[t.name]) for t in scene.adapted.trained())

@@ -116,7 +116,7 @@ def test_what_reached_zero_is_closed_at_a_tick_and_one_step_can_bring_it_back(ma
     allocator.after_step(3)
     assert first.delta.g.tolist() == [0.0, pytest.approx(-0.4), 0.0]
     tick = allocator.tick(4, 0.0)
-    assert first.units.tolist() == [False, True, True]
+    assert first.units.mask.tolist() == [False, True, True]
     assert tick.parameters < tick.budget
 
 
@@ -124,18 +124,18 @@ def test_units_that_were_never_open_are_not_closed_for_being_zero(make: Make) ->
     scene = make("bert", targets=["q"], method="lora")
     allocator = sora(scene, threshold=1e9)
     act(scene, allocator, optimizer_for(scene), range(STEPS))
-    assert all(adapter.units.all() and not adapter.delta.B.any() for adapter in scene.adapted.adapters.values())
+    assert all(adapter.units.mask.all() and not adapter.delta.B.any() for adapter in scene.adapted.adapters.values())
 
 
 def test_at_the_end_what_is_zero_goes(make: Make) -> None:
     scene = make("bert", targets=["q", "v"], method="sora")
     allocator = sora(scene, ticks=(0,), threshold=0.1)
     act(scene, allocator, optimizer_for(scene), range(STEPS))
-    assert all(adapter.units.all() for adapter in scene.adapted.adapters.values())
+    assert all(adapter.units.mask.all() for adapter in scene.adapted.adapters.values())
     zero = {name: adapter.delta.g == 0 for name, adapter in scene.adapted.adapters.items()}
     allocator.finish()
     assert any(closed.any() for closed in zero.values())
-    assert {name: (~adapter.units).tolist() for name, adapter in scene.adapted.adapters.items()} == {
+    assert {name: (~adapter.units.mask).tolist() for name, adapter in scene.adapted.adapters.items()} == {
         name: closed.tolist() for name, closed in zero.items()
     }
 

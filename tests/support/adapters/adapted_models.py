@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from support.runs import Bench
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.workflow.setup import adapt, assemble
 
 

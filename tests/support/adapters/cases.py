@@ -11,12 +11,15 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.adapter import NO_STATISTICS
-from lorakit.adapters.attach import AdaptedModel, attach
+from lorakit.adapters.attach import attach
 from lorakit.adapters.block import blocks
-from lorakit.adapters.delta import START, Delta, deltas
+from lorakit.adapters.declaration import START
+from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import inits
-from lorakit.adapters.spec import AdapterSpec, Method, methods, resolve, shortcut_spec
+from lorakit.adapters.method import Method, methods, resolve, shortcut_spec
+from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
@@ -155,7 +158,7 @@ def merged(pretrained: nn.Module, adapted: AdaptedModel) -> nn.Module:
     plain = copy.deepcopy(pretrained)
     for name, adapter in adapted.adapters.items():
         module = plain.get_submodule(name)
-        if adapter.delta.replaces:
+        if adapter.delta.replaces_parameters:
             for key, tensor, _ in adapter.tensors():
                 module.get_parameter(key).copy_(tensor)
             continue

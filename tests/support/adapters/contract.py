@@ -32,8 +32,8 @@ from support.adapters.unit_checks import check_units, check_watching
 from support.thinned import crossed
 from torch.testing import assert_close
 
-from lorakit.adapters.attach import HEAD
-from lorakit.adapters.budget import costs, shared_cost
+from lorakit.adapters.adapted_model import HEAD
+from lorakit.adapters.counting import costs, shared_cost
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError, RunError
 from lorakit.recipe.schema import AdapterSection
@@ -116,7 +116,7 @@ def check_training(case: Case) -> None:
 
 def inert(case: Case, name: str) -> bool:
     """Whether no gradient can reach this tensor: rows of embeddings that no token of the batch looks up are not all of it."""
-    return case.kind.replaces and "token_type" in name
+    return case.kind.replaces_parameters and "token_type" in name
 
 
 def check_counts(case: Case) -> None:
@@ -208,10 +208,10 @@ def check_round_trip(case: Case) -> None:
     with torch.no_grad():
         for name in case.adapted.new_parts:
             case.adapted.model.get_parameter(name).add_(0.3)
-    stored = {name: tensor.clone() for name, tensor in case.adapted.state().items()}
+    stored = {name: tensor.clone() for name, tensor in case.adapted.tensors().items()}
     other = case.again(seed=9)
     assert not torch.equal(evaluated(other.model, case.batch), evaluated(case.adapted.model, case.batch))
-    other.load_state(stored)
+    other.load_tensors(stored)
     assert torch.equal(evaluated(other.model, case.batch), evaluated(case.adapted.model, case.batch))
 
 
@@ -227,7 +227,7 @@ def check_copy(case: Case) -> None:
     assert not torch.equal(after, before)
     with torch.no_grad():
         for name, parameter in twin.named_parameters():
-            if "adapter" in name or name.startswith("shared") or case.kind.replaces:
+            if "adapter" in name or name.startswith("shared") or case.kind.replaces_parameters:
                 parameter.zero_()
     assert torch.equal(evaluated(case.adapted.model, case.batch), after)
 
@@ -252,7 +252,7 @@ def check_autocast(case: Case) -> None:
 
 def check_half_precision(case: Case) -> None:
     """Frozen weights in bfloat16, adapters in float32: the same start, a function near the fp32 one, and fp32 gradients."""
-    if case.kind.replaces:
+    if case.kind.replaces_parameters:
         with pytest.raises(RecipeError, match="float32"):
             case.again(seed=0, dtype="bfloat16")
         return
@@ -264,8 +264,8 @@ def check_half_precision(case: Case) -> None:
     half.switch(half.adapters)
     assert all(tensor.parameter.dtype == torch.float32 for tensor in half.trained())
     disturb(case.adapted)
-    heads = {name: half.state()[name] for name in half.new_parts}
-    half.load_state(case.adapted.state() | heads)  # an init from the weights is not the same for the rounded ones
+    heads = {name: half.tensors()[name] for name in half.new_parts}
+    half.load_tensors(case.adapted.tensors() | heads)  # an init from the weights is not the same for the rounded ones
     out = evaluated(half.model, case.batch)
     assert near(out, evaluated(case.adapted.model, case.batch))
     backward(half.model, case.batch)
@@ -334,7 +334,7 @@ def check_side_by_side(case: Case) -> None:
     disturb(first, seed=6)
     first_alone = evaluated(first.model, case.batch)
     assert not torch.equal(first_alone, second_alone)
-    if case.method.block and not case.kind.replaces:
+    if case.method.block and not case.kind.replaces_parameters:
         return  # virtual tokens of two adapters: their order is nobody's
     if not case.kind.additive or case.spec.decomposition == "magnitude":
         with pytest.raises(RunError, match="two adapters at once"):

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.testing import assert_close
 
-from lorakit.adapters.delta import Delta, Shared, deltas
+from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.shared import Shared
 from lorakit.backbone.site import Site
 
 SCALE = 1.7
@@ -55,7 +56,7 @@ def check_factors_are_taken(name: str) -> None:
     with torch.no_grad():
         delta.set_factors(b, a)
     assert_close(delta.dense(), b @ a)
-    assert not delta.neutral()
+    assert not delta.is_zero()
 
 
 def prepared(name: str, site: Site, rank: int) -> tuple[Any, torch.Tensor]:

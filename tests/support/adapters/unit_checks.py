@@ -6,40 +6,41 @@ import torch
 from support.adapters.cases import Case, backward, disturb, evaluated, logits
 from torch.testing import assert_close
 
-from lorakit.adapters.adapter import WATCHED, Adapter
+from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.conflicts import conflicts_with_search
-from lorakit.adapters.delta import axes_of
+from lorakit.adapters.rank_units import axes_of
+from lorakit.adapters.switching import WATCHED
 from lorakit.recipe.schema import SearchSection
 
 
 def check_units(case: Case) -> None:
     """A unit that is cut off is gone as one that is closed is, and what is packed of the others is all there is."""
     disturb(case.adapted)
-    adapters = [adapter for adapter in case.adapted.adapters.values() if adapter.divisible]
+    adapters = [adapter for adapter in case.adapted.adapters.values() if adapter.units.divisible]
     if not adapters:
         return
     whole = evaluated(case.adapted.model, case.batch)
     everything = case.adapted.adapter_parameters()
     for adapter in adapters:
-        adapter.cut(1)
+        adapter.units.cut(1)
     cut = evaluated(case.adapted.model, case.batch)
     assert not torch.equal(cut, whole)
     assert set(case.adapted.ranks().values()) <= {1, case.rank}
     ranked = sum(unit_parameters(adapter, case.rank) - unit_parameters(adapter, 1) for adapter in adapters)
     assert case.adapted.adapter_parameters() == everything - ranked
     packed = {
-        (adapter, name): adapter.packed(name, tensor.detach()).clone()
+        (adapter, name): adapter.units.live_part(name, tensor.detach()).clone()
         for adapter in adapters
         for name, tensor, _ in adapter.tensors()
     }
     for adapter in adapters:
-        adapter.keep(adapter.units)
+        adapter.units.keep(adapter.units.mask)
     assert_close(evaluated(case.adapted.model, case.batch), cut, rtol=1e-4, atol=1e-5)
     for adapter in adapters:
         for name, tensor, _ in adapter.tensors():
-            assert packed[adapter, name].numel() == adapter.size(name, tensor, 1)
+            assert packed[adapter, name].numel() == adapter.units.size(name, tensor, 1)
             with torch.no_grad():
-                tensor.copy_(adapter.unpacked(name, packed[adapter, name]))
+                tensor.copy_(adapter.units.whole(name, packed[adapter, name]))
     assert_close(evaluated(case.adapted.model, case.batch), cut, rtol=1e-4, atol=1e-5)
 
 

@@ -12,9 +12,10 @@ from support.adapters.cases import adapt
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.adapters.attach import AdaptedModel
-from lorakit.adapters.budget import costs, resolve_budget
-from lorakit.adapters.spec import resolve, shortcut_spec
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.budget import resolve_budget
+from lorakit.adapters.counting import costs
+from lorakit.adapters.method import resolve, shortcut_spec
 from lorakit.backbone.load import Backbone
 from lorakit.recipe.schema import AdapterSection, SearchSection, TrainingSection
 from lorakit.searching.allocator import Allocator, SearchContext, allocators

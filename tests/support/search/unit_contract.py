@@ -18,9 +18,9 @@ from support.search.scene import Scene, loss
 from torch import nn
 from torch.testing import assert_close
 
-from lorakit.adapters.adapter import ON
-from lorakit.adapters.attach import HEAD
-from lorakit.adapters.delta import axes_of
+from lorakit.adapters.adapted_model import HEAD
+from lorakit.adapters.rank_units import axes_of
+from lorakit.adapters.switching import ON
 from lorakit.tasks.batching import Batch
 
 STEPS = 12
@@ -119,8 +119,8 @@ def check_budget(build: Any) -> None:
     left = ticks[-1]["budget"] - ticks[-1]["parameters"]
     for adapter in adapted.adapters.values():
         assert (
-            adapter.live == adapter.rank
-            or adapter.parameters_at(adapter.live + 1) > adapter.parameters_at(adapter.live) + left
+            adapter.units.live == adapter.rank
+            or adapter.parameters_at(adapter.units.live + 1) > adapter.parameters_at(adapter.units.live) + left
         )
     assert any(tensor.role == HEAD and tensor.parameter.requires_grad for tensor in adapted.trained())
 
@@ -129,11 +129,11 @@ def counted(scene: Scene) -> int:
     """Numbers in the live units of the tensors that train, one by one."""
     total = 0
     for adapter in scene.adapted.adapters.values():
-        if adapter.state == ON and adapter.live:
+        if adapter.state == ON and adapter.units.live:
             for name, tensor, _ in adapter.trained_tensors():
                 inside = torch.ones(tensor.shape, dtype=torch.bool)
                 for axis in axes_of(adapter.delta, name):
-                    inside.index_fill_(axis, (~adapter.units).nonzero().flatten(), False)
+                    inside.index_fill_(axis, (~adapter.units.mask).nonzero().flatten(), False)
                 total += int(inside.sum())
     return total
 
@@ -146,11 +146,11 @@ def check_closed(build: Any) -> None:
     out = evaluated(adapted.model.eval(), batch)
     allocator.finish()
     assert torch.equal(evaluated(adapted.model, batch), out)
-    assert all((adapter.state == ON) == bool(adapter.live) for adapter in adapted.adapters.values())
+    assert all((adapter.state == ON) == bool(adapter.units.live) for adapter in adapted.adapters.values())
     with torch.no_grad():
         for adapter in adapted.adapters.values():
             for name, tensor, _ in adapter.tensors():
-                tensor.copy_(adapter.unpacked(name, adapter.packed(name, tensor)))
+                tensor.copy_(adapter.units.whole(name, adapter.units.live_part(name, tensor)))
     assert_close(evaluated(adapted.model, batch), out, rtol=1e-4, atol=1e-5)
     adapted.switch([name for name in adapted.on if not adapted.adapters[name].site.is_shortcut])
     plain = copy.deepcopy(scene.pretrained).eval()
@@ -172,10 +172,10 @@ def check_repetition(build: Any) -> None:
         ticks = act(scene, allocator, optimizer, range(stop))
         if stop < STEPS:
             state = json.loads(json.dumps(allocator.state_dict(), allow_nan=False))
-            values = {name: tensor.clone() for name, tensor in scene.adapted.state().items()}
+            values = {name: tensor.clone() for name, tensor in scene.adapted.tensors().items()}
             moments = copy.deepcopy(optimizer.state_dict())
             scene, allocator = build(seed=7)
-            scene.adapted.load_state(values)
+            scene.adapted.load_tensors(values)
             allocator.load_state_dict(state)
             assert allocator.state_dict() == state
             optimizer = optimizer_for(scene)
@@ -183,7 +183,7 @@ def check_repetition(build: Any) -> None:
             ticks += act(scene, allocator, optimizer, range(stop, STEPS))
         allocator.finish()
         histories.append(ticks)
-        tensors.append({name: tensor.clone() for name, tensor in scene.adapted.state().items()})
+        tensors.append({name: tensor.clone() for name, tensor in scene.adapted.tensors().items()})
     for history, values in zip(histories[1:], tensors[1:], strict=True):
         assert history == histories[0]
         assert all(torch.equal(values[name], tensor) for name, tensor in tensors[0].items())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.runs import Bench
 
-from lorakit.adapters.attach import HEAD
+from lorakit.adapters.adapted_model import HEAD
 from lorakit.adapters.deltas.glora import CHOICES, GLoRA
 from lorakit.errors import RecipeError
 from lorakit.training.hooks import Hook, TrainState

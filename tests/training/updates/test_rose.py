@@ -130,7 +130,7 @@ def test_nothing_is_pruned_before_it_begins(bench: Bench, tmp_path: Path):
     for each in (training, plain):
         torch.manual_seed(0)
         run_windows(each, 6)  # half of 12
-    assert_close(dict(training.adapted.state()), dict(plain.adapted.state()), rtol=0, atol=0)
+    assert_close(dict(training.adapted.tensors()), dict(plain.adapted.tensors()), rtol=0, atol=0)
 
 
 def test_the_share_falls_as_a_cubic():

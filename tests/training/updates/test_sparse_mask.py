@@ -12,7 +12,7 @@ from support.runs import Bench
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lorakit.adapters.packing import unpack
+from lorakit.adapters.json_tensors import unpack
 from lorakit.artifacts.files import read_json
 from lorakit.training import loop
 from lorakit.training.hooks import Hook, TrainState
@@ -120,10 +120,10 @@ def test_magnitude_keeps_the_largest_of_a(bench: Bench, tmp_path: Path):
 def test_choosing_leaves_no_trace(bench: Bench, tmp_path: Path):
     """The model, torch's stream and pending gradients are as before; a gate that starts at zero is put back too."""
     training, update = masked(bench, tmp_path, "score: snip", "adapter.method=trilora")
-    before = {name: tensor.clone() for name, tensor in training.adapted.state().items()}
+    before = {name: tensor.clone() for name, tensor in training.adapted.tensors().items()}
     random = torch.get_rng_state()
     masks = update.choose()
-    assert_close(dict(training.adapted.state()), before, rtol=0, atol=0)
+    assert_close(dict(training.adapted.tensors()), before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(parameter.grad is None for parameter in training.parameters)
     assert {t.role for t in update.tensors} == {"A", "B"}  # the gate is not pruned

@@ -50,7 +50,7 @@ def updates(run: Path) -> dict[str, torch.Tensor]:
 
 def heads(run: Path) -> dict[str, torch.Tensor]:
     adapted = lorakit.load(run).adapted
-    return {name: adapted.state()[name].clone() for name in adapted.new_parts}
+    return {name: adapted.tensors()[name].clone() for name in adapted.new_parts}
 
 
 @pytest.mark.parametrize("method", thinned(WAYS, 2))

@@ -239,9 +239,9 @@ def test_shortcuts_are_part_of_every_configuration_and_kept_weights_start_the_ne
     assert restore_run(result.found, "last").adapted.adapter_parameters() == result.parameters
     loaded = load_recipe(out)
     assert loaded.recipe.adapter.start == str(result.found)
-    start = restore_run(result.found, "last").adapted.state()
+    start = restore_run(result.found, "last").adapted.tensors()
     training, _ = running.prepare(loaded, assemble(loaded), Run(tmp_path / "run"), [])
-    assert all(torch.equal(tensor, start[name]) for name, tensor in training.adapted.state().items())
+    assert all(torch.equal(tensor, start[name]) for name, tensor in training.adapted.tensors().items())
 
 
 def test_a_watcher_sees_every_generation(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""What can be read off a model whose family nobody described: its lists of layers, and roles that names give away."""
+"""What can be guessed of a model whose family nobody described: its lists of layers, and roles that names give away."""
 
 from __future__ import annotations
 

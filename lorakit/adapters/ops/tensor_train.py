@@ -20,7 +20,7 @@ MOST_CORES = 2 * MOST_FACTORS
 
 
 @cache
-def factor(number: int) -> tuple[int, ...]:
+def digits_of(number: int) -> tuple[int, ...]:
     """``number`` as a product of digits, the largest first: the fewest of at most 16 each, and those as even as they can be.
 
     768 = 12 * 8 * 8. Four at most; where four do not make them small enough (a large prime), the smallest sum there is.
@@ -51,7 +51,7 @@ def factorisations(number: int, count: int, smallest: int = 2) -> Iterator[tuple
 
 def core_shapes(rows: int, columns: int, tensor_rank: int) -> list[tuple[int, int, int]]:
     """The cores of a (rows x columns) matrix, those of its rows first."""
-    digits = [*factor(rows), *factor(columns)]
+    digits = [*digits_of(rows), *digits_of(columns)]
     bonds = [1, *(tensor_rank for _ in digits[1:]), 1]
     return list(zip(bonds, digits, bonds[1:], strict=False))
 

@@ -10,8 +10,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 
-from lorakit.backbone import checkpoint
-from lorakit.backbone.checkpoint import find_checkpoint
+from lorakit.backbone import model_folder
+from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.errors import RecipeError, RunError
 from lorakit.recipe.schema import ModelSection
 
@@ -96,11 +96,11 @@ def test_bundled_weights_are_checked_and_the_package_is_not_imported(tiny, monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     problem = problem_of("bundled:minilm", kind=RunError)
     assert "not the published ones" in problem.what
-    digest = checkpoint.sha256_of(tmp_path / "model" / "model.safetensors")
-    known = checkpoint.BUNDLED["bundled:minilm"]
+    digest = model_folder.sha256_of(tmp_path / "model" / "model.safetensors")
+    known = model_folder.BUNDLED["bundled:minilm"]
     monkeypatch.delitem(sys.modules, known.package, raising=False)
     monkeypatch.setitem(
-        checkpoint.BUNDLED, "bundled:minilm", checkpoint.BundledModel(known.package, known.folder, digest)
+        model_folder.BUNDLED, "bundled:minilm", model_folder.BundledModel(known.package, known.folder, digest)
     )
     assert find_checkpoint(ModelSection(name="bundled:minilm")) == tmp_path / "model"
     assert known.package not in sys.modules

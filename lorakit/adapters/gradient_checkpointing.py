@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from lorakit.adapters.attach import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.blocks.shortcut import Held
 from lorakit.errors import RecipeError
 

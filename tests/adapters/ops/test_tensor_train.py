@@ -8,7 +8,7 @@ from itertools import combinations_with_replacement
 import pytest
 import torch
 
-from lorakit.adapters.tensor_train import core_shapes, draw, factor, product
+from lorakit.adapters.ops.tensor_train import core_shapes, digits_of, draw, product
 
 WIDTHS = [
     2,
@@ -54,13 +54,13 @@ WIDTHS = [
     ],
 )
 def test_known_digits(number: int, digits: tuple[int, ...]) -> None:
-    assert factor(number) == digits
+    assert digits_of(number) == digits
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_digits_are_the_fewest_small_ones_and_the_most_even(width: int) -> None:
     """By trying everything: no shorter product of numbers up to 16, and none as long with a smaller largest number."""
-    digits = factor(width)
+    digits = digits_of(width)
     assert math.prod(digits) == width
     assert len(digits) <= 4
     every = {

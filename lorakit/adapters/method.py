@@ -1,0 +1,138 @@
+"""Methods: named presets over the axes of an adapter, and how a recipe's adapter section becomes one value on every axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lorakit.adapters.block import blocks
+from lorakit.adapters.conflicts import conflicts
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.spec import AdapterSpec, read_options
+from lorakit.errors import RecipeError
+from lorakit.recipe.schema import AdapterSection
+from lorakit.registry import Registry
+
+if TYPE_CHECKING:
+    from lorakit.backbone.load import Backbone
+    from lorakit.backbone.site import Site
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named preset, with what `lorakit show` tells about it. The axes are explained in ``AdapterSpec``."""
+
+    name: str
+    """What recipes call it."""
+    title: str
+    """Its full name."""
+    summary: str
+    """Its formula in one line."""
+    source: str
+    """Paper and section."""
+    delta: str = "low_rank"
+    init: str = "kaiming"
+    scale: str = "lora"
+    trainable: str = "all"
+    decomposition: str = "none"
+    lr_ratio: float = 1.0
+    targets: tuple[str, ...] = ("q", "v")
+    """The projections it usually sits on: roles, where the recipe names none."""
+    rank: int = 8
+    """Its usual rank."""
+    alpha: float = 16.0
+    """Its usual alpha."""
+    lr: float = 5e-4
+    """Its usual learning rate."""
+    options: tuple[tuple[str, str], ...] = ()
+    """Options of its delta."""
+    block: str | None = None
+    """Where it sits, for what is not an update of a projection's weight: a file in ``blocks/``."""
+    updates: tuple[str, ...] = ()
+    """What goes on during training."""
+    identity: bool = True
+    """Whether a fresh model is exactly the pretrained one."""
+
+    def fill(self, section: AdapterSection) -> AdapterSection:
+        """The section with this method's own targets, rank and alpha where it gives none."""
+        return replace(
+            section,
+            targets=list(self.targets) if section.targets is None else section.targets,
+            rank=self.rank if section.rank is None else section.rank,
+            alpha=self.alpha if section.alpha is None else section.alpha,
+        )
+
+    def sites(self, backbone: Backbone, targets: Sequence[str] | None = None) -> list[Site]:
+        """Where it sits: its block's places, or the projections that ``targets`` name (its usual ones by default)."""
+        if self.block:
+            block = blocks.get(self.block)
+            return block.sites(backbone)
+        return backbone.anatomy.select(self.targets if targets is None else targets)
+
+    def resolve(self, section: AdapterSection) -> AdapterSpec:
+        """See ``resolve``: here for who knows methods by name only."""
+        return resolve(section)
+
+
+methods: Registry[Method] = Registry("adapter method", "lorakit.adapters.methods")
+
+
+def resolve(section: AdapterSection) -> AdapterSpec:
+    """The sites' axes: the method's values, overridden by what the recipe sets.
+
+    Raises RecipeError for names that are not registered and for values that do not go together, all of them at once.
+    """
+    method = methods.get(section.method)
+    section = method.fill(section)
+    assert section.rank is not None
+    assert section.alpha is not None
+    delta = section.delta or method.delta
+    own = dict(method.options) if delta == method.delta else {}
+    spec = AdapterSpec(
+        delta=delta,
+        init=section.init or default_init(method, delta),
+        scale=section.scale or default_scale(method, delta),
+        trainable=section.trainable or (method.trainable if delta == method.delta else "all"),
+        decomposition=section.decomposition or method.decomposition,
+        lr_ratio=method.lr_ratio if section.lr_ratio is None else section.lr_ratio,
+        rank=section.rank,
+        alpha=section.alpha,
+        dropout=section.dropout,
+        options=tuple(read_options(delta, {**own, **section.options}).items()),
+    )
+    if problems := conflicts(spec):
+        raise RecipeError(problems)
+    return spec
+
+
+def default_init(method: Method, delta: str) -> str:
+    """The method's init; with another delta than the method's, one that it can start from."""
+    if delta == method.delta:
+        return method.init
+    if not deltas.get(delta).needs_init():
+        return "nothing"
+    return method.init if method.init != "nothing" else "kaiming"
+
+
+def default_scale(method: Method, delta: str) -> str:
+    """The method's scale rule; with another delta than the method's, none where that one is no sum."""
+    return method.scale if delta == method.delta or deltas.get(delta).additive else "none"
+
+
+def shortcut_spec(section: AdapterSection) -> AdapterSpec:
+    """The shortcuts' axes: as the linear sites', with their own rank and alpha, without what looks at a weight or is shared.
+
+    A delta that cannot sit on a shortcut leaves them to LoRA.
+    """
+    spec = resolve(section)
+    delta = deltas.get(spec.delta)
+    if "shortcut" not in delta.kinds or delta.shared_roles:
+        spec = resolve(AdapterSection(dropout=section.dropout, rank=spec.rank, alpha=spec.alpha))
+    return replace(
+        spec,
+        init="kaiming" if deltas.get(spec.delta).needs_init() else "nothing",
+        decomposition="none",
+        rank=section.shortcut_rank or spec.rank,
+        alpha=spec.alpha if section.shortcut_alpha is None else section.shortcut_alpha,
+    )

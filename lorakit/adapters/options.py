@@ -1,0 +1,66 @@
+"""Options: what is set for one parametrisation, one allocator or one training update alone, and how recipes' texts become values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from lorakit.errors import Problem
+
+Options = Mapping[str, Any]
+"""Option -> value, of those that are given."""
+NO_OPTIONS: Options = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. Its type is that of ``default``."""
+
+    default: int | float | str
+    """Its value where a recipe gives none."""
+    doc: str
+    """What it is, for `lorakit show`."""
+    low: float | None = None
+    """The smallest accepted number."""
+    high: float | None = None
+    """The largest accepted number."""
+    choices: tuple[str, ...] = ()
+    """The accepted words."""
+
+    def read(self, text: str) -> int | float | str | None:
+        """The value as the option's type, or None where it is not one."""
+        if isinstance(self.default, str):
+            return text if not self.choices or text in self.choices else None
+        try:
+            value = type(self.default)(text)
+        except ValueError:
+            return None
+        inside = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+        return value if inside else None
+
+    def valid(self) -> str:
+        """What it may be, in words."""
+        if self.choices:
+            return ", ".join(self.choices)
+        noun = {int: "a whole number", float: "a number", str: "text"}[type(self.default)]
+        low = "" if self.low is None else f" at least {self.low:g}"
+        high = "" if self.high is None else f" at most {self.high:g}"
+        return noun + low + high
+
+
+def with_defaults(known: Mapping[str, Option], given: Options) -> dict[str, Any]:
+    """The value of every option: as ``given``, its default where it is not."""
+    return {name: given.get(name, option.default) for name, option in known.items()}
+
+
+def read_known(known: Mapping[str, Option], given: Mapping[str, str], key: str) -> tuple[dict[str, Any], list[Problem]]:
+    """Those of ``given`` that are ``known`` as their types, and what cannot be read; key: where the recipe gives them."""
+    read = {name: known[name].read(str(text)) for name, text in given.items() if name in known}
+    problems = [
+        Problem(f"{name}: {given[name]} cannot be used here", key=key, valid=known[name].valid())
+        for name, value in read.items()
+        if value is None
+    ]
+    return {name: value for name, value in read.items() if value is not None}, problems

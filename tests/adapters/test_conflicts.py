@@ -1,0 +1,41 @@
+"""Values of axes that do not go together."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorakit.adapters.conflicts import conflicts_with_search
+from lorakit.adapters.method import resolve
+from lorakit.errors import RecipeError
+from lorakit.recipe.schema import AdapterSection, SearchSection
+
+
+@pytest.mark.parametrize("trainable", ["C", "magnitude", "B+C", "A+B+gate"])
+def test_an_unknown_role_is_refused_whatever_stands_beside_it(trainable: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        resolve(AdapterSection(trainable=trainable))
+    problem = caught.value.problems[0]
+    assert problem.key == "adapter.trainable"
+    assert trainable in problem.what
+    assert "A+B" in problem.valid
+
+
+@pytest.mark.parametrize(
+    ("method", "trainable", "shared"),
+    [
+        ("tied_lora", None, "A and B"),
+        ("lotr", None, "A and B"),
+        ("vb_lora", None, "bank"),
+        ("tied_lora", "B+vector", "B"),
+        ("vb_lora", "logits", ""),
+        ("vera", None, ""),
+        ("lora", None, ""),
+    ],
+)
+def test_a_site_that_moves_with_others_cannot_be_frozen(method: str, trainable: str | None, shared: str) -> None:
+    spec = resolve(AdapterSection(method=method, trainable=trainable))
+    found = conflicts_with_search(spec, SearchSection(method="heterolora", off="freeze"))
+    assert [(problem.key, problem.valid) for problem in found] == ([("search.off", "drop")] if shared else [])
+    assert all(f"share {shared}:" in problem.what for problem in found)
+    assert conflicts_with_search(spec, SearchSection(method="heterolora", off="drop")) == []
+    assert conflicts_with_search(spec, SearchSection(off="freeze")) == []
