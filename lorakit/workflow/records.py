@@ -165,7 +165,7 @@ def outcome_so_far(task: str, metric: str, metrics: Records, history: History) -
     last = scored[-1] if scored else none
     far = max(
         [(record["step"], record["epoch"]) for record in metrics]
-        + [(moment.step, moment.epoch) for moment in history.moments],
+        + [(tick.step, tick.epoch) for tick in history.ticks],
         default=(0, 0.0),
     )
     return Outcome(
@@ -178,5 +178,5 @@ def outcome_so_far(task: str, metric: str, metrics: Records, history: History) -
         best_step=int(best["step"]),
         steps=int(far[0]),
         epochs=float(far[1]),
-        search_seconds=sum(moment.seconds for moment in history.moments),
+        search_seconds=sum(tick.seconds for tick in history.ticks),
     )

@@ -13,7 +13,7 @@ from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, PEFT_TENSORS, read
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.artifacts.peft.layout import PREFIX
 from lorakit.artifacts.run import Run, open_run
-from lorakit.errors import RunError
+from lorakit.errors import RunError, command_line
 from lorakit.recipe.load import load_recipe
 from lorakit.reporting.tables import count
 from lorakit.tasks.metrics import main_metric
@@ -235,5 +235,5 @@ def untrained(run: Run) -> bool:
 def resume(run: Run) -> str:
     """What goes on with the run."""
     if any(intact(path) for path in all_checkpoints(run.checkpoints)):
-        return f"lorakit train {run.path} --resume"
+        return command_line("train", run.path, "--resume")
     return ANEW.format(run=run.path)

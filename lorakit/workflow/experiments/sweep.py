@@ -21,7 +21,7 @@ from lorakit.result import Result
 from lorakit.workflow.experiments.arms import essence, paired_order, rises
 from lorakit.workflow.experiments.grid import Point
 from lorakit.workflow.experiments.ranking import SweptPoint, draw, rank, warnings
-from lorakit.workflow.experiments.request import called_with, command_line
+from lorakit.workflow.experiments.request import called_with, with_options
 from lorakit.workflow.experiments.sweep_spec import SweepRequest, SweepSpec, resolve_sweep
 from lorakit.workflow.experiments.totals import ComparedRun, as_csv, compared_run, totals
 from lorakit.workflow.experiments.workers import Missing, failures, no_finished_run, train_missing
@@ -303,4 +303,4 @@ def train_again(spec: SweepSpec, point: SweptPoint) -> str:
     else:
         varied = [f"{key}={written(value)}" for key, value in point.settings.items()]
         words = [recipe_name(spec), *spec.space.fixed, *varied, *(["--offline"] if spec.asked.offline else [])]
-    return command_line("train", words, {"--seed": spec.seeds[0]})
+    return with_options("train", words, {"--seed": spec.seeds[0]})
