@@ -28,9 +28,9 @@ from lorakit.training.seeds import derive_seed, generator
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.combine.members import (
     Member,
+    adapted_sites,
     check_backbones,
     check_ranks,
-    choose_sites,
     combine_factors,
     combine_heads,
     take_apart,
@@ -123,7 +123,7 @@ def combine(
     states = [site_states(run.weights(weights)) for run in opened]
     live = [[name for name, state in found.items() if state != DROPPED] for found in states]
     first = restore_run(opened[0].path, weights)
-    sites = choose_sites(first, {name for names in live for name in names}, opened, live)
+    sites = adapted_sites(first, opened, live)
     members = []
     for number, run in enumerate(opened):
         restored = first if number == 0 else restore_run(run.path, weights, with_data=combination.needs != "nothing")
