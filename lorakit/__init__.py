@@ -1,8 +1,35 @@
-"""lorakit: fine-tuning on a small parameter budget, from a YAML recipe.
+"""Fine-tuning on a small parameter budget, from a YAML recipe.
 
->>> import lorakit
->>> classifier = lorakit.load("runs/demo-0")              # doctest: +SKIP
->>> classifier.predict(["a film of quiet wonders"])       # doctest: +SKIP
+    import lorakit
+
+    lorakit.train("demo", ["adapter.rank=4"])              # a recipe, one key changed, becomes a run: the folder runs/demo-0
+    lorakit.evaluate("runs/demo-0").scores                 # the task's own metrics, with an interval beside them
+    lorakit.load("runs/demo-0").predict(["a film of quiet wonders"])
+
+There is a function for each command of the command line, and each has its own help: ``help(lorakit.train)``.
+
+    load_recipe        a recipe's values, checked, with all defaults
+    plan               what a training would take: places, parameters, steps, memory
+    train              a recipe -> a run
+    search             decide before the training who gets the budget -> a recipe
+    evolve             the same for GLoRA, by evolution on a supernet
+    describe           what an adapter method is, costs and goes together with
+
+    evaluate           the scores of a run or a checkpoint
+    load, predict      label new text
+    report             a run as one page, with figures and plain words
+    merge              a run -> a plain Hugging Face checkpoint
+    export             a run -> an adapter for PEFT
+    import_adapter     an adapter of PEFT -> a run
+    combine            several runs -> one
+
+    compare            recipes and runs over several seeds, side by side
+    sweep, plan_sweep  a recipe over a grid of values, ranked; and what that would train
+    doctor             is this machine, or this run, as it should be?
+
+A recipe is the name of one that is shipped, a YAML file, the folder of a run, or what ``load_recipe`` returned; texts ``KEY=VALUE``
+change its keys. A run is named by its folder. What comes back is a dataclass whose fields its docstring tells, and which turns into
+JSON by ``to_dict()``. All that can go wrong and be explained is a ``LorakitError``.
 """
 
 from __future__ import annotations
@@ -50,7 +77,7 @@ HOMES = {
     "sweep": "lorakit.workflow.experiments.sweep",
     "train": "lorakit.workflow.train",
 }
-"""Public function -> the module it lives in, imported at its first use: ``import lorakit`` itself stays quick."""
+"""Public function -> the module it stands in, imported at its first use: ``import lorakit`` itself stays quick."""
 
 __all__ = [
     "LorakitError",

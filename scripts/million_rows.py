@@ -30,7 +30,8 @@ from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import TaskSection
 from lorakit.tasks.sources import load_task
 from lorakit.training.loop import step
-from lorakit.workflow.setup import assemble, prepare
+from lorakit.workflow.prepare import prepare
+from lorakit.workflow.setup import assemble
 
 STEPS = 20
 MIB = 2**20

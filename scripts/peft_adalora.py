@@ -18,7 +18,8 @@ from lorakit.training.optim import make_scheduler
 from lorakit.training.schedule import make_schedule
 from lorakit.training.seeds import derive_seed
 from lorakit.workflow.accelerator import make_accelerator
-from lorakit.workflow.setup import assemble, seed_dropout
+from lorakit.workflow.prepare import seed_dropout
+from lorakit.workflow.setup import assemble
 
 
 def train_peft(recipe: Path, seed: int, target: int, shrinking: dict[str, float]) -> dict[str, Any]:

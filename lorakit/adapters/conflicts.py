@@ -6,7 +6,7 @@ scale x pruning                                    commute: s is fixed with the 
 dropout x what is no sum                           refused; beside a magnitude it drops inputs of the adapter's branch alone
 magnitude x a second adapter at once               refused (``switching.stack``)
 magnitude x storing dW alone                       commute: everything reads ``Adapter.effective_weight``
-freezing for good x scores of a search             `aflora` refuses a search; a tensor that `diff_pruning` settles scores 0
+freezing for good x scores of a search             `aflora` refuses a search; a tensor that `diff_pruning` froze scores 0
 element masks x momentum, weight decay             commute: masked again after every step; `rose` lets entries grow back
 shared tensors x pruning, ranks by site            commute: a site's own tensors are pruned, a lower rank takes the first directions
 shared tensors that train x search.off: freeze     refused: a frozen site would move

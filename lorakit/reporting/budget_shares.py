@@ -115,7 +115,7 @@ class ValueAgainstQuery:
 
 def value_against_query(history: History) -> ValueAgainstQuery | None:
     """The comparison where both roles have sites and there was a tick."""
-    if not history.moments or not {"q", "v"} <= {site.role for site in history.sites}:
+    if not history.ticks or not {"q", "v"} <= {site.role for site in history.sites}:
         return None
     mean = {(site.role, site.layer): float(row.mean()) for site, row in zip(history.sites, history.level, strict=True)}
     both = [layer for role, layer in mean if role == "q" and ("v", layer) in mean]

@@ -47,7 +47,7 @@ def site_from_name(name: str, rank: int) -> SiteRecord:
 
 
 @dataclass(frozen=True)
-class Moment:
+class TickRecord:
     """One tick: counted from 0, at ``step`` and ``epoch``, scored by ``proxy``; see lorakit.searching.timeline.Tick.
 
     cut: the lowest score that was on, None where sites have no scores.
@@ -69,18 +69,18 @@ class History:
     """A search from its first tick to its last.
 
     live: (sites, ticks) rank units in training, 0 where a site is off; scores: (sites, ticks), NaN where there is none.
-    Without a search there are no moments, and one column that stands for the whole training.
+    Without a search there are no ticks, and one column that stands for the whole training.
     """
 
     sites: tuple[SiteRecord, ...]
-    moments: tuple[Moment, ...]
+    ticks: tuple[TickRecord, ...]
     live: Numbers
     scores: Numbers
 
     @property
     def steps(self) -> list[int]:
         """The optimiser steps that were done at each tick."""
-        return [moment.step for moment in self.moments]
+        return [tick.step for tick in self.ticks]
 
     @property
     def scored(self) -> bool:
@@ -152,7 +152,7 @@ def read_history(timeline: Sequence[Mapping[str, Any]], sites: Iterable[SiteReco
             live[place[name], column] = ranks.get(name, records[place[name]].rank)
         for name, score in (tick["scores"] or {}).items():
             scores[place[name], column] = score
-    return History(records, tuple(map(read_moment, timeline)), live, scores)
+    return History(records, tuple(map(read_tick, timeline)), live, scores)
 
 
 def without_search(sites: Iterable[SiteRecord], on: Iterable[str]) -> History:
@@ -162,10 +162,10 @@ def without_search(sites: Iterable[SiteRecord], on: Iterable[str]) -> History:
     return History(records, (), live, np.full(live.shape, np.nan))
 
 
-def read_moment(tick: Mapping[str, Any]) -> Moment:
+def read_tick(tick: Mapping[str, Any]) -> TickRecord:
     """What a record tells beside its sites."""
     cut = tick.get("cut") if tick["scores"] else None
-    return Moment(
+    return TickRecord(
         tick=int(tick["tick"]),
         step=int(tick["step"]),
         epoch=float(tick["epoch"]),

@@ -40,9 +40,9 @@ def drawings(
             "Loss and scores",
             f"Two curves over the optimiser steps: the training loss, and the scores on the validation split.{last}",
             "Above: the mean training loss between two records. Below: the scores on the validation split. "
-            + ("A thin vertical line is a tick of the search." if history.moments else ""),
+            + ("A thin vertical line is a tick of the search." if history.ticks else ""),
         )
-    if not history.moments:
+    if not history.ticks:
         if history.ranked or not history.on.all():
             yield rank_drawing(history, "the rank of each site in training, 0 where there is none")
         return
@@ -55,8 +55,8 @@ def drawings(
         f"A panel per role of layers by ticks, coloured where a site was on. {most.name} was on most: {percent(most.on)}.",
         f"Each row is a layer, each column a tick, coloured {what} from that tick to the next. Empty rows have no site.",
     )
-    title = f"how often each site was on: percent of {counted(len(history.moments), 'tick')}"
-    usual = f"{history.on.sum() / len(history.moments):.0f} of {len(history.sites)} sites at a time"
+    title = f"how often each site was on: percent of {counted(len(history.ticks), 'tick')}"
+    usual = f"{history.on.sum() / len(history.ticks):.0f} of {len(history.sites)} sites at a time"
     yield Drawing(
         "sites",
         heat_map(history.sites, list(history.on.mean(axis=1)), f"{title}\n{usual}"),
@@ -93,8 +93,8 @@ def drawings(
         "budget",
         budget_over_time(history),
         "The budget",
-        f"Adapter parameters on after each tick, {history.moments[-1].parameters:,} at the last, and the budget, "
-        f"{history.moments[-1].budget:,} there.",
+        f"Adapter parameters on after each tick, {history.ticks[-1].parameters:,} at the last, and the budget, "
+        f"{history.ticks[-1].budget:,} there.",
         "Adapter parameters that trained from each tick to the next, without the head, and how many were allowed.",
     )
 

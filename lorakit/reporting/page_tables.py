@@ -18,14 +18,14 @@ def tables(history: History, stability: Stability) -> list[Numbers]:
     found = [share_table("Roles in numbers", history, by_role(history))]
     if len({site.layer for site in history.sites}) > 1:
         found.append(share_table("Layers in numbers", history, by_layer(history)))
-    if history.moments:
+    if history.ticks:
         found.append(tick_table(history, stability))
     return found
 
 
 def share_table(title: str, history: History, groups: Sequence[Share]) -> Numbers:
     """A row per group of sites."""
-    searched = bool(history.moments)
+    searched = bool(history.ticks)
     unit = "budget" if searched else "parameters"
     columns = ["", "sites", "on", f"share of {unit}", "even share", "times its even share"]
     if history.ranked:
@@ -59,15 +59,15 @@ def tick_table(history: History, stability: Stability) -> Numbers:
     columns += ["rank moved"] if history.ranked else []
     columns += [*(["correlation"] if stability.correlations else []), "seconds"]
     rows = []
-    for place, (moment, on) in enumerate(zip(history.moments, history.sites_on, strict=True)):
-        row = [str(moment.tick), f"{moment.step:,}", f"{moment.epoch:.2f}", str(on), f"{moment.parameters:,}"]
+    for place, (tick, on) in enumerate(zip(history.ticks, history.sites_on, strict=True)):
+        row = [str(tick.tick), f"{tick.step:,}", f"{tick.epoch:.2f}", str(on), f"{tick.parameters:,}"]
         row.append(percent(stability.churn[place - 1]) if place else "")
         if history.ranked:
             row.append(percent(stability.moved[place - 1]) if place else "")
         if stability.correlations:
             value = stability.correlation[place - 1] if place else None
             row.append("" if value is None else f"{value:.2f}")
-        rows.append([*row, f"{moment.seconds:.1f}"])
+        rows.append([*row, f"{tick.seconds:.1f}"])
     note = "Churn: the share of the sites on at the tick before that went off. Correlation: Spearman's, with the scores of the tick before."
     return Numbers(
         "Ticks in numbers", columns, rows, note if stability.correlations else note.partition(" Correlation")[0]

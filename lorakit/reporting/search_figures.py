@@ -40,7 +40,7 @@ def over_time(history: History) -> Figure:
     values, top = history.level, float(history.level.max()) if history.ranked else 1.0
     colours = graded() if history.ranked else colormaps["Blues"]
     for panel, role in zip(panels, roles, strict=False):
-        cells = np.full((len(layers), len(history.moments)), np.nan)
+        cells = np.full((len(layers), len(history.ticks)), np.nan)
         for row, layer in enumerate(layers):
             members = [n for n, site in enumerate(history.sites) if (site.role, site.layer) == (role, layer)]
             if members:
@@ -117,7 +117,7 @@ def score_spread(history: History) -> Figure:
     figure = canvas(7.6, 3.8)
     axes = figure.add_subplot()
     scores = history.scores
-    places = np.arange(len(history.moments))
+    places = np.arange(len(history.ticks))
     size = 4.5 if places.size <= CROWDED else 2.0
     for chosen, colour, shift, marker, label in (
         (history.on, LINES[0], 0.17, "o", "chosen"),
@@ -142,16 +142,16 @@ def score_spread(history: History) -> Figure:
                 mew=size / 6,
             )
         axes.plot([], [], color=colour, marker=marker, linewidth=4.0, markersize=4.5, label=label)
-    for moment, place in zip(history.moments, places, strict=True):
-        if moment.cut is not None:
-            axes.plot([place - 0.38, place + 0.38], [moment.cut] * 2, color=INK, linewidth=1.2)
-    if any(moment.cut is not None for moment in history.moments):
+    for tick, place in zip(history.ticks, places, strict=True):
+        if tick.cut is not None:
+            axes.plot([place - 0.38, place + 0.38], [tick.cut] * 2, color=INK, linewidth=1.2)
+    if any(tick.cut is not None for tick in history.ticks):
         axes.plot([], [], color=INK, linewidth=1.2, label="cut: the lowest score that is on")
     axes.set_xlim(-0.6, len(places) - 0.4)
     scale_scores(axes, scores[np.isfinite(scores)])
     axes.set_xticks(*(step_ticks(history.steps) if len(places) > 12 else (list(places), list(map(str, history.steps)))))
     axes.set_xlabel("optimiser step of the tick", color=INK)
-    axes.set_ylabel(f"score by {unmarked(history.moments[-1].proxy)}", color=INK)
+    axes.set_ylabel(f"score by {unmarked(history.ticks[-1].proxy)}", color=INK)
     bare(axes)
     figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
     return figure
@@ -205,8 +205,8 @@ def budget_over_time(history: History) -> Figure:
     figure = canvas(7.6, 2.9)
     axes = figure.add_subplot()
     steps = history.steps
-    on = [moment.parameters for moment in history.moments]
-    allowed = [moment.budget for moment in history.moments]
+    on = [tick.parameters for tick in history.ticks]
+    allowed = [tick.budget for tick in history.ticks]
     axes.step(steps, allowed, where="post", color=LINES[1], linewidth=1.4, linestyle="--", label="budget", marker="_")
     axes.step(steps, on, where="post", color=LINES[0], linewidth=1.8, label="on", marker="o", markersize=4)
     axes.set_ylim(0, 1.15 * max(*on, *allowed))

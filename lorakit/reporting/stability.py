@@ -54,15 +54,15 @@ class Stability:
 
 def measure_stability(history: History) -> Stability:
     """What the ticks of ``history`` changed."""
-    pairs = range(1, len(history.moments))
-    first, last = (history.on[:, 0], history.on[:, -1]) if history.moments else (np.zeros(0), np.zeros(0))
+    pairs = range(1, len(history.ticks))
+    first, last = (history.on[:, 0], history.on[:, -1]) if history.ticks else (np.zeros(0), np.zeros(0))
     return Stability(
-        churn=[history.moments[tick].churn for tick in pairs],
+        churn=[history.ticks[tick].churn for tick in pairs],
         moved=[moved(history.live[:, tick - 1], history.live[:, tick]) for tick in pairs],
         correlation=[spearman(history.scores[:, tick - 1], history.scores[:, tick]) for tick in pairs],
         kept=float((first * last).sum() / first.sum()) if first.any() else 0.0,
-        always=int(history.on.all(axis=1).sum()) if history.moments else 0,
-        never=int((~history.on.any(axis=1)).sum()) if history.moments else 0,
+        always=int(history.on.all(axis=1).sum()) if history.ticks else 0,
+        never=int((~history.on.any(axis=1)).sum()) if history.ticks else 0,
     )
 
 

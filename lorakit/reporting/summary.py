@@ -56,7 +56,7 @@ def passages(outcome: Outcome, history: History, stability: Stability) -> list[P
     found = [Passage("The result", [*outcome_words(outcome), *parameter_words(outcome)])]
     if not history.sites:
         return found
-    if not history.moments:
+    if not history.ticks:
         none = f"There was no search: {on_words(history)}."
         return [*found, Passage("Where the parameters are", [none, *role_words(by_role(history), searched=False)])]
     return [
@@ -114,7 +114,7 @@ def on_words(history: History) -> str:
 def budget_words(history: History) -> list[str]:
     """Roles, thirds of the layers, shortcuts and projections, v and q."""
     words = [
-        f"Over {counted(len(history.moments), 'tick')}, {history.on.sum(axis=0).mean():.0f} of {len(history.sites)} sites were on "
+        f"Over {counted(len(history.ticks), 'tick')}, {history.on.sum(axis=0).mean():.0f} of {len(history.sites)} sites were on "
         "at a time, on average."
     ]
     if not history.priced:
@@ -220,9 +220,9 @@ VERDICTS = {
 def trust_words(history: History) -> list[str]:
     """What one run is worth."""
     words = ["This is one run with one seed: a hint, not a proof. Check whether other seeds choose alike."]
-    if history.moments[-1].proxy == "constant":
+    if history.ticks[-1].proxy == "constant":
         words.append("The constant proxy chooses at random, so who got the budget means nothing here.")
-    if history.moments[0].step == 0 and history.scored:
+    if history.ticks[0].step == 0 and history.scored:
         words.append(
             "The first tick came before any training, and it counts as much as every other in the shares of the budget."
         )

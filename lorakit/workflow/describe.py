@@ -140,7 +140,7 @@ def describe(method: str, *, model: str | None = None) -> MethodCard:
         options={key: f"{spec.settings[key]}: {option.doc}" for key, option in delta.options.items()},
         count=counted,
         no_count=no_count,
-        composes=compositions(known),
+        composes=check_compositions(known),
         updates={update: header(all_updates, update) for update in known.updates},
     )
 
@@ -168,7 +168,7 @@ def axes_of(method: Method, spec: AdapterSpec) -> dict[str, Any]:
     return {name: values[name] for name in names} | {"block": method.block, "updates": list(method.updates)}
 
 
-def compositions(method: Method) -> dict[str, dict[str, str]]:
+def check_compositions(method: Method) -> dict[str, dict[str, str]]:
     """Axis -> value -> the reason why it does not go with this method, empty where it does."""
     axes: dict[str, Sequence[object]] = {
         "init": inits.names(),
@@ -177,10 +177,10 @@ def compositions(method: Method) -> dict[str, dict[str, str]]:
         "dropout": [0.1],
         "lr_ratio": [16.0],
     }
-    return {axis: {str(value): refusal(method, axis, value) for value in values} for axis, values in axes.items()}
+    return {axis: {str(value): why_refused(method, axis, value) for value in values} for axis, values in axes.items()}
 
 
-def refusal(method: Method, axis: str, value: object) -> str:
+def why_refused(method: Method, axis: str, value: object) -> str:
     """Why the method cannot have this value on this axis; empty where it can."""
     try:
         resolve(replace(AdapterSection(method=method.name), **{axis: value}))  # type: ignore[arg-type]

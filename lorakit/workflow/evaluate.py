@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.artifacts.run import newest_run
-from lorakit.errors import UsageError, nearest
+from lorakit.errors import UsageError, command_line, nearest
 from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.result import Result
 from lorakit.tasks.metrics import interval, main_metric
@@ -109,7 +109,7 @@ def open_run_for(
     data = restored.parts.data
     if task not in (None, data.task.name):
         raise UsageError(
-            f"this run learnt {data.task.name}, not {task}", where=str(path), hint=f"lorakit eval {data.task.name}"
+            f"this run learnt {data.task.name}, not {task}", where=str(path), hint=command_line("eval", data.task.name)
         )
     used = f"{weights} weights" if rank is None else f"{weights} weights, rank {rank}"
     outputs = list(range(data.task.num_labels))

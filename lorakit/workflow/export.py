@@ -102,8 +102,8 @@ def export(
     with folder(target) as place:
         form.write(place)
         model = parts.recipe.model
-        code = usage(base_of(model), str(target), parts.task.labels, pad_token(parts.backbone), model.dtype)
-        write_text(place / "README.md", card(restored, form, code))
+        code = usage(base_in_python(model), str(target), parts.task.labels, pad_token(parts.backbone), model.dtype)
+        write_text(place / "README.md", make_card(restored, form, code))
         proof = reference.prove(read_back(place, restored), tolerance, what="exported adapter", where=target)
     ranks = form.ranks.values()
     return ExportResult(
@@ -133,7 +133,7 @@ def read_back(place: Path, restored: RestoredRun) -> AdaptedModel:
     return adapted
 
 
-def base_of(model: ModelSection) -> str:
+def base_in_python(model: ModelSection) -> str:
     """How Python names the base model: by its name, or a bundled one by its folder in the installed package."""
     bundled = BUNDLED.get(model.name)
     if bundled is None:
@@ -147,7 +147,7 @@ def pad_token(backbone: Backbone) -> int | None:
     return None if config.is_encoder_decoder or backbone.tokenizer.padding_side != "right" else config.pad_token_id
 
 
-def card(restored: RestoredRun, form: PeftForm, code: str) -> str:
+def make_card(restored: RestoredRun, form: PeftForm, code: str) -> str:
     """The model card of the exported adapter."""
     parts, run = restored.parts, restored.run
     return model_card(

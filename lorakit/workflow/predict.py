@@ -55,11 +55,11 @@ class Classifier:
         predictions: list[Prediction] = []
         stream = iter(texts)
         while batch := list(islice(stream, batch_size)):
-            self.check(batch, len(predictions))
-            predictions += self.label(batch)
+            self.check_texts(batch, len(predictions))
+            predictions += self.label_batch(batch)
         return predictions
 
-    def check(self, batch: Sequence[Text], done: int) -> None:
+    def check_texts(self, batch: Sequence[Text], done: int) -> None:
         """Refuse single texts where the task is pairs, and pairs where it is not."""
         for place, text in enumerate(batch, start=done + 1):
             if isinstance(text, tuple) != self.pair:
@@ -67,7 +67,7 @@ class Classifier:
                 raise DataError(f"line {place} does not fit the task", valid=f"{want} on every line")
 
     @torch.no_grad()
-    def label(self, batch: Sequence[Text]) -> list[Prediction]:
+    def label_batch(self, batch: Sequence[Text]) -> list[Prediction]:
         """One batch."""
         columns = list(zip(*batch, strict=True)) if self.pair else [batch]
         inputs = self.tokenizer(

@@ -133,7 +133,7 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             task=str(summary["task"]),
             metric=str(summary["metric"]),
             finished=True,
-            origin=origin(summary),
+            origin=tell_origin(summary),
             last=dict(summary["last"]),
             best=dict(summary["best"]),
             last_step=int(summary["steps"]),
@@ -147,7 +147,7 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
         )
 
 
-def origin(summary: Mapping[str, Any]) -> str:
+def tell_origin(summary: Mapping[str, Any]) -> str:
     """Where a run comes from that was never trained."""
     if "imported" in summary:
         return f"imported from {summary['imported']}"
@@ -165,7 +165,7 @@ def outcome_so_far(task: str, metric: str, metrics: Records, history: History) -
     last = scored[-1] if scored else none
     far = max(
         [(record["step"], record["epoch"]) for record in metrics]
-        + [(moment.step, moment.epoch) for moment in history.moments],
+        + [(tick.step, tick.epoch) for tick in history.ticks],
         default=(0, 0.0),
     )
     return Outcome(
@@ -178,5 +178,5 @@ def outcome_so_far(task: str, metric: str, metrics: Records, history: History) -
         best_step=int(best["step"]),
         steps=int(far[0]),
         epochs=float(far[1]),
-        search_seconds=sum(moment.seconds for moment in history.moments),
+        search_seconds=sum(tick.seconds for tick in history.ticks),
     )

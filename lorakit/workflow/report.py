@@ -44,7 +44,7 @@ class ReportResult(Result):
         outcome: scores, time and parameters.
         search: the name of the allocator, or ``none``.
         proxy: the name of the score; empty without a search.
-        ticks: the search's moments: step, epoch, sites on, parameters and budget of each.
+        ticks: the search's ticks: step, epoch, sites on, parameters and budget of each.
         roles: what each role got of the budget.
         layers: the same of each layer.
         thirds: of the lowest, middle and highest layers.
@@ -111,16 +111,16 @@ def report(run: str | Path) -> ReportResult:
         pictures.append(Picture(drawing.title, svg, drawing.alt, drawing.caption))
     page = folder.report / PAGE
     write_text(page, render(lay_out(recorded, words, [*pictures, *tables(history, stability)])))
-    searched = bool(history.moments)
+    searched = bool(history.ticks)
     return ReportResult(
         run=folder.path,
         page=page,
         figures=paths,
         outcome=recorded.outcome,
         search=recorded.loaded.recipe.search.method,
-        proxy=history.moments[-1].proxy if searched else "",
+        proxy=history.ticks[-1].proxy if searched else "",
         ticks=[
-            asdict(moment) | {"sites_on": on} for moment, on in zip(history.moments, history.sites_on, strict=False)
+            asdict(tick) | {"sites_on": on} for tick, on in zip(history.ticks, history.sites_on, strict=False)
         ],
         roles=by_role(history),
         layers=by_layer(history),
@@ -136,8 +136,8 @@ def lay_out(recorded: RecordedRun, words: list[Passage], parts: Sequence[Picture
     """The page with its head."""
     recipe, outcome = recorded.loaded.recipe, recorded.outcome
     search = f"search {recipe.search.method}" if recipe.search.method != "none" else "no search"
-    if recorded.history.moments and recorded.history.scored:
-        search += f" by {recorded.history.moments[-1].proxy}"
+    if recorded.history.ticks and recorded.history.scored:
+        search += f" by {recorded.history.ticks[-1].proxy}"
     return Page(
         title=f"{recorded.run.path.resolve().name}: {outcome.task}",
         subtitle=f"{recipe.model.name}, adapter method {recipe.adapter.method}, {search}, seed {recipe.run.seed}",
@@ -159,8 +159,8 @@ def key_facts(outcome: Outcome, history: History) -> list[tuple[str, str]]:
         pairs.append(("head parameters", f"{outcome.head_parameters:,}"))
     if history.sites:
         pairs.append(("sites on", f"{history.sites_on[-1]} of {len(history.sites)}"))
-    if history.moments:
-        pairs.append(("search ticks", str(len(history.moments))))
+    if history.ticks:
+        pairs.append(("search ticks", str(len(history.ticks))))
     if outcome.seconds:
         pairs.append(("time", duration(outcome.seconds)))
     if outcome.seconds and outcome.search_seconds:

@@ -20,8 +20,9 @@ from lorakit.training.loop import train as run_loop
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.training import Training
 from lorakit.workflow.parts import Parts
+from lorakit.workflow.prepare import prepare
 from lorakit.workflow.resume import check_same_recipe, choose_run, holding
-from lorakit.workflow.setup import assemble, prepare
+from lorakit.workflow.setup import assemble
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import ModelSection
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.training import Training
-from lorakit.workflow.setup import assemble, prepare
+from lorakit.workflow.prepare import prepare
+from lorakit.workflow.setup import assemble
 
 Side = TypeVar("Side")
 

@@ -266,7 +266,8 @@ def plan_side(job: dict[str, Any]) -> dict[str, float]:
     from lorakit.recipe.load import load_recipe
     from lorakit.training.loop import train
     from lorakit.workflow.memory import estimate_footprint
-    from lorakit.workflow.setup import assemble, prepare
+    from lorakit.workflow.prepare import prepare
+    from lorakit.workflow.setup import assemble
 
     folder = Path(job["folder"])
     loaded = load_recipe("demo", job["settings"])

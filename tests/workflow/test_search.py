@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.models import VOCABULARY, WORDS, tiny_model
+from support.runs import in_quotes
 
 import lorakit
 from lorakit.artifacts.run import Run
@@ -41,10 +42,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, rows, first in (("train", 60, []), ("validation", 20, [MARK])):
         lines = [" ".join([*first, *rng.choice(plain, rng.integers(2, 9))]) for _ in range(rows)]
         (folder / f"{split}.csv").write_text("text,label\n" + "".join(f"{t},{i % 2}\n" for i, t in enumerate(lines)))
+    there = in_quotes(folder)
     (folder / "recipe.yaml").write_text(
         f"""
-model: {{name: {folder}/bert}}
-task: {{name: custom, train: {folder}/train.csv, validation: {folder}/validation.csv, text: text, label: label}}
+model: {{name: "{there}/bert"}}
+task: {{name: custom, train: "{there}/train.csv", validation: "{there}/validation.csv", text: text, label: label}}
 adapter:
   {{targets: [q, v], rank: {RANK}, alpha: 6, shortcuts: [res1, mid], shortcut_rank: {SHORTCUT_RANK}, shortcut_alpha: 3}}
 {SEARCH}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,6 @@ from support.runs import Bench
 import lorakit
 from lorakit.errors import LorakitError, RecipeError
 from lorakit.recipe.load import load_recipe
-from lorakit.workflow import parts as parts_module
-from lorakit.workflow.accelerator import make_accelerator
 from lorakit.workflow.setup import adapt, assemble
 
 
@@ -84,38 +80,7 @@ def test_a_site_starts_the_same_whatever_other_sites_there_are(bench: Bench):
     assert all(torch.equal(head, many.tensors()[name]) for head, name in zip(heads, many.new_parts, strict=True))
 
 
-def test_rows_are_cut_to_what_the_model_takes(bench: Bench):
-    parts = assemble(bench.load("task.max_length=500"))
-    assert parts.max_length == parts.backbone.tokenizer.model_max_length == 64
-    assert assemble(bench.load("task.max_length=6")).encode("train")["train"].lengths.tolist() == [
-        min(length, 6) for length in parts.encode("train")["train"].lengths
-    ]
-
-
-def test_a_long_tokenisation_tells_how_far_it_is(bench: Bench, monkeypatch, caplog):
-    caplog.set_level(logging.INFO, logger="lorakit")
-    parts = assemble(bench.load())
-    parts.encode("train")
-    assert not caplog.messages
-    monkeypatch.setattr(parts_module, "TELL_EVERY", -1)
-    parts.encode("train")
-    rows = len(parts.data.splits["train"])
-    assert caplog.messages == [f"train: {rows} of {rows} rows tokenised"]
-
-
-def test_one_process_may_use_several_precisions(bench: Bench):
-    """Accelerate keeps the first precision of a process for ever, unless it is told not to."""
-    recipe = bench.load().recipe
-    for precision, theirs in (("bf16", "bf16"), ("fp32", "no"), ("bf16", "bf16")):
-        settings = replace(recipe, training=replace(recipe.training, precision=precision))
-        assert make_accelerator(settings).mixed_precision == theirs
-
-
 def test_an_adapter_that_could_never_move_is_refused(bench: Bench):
     with pytest.raises(RecipeError, match=r"adapter\.trainable: 'B' starts at zero and does not train") as caught:
         lorakit.plan(bench.load("adapter.trainable=A"))
     assert "command line" in str(caught.value)
-
-
-def test_all_trackers_are_whatever_is_installed(bench: Bench):
-    assert assemble(bench.load("run.trackers=[all]")).recipe.run.trackers == ["all"]

@@ -1,6 +1,6 @@
 """LoRA's two factors, each kept as a train of small cores (LoRETTA-rep: Yang et al. 2024).
 
-dW = B A        A: rank x in, B: out x rank, each the product of its cores t x n x t' (``lorakit.adapters.tensor_train``);
+dW = B A        A: rank x in, B: out x rank, each the product of its cores t x n x t' (``lorakit.adapters.ops.tensor_train``);
                 sum t n t' parameters, t = tensor_rank between two cores and 1 at the ends
 
 The first core of B, that of out's first digit, starts at zero, so that dW = 0; the others are normal, as in LoRETTA's code.

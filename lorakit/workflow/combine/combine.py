@@ -28,9 +28,9 @@ from lorakit.training.seeds import derive_seed, generator
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.combine.members import (
     Member,
+    adapted_sites,
     check_backbones,
     check_ranks,
-    choose_sites,
     combine_factors,
     combine_heads,
     take_apart,
@@ -111,8 +111,8 @@ def combine(
         RunError: for runs that do not go together; then nothing is written.
 
     Example:
-        >>> both = lorakit.combine(["runs/mrpc-0", "runs/rte-0"], method="ties")          # doctest: +SKIP
-        >>> lorakit.evaluate(both.out).scores                                             # doctest: +SKIP
+        >>> both = lorakit.combine(["runs/mrpc-lora-0", "runs/rte-lora-0"], method="ties")  # doctest: +SKIP
+        >>> lorakit.evaluate(both.out).scores                                         # doctest: +SKIP
     """
     combination = combinations.get(method)
     given = check_arguments(combination, runs, coefficients, rank, density, rows)
@@ -123,7 +123,7 @@ def combine(
     states = [site_states(run.weights(weights)) for run in opened]
     live = [[name for name, state in found.items() if state != DROPPED] for found in states]
     first = restore_run(opened[0].path, weights)
-    sites = choose_sites(first, {name for names in live for name in names}, opened, live)
+    sites = adapted_sites(first, opened, live)
     members = []
     for number, run in enumerate(opened):
         restored = first if number == 0 else restore_run(run.path, weights, with_data=combination.needs != "nothing")

@@ -52,8 +52,8 @@ def check_backbones(runs: Sequence[Run]) -> None:
             )
 
 
-def choose_sites(first: RestoredRun, names: set[str], runs: Sequence[Run], live: Sequence[Sequence[str]]) -> list[Site]:
-    """The sites that any of the runs adapts, in model order. RunError where one is not a projection of the model."""
+def adapted_sites(first: RestoredRun, runs: Sequence[Run], live: Sequence[Sequence[str]]) -> list[Site]:
+    """The sites that any of the runs adapts, in model order; live: those of each run. RunError where one is not a projection."""
     known = {site.name: site for site in first.parts.backbone.anatomy.sites}
     for run, own in zip(runs, live, strict=True):
         if foreign := [name for name in own if name not in known]:
@@ -62,6 +62,7 @@ def choose_sites(first: RestoredRun, names: set[str], runs: Sequence[Run], live:
                 where=str(run.path),
                 hint="a run without shortcuts, and with a method that updates weights",
             )
+    names = {name for own in live for name in own}
     if not names:
         raise RunError("none of the runs has an adapter in its function")
     return [site for name, site in known.items() if name in names]

@@ -50,7 +50,11 @@ RECIPE = "demo"
 
 @dataclass(frozen=True)
 class Diagnosis(Result):
-    """All checks, in the order of the table."""
+    """What was looked at, and what was found.
+
+    Attributes:
+        checks: in the order of the table: what was looked at, the verdict, the detail, the advice.
+    """
 
     checks: list[Check]
 
@@ -74,7 +78,7 @@ def doctor(run: str | Path | None = None, *, quick: bool = False) -> Diagnosis:
         UsageError: where ``run`` is no run folder.
 
     Example:
-        >>> lorakit.doctor("runs/demo-0", quick=True).well
+        >>> lorakit.doctor("runs/demo-0", quick=True).well                                # doctest: +SKIP
     """
     of_run = check_run(Path(run)) if run else [Check("run", SKIPPED, "none was named", "lorakit doctor RUN")]
     return Diagnosis([*check_environment(), *of_run, *check_training(quick)])

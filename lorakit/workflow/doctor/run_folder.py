@@ -13,14 +13,14 @@ from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, PEFT_TENSORS, read
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.artifacts.peft.layout import PREFIX
 from lorakit.artifacts.run import Run, open_run
-from lorakit.errors import RunError
+from lorakit.errors import RunError, command_line
 from lorakit.recipe.load import load_recipe
 from lorakit.reporting.tables import count
 from lorakit.tasks.metrics import main_metric
 from lorakit.training.checkpoint import all_checkpoints, intact
 from lorakit.workflow.doctor.environment import FAILED, SKIPPED, WARNING, Check, Finding, check
 from lorakit.workflow.glora.evolve import FOUND, GENERATIONS, SUPERNET
-from lorakit.workflow.records import check_metric, check_numbers, check_tick, origin, read_records
+from lorakit.workflow.records import check_metric, check_numbers, check_tick, read_records, tell_origin
 from lorakit.workflow.restore import restore_run
 
 Look = Callable[[Run], Finding]
@@ -76,7 +76,7 @@ def state(run: Run) -> Finding:
         step = max((record["step"] for record in run.metrics()), default=0)
         return Finding(f"not trained to its end: step {step} is the last in its records", WARNING, resume(run))
     summary = run.summary()
-    if elsewhere := origin(summary):
+    if elsewhere := tell_origin(summary):
         return Finding(elsewhere)
     if scored and summary.get("last") != scored[-1]["scores"]:
         raise RunError("summary.json's last scores are not those of metrics.jsonl")
@@ -235,5 +235,5 @@ def untrained(run: Run) -> bool:
 def resume(run: Run) -> str:
     """What goes on with the run."""
     if any(intact(path) for path in all_checkpoints(run.checkpoints)):
-        return f"lorakit train {run.path} --resume"
+        return command_line("train", run.path, "--resume")
     return ANEW.format(run=run.path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.artifacts.run import Run, open_run
-from lorakit.errors import RunError, UsageError, nearest
+from lorakit.errors import RunError, UsageError, command_line, nearest
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import CUSTOM, Recipe
@@ -45,7 +45,7 @@ class Entry:
                 "this run has no scores to compare: it was made without training, so never evaluated on the way",
                 where=str(self.run.path),
                 valid="runs that lorakit train made",
-                hint=f"lorakit eval {summary.get('task', 'TASK')} --run {self.run.path}",
+                hint=command_line("eval", summary.get("task", "TASK"), "--run", self.run.path),
             )
         return summary
 
@@ -163,7 +163,7 @@ def add_run(arms: list[Arm], run: Run) -> None:
     """The run's part of an arm: of the one that has the same recipe but for the seed, or of a new one."""
     if not run.finished:
         raise UsageError(
-            "this run is not trained to its end", where=str(run.path), hint=f"lorakit train {run.path} --resume"
+            "this run is not trained to its end", where=str(run.path), hint=command_line("train", run.path, "--resume")
         )
     recipe = load_recipe(run.recipe).recipe
     arm = same_arm(arms, recipe)

@@ -44,10 +44,19 @@ class CompareRequest(Request):
 
 @dataclass(frozen=True)
 class Comparison(Result):
-    """The sides; the first is what the others are compared to.
+    """The sides, and what to know before believing their numbers.
 
-    best_by: the metric that chose the best epochs on the validation split, not always the one compared by; failed: runs whose training
-    failed; missing: runs that are not there yet; warnings: what to know before believing the numbers.
+    Attributes:
+        folder: where the runs are, and comparison.json.
+        task: the task's name.
+        metric: what is compared.
+        best_by: the metric that chose the best epochs on the validation split, not always the one compared by.
+        higher_is_better: whether a larger value of ``metric`` is the better one.
+        sides: what each comes to; the first is what the others are compared to.
+        failed: runs whose training failed.
+        missing: runs that are not there yet.
+        warnings: what to know before believing the numbers.
+        figure: the file of the figure.
     """
 
     folder: Path
@@ -91,8 +100,8 @@ def compare(asked: CompareRequest) -> Comparison:
         Interrupted: after a polite stop; the same call goes on.
 
     Example:
-        >>> comparison = lorakit.compare(["mrpc-lora", "mrpc-heterolora"], ["training.epochs=3"], seeds=[0, 1, 2])
-        >>> comparison.sides[1].last_difference.mean
+        >>> comparison = lorakit.compare(["mrpc-lora", "mrpc-heterolora"], seeds=[0, 1])  # doctest: +SKIP
+        >>> comparison.sides[1].last_difference.mean                                      # doctest: +SKIP
     """
     check_alone()
     folder = FOLDER if asked.folder is None else Path(asked.folder)

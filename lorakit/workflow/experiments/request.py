@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from lorakit.errors import UsageError
+from lorakit.errors import UsageError, command_line
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe
 from lorakit.training.hooks import Hook
 from lorakit.workflow.accelerator import this_process
@@ -53,7 +52,7 @@ class Request:
             return "the same call again"
         words = [*map(str, recipes), *overrides, *(["--offline"] if self.offline else [])]
         shared = {"--seeds": self.seeds, "--folder": self.folder, "--metric": self.metric, "--csv": self.table}
-        return command_line(command, words, {**shared, **more})
+        return with_options(command, words, {**shared, **more})
 
 
 def called_with(request: Callable[P, Asked]) -> Callable[[Callable[[Asked], Found]], Callable[P, Found]]:
@@ -80,11 +79,10 @@ def check_alone() -> None:
         )
 
 
-def command_line(name: str, words: Sequence[str], options: Mapping[str, object]) -> str:
+def with_options(name: str, words: Sequence[str], options: Mapping[str, object]) -> str:
     """``lorakit NAME WORDS OPTIONS``: of the options, those that are given; a sequence has commas between its items."""
     given = {option: value for option, value in options.items() if value is not None}
-    told = [text for option, value in given.items() for text in (option, spelt(value))]
-    return shlex.join(["lorakit", name, *words, *told])
+    return command_line(name, *words, *(text for option, value in given.items() for text in (option, spelt(value))))
 
 
 def spelt(value: object) -> str:

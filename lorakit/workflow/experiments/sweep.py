@@ -21,7 +21,7 @@ from lorakit.result import Result
 from lorakit.workflow.experiments.arms import essence, paired_order, rises
 from lorakit.workflow.experiments.grid import Point
 from lorakit.workflow.experiments.ranking import SweptPoint, draw, rank, warnings
-from lorakit.workflow.experiments.request import called_with, command_line
+from lorakit.workflow.experiments.request import called_with, with_options
 from lorakit.workflow.experiments.sweep_spec import SweepRequest, SweepSpec, resolve_sweep
 from lorakit.workflow.experiments.totals import ComparedRun, as_csv, compared_run, totals
 from lorakit.workflow.experiments.workers import Missing, failures, no_finished_run, train_missing
@@ -36,7 +36,15 @@ JOURNAL = "study.journal"
 
 @dataclass(frozen=True)
 class PlannedPoint(Result):
-    """A point before its training: what varies there, its adapter parameters allowed and those of the head, and the runs done."""
+    """A point before its training.
+
+    Attributes:
+        name: what its runs are called, but for the seed.
+        settings: what varies there, key -> value.
+        budget: adapter parameters allowed.
+        head_parameters: those of the head.
+        finished: seeds whose runs are done.
+    """
 
     name: str
     settings: dict[str, Any]
@@ -47,7 +55,17 @@ class PlannedPoint(Result):
 
 @dataclass(frozen=True)
 class SweepPlan(Result):
-    """What a sweep would train. ranges: what would be drawn from, of a sweep by trials; its points are the ends of the ranges."""
+    """What a sweep would train.
+
+    Attributes:
+        folder: where its runs would be.
+        task: the task's name.
+        metric: what the points would be ranked by.
+        seeds: of every point.
+        trials: how many points would be drawn; None for a grid.
+        ranges: key -> what would be drawn from, of a sweep by trials.
+        points: of the grid; of a sweep by trials the ends of the ranges.
+    """
 
     folder: Path
     task: str
@@ -60,11 +78,23 @@ class SweepPlan(Result):
 
 @dataclass(frozen=True)
 class Sweep(Result):
-    """The points, the best first, by the metric after the last epoch; those without a run last.
+    """The points, ranked, and what to know before believing the first.
 
-    best: the command that trains the best point again, with the first seed; trials: of the study where there is one, failed ones
-    and their repetitions included; failed: runs or trials that failed; missing: those that are not there yet; figure: where one key
-    varies over numbers.
+    Attributes:
+        folder: where the runs are, and sweep.json.
+        recipe: the recipe's name.
+        task: the task's name.
+        metric: what the points are ranked by, after the last epoch.
+        best_by: the metric that chose the best epochs on the validation split.
+        higher_is_better: whether a larger value of ``metric`` is the better one.
+        seeds: of every point.
+        points: the best first, those without a run last.
+        best: the command that trains the best point again, with the first seed.
+        trials: of the study where there is one, failed ones and their repetitions included.
+        failed: runs or trials that failed.
+        missing: those that are not there yet.
+        warnings: what to know before believing the numbers.
+        figure: the file of the figure; None where no key varies over numbers.
     """
 
     folder: Path
@@ -111,8 +141,8 @@ def sweep(asked: SweepRequest) -> Sweep:
         Interrupted: after a polite stop; the same call goes on.
 
     Example:
-        >>> found = lorakit.sweep("mrpc-lora", ["training.lr=1e-4,3e-4", "adapter.rank=4,8"], seeds=[0, 1])
-        >>> found.points[0].settings
+        >>> found = lorakit.sweep("mrpc-lora", ["training.lr=1e-4,3e-4"], seeds=[0, 1])   # doctest: +SKIP
+        >>> found.points[0].settings                                                      # doctest: +SKIP
     """
     spec = resolve_sweep(asked)
     if asked.trials is None:
@@ -129,7 +159,7 @@ def plan_sweep(asked: SweepRequest) -> SweepPlan:
     """What ``sweep`` would train, checked as it would be; nothing is trained or written.
 
     Args:
-        Those of ``sweep``: the same call, looked at beforehand.
+        recipe, overrides, ...: those of ``sweep``: the same call, looked at beforehand.
 
     Returns:
         Every point with its settings, its parameters and the runs of it that are there.
@@ -138,7 +168,7 @@ def plan_sweep(asked: SweepRequest) -> SweepPlan:
         UsageError: for what makes no sweep; RecipeError for the mistakes of all points.
 
     Example:
-        >>> lorakit.plan_sweep("mrpc-lora", ["adapter.rank=4,8"]).points[0].budget
+        >>> lorakit.plan_sweep("mrpc-lora", ["adapter.rank=4,8"]).points[0].budget        # doctest: +SKIP
     """
     spec = resolve_sweep(asked)
     return SweepPlan(
@@ -273,4 +303,4 @@ def train_again(spec: SweepSpec, point: SweptPoint) -> str:
     else:
         varied = [f"{key}={written(value)}" for key, value in point.settings.items()]
         words = [recipe_name(spec), *spec.space.fixed, *varied, *(["--offline"] if spec.asked.offline else [])]
-    return command_line("train", words, {"--seed": spec.seeds[0]})
+    return with_options("train", words, {"--seed": spec.seeds[0]})

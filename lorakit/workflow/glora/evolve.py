@@ -122,7 +122,7 @@ def evolve(
     emit: str | Path | None = None,
     keep: bool = False,
     hooks: Sequence[Hook] = (),
-    watch: Callable[[Progress], None] = lambda progress: None,
+    watch: Callable[[Progress], None] | None = None,
 ) -> EvolutionResult:
     """Search a configuration for every site of a GLoRA recipe: train a supernet of all of them, then evolve the best.
 
@@ -149,8 +149,10 @@ def evolve(
         Interrupted: after a polite stop; the same call with ``resume=True`` goes on.
 
     Example:
-        >>> found = lorakit.evolve("mrpc-glora", emit="found.yaml")                       # doctest: +SKIP
-        >>> lorakit.train("found.yaml").last                                              # doctest: +SKIP
+        >>> glora = ["adapter.method=glora", "adapter.shortcuts=[]", "search.method=glora"]
+        >>> found = lorakit.evolve("demo", glora, emit="found.yaml")           # doctest: +SKIP
+        >>> found.found                                                        # doctest: +SKIP
+        PosixPath('runs/demo-glora-0/found')
     """
     loaded, process = load_recipe(recipe, overrides), this_process()
     emit = None if emit is None else Path(emit)
@@ -237,7 +239,7 @@ def advance(
     generations: int,
     supernet: Supernet,
     run: Run,
-    watch: Callable[[Progress], None],
+    watch: Callable[[Progress], None] | None,
     again: str,
 ) -> None:
     """Evolve to the last generation from where the folder's records end. A generation is on disk before the next begins.
@@ -265,9 +267,15 @@ def advance(
                 record = generation_record(evolution, number)
                 with FaultPoint("half a generation", path, record):
                     append_json(path, record)
-            best, so_far = evolution.ranked(evolution.generations[-1])[0], evolution.ranked()[0]
-            mean = evolution.mean(number)
-            watch(Progress(number + 1, generations, len(fitness), mean, best, so_far, supernet.metric))
+            if watch is not None:
+                watch(newest_progress(evolution, generations, supernet.metric))
+
+
+def newest_progress(evolution: Evolution, of: int, metric: str) -> Progress:
+    """What the newest of ``of`` generations came to."""
+    number, newest = len(evolution.generations), evolution.generations[-1]
+    best, best_so_far = evolution.ranked(newest)[0], evolution.ranked()[0]
+    return Progress(number, of, len(newest), evolution.mean(number - 1), best, best_so_far, metric)
 
 
 def generation_record(evolution: Evolution, number: int) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_the_start_is_the_pretrained_function_and_the_gradients_directions(scene
             total = sum(
                 torch.autograd.grad(loss(scene.adapted.model, b) * len(b["labels"]), weight)[0] for b in batches
             )
-            kept = (total / rows) @ adapter.delta.A.detach().T
+            kept = (total / rows) @ adapter.delta.tensor("A").detach().T
             best = np.linalg.svd((total / rows).numpy(), compute_uv=False)[: adapter.units.live]
             assert_close(kept.norm() ** 2, torch.tensor((best**2).sum()), rtol=1e-3, atol=1e-12, msg=name)
 
@@ -93,7 +93,7 @@ def test_the_start_is_the_pretrained_function_and_the_gradients_directions(scene
 def test_what_is_cut_off_stands_still_and_is_closed_in_the_end(scene: Scene) -> None:
     allocator = scene.allocator(3, method="gradsvd", uniform_rank=2, batches=2)
     allocator.tick(0, 0.0)
-    before = {name: adapter.delta.A.shape for name, adapter in scene.adapted.adapters.items()}
+    before = {name: adapter.delta.tensor("A").shape for name, adapter in scene.adapted.adapters.items()}
     assert any(shape[0] < RANK for shape in before.values())
     train(scene, 2)
     batch = {key: value for key, value in scene.batches(1)[0].items() if key != "labels"}

@@ -52,7 +52,7 @@ def test_shares_are_scaled_to_the_budget(make: Make, search: dict[str, Any], ran
 
 def zeroed(scene: Scene) -> dict[str, torch.Tensor]:
     """Site -> which entries of its live rows of A are zero."""
-    return {name: adapter.delta.A.detach() == 0 for name, adapter in scene.adapted.adapters.items()}
+    return {name: adapter.delta.tensor("A").detach() == 0 for name, adapter in scene.adapted.adapters.items()}
 
 
 @pytest.mark.parametrize("zeros", ["free", "held"])
@@ -67,7 +67,7 @@ def test_the_lowest_of_each_row_are_zeroed(make: Make, zeros: str) -> None:
         adapter.base.register_forward_pre_hook(lambda m, args, name=name: seen.update({name: args[0].detach()}))
     act(scene, allocator, optimizer, range(4))
     real = scene.batches(4)[3]["attention_mask"].bool()
-    rows = {name: adapter.delta.A.detach().clone() for name, adapter in scene.adapted.adapters.items()}
+    rows = {name: adapter.delta.tensor("A").detach().clone() for name, adapter in scene.adapted.adapters.items()}
     allocator.tick(4, 1.0)
     for name, found in zeroed(scene).items():
         norms = torch.stack([seen[name][real][:, j].norm() for j in range(WIDTH)])

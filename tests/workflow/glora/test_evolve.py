@@ -26,8 +26,9 @@ from lorakit.workflow import train as running
 from lorakit.workflow.glora import evolve as evolving
 from lorakit.workflow.glora import supernet
 from lorakit.workflow.glora.evolve import EvolutionResult, Progress
+from lorakit.workflow.prepare import prepare
 from lorakit.workflow.restore import restore_run
-from lorakit.workflow.setup import assemble, prepare
+from lorakit.workflow.setup import assemble
 
 
 def settings(**changed: float) -> str:
@@ -316,6 +317,8 @@ def test_a_search_that_is_done_or_another_recipe_is_not_gone_on_with(
     (begun / "recipe.yaml").write_text((found.folder / "recipe.yaml").read_text())
     with pytest.raises(UsageError, match=r"search\.options\.mutation"):
         evolve(bench, settings(mutation=0.5), name="evolved", resume=True, run_dir=begun)
+    with pytest.raises(UsageError, match=r"search\.options\.mutation"):
+        lorakit.evolve(str(begun), [settings(mutation=0.5)], resume=True)
 
 
 def test_training_with_this_search_is_refused_with_the_command(bench: Bench, tmp_path: Path) -> None:

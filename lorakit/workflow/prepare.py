@@ -1,0 +1,129 @@
+"""From a recipe's parts to a training: adapters, tokenised rows, optimiser, search and updates, everything the loop needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.artifacts.run import Run
+from lorakit.recipe.load import LoadedRecipe
+from lorakit.recipe.schema import Recipe
+from lorakit.tasks.batching import Encoded
+from lorakit.tasks.metrics import main_metric
+from lorakit.training.evaluation import score_splits
+from lorakit.training.graphs import LENGTHS, Graphs, check_graphs
+from lorakit.training.hooks import Hook, TrainState
+from lorakit.training.loader import TrainLoader
+from lorakit.training.malloc import give_memory_back
+from lorakit.training.objective import Objective
+from lorakit.training.optim import make_optimizer, make_scheduler
+from lorakit.training.schedule import Schedule, make_schedule
+from lorakit.training.search_hook import SearchHook
+from lorakit.training.seeds import derive_seed, generator
+from lorakit.training.training import Training
+from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
+from lorakit.workflow.accelerator import check_device, make_accelerator
+from lorakit.workflow.calibrate import calibrate
+from lorakit.workflow.parts import Parts
+from lorakit.workflow.setup import adapt, drop_unused_work, make_allocator, warm_start
+
+
+def prepare(
+    loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook] = (), *, fresh: bool = True
+) -> Training:
+    """Everything the loop needs.
+
+    fresh: whether the adapters start here; otherwise their tensors are loaded afterwards, and no init looks at data.
+    """
+    recipe, task = loaded.recipe, parts.task
+    if recipe.training.gradient_checkpointing:  # memory counts more than time
+        give_memory_back()
+    with loaded.locating_errors():
+        encoded = parts.encode("train", *task.validation)
+        schedule = make_schedule(recipe, len(encoded["train"]))
+        check_device(recipe)
+        adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
+        if fresh:
+            warm_start(recipe, adapted)
+    drop_unused_work(parts, adapted)
+    accelerator = make_accelerator(recipe, run.path)
+    model = accelerator.prepare_model(adapted.model)
+    objective = Objective(accelerator, task.regression)
+    loader = make_loader(recipe, encoded["train"], accelerator)
+    optimizer = make_optimizer(adapted, recipe.training)
+    search: list[SearchHook] = []
+    with loaded.locating_errors():
+        if recipe.search.method != "none":
+            allocator = make_allocator(parts, adapted, loader, objective, schedule, optimizer)
+            search = [SearchHook(allocator, run, writes=accelerator.is_main_process)]
+        updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader)
+        graphs = None
+        if recipe.training.cuda_graphs:
+            check_graphs(recipe.training, accelerator, adapted.model.config, [*search, *updates])
+            graphs = Graphs(adapted)
+    state = TrainState(
+        total_steps=schedule.total_steps,
+        steps_per_epoch=schedule.steps_per_epoch,
+        lr=recipe.training.lr or 0.0,
+        sites_on=len(adapted.on),
+        sites_total=len(adapted.sites),
+        next_tick=schedule.next_tick(0),
+    )
+    training = Training(
+        recipe=recipe,
+        run=run,
+        adapted=adapted,
+        model=model,
+        accelerator=accelerator,
+        objective=objective,
+        loss=summed_loss(objective, [*updates, *(hook.allocator for hook in search)]),
+        optimizer=optimizer,
+        scheduler=make_scheduler(optimizer, recipe.training, schedule),
+        schedule=schedule,
+        loader=loader,
+        evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size),
+        metric=main_metric(task),
+        state=state,
+        hooks=[*search, *updates, *([graphs] if graphs else []), *hooks],
+        graphs=graphs,
+    )
+    seed_dropout(recipe)
+    return training
+
+
+def make_loader(recipe: Recipe, rows: Encoded, accelerator: Accelerator) -> TrainLoader:
+    """The training rows, this process's part of them; in few lengths where graphs are taken of each."""
+    return TrainLoader(
+        rows,
+        recipe.training,
+        derive_seed(recipe.run.seed, "data"),
+        accelerator.process_index,
+        accelerator.num_processes,
+        multiple=LENGTHS if recipe.training.cuda_graphs else 1,
+    )
+
+
+def make_updates(
+    recipe: Recipe,
+    adapted: AdaptedModel,
+    schedule: Schedule,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    loader: TrainLoader,
+) -> list[Update]:
+    """The recipe's updates in order; each draws, and draws training rows, from a stream of its own."""
+    updates = []
+    for kind, options in chosen_updates(recipe):
+        own = generator(recipe.run.seed, f"updates/{kind.name}")
+        draw = partial(loader.sample, generator=own)
+        updates.append(kind(UpdateContext(adapted, recipe, schedule, objective, optimizer, draw, own, options)))
+    return updates
+
+
+def seed_dropout(recipe: Recipe) -> None:
+    """Dropout draws from torch's global generator, which starts here."""
+    torch.manual_seed(derive_seed(recipe.run.seed, "dropout"))

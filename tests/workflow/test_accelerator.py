@@ -1,0 +1,41 @@
+"""Which ways of spreading a training over devices there are, precisions and trackers."""
+
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from support.runs import Bench
+
+from lorakit.errors import RecipeError, UsageError
+from lorakit.workflow.accelerator import DATA_PARALLEL, check_trackers, make_accelerator
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DistributedType if kind.value not in ("NO", *DATA_PARALLEL)])
+def test_what_does_not_keep_the_model_whole_is_refused(bench: Bench, kind: DistributedType):
+    recipe = bench.load().recipe
+    with (
+        mock.patch.object(Accelerator, "distributed_type", kind),
+        pytest.raises(UsageError, match=f"training under {kind.value} is not possible") as caught,
+    ):
+        make_accelerator(recipe)
+    assert "accelerate launch --multi_gpu" in caught.value.problems[0].hint
+
+
+def test_data_parallel_kinds_are_those_of_accelerate():
+    assert set(DATA_PARALLEL) <= {kind.value for kind in DistributedType}
+
+
+def test_one_process_may_use_several_precisions(bench: Bench):
+    """Accelerate keeps the first precision of a process for ever, unless it is told not to."""
+    recipe = bench.load().recipe
+    for precision, theirs in (("bf16", "bf16"), ("fp32", "no"), ("bf16", "bf16")):
+        settings = replace(recipe, training=replace(recipe.training, precision=precision))
+        assert make_accelerator(settings).mixed_precision == theirs
+
+
+def test_all_trackers_are_whatever_is_installed(bench: Bench):
+    check_trackers(bench.load("run.trackers=[all]").recipe)
+    with pytest.raises(RecipeError, match="tracker 'wandb' is not installed"):
+        check_trackers(bench.load("run.trackers=[wandb]").recipe)
