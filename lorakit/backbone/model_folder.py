@@ -101,8 +101,19 @@ def bundled_folder(name: str) -> Path:
     return folder
 
 
-sha256_once = functools.cache(sha256_of)  # the weights are read once per process
 LARGE = 8 * 2**30  # bytes of weights that are read in no time beside what such a model takes to load
+
+
+def sha256_once(path: Path) -> str:
+    """The sha256 of a file, read once per process as long as it stays as it is."""
+    state = path.stat()
+    return digest_of(path, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@functools.cache
+def digest_of(path: Path, size: int, changed: int, inode: int) -> str:
+    """The sha256 of a file in that state."""
+    return sha256_of(path)
 
 
 def weight_digests(folder: Path) -> dict[str, str]:
