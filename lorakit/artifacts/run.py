@@ -14,6 +14,7 @@ from typing import Any
 
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
+from lorakit.artifacts.provenance import Provenance
 from lorakit.artifacts.records import read_record, read_summary, read_task
 from lorakit.errors import RunError, UsageError
 from lorakit.tasks.task import Task
@@ -114,8 +115,10 @@ class Run:
             if path.exists():
                 write_jsonl(path, [record for record in read_jsonl(path) if wanted(record)])
 
-    def start(self, recipe: str, task: Task) -> None:
-        """Make the folder and write what is known before training."""
+    def start(self, recipe: str, task: Task, provenance: Provenance | None = None) -> None:
+        """Make the folder and write what is known before training; provenance: what the run is made of."""
+        if provenance is not None:
+            provenance.write(self.path)
         write_text(self.recipe, recipe)
         write_json(self.path / "task.json", asdict(task))
         write_json(self.path / "environment.json", environment())

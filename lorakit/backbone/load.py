@@ -43,6 +43,8 @@ class Backbone:
     """Whether the head is the checkpoint's own, trained for as many labels."""
     checkpoint_labels: tuple[str, ...] = ()
     """The names the checkpoint gave its outputs."""
+    folder: Path = Path()
+    """Where its files are."""
 
     def longest_text(self, wanted: int) -> int:
         """Tokens a text may keep: ``wanted``, or what the model can take where that is less."""
@@ -100,7 +102,7 @@ def load_backbone(
     elif info["mismatched_keys"]:
         notes.append(f"the checkpoint brings a head for {len(checkpoint_labels)} labels: a new one takes its place")
     return Backbone(
-        model.eval(), tokenizer, anatomy, new.names, section.name, notes, new.pretrained_head, checkpoint_labels
+        model.eval(), tokenizer, anatomy, new.names, section.name, notes, new.pretrained_head, checkpoint_labels, folder
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from huggingface_hub.errors import (
 from lorakit.errors import LorakitError, RecipeError, RunError, command_line, nearest
 from lorakit.recipe.schema import ModelSection
 from lorakit.tasks.cache import sha256_of
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -98,7 +101,29 @@ def bundled_folder(name: str) -> Path:
     return folder
 
 
-sha256_once = functools.cache(sha256_of)  # the weights are read once per process
+LARGE = 8 * 2**30  # bytes of weights that are read in no time beside what such a model takes to load
+
+
+def sha256_once(path: Path) -> str:
+    """The sha256 of a file, read once per process as long as it stays as it is."""
+    state = path.stat()
+    return digest_of(path, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@functools.cache
+def digest_of(path: Path, size: int, changed: int, inode: int) -> str:
+    """The sha256 of a file in that state."""
+    return sha256_of(path)
+
+
+def weight_digests(folder: Path) -> dict[str, str]:
+    """The sha256 of each weight file of the model in ``folder``; of very large ones the size alone, which is said."""
+    paths = [folder / name for name in weight_files(folder)]
+    sizes = {path.name: path.stat().st_size for path in paths}
+    if sum(sizes.values()) > LARGE:
+        logger.info("%s: only the sizes of so large weights are remembered and compared", folder)
+        return {name: f"{size} bytes" for name, size in sizes.items()}
+    return {path.name: sha256_once(path) for path in paths}
 
 
 def check_folder(folder: Path, name: str) -> Path:

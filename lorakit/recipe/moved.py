@@ -1,4 +1,4 @@
-"""Keys that have become options of one proxy or allocator: where each went.
+"""Keys that have become options of one proxy or allocator: where each went; and a key that older runs do not have.
 
 A person who writes the old key is told where it went. The recipe in a run's folder is not a person's: an older lorakit wrote it, with
 every default spelt out, and it goes on meaning what it meant.
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.recipe.schema import SEARCH_PRESETS, SearchSection
+from lorakit.recipe.schema import CUSTOM, SEARCH_PRESETS, SearchSection
+
+SPLIT_SEED = "task.split_seed"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ def where_it_went(path: str, text: str, equals: str) -> tuple[str, str]:
 def is_of_a_run(path: Path) -> bool:
     """Whether ``path`` is the recipe in a run's folder, where ``artifacts.run.Run.start`` wrote it beside the environment."""
     return path.name == "recipe.yaml" and (path.parent / "environment.json").is_file()
+
+
+def split_meant(values: Mapping[str, Any]) -> dict[str, None]:
+    """What a run's recipe meant by its ``values`` where it does not say what draws the held-out rows: its ``run.seed`` did."""
+    own_file = values.get("task.name") == CUSTOM and values.get("task.validation") is None
+    return {SPLIT_SEED: None} if own_file and SPLIT_SEED not in values else {}
 
 
 def options_meant(old: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, dict[str, str]]:

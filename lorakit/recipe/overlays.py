@@ -11,7 +11,7 @@ import yaml
 
 from lorakit.recipe.document import Place, parse, read_text, shown
 from lorakit.recipe.keys import recipe_keys, section_keys
-from lorakit.recipe.moved import MOVED, is_of_a_run, options_meant, where_it_went
+from lorakit.recipe.moved import MOVED, is_of_a_run, options_meant, split_meant, where_it_went
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.values import UNREADABLE, described, read_value, scalar_kind
 
@@ -46,6 +46,8 @@ def read_file(path: Path, problems: Problems) -> Overlay:
     else:
         read_sections(node, overlay, file_place(path), problems)
         overlay.values |= options_meant(overlay.old, overlay.values)
+        if overlay.of_run:
+            overlay.values |= split_meant(overlay.values)
     return overlay
 
 

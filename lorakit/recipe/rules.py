@@ -202,6 +202,8 @@ def custom_task(draft: Draft) -> Iterator[Problem]:
         yield draft.problem(
             "has no effect: task.validation names the rows", "task.validation_fraction", "one of the two"
         )
+    if draft["task.validation"] is not None and draft.changed("task.split_seed"):
+        yield draft.problem("has no effect: task.validation names the rows", "task.split_seed", "one of the two")
     if draft.changed("task.data"):
         yield draft.problem("has no effect on a custom task", "task.data", "auto", "task.train: FILE")
 

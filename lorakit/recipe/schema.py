@@ -116,6 +116,11 @@ class TaskSection:
     validation_fraction: float = key(
         0.1, "custom: the share of train held out where validation is not given", above=0, below=1
     )
+    split_seed: Optional[int] = key(
+        0,
+        "custom: draws the rows held out of train; null: run.seed does, and classes do not count, as in older runs",
+        low=0,
+    )
 
 
 @dataclass

@@ -33,7 +33,7 @@ SUBSET_STREAM = 1  # keeps the subset's draw apart from the other draws of the s
 def load_task(section: TaskSection, *, seed: int, offline: bool = False) -> TaskData:
     """The task that ``section`` names, with its rows.
 
-    ``seed`` decides the subset of ``max_train_rows`` and the rows that a custom task holds out; ``max_eval_rows`` thins
+    ``seed`` decides the subset of ``max_train_rows``, among rows that are not held out; ``max_eval_rows`` thins
     the validation splits only, so that predictions of a test split are complete. Nothing reaches the network unless the
     data is on the hub, and with ``offline`` that is refused. Raises DataError about anything wrong with the section or
     the data.

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from lorakit.errors import DataError, Problem
 from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.tasks.data_files import find_files
 from lorakit.tasks.data_sets import DataSet, find_data_set
+from lorakit.tasks.held_out import hold_out_of
 from lorakit.tasks.labels import LabelMap, fold, written
 from lorakit.tasks.rows import Columns, Rows
 from lorakit.tasks.splits import build_split
 from lorakit.tasks.stored_rows import Source, read_rows
 from lorakit.tasks.task import Task, TaskData
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 talk = logging.getLogger("lorakit")
 
-HOLD_OUT_STREAM = 2  # keeps the held-out draw apart from the other draws of the same seed
 FRACTION = TaskSection.validation_fraction  # by default
 SPLITS = ("train", "validation", "test")
 SIBLINGS = (("1", "2"), ("_a", "_b"), ("premise", "hypothesis"))  # endings of two columns that are one example
@@ -32,8 +26,8 @@ def load_custom(section: TaskSection, *, seed: int, offline: bool = False) -> Ta
     """The custom task and its splits.
 
     Label names come from ``labels``, else from the training file: those of its own schema, integers in their order (0..n-1 stay
-    as they are), other labels sorted. Without validation rows ``validation_fraction`` of the training rows is held out, drawn by
-    ``seed``; idx stays the row's number in its file. Raises DataError about anything wrong, with file and lines, and about
+    as they are), other labels sorted. Without validation rows ``validation_fraction`` of the training rows is held out
+    (``hold_out_of``); idx stays the row's number in its file. Raises DataError about anything wrong, with file and lines, and about
     data on the hub when ``offline``.
     """
     text, label = check_section(section)
@@ -50,9 +44,9 @@ def load_custom(section: TaskSection, *, seed: int, offline: bool = False) -> Ta
     hint = "" if section.labels else "give all label names as task.labels"
     splits = {name: build_split(rows[name], columns[name], labels, label_hint=hint) for name in rows}
     if "validation" not in splits:
-        splits = hold_out(splits.pop("train"), section.validation_fraction, seed) | splits
+        splits = hold_out_of(splits.pop("train"), section, seed) | splits
     named = ", ".join(name for split in SPLITS if (name := getattr(section, split)) is not None)
-    return TaskData(task, splits, "; ".join([named, *told]))
+    return TaskData(task, splits, "; ".join([named, *told]), sources)
 
 
 def find_sources(section: TaskSection, *, offline: bool) -> tuple[dict[str, Source], list[str]]:
@@ -155,17 +149,3 @@ def custom_task(section: TaskSection, text: tuple[str, ...], label: str, labels:
     else:
         metrics = ("accuracy", "f1" if len(labels) == 2 else "macro_f1")
     return Task(CUSTOM, f"your own data: {section.train}", text, label, labels, metrics).with_metric(section.metric)
-
-
-def hold_out(rows: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
-    """Train and validation splits of ``rows``: round(fraction * n) rows are drawn by ``seed``, at least one on each side."""
-    total = len(rows)
-    if total < 2:
-        raise DataError(
-            "one row is not enough to train on some and validate on others",
-            key="task.train",
-            hint="give task.validation",
-        )
-    count = min(max(round(fraction * total), 1), total - 1)
-    order = np.random.default_rng([HOLD_OUT_STREAM, seed]).permutation(total)
-    return {"train": rows.select(np.sort(order[count:])), "validation": rows.select(np.sort(order[:count]))}

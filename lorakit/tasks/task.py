@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from lorakit.errors import DataError, nearest
@@ -10,6 +11,8 @@ from lorakit.registry import Registry
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from lorakit.tasks.stored_rows import Source
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
 REGRESSION_METRICS = ("pearson", "spearman", "mse")
@@ -82,12 +85,14 @@ class TaskData:
 
     splits: "train", the task's validation splits, and its test splits where there are any. Their columns are ``text``,
     ``text_pair`` (pairs only), ``label`` (int, or float for regression; absent where the split has none) and ``idx``
-    (int, the row's number at its source). origin: where the rows came from, for people.
+    (int, the row's number at its source). origin: where the rows came from, for people; sources: split -> the files of a custom
+    task's rows.
     """
 
     task: Task
     splits: dict[str, Dataset]
     origin: str
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
 
 def higher_is_better(metric: str) -> bool:

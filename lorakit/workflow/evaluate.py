@@ -19,6 +19,7 @@ from lorakit.training.evaluation import decide, of_split, predict_logits, score_
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.parts import encode_split
 from lorakit.workflow.restore import TrainedClassifier, restore_checkpoint, restore_run
+from lorakit.workflow.same_data import check_same_data, tell_seen
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def evaluate(
     if task is not None and task != CUSTOM:
         tasks.get(task)
     if model is None:
-        classifier, data = open_run_for(task, run, weights, offline=offline, rank=rank)
+        classifier, data = open_run_for(task, run, weights, split, offline=offline, rank=rank)
     elif task is None:
         raise UsageError("a checkpoint does not say what it was trained for", valid="a task", hint="lorakit list tasks")
     elif rank is not None:
@@ -101,9 +102,12 @@ def evaluate(
 
 
 def open_run_for(
-    task: str | None, run: str | Path | None, weights: str, *, offline: bool, rank: int | None
+    task: str | None, run: str | Path | None, weights: str, split: str | None, *, offline: bool, rank: int | None
 ) -> tuple[TrainedClassifier, TaskData]:
-    """The run's model, of the newest run where none is named, and its data. UsageError where it learnt another task."""
+    """The run's model, of the newest run where none is named, and its data.
+
+    UsageError where it learnt another task, DataError where the split's rows are not the run's any more.
+    """
     path = newest_run(Path("runs"), task).path if run is None else Path(run)
     restored = restore_run(path, weights, offline=offline, rank=rank)
     data = restored.parts.data
@@ -111,6 +115,11 @@ def open_run_for(
         raise UsageError(
             f"this run learnt {data.task.name}, not {task}", where=str(path), hint=command_line("eval", data.task.name)
         )
+    splits = choose_splits(data, split)
+    with restored.loaded.locating_errors():
+        check_same_data(restored.run, data, splits)
+    if set(splits) & set(data.task.validation):
+        tell_seen(restored.run)
     used = f"{weights} weights" if rank is None else f"{weights} weights, rank {rank}"
     outputs = list(range(data.task.num_labels))
     return TrainedClassifier(restored.adapted, restored.loaded.recipe, outputs, f"{path} ({used})"), data

@@ -95,7 +95,7 @@ def export(
         raise UsageError(f"there is no form '{to}' to export to", valid=", ".join(FORMS), hint=nearest(to, FORMS))
     target = Path(run) / to if out is None else Path(out)
     check_target(target, force=force, kind="an exported adapter", is_kind=is_exported)
-    restored = restore_run(run, weights, rank=rank)
+    restored = restore_run(run, weights, with_data=False, rank=rank)
     parts = restored.parts
     form = peft_form(restored.adapted)
     reference = predict_reference(restored)

@@ -16,6 +16,7 @@ from lorakit.artifacts.adapter_file import OUR_TENSORS, PEFT_CONFIG, write_adapt
 from lorakit.artifacts.files import folder
 from lorakit.artifacts.peft.import_ import PeftAdapter, is_peft, read_peft
 from lorakit.artifacts.peft.translate import fill, section_for, sites_of
+from lorakit.artifacts.provenance import Provenance
 from lorakit.artifacts.run import Run, new_run
 from lorakit.backbone.model_folder import BUNDLED, bundled_folder
 from lorakit.errors import LorakitError, Problem, UsageError
@@ -27,6 +28,7 @@ from lorakit.recipe.values import written
 from lorakit.result import Result
 from lorakit.tasks.task import Task, TaskData, tasks
 from lorakit.workflow.parts import Parts, load_data, load_model
+from lorakit.workflow.same_data import remember
 from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.verify import check_target
 
@@ -113,7 +115,7 @@ def import_adapter(
     check_target(target)
     loaded, data = complete_recipe(draft, adapter)
     parts, adapted = put_on_model(adapter, loaded, data)
-    write_run(target, loaded, parts.task, adapted, {"imported": str(source)})
+    write_run(target, loaded, parts.task, adapted, {"imported": str(source)}, remember(parts.data, parts.backbone))
     ranks = adapter.ranks.values()
     return ImportResult(
         out=target,
@@ -196,14 +198,21 @@ def put_on_model(adapter: PeftAdapter, loaded: LoadedRecipe, data: TaskData) -> 
     return parts, adapted
 
 
-def write_run(path: Path, loaded: LoadedRecipe, task: Task, adapted: AdaptedModel, origin: dict[str, Any]) -> None:
+def write_run(
+    path: Path,
+    loaded: LoadedRecipe,
+    task: Task,
+    adapted: AdaptedModel,
+    origin: dict[str, Any],
+    provenance: Provenance | None,
+) -> None:
     """A finished run that was never trained: recipe, task, adapter, and a summary that says where it came from.
 
     It appears whole or not at all.
     """
     with folder(path) as place:
         run = Run(place)
-        run.start(loaded.to_yaml(), task)
+        run.start(loaded.to_yaml(), task, provenance)
         weights = run.weights("last")
         weights.mkdir()
         write_adapter(adapted, weights)

@@ -78,7 +78,7 @@ def merge(
     """
     target = Path(run) / "merged" if out is None else Path(out)
     check_target(target, force=force, kind="a merged model", is_kind=is_merged)
-    restored = restore_run(run, weights, rank=rank)
+    restored = restore_run(run, weights, with_data=False, rank=rank)
     parts, adapted = restored.parts, restored.adapted
     check_foldable(adapted)
     reference = predict_reference(restored)

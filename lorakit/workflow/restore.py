@@ -18,7 +18,8 @@ from lorakit.errors import RecipeError, RunError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.tasks.task import Task, TaskData
-from lorakit.workflow.parts import Parts
+from lorakit.workflow.parts import Parts, load_data
+from lorakit.workflow.same_data import check_same_base, check_same_data
 from lorakit.workflow.setup import adapt, assemble
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ def restore_run(
     run = open_trained(path, weights)
     loaded = load_recipe(run.recipe, offline=offline)
     check_trust(loaded)
-    parts = assemble(loaded, None if with_data else TaskData(run.task(), {}, str(run.path)))
+    parts = assemble(loaded, same_labels(run, loaded) if with_data else TaskData(run.task(), {}, str(run.path)))
+    check_same_base(run, parts.backbone)
     adapted = adapt(parts, statistics=None)
     load_adapter(adapted, run.weights(weights))
     warn_of_other_bases(run.weights(weights), loaded.recipe.model.name)
@@ -58,6 +60,14 @@ def restore_run(
     if rank is not None:
         cut_to_rank(restored, rank)
     return restored
+
+
+def same_labels(run: Run, loaded: LoadedRecipe) -> TaskData:
+    """The run's data, as they are now. DataError where they no longer have the labels that the run learnt."""
+    with loaded.locating_errors():
+        data = load_data(loaded.recipe)
+        check_same_data(run, data, ())
+    return data
 
 
 def check_trust(loaded: LoadedRecipe) -> None:

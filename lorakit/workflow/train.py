@@ -9,7 +9,9 @@ from pathlib import Path
 
 from lorakit.artifacts.adapter_file import check_saved, save_adapter
 from lorakit.artifacts.fault_points import FaultPoint
+from lorakit.artifacts.provenance import Provenance
 from lorakit.artifacts.run import Run
+from lorakit.artifacts.warm_start import KEY
 from lorakit.errors import RunError
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.result import Result
@@ -22,6 +24,7 @@ from lorakit.training.training import Training
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.prepare import prepare
 from lorakit.workflow.resume import check_same_recipe, choose_run, holding
+from lorakit.workflow.same_data import check_same_base, check_same_data, remember, seen_before, seen_by, warn_of_seen
 from lorakit.workflow.setup import assemble
 
 logger = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ class TrainResult(Result):
         sites_total: sites that have an adapter.
         seed: of the run.
         skipped_steps: steps left out because a gradient was not finite.
+        seen: held-out texts that the weights it started from (``adapter.start``) were trained on.
     """
 
     run_dir: Path
@@ -72,6 +76,7 @@ class TrainResult(Result):
     sites_total: int
     seed: int
     skipped_steps: int
+    seen: int
 
 
 def train(
@@ -115,12 +120,16 @@ def train(
         run.check_own()
         check_same_recipe(loaded, run)
     parts = assemble(loaded, data)
+    if resume:
+        with loaded.locating_errors():
+            check_same_data(run, parts.data, parts.data.splits)
+            check_same_base(run, parts.backbone)
     with holding(run, fresh=not resume):
         training = prepare(loaded, parts, run, hooks, fresh=not resume)
         if resume:
             logger.info("resuming from %s", load_checkpoint(training))
         elif training.accelerator.is_main_process:
-            run.start(loaded.to_yaml(), parts.task)
+            run.start(loaded.to_yaml(), parts.task, remember_start(parts))
         try:
             run_loop(training)
         finally:
@@ -134,6 +143,14 @@ def train(
             draw(run, parts)
             run.write_summary(result.to_dict())
         return result
+
+
+def remember_start(parts: Parts) -> Provenance:
+    """What the run is made of; said where the adapter that it starts from has seen rows that are held out here."""
+    start = parts.recipe.adapter.start
+    provenance = remember(parts.data, parts.backbone, seen_by(Path(start)) if start else None)
+    warn_of_seen(provenance, f"{KEY} {start}")
+    return provenance
 
 
 def summarise(training: Training, parts: Parts) -> TrainResult:
@@ -165,6 +182,7 @@ def summarise(training: Training, parts: Parts) -> TrainResult:
         sites_total=len(adapted.sites),
         seed=training.recipe.run.seed,
         skipped_steps=len(state.skipped),
+        seen=seen_before(training.run),
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.artifacts.provenance import PROOF_ROWS, read_provenance
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Encoded, encode
@@ -16,9 +18,11 @@ from lorakit.tasks.task import Task
 from lorakit.training.evaluation import decide, predict_logits
 from lorakit.training.objective import Objective
 from lorakit.workflow.accelerator import put_on_device
+from lorakit.workflow.parts import load_data
 from lorakit.workflow.restore import RestoredRun
 
-PROOF_ROWS = 512
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,26 @@ class Reference:
 
 
 def predict_reference(restored: RestoredRun) -> Reference:
-    """The run's logits on the first rows of its validation split."""
+    """The run's logits on the validation texts that it keeps."""
     parts, model = restored.parts, restored.adapted.model
-    split = parts.data.splits[parts.task.validation[0]]
-    rows = encode(split.select(range(min(PROOF_ROWS, len(split)))), parts.backbone.tokenizer, parts.max_length)
+    rows = encode(proof_rows(restored), parts.backbone.tokenizer, parts.max_length)
     objective = put_on_device(model, parts.recipe, regression=parts.task.regression)
     logits = predict_logits(model, rows, objective, parts.recipe.evaluation.batch_size)
     return Reference(parts.recipe, parts.task, rows, objective, logits)
+
+
+def proof_rows(restored: RestoredRun) -> Dataset:
+    """Texts of the run's validation split, which lie in its folder; a run of an older version has to read its files."""
+    from datasets import Dataset
+
+    provenance = read_provenance(restored.run.path)
+    if provenance is not None and provenance.proof:
+        rows = provenance.proof
+        return Dataset.from_list([row | {"idx": number} for number, row in enumerate(rows)])
+    with restored.loaded.locating_errors():
+        data = load_data(restored.loaded.recipe)
+    split = data.splits[data.task.validation[0]]
+    return split.select(range(min(PROOF_ROWS, len(split))))
 
 
 def check_target(

@@ -76,6 +76,7 @@ FULL = CUSTOM + "  train: a.csv\n  text: t\n  label: y\n"  # lines 4, 5 and 6
         ("labels: [only]", "task.labels", "a single label"),
         ("{regression: true, labels: [a, b]}", "task.labels", "the label is a number"),
         ("{validation: b.csv, validation_fraction: 0.2}", "task.validation_fraction", "task.validation names the rows"),
+        ("{validation: b.csv, split_seed: 2}", "task.split_seed", "task.validation names the rows"),
         ("data: hub", "task.data", "has no effect on a custom task"),
     ],
 )

@@ -46,21 +46,6 @@ def test_each_kind_of_file_gives_the_same_rows(tmp_path, kind):
     assert data.splits["train"].to_list() == data.splits["validation"].to_list() == expected
 
 
-def test_held_out_rows_are_seeded_disjoint_and_complete(tmp_path):
-    path = write(tmp_path / "a.csv", ROWS)
-    splits, again, other = (load(path, seed, validation_fraction=0.25).splits for seed in (3, 3, 4))
-    validation = splits["validation"]["idx"][:]
-    assert len(validation) == 5
-    assert sorted(validation + splits["train"]["idx"][:]) == list(range(20))
-    assert validation == again["validation"]["idx"][:] != other["validation"]["idx"][:]
-
-
-@pytest.mark.parametrize(("fraction", "count"), [(0.001, 1), (0.999, 19)])
-def test_both_sides_of_the_held_out_split_have_rows(tmp_path, fraction, count):
-    splits = load(write(tmp_path / "a.csv", ROWS), validation_fraction=fraction).splits
-    assert len(splits["validation"]) == count
-
-
 def test_pairs_given_names_ids_and_a_test_file_without_labels(tmp_path):
     train = write(tmp_path / "a.jsonl", [{"q": "a", "r": "b", "y": 1}, {"q": "c", "r": "d", "y": 0}])
     test = write(tmp_path / "t.csv", [{"q": "e", "r": "f"}])

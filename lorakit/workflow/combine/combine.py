@@ -38,6 +38,7 @@ from lorakit.workflow.combine.members import (
 )
 from lorakit.workflow.import_peft import write_run
 from lorakit.workflow.restore import open_trained, restore_run
+from lorakit.workflow.same_data import combined, warn_of_seen
 from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.verify import check_target
 
@@ -63,6 +64,7 @@ class CombineResult(Result):
         head: whose the task's head is.
         rows: training rows looked at in each run.
         adapter_parameters: of all adapters.
+        seen: texts that the first run holds out and another one was trained on.
     """
 
     out: Path
@@ -76,6 +78,7 @@ class CombineResult(Result):
     head: str
     rows: int
     adapter_parameters: int
+    seen: int
 
 
 def combine(
@@ -122,7 +125,8 @@ def combine(
     check_backbones(opened)
     states = [site_states(run.weights(weights)) for run in opened]
     live = [[name for name, state in found.items() if state != DROPPED] for found in states]
-    first = restore_run(opened[0].path, weights)
+    looks = combination.learns or combination.needs != "nothing"
+    first = restore_run(opened[0].path, weights, with_data=looks)
     sites = adapted_sites(first, opened, live)
     members = []
     for number, run in enumerate(opened):
@@ -149,6 +153,10 @@ def combine(
     factors, error = combine_factors(combination, members, sites, setting, ranks)
     head, whose = combine_heads(members, setting.weights)
     fill(adapted, factors, head)
+    provenance = combined(opened)
+    seen = 0 if provenance is None else provenance.told["seen"]
+    if provenance is not None:
+        warn_of_seen(provenance, str(target))
     write_run(
         target,
         loaded,
@@ -159,7 +167,9 @@ def combine(
             "method": method,
             "weights": list(setting.weights),
             "error": error,
+            "seen": seen,
         },
+        provenance,
     )
     return CombineResult(
         out=target,
@@ -171,8 +181,9 @@ def combine(
         ranks=(min(ranks.values()), max(ranks.values())),
         error=error,
         head=whose,
-        rows=rows if combination.learns or combination.needs != "nothing" else 0,
+        rows=rows if looks else 0,
         adapter_parameters=adapted.adapter_parameters(),
+        seen=seen,
     )
 
 

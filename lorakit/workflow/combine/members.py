@@ -23,6 +23,7 @@ from lorakit.training.objective import Objective
 from lorakit.training.seeds import generator
 from lorakit.workflow.accelerator import make_accelerator
 from lorakit.workflow.restore import RestoredRun
+from lorakit.workflow.same_data import check_same_data
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: i
 def training_batches(restored: RestoredRun, rows: int, seed: int) -> list[Batch]:
     """A seeded sample of the run's own training rows."""
     parts = restored.parts
+    check_same_data(restored.run, parts.data, ["train"])
     split = parts.data.splits["train"]
     order = torch.randperm(len(split), generator=generator(seed, "combine/rows"))[:rows].tolist()
     encoded = encode(split.select(order), parts.backbone.tokenizer, parts.max_length, "train")

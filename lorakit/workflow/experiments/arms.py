@@ -220,7 +220,7 @@ def scored_on(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     names = ["name", "max_eval_rows"]
     if task.name == CUSTOM:
         names += ["label", "labels", "regression", "validation"]
-        names += [] if task.validation else ["train", "validation_fraction"]
+        names += [] if task.validation else ["train", "validation_fraction", "split_seed"]
     for name in names:
         yield name, getattr(task, name)
 

@@ -18,8 +18,8 @@ from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import SearchSection
+from lorakit.tasks.held_out import hold_out
 from lorakit.tasks.metrics import main_metric
-from lorakit.tasks.tabular import hold_out
 from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import all_checkpoints
 from lorakit.training.evaluation import predict_logits, score_logits
