@@ -32,7 +32,7 @@ class Outcome:
     """What a run came to, as far as it came.
 
     last and best: scores, empty where nothing was scored; origin: where an untrained run comes from, empty for a trained one;
-    the numbers of parameters are None where the run has not written them.
+    the numbers of parameters are None where the run has not written them; warnings: what says that it came to little.
     """
 
     task: str
@@ -49,6 +49,7 @@ class Outcome:
     search_seconds: float = 0.0
     adapter_parameters: int | None = None
     head_parameters: int | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 def passages(outcome: Outcome, history: History, stability: Stability) -> list[Passage]:
@@ -84,6 +85,7 @@ def outcome_words(outcome: Outcome) -> list[str]:
     if not outcome.last:
         return [*words, "Nothing has been scored on the validation split yet."]
     words.append(f"Its last score on the validation split: {scores(outcome.last)}.")
+    words += [f"Warning: {text}." for text in outcome.warnings]
     if outcome.best_step == outcome.last_step:
         words.append(f"It is also the best by {outcome.metric}, which is always chosen on this same split.")
     else:

@@ -144,6 +144,7 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             search_seconds=float(summary.get("search_seconds", 0.0)),
             adapter_parameters=int(summary["adapter_parameters"]),
             head_parameters=int(summary["head_parameters"]),
+            warnings=list(summary.get("warnings", [])),
         )
 
 

@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from lorakit.artifacts.adapter_file import check_saved, save_adapter
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.result import Result
+from lorakit.tasks.baselines import Baseline, below_words, collapse_warnings, one_class
 from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import load_checkpoint
 from lorakit.training.hooks import Hook
 from lorakit.training.loop import train as run_loop
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.training import Training
+from lorakit.workflow.baselines import measure_baselines
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.resume import check_same_recipe, choose_run, holding
 from lorakit.workflow.setup import assemble, prepare
@@ -50,6 +54,10 @@ class TrainResult(Result):
         sites_total: sites that have an adapter.
         seed: of the run.
         skipped_steps: steps left out because a gradient was not finite.
+        name: what people call the task: its own name, of own data that of the file.
+        baselines: what simple classifiers get on the same rows (``evaluation.baselines``).
+        collapsed: whether the last weights answer one class for every row of the first validation split.
+        warnings: what says that the training came to little: it collapsed, its loss never fell, or a baseline is better.
     """
 
     run_dir: Path
@@ -71,6 +79,10 @@ class TrainResult(Result):
     sites_total: int
     seed: int
     skipped_steps: int
+    name: str
+    baselines: list[Baseline]
+    collapsed: bool
+    warnings: list[str]
 
 
 def train(
@@ -115,6 +127,7 @@ def train(
         check_same_recipe(loaded, run)
     parts = assemble(loaded, data)
     with holding(run, fresh=not resume):
+        baselines = measure_baselines(parts)
         training = prepare(loaded, parts, run, hooks, fresh=not resume)
         if resume:
             logger.info("resuming from %s", load_checkpoint(training))
@@ -125,7 +138,7 @@ def train(
         finally:
             if loaded.recipe.run.trackers:
                 training.accelerator.end_training()
-        result = summarise(training, parts)
+        result = summarise(training, parts, baselines)
         if training.accelerator.is_main_process:
             with FaultPoint("last adapter"):
                 save_adapter(training.adapted, run.weights("last"))
@@ -135,7 +148,7 @@ def train(
         return result
 
 
-def summarise(training: Training, parts: Parts) -> TrainResult:
+def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> TrainResult:
     """What the run came to. Raises RunError where what is on is not what the budget allows."""
     adapted, state = training.adapted, training.state
     on = adapted.adapter_parameters()
@@ -144,6 +157,11 @@ def summarise(training: Training, parts: Parts) -> TrainResult:
             f"the run ended with {on:,} adapter parameters on, over its budget of {parts.budget.parameters:,}"
         )
     best = state.best or {}
+    if not training.decided:  # a run that was stopped after its last evaluation
+        training.evaluate()
+    first = parts.task.validation[0]
+    decided, references = training.decided[first], np.asarray(parts.data.splits[first]["label"])
+    losses = [record["loss"] for record in training.run.metrics() if "loss" in record]
     return TrainResult(
         run_dir=training.run.path,
         task=parts.task.name,
@@ -164,6 +182,13 @@ def summarise(training: Training, parts: Parts) -> TrainResult:
         sites_total=len(adapted.sites),
         seed=training.recipe.run.seed,
         skipped_steps=len(state.skipped),
+        name=parts.task.known_as,
+        baselines=baselines,
+        collapsed=not parts.task.regression and one_class(decided),
+        warnings=[
+            *collapse_warnings(parts.task, decided, references, losses),
+            *below_words(training.metric, state.scores, baselines),
+        ],
     )
 
 
