@@ -139,8 +139,8 @@ def diagnosis_tables(found: Diagnosis) -> list[Table]:
 def slice_table(slices: Sequence[Slice], title: str) -> Table:
     """A line for each part of the rows."""
     columns = [
-        Column("rows", lambda row: row.name),
-        Column("number", lambda row: count(row.rows), right=True),
+        Column("part", lambda row: row.name),
+        Column("rows", lambda row: count(row.rows), right=True),
         Column("errors", lambda row: "" if row.errors is None else count(row.errors), right=True),
         *(Column(name, partial(slice_score, name), right=True) for name in slices[0].scores),
     ]

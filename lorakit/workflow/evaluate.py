@@ -104,7 +104,7 @@ def evaluate(
     if file is not None and split is not None:
         raise UsageError("--file and --split exclude each other", valid="one of the two")
     if model is None:
-        classifier, data = open_run_for(task, run, weights, offline=offline, rank=rank)
+        classifier, data = open_run_for(task, run, weights, offline=offline, rank=rank, with_data=file is None)
     elif task is None:
         raise UsageError("a checkpoint does not say what it was trained for", valid="a task", hint="lorakit list tasks")
     elif rank is not None:
@@ -122,11 +122,14 @@ def evaluate(
 
 
 def open_run_for(
-    task: str | None, run: str | Path | None, weights: str, *, offline: bool, rank: int | None
+    task: str | None, run: str | Path | None, weights: str, *, offline: bool, rank: int | None, with_data: bool
 ) -> tuple[TrainedClassifier, TaskData]:
-    """The run's model, of the newest run where none is named, and its data. UsageError where it learnt another task."""
+    """The run's model, of the newest run where none is named, and its data, or its task alone without data.
+
+    UsageError where it learnt another task.
+    """
     path = newest_of(Path("runs"), task).path if run is None else Path(run)
-    restored = restore_run(path, weights, offline=offline, rank=rank)
+    restored = restore_run(path, weights, offline=offline, with_data=with_data, rank=rank)
     data = restored.parts.data
     if task not in (None, data.task.name, data.task.known_as):
         if task not in tasks:
