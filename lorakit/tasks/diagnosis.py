@@ -105,14 +105,8 @@ def diagnose(
     split: Dataset,
 ) -> Diagnosis:
     """All of it: probabilities (n, labels), class ids (n,), tokens (n,), numbers at the source (n,); split: the rows' texts."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    decided, ids = probabilities.argmax(axis=1), list(range(task.num_labels))
-    each = precision_recall_fscore_support(references, decided, labels=ids, average=None, zero_division=0)
-    classes = [
-        ClassScores(name, float(precision), float(recall), float(f1), int(support))
-        for name, precision, recall, f1, support in zip(task.labels, *each, strict=True)
-    ]
+    decided = probabilities.argmax(axis=1)
+    counts = count_pairs(task, decided, references)
     area, precision = ranking_scores(probabilities, references)
     wrong = np.flatnonzero(decided != references)
     sure = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:MOST_ERRORS]
@@ -127,13 +121,40 @@ def diagnose(
         for row in sure.tolist()
     ]
     return Diagnosis(
-        classes=classes,
-        confusion=confusion_matrix(references, decided, labels=ids).tolist(),
+        classes=class_scores(task.labels, counts),
+        confusion=counts,
         roc_auc=area,
         average_precision=precision,
         errors=errors,
         by_length=by_length(task, decided, references, lengths),
     )
+
+
+def count_pairs(task: Task, decided: NDArray[np.int64], references: NDArray[np.int64]) -> list[list[int]]:
+    """The confusion matrix: rows by the label they have (down) and the label they got (across)."""
+    from sklearn.metrics import confusion_matrix
+
+    counts: list[list[int]] = confusion_matrix(references, decided, labels=list(range(task.num_labels))).tolist()
+    return counts
+
+
+def class_scores(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> list[ClassScores]:
+    """What a confusion matrix says of each class."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    references, decided = np.indices((len(labels), len(labels))).reshape(2, -1)
+    each = precision_recall_fscore_support(
+        references,
+        decided,
+        labels=list(range(len(labels))),
+        average=None,
+        sample_weight=np.asarray(counts).reshape(-1),
+        zero_division=0,
+    )
+    return [
+        ClassScores(name, float(precision), float(recall), float(f1), int(support))
+        for name, precision, recall, f1, support in zip(labels, *each, strict=True)
+    ]
 
 
 def text_of(row: Mapping[str, Any]) -> str:

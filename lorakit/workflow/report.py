@@ -23,7 +23,7 @@ from lorakit.reporting.figures import as_svg, save
 from lorakit.reporting.history import History
 from lorakit.reporting.page import Numbers, Page, Picture, render
 from lorakit.reporting.page_figures import drawings
-from lorakit.reporting.page_tables import tables
+from lorakit.reporting.page_tables import class_table, tables
 from lorakit.reporting.stability import Stability, measure_stability
 from lorakit.reporting.summary import Outcome, Passage, passages
 from lorakit.reporting.tables import duration, percent
@@ -110,7 +110,9 @@ def report(run: str | Path) -> ReportResult:
         svg = as_svg(drawing.figure, drawing.name)
         pictures.append(Picture(drawing.title, svg, drawing.alt, drawing.caption))
     page = folder.report / PAGE
-    write_text(page, render(lay_out(recorded, words, [*pictures, *tables(history, stability)])))
+    write_text(
+        page, render(lay_out(recorded, words, [*pictures, *class_table(recorded.outcome), *tables(history, stability)]))
+    )
     searched = bool(history.moments)
     return ReportResult(
         run=folder.path,

@@ -16,6 +16,7 @@ from lorakit.errors import RunError
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.result import Result
 from lorakit.tasks.baselines import Baseline, below_words, collapse_warnings, one_class
+from lorakit.tasks.diagnosis import count_pairs
 from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import load_checkpoint
 from lorakit.training.hooks import Hook
@@ -28,6 +29,8 @@ from lorakit.workflow.resume import check_same_recipe, choose_run, holding
 from lorakit.workflow.setup import assemble, prepare
 
 logger = logging.getLogger(__name__)
+
+MOST_CLASSES = 50  # whose confusion a summary holds
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class TrainResult(Result):
         name: what people call the task: its own name, of own data that of the file.
         baselines: what simple classifiers get on the same rows (``evaluation.baselines``).
         collapsed: whether the last weights answer one class for every row of the first validation split.
+        confusion: of the last evaluation, the rows of the first validation split by the label they have (down) and the label they got
+            (across), in the order of task.json; None for a number to predict, and above 50 classes.
         warnings: what says that the training came to little: it collapsed, its loss never fell, or a baseline is better.
     """
 
@@ -82,6 +87,7 @@ class TrainResult(Result):
     name: str
     baselines: list[Baseline]
     collapsed: bool
+    confusion: list[list[int]] | None
     warnings: list[str]
 
 
@@ -185,6 +191,9 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> Tr
         name=parts.task.known_as,
         baselines=baselines,
         collapsed=not parts.task.regression and one_class(decided),
+        confusion=None
+        if parts.task.num_labels > MOST_CLASSES or parts.task.regression
+        else count_pairs(parts.task, decided, references),
         warnings=[
             *collapse_warnings(parts.task, decided, references, losses),
             *below_words(training.metric, state.scores, baselines),

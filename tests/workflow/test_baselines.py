@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score
-from support.runs import SEARCH, Bench, records, without
+from support.runs import SEARCH, Bench, edited_json, records, without
 from transformers import AutoModel, AutoTokenizer
 
 import lorakit
 from lorakit.artifacts.files import read_json
+from lorakit.errors import RunError
 from lorakit.tasks.batching import encode
 from lorakit.workflow.baselines import mean_features
 from lorakit.workflow.parts import Parts
@@ -73,11 +74,34 @@ def test_a_run_that_answers_one_class_says_so(bench: Bench, tmp_path: Path):
     assert run.collapsed is (len(answers) == 1)
     assert any(text.startswith("it answers '") for text in run.warnings) is run.collapsed
     assert read_json(run.run_dir / "summary.json")["warnings"] == run.warnings != []
-    (result, *_) = lorakit.report(run.run_dir).summary
+    told = lorakit.report(run.run_dir)
+    result = told.summary[0]
     for text in run.warnings:
         assert f"Warning: {text}." in result.sentences
 
 
+def test_the_report_shows_classes_as_eval_does(bench: Bench):
+    run = bench.train("training.max_steps=2")
+    diagnosis = lorakit.evaluate(run.run_dir).diagnosis
+    assert diagnosis is not None
+    assert run.confusion == diagnosis.confusion
+    told = lorakit.report(run.run_dir)
+    assert "confusion.png" in [path.name for path in told.figures]
+    page = told.page.read_text()
+    for row in diagnosis.classes:
+        cells = (f"{row.precision:.4f}", f"{row.recall:.4f}", f"{row.f1:.4f}", str(row.support))
+        assert f"<th scope='row'>{row.label}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) in page
+
+
+@pytest.mark.parametrize("spoilt", [[[1, 2]], [[1, -2], [0, 1]], "all", [[1.5, 0], [0, 1]]])
+def test_a_broken_confusion_is_one_error_that_names_the_file(bench: Bench, spoilt: object):
+    run = bench.train("training.max_steps=1")
+    with edited_json(run.run_dir / "summary.json") as summary:
+        summary["confusion"] = spoilt
+    with pytest.raises(RunError, match=r"confusion|is not a run's summary"):
+        lorakit.report(run.run_dir)
+
+
 def test_numbers_to_predict_have_no_baselines(bench: Bench):
     run = bench.train("training.max_steps=2", kind="number")
-    assert (run.baselines, run.collapsed) == ([], False)
+    assert (run.baselines, run.collapsed, run.confusion) == ([], False, None)
