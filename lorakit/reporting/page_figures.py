@@ -45,7 +45,7 @@ def drawings(
             "Above: the mean training loss between two records. Below: the scores on the validation split. "
             + ("A thin vertical line is a tick of the search." if history.moments else ""),
         )
-    if 0 < len(outcome.confusion) <= MOST_CLASSES and sum(sum(line) for line in outcome.confusion):
+    if 0 < len(outcome.confusion) <= MOST_CLASSES and any(count for line in outcome.confusion for count in line):
         yield confusion_drawing(outcome)
     if not history.moments:
         if history.ranked or not history.on.all():
