@@ -65,9 +65,9 @@ def read_task(path: Path) -> Task:
         task = Task(**values)
         if unknown := sorted(set(record) - {field.name for field in fields(Task)}):
             raise ValueError(f"a task has no {unknown[0]!r}")
-        texts = [task.name, task.title, task.label, task.submission]
+        texts = [task.name, task.title, task.label, task.submission, task.called]
         if not all(isinstance(text, str) for text in texts) or not isinstance(task.bundled, bool):
-            raise ValueError("name, title, label and submission are texts, and bundled is true or false")
+            raise ValueError("name, title, label, submission and called are texts, and bundled is true or false")
         if not 1 <= len(task.text) <= 2 or len(task.labels) == 1 or not task.metrics or not task.validation:
             raise ValueError("one or two texts, no or several labels, a metric and a validation split are needed")
         known = REGRESSION_METRICS if task.regression else CLASSIFICATION_METRICS
@@ -99,5 +99,8 @@ def check_summary(summary: Mapping[str, Any]) -> None:
         number(summary[name], name, low=0, whole=True)
     for name in ("epochs", "seconds"):
         number(summary[name], name, low=0)
+    warnings = summary.get("warnings", [])
+    if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
+        raise ValueError("warnings is no list of texts")
     for name in ("best_step", "carried_parameters", "budget", "search_seconds"):
         number(summary.get(name, 0), name, low=0)

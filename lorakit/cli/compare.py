@@ -69,7 +69,7 @@ def sorted_out(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def comparison_tables(result: Comparison) -> list[Table]:
     """The sides, in one table or on a narrow terminal in two; and where there are several, their differences to the first."""
-    name = Column("side", lambda arm: arm.name)
+    name = Column("side", lambda arm: f"{arm.name} ({arm.collapsed} collapsed)" if arm.collapsed else arm.name)
     scores = [
         Column("runs", lambda arm: len(arm.runs), right=True),
         Column("last", lambda arm: spread(arm.last), right=True),

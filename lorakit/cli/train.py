@@ -13,7 +13,7 @@ import lorakit
 from lorakit.cli import plan
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.options import AsJson, Offline, Overrides, Quiet, RecipeName, Seed, open_recipe
-from lorakit.cli.output import next_line, say, write
+from lorakit.cli.output import next_line, say, warn, write
 from lorakit.reporting.tables import count, duration, facts, percent, scores
 
 if TYPE_CHECKING:
@@ -72,12 +72,26 @@ def tell(result: TrainResult, *, offline: bool) -> None:
             f"best, step {result.best_step}",
             f"{scores(result.best)}  (chosen by {result.metric} on the validation split)",
         ),
+        *baseline_lines(result),
         ("parameters", f"{count(result.adapter_parameters)} in adapters, {count(result.head_parameters)} in the head"),
         ("sites on", f"{result.sites_on} of {result.sites_total}"),
         ("time", time),
         ("run", str(result.run_dir)),
     ]
     write(facts(pairs))
-    evaluation = ["eval", result.task, "--run", result.run_dir, *(["--offline"] if offline else [])]
+    for warning in result.warnings:
+        warn(warning)
+    evaluation = ["eval", result.name, "--run", result.run_dir, *(["--offline"] if offline else [])]
     commands = (evaluation, ["merge", result.run_dir], ["predict", result.run_dir, "FILE"])
     say("\n  ".join(["next:", *(next_line(*words) for words in commands)]))
+
+
+def baseline_lines(result: TrainResult) -> list[tuple[str, str]]:
+    """What simple classifiers get on the same rows, below the scores."""
+    return [
+        (
+            f"baseline {baseline.name}",
+            f"{scores(baseline.scores) or 'not made'}  ({'; '.join(filter(None, (baseline.title, baseline.note)))})",
+        )
+        for baseline in result.baselines
+    ]

@@ -313,6 +313,12 @@ class EvaluationSection:
         None, "the same in optimiser steps; takes the place of every", low=1, also=("eval_steps",)
     )
     batch_size: int = key(64, "rows per forward pass", low=1, also=("per_device_eval_batch_size", "eval_batch_size"))
+    baselines: list[str] = key(
+        ["majority", "tfidf"],
+        "simple classifiers to compare to: majority, tfidf (seconds), frozen (the model's features before training; a forward "
+        "pass over at most 2,000 training rows and the validation rows)",
+        choices=("majority", "tfidf", "frozen"),
+    )
 
 
 @dataclass

@@ -9,12 +9,15 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lorakit.reporting.budget_shares import by_role
+from lorakit.reporting.confusion_figure import confusion
 from lorakit.reporting.figures import curves, heat_map
 from lorakit.reporting.history import History
 from lorakit.reporting.search_figures import budget_over_time, changes, over_time, score_spread
 from lorakit.reporting.stability import Stability
 from lorakit.reporting.summary import Outcome
 from lorakit.reporting.tables import counted, percent, scores
+
+MOST_CLASSES = 20  # that a figure of class against class has room for
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ def drawings(
             "Above: the mean training loss between two records. Below: the scores on the validation split. "
             + ("A thin vertical line is a tick of the search." if history.ticks else ""),
         )
+    if 0 < len(outcome.confusion) <= MOST_CLASSES and any(count for line in outcome.confusion for count in line):
+        yield confusion_drawing(outcome)
     if not history.ticks:
         if history.ranked or not history.on.all():
             yield rank_drawing(history, "the rank of each site in training, 0 where there is none")
@@ -110,3 +115,17 @@ def rank_drawing(history: History, title: str) -> Drawing:
         + ", ".join(f"{share.name} {share.rank:.1f}" for share in by_role(history)),
         "Live rank units of each site, with means over roles and layers.",
     )
+
+
+def confusion_drawing(outcome: Outcome) -> Drawing:
+    """Which classes are taken for which."""
+    counts = outcome.confusion
+    wrong = {(i, j): n for i, line in enumerate(counts) for j, n in enumerate(line) if i != j}
+    (label, answer), most = max(wrong.items(), key=lambda item: item[1])
+    alt = f"Labels by answers: {sum(wrong.values()):,} of {sum(map(sum, counts)):,} rows are wrong."
+    if most:
+        alt += f" Most often {outcome.labels[label]} is taken for {outcome.labels[answer]}: {most:,} rows."
+    caption = (
+        "Each row is a label, each column an answer; the stronger the colour, the larger the share of the label's rows."
+    )
+    return Drawing("confusion", confusion(outcome.labels, counts), "Which classes are taken for which", alt, caption)

@@ -8,7 +8,9 @@ from lorakit.reporting.budget_shares import Share, by_layer, by_role
 from lorakit.reporting.history import History
 from lorakit.reporting.page import Numbers
 from lorakit.reporting.stability import Stability
+from lorakit.reporting.summary import Outcome
 from lorakit.reporting.tables import percent
+from lorakit.tasks.diagnosis import class_scores
 
 
 def tables(history: History, stability: Stability) -> list[Numbers]:
@@ -21,6 +23,18 @@ def tables(history: History, stability: Stability) -> list[Numbers]:
     if history.ticks:
         found.append(tick_table(history, stability))
     return found
+
+
+def class_table(outcome: Outcome) -> list[Numbers]:
+    """What the last evaluation got right, by class, where the run has written it."""
+    if not sum(map(sum, outcome.confusion)):
+        return []
+    rows = [
+        [row.label, f"{row.precision:.4f}", f"{row.recall:.4f}", f"{row.f1:.4f}", f"{row.support:,}"]
+        for row in class_scores(outcome.labels, outcome.confusion)
+    ]
+    note = "Precision: of the rows that got the label, the share that has it. Recall: of those that have it, the share that got it."
+    return [Numbers("Scores by class", ["class", "precision", "recall", "F1", "rows"], rows, note)]
 
 
 def share_table(title: str, history: History, groups: Sequence[Share]) -> Numbers:

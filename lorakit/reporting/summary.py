@@ -32,7 +32,8 @@ class Outcome:
     """What a run came to, as far as it came.
 
     last and best: scores, empty where nothing was scored; origin: where an untrained run comes from, empty for a trained one;
-    the numbers of parameters are None where the run has not written them.
+    the numbers of parameters are None where the run has not written them; warnings: what says that it came to little;
+    labels, confusion: rows of the validation split by the label they have (down) and the label they got (across), where written.
     """
 
     task: str
@@ -49,6 +50,9 @@ class Outcome:
     search_seconds: float = 0.0
     adapter_parameters: int | None = None
     head_parameters: int | None = None
+    warnings: list[str] = field(default_factory=list)
+    labels: tuple[str, ...] = ()
+    confusion: list[list[int]] = field(default_factory=list)
 
 
 def passages(outcome: Outcome, history: History, stability: Stability) -> list[Passage]:
@@ -91,7 +95,7 @@ def outcome_words(outcome: Outcome) -> list[str]:
             f"The best by {outcome.metric}, at step {outcome.best_step:,}: {scores(outcome.best)}. The validation split itself "
             "chose it, so it looks better than it is: quote the last score, or one on rows that were not used to choose."
         )
-    return words
+    return [*words, *(f"Warning: {text}." for text in outcome.warnings)]
 
 
 def parameter_words(outcome: Outcome) -> list[str]:

@@ -13,7 +13,7 @@ from lorakit.tasks.labels import LabelMap, fold, written
 from lorakit.tasks.rows import Columns, Rows
 from lorakit.tasks.splits import build_split
 from lorakit.tasks.stored_rows import Source, read_rows
-from lorakit.tasks.task import Task, TaskData
+from lorakit.tasks.task import OWN_DATA, Task, TaskData, name_of_files
 
 talk = logging.getLogger("lorakit")
 
@@ -148,4 +148,5 @@ def custom_task(section: TaskSection, text: tuple[str, ...], label: str, labels:
         metrics: tuple[str, ...] = ("pearson", "spearman", "mse")
     else:
         metrics = ("accuracy", "f1" if len(labels) == 2 else "macro_f1")
-    return Task(CUSTOM, f"your own data: {section.train}", text, label, labels, metrics).with_metric(section.metric)
+    called, title = name_of_files(str(section.train)), f"{OWN_DATA}{section.train}"
+    return Task(CUSTOM, title, text, label, labels, metrics, called=called).with_metric(section.metric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from lorakit.tasks.stored_rows import Source
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
+OWN_DATA = "your own data: "  # how the title of a task of own files begins, before their name
+SPLIT_NAMES = ("train", "training", "data")
 REGRESSION_METRICS = ("pearson", "spearman", "mse")
 
 
@@ -26,7 +29,7 @@ class Task:
     labels: label names in the order of their ids, () for regression; metrics: the first is the main one; validation and
     test: names of the source's splits; hub: the arguments of ``datasets.load_dataset``; bundled: an installed package
     carries it, and ``data: auto`` reads it from there; submission: how GLUE's submission file writes a prediction, for
-    GLUE tasks: a label's name, its id, or a score.
+    GLUE tasks: a label's name, its id, or a score; called: what people call a task of their own files, see known_as.
     """
 
     name: str
@@ -40,6 +43,14 @@ class Task:
     hub: tuple[str, ...] = ()
     bundled: bool = False
     submission: Literal["", "name", "id", "score"] = ""
+    called: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """What people call it: its name, or of own files, which are all called custom, theirs."""
+        if not self.called and self.title.startswith(OWN_DATA):  # a run that is older than these names
+            return name_of_files(self.title.removeprefix(OWN_DATA)) or self.name
+        return self.called or self.name
 
     @property
     def regression(self) -> bool:
@@ -74,6 +85,19 @@ class Task:
                 hint=nearest(metric, valid),
             )
         return replace(self, metrics=(metric, *(name for name in self.metrics if name != metric)))
+
+
+def name_of_files(named: str) -> str:
+    """What people call the data in the files ``named``: reviews of reviews.csv.gz, agnews of agnews/train.csv or hub:fancy/agnews.
+
+    A name that only tells a split is no name of data, so the folder's is taken then.
+    """
+    parts = [
+        part for part in re.split(r"[/\\]", named.removeprefix("hub:").strip()) if part not in ("", ".", "..", "~")
+    ]
+    stems = [re.sub(r"[^\w-]+", "-", part.lstrip(".").split(".")[0]).strip("-_") for part in reversed(parts)]
+    telling = [stem for stem in stems[:2] if stem and stem.lower() not in SPLIT_NAMES]
+    return next(iter(telling), "") or next(filter(None, stems), "")
 
 
 tasks: Registry[Task] = Registry("task", "lorakit.tasks.catalogue")

@@ -43,13 +43,22 @@ def score_logits(task: Task, logits: np.ndarray, encoded: Encoded) -> dict[str, 
 
 
 def score_splits(
-    model: nn.Module, task: Task, splits: Mapping[str, Encoded], objective: Objective, batch_size: int
+    model: nn.Module,
+    task: Task,
+    splits: Mapping[str, Encoded],
+    objective: Objective,
+    batch_size: int,
+    decided: dict[str, np.ndarray],
 ) -> dict[str, float]:
-    """The metrics of the task's validation splits: those of the first under their own names, further ones as ``name/split``."""
+    """The metrics of the task's validation splits: those of the first under their own names, further ones as ``name/split``.
+
+    decided: filled with the predictions of each.
+    """
     scores: dict[str, float] = {}
     for split in task.validation:
         logits = predict_logits(model, splits[split], objective, batch_size)
         scores |= of_split(score_logits(task, logits, splits[split]), split, task.validation)
+        decided[split] = decide(task, logits)
     return scores
 
 

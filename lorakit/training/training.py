@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -25,8 +26,8 @@ class Training:
     """All that one training consists of.
 
     model: ``adapted.model`` as Accelerate prepared it; loss: what is trained on, summed over a batch's rows: the task's, and what
-    updates add; evaluate: scores of the validation splits; metric: the score that tells which evaluation is best; losses and norms:
-    this process's loss and the gradient's norm of every step since the last log line.
+    updates add; evaluate: scores of the validation splits, whose predictions it leaves in decided; metric: the score that
+    tells which evaluation is best; losses and norms: this process's loss and the gradient's norm of every step since the last log line.
     """
 
     recipe: Recipe
@@ -47,6 +48,7 @@ class Training:
     graphs: Graphs | None = None
     losses: list[torch.Tensor] = field(default_factory=list)
     norms: list[torch.Tensor] = field(default_factory=list)
+    decided: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.parameters = [tensor.parameter for tensor in self.adapted.trained()]

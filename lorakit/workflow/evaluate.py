@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorakit.artifacts.run import newest_run
 from lorakit.errors import UsageError, command_line, nearest
 from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.result import Result
+from lorakit.tasks.diagnosis import Diagnosis, Slice, by_value, diagnose
 from lorakit.tasks.metrics import interval, main_metric
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.submission import write_predictions
 from lorakit.tasks.task import TaskData, tasks
 from lorakit.training.evaluation import decide, of_split, predict_logits, score_logits
 from lorakit.workflow.accelerator import put_on_device
+from lorakit.workflow.labelled_file import read_labelled
+from lorakit.workflow.named_runs import newest_of, unknown_task
 from lorakit.workflow.parts import encode_split
 from lorakit.workflow.restore import TrainedClassifier, restore_checkpoint, restore_run
 from lorakit.workflow.same_data import check_same_data, tell_seen
@@ -36,6 +38,10 @@ class EvalResult(Result):
         interval: its 95 % interval on the first split; None where that has no labels.
         seconds: that predicting took.
         predictions: the file that was written, None where none was asked for.
+        name: what people call the task: its own name, of own data that of the file.
+        diagnosis: where the classifier is wrong on the first split; None without labels, and for a number to predict.
+        by: the column that slices the rows of ``file``; empty without one.
+        slices: the scores of the rows that have each of its values.
     """
 
     task: str
@@ -47,6 +53,10 @@ class EvalResult(Result):
     interval: tuple[float, float] | None
     seconds: float
     predictions: Path | None
+    name: str
+    diagnosis: Diagnosis | None
+    by: str
+    slices: list[Slice]
 
 
 def evaluate(
@@ -55,6 +65,8 @@ def evaluate(
     task: str | None = None,
     model: str | Path | None = None,
     split: str | None = None,
+    file: str | Path | None = None,
+    by: str | None = None,
     weights: str = "last",
     predictions: str | Path | None = None,
     offline: bool = False,
@@ -64,9 +76,11 @@ def evaluate(
 
     Args:
         run: the run's folder; where neither a run nor a model is given, the newest run of ``task`` in ``runs``.
-        task: the task's name. A run knows its own; a checkpoint must be told.
+        task: the task's name, or that of own data (``reviews`` of reviews.csv). A run knows its own; a checkpoint must be told.
         model: a checkpoint instead of a run: a folder, one that `lorakit merge` wrote too, or a hub name.
         split: which rows; the task's validation splits by default.
+        file: a labelled file to score instead, with the columns and labels of the run's task; labels are matched by name.
+        by: a column of ``file``: the scores of each of its values too.
         weights: of a run, the ``last`` ones, or the ``best`` on the validation split.
         predictions: a file to write, with a row for each example; in GLUE's form for its test splits.
         offline: never touch the network.
@@ -86,51 +100,77 @@ def evaluate(
     """
     if run is not None and model is not None:
         raise UsageError("--run and --model exclude each other", valid="one of the two, or neither for the newest run")
-    if task is not None and task != CUSTOM:
-        tasks.get(task)
+    if file is None and by is not None:
+        raise UsageError("--by slices the rows of a file by one of its columns", valid="--by with --file")
+    if file is not None and split is not None:
+        raise UsageError("--file and --split exclude each other", valid="one of the two")
     if model is None:
-        classifier, data = open_run_for(task, run, weights, split, offline=offline, rank=rank)
+        classifier, data = open_run_for(task, run, weights, split, offline=offline, rank=rank, with_data=file is None)
     elif task is None:
         raise UsageError("a checkpoint does not say what it was trained for", valid="a task", hint="lorakit list tasks")
     elif rank is not None:
         raise UsageError("a checkpoint's adapters are folded in: it has no ranks to choose", valid="--rank with a run")
     else:
+        if task != CUSTOM:
+            tasks.get(task)
         data = load_task(TaskSection(name=task), seed=0, offline=offline)
         classifier = restore_checkpoint(str(model), data.task, offline=offline)
-    file = None if predictions is None else Path(predictions)
-    return evaluate_splits(classifier, data, choose_splits(data, split), file)
+    written = None if predictions is None else Path(predictions)
+    if file is None:
+        return evaluate_splits(classifier, data, choose_splits(data, split), written)
+    labelled = read_labelled(data.task, str(file), by, offline=offline)
+    return evaluate_splits(classifier, labelled.data, [labelled.name], written, by=by or "", values=labelled.values)
 
 
 def open_run_for(
-    task: str | None, run: str | Path | None, weights: str, split: str | None, *, offline: bool, rank: int | None
+    task: str | None,
+    run: str | Path | None,
+    weights: str,
+    split: str | None,
+    *,
+    offline: bool,
+    rank: int | None,
+    with_data: bool,
 ) -> tuple[TrainedClassifier, TaskData]:
-    """The run's model, of the newest run where none is named, and its data.
+    """The run's model, of the newest run where none is named, and its data, or its task alone without data.
 
     UsageError where it learnt another task, DataError where the split's rows are not the run's any more.
     """
-    path = newest_run(Path("runs"), task).path if run is None else Path(run)
-    restored = restore_run(path, weights, offline=offline, rank=rank)
+    path = newest_of(Path("runs"), task).path if run is None else Path(run)
+    restored = restore_run(path, weights, offline=offline, with_data=with_data, rank=rank)
     data = restored.parts.data
-    if task not in (None, data.task.name):
+    if task not in (None, data.task.name, data.task.known_as):
+        if task not in tasks:
+            raise unknown_task(Path("runs"), task)
         raise UsageError(
-            f"this run learnt {data.task.name}, not {task}", where=str(path), hint=command_line("eval", data.task.name)
+            f"this run learnt {data.task.name}, not {task}",
+            where=str(path),
+            hint=command_line("eval", data.task.known_as),
         )
-    splits = choose_splits(data, split)
-    with restored.loaded.locating_errors():
-        check_same_data(restored.run, data, splits)
-    if set(splits) & set(data.task.validation):
-        tell_seen(restored.run)
+    if with_data:
+        splits = choose_splits(data, split)
+        with restored.loaded.locating_errors():
+            check_same_data(restored.run, data, splits)
+        if set(splits) & set(data.task.validation):
+            tell_seen(restored.run)
     used = f"{weights} weights" if rank is None else f"{weights} weights, rank {rank}"
     outputs = list(range(data.task.num_labels))
     return TrainedClassifier(restored.adapted, restored.loaded.recipe, outputs, f"{path} ({used})"), data
 
 
 def evaluate_splits(
-    trained: TrainedClassifier, data: TaskData, splits: Sequence[str], predictions: Path | None
+    trained: TrainedClassifier,
+    data: TaskData,
+    splits: Sequence[str],
+    predictions: Path | None,
+    *,
+    by: str = "",
+    values: Sequence[str] | None = None,
 ) -> EvalResult:
     """Predict the splits, score those that have labels, write the predictions where they are wanted.
 
-    Metrics of the first split have their own names, those of further ones ``name/split``; the interval is the first's.
+    Metrics of the first split have their own names, those of further ones ``name/split``; the interval and the diagnosis are the
+    first's. values: what each of its rows has in the column ``by``.
     """
     from scipy.special import softmax
 
@@ -141,18 +181,24 @@ def evaluate_splits(
     length = adapted.backbone.longest_text(recipe.task.max_length)
     objective = put_on_device(adapted.model, recipe, regression=task.regression)
     scores: dict[str, float] = {}
-    bounds, rows = None, 0
+    slices: list[Slice] = []
+    bounds, found, rows = None, None, 0
     started = time.perf_counter()
     for split in splits:
         encoded = encode_split(data, split, adapted.backbone, length)
         logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)[:, trained.order]
         decisions = decide(task, logits)
+        chances = None if task.regression else softmax(logits, axis=1)
         rows += len(encoded)
         if encoded.labels is not None:
             scores |= of_split(score_logits(task, logits, encoded), split, splits)
-            bounds = bounds or interval(task, metric, decisions, encoded.labels.numpy())
+            if split == splits[0]:
+                references = encoded.labels.numpy()
+                bounds = interval(task, metric, decisions, references)
+                slices = [] if values is None else by_value(task, decisions, references, values)
+                if chances is not None:
+                    found = diagnose(task, chances, references, encoded.lengths, encoded.idx, data.splits[split])
         if predictions is not None:
-            chances = None if task.regression else softmax(logits, axis=1)
             write_predictions(predictions, task, encoded.idx, decisions, chances, split=split)
     return EvalResult(
         task=task.name,
@@ -164,6 +210,10 @@ def evaluate_splits(
         interval=bounds,
         seconds=time.perf_counter() - started,
         predictions=predictions,
+        name=task.known_as,
+        diagnosis=found,
+        by=by,
+        slices=slices,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -73,6 +74,7 @@ def prepare(
         sites_total=len(adapted.sites),
         next_tick=schedule.next_tick(0),
     )
+    decided: dict[str, np.ndarray] = {}
     training = Training(
         recipe=recipe,
         run=run,
@@ -85,11 +87,12 @@ def prepare(
         scheduler=make_scheduler(optimizer, recipe.training, schedule),
         schedule=schedule,
         loader=loader,
-        evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size),
+        evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size, decided),
         metric=main_metric(task),
         state=state,
         hooks=[*search, *updates, *([graphs] if graphs else []), *hooks],
         graphs=graphs,
+        decided=decided,
     )
     seed_dropout(recipe)
     return training

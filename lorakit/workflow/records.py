@@ -11,7 +11,7 @@ from typing import Any
 
 from lorakit.adapters.switching import ON
 from lorakit.artifacts.adapter_file import OURS, told_adapter
-from lorakit.artifacts.records import reading
+from lorakit.artifacts.records import number, reading
 from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.reporting.history import History, SiteRecord, named_sites, read_history, without_search
@@ -144,7 +144,19 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             search_seconds=float(summary.get("search_seconds", 0.0)),
             adapter_parameters=int(summary["adapter_parameters"]),
             head_parameters=int(summary["head_parameters"]),
+            warnings=list(summary.get("warnings", [])),
+            labels=task.labels,
+            confusion=read_confusion(summary.get("confusion"), len(task.labels)),
         )
+
+
+def read_confusion(counts: Any, classes: int) -> list[list[int]]:
+    """A confusion matrix as it was written, empty where there is none."""
+    if counts is None:
+        return []
+    if not isinstance(counts, list) or [len(line) for line in counts] != [classes] * classes:
+        raise ValueError(f"confusion is no table of {classes} by {classes}")
+    return [[int(number(count, "confusion", low=0, whole=True)) for count in line] for line in counts]
 
 
 def tell_origin(summary: Mapping[str, Any]) -> str:
@@ -164,8 +176,7 @@ def outcome_so_far(task: str, metric: str, metrics: Records, history: History) -
     best = max(scored, key=lambda record: sign * record["scores"][metric], default=none)
     last = scored[-1] if scored else none
     far = max(
-        [(record["step"], record["epoch"]) for record in metrics]
-        + [(tick.step, tick.epoch) for tick in history.ticks],
+        [(record["step"], record["epoch"]) for record in metrics] + [(tick.step, tick.epoch) for tick in history.ticks],
         default=(0, 0.0),
     )
     return Outcome(

@@ -23,7 +23,7 @@ from lorakit.reporting.figures import as_svg, save
 from lorakit.reporting.history import History
 from lorakit.reporting.page import Numbers, Page, Picture, render
 from lorakit.reporting.page_figures import drawings
-from lorakit.reporting.page_tables import tables
+from lorakit.reporting.page_tables import class_table, tables
 from lorakit.reporting.stability import Stability, measure_stability
 from lorakit.reporting.summary import Outcome, Passage, passages
 from lorakit.reporting.tables import duration, percent
@@ -110,7 +110,9 @@ def report(run: str | Path) -> ReportResult:
         svg = as_svg(drawing.figure, drawing.name)
         pictures.append(Picture(drawing.title, svg, drawing.alt, drawing.caption))
     page = folder.report / PAGE
-    write_text(page, render(lay_out(recorded, words, [*pictures, *tables(history, stability)])))
+    write_text(
+        page, render(lay_out(recorded, words, [*pictures, *class_table(recorded.outcome), *tables(history, stability)]))
+    )
     searched = bool(history.ticks)
     return ReportResult(
         run=folder.path,
@@ -119,9 +121,7 @@ def report(run: str | Path) -> ReportResult:
         outcome=recorded.outcome,
         search=recorded.loaded.recipe.search.method,
         proxy=history.ticks[-1].proxy if searched else "",
-        ticks=[
-            asdict(tick) | {"sites_on": on} for tick, on in zip(history.ticks, history.sites_on, strict=False)
-        ],
+        ticks=[asdict(tick) | {"sites_on": on} for tick, on in zip(history.ticks, history.sites_on, strict=False)],
         roles=by_role(history),
         layers=by_layer(history),
         thirds=by_third(history),

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from lorakit.artifacts.adapter_file import check_saved, save_adapter
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.provenance import Provenance
@@ -15,12 +17,15 @@ from lorakit.artifacts.warm_start import KEY
 from lorakit.errors import RunError
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.result import Result
+from lorakit.tasks.baselines import Baseline, below_words, collapse_warnings, one_class
+from lorakit.tasks.diagnosis import count_pairs
 from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import load_checkpoint
 from lorakit.training.hooks import Hook
 from lorakit.training.loop import train as run_loop
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.training import Training
+from lorakit.workflow.baselines import measure_baselines
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.prepare import prepare
 from lorakit.workflow.resume import check_same_recipe, choose_run, holding
@@ -28,6 +33,8 @@ from lorakit.workflow.same_data import check_same_base, check_same_data, remembe
 from lorakit.workflow.setup import assemble
 
 logger = logging.getLogger(__name__)
+
+MOST_CLASSES = 50  # whose confusion a summary holds
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,12 @@ class TrainResult(Result):
         seed: of the run.
         skipped_steps: steps left out because a gradient was not finite.
         seen: held-out texts that the weights it started from (``adapter.start``) were trained on.
+        name: what people call the task: its own name, of own data that of the file.
+        baselines: what simple classifiers get on the same rows (``evaluation.baselines``).
+        collapsed: whether the last weights answer one class for every row of the first validation split.
+        confusion: of the last evaluation, the rows of the first validation split by the label they have (down) and the label they got
+            (across), in the order of task.json; None for a number to predict, and above 50 classes.
+        warnings: what says that the training came to little: it collapsed, its loss never fell, or a baseline is better.
     """
 
     run_dir: Path
@@ -77,6 +90,11 @@ class TrainResult(Result):
     seed: int
     skipped_steps: int
     seen: int
+    name: str
+    baselines: list[Baseline]
+    collapsed: bool
+    confusion: list[list[int]] | None
+    warnings: list[str]
 
 
 def train(
@@ -125,6 +143,7 @@ def train(
             check_same_data(run, parts.data, parts.data.splits)
             check_same_base(run, parts.backbone)
     with holding(run, fresh=not resume):
+        baselines = measure_baselines(parts)
         training = prepare(loaded, parts, run, hooks, fresh=not resume)
         if resume:
             logger.info("resuming from %s", load_checkpoint(training))
@@ -135,7 +154,7 @@ def train(
         finally:
             if loaded.recipe.run.trackers:
                 training.accelerator.end_training()
-        result = summarise(training, parts)
+        result = summarise(training, parts, baselines)
         if training.accelerator.is_main_process:
             with FaultPoint("last adapter"):
                 save_adapter(training.adapted, run.weights("last"))
@@ -153,7 +172,7 @@ def remember_start(parts: Parts) -> Provenance:
     return provenance
 
 
-def summarise(training: Training, parts: Parts) -> TrainResult:
+def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> TrainResult:
     """What the run came to. Raises RunError where what is on is not what the budget allows."""
     adapted, state = training.adapted, training.state
     on = adapted.adapter_parameters()
@@ -162,6 +181,11 @@ def summarise(training: Training, parts: Parts) -> TrainResult:
             f"the run ended with {on:,} adapter parameters on, over its budget of {parts.budget.parameters:,}"
         )
     best = state.best or {}
+    if not training.decided:  # a run that was stopped after its last evaluation
+        training.evaluate()
+    first = parts.task.validation[0]
+    decided, references = training.decided[first], np.asarray(parts.data.splits[first]["label"])
+    losses = [record["loss"] for record in training.run.metrics() if "loss" in record]
     return TrainResult(
         run_dir=training.run.path,
         task=parts.task.name,
@@ -183,6 +207,16 @@ def summarise(training: Training, parts: Parts) -> TrainResult:
         seed=training.recipe.run.seed,
         skipped_steps=len(state.skipped),
         seen=seen_before(training.run),
+        name=parts.task.known_as,
+        baselines=baselines,
+        collapsed=not parts.task.regression and one_class(decided),
+        confusion=None
+        if parts.task.num_labels > MOST_CLASSES or parts.task.regression
+        else count_pairs(parts.task, decided, references),
+        warnings=[
+            *collapse_warnings(parts.task, decided, references, losses),
+            *below_words(training.metric, state.scores, baselines),
+        ],
     )
 
 

@@ -75,6 +75,10 @@ RESULTS: dict[str, dict[str, Any]] = {
         "head_parameters": 770,
         "sites_on": 2,
         "sites_total": 3,
+        "name": "rotten_tomatoes",
+        "baselines": [],
+        "collapsed": False,
+        "warnings": [],
     },
     "search": {
         "proxy": "gradnorm",
@@ -95,6 +99,10 @@ RESULTS: dict[str, dict[str, Any]] = {
         "interval": (0.7525, 0.8260),
         "seconds": 4.0,
         "predictions": None,
+        "name": "mrpc",
+        "diagnosis": None,
+        "by": "",
+        "slices": [],
     },
     "merge": {
         "out": Path("runs/mrpc-0/merged"),

@@ -21,6 +21,8 @@ def test_eval_hands_everything_on_and_prints_the_interval(cli, here, workflow):
         "task": "mrpc",
         "model": None,
         "split": "test",
+        "file": None,
+        "by": None,
         "weights": "best",
         "predictions": Path("p.tsv"),
         "offline": True,

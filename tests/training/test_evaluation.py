@@ -46,7 +46,7 @@ def test_decisions():
 def test_the_first_split_has_the_plain_names(bench: Bench, tmp_path: Path):
     training = bench.prepare(tmp_path)
     splits = {"near": training.loader.encoded, "far": training.loader.encoded}
-    scores = score_splits(training.model, TWO_SPLITS, splits, training.objective, 16)
+    scores = score_splits(training.model, TWO_SPLITS, splits, training.objective, 16, {})
     labels = training.loader.encoded.labels
     assert labels is not None
     guesses = predict_logits(training.model, training.loader.encoded, training.objective, 16).argmax(axis=1)

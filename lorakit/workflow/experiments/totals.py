@@ -20,7 +20,10 @@ NO_SETTINGS: Mapping[str, Mapping[str, Any]] = {}
 
 @dataclass(frozen=True)
 class ComparedRun(Result):
-    """One finished run: all its scores after the last epoch and after the best one, its parameters and its time in seconds."""
+    """One finished run: all its scores after the last epoch and after the best one, its parameters and its time in seconds.
+
+    collapsed: whether its last weights answer one class for every validation row.
+    """
 
     seed: int
     path: str
@@ -33,6 +36,11 @@ class ComparedRun(Result):
     epochs: float
     seconds: float
     search_seconds: float
+    collapsed: bool = False
+
+    def says_nothing(self, which: str) -> bool:
+        """Whether the ``last`` or ``best`` scores are those of one class for every row."""
+        return self.collapsed and getattr(self, which) == self.last
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,17 @@ class Totals(Result):
     search_overhead: float
     runs: list[ComparedRun]
 
+    @property
+    def collapsed(self) -> int:
+        """How many runs learnt nothing but one class."""
+        return sum(run.collapsed for run in self.runs)
+
 
 @dataclass(frozen=True)
 class ComparedArm(Totals):
     """The same with the differences to the first arm, over the seeds that both have.
 
-    None of the first itself, and where there are none in common.
+    None of the first itself, where there are none in common, and where all of both sides collapsed.
     """
 
     last_difference: Difference | None
@@ -85,6 +98,7 @@ def compared_run(entry: Entry) -> ComparedRun:
         epochs=summary["epochs"],
         seconds=summary["seconds"],
         search_seconds=summary.get("search_seconds", 0.0),
+        collapsed=summary.get("collapsed") is True,
     )
 
 
@@ -102,13 +116,15 @@ def compared_arm(arm: Arm, runs: Sequence[ComparedRun], reference: dict[int, Com
     pairs = [(run, reference[run.seed]) for run in runs if run.seed in reference]
 
     def difference(which: str) -> Difference | None:
+        if all(run.says_nothing(which) for pair in pairs for run in pair):
+            return None
         ours, theirs = ([getattr(run, which)[metric] for run in part] for part in zip(*pairs, strict=True))
         return paired_difference(ours, theirs)
 
     return ComparedArm(
         **vars(totals(arm.name, arm.recipe.model.name, runs, metric)),
-        last_difference=difference("last") if pairs else None,
-        best_difference=difference("best") if pairs else None,
+        last_difference=difference("last"),
+        best_difference=difference("best"),
     )
 
 
@@ -141,6 +157,7 @@ def warnings(arms: Sequence[Arm], compared: Sequence[ComparedArm]) -> list[str]:
     """What to know before believing the table."""
     there = {arm.name: arm for arm in compared}
     told = [f"{arm.name} has no finished run" for arm in arms if arm.name not in there]
+    told += [collapse_words(arm) for arm in compared if arm.collapsed]
     few = [f"{arm.name} {len(arm.runs)}" for arm in compared if len(arm.runs) < FEW]
     if few:
         told.append(f"fewer than {FEW} seeds, read the intervals with care: {', '.join(few)}")
@@ -151,6 +168,13 @@ def warnings(arms: Sequence[Arm], compared: Sequence[ComparedArm]) -> list[str]:
         if first is not None and arm is not first:
             told += differences(arm, first)
     return told
+
+
+def collapse_words(arm: Totals) -> str:
+    """Which runs of an arm learnt nothing."""
+    seeds = ", ".join(str(run.seed) for run in arm.runs if run.collapsed)
+    many = f"{arm.collapsed} of {len(arm.runs)} runs" if len(arm.runs) > 1 else "the run"
+    return f"{arm.name}: {many} collapsed to one class for every validation row (seed {seeds}), so differences to it mean little"
 
 
 def differences(arm: ComparedArm, first: ComparedArm) -> list[str]:

@@ -87,3 +87,20 @@ def test_csv_has_a_line_for_each_run(arms):
     }
     assert list(rows[0])[-1] == "path"
     assert float(rows[0]["best_accuracy"]) == 0.81
+
+
+def test_sides_that_collapsed_are_told_and_have_no_difference(arms):
+    """Of a and b all runs but one of b: their last scores are those of one class, and the best ones of two classes."""
+    for arm in arms[:2]:
+        for entry in arm.entries.values():
+            if (arm.name, entry.seed) != ("b", 3):
+                write_json(entry.run.path / "summary.json", {**entry.run.summary(), "collapsed": True})
+    a, b, _ = compared = side_by_side(arms, "f1")
+    assert (a.collapsed, b.collapsed) == (3, 3)
+    assert b.last_difference is None
+    assert b.best_difference is not None
+    told = [text for text in warnings(arms, compared) if "collapsed" in text]
+    assert told == [
+        "a: 3 of 3 runs collapsed to one class for every validation row (seed 0, 1, 2), so differences to it mean little",
+        "b: 3 of 4 runs collapsed to one class for every validation row (seed 0, 1, 2), so differences to it mean little",
+    ]

@@ -1,0 +1,155 @@
+"""What needs no fine-tuning: the most common class, words with logistic regression, fixed features with logistic regression.
+
+A classifier that does not beat these has learnt nothing that is worth its cost. Every draw is from a stream of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorakit.tasks.metrics import score
+from lorakit.tasks.task import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MAJORITY, TFIDF, FROZEN = "majority", "tfidf", "frozen"
+BASELINE_STREAM = 4  # keeps the draw of rows apart from the other draws
+TFIDF_ROWS, FROZEN_ROWS = 20_000, 2_000  # training rows, at most
+WORDS = 50_000  # words and pairs of words, at most
+ITERATIONS = 1_000
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A simple classifier on the same rows.
+
+    Attributes:
+        name: ``majority``, ``tfidf`` or ``frozen``.
+        title: what it is, for people.
+        scores: the task's metrics on the first validation split; empty where it could not be made.
+        note: which rows it was trained on, where not all, or why it could not be made.
+    """
+
+    name: str
+    title: str
+    scores: dict[str, float]
+    note: str = ""
+
+
+def majority(task: Task, train: NDArray[np.int64], validation: NDArray[np.int64]) -> Baseline:
+    """Always the most common class of the training rows (the first of equals). Labels: (n,)."""
+    most = int(np.bincount(train, minlength=task.num_labels).argmax())
+    title = f"always {task.labels[most]}"
+    return Baseline(MAJORITY, title, score(task, np.full_like(validation, most), validation))
+
+
+def tfidf(task: Task, train: Dataset, validation: Dataset) -> Baseline:
+    """Logistic regression on TF-IDF of words and pairs of words, over both texts of a pair."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    title = "TF-IDF, logistic regression"
+    rows, note = some_rows(len(train), TFIDF_ROWS)
+    labels = np.asarray(train["label"])[rows]
+    if problem := too_alike(labels):
+        return Baseline(TFIDF, title, {}, problem)
+    chosen = train.select(rows)
+    # Single letters are words too: many languages write without spaces, and some words have one letter.
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=WORDS, token_pattern=r"(?u)\b\w+\b")
+    model = make_pipeline(words, LogisticRegression(C=10.0, max_iter=ITERATIONS))
+    try:
+        model.fit(joined(chosen), labels)
+    except ValueError as error:
+        if "vocabulary" not in str(error):
+            raise
+        return Baseline(TFIDF, title, {}, "the texts hold no words")
+    return Baseline(TFIDF, title, score(task, model.predict(joined(validation)), np.asarray(validation["label"])), note)
+
+
+def frozen(
+    task: Task,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    validation: NDArray[np.float32],
+    references: NDArray[np.int64],
+    note: str,
+) -> Baseline:
+    """Logistic regression on features (n, width) that the model gives before any training, each scaled to mean 0, deviation 1."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    title = "frozen features, logistic regression"
+    if problem := too_alike(labels):
+        return Baseline(FROZEN, title, {}, problem)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=ITERATIONS))
+    model.fit(features, labels)
+    return Baseline(FROZEN, title, score(task, model.predict(validation), references), note)
+
+
+def some_rows(total: int, most: int) -> tuple[NDArray[np.int64], str]:
+    """At most ``most`` of ``total`` rows, in order, the same ones in every run; and a word where that is not all."""
+    if total <= most:
+        return np.arange(total), ""
+    drawn = np.random.default_rng(BASELINE_STREAM).permutation(total)[:most]
+    return np.sort(drawn), f"trained on {most:,} of {total:,} rows"
+
+
+def too_alike(labels: NDArray[Any]) -> str:
+    """Why nothing can be fitted to these labels; empty where it can."""
+    return "the training rows have one class alone" if len(np.unique(labels)) < 2 else ""
+
+
+def joined(split: Dataset) -> list[str]:
+    """The text of each row, the two of a pair one after the other."""
+    if "text_pair" not in split.column_names:
+        return list(split["text"])
+    return [f"{first} {second}" for first, second in zip(split["text"], split["text_pair"], strict=True)]
+
+
+def collapse_warnings(
+    task: Task, decisions: NDArray[np.int64], references: NDArray[np.int64], losses: Sequence[float]
+) -> list[str]:
+    """What says that a training came to nothing: one class for every row, no more right than the most common class, a loss that
+    did not fall.
+
+    decisions, references: (n,) of the validation split, numbers for regression; losses: the logged means, in order.
+    """
+    told = []
+    if not task.regression:
+        if one_class(decisions):
+            told.append(f"it answers '{task.labels[int(decisions[0])]}' for all {len(decisions):,} validation rows")
+        right = float(np.mean(decisions == references))
+        most, times = Counter(references.tolist()).most_common(1)[0]
+        if right <= times / len(references):
+            told.append(
+                f"{right:.4f} of the validation rows are right, and always answering '{task.labels[most]}' "
+                f"gets {times / len(references):.4f}"
+            )
+    if len(losses) > 1 and losses[-1] >= losses[0]:
+        told.append(
+            f"the loss never fell: {losses[0]:.4f} in the first line of metrics.jsonl, {losses[-1]:.4f} in the last"
+        )
+    return told
+
+
+def one_class(decisions: NDArray[np.int64]) -> bool:
+    """Whether all rows, where there is more than one, got one class."""
+    return len(decisions) > 1 and len(np.unique(decisions)) == 1
+
+
+def below_words(metric: str, last: Mapping[str, float], baselines: Sequence[Baseline]) -> list[str]:
+    """A sentence for each baseline that the last score does not reach."""
+    return [
+        f"{metric} {last[metric]:.4f} is below {found.title}: {found.scores[metric]:.4f}"
+        for found in baselines
+        if found.scores and last[metric] < found.scores[metric]
+    ]

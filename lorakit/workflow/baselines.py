@@ -1,0 +1,93 @@
+"""The baselines of a training, measured before it begins: they leave no trace in weights or random streams."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lorakit.tasks.baselines import FROZEN, FROZEN_ROWS, MAJORITY, TFIDF, Baseline, frozen, majority, some_rows, tfidf
+from lorakit.tasks.batching import Encoded, encode, evaluation_batches
+from lorakit.workflow.accelerator import this_process
+from lorakit.workflow.parts import Parts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+def measure_baselines(parts: Parts) -> list[Baseline]:
+    """Those of ``evaluation.baselines``, on the training rows as trained on and the first validation split.
+
+    None for a number to predict, and none in processes other than the first.
+    """
+    task, wanted = parts.task, parts.recipe.evaluation.baselines
+    if task.regression or not wanted or not this_process().is_main_process:
+        return []
+    train, validation = parts.data.splits["train"], parts.data.splits[task.validation[0]]
+    found = []
+    with without_trace():
+        if MAJORITY in wanted:
+            found.append(majority(task, np.asarray(train["label"]), np.asarray(validation["label"])))
+        if TFIDF in wanted:
+            found.append(tfidf(task, train, validation))
+        if FROZEN in wanted:
+            found.append(measure_frozen(parts))
+    for baseline in found:
+        if baseline.note:
+            logger.info("baseline %s: %s", baseline.title, baseline.note)
+    return found
+
+
+def measure_frozen(parts: Parts) -> Baseline:
+    """The model as it is loaded, before any adapter, with logistic regression on its features."""
+    split = parts.task.validation[0]
+    rows, note = some_rows(len(parts.data.splits["train"]), FROZEN_ROWS)
+    logger.info("baseline: features of %d training rows by the frozen model", len(rows))
+    chosen = parts.data.splits["train"].select(rows)
+    train, labels = features_of(parts, chosen, "train")
+    validation, references = features_of(parts, parts.data.splits[split], split)
+    return frozen(parts.task, train, labels, validation, references, note)
+
+
+def features_of(parts: Parts, rows: Dataset, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Features (n, width) and labels (n,) of rows."""
+    encoded = encode(rows, parts.backbone.tokenizer, parts.max_length, name)
+    return mean_features(parts, encoded), np.asarray(rows["label"])
+
+
+@torch.no_grad()
+def mean_features(parts: Parts, encoded: Encoded) -> NDArray[np.float32]:
+    """The mean of each row's last hidden states over its tokens, (rows, width), on the training's device."""
+    model, device = parts.backbone.model, this_process().device
+    home = next(model.parameters()).device
+    model.to(device)
+    features: list[NDArray[np.float32]] = []
+    order: list[int] = []
+    for rows in evaluation_batches(encoded.lengths, parts.recipe.evaluation.batch_size):
+        inputs = {name: tensor.to(device) for name, tensor in encoded.collate(rows).items() if name != "labels"}
+        states = model.base_model(**inputs).last_hidden_state.float()
+        mask = inputs["attention_mask"][:, -states.shape[1] :, None].float()
+        features.append(((states * mask).sum(1) / mask.sum(1)).cpu().numpy())
+        order += rows
+    model.to(home)
+    return np.concatenate(features)[np.argsort(order)]
+
+
+@contextmanager
+def without_trace() -> Iterator[None]:
+    """While this lasts nothing that is drawn moves the random streams of torch, numpy and Python."""
+    state, numbers = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numbers)
