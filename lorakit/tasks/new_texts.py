@@ -49,8 +49,7 @@ def open_texts(files: DataFiles, named: Sequence[str | None], known: Sequence[st
     Text files hold a text a line. Raises DataError about a column that is not there, and while rows are read, about what is no text.
     """
     if files.kind == TXT:
-        if any(named):
-            raise DataError("a text file has no columns to choose", where=files.name, hint="leave --text out")
+        refuse_names(named, files.name)
         lines = chain.from_iterable(file_lines(path, pair=pair) for path in files.paths)
         return NewTexts(files.name, NAMES[: 1 + pair], "line", lines)
     if named[1] and not pair:
@@ -63,6 +62,12 @@ def open_texts(files: DataFiles, named: Sequence[str | None], known: Sequence[st
     names = tuple(name for name in first.names if name.partition(".")[0] not in first.names or "." not in name)
     tables = files.tables(Columns((*wanted,), "", label_optional=True, others=names))
     return NewTexts(files.name, names, first.unit, table_rows(tables, wanted, names))
+
+
+def refuse_names(named: Sequence[str | None], name: str) -> None:
+    """Raise DataError about columns of what holds a text a line."""
+    if any(named):
+        raise DataError("lines have no columns to choose", where=name, hint="leave --text and --text-pair out")
 
 
 def no_text_column(path: str, name: str, names: Iterable[str], *, known: bool, option: int) -> DataError:

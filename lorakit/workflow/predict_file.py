@@ -16,7 +16,7 @@ from lorakit.errors import DataError, UsageError
 from lorakit.result import Result
 from lorakit.tasks.answer_files import answer_file, writer_of
 from lorakit.tasks.data_files import find_files
-from lorakit.tasks.new_texts import NewRow, NewTexts, open_texts, stream_texts
+from lorakit.tasks.new_texts import NewRow, NewTexts, open_texts, refuse_names, stream_texts
 from lorakit.tasks.table import SHOWN
 from lorakit.workflow.predict import Classifier, Prediction, load
 
@@ -90,6 +90,8 @@ def predict_file(
     target = None if out is None else Path(out)
     if target is not None:
         writer_of(target)
+    if files is None:
+        refuse_names((text, text_pair), "standard input")
     classifier = load(run, weights=weights, rank=rank)
     if abstain is not None and classifier.regression:
         raise UsageError("a number has no probability to abstain below", hint="leave --abstain out")
