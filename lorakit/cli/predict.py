@@ -95,7 +95,7 @@ def listener(
         answers.append(answer.to_dict())
 
     def show(answer: Prediction) -> None:
-        sys.stdout.write(line(answer, proba=proba) + "\n")
+        print(line(answer, proba=proba), flush=True)
 
     hear = show if out is None and not as_json else keep if out is None else None
     if quiet or not sys.stderr.isatty() or (hear is show and sys.stdout.isatty()):
