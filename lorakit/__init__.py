@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.merge import merge
     from lorakit.workflow.plan import plan
     from lorakit.workflow.predict import load, predict
+    from lorakit.workflow.predict_file import predict_file
     from lorakit.workflow.report import report
     from lorakit.workflow.search import search
     from lorakit.workflow.train import train
@@ -72,6 +73,7 @@ HOMES = {
     "plan": "lorakit.workflow.plan",
     "plan_sweep": "lorakit.workflow.experiments.sweep",
     "predict": "lorakit.workflow.predict",
+    "predict_file": "lorakit.workflow.predict_file",
     "report": "lorakit.workflow.report",
     "search": "lorakit.workflow.search",
     "sweep": "lorakit.workflow.experiments.sweep",
@@ -95,6 +97,7 @@ __all__ = [
     "plan",
     "plan_sweep",
     "predict",
+    "predict_file",
     "report",
     "search",
     "sweep",

@@ -1,18 +1,24 @@
-"""``lorakit predict``: a label for every line of a file or of standard input."""
+"""``lorakit predict``: a label for every row of a file or line of standard input."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 import lorakit
-from lorakit.cli.command import answer, envelope
-from lorakit.cli.options import AsJson, CutRank, Quiet, Weights
-from lorakit.errors import DataError
+from lorakit.cli.command import envelope
+from lorakit.cli.options import AsJson, CutRank, Force, Quiet, Weights, refuse_overwrite
+from lorakit.cli.output import console, say, write_json
+
+if TYPE_CHECKING:
+    from lorakit.workflow.predict import Prediction
+
+    OnAnswer = Callable[[Prediction], None]
 
 
 def predict(
@@ -21,55 +27,97 @@ def predict(
         str,
         typer.Argument(
             metavar="FILE|-",
-            help="One text per line, or two with a tab between them for a task of pairs; - reads standard input.",
+            help="A csv, tsv, json, jsonl or parquet file with the run's column of texts, packed or not, or a txt file with a text"
+            " per line (two with a tab between them for a task of pairs); - reads such lines from standard input.",
         ),
     ],
+    text: Annotated[
+        Optional[str], typer.Option("--text", metavar="COLUMN", help="The column of texts, where its name is another.")
+    ] = None,
+    text_pair: Annotated[
+        Optional[str], typer.Option("--text-pair", metavar="COLUMN", help="The same of the second texts of pairs.")
+    ] = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Write a .csv, .jsonl or .parquet file: FILE's columns, then label, probability and p(LABEL) of every label.",
+        ),
+    ] = None,
+    proba: Annotated[bool, typer.Option("--proba", help="Print the probability of every label.")] = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows computed at once.")] = 32,
+    abstain: Annotated[
+        Optional[float],
+        typer.Option(
+            "--abstain", metavar="BELOW", min=0.0, max=1.0, help="No label where the probability is below this."
+        ),
+    ] = None,
     weights: Weights = "last",
     rank: CutRank = None,
+    force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Label every line of a file: print the label and its probability, with a tab between them."""
+    """Label every row of a file: print its label and probability, with a tab between them, or write them into a file."""
     with envelope(quiet=quiet):
-        lines = texts(source)
-        predictions = lorakit.predict(run, lines, weights=weights, rank=rank)
-        if not predictions:
-            raise DataError("there is no line to label", where="standard input" if source == "-" else source)
-        rows = [{"text": each.text, "label": each.label, "probability": each.probability} for each in predictions]
-        answer({"run": str(run), "predictions": rows}, tell, as_json=as_json)
+        if out is not None:
+            refuse_overwrite(out, force=force)
+        answers: list[dict[str, Any]] = []
+        with listener(answers, proba=proba, as_json=as_json, out=out, quiet=quiet) as on_answer:
+            result = lorakit.predict_file(
+                run,
+                source,
+                text=text,
+                text_pair=text_pair,
+                out=out,
+                batch_size=batch_size,
+                abstain=abstain,
+                weights=weights,
+                rank=rank,
+                on_answer=on_answer,
+            )
+        if as_json:
+            write_json(result.to_dict() | ({} if out else {"predictions": answers}))
+        if abstain is not None:
+            say(f"{result.abstained:,} of {result.rows:,} rows have no label: their probability is below {abstain:g}")
+        if out is not None:
+            say(f"{result.rows:,} rows labelled: {out}")
 
 
-def tell(result: dict[str, Any]) -> None:
-    """Write a line for each text."""
-    for row in result["predictions"]:
-        probability = "" if row["probability"] is None else f"\t{row['probability']:.4f}"
-        sys.stdout.write(f"{row['label']}{probability}\n")
+@contextmanager
+def listener(
+    answers: list[dict[str, Any]], *, proba: bool, as_json: bool, out: Path | None, quiet: bool
+) -> Iterator[OnAnswer]:
+    """What hears of each answer: it is kept for JSON, printed, or counted on a terminal's bar while a file is written."""
+
+    def keep(answer: Prediction) -> None:
+        answers.append(answer.to_dict())
+
+    def show(answer: Prediction) -> None:
+        print(line(answer, proba=proba), flush=True)
+
+    hear = show if out is None and not as_json else keep if out is None else None
+    if quiet or not sys.stderr.isatty() or (hear is show and sys.stdout.isatty()):
+        yield hear or (lambda answer: None)
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("labelling"), BarColumn(), TextColumn("{task.completed:,.0f} rows"), TimeElapsedColumn())
+    with Progress(*columns, console=console(talk=True), transient=True) as progress:
+        bar = progress.add_task("labelling", total=None)
+
+        def count(answer: Prediction) -> None:
+            progress.advance(bar)
+            if hear is not None:
+                hear(answer)
+
+        yield count
 
 
-def texts(source: str) -> Iterator[str | tuple[str, str]]:
-    """The texts of a file, or of standard input for ``-``, read line by line; a tab makes a pair.
-
-    Raises DataError at once where the file is missing or a folder, and while reading where it is not UTF-8.
-    """
-    if source == "-":
-        return pairs(sys.stdin, "standard input")
-    path = Path(source)
-    if not path.is_file():
-        raise DataError("there is no such file", where=source, valid="a text file, or - for standard input")
-    return pairs(file_lines(path), source)
-
-
-def file_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, with a byte order mark or without."""
-    with path.open(encoding="utf-8-sig") as lines:
-        yield from lines
-
-
-def pairs(lines: Iterable[str], where: str) -> Iterator[str | tuple[str, str]]:
-    """Each line without its end, cut at its first tab where it has one. Raises DataError on bytes that are no text."""
-    try:
-        for line in lines:
-            first, tab, second = line.rstrip("\r\n").partition("\t")
-            yield (first, second) if tab else first
-    except UnicodeDecodeError as error:
-        raise DataError("this is not UTF-8 text", where=where, hint="convert the file to UTF-8") from error
+def line(answer: Prediction, *, proba: bool) -> str:
+    """``label TAB probability``, and with ``proba`` ``TAB name=probability`` for every label; an empty label is none."""
+    parts = [answer.label, *([] if answer.probability is None else [f"{answer.probability:.4f}"])]
+    if proba and answer.probabilities:
+        parts += [f"{name}={chance:.4f}" for name, chance in answer.probabilities.items()]
+    return "\t".join(parts)

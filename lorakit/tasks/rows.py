@@ -30,7 +30,7 @@ class Columns:
 
     text: one or two columns; regression: labels are numbers; label_optional: the file may come without labels; empty_text:
     texts may be empty (GLUE's QQP has some); idx: a column ``idx`` numbers the rows where there is one; keys, label_key: the
-    recipe keys that named the columns.
+    recipe keys that named the columns; others: columns to keep besides.
     """
 
     text: tuple[str, ...]
@@ -41,6 +41,7 @@ class Columns:
     idx: bool = False
     keys: tuple[str, ...] = ("", "")
     label_key: str = ""
+    others: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, task: Task, split: str) -> Columns:
@@ -51,7 +52,7 @@ class Columns:
     @property
     def names(self) -> tuple[str, ...]:
         """All that is read."""
-        return (*self.text, self.label, *(["idx"] if self.idx else []))
+        return (*self.text, self.label, *(["idx"] if self.idx else []), *self.others)
 
 
 @dataclass(frozen=True)

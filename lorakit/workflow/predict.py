@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.merge import read_merged
 from lorakit.errors import DataError, RunError, UsageError
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.result import Result
+from lorakit.tasks.new_texts import Text, is_blank
+from lorakit.tasks.table import short
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.restore import is_merged, restore_merged, restore_run
 
-Text = str | tuple[str, str]
+AHEAD = 16  # batches whose texts are read and sorted by length together, at most
 
 
 @dataclass(frozen=True)
@@ -27,69 +31,126 @@ class Prediction(Result):
 
     Attributes:
         text: the text, or the two texts of a pair.
-        label: its label; for regression the number.
-        probability: of that label, between 0 and 1; None for regression.
+        label: its label; for regression the number; empty where the text is blank, which has none.
+        probability: of that label, between 0 and 1; None for regression and for a blank text.
+        probabilities: of every label, in the order of the classifier's; None where probability is.
     """
 
     text: Text
     label: str
     probability: float | None
+    probabilities: dict[str, float] | None = None
 
 
 class Classifier:
-    """A trained model that labels text. model and tokenizer are the transformers objects, adapters in place."""
+    """A trained model that labels text.
 
-    def __init__(self, adapted: AdaptedModel, recipe: Recipe, *, pair: bool):
+    Attributes:
+        model: the transformers model, adapters in place.
+        tokenizer: that of transformers.
+        labels: the name of each output.
+        columns: what the run's data calls the column of texts, or the two of pairs; empty where that is not known.
+
+    A text without anything but blanks, or a pair of two such, has no label.
+    """
+
+    def __init__(self, adapted: AdaptedModel, recipe: Recipe, *, pair: bool, columns: tuple[str, ...] = ()):
         self.adapted = adapted
         self.model: Any = adapted.backbone.model
         self.tokenizer = adapted.backbone.tokenizer
         self.labels: dict[int, str] = self.model.config.id2label
         self.regression: bool = self.model.config.num_labels == 1
         self.max_length = adapted.backbone.longest_text(recipe.task.max_length)
-        self.pair = pair
+        self.pair, self.columns = pair, columns
         self.objective = put_on_device(self.model, recipe, regression=self.regression)
         self.model.eval()
 
-    def predict(self, texts: Iterable[Text], batch_size: int = 32) -> list[Prediction]:
-        """Label every text, in order; a pair of texts is a tuple."""
-        predictions: list[Prediction] = []
-        stream = iter(texts)
-        while batch := list(islice(stream, batch_size)):
-            self.check_texts(batch, len(predictions))
-            predictions += self.label_batch(batch)
-        return predictions
+    def predict(self, texts: Text | Iterable[Text], batch_size: int = 32) -> list[Prediction]:
+        """Label one text, or every one of several, in order; a pair of texts is a tuple."""
+        return list(self.stream(texts, batch_size))
 
-    def check_texts(self, batch: Sequence[Text], done: int) -> None:
-        """Refuse single texts where the task is pairs, and pairs where it is not."""
-        for place, text in enumerate(batch, start=done + 1):
-            if isinstance(text, tuple) != self.pair:
+    def stream(self, texts: Text | Iterable[Text], batch_size: int = 32) -> Iterator[Prediction]:
+        """The same one by one, in bounded memory: no more than AHEAD batches of texts are drawn before they are answered."""
+        for chunk, outputs in self.answered(texts, batch_size):
+            yield from map(self.prediction, chunk, outputs)
+
+    def predict_proba(self, texts: Text | Iterable[Text], batch_size: int = 32) -> NDArray[np.float32]:
+        """The probability of each label (rows, labels), in the order of ``labels``; NaN for a blank text.
+
+        Raises UsageError where the answer is a number.
+        """
+        if self.regression:
+            raise UsageError("this model predicts a number, which has no probabilities", hint="predict")
+        found = [outputs for _, outputs in self.answered(texts, batch_size)]
+        return np.concatenate([np.empty((0, len(self.labels)), np.float32), *found])
+
+    def answered(
+        self, texts: Text | Iterable[Text], batch_size: int
+    ) -> Iterator[tuple[list[Text], NDArray[np.float32]]]:
+        """Chunks of texts with what ``outputs`` says of them. The first is one batch, so that an answer comes soon."""
+        source, done, size = iter(self.several(texts)), 0, batch_size
+        if batch_size < 1:
+            raise UsageError(f"there are no batches of {batch_size} rows", valid="1 or more")
+        while chunk := list(islice(source, size)):
+            self.check(chunk, done)
+            yield chunk, self.outputs(chunk, batch_size)
+            done += len(chunk)
+            size = min(2 * size, AHEAD * batch_size) if batch_size > 1 else 1
+
+    def several(self, texts: Text | Iterable[Text]) -> Iterable[Text]:
+        """Texts, of which one alone is one."""
+        one = isinstance(texts, str) or (
+            self.pair and isinstance(texts, tuple) and all(isinstance(t, str) for t in texts)
+        )
+        return [texts] if one else texts  # type: ignore[list-item]
+
+    def check(self, chunk: Sequence[Text], done: int) -> None:
+        """Refuse what is no text, single texts where the task is pairs, and pairs where it is not."""
+        for place, text in enumerate(chunk, start=done + 1):
+            parts = text if isinstance(text, tuple) else (text,)
+            if not all(isinstance(part, str) for part in parts):
+                raise DataError(f"text {place} is none: {short(text)}", valid="a str, or a tuple of two for a pair")
+            if len(parts) != 1 + self.pair and not is_blank(text):
                 want = "two texts with a tab between them" if self.pair else "one text without a tab"
                 raise DataError(f"line {place} does not fit the task", valid=f"{want} on every line")
 
-    @torch.no_grad()
-    def label_batch(self, batch: Sequence[Text]) -> list[Prediction]:
-        """One batch."""
-        columns = list(zip(*batch, strict=True)) if self.pair else [batch]
-        inputs = self.tokenizer(
-            *[list(column) for column in columns],
-            truncation=True,
-            max_length=self.max_length,
-            padding=True,
-            return_tensors="pt",
-        )
-        logits = self.objective.logits(self.model, inputs).cpu()
-        if not logits.isfinite().all():
-            raise RunError(
-                "the model's outputs are not numbers: its weights are damaged, or its training diverged",
-                where=self.adapted.backbone.name,
+    @torch.inference_mode()
+    def outputs(self, chunk: Sequence[Text], batch_size: int) -> NDArray[np.float32]:
+        """Each label's probability (rows, labels), for regression the number (rows, 1); NaN for blank texts.
+
+        Batches are of texts about as long as each other, so that little is padded.
+        """
+        found = np.full((len(chunk), len(self.labels)), np.nan, np.float32)
+        rows = [row for row, text in enumerate(chunk) if not is_blank(text)]
+        if not rows:
+            return found
+        columns = list(zip(*(chunk[row] for row in rows), strict=True)) if self.pair else [[chunk[row] for row in rows]]
+        encoded = self.tokenizer(*map(list, columns), truncation=True, max_length=self.max_length)
+        lengths = [len(tokens) for tokens in encoded["input_ids"]]
+        order = sorted((place for place in range(len(rows)) if lengths[place]), key=lengths.__getitem__, reverse=True)
+        for first in range(0, len(order), batch_size):
+            batch = order[first : first + batch_size]
+            inputs = self.tokenizer.pad(
+                {name: [values[place] for place in batch] for name, values in encoded.items()}, return_tensors="pt"
             )
+            logits = self.objective.logits(self.model, inputs).cpu()
+            if not logits.isfinite().all():
+                raise RunError(
+                    "the model's outputs are not numbers: its weights are damaged, or its training diverged",
+                    where=self.adapted.backbone.name,
+                )
+            found[[rows[place] for place in batch]] = (logits if self.regression else logits.softmax(dim=-1)).numpy()
+        return found
+
+    def prediction(self, text: Text, outputs: NDArray[np.float32]) -> Prediction:
+        """What the outputs (labels,) say of a text."""
+        if np.isnan(outputs[0]):
+            return Prediction(text, "", None)
         if self.regression:
-            return [Prediction(text, f"{float(row[0]):.4f}", None) for text, row in zip(batch, logits, strict=True)]
-        chances = logits.softmax(dim=-1)
-        return [
-            Prediction(text, self.labels[int(row.argmax())], float(row.max()))
-            for text, row in zip(batch, chances, strict=True)
-        ]
+            return Prediction(text, f"{float(outputs[0]):.4f}", None)
+        best = int(outputs.argmax())
+        chances = {self.labels[place]: chance for place, chance in enumerate(outputs.tolist())}
+        return Prediction(text, self.labels[best], float(outputs[best]), chances)
 
 
 def load(path: str | Path, *, weights: str = "last", rank: int | None = None) -> Classifier:
@@ -115,7 +176,8 @@ def load(path: str | Path, *, weights: str = "last", rank: int | None = None) ->
     path = Path(path)
     if not is_merged(path):
         restored = restore_run(path, weights, with_data=False, rank=rank)
-        return Classifier(restored.adapted, restored.loaded.recipe, pair=restored.parts.task.pair)
+        task = restored.parts.task
+        return Classifier(restored.adapted, restored.loaded.recipe, pair=task.pair, columns=task.text)
     if rank is not None:
         raise UsageError("a merged model has no ranks to choose", where=str(path), valid="the run it was made from")
     recipe, record = Recipe(model=ModelSection(name=str(path))), read_merged(path)
@@ -124,13 +186,13 @@ def load(path: str | Path, *, weights: str = "last", rank: int | None = None) ->
 
 
 def predict(
-    run: str | Path, texts: Iterable[Text], *, weights: str = "last", rank: int | None = None
+    run: str | Path, texts: Text | Iterable[Text], *, weights: str = "last", rank: int | None = None
 ) -> list[Prediction]:
     """Label texts with a trained model.
 
     Args:
         run: a run's folder, or one that `lorakit merge` wrote.
-        texts: any number of texts; for a task on pairs, of tuples of two.
+        texts: one text, or any number of them; for a task on pairs, tuples of two.
         weights: of a run, the ``last`` ones, or the ``best`` on the validation split.
         rank: use the first so many rank units of each site alone, which a run of search.method=dylora is made for.
 

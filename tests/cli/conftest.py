@@ -143,10 +143,14 @@ class FakeWorkflow:
 
         return call
 
-    def predict(self, run: Path, lines: Any, *, weights: str, rank: int | None) -> list[Any]:
-        texts = list(lines)
-        self.calls.append(("predict", (run, texts, weights, rank), {}))
-        return [SimpleNamespace(text=text, label="positive", probability=0.875) for text in texts]
+    def predict_file(self, run: Path, source: str, *, on_answer: Callable[[Any], None], **options: Any) -> Result:
+        """Two answers."""
+        self.calls.append(("predict_file", (run, source), options))
+        chances = {"negative": 0.125, "positive": 0.875}
+        for text, label in (("a fine film", "positive"), ("a dull film", "")):
+            plain = {"text": text, "label": label, "probability": 0.875, "probabilities": chances}
+            on_answer(Result(**plain))
+        return Result(run=run, source=source, rows=2, blank=0, abstained=1, labels={"positive": 1})
 
     @property
     def call(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
@@ -160,7 +164,7 @@ def workflow(monkeypatch) -> FakeWorkflow:
     fake = FakeWorkflow()
     for name in RESULTS:
         monkeypatch.setattr(lorakit, name, fake.answer(name), raising=False)
-    monkeypatch.setattr(lorakit, "predict", fake.predict, raising=False)
+    monkeypatch.setattr(lorakit, "predict_file", fake.predict_file, raising=False)
     return fake
 
 

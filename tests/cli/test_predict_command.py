@@ -1,34 +1,58 @@
-import io
 import json
 from pathlib import Path
 
 import pytest
 
 
-def test_a_file_gives_a_line_per_line(cli, here, workflow):
-    (here / "texts.txt").write_text("a fine film\n\nfirst\tsecond\tthird\r\n", encoding="utf-8-sig")
-    ran = cli("predict", "runs/a", "texts.txt", "--weights", "best", "--rank", "2")
-    assert workflow.call[1] == (Path("runs/a"), ["a fine film", "", ("first", "second\tthird")], "best", 2)
-    assert ran.out == "positive\t0.8750\n" * 3
+def test_options_reach_the_function_and_answers_are_printed_as_they_come(cli, here, workflow):
+    ran = cli(
+        "predict", "runs/a", "texts.csv", "--text", "body", "--weights", "best", "--rank", "2", "--batch-size", "7"
+    )
+    name, args, options = workflow.call
+    assert (name, args) == ("predict_file", (Path("runs/a"), "texts.csv"))
+    assert options == {
+        "text": "body",
+        "text_pair": None,
+        "out": None,
+        "batch_size": 7,
+        "abstain": None,
+        "weights": "best",
+        "rank": 2,
+    }
+    assert ran.out == "positive\t0.8750\n\t0.8750\n"
 
 
-def test_standard_input_is_read(cli, here, workflow, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo"))
+def test_every_label_on_the_line(cli, here, workflow):
+    ran = cli("predict", "runs/a", "texts.csv", "--proba")
+    assert ran.out.splitlines()[0] == "positive\t0.8750\tnegative=0.1250\tpositive=0.8750"
+
+
+def test_json_is_one_object(cli, here, workflow):
     data = json.loads(cli("predict", "runs/a", "-", "--json").out)
-    assert [item["text"] for item in data["predictions"]] == ["one", "two"]
-    assert data["predictions"][0]["label"] == "positive"
+    assert (data["run"], data["rows"], data["abstained"]) == ("runs/a", 2, 1)
+    assert [item["text"] for item in data["predictions"]] == ["a fine film", "a dull film"]
+    assert data["predictions"][0]["probabilities"] == {"negative": 0.125, "positive": 0.875}
 
 
-@pytest.mark.parametrize("content", [b"", b"caf\xe9"])
-def test_nothing_to_read_and_no_text_are_one_clear_error(cli, here, workflow, content):
-    (here / "texts.txt").write_bytes(content)
-    ran = cli("predict", "runs/a", "texts.txt")
-    assert (ran.code, ran.out) == (2, "")
-    assert "texts.txt" in ran.err
+def test_a_file_of_answers_leaves_standard_output_empty(cli, here, workflow):
+    ran = cli("predict", "runs/a", "texts.csv", "--out", "answers.csv", "--abstain", "0.9")
+    assert ran.out == ""
+    assert "1 of 2 rows have no label: their probability is below 0.9" in ran.err
+    assert "2 rows labelled: answers.csv" in ran.err
+    (here / "answers.csv").write_text("mine")
+    ran = cli("predict", "runs/a", "texts.csv", "--out", "answers.csv")
+    assert ran.code == 2
+    assert "exists already" in ran.err
+    assert len(workflow.calls) == 1
 
 
-def test_a_missing_file_is_told_before_anything_is_loaded(cli, here, workflow):
+@pytest.mark.parametrize("option", [("--batch-size", "0"), ("--abstain", "1.5")])
+def test_options_out_of_range(cli, here, workflow, option):
+    assert cli("predict", "runs/a", "texts.csv", *option).code == 2
+    assert workflow.calls == []
+
+
+def test_a_missing_file_is_told_before_anything_is_loaded(cli, here):
     ran = cli("predict", "runs/a", "texts.txt")
     assert ran.code == 2
-    assert "no such file" in ran.err
-    assert workflow.calls == []
+    assert "there is no file texts.txt" in ran.err

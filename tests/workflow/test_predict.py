@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.runs import Bench, make_rows
 
 import lorakit
-from lorakit.errors import DataError, LorakitError
+from lorakit.errors import DataError, LorakitError, UsageError
+from lorakit.workflow.predict import AHEAD
 from lorakit.workflow.train import TrainResult
 
 TEXTS = [row["sentence"] for row in make_rows(50, seed=9)]
@@ -38,7 +42,70 @@ def test_any_iterable_will_do(finished: TrainResult):
         "text": TEXTS[0],
         "label": expected[0].label,
         "probability": expected[0].probability,
+        "probabilities": expected[0].probabilities,
     }
+
+
+def test_one_string_is_one_text(bench: Bench, finished: TrainResult):
+    classifier = lorakit.load(finished.run_dir)
+    (alone,) = classifier.predict("good")
+    assert alone == classifier.predict(["good"])[0]
+    assert [each.text for each in classifier.predict(("good", "bad"))] == ["good", "bad"]
+    pairs = lorakit.load(bench.train("training.max_steps=1", kind="pair").run_dir)
+    (pair,) = pairs.predict(("good", "film"))
+    assert pair == pairs.predict([("good", "film")])[0]
+    with pytest.raises(DataError, match="text 2 is none: None"):
+        classifier.predict(["good", None])  # type: ignore[list-item]
+
+
+def test_all_probabilities(finished: TrainResult):
+    """Against transformers, one text at a time."""
+    classifier = lorakit.load(finished.run_dir)
+    chances = classifier.predict_proba(TEXTS, batch_size=4)
+    assert chances.shape == (len(TEXTS), 2)
+    for text, row, each in zip(TEXTS, chances, classifier.predict(TEXTS, batch_size=7), strict=True):
+        with torch.no_grad():
+            logits = classifier.model(**classifier.tokenizer(text, return_tensors="pt")).logits[0]
+        expected = logits.softmax(-1).tolist()
+        assert row.tolist() == pytest.approx(expected, rel=1e-4)
+        assert each.probabilities == pytest.approx(dict(zip(("happy", "plain"), expected, strict=True)), rel=1e-4)
+    assert classifier.predict_proba([]).shape == (0, 2)
+
+
+def test_a_stream_is_not_drawn_whole(finished: TrainResult):
+    drawn = []
+
+    def endless() -> Iterator[str]:
+        for text in cycle(TEXTS):
+            drawn.append(text)
+            yield text
+
+    classifier = lorakit.load(finished.run_dir)
+    answers = classifier.stream(endless(), batch_size=4)
+    assert next(answers).text == TEXTS[0]
+    assert len(drawn) == 4
+    for number in range(1, 400):
+        assert next(answers).text == TEXTS[number % len(TEXTS)]
+        assert len(drawn) <= number + 4 * AHEAD
+    one = classifier.stream(endless(), batch_size=1)
+    drawn.clear()
+    for number in range(3):
+        next(one)
+        assert len(drawn) == number + 1
+
+
+def test_blank_texts_have_no_label(bench: Bench, finished: TrainResult):
+    classifier = lorakit.load(finished.run_dir)
+    texts = [TEXTS[0], "", " \t ", TEXTS[1]]
+    first, *blank, last = classifier.predict(texts, batch_size=1)
+    assert [(each.label, each.probability, each.probabilities) for each in blank] == [("", None, None)] * 2
+    assert (first.text, last.text) == (TEXTS[0], TEXTS[1])
+    assert np.isnan(classifier.predict_proba(texts)).tolist() == [[False] * 2, [True] * 2, [True] * 2, [False] * 2]
+
+
+def test_a_number_has_no_probabilities(bench: Bench):
+    with pytest.raises(UsageError, match="predicts a number"):
+        lorakit.load(bench.train(kind="number").run_dir).predict_proba(TEXTS)
 
 
 def test_long_texts_are_cut_as_in_training(bench: Bench):

@@ -1,0 +1,159 @@
+"""``lorakit predict``: the rows of a file, labelled one after the other, in bounded memory."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+from lorakit.errors import DataError, UsageError
+from lorakit.result import Result
+from lorakit.tasks.answer_files import answer_file, writer_of
+from lorakit.tasks.data_files import find_files
+from lorakit.tasks.new_texts import NewRow, NewTexts, open_texts, refuse_names, stream_texts
+from lorakit.tasks.table import SHOWN
+from lorakit.workflow.predict import Classifier, Prediction, load
+
+logger = logging.getLogger(__name__)
+
+STDIN = "-"
+ANSWERS = ("label", "probability")
+
+
+@dataclass
+class FilePredictions(Result):
+    """What became of a file's rows.
+
+    Attributes:
+        run: the run or merged folder.
+        source: the file, or ``-``.
+        out: the file of answers, None where there is none.
+        rows: how many there were.
+        labels: how often each label was the answer; empty for regression.
+        blank: rows without text, which have no label.
+        abstained: rows whose probability was below ``abstain``, which have none either.
+    """
+
+    run: str
+    source: str
+    out: Path | None
+    rows: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    blank: int = 0
+    abstained: int = 0
+
+
+def predict_file(
+    run: str | Path,
+    source: str | Path,
+    *,
+    text: str | None = None,
+    text_pair: str | None = None,
+    out: str | Path | None = None,
+    batch_size: int = 32,
+    abstain: float | None = None,
+    weights: str = "last",
+    rank: int | None = None,
+    on_answer: Callable[[Prediction], None] | None = None,
+) -> FilePredictions:
+    """Label every row of a file, in order.
+
+    Args:
+        run: a run's folder, or one that `lorakit merge` wrote.
+        source: a csv, tsv, json, jsonl or parquet file, packed or not, a folder of shards or a pattern, with the columns that the
+            run's data has; a txt file with a text a line; or ``-`` for the lines of standard input. Labels are not needed.
+        text: the column of texts, where it has another name.
+        text_pair: the column of second texts, where it has another name.
+        out: a csv, jsonl or parquet file for the answers, by suffix: all columns of the source, and after them ``label``,
+            ``probability`` and for each label ``p(label)``; where the source has such a column, ours is ``predicted_label``.
+        batch_size: rows computed at once.
+        abstain: no label for rows whose probability is below this.
+        weights: of a run, the ``last`` ones, or the ``best`` on the validation split.
+        rank: use the first so many rank units of each site alone.
+        on_answer: called with each answer as it comes.
+
+    Returns:
+        How many rows there were, and what they were labelled. A row without text has an empty label, and no probability.
+
+    Raises:
+        UsageError: where there is no run, or the answers cannot be written.
+        DataError: for files that cannot be read, lack the column, or have no rows.
+        RunError: for a run that is not trained yet, or whose files are damaged.
+    """
+    files = None if source == STDIN else find_files(str(source), "FILE", labelled=False)
+    target = None if out is None else Path(out)
+    if target is not None:
+        writer_of(target)
+    if files is None:
+        refuse_names((text, text_pair), "standard input")
+    classifier = load(run, weights=weights, rank=rank)
+    if abstain is not None and classifier.regression:
+        raise UsageError("a number has no probability to abstain below", hint="leave --abstain out")
+    if files is None:
+        texts = stream_texts(sys.stdin, "standard input", pair=classifier.pair)
+    else:
+        texts = open_texts(files, (text, text_pair), classifier.columns, pair=classifier.pair)
+    result = FilePredictions(str(run), str(source), target)
+    columns = answer_columns(classifier, texts.names)
+    blank: list[int] = []
+    with answer_file(target, columns) if target else nullcontext(None) as write:
+        for row, answer in answered(classifier, texts, batch_size):
+            if not answer.label:
+                result.blank += 1
+                blank += [row.number] if result.blank <= SHOWN else []
+            elif abstain is not None and answer.probability is not None and answer.probability < abstain:
+                answer = replace(answer, label="")
+                result.abstained += 1
+            elif not classifier.regression:
+                result.labels[answer.label] += 1
+            result.rows += 1
+            if write is not None:
+                write((*row.values, *answer_values(answer, classifier)))
+            if on_answer is not None:
+                on_answer(answer)
+        if not result.rows:
+            raise DataError("there is no row to label", where=texts.name)
+    tell_blank(result.blank, blank, texts)
+    return result
+
+
+def answered(classifier: Classifier, texts: NewTexts, batch_size: int) -> Iterator[tuple[NewRow, Prediction]]:
+    """Each row with its answer."""
+    ahead, rows = tee(texts.rows)
+    answers = classifier.stream((row.text for row in ahead), batch_size)
+    return ((row, answer) for answer, row in zip(answers, rows, strict=True))
+
+
+def answer_columns(classifier: Classifier, names: Sequence[str]) -> list[str]:
+    """All columns of the file of answers; one of ours that the source has too is called differently, and that is said."""
+    ours = (
+        list(ANSWERS[:1])
+        if classifier.regression
+        else [*ANSWERS, *(f"p({label})" for label in classifier.labels.values())]
+    )
+    free = [name if name not in names else f"predicted_{name}" for name in ours]
+    if clash := [name for name in ours if name in names]:
+        logger.warning("the file has a column %s: the answers are in predicted_%s", clash[0], clash[0])
+    return [*names, *free]
+
+
+def answer_values(answer: Prediction, classifier: Classifier) -> list[Any]:
+    """The values of our columns; None for what there is not."""
+    if classifier.regression:
+        return [float(answer.label) if answer.label else None]
+    chances = answer.probabilities or dict.fromkeys(classifier.labels.values())
+    return [answer.label or None, answer.probability, *chances.values()]
+
+
+def tell_blank(count: int, first: Sequence[int], texts: NewTexts) -> None:
+    """Say which rows have no text."""
+    if count:
+        shown = ", ".join(map(str, first)) + (f" and {count - len(first):,} more" if count > len(first) else "")
+        which = "row has" if count == 1 else "rows have"
+        logger.warning("%s: %d %s no text and got no label (%s %s)", texts.name, count, which, texts.unit, shown)

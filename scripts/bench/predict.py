@@ -1,0 +1,112 @@
+"""Rows per second of `lorakit predict` beside a plain transformers loop that sorts by length, on short rows, in one process.
+
+    python scripts/bench/predict.py --out results/bench
+
+A run of the bundled encoder is trained for two steps (what it answers does not matter) and merged, so that both sides compute the
+same. The rows are sentences of the bundled reviews in a csv. Sides: `predict_file`, from the csv to a csv of answers; `stream`,
+texts in memory; `plain`, texts in memory through AutoModelForSequenceClassification in batches of 32, all sorted by length; and
+`unsorted`, the same in the file's order. Each repeat runs all sides, in an order that turns. Loading is left out on every side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from measuring import ratio, timed, turned
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import lorakit
+from lorakit.artifacts.files import write_json
+from lorakit.artifacts.run import environment
+from lorakit.recipe.load import load_recipe
+from lorakit.tasks.sources import load_task
+from lorakit.workflow import predict_file as files
+
+SMALL = (
+    "search.method=none",
+    "adapter.shortcuts=[]",
+    "training.max_steps=2",
+    "task.max_train_rows=64",
+    "task.max_eval_rows=32",
+)
+BATCH = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=600)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        seconds = measure(Path(name), options.rows, options.repeats)
+    speed = {side: [options.rows / each for each in times] for side, times in seconds.items()}
+    report: dict[str, Any] = {
+        "rows per second": speed,
+        "beside plain": {side: ratio(speed[side], speed["plain"]) for side in speed if side != "plain"},
+        "environment": environment(),
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "predict.json", report)
+    print(json.dumps(report["beside plain"], indent=1))
+    for side, each in speed.items():
+        print(f"{side:14}{sorted(each)[len(each) // 2]:8.0f} rows per second")
+
+
+def measure(folder: Path, rows: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each side, by repeat; one more is not counted."""
+    loaded = load_recipe("demo", [*SMALL, "run.offline=true"])
+    texts = load_task(load_recipe("demo", ["run.offline=true"]).recipe.task, seed=0, offline=True)
+    sentences = texts.splits["train"]["text"][:rows]
+    merged = lorakit.merge(lorakit.train(loaded, run_dir=folder / "run").run_dir).out
+    source = folder / "rows.csv"
+    with source.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text",), *((sentence,) for sentence in sentences)])
+    classifier = lorakit.load(merged)
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(merged).eval(),
+        AutoTokenizer.from_pretrained(merged),
+    )
+    model.to(classifier.model.device)
+    with mock.patch.object(files, "load", return_value=classifier):
+        sides: dict[str, Callable[[], Any]] = {
+            "predict_file": lambda: lorakit.predict_file(merged, source, out=folder / "out.csv", batch_size=BATCH),
+            "stream": lambda: list(classifier.stream(sentences, BATCH)),
+            "plain": lambda: plain(model, tokenizer, sentences, classifier.max_length, by_length=True),
+            "unsorted": lambda: plain(model, tokenizer, sentences, classifier.max_length, by_length=False),
+        }
+        seconds: dict[str, list[float]] = {side: [] for side in sides}
+        for number in range(1 + repeats):
+            for side in turned(list(sides), number):
+                took = timed(sides[side])
+                if number:
+                    seconds[side].append(took)
+    return seconds
+
+
+@torch.inference_mode()
+def plain(model: Any, tokenizer: Any, texts: list[str], longest: int, *, by_length: bool) -> list[list[float]]:
+    """Every text's probabilities, as one would write it by hand."""
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row])) if by_length else list(range(len(texts)))
+    answers: list[list[float]] = [[]] * len(texts)
+    for first in range(0, len(order), BATCH):
+        rows = order[first : first + BATCH]
+        inputs = tokenizer(
+            [texts[row] for row in rows], truncation=True, max_length=longest, padding=True, return_tensors="pt"
+        )
+        chances = model(**inputs.to(model.device)).logits.softmax(-1)
+        for row, each in zip(rows, chances.tolist(), strict=True):
+            answers[row] = each
+    return answers
+
+
+if __name__ == "__main__":
+    main()
