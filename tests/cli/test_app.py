@@ -1,3 +1,4 @@
+import errno
 import os
 import pkgutil
 import resource
@@ -161,9 +162,13 @@ def test_a_place_that_cannot_be_written_is_one_message(cli, here, workflow):
     assert ran.err == "error: runs/small-0: Permission denied\n"
 
 
-def test_a_name_that_is_too_long_is_one_message(cli, here):
+def test_a_name_that_is_too_long_is_one_message(cli, here, workflow):
     ran = cli("plan", "n" * 300 + "/recipe.yaml")
-    assert (ran.code, ran.err) == (1, f"error: {'n' * 300}/recipe.yaml: File name too long\n")
+    assert ran.code == 2
+    assert ran.err.startswith(f"error: {'n' * 300}/recipe.yaml: there is no such file\n")
+    workflow.raises = OSError(errno.ENAMETOOLONG, "File name too long", "n" * 300)
+    ran = cli("train", "small.yaml", "--quiet")
+    assert (ran.code, ran.err) == (1, f"error: {'n' * 300}: File name too long\n")
 
 
 def test_an_error_of_our_own_keeps_its_traceback(here, workflow):
