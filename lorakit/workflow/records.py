@@ -164,8 +164,7 @@ def outcome_so_far(task: str, metric: str, metrics: Records, history: History) -
     best = max(scored, key=lambda record: sign * record["scores"][metric], default=none)
     last = scored[-1] if scored else none
     far = max(
-        [(record["step"], record["epoch"]) for record in metrics]
-        + [(tick.step, tick.epoch) for tick in history.ticks],
+        [(record["step"], record["epoch"]) for record in metrics] + [(tick.step, tick.epoch) for tick in history.ticks],
         default=(0, 0.0),
     )
     return Outcome(

@@ -119,9 +119,7 @@ def report(run: str | Path) -> ReportResult:
         outcome=recorded.outcome,
         search=recorded.loaded.recipe.search.method,
         proxy=history.ticks[-1].proxy if searched else "",
-        ticks=[
-            asdict(tick) | {"sites_on": on} for tick, on in zip(history.ticks, history.sites_on, strict=False)
-        ],
+        ticks=[asdict(tick) | {"sites_on": on} for tick, on in zip(history.ticks, history.sites_on, strict=False)],
         roles=by_role(history),
         layers=by_layer(history),
         thirds=by_third(history),
