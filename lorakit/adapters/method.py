@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """A named preset, with what `lorakit show` tells about it. The axes are explained in ``AdapterSpec``."""
+    """A named preset over the axes of ``AdapterSpec``, with what `lorakit show` tells about it."""
 
     name: str
     """What recipes call it."""
@@ -32,11 +32,17 @@ class Method:
     source: str
     """Paper and section."""
     delta: str = "low_rank"
+    """What dW is made of."""
     init: str = "kaiming"
+    """Where it starts."""
     scale: str = "lora"
+    """The rule for s."""
     trainable: str = "all"
+    """The roles that train."""
     decomposition: str = "none"
+    """magnitude or none."""
     lr_ratio: float = 1.0
+    """The learning rate of B over that of A."""
     targets: tuple[str, ...] = ("q", "v")
     """The projections it usually sits on: roles, where the recipe names none."""
     rank: int = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.util
 import json
@@ -27,6 +28,7 @@ from lorakit.tasks.cache import sha256_of
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR)  # for what the hub has
 INDEX = "model.safetensors.index.json"
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.codes", "*.tiktoken", "*.jinja"]
 SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
@@ -204,7 +206,8 @@ def hub_error(error: Exception, name: str, revision: str | None, *, offline: boo
         )
     if isinstance(error, RevisionNotFoundError):
         return RecipeError(f"'{name}' has no revision '{revision}'", key="model.revision", hint=f"see {page}")
-    if isinstance(error, LocalEntryNotFoundError) and offline:
+    homeless = isinstance(error, RuntimeError) and "home directory" in str(error)
+    if offline and (homeless or isinstance(error, LocalEntryNotFoundError)):
         return RecipeError(
             f"'{name}' is not in the local cache, and this run is offline",
             key="model.name",
@@ -212,8 +215,10 @@ def hub_error(error: Exception, name: str, revision: str | None, *, offline: boo
             hint=f"run `hf download {name}` where there is a network, or go online (run.offline=false, HF_HUB_OFFLINE unset)",
         )
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    no_place = homeless or (isinstance(error, OSError) and error.errno in NO_PLACE)
     return RunError(
         f"'{name}' could not be fetched from the Hugging Face hub: {first}",
         key="model.name",
-        hint="check the network; or name a local folder or bundled:minilm, which need none",
+        hint=f"{'HF_HOME=a folder with room, that may be written' if no_place else 'check the network'}; "
+        "or name a local folder or bundled:minilm, which need none",
     )

@@ -147,8 +147,26 @@ def test_no_network(hub):
     offline = problem_of("roberta-base", offline=True)
     assert "not in the local cache, and this run is offline" in offline.what
     assert "hf download roberta-base" in offline.hint
-    hub.answer = OSError(28, "No space left on device")
-    assert "No space left" in problem_of("roberta-base", kind=RunError).what
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device", "/home/somebody/.cache"),
+        PermissionError(13, "Permission denied", "/home/somebody/.cache"),
+        RuntimeError("Could not determine home directory."),
+    ],
+)
+def test_no_place_for_what_the_hub_has(hub, error):
+    hub.answer = error
+    problem = problem_of("roberta-base", kind=RunError)
+    assert str(error) in problem.what
+    assert "HF_HOME=" in problem.hint
+
+
+def test_offline_a_user_without_a_home_has_an_empty_cache(hub):
+    hub.answer = RuntimeError("Could not determine home directory.")
+    assert "not in the local cache" in problem_of("roberta-base", offline=True).what
 
 
 def test_the_real_client_offline_with_an_empty_cache(monkeypatch, tmp_path):

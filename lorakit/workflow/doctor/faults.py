@@ -144,7 +144,7 @@ def run_process(loaded: LoadedRecipe, folder: Path, *, resume: bool = False, kil
     notes = folder.with_name(f"{folder.name}.notes")
     notes.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "lorakit.tasks.metric_modules", "lorakit.reporting.drawings"])
+    context.set_forkserver_preload([__name__, "lorakit.tasks.metric_modules", "lorakit.reporting.page_figures"])
     process = context.Process(target=work, args=(loaded, folder, resume, kill, notes))
     process.start()
     try:

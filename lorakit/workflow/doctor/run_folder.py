@@ -24,7 +24,6 @@ from lorakit.workflow.records import check_metric, check_numbers, check_tick, re
 from lorakit.workflow.restore import restore_run
 
 Look = Callable[[Run], Finding]
-ANEW = "train anew: lorakit train {run}/recipe.yaml"
 
 
 def check_run(path: Path) -> list[Check]:
@@ -123,7 +122,7 @@ def whole_lines(run: Run, name: str, read: int) -> Finding:
         return Finding(
             f"{count(read)} records and one that was cut short", WARNING, "nothing to do: resuming writes it anew"
         )
-    return Finding(f"line {read + 1} of {lines} cannot be read", FAILED, ANEW.format(run=run.path))
+    return Finding(f"line {read + 1} of {lines} cannot be read", FAILED, train_anew(run))
 
 
 def adapter(run: Run, which: str) -> Finding:
@@ -131,7 +130,7 @@ def adapter(run: Run, which: str) -> Finding:
     path = run.weights(which)
     if not path.is_dir():
         if run.finished and (which == "last" or "best_step" in run.summary()):
-            raise RunError("is missing", where=str(path), hint=ANEW.format(run=run.path))
+            raise RunError("is missing", where=str(path), hint=train_anew(run))
         return Finding("none" if run.finished or untrained(run) else "not written yet", SKIPPED)
     tensors = dict(saved_tensors(path))
     told, sites = read_json(path / OURS), told_sites(path)
@@ -187,10 +186,10 @@ def checkpoints(run: Run) -> Finding:
         return Finding(
             told,
             FAILED if fatal else WARNING,
-            ANEW.format(run=run.path) if fatal else "nothing to do: it is passed over",
+            train_anew(run) if fatal else "nothing to do: it is passed over",
         )
     if not found and not run.finished and not untrained(run):
-        return Finding("none: there is nothing to resume from", WARNING, ANEW.format(run=run.path))
+        return Finding("none: there is nothing to resume from", WARNING, train_anew(run))
     return Finding(", ".join(path.name for path in found) + (": as they were written" if found else "none"))
 
 
@@ -236,4 +235,9 @@ def resume(run: Run) -> str:
     """What goes on with the run."""
     if any(intact(path) for path in all_checkpoints(run.checkpoints)):
         return command_line("train", run.path, "--resume")
-    return ANEW.format(run=run.path)
+    return train_anew(run)
+
+
+def train_anew(run: Run) -> str:
+    """What to do where nothing of a run can be gone on from."""
+    return f"train anew: {command_line('train', run.recipe)}"
