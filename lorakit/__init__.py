@@ -17,6 +17,7 @@ There is a function for each command of the command line, and each has its own h
 
     evaluate           the scores of a run or a checkpoint
     load, predict      label new text
+    predict_file       label the rows of a file
     report             a run as one page, with figures and plain words
     merge              a run -> a plain Hugging Face checkpoint
     export             a run -> an adapter for PEFT

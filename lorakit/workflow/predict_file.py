@@ -85,6 +85,10 @@ def predict_file(
         UsageError: where there is no run, or the answers cannot be written.
         DataError: for files that cannot be read, lack the column, or have no rows.
         RunError: for a run that is not trained yet, or whose files are damaged.
+
+    Example:
+        >>> lorakit.predict_file("runs/demo-0", "new.csv", out="labelled.csv").rows       # doctest: +SKIP
+        600
     """
     files = None if source == STDIN else find_files(str(source), "FILE", labelled=False)
     target = None if out is None else Path(out)

@@ -21,8 +21,11 @@ Reader = Callable[[Path, Path], Any]
 
 def labelled(folder: Path, out: Path) -> None:
     for prediction in lorakit.load(folder).predict(TEXTS):
-        assert prediction.probability is not None
-        assert math.isfinite(prediction.probability)
+        if prediction.text.strip():
+            assert prediction.probability is not None
+            assert math.isfinite(prediction.probability)
+        else:
+            assert (prediction.label, prediction.probability) == ("", None)
 
 
 def make_readers(bench: Bench, other: Path) -> dict[str, Reader]:
