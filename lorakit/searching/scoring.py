@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,6 +12,18 @@ import torch
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.gradient_checkpointing import recompute_in_eval_mode
 from lorakit.adapters.switching import ON
+
+
+@contextmanager
+def streams_kept(devices: Sequence[torch.device] | None = None) -> Iterator[None]:
+    """Whatever is drawn meanwhile, the random streams of torch (on ``devices`` too, None: on all), numpy and Python are as before."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 @contextmanager
@@ -25,10 +37,9 @@ def without_trace(adapted: AdaptedModel, *, train_mode: bool, seed: int, all_on:
     modes = {module: module.training for module in model.modules()}
     pending = {parameter: parameter.grad for parameter in model.parameters() if parameter.grad is not None}
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = [parameter.device for parameter in model.parameters() if parameter.is_cuda][:1]
     try:
-        with torch.random.fork_rng(devices):
+        with streams_kept(devices):
             torch.manual_seed(seed)
             for parameter in pending:
                 parameter.grad = None
@@ -38,8 +49,6 @@ def without_trace(adapted: AdaptedModel, *, train_mode: bool, seed: int, all_on:
             recompute_in_eval_mode(model)
             yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
         adapted.restore(states)
         for parameter, requires_grad in trained.items():
             parameter.requires_grad_(requires_grad)

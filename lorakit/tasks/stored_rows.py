@@ -18,7 +18,7 @@ from lorakit.tasks.labels import Codes
 from lorakit.tasks.rows import TEXTS, Columns, Rows, gather
 from lorakit.tasks.table import Table
 
-talk = logging.getLogger("lorakit")
+logger = logging.getLogger(__name__)
 
 LARGE = 2**23  # bytes of files; smaller ones are read in less time than it takes to look into the cache
 VERSION = 2  # of the reading of rows; another version finds nothing in the cache
@@ -61,7 +61,7 @@ def read_rows(source: Source, columns: Columns) -> Rows:
 
     def build(folder: Path) -> None:
         if size >= LARGE:
-            talk.info("reading %s, %s MB: the first time", source.name, f"{size / 1e6:,.0f}")
+            logger.info("reading %s, %s MB: the first time", source.name, f"{size / 1e6:,.0f}")
         save(gather(source.tables(columns), columns, folder, name=source.name), folder)
         if source.digest() != content:
             raise DataError("the file was changed while it was read", where=source.name)

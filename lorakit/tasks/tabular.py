@@ -15,7 +15,7 @@ from lorakit.tasks.splits import build_split
 from lorakit.tasks.stored_rows import Source, read_rows
 from lorakit.tasks.task import OWN_DATA, Task, TaskData, name_of_files
 
-talk = logging.getLogger("lorakit")
+logger = logging.getLogger(__name__)
 
 FRACTION = TaskSection.validation_fraction  # by default
 SPLITS = ("train", "validation", "test")
@@ -36,7 +36,7 @@ def load_custom(section: TaskSection, *, seed: int, offline: bool = False) -> Ta
     rows = {name: read_source(source, columns[name], key=f"task.{name}") for name, source in sources.items()}
     told += dict.fromkeys(f"{read.path}: {note}" for read in rows.values() for note in read.notes)
     for line in told:
-        talk.info("%s", line)
+        logger.info("%s", line)
     if len(text) == 1:
         refuse_half_pair(rows["train"], text[0])
     labels = None if section.regression else label_map(section, rows["train"], label)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lorakit.searching.scoring import streams_kept
 from lorakit.tasks.baselines import FROZEN, FROZEN_ROWS, MAJORITY, TFIDF, Baseline, frozen, majority, some_rows, tfidf
 from lorakit.tasks.batching import Encoded, encode, evaluation_batches
 from lorakit.workflow.accelerator import this_process
@@ -33,7 +31,7 @@ def measure_baselines(parts: Parts) -> list[Baseline]:
         return []
     train, validation = parts.data.splits["train"], parts.data.splits[task.validation[0]]
     found = []
-    with without_trace():
+    with streams_kept():
         if MAJORITY in wanted:
             found.append(majority(task, np.asarray(train["label"]), np.asarray(validation["label"])))
         if TFIDF in wanted:
@@ -79,15 +77,3 @@ def mean_features(parts: Parts, encoded: Encoded) -> NDArray[np.float32]:
         order += rows
     model.to(home)
     return np.concatenate(features)[np.argsort(order)]
-
-
-@contextmanager
-def without_trace() -> Iterator[None]:
-    """While this lasts nothing that is drawn moves the random streams of torch, numpy and Python."""
-    state, numbers = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(numbers)

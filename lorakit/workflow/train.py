@@ -114,7 +114,7 @@ def train(
         run_dir: the run's folder; the one that ``recipe`` names, else ``runs/NAME-SEED`` by default.
         resume: go on from the newest checkpoint of that folder, or of the newest unfinished run of this name and seed. The run
             then ends as if it had never been stopped.
-        hooks: objects whose methods the loop calls at named moments (``lorakit.training.hooks.Hook``).
+        hooks: objects whose methods the loop calls by name (``lorakit.training.hooks.Hook``).
         data: the rows, where they are at hand already.
 
     Returns:

@@ -4,7 +4,6 @@ import json
 import logging
 import zipfile
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -46,26 +45,6 @@ def saved(request, tmp_path, monkeypatch):
         monkeypatch.setattr(stored_rows, "LARGE", 1)
     SPLITS.save_to_disk(str(tmp_path / "saved"))
     return tmp_path / "saved"
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """Answers for ``datasets.load_dataset``, and what it was asked."""
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    calls = []
-
-    def answer(reply):
-        def load_dataset(*args):
-            calls.append(args)
-            if isinstance(reply, Exception):
-                raise reply
-            return reply
-
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        return calls
-
-    return answer
 
 
 def test_a_saved_data_set_is_read_with_its_splits(saved, caplog):
@@ -135,9 +114,9 @@ def test_a_damaged_row_is_told_with_its_split(saved):
     assert problem.valid == "news, topic, news.title, news.n"
 
 
-def test_the_hub_is_asked_by_name(hub, caplog):
+def test_the_hub_is_asked_by_name(online, caplog):
     caplog.set_level(logging.INFO, logger="lorakit")
-    calls = hub(SPLITS)
+    calls = online(SPLITS)
     data = load("hub:fancyzhx/ag_news", offline=False)
     assert calls == [("fancyzhx/ag_news",)]
     assert data.origin.startswith("hub:fancyzhx/ag_news; hub:fancyzhx/ag_news: its split")
@@ -159,49 +138,49 @@ def test_the_hub_is_asked_by_name(hub, caplog):
         ("hub:a/b:c@validation", ("a/b", "c"), ["t10", "t11"]),
     ],
 )
-def test_configuration_and_split_are_part_of_the_name(hub, named, asked, rows):
-    calls = hub(SPLITS)
+def test_configuration_and_split_are_part_of_the_name(online, named, asked, rows):
+    calls = online(SPLITS)
     data = load(named, validation=named, offline=False)
     assert calls == [asked] * 2
     assert data.splits["train"]["text"][:] == rows
 
 
-def test_a_named_split_brings_no_others(hub):
-    hub(SPLITS)
+def test_a_named_split_brings_no_others(online):
+    online(SPLITS)
     data = load("hub:a/b@train", offline=False)
     assert sorted(data.splits) == ["train", "validation"]
     assert sorted(data.splits["train"]["text"][:] + data.splits["validation"]["text"][:]) == ["t0", "t1", "t2"]
 
 
 @pytest.mark.parametrize("named", ["hub:", "hub:a/b/c", "hub:a b", "hub:a/b@", "hub:a/b:", "hub:a/b@x@y", "hub:../x/y"])
-def test_a_name_that_is_none_is_told(hub, named):
-    calls = hub(SPLITS)
+def test_a_name_that_is_none_is_told(online, named):
+    calls = online(SPLITS)
     problem = problem_of(named, offline=False)
     assert problem.key == "task.train"
     assert problem.valid == "hub:OWNER/NAME, hub:OWNER/NAME:CONFIG, and either with @SPLIT"
     assert calls == []
 
 
-def test_a_split_that_the_hub_lacks_is_told(hub):
-    hub(SPLITS)
+def test_a_split_that_the_hub_lacks_is_told(online):
+    online(SPLITS)
     problem = problem_of("hub:a/b:c@dev", offline=False)
     assert problem.what == "hub:a/b:c has no split 'dev'"
     assert (problem.valid, problem.hint) == ("train, validation, test", "task.train=hub:a/b:c@train")
 
 
-def test_a_failing_hub_is_one_message(hub):
-    hub(ConnectionError("Couldn't reach the Hub\nand more"))
+def test_a_failing_hub_is_one_message(online):
+    online(ConnectionError("Couldn't reach the Hub\nand more"))
     problem = problem_of("hub:a/b", offline=False)
     assert problem.what == "a/b could not be loaded from the Hugging Face hub: Couldn't reach the Hub"
     assert problem.key == "task.train"
-    hub(ValueError("Config name is missing.\nPlease pick one among the available configs: ['x', 'y']\nExample"))
+    online(ValueError("Config name is missing.\nPlease pick one among the available configs: ['x', 'y']\nExample"))
     assert problem_of("hub:a/b", offline=False).hint == "Please pick one among the available configs: ['x', 'y']"
 
 
 @pytest.mark.parametrize("how", ["argument", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"])
 @pytest.mark.parametrize("key", ["train", "validation", "test"])
-def test_offline_never_asks_the_hub(hub, monkeypatch, tmp_path, how, key):
-    calls = hub(SPLITS)
+def test_offline_never_asks_the_hub(online, monkeypatch, tmp_path, how, key):
+    calls = online(SPLITS)
     if how != "argument":
         monkeypatch.setenv(how, "1")
     (tmp_path / "a.csv").write_text("news.title,topic\na,World\nb,Sports\n")
@@ -212,8 +191,8 @@ def test_offline_never_asks_the_hub(hub, monkeypatch, tmp_path, how, key):
     assert calls == []
 
 
-def test_a_folder_that_the_library_would_take_for_the_hub_is_refused(hub, tmp_path, monkeypatch):
-    calls = hub(SPLITS)
+def test_a_folder_that_the_library_would_take_for_the_hub_is_refused(online, tmp_path, monkeypatch):
+    calls = online(SPLITS)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a" / "b").mkdir(parents=True)
     assert "would read the folder a/b that is here" in problem_of("hub:a/b", offline=False).what

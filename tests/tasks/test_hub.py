@@ -1,4 +1,3 @@
-import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -9,25 +8,6 @@ from lorakit.tasks.sources import load_task
 FEATURES = Features(
     {"sentence": Value("string"), "label": ClassLabel(names=["unacceptable", "acceptable"]), "idx": Value("int32")}
 )
-
-
-@pytest.fixture
-def online(monkeypatch):
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "LORAKIT_GLUE_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    calls = []
-
-    def answer(reply):
-        def load_dataset(*args):
-            calls.append(args)
-            if isinstance(reply, Exception):
-                raise reply
-            return reply
-
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        return calls
-
-    return answer
 
 
 def rows(labels):

@@ -37,8 +37,8 @@ class GLoRASearch(Allocator):
     }
 
     def decide(self, step: int) -> Decision:
-        """Never asked: no training has it."""
-        raise NotImplementedError
+        """Never asked: no training has it. TypeError where somebody does."""
+        raise TypeError("GLoRA's search is made before a training, by `lorakit search`, and decides nothing within one")
 
 
 allocators.register(GLoRASearch)
