@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from support.runs import SEARCH, Bench, edited_json
 from torch.testing import assert_close
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
 import lorakit
 from lorakit.artifacts.files import read_json
-from lorakit.errors import RunError, UsageError
+from lorakit.errors import RecipeError, RunError, UsageError
 from lorakit.workflow.predict import Classifier
 from lorakit.workflow.train import TrainResult
 
@@ -90,9 +94,54 @@ def test_the_plain_part_holds_no_adapter(searched: TrainResult, bench: Bench, tm
     """The tensors of a classifier of this architecture, shortcuts in a file of their own."""
     merged = lorakit.merge(searched.run_dir, out=tmp_path / "merged")
     model = AutoModelForSequenceClassification.from_pretrained(bench.backbone(), num_labels=2)
-    assert set(load_file(tmp_path / "merged" / "model.safetensors")) == set(model.state_dict())
+    assert set(load_file(tmp_path / "merged" / "model.lorakit.safetensors")) == set(model.state_dict())
     kept = load_file(tmp_path / "merged" / "lorakit_model.safetensors")
     assert set(kept) == {f"{name}.{letter}" for name in merged.kept for letter in "AB"}
+
+
+@pytest.fixture(scope="module")
+def closed(searched: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A merged folder with shortcuts."""
+    return lorakit.merge(searched.run_dir, out=tmp_path_factory.mktemp("closed") / "merged").out
+
+
+LOADERS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "auto": (AutoModelForSequenceClassification.from_pretrained, "only lorakit.load reads them"),
+    "configuration": (AutoConfig.from_pretrained, "only lorakit.load reads them"),
+    "pipeline": (
+        lambda folder: transformers.pipeline("text-classification", str(folder)),
+        "only lorakit.load reads them",
+    ),
+    "the class itself": (BertForSequenceClassification.from_pretrained, "no file named model.safetensors"),
+    "the base model": (BertModel.from_pretrained, "no file named model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_what_a_plain_loader_would_misread_it_does_not_load(closed: Path, loader: str):
+    load, message = LOADERS[loader]
+    with pytest.raises((ValueError, OSError), match=message):
+        load(closed)
+
+
+def test_a_merged_model_with_shortcuts_is_no_base_model(closed: Path, bench: Bench, tmp_path: Path):
+    """Nothing of it would be left out without a word; a folder of an older lorakit, open to all, is read as before."""
+    with pytest.raises(RecipeError, match="merged run with shortcuts, which are no part of its weights"):
+        bench.train(f"model.name={closed}")
+    older = shutil.copytree(closed, tmp_path / "older")
+    (older / "model.lorakit.safetensors").rename(older / "model.safetensors")
+    with edited_json(older / "config.json") as config:
+        config["model_type"] = config.pop("lorakit_model_type")
+    assert torch.equal(logits(lorakit.load(older)), logits(lorakit.load(closed)))
+    with pytest.raises(RecipeError, match="merged run with shortcuts"):
+        bench.train(f"model.name={older}")
+
+
+def test_a_plain_merged_model_goes_on_being_trained_with_its_head(bench: Bench, finished: TrainResult, tmp_path: Path):
+    lorakit.merge(finished.run_dir, out=tmp_path / "merged")
+    still = ("training.lr=1e-12", "training.max_steps=1", "training.weight_decay=0")
+    again = bench.train(f"model.name={tmp_path / 'merged'}", *still)
+    assert again.last == finished.last
 
 
 def test_best_and_last_weights_are_merged_as_asked(bench: Bench, tmp_path: Path):
@@ -154,8 +203,6 @@ def test_force_replaces_merged_models_and_nothing_else(copied: Path, tmp_path: P
 
 
 def test_a_run_without_weights_is_not_merged(copied: Path, tmp_path: Path):
-    import shutil
-
     shutil.rmtree(copied / "adapter")
     with pytest.raises(RunError, match="has no last adapter"):
         lorakit.merge(copied, out=tmp_path / "merged")

@@ -128,7 +128,7 @@ def head_values(adapter: PeftAdapter, adapted: AdaptedModel) -> Tensors:
             hint="merge it with PEFT",
         )
     if missing := sorted(parts - set(adapter.rest)):
-        if adapter.rest or not adapted.backbone.pretrained_head:
+        if adapter.rest or not adapted.backbone.head.kept:
             whose = "the adapter brings only a part of its head"
             if not adapter.rest:
                 whose = "the base model has no trained head, and the adapter brings none"
