@@ -26,6 +26,7 @@ from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import folder, read_json, write_json
 from lorakit.artifacts.peft.layout import PREFIX, is_native, native_config, peft_name
 from lorakit.artifacts.records import number, read_record, reading
+from lorakit.backbone.trained_head import Outputs
 from lorakit.errors import RunError
 
 PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -210,6 +211,7 @@ def description(adapted: AdaptedModel) -> dict[str, Any]:
         "model": adapted.backbone.name,
         "sites": sites,
         "new_parts": adapted.new_parts,
+        "labels": Outputs.of(adapted.backbone.model.config).names,
         "adapter_parameters": adapted.adapter_parameters(),
         "head_parameters": adapted.head_parameters(),
     }
