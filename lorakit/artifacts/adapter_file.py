@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -60,12 +61,13 @@ def packed_state(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
     return state
 
 
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def save_tensors(
+    tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Write contiguous CPU copies. Raises OSError where the disk does not take them."""
     try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"}
-        )
+        copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(copies, path, {"format": "pt", **metadata})
     except SafetensorError as error:
         raise OSError(str(error)) from None
 

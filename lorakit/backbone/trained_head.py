@@ -45,13 +45,15 @@ class TrainedHead:
     """What became of a checkpoint's head.
 
     kept: whether it is the model's now; order: which output of the checkpoint each of the model's is, empty where they stand as they
-    did; note: a sentence about it, for people, empty where the checkpoint brought none; loud: whether it has to be heard.
+    did; note: a sentence about it, for people, empty where the checkpoint brought none; loud: whether it has to be heard; reshaped:
+    whether the checkpoint's is for another number of labels.
     """
 
     kept: bool = False
     order: list[int] = field(default_factory=list)
     note: str = ""
     loud: bool = False
+    reshaped: bool = False
 
 
 def settle_head(model: Any, new: NewParts, had: Outputs, labels: tuple[str, ...], section: ModelSection) -> TrainedHead:
@@ -71,7 +73,7 @@ def settle_head(model: Any, new: NewParts, had: Outputs, labels: tuple[str, ...]
         raise RecipeError(what, key=HEAD_KEY, valid=f"{NEW}, or leave it out for a new one")
     if another:  # and so its output layer is new already
         what = f"the checkpoint brings a head for {told_outputs(had)}: a new one takes its place"
-        return TrainedHead(note=f"{what}; the labels are {told(labels)}")
+        return TrainedHead(note=f"{what}; the labels are {told(labels)}", reshaped=True)
     if not brought or had.number != (len(labels) or 1):
         return TrainedHead()
     order, brings = order_by_name(had.names, labels), f"the checkpoint brings a trained head for {told(had.names)}"

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertFor
 import lorakit
 from lorakit.artifacts.files import read_json
 from lorakit.errors import RecipeError, RunError, UsageError
+from lorakit.workflow import merge as merging
 from lorakit.workflow.predict import Classifier
 from lorakit.workflow.train import TrainResult
 
@@ -170,15 +171,43 @@ def test_a_refused_merge_leaves_the_one_before(finished: TrainResult, tmp_path: 
 
 
 def test_rounding_to_bfloat16_is_told_as_it_is(bench: Bench, tmp_path: Path):
-    """The merged weights round where W and dW did not: refused at the usual tolerance, stated at a larger one."""
+    """The merged weights round where W and dW did not: by no more than that type rounds, and refused where that is too much."""
     run = bench.train("model.dtype=bfloat16", "training.lr=0.02", "adapter.targets=[all]").run_dir
     with pytest.raises(RunError, match="logits differ by") as caught:
-        lorakit.merge(run, out=tmp_path / "merged")
+        lorakit.merge(run, out=tmp_path / "merged", tolerance=1e-3)
     assert "float32" in caught.value.problems[0].hint
-    merged = lorakit.merge(run, out=tmp_path / "merged", tolerance=1.0)
-    assert 1e-3 < merged.largest_difference < 1.0
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    assert merged.tolerance == pytest.approx(8 * 2**-7 * merged.largest_logit)
+    assert 1e-3 < merged.largest_difference < merged.tolerance
     tensors = load_file(tmp_path / "merged" / "model.safetensors")
     assert {tensor.dtype for name, tensor in tensors.items() if "encoder" in name} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_run_under_autocast_is_proved_without_it(bench: Bench, tmp_path: Path, family: str):
+    """The rounding of autocast says nothing of weights that are float32."""
+    run = bench.train("training.precision=bf16", "training.lr=0.05", "adapter.targets=[all]", family=family).run_dir
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    assert merged.tolerance == 1e-3
+    assert merged.largest_difference < 1e-5 < 1e-2 < merged.largest_logit
+    exported = lorakit.export(run, out=tmp_path / "peft")
+    assert exported.largest_difference < 1e-5
+
+
+def test_the_plain_loader_is_asked_too(finished: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What transformers makes of the folder by itself is compared, not what lorakit makes of it alone."""
+    load = merging.load_plain
+
+    def misread(*args: Any, **options: Any) -> tuple[torch.nn.Module, Any]:
+        model, rows = load(*args, **options)
+        with torch.no_grad():
+            model.get_parameter("classifier.bias")[0] += 1
+        return model, rows
+
+    monkeypatch.setattr(merging, "load_plain", misread)
+    with pytest.raises(RunError, match="as transformers loads it by itself"):
+        lorakit.merge(finished.run_dir, out=tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_nothing_is_overwritten_without_force(copied: Path):
