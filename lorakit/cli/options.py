@@ -54,8 +54,13 @@ NewestRun = Annotated[
     Optional[Path], typer.Argument(metavar="RUN", help="A run folder; by default the newest finished one in runs.")
 ]
 Tolerance = Annotated[
-    float,
-    typer.Option("--tolerance", min=0.0, help="The largest difference of (fp32) logits that is accepted."),
+    Optional[float],
+    typer.Option(
+        "--tolerance",
+        min=0.0,
+        help="The largest difference of logits that is accepted; 1e-3, and more for weights in half precision.",
+        show_default=False,
+    ),
 ]
 Weights = Annotated[
     Literal["last", "best"],

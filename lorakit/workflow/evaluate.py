@@ -154,8 +154,7 @@ def open_run_for(
         if set(splits) & set(data.task.validation):
             tell_seen(restored.run)
     used = f"{weights} weights" if rank is None else f"{weights} weights, rank {rank}"
-    outputs = list(range(data.task.num_labels))
-    return TrainedClassifier(restored.adapted, restored.loaded.recipe, outputs, f"{path} ({used})"), data
+    return TrainedClassifier(restored.adapted, restored.loaded.recipe, f"{path} ({used})"), data
 
 
 def evaluate_splits(
@@ -186,7 +185,7 @@ def evaluate_splits(
     started = time.perf_counter()
     for split in splits:
         encoded = encode_split(data, split, adapted.backbone, length)
-        logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)[:, trained.order]
+        logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
         decisions = decide(task, logits)
         chances = None if task.regression else softmax(logits, axis=1)
         rows += len(encoded)
