@@ -36,7 +36,8 @@ class Encoded:
     """A tokenised split. Rows lie end to end: row i is ``tokens[offsets[i]:offsets[i + 1]]``.
 
     lengths: tokens per row; labels: (n,) long, float32 for regression, None where unlabelled; idx: the rows' numbers at
-    the source; truncated: rows that lost tokens to max_length; types: token types, None where the tokenizer makes none;
+    the source; truncated: rows that lost tokens to max_length; special: rows in whose text a token such as ``</s>`` is written
+    (``plain_text``); types: token types, None where the tokenizer makes none;
     pads: what pads input_ids and token_type_ids; pad_left: the side that is padded.
     """
 
@@ -44,6 +45,7 @@ class Encoded:
     labels: torch.Tensor | None
     idx: NDArray[np.int64]
     truncated: int
+    special: int
     tokens: NDArray[np.int32]
     types: NDArray[np.int8] | None
     offsets: NDArray[np.int64]
@@ -107,6 +109,7 @@ def encode(
         labels=label_tensor(dataset),
         idx=column_array(dataset, "idx"),
         truncated=made.truncated,
+        special=made.special,
         tokens=made.tokens,
         types=made.types,
         offsets=np.concatenate([[0], np.cumsum(made.lengths, dtype=np.int64)]),

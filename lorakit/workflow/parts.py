@@ -15,6 +15,7 @@ from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Encoded, encode
+from lorakit.tasks.plain_text import role_tokens
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
 from lorakit.tasks.tokens import Progress
@@ -94,10 +95,17 @@ def load_model(recipe: Recipe, task: Task) -> Backbone:
 
 
 def encode_split(data: TaskData, split: str, backbone: Backbone, length: int) -> Encoded:
-    """A tokenised split, with a word about rows that were cut."""
+    """A tokenised split, with a word about rows that were cut, and about tokens with a role that are written in texts."""
     encoded = encode(data.splits[split], backbone.tokenizer, length, split, progress=report_progress(split))
     if encoded.truncated:
         logger.info("%s: %d of %d rows are cut to %d tokens", split, encoded.truncated, len(encoded), length)
+    if encoded.special:
+        logger.info(
+            "%s: special tokens are written in the texts of %d rows (%s): they are read as plain text",
+            split,
+            encoded.special,
+            " ".join(role_tokens(backbone.tokenizer)),
+        )
     return encoded
 
 

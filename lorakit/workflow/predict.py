@@ -18,6 +18,7 @@ from lorakit.errors import DataError, RunError, UsageError
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.result import Result
 from lorakit.tasks.new_texts import Text, is_blank
+from lorakit.tasks.plain_text import as_plain_text, role_tokens
 from lorakit.tasks.table import short
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.restore import is_merged, restore_merged, restore_run
@@ -124,8 +125,10 @@ class Classifier:
         rows = [row for row, text in enumerate(chunk) if not is_blank(text)]
         if not rows:
             return found
-        columns = list(zip(*(chunk[row] for row in rows), strict=True)) if self.pair else [[chunk[row] for row in rows]]
-        encoded = self.tokenizer(*map(list, columns), truncation=True, max_length=self.max_length)
+        parts = [text if isinstance(text, tuple) else (text,) for text in (chunk[row] for row in rows)]
+        roles = role_tokens(self.tokenizer)
+        columns = [as_plain_text(column, roles) for column in zip(*parts, strict=True)]
+        encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length)
         lengths = [len(tokens) for tokens in encoded["input_ids"]]
         order = sorted((place for place in range(len(rows)) if lengths[place]), key=lengths.__getitem__, reverse=True)
         for first in range(0, len(order), batch_size):
