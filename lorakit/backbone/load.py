@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,21 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from lorakit.backbone.anatomy import Anatomy
-from lorakit.backbone.config_and_tokenizer import attention_for, configure, first_line, read_config, read_tokenizer
+from lorakit.backbone.config_and_tokenizer import (
+    attention_for,
+    check_embeddings,
+    configure,
+    first_line,
+    read_config,
+    read_tokenizer,
+)
 from lorakit.backbone.head import embedding_weight, find_new_parts, train_new_parts
 from lorakit.backbone.model_folder import find_checkpoint
-from lorakit.backbone.padding import prepare_padding
+from lorakit.backbone.padding import padding_note, prepare_padding
+from lorakit.backbone.positions import position_limit
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
 from lorakit.recipe.schema import ModelSection
+from lorakit.tasks.batching import Padding
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -30,7 +40,7 @@ class Backbone:
     model: Any
     """A transformers sequence classifier in eval mode, every parameter frozen except the new parts."""
     tokenizer: Any
-    """Pads on the right, with a token that no text ends with."""
+    """Pads on the side that the head needs, with a token that no text ends with."""
     anatomy: Anatomy
     """The adaptable sites."""
     new_parts: list[str]
@@ -45,10 +55,14 @@ class Backbone:
     """The names the checkpoint gave its outputs."""
     folder: Path = Path()
     """Where its files are."""
+    padding: Padding = field(default_factory=Padding)
+    """How the rows of a batch are padded."""
 
     def longest_text(self, wanted: int) -> int:
-        """Tokens a text may keep: ``wanted``, or what the model can take where that is less."""
-        return min(wanted, int(self.tokenizer.model_max_length))
+        """Tokens a text may keep: ``wanted``, or what the tokenizer or the model's positions allow where that is less."""
+        positions = position_limit(self.model)
+        room = wanted if positions is None else positions - self.padding.spare
+        return min(wanted, int(self.tokenizer.model_max_length), room)
 
 
 def load_backbone(
@@ -91,8 +105,12 @@ def load_backbone(
     new = find_new_parts(model, anatomy, info, section.name)
     train_new_parts(model, new.names)
     table = embedding_weight(model)
-    prepare_padding(tokenizer, model.config, config.vocab_size if table is None else len(table))
-    notes = []
+    rows = (
+        getattr(config, "vocab_size", sys.maxsize) if table is None else len(table)
+    )  # CANINE hashes letters: it has any
+    check_embeddings(tokenizer, rows, section.name)
+    padding = prepare_padding(tokenizer, model.config, rows)
+    notes = list(filter(None, [padding_note(config.model_type)]))
     if attention != section.attention:
         notes.append(f"{config.model_type} models have no {section.attention} attention in transformers: eager is used")
     if new.pretrained_head:
@@ -102,7 +120,16 @@ def load_backbone(
     elif info["mismatched_keys"]:
         notes.append(f"the checkpoint brings a head for {len(checkpoint_labels)} labels: a new one takes its place")
     return Backbone(
-        model.eval(), tokenizer, anatomy, new.names, section.name, notes, new.pretrained_head, checkpoint_labels, folder
+        model.eval(),
+        tokenizer,
+        anatomy,
+        new.names,
+        section.name,
+        notes,
+        new.pretrained_head,
+        checkpoint_labels,
+        folder,
+        padding,
     )
 
 

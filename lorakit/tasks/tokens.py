@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -64,20 +64,26 @@ def tokenised(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, progress: Progress | None
 ) -> Iterator[Tokens]:
     """The split's tokens, a chunk of rows at a time."""
-    done, roles = 0, role_tokens(tokenizer)
-    for written in text_chunks(dataset):
-        texts = tuple(as_plain_text(column, roles) for column in written)
-        made = tokenizer(*texts, truncation=True, max_length=max_length, padding=False, verbose=False)
-        yield Tokens(
-            np.fromiter(map(len, made["input_ids"]), np.int64),
-            flat(made["input_ids"], np.int32),
-            flat(made["token_type_ids"], np.int8) if "token_type_ids" in made else None,
-            count_truncated(made, tokenizer, texts),
-            sum(map(ne, zip(*texts, strict=True), zip(*written, strict=True))),
-        )
+    done = 0
+    for texts in text_chunks(dataset):
+        yield tokens_of(texts, tokenizer, max_length)
         done += len(texts[0])
         if progress:
             progress(done, len(dataset))
+
+
+def tokens_of(written: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
+    """The tokens of one column of texts, or of two that make pairs, each row cut to ``max_length``."""
+    roles = role_tokens(tokenizer)
+    texts = [as_plain_text(column, roles) for column in written]
+    made = tokenizer(*texts, truncation=True, max_length=max_length, padding=False, verbose=False)
+    return Tokens(
+        np.fromiter(map(len, made["input_ids"]), np.int64),
+        flat(made["input_ids"], np.int32),
+        flat(made["token_type_ids"], np.int8) if "token_type_ids" in made else None,
+        count_truncated(made, tokenizer, texts),
+        sum(map(ne, zip(*texts, strict=True), zip(*written, strict=True))),
+    )
 
 
 def text_chunks(dataset: Dataset) -> Iterator[tuple[list[str], ...]]:
@@ -101,7 +107,7 @@ def flat(rows: list[list[int]], dtype: type[np.integer[Any]]) -> NDArray[Any]:
     return np.fromiter(chain.from_iterable(rows), dtype, sum(map(len, rows)))
 
 
-def count_truncated(made: Any, tokenizer: PreTrainedTokenizerBase, texts: tuple[list[str], ...]) -> int:
+def count_truncated(made: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[list[str]]) -> int:
     """How many rows of ``made`` lost tokens."""
     if made.encodings is not None:
         return sum(1 for encoding in made.encodings if encoding.overflowing)

@@ -13,12 +13,12 @@ from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.provenance import PROOF_ROWS, read_provenance
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.schema import Recipe
-from lorakit.tasks.batching import Encoded, encode
+from lorakit.tasks.batching import Encoded
 from lorakit.tasks.task import Task
 from lorakit.training.evaluation import decide, predict_logits
 from lorakit.training.objective import Objective
 from lorakit.workflow.accelerator import put_on_device
-from lorakit.workflow.parts import load_data
+from lorakit.workflow.parts import encode_rows, load_data
 from lorakit.workflow.restore import RestoredRun
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Reference:
 def predict_reference(restored: RestoredRun) -> Reference:
     """The run's logits on the validation texts that it keeps."""
     parts, model = restored.parts, restored.adapted.model
-    rows = encode(proof_rows(restored), parts.backbone.tokenizer, parts.max_length)
+    rows = encode_rows(proof_rows(restored), parts.backbone, parts.max_length)
     objective = put_on_device(model, parts.recipe, regression=parts.task.regression)
     logits = predict_logits(model, rows, objective, parts.recipe.evaluation.batch_size)
     return Reference(parts.recipe, parts.task, rows, objective, logits)
