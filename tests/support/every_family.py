@@ -41,6 +41,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deepseek_v2": ONE_KEY_A_HEAD | {"num_experts_per_tok": 2},
     "deepseek_v3": ONE_KEY_A_HEAD | {"n_group": 2, "topk_group": 1},
     "esmc": ONE_KEY_A_HEAD,
+    "longformer": {"attention_window": [8, 8]},
+    "markuplm": {"max_depth": 4, "tag_pad_id": 216, "subs_pad_id": 200},
     "funnel": {"block_sizes": [1, 1]},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
     "gptj": {"rotary_dim": 4},
