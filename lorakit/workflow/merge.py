@@ -16,6 +16,7 @@ from lorakit.backbone.load import quiet_transformers
 from lorakit.recipe.schema import ModelSection
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded, encode
+from lorakit.workflow.parts import Parts
 from lorakit.workflow.restore import is_merged, restore_merged, restore_run
 from lorakit.workflow.verify import check_target, predict_reference
 
@@ -109,7 +110,7 @@ def merge(
         again = restore_merged(ModelSection(name=str(place), dtype=model.dtype, attention=model.attention))
         proof = reference.prove(again.model, tolerance, what="merged folder", where=target)
         if not kept:
-            plain, rows = load_plain(place, reference.texts, parts.max_length, trust=model.trust_remote_code)
+            plain, rows = load_plain(place, reference.texts, parts, trust=model.trust_remote_code)
             what = "merged folder, as transformers loads it by itself,"
             proof = max(
                 proof,
@@ -129,9 +130,9 @@ def merge(
     )
 
 
-def load_plain(folder: Path, texts: Dataset, length: int, *, trust: bool) -> tuple[nn.Module, Encoded]:
+def load_plain(folder: Path, texts: Dataset, parts: Parts, *, trust: bool) -> tuple[nn.Module, Encoded]:
     """The checkpoint as anybody loads it, without lorakit and without an option, and the texts as its tokenizer has them."""
     with quiet_transformers():
         model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=trust)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-    return model.eval(), encode(texts, tokenizer, length)
+    return model.eval(), encode(texts, tokenizer, parts.max_length, padding=parts.backbone.padding)
