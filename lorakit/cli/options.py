@@ -63,8 +63,11 @@ Tolerance = Annotated[
     ),
 ]
 Weights = Annotated[
-    Literal["last", "best"],
-    typer.Option("--weights", help="The weights after the last step, or the best on the validation split."),
+    Optional[Literal["last", "best"]],
+    typer.Option(
+        "--weights",
+        help="The weights after the last step, or the best on the validation split; what the run's training.select says by default.",
+    ),
 ]
 
 CutRank = Annotated[
