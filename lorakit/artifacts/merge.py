@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.adapter import Adapter
@@ -35,6 +36,7 @@ def fold(adapted: AdaptedModel) -> int:
 
     Sums are made in float64 and rounded once. Shortcuts stay as they are. Raises RunError where an adapter cannot be folded.
     """
+    check_own_weights(adapted)
     for shared in adapted.shared.values():
         shared.double()
     folded = 0
@@ -59,6 +61,32 @@ def check_foldable(adapted: AdaptedModel) -> None:
                 f"this run cannot be merged: {adapter.delta.unmergeable}",
                 where=name,
                 hint="lorakit.load reads the run as it is",
+            )
+    check_own_weights(adapted)
+
+
+def check_own_weights(adapted: AdaptedModel) -> None:
+    """Refuse updates of a weight that several modules have, as in families that repeat one block: all of them would get each update."""
+    owners: dict[nn.Parameter, dict[str, nn.Module]] = {}
+    ours = {module for adapter in adapted.adapters.values() for module in adapter.modules()}
+    for path, module in adapted.model.named_modules():
+        for parameter in module.parameters(recurse=False) if module not in ours else ():
+            owners.setdefault(parameter, {})[path] = module
+    for name, adapter in adapted.adapters.items():
+        if adapter.base is None or adapter.state == DROPPED:
+            continue
+        own = adapter.base.parameters(recurse=False)
+        others = [
+            path
+            for parameter in own
+            for path, module in owners.get(parameter, {}).items()
+            if module is not adapter.base
+        ]
+        if others:
+            raise RunError(
+                f"this run cannot be merged: its weight is shared with other modules, such as {others[0]}, which would get its update too",
+                where=name,
+                hint="lorakit.load reads the run as it is, and lorakit export writes an adapter of it",
             )
 
 

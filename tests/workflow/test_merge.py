@@ -15,15 +15,18 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from support.models import ENCODER, FAMILIES
 from support.runs import SEARCH, Bench, edited_json
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
 import lorakit
 from lorakit.artifacts.files import read_json
+from lorakit.artifacts.merge import check_foldable
 from lorakit.errors import RecipeError, RunError, UsageError
 from lorakit.workflow import merge as merging
 from lorakit.workflow.predict import Classifier
+from lorakit.workflow.restore import restore_run
 from lorakit.workflow.train import TrainResult
 
 STRANGER = """
@@ -192,6 +195,26 @@ def test_a_run_under_autocast_is_proved_without_it(bench: Bench, tmp_path: Path,
     assert merged.largest_difference < 1e-5 < 1e-2 < merged.largest_logit
     exported = lorakit.export(run, out=tmp_path / "peft")
     assert exported.largest_difference < 1e-5
+
+
+def test_a_weight_that_modules_share_is_told(bench: Bench, tmp_path: Path):
+    """As in families that repeat one block (Zamba2): the advice is not a larger tolerance."""
+    restored = restore_run(bench.train("training.max_steps=1", "adapter.targets=[q]").run_dir, "last").adapted
+    first, second = (restored.model.get_submodule(site.name) for site in restored.sites)
+    second.weight = first.weight
+    with pytest.raises(RunError, match=r"its weight is shared with other modules, such as .*layer\.1.*query") as caught:
+        check_foldable(restored)
+    assert caught.value.problems[0].where.endswith("layer.0.attention.self.query")
+    assert "tolerance" not in caught.value.problems[0].hint
+    restored.switch([])
+    check_foldable(restored)
+
+
+def test_blocks_that_are_one_module_are_merged(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """ALBERT runs one block several times: one site, one update."""
+    monkeypatch.setitem(FAMILIES, "albert", ("AlbertConfig", ENCODER | {"embedding_size": 16}, False))
+    run = bench.train("training.lr=0.05", "adapter.targets=[all]", family="albert").run_dir
+    assert lorakit.merge(run, out=tmp_path / "merged").largest_difference < 1e-4
 
 
 def test_the_plain_loader_is_asked_too(finished: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
