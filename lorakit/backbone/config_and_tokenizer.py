@@ -67,6 +67,26 @@ def read_tokenizer(folder: Path, section: ModelSection, config: Any, options: di
     return tokenizer
 
 
+def check_embeddings(tokenizer: Any, rows: int, name: str) -> None:
+    """Refuse a tokenizer that makes tokens of text which the model's table of ``rows`` embeddings does not have.
+
+    Special ones that were never embedded (a pad token that was added, an image's placeholder) do no harm: text has none.
+    Raises RecipeError (key ``model.name``).
+    """
+    added = tokenizer.added_tokens_decoder
+    lacking = [str(added[number]) for number in sorted(added) if number >= rows and not added[number].special]
+    if lacking or tokenizer.vocab_size > rows:
+        shown = (
+            f": {', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''} {'have' if lacking[1:] else 'has'} none"
+        )
+        raise RecipeError(
+            f"the tokenizer of '{name}' has {len(tokenizer):,} tokens, the model {rows:,} embeddings{shown if lacking else ''}",
+            key="model.name",
+            valid="a tokenizer and a model that belong together",
+            hint="model.resize_token_embeddings(len(tokenizer)) in transformers, and save both; or leave out the tokens that were added",
+        )
+
+
 def configure(config: Any, labels: tuple[str, ...], regression: bool) -> None:
     """Fit the configuration to the task, in place. The cache of past keys is for generation and is switched off."""
     if regression:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,22 @@ from transformers.utils import logging as transformers_logging
 
 from lorakit.backbone.adapted_folder import VARIANT, is_closed
 from lorakit.backbone.anatomy import Anatomy
-from lorakit.backbone.config_and_tokenizer import attention_for, configure, first_line, read_config, read_tokenizer
+from lorakit.backbone.config_and_tokenizer import (
+    attention_for,
+    check_embeddings,
+    configure,
+    first_line,
+    read_config,
+    read_tokenizer,
+)
 from lorakit.backbone.head import embedding_weight, find_new_parts, train_new_parts
 from lorakit.backbone.model_folder import find_checkpoint
-from lorakit.backbone.padding import prepare_padding
+from lorakit.backbone.padding import padding_note, prepare_padding
+from lorakit.backbone.positions import position_limit
 from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
 from lorakit.recipe.schema import ModelSection
+from lorakit.tasks.batching import Padding
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -32,7 +42,7 @@ class Backbone:
     model: Any
     """A transformers sequence classifier in eval mode, every parameter frozen except the new parts."""
     tokenizer: Any
-    """Pads on the right, with a token that no text ends with."""
+    """Pads on the side that the head needs, with a token that no text ends with."""
     anatomy: Anatomy
     """The adaptable sites."""
     new_parts: list[str]
@@ -45,10 +55,14 @@ class Backbone:
     """What became of the head that the checkpoint brought."""
     folder: Path = Path()
     """Where its files are."""
+    padding: Padding = field(default_factory=Padding)
+    """How the rows of a batch are padded."""
 
     def longest_text(self, wanted: int) -> int:
-        """Tokens a text may keep: ``wanted``, or what the model can take where that is less."""
-        return min(wanted, int(self.tokenizer.model_max_length))
+        """Tokens a text may keep: ``wanted``, or what the tokenizer or the model's positions allow where that is less."""
+        positions = position_limit(self.model)
+        room = wanted if positions is None else positions - self.padding.spare
+        return min(wanted, int(self.tokenizer.model_max_length), room)
 
 
 def load_backbone(
@@ -102,13 +116,17 @@ def load_backbone(
         head = settle_head(model, new, had, () if regression else labels, section)
     train_new_parts(model, new.names)
     table = embedding_weight(model)
-    prepare_padding(tokenizer, model.config, config.vocab_size if table is None else len(table))
-    notes = []
+    rows = (
+        getattr(config, "vocab_size", sys.maxsize) if table is None else len(table)
+    )  # CANINE hashes letters: it has any
+    check_embeddings(tokenizer, rows, section.name)
+    padding = prepare_padding(tokenizer, model.config, rows)
+    notes = list(filter(None, [padding_note(config.model_type)]))
     if attention != section.attention:
         notes.append(f"{config.model_type} models have no {section.attention} attention in transformers: eager is used")
     if head.note and not head.loud:
         notes.append(head.note)
-    return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder)
+    return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding)
 
 
 def weights_error(error: Exception, folder: Path, section: ModelSection) -> LorakitError:

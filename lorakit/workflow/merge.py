@@ -16,6 +16,7 @@ from lorakit.backbone.load import quiet_transformers
 from lorakit.recipe.schema import ModelSection
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded, encode
+from lorakit.workflow.parts import Parts
 from lorakit.workflow.restore import is_merged, restore_merged, restore_run
 from lorakit.workflow.verify import check_target, predict_reference
 
@@ -38,6 +39,7 @@ class MergeResult(Result):
         flips: labels that changed.
         plain: whether transformers alone can load it, which is where nothing was kept.
         load_line: the line of Python that loads it.
+        temperature: what its logits are to be divided by before a softmax; ``lorakit.load`` does that, transformers does not. 1: none.
     """
 
     out: Path
@@ -50,13 +52,14 @@ class MergeResult(Result):
     flips: int
     plain: bool
     load_line: str
+    temperature: float
 
 
 def merge(
     run: str | Path,
     *,
     out: str | Path | None = None,
-    weights: str = "last",
+    weights: str | None = None,
     tolerance: float | None = None,
     force: bool = False,
     rank: int | None = None,
@@ -68,7 +71,8 @@ def merge(
     Args:
         run: the run's folder.
         out: the checkpoint's folder; ``merged`` inside the run by default.
-        weights: the ``last`` ones, or the ``best`` on the validation split.
+        weights: the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run
+            says by default.
         tolerance: the largest difference between logits that is accepted; by default 1e-3, and of weights in half precision what
             their rounding comes to.
         force: replace an earlier merged model that is there.
@@ -98,10 +102,11 @@ def merge(
         save_merged(adapted, place, kept)
         record: dict[str, Any] = {
             "run": str(run),
-            "weights": weights,
+            "weights": restored.weights,
             "task": parts.task.name,
             "max_length": parts.recipe.task.max_length,
             "pair": parts.task.pair,
+            "temperature": restored.temperature,
             "shortcuts": shortcut_record(kept, parts.recipe.adapter.shortcut_norm) if kept else None,
         }
         write_json(place / "lorakit.json", record)
@@ -109,7 +114,7 @@ def merge(
         again = restore_merged(ModelSection(name=str(place), dtype=model.dtype, attention=model.attention))
         proof = reference.prove(again.model, tolerance, what="merged folder", where=target)
         if not kept:
-            plain, rows = load_plain(place, reference.texts, parts.max_length, trust=model.trust_remote_code)
+            plain, rows = load_plain(place, reference.texts, parts, trust=model.trust_remote_code)
             what = "merged folder, as transformers loads it by itself,"
             proof = max(
                 proof,
@@ -125,13 +130,14 @@ def merge(
         kept=[adapter.site.name for adapter in kept],
         plain=not kept,
         load_line=f'lorakit.load("{target}")' if kept else load_line,
+        temperature=restored.temperature,
         **vars(proof),
     )
 
 
-def load_plain(folder: Path, texts: Dataset, length: int, *, trust: bool) -> tuple[nn.Module, Encoded]:
+def load_plain(folder: Path, texts: Dataset, parts: Parts, *, trust: bool) -> tuple[nn.Module, Encoded]:
     """The checkpoint as anybody loads it, without lorakit and without an option, and the texts as its tokenizer has them."""
     with quiet_transformers():
         model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=trust)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-    return model.eval(), encode(texts, tokenizer, length)
+    return model.eval(), encode(texts, tokenizer, parts.max_length, padding=parts.backbone.padding)

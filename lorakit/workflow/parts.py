@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lorakit.adapters.budget import Budget
 from lorakit.adapters.counting import costs, shared_cost, spec_for
@@ -14,11 +18,16 @@ from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import Recipe
-from lorakit.tasks.batching import Encoded, encode
+from lorakit.tasks.batching import Encoded, column_array, encode
+from lorakit.tasks.class_weights import class_weights
+from lorakit.tasks.plain_text import role_tokens
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
 from lorakit.tasks.tokens import Progress
 from lorakit.training.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +80,14 @@ class Parts:
         """The tokenised splits, with a word about rows that were cut."""
         return {split: encode_split(self.data, split, self.backbone, self.max_length) for split in splits}
 
+    @cached_property
+    def class_weights(self) -> NDArray[np.float64] | None:
+        """How much the rows of each class weigh in the loss (classes,), None where all count the same."""
+        if self.task.regression:
+            return None
+        labels = column_array(self.data.splits["train"], "label")
+        return class_weights(self.recipe.training.class_weights, self.task.labels, labels)
+
     @property
     def max_length(self) -> int:
         """Tokens a row keeps: the recipe's number, or what the model can take where that is less."""
@@ -94,11 +111,26 @@ def load_model(recipe: Recipe, task: Task) -> Backbone:
 
 
 def encode_split(data: TaskData, split: str, backbone: Backbone, length: int) -> Encoded:
-    """A tokenised split, with a word about rows that were cut."""
-    encoded = encode(data.splits[split], backbone.tokenizer, length, split, progress=report_progress(split))
+    """A tokenised split, with a word about rows that were cut, and about tokens with a role that are written in texts."""
+    encoded = encode_rows(data.splits[split], backbone, length, split, progress=report_progress(split))
     if encoded.truncated:
-        logger.info("%s: %d of %d rows are cut to %d tokens", split, encoded.truncated, len(encoded), length)
+        most = ", the most that this model takes" if backbone.longest_text(length + 1) == length else ""
+        logger.info("%s: %d of %d rows are cut to %d tokens%s", split, encoded.truncated, len(encoded), length, most)
+    if encoded.special:
+        logger.info(
+            "%s: special tokens are written in the texts of %d rows (%s): they are read as plain text",
+            split,
+            encoded.special,
+            " ".join(role_tokens(backbone.tokenizer)),
+        )
     return encoded
+
+
+def encode_rows(
+    rows: Dataset, backbone: Backbone, length: int, name: str = "", progress: Progress | None = None
+) -> Encoded:
+    """Rows tokenised and padded as the model needs it."""
+    return encode(rows, backbone.tokenizer, length, name, progress, backbone.padding)
 
 
 def report_progress(split: str) -> Progress:

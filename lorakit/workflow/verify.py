@@ -15,12 +15,12 @@ from lorakit.artifacts.provenance import PROOF_ROWS, read_provenance
 from lorakit.backbone.load import DTYPES
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.schema import Recipe
-from lorakit.tasks.batching import Encoded, encode
+from lorakit.tasks.batching import Encoded
 from lorakit.tasks.task import Task
 from lorakit.training.evaluation import decide, predict_logits
 from lorakit.training.objective import Objective
 from lorakit.workflow.accelerator import put_on_device
-from lorakit.workflow.parts import load_data
+from lorakit.workflow.parts import encode_rows, load_data
 from lorakit.workflow.restore import RestoredRun
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def predict_reference(restored: RestoredRun) -> Reference:
     parts, model = restored.parts, restored.adapted.model
     recipe = replace(parts.recipe, training=replace(parts.recipe.training, precision="fp32"))
     texts = proof_rows(restored)
-    rows = encode(texts, parts.backbone.tokenizer, parts.max_length)
+    rows = encode_rows(texts, parts.backbone, parts.max_length)
     objective = put_on_device(model, recipe, regression=parts.task.regression)
     logits = predict_logits(model, rows, objective, recipe.evaluation.batch_size)
     return Reference(recipe, parts.task, texts, rows, objective, logits)

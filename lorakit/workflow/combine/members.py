@@ -18,12 +18,13 @@ from lorakit.backbone.trained_head import output_names
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import load_recipe
 from lorakit.searching.input_statistics import input_means
-from lorakit.tasks.batching import Batch, encode
+from lorakit.tasks.batching import Batch
 from lorakit.tasks.label_order import order_by_name
 from lorakit.tasks.task import Task
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import generator
 from lorakit.workflow.accelerator import make_accelerator
+from lorakit.workflow.parts import encode_rows
 from lorakit.workflow.restore import RestoredRun
 from lorakit.workflow.same_data import check_same_data
 
@@ -120,7 +121,7 @@ def training_batches(restored: RestoredRun, rows: int, seed: int) -> list[Batch]
     check_same_data(restored.run, parts.data, ["train"])
     split = parts.data.splits["train"]
     order = torch.randperm(len(split), generator=generator(seed, "combine/rows"))[:rows].tolist()
-    encoded = encode(split.select(order), parts.backbone.tokenizer, parts.max_length, "train")
+    encoded = encode_rows(split.select(order), parts.backbone, parts.max_length, "train")
     return [encoded.collate(range(start, min(start + BATCH, len(encoded)))) for start in range(0, len(encoded), BATCH)]
 
 
