@@ -4,11 +4,12 @@ config.json, model.safetensors, tokenizer files       a plain Hugging Face check
 lorakit.json                                          where it came from, the proof, and the shortcuts' sites if any
 lorakit_model.safetensors                             the shortcuts' tensors, where there are any
 
-With shortcuts the checkpoint alone would answer otherwise: it is closed to other loaders then (``backbone.adapted_folder``).
+Where the checkpoint alone would answer otherwise, as with shortcuts, it is closed to other loaders (``backbone.adapted_folder``).
 """
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +99,26 @@ def shortcuts_of(adapted: AdaptedModel) -> list[Adapter]:
     return [a for a in adapted.shortcuts.adapters.values() if a.state != DROPPED or adapted.shortcuts.second_norm]
 
 
-def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter]) -> None:
-    """Write the folded model, its tokenizer and the kept shortcuts' tensors into an existing folder."""
+def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter], length: int, *, closed: bool) -> None:
+    """Write the folded model, its tokenizer and the kept shortcuts' tensors into an existing folder.
+
+    length: tokens of a text that the run reads, which truncation keeps then in transformers too; closed: whether no plain loader may
+    load it.
+    """
     model: Any = adapted.model
+    tokenizer = copy.copy(adapted.backbone.tokenizer)
+    tokenizer.model_max_length = min(length, tokenizer.model_max_length)
     plain = {
         name: tensor
         for name, tensor in model.state_dict().items()
         if ".shortcuts." not in name and not name.startswith(("shortcuts.", "shared."))
     }
     with quiet_transformers():
-        model.save_pretrained(folder, state_dict=plain, variant=VARIANT if kept else None)
-        adapted.backbone.tokenizer.save_pretrained(folder)
-    if kept:
+        model.save_pretrained(folder, state_dict=plain, variant=VARIANT if closed else None)
+        tokenizer.save_pretrained(folder)
+    if closed:
         close_to_others(folder)
+    if kept:
         state = adapted.tensors()
         save_tensors({name: state[name] for name in kept_names(kept)}, folder / OUR_TENSORS)
 
