@@ -92,13 +92,6 @@ def check_own_weights(adapted: AdaptedModel) -> None:
             )
 
 
-def shortcuts_of(adapted: AdaptedModel) -> list[Adapter]:
-    """The shortcuts that a plain checkpoint cannot hold: those in the function, or all where their second norm stays."""
-    if adapted.shortcuts is None:
-        return []
-    return [a for a in adapted.shortcuts.adapters.values() if a.state != DROPPED or adapted.shortcuts.second_norm]
-
-
 def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter], length: int, *, closed: bool) -> None:
     """Write the folded model, its tokenizer and the kept shortcuts' tensors into an existing folder.
 

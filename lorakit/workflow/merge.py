@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lorakit.artifacts.files import folder, write_json
-from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_record, shortcuts_of
+from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_record
 from lorakit.backbone.adapted_folder import LENGTH
 from lorakit.backbone.load import quiet_transformers
 from lorakit.recipe.schema import ModelSection
@@ -97,7 +97,7 @@ def merge(
     parts, adapted = restored.parts, restored.adapted
     check_foldable(adapted)
     reference = predict_reference(restored)
-    kept = shortcuts_of(adapted)
+    kept = adapted.live_shortcuts
     folded, closed = fold(adapted), bool(kept) or parts.backbone.padding.spare > 0
     with folder(target) as place:
         save_merged(adapted, place, kept, parts.recipe.task.max_length, closed=closed)
