@@ -108,6 +108,8 @@ def merge(
             "max_length": parts.recipe.task.max_length,
             LENGTH: parts.backbone.tokenizer.model_max_length,
             "pair": parts.task.pair,
+            "long": parts.recipe.task.long,
+            "window_pooling": parts.recipe.task.window_pooling,
             "temperature": restored.temperature,
             "shortcuts": shortcut_record(kept, parts.recipe.adapter.shortcut_norm) if kept else None,
         }
@@ -142,4 +144,4 @@ def load_plain(folder: Path, texts: Dataset, parts: Parts, *, trust: bool) -> tu
     with quiet_transformers():
         model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=trust)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-    return model.eval(), encode(texts, tokenizer, parts.max_length, padding=parts.backbone.padding)
+    return model.eval(), encode(texts, tokenizer, parts.cut, padding=parts.backbone.padding)
