@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
 
+from lorakit.backbone.adapted_folder import is_closed, read_closed
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import ModelSection
 
@@ -22,7 +23,7 @@ def read_config(folder: Path, section: ModelSection, options: dict[str, Any]) ->
     Raises RecipeError (key ``model.name``, or ``model.trust_remote_code`` for a model that brings its own code).
     """
     try:
-        config = AutoConfig.from_pretrained(folder, **options)
+        config = read_closed(folder) if is_closed(folder) else AutoConfig.from_pretrained(folder, **options)
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise own_code_error(section) from error

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lorakit.tasks.diagnosis import ClassScores, Diagnosis, Slice
-    from lorakit.workflow.evaluate import EvalResult
+    from lorakit.workflow.evaluate import EvalResult, Trust
 
 RATES = ("precision", "recall", "f1")
 WIDEST = 20  # classes that a table of class against class takes; --json has them all
@@ -29,9 +29,12 @@ WIDEST = 20  # classes that a table of class against class takes; --json has the
 
 def evaluate(
     task: Annotated[
-        str,
-        typer.Argument(metavar="TASK", help="A task (see: lorakit list tasks), or own data by the name of their file."),
-    ],
+        Optional[str],
+        typer.Argument(
+            metavar="TASK",
+            help="A task (see: lorakit list tasks), own data by the name of their file, or a run's folder; the newest run by default.",
+        ),
+    ] = None,
     run: Annotated[
         Optional[Path], typer.Option("--run", help="A run folder; the newest run of this task by default.")
     ] = None,
@@ -48,7 +51,7 @@ def evaluate(
     by: Annotated[
         Optional[str], typer.Option("--by", metavar="COLUMN", help="With --file: the scores of each value of a column.")
     ] = None,
-    weights: Weights = "last",
+    weights: Weights = None,
     rank: CutRank = None,
     predictions: Annotated[
         Optional[Path],
@@ -62,7 +65,9 @@ def evaluate(
 ) -> None:
     """Score a run or a checkpoint on a task."""
     with envelope(offline=offline, quiet=quiet):
-        say(f"evaluating {model or run or 'the newest run'} on {task}")
+        if task and run is None and model is None and (Path(task) / "recipe.yaml").is_file():
+            run, task = Path(task), None
+        say(f"evaluating {model or run or 'the newest run'} on {file or task or 'its task'}")
         result = lorakit.evaluate(
             run,
             task=task,
@@ -89,6 +94,7 @@ def tell(result: EvalResult) -> None:
         if metric == result.metric and result.interval is not None:
             text += "  (95 % interval {:.4f} to {:.4f})".format(*result.interval)
         pairs.append((metric, text))
+    pairs += trust_lines(result.trust) if result.trust is not None else []
     if not result.scores:
         pairs.append(("scores", "none: this split has no labels"))
     if result.predictions is not None:
@@ -101,6 +107,15 @@ def tell(result: EvalResult) -> None:
     write(facts(pairs), *(diagnosis_tables(found) if found is not None else []))
     if result.slices:
         write(slice_table(result.slices, f"by {result.by}"))
+
+
+def trust_lines(found: Trust) -> list[tuple[str, str]]:
+    """Log-loss and calibration error, beside what they would be without the temperature."""
+    lines = []
+    for name, field in (("log-loss", "log_loss"), ("calibration error", "ece")):
+        without = f"  ({getattr(found.plain, field):.4f} without the temperature of {found.temperature:.4g})"
+        lines.append((name, f"{getattr(found.used, field):.4f}" + without * (found.temperature != 1)))
+    return lines
 
 
 def diagnosis_tables(found: Diagnosis) -> list[Table]:

@@ -12,7 +12,18 @@ import typer
 import lorakit
 from lorakit.cli import plan
 from lorakit.cli.command import answer, envelope
-from lorakit.cli.options import AsJson, Offline, Overrides, Quiet, RecipeName, Seed, open_recipe
+from lorakit.cli.options import (
+    AsJson,
+    LabelColumn,
+    ModelName,
+    Offline,
+    Overrides,
+    Quiet,
+    RecipeName,
+    Seed,
+    TextColumn,
+    open_recipe,
+)
 from lorakit.cli.output import next_line, say, warn, write
 from lorakit.reporting.tables import count, duration, facts, percent, scores
 
@@ -24,6 +35,9 @@ if TYPE_CHECKING:
 def train(
     recipe: RecipeName,
     overrides: Overrides = None,
+    text: TextColumn = None,
+    label: LabelColumn = None,
+    model: ModelName = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan; train and write nothing.")
     ] = False,
@@ -36,13 +50,13 @@ def train(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the adapters of a recipe, with its search where it has one."""
+    """Train the adapters of a recipe, with its search where it has one; or a classifier from your own file of texts and labels."""
     with envelope(offline=offline, quiet=quiet):
-        loaded = open_recipe(recipe, overrides, seed=seed, offline=offline)
+        loaded = open_recipe(recipe, overrides, seed=seed, offline=offline, text=text, label=label, model=model)
         if dry_run:
             preview(loaded, as_json=as_json)
             return
-        say(f"loading {loaded.recipe.model.name} and {loaded.recipe.task.name}")
+        say(f"loading {loaded.recipe.model.name} and {loaded.recipe.task.train or loaded.recipe.task.name}")
         from lorakit.cli.progress import ProgressHook
 
         with ProgressHook(quiet=quiet) as progress:
@@ -63,7 +77,7 @@ def preview(loaded: LoadedRecipe, *, as_json: bool) -> None:
 
 def tell(result: TrainResult, *, offline: bool) -> None:
     """Write what a person wants to know when a training has ended, and say what can be done next."""
-    time = duration(result.seconds)
+    time, chosen = duration(result.seconds), result.selected == "best"
     if result.search_seconds:
         time += f", {percent(result.search_seconds / result.seconds)} of it search"
     pairs = [
@@ -72,18 +86,38 @@ def tell(result: TrainResult, *, offline: bool) -> None:
             f"best, step {result.best_step}",
             f"{scores(result.best)}  (chosen by {result.metric} on the validation split)",
         ),
+        *([("used", "the best weights, which the validation rows chose: their scores there flatter them")] * chosen),
         *baseline_lines(result),
+        *calibration_lines(result),
         ("parameters", f"{count(result.adapter_parameters)} in adapters, {count(result.head_parameters)} in the head"),
         ("sites on", f"{result.sites_on} of {result.sites_total}"),
         ("time", time),
         ("run", str(result.run_dir)),
     ]
     write(facts(pairs))
+    if result.stopped:
+        say(result.stopped)
     for warning in result.warnings:
         warn(warning)
     evaluation = ["eval", result.name, "--run", result.run_dir, *(["--offline"] if offline else [])]
     commands = (evaluation, ["merge", result.run_dir], ["predict", result.run_dir, "FILE"])
     say("\n  ".join(["next:", *(next_line(*words) for words in commands)]))
+
+
+def calibration_lines(result: TrainResult) -> list[tuple[str, str]]:
+    """What the temperature does to the probabilities of the weights that are used."""
+    found = result.calibration.get(result.selected)
+    if found is None:
+        return []
+    if found.note:
+        return [("calibration", f"none: {found.note}")]
+    told = f"{found.before.ece:.4f} -> {found.after.ece:.4f}, log-loss {found.before.log_loss:.4f} -> {found.after.log_loss:.4f}"
+    return [
+        (
+            "calibration",
+            f"error {told}  (temperature {found.temperature:.4g}, fitted on these {count(found.rows)} validation rows)",
+        )
+    ]
 
 
 def baseline_lines(result: TrainResult) -> list[tuple[str, str]]:

@@ -223,6 +223,32 @@ def only_custom(draft: Draft) -> Iterator[Problem]:
             )
 
 
+def loss_uses_its_settings(draft: Draft) -> Iterator[Problem]:
+    """Settings of one loss are given for that one."""
+    focal = draft["training.loss"] == "focal"
+    if not focal and draft.changed("training.focal_gamma"):
+        yield draft.problem("has no effect: the loss is cross_entropy", "training.focal_gamma", "training.loss: focal")
+    if focal and draft["training.label_smoothing"]:
+        yield draft.problem(
+            "is for cross_entropy: the focal loss looks at how right a row's one label is",
+            "training.label_smoothing",
+            "0, or training.loss: cross_entropy",
+        )
+
+
+def early_stopping_is_whole(draft: Draft) -> Iterator[Problem]:
+    """Early stopping has a patience, in whole evaluations, and nothing else but a margin."""
+    path = "training.early_stopping"
+    given, valid = draft[path], "{patience: 3}, or {patience: 3, min_delta: 0.001}"
+    for name in given:
+        if name not in ("patience", "min_delta"):
+            yield Problem(f"has no setting '{name}'", draft.where(f"{path}.{name}"), path, valid)
+    if given and "patience" not in given:
+        yield draft.problem("says no patience: after how many evaluations", path, valid)
+    elif given and not (given["patience"] >= 1 and given["patience"].is_integer()):
+        yield draft.problem(f"a patience of {given['patience']:g} is no number of evaluations", path, valid)
+
+
 RULES = (
     mandatory_keys,
     one_budget,
@@ -235,6 +261,8 @@ RULES = (
     something_to_adapt,
     axes_go_together,
     options_are_readable,
+    loss_uses_its_settings,
+    early_stopping_is_whole,
     custom_task,
     only_custom,
 )

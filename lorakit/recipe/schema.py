@@ -19,13 +19,15 @@ SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
 class Rule:
     """What is known of a key beyond its type. Bounds hold for the value, or for each item of a list or mapping.
 
-    doc: what the key means; choices: the accepted words, or where to look them up; low and high: bounds that are themselves
+    doc: what the key means; choices: the accepted words, or where to look them up; mapping: the type of the values where a mapping
+    from names to them may stand in place of a word, within the bounds; low and high: bounds that are themselves
     accepted; above and below: bounds that are not; pattern: a regex and how to say it in words; also: names that other tools
     use for the same thing, for did-you-mean.
     """
 
     doc: str
     choices: Sequence[str] | Callable[[], Sequence[str]] = ()
+    mapping: type | None = None
     low: float | None = None
     high: float | None = None
     above: float | None = None
@@ -70,6 +72,12 @@ class ModelSection:
         "the attention implementation",
         choices=("sdpa", "eager", "flash_attention_2"),
         also=("attn_implementation",),
+    )
+    head: Optional[str] = key(
+        None,
+        "a checkpoint's trained head: keep it in its own order, or make it new; by default it is kept where its label names are the "
+        "task's, its outputs in the task's order",
+        choices=("keep", "new"),
     )
     trust_remote_code: bool = key(False, "run code that comes with a hub model")
 
@@ -265,6 +273,12 @@ class TrainingSection:
     accumulate: int = key(
         1, "forward passes per optimiser step", low=1, also=("gradient_accumulation_steps", "accumulation")
     )
+    micro_tokens: Optional[int] = key(
+        None,
+        "tokens of a forward pass, padding too: a batch of more is computed in parts, in less memory and with the same gradients",
+        low=1,
+        also=("batch_tokens", "max_tokens", "max_tokens_per_batch"),
+    )
     lr: Optional[float] = key(
         None, "peak learning rate of the adapters; the method's usual one by default", above=0, also=("learning_rate",)
     )
@@ -298,6 +312,41 @@ class TrainingSection:
         "layers keep their inputs alone and are computed again on the way back: less memory, more time, the same result",
         also=("activation_checkpointing", "use_gradient_checkpointing"),
     )
+    loss: str = key(
+        "cross_entropy",
+        "of classes: cross_entropy, or focal, where rows that are right already count little",
+        choices=("cross_entropy", "focal"),
+        also=("loss_function", "criterion"),
+    )
+    focal_gamma: float = key(2.0, "focal: how little; 0 is cross-entropy", low=0, also=("gamma",))
+    label_smoothing: float = key(
+        0.0,
+        "the share of each row's label that is spread over all classes",
+        low=0,
+        below=1,
+        also=("label_smoothing_factor",),
+    )
+    class_weights: Any = key(
+        "none",
+        "none; balanced: classes weigh the same together, however rare; or label -> weight, 1 where left out. A step's loss is "
+        "divided by the weights of its rows",
+        choices=("none", "balanced"),
+        mapping=float,
+        above=0,
+        also=("class_weight", "weights", "pos_weight"),
+    )
+    early_stopping: dict[str, float] = key(
+        {},
+        "patience: evaluations without a better score after which the training ends; min_delta: how much better counts (0)",
+        low=0,
+        also=("early_stopping_patience", "patience", "early_stopping_threshold", "min_delta"),
+    )
+    select: str = key(
+        "last",
+        "the weights that predict, eval, merge and export take where nobody says: last, or best on the validation split",
+        choices=("last", "best"),
+        also=("load_best_model_at_end", "save_best_model"),
+    )
     length_grouping: bool = key(True, "batches of similar length: less padding", also=("group_by_length",))
     cuda_graphs: bool = key(
         False, "on a GPU: start the kernels of a step by one call; pads batches to a multiple of 16"
@@ -313,6 +362,11 @@ class EvaluationSection:
         None, "the same in optimiser steps; takes the place of every", low=1, also=("eval_steps",)
     )
     batch_size: int = key(64, "rows per forward pass", low=1, also=("per_device_eval_batch_size", "eval_batch_size"))
+    calibrate: bool = key(
+        True,
+        "fit a temperature on the validation rows that makes probabilities agree with how often they are right; no label changes",
+        also=("calibration", "temperature_scaling", "temperature"),
+    )
     baselines: list[str] = key(
         ["majority", "tfidf"],
         "simple classifiers to compare to: majority, tfidf (seconds), frozen (the model's features before training; a forward "

@@ -48,17 +48,17 @@ def score_splits(
     splits: Mapping[str, Encoded],
     objective: Objective,
     batch_size: int,
-    decided: dict[str, np.ndarray],
+    outputs: dict[str, np.ndarray],
 ) -> dict[str, float]:
     """The metrics of the task's validation splits: those of the first under their own names, further ones as ``name/split``.
 
-    decided: filled with the predictions of each.
+    outputs: filled with the logits of each.
     """
     scores: dict[str, float] = {}
     for split in task.validation:
         logits = predict_logits(model, splits[split], objective, batch_size)
         scores |= of_split(score_logits(task, logits, splits[split]), split, task.validation)
-        decided[split] = decide(task, logits)
+        outputs[split] = logits
     return scores
 
 

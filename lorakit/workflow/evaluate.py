@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lorakit.errors import UsageError, command_line, nearest
 from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.result import Result
+from lorakit.tasks.calibration import Reliability, probabilities, reliability
 from lorakit.tasks.diagnosis import Diagnosis, Slice, by_value, diagnose
 from lorakit.tasks.metrics import interval, main_metric
 from lorakit.tasks.sources import load_task
@@ -22,6 +26,21 @@ from lorakit.workflow.named_runs import newest_of, unknown_task
 from lorakit.workflow.parts import encode_split
 from lorakit.workflow.restore import TrainedClassifier, restore_checkpoint, restore_run
 from lorakit.workflow.same_data import check_same_data, tell_seen
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How good a classifier's probabilities are.
+
+    Attributes:
+        temperature: what its logits are divided by before the softmax; 1 where none was fitted.
+        used: of the probabilities that are used.
+        plain: of those without the temperature.
+    """
+
+    temperature: float
+    used: Reliability
+    plain: Reliability
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,7 @@ class EvalResult(Result):
         diagnosis: where the classifier is wrong on the first split; None without labels, and for a number to predict.
         by: the column that slices the rows of ``file``; empty without one.
         slices: the scores of the rows that have each of its values.
+        trust: how good its probabilities are on the first split; None as with the diagnosis.
     """
 
     task: str
@@ -57,6 +77,7 @@ class EvalResult(Result):
     diagnosis: Diagnosis | None
     by: str
     slices: list[Slice]
+    trust: Trust | None
 
 
 def evaluate(
@@ -67,7 +88,7 @@ def evaluate(
     split: str | None = None,
     file: str | Path | None = None,
     by: str | None = None,
-    weights: str = "last",
+    weights: str | None = None,
     predictions: str | Path | None = None,
     offline: bool = False,
     rank: int | None = None,
@@ -81,7 +102,8 @@ def evaluate(
         split: which rows; the task's validation splits by default.
         file: a labelled file to score instead, with the columns and labels of the run's task; labels are matched by name.
         by: a column of ``file``: the scores of each of its values too.
-        weights: of a run, the ``last`` ones, or the ``best`` on the validation split.
+        weights: of a run, the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run
+            says by default.
         predictions: a file to write, with a row for each example; in GLUE's form for its test splits.
         offline: never touch the network.
         rank: use the first so many rank units of each site alone, which a run of search.method=dylora is made for.
@@ -125,7 +147,7 @@ def evaluate(
 def open_run_for(
     task: str | None,
     run: str | Path | None,
-    weights: str,
+    weights: str | None,
     split: str | None,
     *,
     offline: bool,
@@ -153,9 +175,11 @@ def open_run_for(
             check_same_data(restored.run, data, splits)
         if set(splits) & set(data.task.validation):
             tell_seen(restored.run)
-    used = f"{weights} weights" if rank is None else f"{weights} weights, rank {rank}"
-    outputs = list(range(data.task.num_labels))
-    return TrainedClassifier(restored.adapted, restored.loaded.recipe, outputs, f"{path} ({used})"), data
+    used = f"{restored.weights} weights" + ("" if rank is None else f", rank {rank}")
+    found = TrainedClassifier(
+        restored.adapted, restored.loaded.recipe, f"{path} ({used})", temperature=restored.temperature
+    )
+    return found, data
 
 
 def evaluate_splits(
@@ -172,8 +196,6 @@ def evaluate_splits(
     Metrics of the first split have their own names, those of further ones ``name/split``; the interval and the diagnosis are the
     first's. values: what each of its rows has in the column ``by``.
     """
-    from scipy.special import softmax
-
     if predictions is not None and len(splits) > 1:
         raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
     task, metric = data.task, main_metric(data.task)
@@ -182,13 +204,13 @@ def evaluate_splits(
     objective = put_on_device(adapted.model, recipe, regression=task.regression)
     scores: dict[str, float] = {}
     slices: list[Slice] = []
-    bounds, found, rows = None, None, 0
+    bounds, found, reliable, rows = None, None, None, 0
     started = time.perf_counter()
     for split in splits:
         encoded = encode_split(data, split, adapted.backbone, length)
-        logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)[:, trained.order]
+        logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
         decisions = decide(task, logits)
-        chances = None if task.regression else softmax(logits, axis=1)
+        chances = None if task.regression else probabilities(logits, trained.temperature)
         rows += len(encoded)
         if encoded.labels is not None:
             scores |= of_split(score_logits(task, logits, encoded), split, splits)
@@ -197,6 +219,7 @@ def evaluate_splits(
                 bounds = interval(task, metric, decisions, references)
                 slices = [] if values is None else by_value(task, decisions, references, values)
                 if chances is not None:
+                    reliable = trust(logits, chances, references, trained.temperature)
                     found = diagnose(task, chances, references, encoded.lengths, encoded.idx, data.splits[split])
         if predictions is not None:
             write_predictions(predictions, task, encoded.idx, decisions, chances, split=split)
@@ -214,7 +237,16 @@ def evaluate_splits(
         diagnosis=found,
         by=by,
         slices=slices,
+        trust=reliable,
     )
+
+
+def trust(
+    logits: NDArray[np.floating], chances: NDArray[np.floating], references: NDArray[np.int64], temperature: float
+) -> Trust:
+    """How good the probabilities of rows are, with and without the temperature."""
+    used = reliability(chances, references)
+    return Trust(temperature, used, used if temperature == 1.0 else reliability(probabilities(logits), references))
 
 
 def choose_splits(data: TaskData, split: str | None) -> Sequence[str]:

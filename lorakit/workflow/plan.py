@@ -91,7 +91,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
     """Work a recipe out on its real model and data; nothing is trained or written.
 
     Args:
-        recipe: the name of a shipped recipe, a YAML file, a run's folder, or a recipe that is loaded.
+        recipe: the name of a shipped recipe, a YAML file, a run's folder, a file of data, or a recipe that is loaded.
         overrides: ``KEY=VALUE`` each, which win over the recipe.
 
     Returns:

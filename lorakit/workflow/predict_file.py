@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import tee
@@ -37,7 +37,7 @@ class FilePredictions(Result):
         rows: how many there were.
         labels: how often each label was the answer; empty for regression.
         blank: rows without text, which have no label.
-        abstained: rows whose probability was below ``abstain``, which have none either.
+        abstained: rows whose probability was below ``abstain``, or without a label that reaches its threshold; they have none either.
     """
 
     run: str
@@ -58,7 +58,8 @@ def predict_file(
     out: str | Path | None = None,
     batch_size: int = 32,
     abstain: float | None = None,
-    weights: str = "last",
+    thresholds: Mapping[str, float] | None = None,
+    weights: str | None = None,
     rank: int | None = None,
     on_answer: Callable[[Prediction], None] | None = None,
 ) -> FilePredictions:
@@ -74,7 +75,9 @@ def predict_file(
             ``probability`` and for each label ``p(label)``; where the source has such a column, ours is ``predicted_label``.
         batch_size: rows computed at once.
         abstain: no label for rows whose probability is below this.
-        weights: of a run, the ``last`` ones, or the ``best`` on the validation split.
+        thresholds: label -> the least probability it is answered with, else it is the next best label that reaches its own, or none.
+        weights: of a run, the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run
+            says by default.
         rank: use the first so many rank units of each site alone.
         on_answer: called with each answer as it comes.
 
@@ -99,6 +102,7 @@ def predict_file(
     classifier = load(run, weights=weights, rank=rank)
     if abstain is not None and classifier.regression:
         raise UsageError("a number has no probability to abstain below", hint="leave --abstain out")
+    classifier.least(thresholds)
     if files is None:
         texts = stream_texts(sys.stdin, "standard input", pair=classifier.pair)
     else:
@@ -107,11 +111,11 @@ def predict_file(
     columns = answer_columns(classifier, texts.names)
     blank: list[int] = []
     with answer_file(target, columns) if target else nullcontext(None) as write:
-        for row, answer in answered(classifier, texts, batch_size):
-            if not answer.label:
+        for row, answer in answered(classifier, texts, batch_size, thresholds):
+            if not answer.label and answer.probability is None:
                 result.blank += 1
                 blank += [row.number] if result.blank <= SHOWN else []
-            elif abstain is not None and answer.probability is not None and answer.probability < abstain:
+            elif not answer.label or (answer.probability is not None and answer.probability < (abstain or 0.0)):
                 answer = replace(answer, label="")
                 result.abstained += 1
             elif not classifier.regression:
@@ -127,10 +131,12 @@ def predict_file(
     return result
 
 
-def answered(classifier: Classifier, texts: NewTexts, batch_size: int) -> Iterator[tuple[NewRow, Prediction]]:
+def answered(
+    classifier: Classifier, texts: NewTexts, batch_size: int, thresholds: Mapping[str, float] | None
+) -> Iterator[tuple[NewRow, Prediction]]:
     """Each row with its answer."""
     ahead, rows = tee(texts.rows)
-    answers = classifier.stream((row.text for row in ahead), batch_size)
+    answers = classifier.stream((row.text for row in ahead), batch_size, thresholds=thresholds)
     return ((row, answer) for answer, row in zip(answers, rows, strict=True))
 
 
