@@ -88,6 +88,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 3,
         "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
         "mamba_headdim": 8,
+        "chunk_size": 16,
         "n_mamba_heads": 8,
     },
 }
@@ -128,5 +129,7 @@ def tiny_classifier(model_type: str, folder: Path, **more: Any) -> Path:
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
     save(model, folder)
-    save(tiny_tokenizer(segments=True), folder)
+    tokenizer = tiny_tokenizer(segments=True)
+    tokenizer.model_max_length = 10**30  # as transformers has it where nobody said
+    save(tokenizer, folder)
     return folder
