@@ -14,8 +14,7 @@ MRA = "transformers.models.mra.modeling_mra"
 REASONS = {
     "layoutlmv2": "it looks at pictures of pages, which a text has none of",
     "tapas": "it reads tables, and texts alone are none",
-    "reformer": "it hashes tokens at random, so that a text's label changes from call to call, and in training its axial positions "
-    "need every batch to be as long as its longest text",
+    "reformer": "its attention hashes tokens at random, so that a text's label changes from call to call",
     "mra": "its attention is a CUDA kernel; without it transformers computes zeros, and every text gets the same label",
 }
 

@@ -205,7 +205,9 @@ def compared(found: torch.Tensor, expected: torch.Tensor, otherwise: str) -> str
 def facts(tried: Tried) -> str:
     """What else there is to say of a family that trains: its padding, sites that cannot learn, what is left out."""
     backbone, sites = tried.backbone, len(tried.adapted.adapters)
-    notes = [padding_note(backbone.model.config).removeprefix(f"{backbone.model.config.model_type} models ")]
+    prefix = f"{backbone.model.config.model_type} models "
+    notes = [padding_note(backbone.model.config).removeprefix(prefix)]
+    notes += [note.removeprefix(prefix) for note in backbone.notes if "attend to all tokens" in note]
     if len(tried.learning) < sites:
         notes.append(f"{sites - len(tried.learning)} of {sites} sites are on no path from a text to its label")
     if found := left_out(backbone.anatomy.layers):
