@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,12 +42,14 @@ ORDER_STREAM = 3  # keeps the order's draw apart from the other draws of the sam
 class Padding:
     """How rows of different lengths become one batch; what a model's head needs is known to its backbone.
 
-    left: the side that is padded; spare: how many positions are padded beside the longest row too; equal: whether only rows of one
-    length share a batch where they are predicted, because the model takes padding for text.
+    left: the side that is padded; spare: how many positions are padded beside the longest row too; multiple: what the length of a
+    batch is a multiple of; equal: whether only rows of one length share a batch where they are predicted, because the model takes
+    padding for text.
     """
 
     left: bool = False
     spare: int = 0
+    multiple: int = 1
     equal: bool = False
 
 
@@ -84,7 +87,8 @@ class Encoded:
         """
         parts, window_of = self.parts(rows)
         lengths = (self.offsets[parts + 1] - self.offsets[parts]).tolist()
-        shape = len(parts), -(-(max(lengths) + self.padding.spare) // multiple) * multiple
+        unit = math.lcm(multiple, self.padding.multiple)
+        shape = len(parts), -(-(max(lengths) + self.padding.spare) // unit) * unit
         tokens, mask = np.full(shape, self.pads[0], np.int64), np.zeros(shape, np.int64)
         types = None if self.types is None else np.full(shape, self.pads[1], np.int64)
         for at, (part, length) in enumerate(zip(parts, lengths, strict=True)):
