@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,14 @@ from lorakit.backbone.site import Site
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Encoded, column_array, encode
 from lorakit.tasks.class_weights import class_weights
+from lorakit.tasks.plain_text import role_tokens
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
 from lorakit.tasks.tokens import Progress
 from lorakit.training.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -107,11 +111,26 @@ def load_model(recipe: Recipe, task: Task) -> Backbone:
 
 
 def encode_split(data: TaskData, split: str, backbone: Backbone, length: int) -> Encoded:
-    """A tokenised split, with a word about rows that were cut."""
-    encoded = encode(data.splits[split], backbone.tokenizer, length, split, progress=report_progress(split))
+    """A tokenised split, with a word about rows that were cut, and about tokens with a role that are written in texts."""
+    encoded = encode_rows(data.splits[split], backbone, length, split, progress=report_progress(split))
     if encoded.truncated:
-        logger.info("%s: %d of %d rows are cut to %d tokens", split, encoded.truncated, len(encoded), length)
+        most = ", the most that this model takes" if backbone.longest_text(length + 1) == length else ""
+        logger.info("%s: %d of %d rows are cut to %d tokens%s", split, encoded.truncated, len(encoded), length, most)
+    if encoded.special:
+        logger.info(
+            "%s: special tokens are written in the texts of %d rows (%s): they are read as plain text",
+            split,
+            encoded.special,
+            " ".join(role_tokens(backbone.tokenizer)),
+        )
     return encoded
+
+
+def encode_rows(
+    rows: Dataset, backbone: Backbone, length: int, name: str = "", progress: Progress | None = None
+) -> Encoded:
+    """Rows tokenised and padded as the model needs it."""
+    return encode(rows, backbone.tokenizer, length, name, progress, backbone.padding)
 
 
 def report_progress(split: str) -> Progress:

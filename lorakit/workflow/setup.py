@@ -56,6 +56,8 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         backbone = load_model(recipe, data.task)
         for note in backbone.notes:
             logger.info("%s", note)
+        if backbone.head.loud:
+            logger.warning("%s", backbone.head.note)
         sites, ranks = choose_sites(recipe, backbone)
         options = read_site_options(recipe, linear, sites)
         budget = choose_budget(recipe, sites, linear, shortcut, ranks, options)
