@@ -110,7 +110,9 @@ def outcome_words(outcome: Outcome) -> list[str]:
 
 def calibration_words(found: Calibration) -> list[str]:
     """How far probabilities are from how often they are right, and what the temperature does to that."""
-    words = f"On that split its probabilities are off by {found.before.ece:.4f} on average (the expected calibration error)"
+    words = (
+        f"On that split its probabilities are off by {found.before.ece:.4f} on average (the expected calibration error)"
+    )
     if found.note:
         return [f"{words}; no temperature was fitted: {found.note}."]
     return [
