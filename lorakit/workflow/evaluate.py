@@ -36,11 +36,13 @@ class Trust:
         temperature: what its logits are divided by before the softmax; 1 where none was fitted.
         used: of the probabilities that are used.
         plain: of those without the temperature.
+        fitted_here: whether the temperature was fitted on the rows of this split, which it then suits a little better than others.
     """
 
     temperature: float
     used: Reliability
     plain: Reliability
+    fitted_here: bool
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,8 @@ def evaluate_splits(
                 bounds = interval(task, metric, decisions, references)
                 slices = [] if values is None else by_value(task, decisions, references, values)
                 if chances is not None:
-                    reliable = trust(logits, chances, references, trained.temperature)
+                    fitted_here = trained.temperature != 1 and split == task.validation[0]
+                    reliable = trust(logits, chances, references, trained.temperature, fitted_here=fitted_here)
                     found = diagnose(task, chances, references, encoded.lengths, encoded.idx, data.splits[split])
         if predictions is not None:
             write_predictions(predictions, task, encoded.idx, decisions, chances, split=split)
@@ -242,11 +245,17 @@ def evaluate_splits(
 
 
 def trust(
-    logits: NDArray[np.floating], chances: NDArray[np.floating], references: NDArray[np.int64], temperature: float
+    logits: NDArray[np.floating],
+    chances: NDArray[np.floating],
+    references: NDArray[np.int64],
+    temperature: float,
+    *,
+    fitted_here: bool,
 ) -> Trust:
     """How good the probabilities of rows are, with and without the temperature."""
     used = reliability(chances, references)
-    return Trust(temperature, used, used if temperature == 1.0 else reliability(probabilities(logits), references))
+    plain = used if temperature == 1.0 else reliability(probabilities(logits), references)
+    return Trust(temperature, used, plain, fitted_here)
 
 
 def choose_splits(data: TaskData, split: str | None) -> Sequence[str]:
