@@ -35,7 +35,8 @@ ORDER_STREAM = 3  # keeps the order's draw apart from the other draws of the sam
 class Encoded:
     """A tokenised split. Rows lie end to end: row i is ``tokens[offsets[i]:offsets[i + 1]]``.
 
-    lengths: tokens per row; labels: (n,) long, float32 for regression, None where unlabelled; idx: the rows' numbers at
+    lengths: tokens per row; labels: (n,) long, float32 for regression, (n, labels) int8 of 0 and 1 for several labels a row, None
+    where unlabelled; idx: the rows' numbers at
     the source; truncated: rows that lost tokens to max_length; types: token types, None where the tokenizer makes none;
     pads: what pads input_ids and token_type_ids; pad_left: the side that is padded.
     """
@@ -57,7 +58,7 @@ class Encoded:
         """These rows as one batch, padded to the longest of them, or to the next ``multiple``.
 
         input_ids, attention_mask and (if the tokenizer makes them) token_type_ids: (len(rows), length) long; labels:
-        (len(rows),).
+        (len(rows),), or (len(rows), labels).
         """
         lengths = self.lengths[list(rows)].tolist()
         shape = len(rows), -(-max(lengths) // multiple) * multiple
@@ -116,16 +117,24 @@ def encode(
 
 
 def label_tensor(dataset: Dataset) -> torch.Tensor | None:
-    """Labels (n,): long for classes, float32 for numbers, None where the split has none."""
+    """Labels (n,): long for classes, float32 for numbers, None where the split has none; (n, labels) int8 for several labels a row."""
     if "label" not in dataset.column_names:
         return None
+    kind = dataset.data.column("label").type
+    if hasattr(kind, "list_size"):
+        values = np.concatenate([chunk.flatten().to_numpy() for chunk in dataset.data.column("label").chunks])
+        return torch.from_numpy(chosen_rows(dataset, values.reshape(-1, kind.list_size)).astype(np.int8))
     dtype = np.float32 if dataset.features["label"].dtype.startswith("float") else np.int64
     return torch.from_numpy(column_array(dataset, "label").astype(dtype))
 
 
 def column_array(dataset: Dataset, name: str) -> NDArray[Any]:
     """A column of numbers (n,)."""
-    values: NDArray[Any] = dataset.data.column(name).to_numpy()
+    return chosen_rows(dataset, dataset.data.column(name).to_numpy())
+
+
+def chosen_rows(dataset: Dataset, values: NDArray[Any]) -> NDArray[Any]:
+    """Of the values of the whole table those of the split's rows."""
     chosen = row_places(dataset)
     return values if chosen is None else values[chosen]
 
