@@ -244,6 +244,19 @@ def only_custom(draft: Draft) -> Iterator[Problem]:
             )
 
 
+def loss_uses_its_settings(draft: Draft) -> Iterator[Problem]:
+    """Settings of one loss are given for that one."""
+    focal = draft["training.loss"] == "focal"
+    if not focal and draft.changed("training.focal_gamma"):
+        yield draft.problem("has no effect: the loss is cross_entropy", "training.focal_gamma", "training.loss: focal")
+    if focal and draft["training.label_smoothing"]:
+        yield draft.problem(
+            "is for cross_entropy: the focal loss looks at how right a row's one label is",
+            "training.label_smoothing",
+            "0, or training.loss: cross_entropy",
+        )
+
+
 RULES = (
     mandatory_keys,
     one_budget,
@@ -256,6 +269,7 @@ RULES = (
     something_to_adapt,
     axes_go_together,
     options_are_readable,
+    loss_uses_its_settings,
     custom_task,
     only_custom,
 )

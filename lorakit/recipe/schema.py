@@ -19,13 +19,15 @@ SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
 class Rule:
     """What is known of a key beyond its type. Bounds hold for the value, or for each item of a list or mapping.
 
-    doc: what the key means; choices: the accepted words, or where to look them up; low and high: bounds that are themselves
+    doc: what the key means; choices: the accepted words, or where to look them up; mapping: the type of the values where a mapping
+    from names to them may stand in place of a word, within the bounds; low and high: bounds that are themselves
     accepted; above and below: bounds that are not; pattern: a regex and how to say it in words; also: names that other tools
     use for the same thing, for did-you-mean.
     """
 
     doc: str
     choices: Sequence[str] | Callable[[], Sequence[str]] = ()
+    mapping: type | None = None
     low: float | None = None
     high: float | None = None
     above: float | None = None
@@ -313,6 +315,29 @@ class TrainingSection:
         False,
         "layers keep their inputs alone and are computed again on the way back: less memory, more time, the same result",
         also=("activation_checkpointing", "use_gradient_checkpointing"),
+    )
+    loss: str = key(
+        "cross_entropy",
+        "of classes: cross_entropy, or focal, where rows that are right already count little",
+        choices=("cross_entropy", "focal"),
+        also=("loss_function", "criterion"),
+    )
+    focal_gamma: float = key(2.0, "focal: how little; 0 is cross-entropy", low=0, also=("gamma",))
+    label_smoothing: float = key(
+        0.0,
+        "the share of each row's label that is spread over all classes",
+        low=0,
+        below=1,
+        also=("label_smoothing_factor",),
+    )
+    class_weights: Any = key(
+        "none",
+        "none; balanced: classes weigh the same together, however rare; or label -> weight, 1 where left out. A step's loss is "
+        "divided by the weights of its rows",
+        choices=("none", "balanced"),
+        mapping=float,
+        above=0,
+        also=("class_weight", "weights", "pos_weight"),
     )
     length_grouping: bool = key(True, "batches of similar length: less padding", also=("group_by_length",))
     cuda_graphs: bool = key(

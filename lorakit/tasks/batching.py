@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Batch = Mapping[str, torch.Tensor]
-"""What ``Encoded.collate`` gives: input_ids, attention_mask, maybe token_type_ids and labels."""
+"""What ``Encoded.collate`` gives: input_ids, attention_mask, maybe token_type_ids and labels; for training maybe ROW_SCALE."""
+ROW_SCALE = "row_scale"
+"""What each row's loss is taken times (rows,), where classes have weights."""
 SummedLoss = Callable[[nn.Module, Batch], torch.Tensor]
 """(model, batch) -> the loss summed over the batch's rows."""
 

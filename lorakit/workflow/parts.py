@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lorakit.adapters.budget import Budget
 from lorakit.adapters.counting import costs, shared_cost, spec_for
@@ -14,7 +18,8 @@ from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import Recipe
-from lorakit.tasks.batching import Encoded, encode
+from lorakit.tasks.batching import Encoded, column_array, encode
+from lorakit.tasks.class_weights import class_weights
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
 from lorakit.tasks.tokens import Progress
@@ -70,6 +75,14 @@ class Parts:
     def encode(self, *splits: str) -> dict[str, Encoded]:
         """The tokenised splits, with a word about rows that were cut."""
         return {split: encode_split(self.data, split, self.backbone, self.max_length) for split in splits}
+
+    @cached_property
+    def class_weights(self) -> NDArray[np.float64] | None:
+        """How much the rows of each class weigh in the loss (classes,), None where all count the same."""
+        if self.task.regression:
+            return None
+        labels = column_array(self.data.splits["train"], "label")
+        return class_weights(self.recipe.training.class_weights, self.task.labels, labels)
 
     @property
     def max_length(self) -> int:

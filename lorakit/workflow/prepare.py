@@ -29,6 +29,7 @@ from lorakit.training.training import Training
 from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
 from lorakit.workflow.accelerator import check_device, make_accelerator
 from lorakit.workflow.calibrate import calibrate
+from lorakit.workflow.objective import objective_of
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.setup import adapt, drop_unused_work, make_allocator, warm_start
 
@@ -53,8 +54,8 @@ def prepare(
     drop_unused_work(parts, adapted)
     accelerator = make_accelerator(recipe, run.path)
     model = accelerator.prepare_model(adapted.model)
-    objective = Objective(accelerator, task.regression)
-    loader = make_loader(recipe, encoded["train"], accelerator)
+    objective = objective_of(parts, accelerator)
+    loader = make_loader(parts, encoded["train"], accelerator)
     optimizer = make_optimizer(adapted, recipe.training)
     search: list[SearchHook] = []
     with loaded.locating_errors():
@@ -98,8 +99,9 @@ def prepare(
     return training
 
 
-def make_loader(recipe: Recipe, rows: Encoded, accelerator: Accelerator) -> TrainLoader:
+def make_loader(parts: Parts, rows: Encoded, accelerator: Accelerator) -> TrainLoader:
     """The training rows, this process's part of them; in few lengths where graphs are taken of each."""
+    recipe = parts.recipe
     return TrainLoader(
         rows,
         recipe.training,
@@ -107,6 +109,7 @@ def make_loader(recipe: Recipe, rows: Encoded, accelerator: Accelerator) -> Trai
         accelerator.process_index,
         accelerator.num_processes,
         multiple=LENGTHS if recipe.training.cuda_graphs else 1,
+        weights=parts.class_weights,
     )
 
 

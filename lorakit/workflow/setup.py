@@ -23,6 +23,7 @@ from lorakit.searching.allocator import Allocator, SearchContext, allocators, ch
 from lorakit.tasks.task import TaskData
 from lorakit.training.dropout import fast_dropout
 from lorakit.training.loader import TrainLoader
+from lorakit.training.losses import check_suits
 from lorakit.training.objective import Objective
 from lorakit.training.optim import moments_of
 from lorakit.training.schedule import Schedule
@@ -51,6 +52,7 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         if problems := conflicts_with_search(linear, recipe.search):
             raise RecipeError(problems)
         data = data or load_data(recipe)
+        check_suits(recipe.training, data.task)
         backbone = load_model(recipe, data.task)
         for note in backbone.notes:
             logger.info("%s", note)

@@ -22,6 +22,8 @@ RULES = [
     ("search: {method: adalora, preset: best}", "mine.yaml:3", "search.preset", "settings of heterolora, and search.method is adalora"),
     ("search:\n  options: {beta1: 0.9}", "mine.yaml:4", "search.options", "has no effect: there is no search"),
     ("adapter: {targets: []}", "mine.yaml:3", "adapter.targets", "nothing would be adapted"),
+    ("training:\n  focal_gamma: 1", "mine.yaml:4", "training.focal_gamma", "has no effect: the loss is cross_entropy"),
+    ("training: {loss: focal, label_smoothing: 0.1}", "mine.yaml:3", "training.label_smoothing", "is for cross_entropy"),
 ]  # fmt: skip
 
 
@@ -44,6 +46,8 @@ def test_keys_that_do_not_go_together(mistakes, text, where, key, what):
         "search: {enable: 0.25, uniform_rank: null}",
         "search: {method: heterolora, preset: best, warmup: 0.2}",
         "search: {preset: best}",
+        "training: {loss: focal, focal_gamma: 0.5, class_weights: {bad: 2.5, '1': 4.0}}",
+        "training: {label_smoothing: 0.1, class_weights: balanced}",
     ],
 )
 def test_keys_that_do_go_together(load, text):
