@@ -52,9 +52,16 @@ class Backbone:
 
 
 def load_backbone(
-    section: ModelSection, *, labels: tuple[str, ...], regression: bool, seed: int, offline: bool = False
+    section: ModelSection,
+    *,
+    labels: tuple[str, ...],
+    regression: bool,
+    seed: int,
+    offline: bool = False,
+    multi_label: bool = False,
 ) -> Backbone:
-    """Load ``section.name`` as a classifier over ``labels``, or with one output for regression.
+    """Load ``section.name`` as a classifier over ``labels``, or with one output for regression; multi_label: each label is there or
+    not by itself.
 
     The weights come in ``section.dtype``; the new parts are float32 in any case, because they train. What is newly
     initialised depends on ``seed`` alone, and the global random state is left as it was. Raises RecipeError or RunError with
@@ -71,7 +78,7 @@ def load_backbone(
         config = read_config(folder, section, options)
         tokenizer = read_tokenizer(folder, section, config, options)
         checkpoint_labels = tuple(config.id2label.values())
-        configure(config, labels, regression)
+        configure(config, labels, regression, multi_label)
         attention = attention_for(config, section.attention)
         try:
             with seeded(seed):

@@ -116,8 +116,15 @@ def listener(
 
 
 def line(answer: Prediction, *, proba: bool) -> str:
-    """``label TAB probability``, and with ``proba`` ``TAB name=probability`` for every label; an empty label is none."""
-    parts = [answer.label, *([] if answer.probability is None else [f"{answer.probability:.4f}"])]
+    """``label TAB probability``, and with ``proba`` ``TAB name=probability`` for every label; an empty label is none.
+
+    Of several labels the probabilities stand in their order, with semicolons between them.
+    """
+    parts = [answer.label]
+    if answer.probability is not None:
+        parts.append(f"{answer.probability:.4f}")
+    elif answer.probabilities is not None:
+        parts.append(";".join(f"{answer.probabilities[name]:.4f}" for name in answer.labels))
     if proba and answer.probabilities:
         parts += [f"{name}={chance:.4f}" for name, chance in answer.probabilities.items()]
     return "\t".join(parts)

@@ -89,7 +89,9 @@ def is_list(kind: arrow.DataType) -> bool:
     """Whether values are lists."""
     import pyarrow as arrow
 
-    return any(is_kind(kind) for is_kind in (arrow.types.is_list, arrow.types.is_large_list, arrow.types.is_fixed_size_list))
+    return any(
+        is_kind(kind) for is_kind in (arrow.types.is_list, arrow.types.is_large_list, arrow.types.is_fixed_size_list)
+    )
 
 
 def inner_names(kind: arrow.DataType, before: str) -> Iterator[str]:

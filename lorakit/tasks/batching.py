@@ -122,12 +122,17 @@ def label_tensor(dataset: Dataset) -> torch.Tensor | None:
     """Labels (n,): long for classes, float32 for numbers, None where the split has none; (n, labels) int8 for several labels a row."""
     if "label" not in dataset.column_names:
         return None
-    kind = dataset.data.column("label").type
-    if hasattr(kind, "list_size"):
-        values = np.concatenate([chunk.flatten().to_numpy() for chunk in dataset.data.column("label").chunks])
-        return torch.from_numpy(chosen_rows(dataset, values.reshape(-1, kind.list_size)).astype(np.int8))
+    if hasattr(dataset.data.column("label").type, "list_size"):
+        return torch.from_numpy(label_array(dataset))
     dtype = np.float32 if dataset.features["label"].dtype.startswith("float") else np.int64
     return torch.from_numpy(column_array(dataset, "label").astype(dtype))
+
+
+def label_array(dataset: Dataset) -> NDArray[np.int8]:
+    """Several labels a row, (n, labels) of 0 and 1."""
+    column = dataset.data.column("label")
+    values = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])
+    return chosen_rows(dataset, values.reshape(-1, column.type.list_size)).astype(np.int8)
 
 
 def column_array(dataset: Dataset, name: str) -> NDArray[Any]:

@@ -55,7 +55,9 @@ class FlagColumns:
         flags = []
         for name in self.names:
             values = values_of(table, name)
-            read = [FLAGS.get((written(value) or "").lower()) if isinstance(value, SCALARS) else None for value in values]
+            read = [
+                FLAGS.get((written(value) or "").lower()) if isinstance(value, SCALARS) else None for value in values
+            ]
             if wrong := [row for row, flag in enumerate(read) if flag is None]:
                 self.example = values[wrong[0]] if not self.wrong else self.example
                 self.wrong.setdefault(name, []).extend(self.rows + row for row in wrong)

@@ -48,7 +48,9 @@ class LabelSets:
         if rows.classes:
             return cls(rows.classes, {fold(name): place for place, name in enumerate(rows.classes)}, between)
         if fractions := sorted(name for name in found if FRACTION.fullmatch(name)):
-            what = f"{rows.path}: the labels in column '{column}' are numbers such as {clipped(fractions[0])}, not names"
+            what = (
+                f"{rows.path}: the labels in column '{column}' are numbers such as {clipped(fractions[0])}, not names"
+            )
             raise DataError(what, key="task.label", valid="names, whole numbers, true and false")
         if len(found) > max(MANY, len(rows) / 2):
             what = f"{rows.path}: column '{column}' has {len(found):,} different labels in {len(rows):,} rows"
@@ -144,7 +146,9 @@ def separator_in(rows: Rows, separator: str | None, known: dict[str, int] | None
     there = [mark for mark in SEPARATORS if any(mark in text for text in texts)]
     if len(there) > 1:
         example = next(text for text in texts if there[0] in text)
-        what = f"{rows.path}: labels may be separated by {' or '.join(SAID[mark] for mark in there)}: {clipped(example)}"
+        what = (
+            f"{rows.path}: labels may be separated by {' or '.join(SAID[mark] for mark in there)}: {clipped(example)}"
+        )
         raise DataError(what, key="task.label_separator", hint=f'task.label_separator="{there[0]}"')
     return there[0] if there else ""
 

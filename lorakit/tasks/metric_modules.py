@@ -11,8 +11,8 @@ from datasets import Features, Sequence, Value
 
 from lorakit.tasks import formulas
 
-
-SEVERAL = "multilabel"  # the configuration of a metric whose rows are a 0 or 1 for each label, as evaluate's own f1 calls it
+SEVERAL = "multilabel"
+"""The configuration of a metric whose rows are a 0 or 1 for each label, as the f1 of the library evaluate has it."""
 
 
 class LocalMetric(evaluate.Metric):

@@ -70,9 +70,7 @@ def interval(
     return float(low), float(high)
 
 
-def checked(
-    task: Task, predictions: NDArray[Any], references: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def checked(task: Task, predictions: NDArray[Any], references: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Both as arrays of one shape (n,), for several labels a row (n, labels), n at least 1, all finite."""
     predictions, references = np.asarray(predictions), np.asarray(references)
     axes, shape = (2, "(n, labels)") if task.multi_label else (1, "(n,)")

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def build_split(
-    rows: Rows, columns: Columns, labels: LabelMap | LabelSets | None, *, label_hint: str = ""
-) -> Dataset:
+def build_split(rows: Rows, columns: Columns, labels: LabelMap | LabelSets | None, *, label_hint: str = "") -> Dataset:
     """The canonical form of ``rows``; its texts stay where they are, in memory or on disk.
 
     labels: None for regression; label_hint: what to try with an unknown label. Several labels a row are a list of 0 and 1. Raises

@@ -1,8 +1,8 @@
 """Files of predictions: GLUE's submission form for the test splits of GLUE tasks, a csv with probabilities for all others.
 
 GLUE's form is tab separated: ``index``, ``prediction``, which is a label's name (MNLI, QNLI, RTE), a score from 0.000 to 5.000
-(STS-B), else the label's id. The csv has ``idx``, ``prediction`` (the label's name, several with a separator between them, or the number) and, where they are
-known, ``probability_<name>`` of every label.
+(STS-B), else the label's id. The csv has ``idx``, ``prediction`` (the label's name, several with a separator between them, or the
+number) and, where they are known, ``probability_<name>`` of every label.
 
 Both have a header and one row an example, in the order of idx.
 """
@@ -57,8 +57,8 @@ def write_predictions(
 ) -> Path:
     """Write one row an example and give the path back.
 
-    predictions: shape (n,), or (n, labels); probabilities: shape (n, num_labels) or None; split: decides the form, see the head of this file.
-    The file appears only when it is complete. Raises UsageError where it cannot be written.
+    predictions: shape (n,), or (n, labels); probabilities: shape (n, num_labels) or None; split: decides the form, see the head of
+    this file. The file appears only when it is complete. Raises UsageError where it cannot be written.
     """
     path = Path(path)
     if task.submission and split in task.test:

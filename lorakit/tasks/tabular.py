@@ -185,9 +185,7 @@ def label_map(section: TaskSection, train: Rows, label: str) -> LabelMap | Label
     return found
 
 
-def custom_task(
-    section: TaskSection, text: tuple[str, ...], label: str, labels: LabelMap | LabelSets | None
-) -> Task:
+def custom_task(section: TaskSection, text: tuple[str, ...], label: str, labels: LabelMap | LabelSets | None) -> Task:
     """The Task of a custom section; labels: None for regression."""
     names = labels.names if labels else ()
     if section.regression:

@@ -31,8 +31,22 @@ def predict_logits(model: nn.Module, encoded: Encoded, objective: Objective, bat
 
 
 def decide(task: Task, logits: np.ndarray) -> np.ndarray:
-    """Predictions from logits: class ids, or numbers for regression."""
+    """Predictions (n,) from logits: class ids, or numbers for regression; (n, labels) of 0 and 1 for several labels a row, each of
+    which is given from a probability of one half.
+    """
+    if task.multi_label:
+        return (logits >= 0).astype(np.int64)
     return logits[:, 0] if task.regression else logits.argmax(axis=1)
+
+
+def chances(task: Task, logits: np.ndarray) -> np.ndarray | None:
+    """Probabilities (n, labels) from logits, which sum to 1 but for several labels a row; None for regression."""
+    from scipy.special import expit, softmax
+
+    if task.regression:
+        return None
+    found: np.ndarray = expit(logits) if task.multi_label else softmax(logits, axis=1)
+    return found
 
 
 def score_logits(task: Task, logits: np.ndarray, encoded: Encoded) -> dict[str, float]:

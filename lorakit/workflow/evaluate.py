@@ -11,11 +11,13 @@ from lorakit.errors import UsageError, command_line, nearest
 from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.result import Result
 from lorakit.tasks.diagnosis import Diagnosis, Slice, by_value, diagnose
+from lorakit.tasks.label_diagnosis import LabelDiagnosis, diagnose_labels
 from lorakit.tasks.metrics import interval, main_metric
+from lorakit.tasks.number_diagnosis import NumberDiagnosis, diagnose_numbers
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.submission import write_predictions
 from lorakit.tasks.task import TaskData, tasks
-from lorakit.training.evaluation import decide, of_split, predict_logits, score_logits
+from lorakit.training.evaluation import chances, decide, of_split, predict_logits, score_logits
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.labelled_file import read_labelled
 from lorakit.workflow.named_runs import newest_of, unknown_task
@@ -39,7 +41,8 @@ class EvalResult(Result):
         seconds: that predicting took.
         predictions: the file that was written, None where none was asked for.
         name: what people call the task: its own name, of own data that of the file.
-        diagnosis: where the classifier is wrong on the first split; None without labels, and for a number to predict.
+        diagnosis: where the classifier is wrong on the first split; None without labels. Of classes, of several labels a row, and of
+            numbers it is another one.
         by: the column that slices the rows of ``file``; empty without one.
         slices: the scores of the rows that have each of its values.
     """
@@ -54,7 +57,7 @@ class EvalResult(Result):
     seconds: float
     predictions: Path | None
     name: str
-    diagnosis: Diagnosis | None
+    diagnosis: Diagnosis | LabelDiagnosis | NumberDiagnosis | None
     by: str
     slices: list[Slice]
 
@@ -172,8 +175,6 @@ def evaluate_splits(
     Metrics of the first split have their own names, those of further ones ``name/split``; the interval and the diagnosis are the
     first's. values: what each of its rows has in the column ``by``.
     """
-    from scipy.special import softmax
-
     if predictions is not None and len(splits) > 1:
         raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
     task, metric = data.task, main_metric(data.task)
@@ -182,13 +183,14 @@ def evaluate_splits(
     objective = put_on_device(adapted.model, recipe, regression=task.regression)
     scores: dict[str, float] = {}
     slices: list[Slice] = []
-    bounds, found, rows = None, None, 0
+    bounds, rows = None, 0
+    found: Diagnosis | LabelDiagnosis | NumberDiagnosis | None = None
     started = time.perf_counter()
     for split in splits:
         encoded = encode_split(data, split, adapted.backbone, length)
         logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)[:, trained.order]
         decisions = decide(task, logits)
-        chances = None if task.regression else softmax(logits, axis=1)
+        probabilities = chances(task, logits)
         rows += len(encoded)
         if encoded.labels is not None:
             scores |= of_split(score_logits(task, logits, encoded), split, splits)
@@ -196,10 +198,15 @@ def evaluate_splits(
                 references = encoded.labels.numpy()
                 bounds = interval(task, metric, decisions, references)
                 slices = [] if values is None else by_value(task, decisions, references, values)
-                if chances is not None:
-                    found = diagnose(task, chances, references, encoded.lengths, encoded.idx, data.splits[split])
+                rest = encoded.lengths, encoded.idx, data.splits[split]
+                if probabilities is None:
+                    found = diagnose_numbers(task, decisions, references, *rest)
+                elif task.multi_label:
+                    found = diagnose_labels(task, decisions, probabilities, references, *rest)
+                else:
+                    found = diagnose(task, probabilities, references, *rest)
         if predictions is not None:
-            write_predictions(predictions, task, encoded.idx, decisions, chances, split=split)
+            write_predictions(predictions, task, encoded.idx, decisions, probabilities, split=split)
     return EvalResult(
         task=task.name,
         split=", ".join(splits),

@@ -18,8 +18,8 @@ from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import Recipe
-from lorakit.tasks.batching import Encoded, column_array, encode
-from lorakit.tasks.class_weights import class_weights
+from lorakit.tasks.batching import Encoded, column_array, encode, label_array
+from lorakit.tasks.class_weights import class_weights, label_weights
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
 from lorakit.tasks.tokens import Progress
@@ -78,11 +78,21 @@ class Parts:
 
     @cached_property
     def class_weights(self) -> NDArray[np.float64] | None:
-        """How much the rows of each class weigh in the loss (classes,), None where all count the same."""
+        """How much the rows of each class weigh in the loss (classes,), None where all count the same.
+
+        Of several labels a row: how much those with a label weigh against those without it.
+        """
         if self.task.regression:
             return None
-        labels = column_array(self.data.splits["train"], "label")
-        return class_weights(self.recipe.training.class_weights, self.task.labels, labels)
+        setting, rows = self.recipe.training.class_weights, self.data.splits["train"]
+        if self.task.multi_label:
+            return label_weights(setting, self.task.labels, label_array(rows))
+        return class_weights(setting, self.task.labels, column_array(rows, "label"))
+
+    @property
+    def row_weights(self) -> NDArray[np.float64] | None:
+        """Those of them that whole rows have, by which a step's loss is divided: none where a row has several labels."""
+        return None if self.task.multi_label else self.class_weights
 
     @property
     def max_length(self) -> int:
@@ -101,6 +111,7 @@ def load_model(recipe: Recipe, task: Task) -> Backbone:
         recipe.model,
         labels=task.labels,
         regression=task.regression,
+        multi_label=task.multi_label,
         seed=derive_seed(recipe.run.seed, "init/head"),
         offline=recipe.run.offline,
     )

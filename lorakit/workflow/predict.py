@@ -14,32 +14,39 @@ from numpy.typing import NDArray
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.merge import read_merged
+from lorakit.backbone.config_and_tokenizer import problem_type
 from lorakit.errors import DataError, RunError, UsageError
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.result import Result
+from lorakit.tasks.label_sets import joined
 from lorakit.tasks.new_texts import Text, is_blank
 from lorakit.tasks.table import short
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.restore import is_merged, restore_merged, restore_run
 
+HALF = 0.5  # the probability from which a label is given, where a text may have several
 AHEAD = 16  # batches whose texts are read and sorted by length together, at most
 
 
 @dataclass(frozen=True)
 class Prediction(Result):
-    """A text's label.
+    """A text's label, or its labels.
 
     Attributes:
         text: the text, or the two texts of a pair.
-        label: its label; for regression the number; empty where the text is blank, which has none.
-        probability: of that label, between 0 and 1; None for regression and for a blank text.
-        probabilities: of every label, in the order of the classifier's; None where probability is.
+        label: its label; for regression the number; empty where the text is blank, which has none. Where a text may have several, their
+            names with a semicolon between them, or what no name has in it; empty where it has none.
+        probability: of that label, between 0 and 1; None for regression, for a blank text, and where a text may have several.
+        probabilities: of every label, in the order of the classifier's; None for regression and for a blank text. Where a text may have
+            several labels they do not sum to 1: each is that of its label alone.
+        labels: its one label, or all of those it has, in the order of the classifier's; none for regression and for a blank text.
     """
 
     text: Text
     label: str
     probability: float | None
     probabilities: dict[str, float] | None = None
+    labels: tuple[str, ...] = ()
 
 
 class Classifier:
@@ -49,6 +56,7 @@ class Classifier:
         model: the transformers model, adapters in place.
         tokenizer: that of transformers.
         labels: the name of each output.
+        multi_label: whether a text may have any number of the labels.
         columns: what the run's data calls the column of texts, or the two of pairs; empty where that is not known.
 
     A text without anything but blanks, or a pair of two such, has no label.
@@ -60,6 +68,7 @@ class Classifier:
         self.tokenizer = adapted.backbone.tokenizer
         self.labels: dict[int, str] = self.model.config.id2label
         self.regression: bool = self.model.config.num_labels == 1
+        self.multi_label: bool = self.model.config.problem_type == problem_type(regression=False, multi_label=True)
         self.max_length = adapted.backbone.longest_text(recipe.task.max_length)
         self.pair, self.columns = pair, columns
         self.objective = put_on_device(self.model, recipe, regression=self.regression)
@@ -75,7 +84,8 @@ class Classifier:
             yield from map(self.prediction, chunk, outputs)
 
     def predict_proba(self, texts: Text | Iterable[Text], batch_size: int = 32) -> NDArray[np.float32]:
-        """The probability of each label (rows, labels), in the order of ``labels``; NaN for a blank text.
+        """The probability of each label (rows, labels), in the order of ``labels``; NaN for a blank text. Those of a text sum to 1, but
+        where it may have several labels.
 
         Raises UsageError where the answer is a number.
         """
@@ -139,8 +149,14 @@ class Classifier:
                     "the model's outputs are not numbers: its weights are damaged, or its training diverged",
                     where=self.adapted.backbone.name,
                 )
-            found[[rows[place] for place in batch]] = (logits if self.regression else logits.softmax(dim=-1)).numpy()
+            found[[rows[place] for place in batch]] = self.chances(logits).numpy()
         return found
+
+    def chances(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (rows, labels) as probabilities, a number as it is."""
+        if self.regression:
+            return logits
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
 
     def prediction(self, text: Text, outputs: NDArray[np.float32]) -> Prediction:
         """What the outputs (labels,) say of a text."""
@@ -148,9 +164,12 @@ class Classifier:
             return Prediction(text, "", None)
         if self.regression:
             return Prediction(text, f"{float(outputs[0]):.4f}", None)
-        best = int(outputs.argmax())
         chances = {self.labels[place]: chance for place, chance in enumerate(outputs.tolist())}
-        return Prediction(text, self.labels[best], float(outputs[best]), chances)
+        if self.multi_label:
+            given = tuple(name for name, chance in chances.items() if chance >= HALF)
+            return Prediction(text, joined(given, [*chances]), None, chances, given)
+        best = int(outputs.argmax())
+        return Prediction(text, self.labels[best], float(outputs[best]), chances, (self.labels[best],))
 
 
 def load(path: str | Path, *, weights: str = "last", rank: int | None = None) -> Classifier:

@@ -13,6 +13,7 @@ from lorakit.artifacts.adapter_file import OURS, PEFT_CONFIG, load_adapter, told
 from lorakit.artifacts.merge import read_merged, restore_shortcuts
 from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import Run, open_run
+from lorakit.backbone.config_and_tokenizer import problem_type
 from lorakit.backbone.load import load_backbone
 from lorakit.errors import RecipeError, RunError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
@@ -137,13 +138,20 @@ def is_merged(path: Path) -> bool:
 def restore_merged(section: ModelSection) -> AdaptedModel:
     """The model of a folder, ``section.name``, that `lorakit merge` wrote, as anybody would load it, with its shortcuts."""
     folder = Path(section.name)
-    labels, regression = read_labels(folder / "config.json")
-    backbone = load_backbone(section, labels=labels, regression=regression, seed=0, offline=True)
+    labels, kind = read_labels(folder / "config.json")
+    backbone = load_backbone(
+        section,
+        labels=labels,
+        regression=not labels,
+        multi_label=kind == problem_type(regression=False, multi_label=True),
+        seed=0,
+        offline=True,
+    )
     return restore_shortcuts(backbone, folder)
 
 
-def read_labels(path: Path) -> tuple[tuple[str, ...], bool]:
-    """The labels that a merged model's config.json names, in order, and whether it predicts a number, which has none.
+def read_labels(path: Path) -> tuple[tuple[str, ...], str]:
+    """The labels that a merged model's config.json names, in order, none where it predicts a number; and what kind of task it is for.
 
     RunError where it is broken.
     """
@@ -153,8 +161,9 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], bool]:
         named = {int(number): name for number, name in config["id2label"].items()}
         if sorted(named) != [*range(len(named))] or not all(isinstance(name, str) for name in named.values()):
             raise ValueError("id2label does not name each output once")
-        regression = config.get("problem_type") == "regression"
-        return () if regression else tuple(named[number] for number in sorted(named)), regression
+        kind = str(config.get("problem_type"))
+        regression = kind == problem_type(regression=True, multi_label=False)
+        return () if regression else tuple(named[number] for number in sorted(named)), kind
 
 
 @dataclass(frozen=True)
@@ -190,7 +199,14 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassi
     Raises UsageError where the checkpoint's head is not one for ``task``.
     """
     recipe = Recipe(model=ModelSection(name=name))
-    backbone = load_backbone(recipe.model, labels=task.labels, regression=task.regression, seed=0, offline=offline)
+    backbone = load_backbone(
+        recipe.model,
+        labels=task.labels,
+        regression=task.regression,
+        multi_label=task.multi_label,
+        seed=0,
+        offline=offline,
+    )
     if not backbone.pretrained_head:
         raise UsageError(
             f"this checkpoint has no trained head for {task.name} ({task.num_labels} outputs)",

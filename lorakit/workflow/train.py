@@ -64,9 +64,9 @@ class TrainResult(Result):
         seen: held-out texts that the weights it started from (``adapter.start``) were trained on.
         name: what people call the task: its own name, of own data that of the file.
         baselines: what simple classifiers get on the same rows (``evaluation.baselines``).
-        collapsed: whether the last weights answer one class for every row of the first validation split.
+        collapsed: whether the last weights answer one class, or the same labels, for every row of the first validation split.
         confusion: of the last evaluation, the rows of the first validation split by the label they have (down) and the label they got
-            (across), in the order of task.json; None for a number to predict, and above 50 classes.
+            (across), in the order of task.json; None for a number to predict, for several labels a row, and above 50 classes.
         warnings: what says that the training came to little: it collapsed, its loss never fell, or a baseline is better.
     """
 
@@ -211,7 +211,7 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> Tr
         baselines=baselines,
         collapsed=not parts.task.regression and one_class(decided),
         confusion=None
-        if parts.task.num_labels > MOST_CLASSES or parts.task.regression
+        if parts.task.num_labels > MOST_CLASSES or parts.task.regression or parts.task.multi_label
         else count_pairs(parts.task, decided, references),
         warnings=[
             *collapse_warnings(parts.task, decided, references, losses),

@@ -19,6 +19,7 @@ from lorakit.recipe.load import load_recipe
 from lorakit.searching.input_statistics import input_means
 from lorakit.tasks.batching import Batch, encode
 from lorakit.tasks.task import Task
+from lorakit.training.losses import ClassLoss, LabelLoss
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import generator
 from lorakit.workflow.accelerator import make_accelerator
@@ -76,7 +77,9 @@ def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: i
     head = {name: state[name].double().clone() for name in adapted.new_parts}
     statistics: Tensors = {}
     batches = training_batches(restored, rows, seed) if needs != "nothing" else []
-    objective = Objective(make_accelerator(restored.parts.recipe), restored.parts.task.regression)
+    task = restored.parts.task
+    loss = LabelLoss() if task.multi_label else ClassLoss()
+    objective = Objective(make_accelerator(restored.parts.recipe), task.regression, loss)
     if needs == "gram":
         objective.accelerator.prepare_model(adapted.model)
         statistics = {
@@ -173,7 +176,7 @@ def combine_heads(members: Sequence[Member], weights: Sequence[float]) -> tuple[
     """The mean of the heads where all tasks have the same labels, by the weights where these are shares; else the first run's."""
     first, *others = members
     alike = all(
-        each.task.labels == first.task.labels
+        (each.task.labels, each.task.multi_label) == (first.task.labels, first.task.multi_label)
         and {name: tensor.shape for name, tensor in each.head.items()} == {n: t.shape for n, t in first.head.items()}
         for each in others
     )
