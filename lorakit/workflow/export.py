@@ -101,8 +101,9 @@ def export(
     reference = predict_reference(restored)
     with folder(target) as place:
         form.write(place)
-        model = parts.recipe.model
-        code = usage(base_in_python(model), str(target), parts.task.labels, pad_token(parts.backbone), model.dtype)
+        model, task = parts.recipe.model, parts.task
+        kind = parts.backbone.model.config.problem_type if task.multi_label else ""
+        code = usage(base_in_python(model), str(target), task.labels, pad_token(parts.backbone), model.dtype, kind)
         write_text(place / "README.md", make_card(restored, form, code))
         proof = reference.prove(read_back(place, restored), tolerance, what="exported adapter", where=target)
     ranks = form.ranks.values()
