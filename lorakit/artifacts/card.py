@@ -72,9 +72,12 @@ def model_card(
     parameters: int,
     scores: Mapping[str, Any],
     code: str,
+    temperature: float = 1.0,
 ) -> str:
-    """The card's text. scores: on the validation split, none where the run was not trained here."""
+    """The card's text. scores: on the validation split, none where the run was not trained here; temperature: 1 where there is none."""
     rows = "".join(f"| {name} (validation) | {value:.4f} |\n" for name, value in scores.items())
+    if temperature != 1:
+        rows += f"| temperature | {temperature:.6g}: divide logits by it before a softmax; no label changes |\n"
     return CARD.format(
         title=title,
         origin=f"base_model: {base}\n" if HUB_NAME.fullmatch(base) and not Path(base).exists() else "",

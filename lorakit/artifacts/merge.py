@@ -19,6 +19,7 @@ from lorakit.adapters.spec import AdapterSpec
 from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, copy_in, read_tensors, save_tensors
 from lorakit.artifacts.adapter_record import check_axes, check_sites
+from lorakit.artifacts.calibration_file import temperature_in
 from lorakit.artifacts.records import number, read_record, reading
 from lorakit.backbone.load import Backbone, quiet_transformers
 from lorakit.errors import RunError
@@ -127,13 +128,14 @@ def restore_shortcuts(backbone: Backbone, folder: Path) -> AdaptedModel:
 
 
 def read_merged(folder: Path) -> dict[str, Any]:
-    """lorakit.json of a merged folder: max_length, pair, and shortcuts or None. RunError where it is not that."""
+    """lorakit.json of a merged folder: max_length, pair, shortcuts or None, maybe a temperature. RunError where it is not that."""
     path, what = folder / OURS, "the record of a merged model"
     record = read_record(path, what)
     with reading(path, what):
         number(record["max_length"], "max_length", low=1, whole=True)
         if not isinstance(record["pair"], bool):
             raise ValueError("pair is neither true nor false")
+        temperature_in(record)
         shortcuts = record.setdefault("shortcuts", None)
         if shortcuts is not None:
             check_sites(shortcuts["sites"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,12 @@ def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str
         )
     names = [key for key, _ in model.named_parameters() if key in fresh.union(outside)]
     return NewParts(names, bool(outside) and fresh.isdisjoint(outside))
+
+
+def output_bias(model: nn.Module, new_parts: Sequence[str], outputs: int) -> nn.Parameter | None:
+    """The bias (outputs,) of the last layer of a new head; None where it has none, as decoders' heads."""
+    found = [model.get_parameter(name) for name in new_parts if name.rpartition(".")[2] == "bias"]
+    return found[-1] if found and found[-1].shape == (outputs,) else None
 
 
 def embedding_weight(model: Any) -> torch.Tensor | None:

@@ -68,8 +68,14 @@ def class_tables(found: Diagnosis) -> list[Table]:
 def label_table(found: LabelDiagnosis) -> Table:
     """A line for each label."""
     columns = score_columns("label")
-    columns.insert(-1, Column("average precision", precision, right=True))
-    return table(found.labels, columns, title="by label")
+    columns.insert(-1, Column("average precision", partial(measured, "average_precision"), right=True))
+    columns += [
+        Column("best from", partial(measured, "best_threshold"), right=True),
+        Column("f1 there", partial(measured, "best_f1"), right=True),
+    ]
+    return table(
+        found.labels, columns, title="by label, given from 0.5 on; the best threshold was chosen on these rows"
+    )
 
 
 def score_columns(what: str) -> list[Column]:
@@ -137,9 +143,10 @@ def rate(name: str, row: ClassScores) -> str:
     return f"{getattr(row, name):.4f}"
 
 
-def precision(row: LabelScores) -> str:
-    """A label's average precision, where it has one."""
-    return "" if row.average_precision is None else f"{row.average_precision:.4f}"
+def measured(name: str, row: LabelScores) -> str:
+    """A number of a label, where it has one."""
+    value = getattr(row, name)
+    return "" if value is None else f"{value:.4f}"
 
 
 def off_by(row: NumberError) -> str:

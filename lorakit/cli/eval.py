@@ -14,7 +14,7 @@ from lorakit.cli.output import say, write
 from lorakit.reporting.tables import counted, duration, facts
 
 if TYPE_CHECKING:
-    from lorakit.workflow.evaluate import EvalResult
+    from lorakit.workflow.evaluate import EvalResult, Trust
 
 
 def evaluate(
@@ -38,7 +38,7 @@ def evaluate(
     by: Annotated[
         Optional[str], typer.Option("--by", metavar="COLUMN", help="With --file: the scores of each value of a column.")
     ] = None,
-    weights: Weights = "last",
+    weights: Weights = None,
     rank: CutRank = None,
     predictions: Annotated[
         Optional[Path],
@@ -81,6 +81,7 @@ def tell(result: EvalResult) -> None:
         if metric == result.metric and result.interval is not None:
             text += "  (95 % interval {:.4f} to {:.4f})".format(*result.interval)
         pairs.append((metric, text))
+    pairs += trust_lines(result.trust) if result.trust is not None else []
     if not result.scores:
         pairs.append(("scores", "none: this split has no labels"))
     if result.predictions is not None:
@@ -90,3 +91,12 @@ def tell(result: EvalResult) -> None:
     write(facts(pairs), *([] if found is None else diagnosis_tables(found)))
     if result.slices:
         write(slice_table(result.slices, f"by {result.by}"))
+
+
+def trust_lines(found: Trust) -> list[tuple[str, str]]:
+    """Log-loss and calibration error, beside what they would be without the temperature."""
+    lines = []
+    for name, field in (("log-loss", "log_loss"), ("calibration error", "ece")):
+        without = f"  ({getattr(found.plain, field):.4f} without the temperature of {found.temperature:.4g})"
+        lines.append((name, f"{getattr(found.used, field):.4f}" + without * (found.temperature != 1)))
+    return lines

@@ -22,7 +22,7 @@ def export(
     run: NewestRun = None,
     to: Annotated[Literal["peft"], typer.Option("--to", help="The library to write for.")] = "peft",
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Where the adapter goes.")] = None,
-    weights: Weights = "last",
+    weights: Weights = None,
     rank: CutRank = None,
     tolerance: Tolerance = 1e-3,
     force: Force = False,

@@ -41,8 +41,11 @@ Tolerance = Annotated[
     typer.Option("--tolerance", min=0.0, help="The largest difference of (fp32) logits that is accepted."),
 ]
 Weights = Annotated[
-    Literal["last", "best"],
-    typer.Option("--weights", help="The weights after the last step, or the best on the validation split."),
+    Optional[Literal["last", "best"]],
+    typer.Option(
+        "--weights",
+        help="The weights after the last step, or the best on the validation split; what the run's training.select says by default.",
+    ),
 ]
 
 CutRank = Annotated[

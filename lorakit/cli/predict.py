@@ -53,13 +53,23 @@ def predict(
             "--abstain", metavar="BELOW", min=0.0, max=1.0, help="No label where the probability is below this."
         ),
     ] = None,
-    weights: Weights = "last",
+    threshold: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--threshold",
+            metavar="LABEL=P",
+            help="Answer the label only where its probability is P or more, else the next best label that reaches its own. Repeatable.",
+        ),
+    ] = None,
+    weights: Weights = None,
     rank: CutRank = None,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Label every row of a file: print its label and probability, with a tab between them, or write them into a file."""
+    from lorakit.workflow.thresholds import read_thresholds
+
     with envelope(quiet=quiet):
         if out is not None:
             refuse_overwrite(out, force=force)
@@ -73,14 +83,18 @@ def predict(
                 out=out,
                 batch_size=batch_size,
                 abstain=abstain,
+                thresholds=read_thresholds(threshold or []) or None,
                 weights=weights,
                 rank=rank,
                 on_answer=on_answer,
             )
         if as_json:
             write_json(result.to_dict() | ({} if out else {"predictions": answers}))
-        if abstain is not None:
-            say(f"{result.abstained:,} of {result.rows:,} rows have no label: their probability is below {abstain:g}")
+        if abstain is not None or threshold:
+            reasons = [] if abstain is None else [f"below {abstain:g}"]
+            why = " or ".join([*reasons, *(["below every threshold"] if threshold else [])])
+            none = result.abstained + result.without
+            say(f"{none:,} of {result.rows:,} rows have no label: their probability is {why}")
         if out is not None:
             say(f"{result.rows:,} rows labelled: {out}")
 

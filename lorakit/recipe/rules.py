@@ -257,6 +257,19 @@ def loss_uses_its_settings(draft: Draft) -> Iterator[Problem]:
         )
 
 
+def early_stopping_is_whole(draft: Draft) -> Iterator[Problem]:
+    """Early stopping has a patience, in whole evaluations, and nothing else but a margin."""
+    path = "training.early_stopping"
+    given, valid = draft[path], "{patience: 3}, or {patience: 3, min_delta: 0.001}"
+    for name in given:
+        if name not in ("patience", "min_delta"):
+            yield Problem(f"has no setting '{name}'", draft.where(f"{path}.{name}"), path, valid)
+    if given and "patience" not in given:
+        yield draft.problem("says no patience: after how many evaluations", path, valid)
+    elif given and not (given["patience"] >= 1 and given["patience"].is_integer()):
+        yield draft.problem(f"a patience of {given['patience']:g} is no number of evaluations", path, valid)
+
+
 RULES = (
     mandatory_keys,
     one_budget,
@@ -270,6 +283,7 @@ RULES = (
     axes_go_together,
     options_are_readable,
     loss_uses_its_settings,
+    early_stopping_is_whole,
     custom_task,
     only_custom,
 )

@@ -283,6 +283,12 @@ class TrainingSection:
     accumulate: int = key(
         1, "forward passes per optimiser step", low=1, also=("gradient_accumulation_steps", "accumulation")
     )
+    micro_tokens: Optional[int] = key(
+        None,
+        "tokens of a forward pass, padding too: a batch of more is computed in parts, in less memory and with the same gradients",
+        low=1,
+        also=("batch_tokens", "max_tokens", "max_tokens_per_batch"),
+    )
     lr: Optional[float] = key(
         None, "peak learning rate of the adapters; the method's usual one by default", above=0, also=("learning_rate",)
     )
@@ -339,6 +345,18 @@ class TrainingSection:
         above=0,
         also=("class_weight", "weights", "pos_weight"),
     )
+    early_stopping: dict[str, float] = key(
+        {},
+        "patience: evaluations without a better score after which the training ends; min_delta: how much better counts (0)",
+        low=0,
+        also=("early_stopping_patience", "patience", "early_stopping_threshold", "min_delta"),
+    )
+    select: str = key(
+        "last",
+        "the weights that predict, eval, merge and export take where nobody says: last, or best on the validation split",
+        choices=("last", "best"),
+        also=("load_best_model_at_end", "save_best_model"),
+    )
     length_grouping: bool = key(True, "batches of similar length: less padding", also=("group_by_length",))
     cuda_graphs: bool = key(
         False, "on a GPU: start the kernels of a step by one call; pads batches to a multiple of 16"
@@ -354,6 +372,11 @@ class EvaluationSection:
         None, "the same in optimiser steps; takes the place of every", low=1, also=("eval_steps",)
     )
     batch_size: int = key(64, "rows per forward pass", low=1, also=("per_device_eval_batch_size", "eval_batch_size"))
+    calibrate: bool = key(
+        True,
+        "fit a temperature on the validation rows that makes probabilities agree with how often they are right; no label changes",
+        also=("calibration", "temperature_scaling", "temperature"),
+    )
     baselines: list[str] = key(
         ["majority", "tfidf"],
         "simple classifiers to compare to: majority, tfidf (seconds), frozen (the model's features before training; a forward "

@@ -32,7 +32,8 @@ class Outcome:
     """What a run came to, as far as it came.
 
     last and best: scores, empty where nothing was scored; origin: where an untrained run comes from, empty for a trained one;
-    the numbers of parameters are None where the run has not written them; warnings: what says that it came to little;
+    the numbers of parameters are None where the run has not written them; warnings: what says that it came to little; stopped: how it
+    stopped early, a sentence; selected: the weights that are used where nobody says which;
     labels, confusion: rows of the validation split by the label they have (down) and the label they got (across), where written.
     """
 
@@ -51,6 +52,8 @@ class Outcome:
     adapter_parameters: int | None = None
     head_parameters: int | None = None
     warnings: list[str] = field(default_factory=list)
+    stopped: str = ""
+    selected: str = "last"
     labels: tuple[str, ...] = ()
     confusion: list[list[int]] = field(default_factory=list)
 
@@ -81,6 +84,7 @@ def outcome_words(outcome: Outcome) -> list[str]:
         words = [f"The run trained {trained} in {duration(outcome.seconds)}."]
         if outcome.search_seconds:
             words[0] = words[0][:-1] + f", {percent(outcome.search_seconds / outcome.seconds)} of it search."
+        words += [f"It {outcome.stopped}."] * bool(outcome.stopped)
     else:
         words = [f"The run is not finished: so far it has recorded {trained}. What follows can still change."]
         if outcome.search_seconds:
@@ -95,6 +99,8 @@ def outcome_words(outcome: Outcome) -> list[str]:
             f"The best by {outcome.metric}, at step {outcome.best_step:,}: {scores(outcome.best)}. The validation split itself "
             "chose it, so it looks better than it is: quote the last score, or one on rows that were not used to choose."
         )
+    if outcome.selected == "best":
+        words.append("Its best weights are those that are used where nobody says which.")
     return [*words, *(f"Warning: {text}." for text in outcome.warnings)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from lorakit.errors import Problem, RecipeError, nearest
+from lorakit.errors import LorakitError, Problem, RecipeError, nearest
 from lorakit.tasks.labels import fold, written
 from lorakit.tasks.table import SHOWN
 
@@ -65,8 +65,10 @@ def label_weights(
     return np.where((has > 0) & (has < len(labels)), (len(labels) - has) / np.maximum(has, 1), 1.0)
 
 
-def places(asked: tuple[str, ...], names: tuple[str, ...], key: str) -> dict[str, int]:
-    """Where in ``names`` each label stands that is ``asked`` for. RecipeError about ``key`` for those that are none, or the same one."""
+def places(
+    asked: tuple[str, ...], names: tuple[str, ...], key: str, *, error: type[LorakitError] = RecipeError
+) -> dict[str, int]:
+    """Where in ``names`` each label stands that is ``asked`` for. ``error`` about ``key`` for those that are none, or the same one."""
     ids = {fold(written(name) or name): place for place, name in enumerate(names)}
     found: dict[str, int] = {}
     problems = []
@@ -80,5 +82,5 @@ def places(asked: tuple[str, ...], names: tuple[str, ...], key: str) -> dict[str
         else:
             found[name] = place
     if problems:
-        raise RecipeError(problems)
+        raise error(problems)
     return found

@@ -12,6 +12,8 @@ from lorakit.tasks.diagnosis import MOST_ERRORS, ClassScores, Slice, by_length, 
 from lorakit.tasks.task import Task, named_labels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from datasets import Dataset
 
 
@@ -26,9 +28,14 @@ class LabelScores(ClassScores):
         f1: the harmonic mean of the two.
         support: rows that have the label.
         average_precision: the area below precision over recall; None where no row has the label.
+        best_threshold: the probability from which on giving the label has the largest F1 on these very rows, so that it is a little
+            too good there: ``lorakit predict --threshold`` takes it; None where no row has the label.
+        best_f1: that F1.
     """
 
     average_precision: float | None
+    best_threshold: float | None
+    best_f1: float | None
 
 
 @dataclass(frozen=True)
@@ -85,15 +92,13 @@ def diagnose_labels(
 
     has = references.astype(bool)
     support = has.sum(axis=0)
-    precisions = [
-        float(average_precision_score(has[:, place], probabilities[:, place])) if rows else None
-        for place, rows in enumerate(support.tolist())
-    ]
+    columns = [(has[:, place], probabilities[:, place]) for place in range(task.num_labels)]
+    precisions = [float(average_precision_score(*column)) if column[0].any() else None for column in columns]
     mixed = (support > 0) & (support < len(has))
-    areas = [roc_auc_score(has[:, place], probabilities[:, place]) for place in np.flatnonzero(mixed).tolist()]
+    areas = [roc_auc_score(*columns[place]) for place in np.flatnonzero(mixed).tolist()]
     known = [precision for precision in precisions if precision is not None]
     return LabelDiagnosis(
-        labels=label_scores(task, decided, references, precisions),
+        labels=label_scores(task, decided, references, precisions, [best_threshold(*column) for column in columns]),
         roc_auc=float(np.mean(areas)) if areas else None,
         average_precision=float(np.mean(known)) if known else None,
         errors=surest_errors(task, decided, probabilities, references, idx, split),
@@ -102,16 +107,32 @@ def diagnose_labels(
 
 
 def label_scores(
-    task: Task, decided: NDArray[np.int64], references: NDArray[np.int64], precisions: list[float | None]
+    task: Task,
+    decided: NDArray[np.int64],
+    references: NDArray[np.int64],
+    precisions: Sequence[float | None],
+    best: Sequence[tuple[float | None, float | None]],
 ) -> list[LabelScores]:
-    """Each label by itself."""
+    """Each label by itself; best: what ``best_threshold`` says of it."""
     from sklearn.metrics import precision_recall_fscore_support
 
     each = precision_recall_fscore_support(references, decided, average=None, zero_division=0)
     return [
-        LabelScores(name, float(precision), float(recall), float(f1), int(support), area)
-        for name, precision, recall, f1, support, area in zip(task.labels, *each, precisions, strict=True)
+        LabelScores(name, float(precision), float(recall), float(f1), int(support), area, *there)
+        for name, precision, recall, f1, support, area, there in zip(task.labels, *each, precisions, best, strict=True)
     ]
+
+
+def best_threshold(has: NDArray[np.bool_], chances: NDArray[np.floating]) -> tuple[float | None, float | None]:
+    """The threshold with the largest F1 for rows (n,) that have a label or not, and that F1; the highest of equals."""
+    from sklearn.metrics import precision_recall_curve
+
+    if not has.any():
+        return None, None
+    precision, recall, thresholds = precision_recall_curve(has, chances)
+    f1 = (2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny))[:-1]
+    place = len(f1) - 1 - int(f1[::-1].argmax())
+    return float(thresholds[place]), float(f1[place])
 
 
 def surest_errors(

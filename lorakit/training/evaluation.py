@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from lorakit.tasks.batching import Encoded, evaluation_batches
+from lorakit.tasks.calibration import probabilities
 from lorakit.tasks.metrics import score
 from lorakit.tasks.task import Task
 from lorakit.training.objective import Objective
@@ -39,13 +40,15 @@ def decide(task: Task, logits: np.ndarray) -> np.ndarray:
     return logits[:, 0] if task.regression else logits.argmax(axis=1)
 
 
-def chances(task: Task, logits: np.ndarray) -> np.ndarray | None:
+def probabilities_of(task: Task, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray | None:
     """Probabilities (n, labels) from logits, which sum to 1 but for several labels a row; None for regression."""
-    from scipy.special import expit, softmax
+    from scipy.special import expit
 
     if task.regression:
         return None
-    found: np.ndarray = expit(logits) if task.multi_label else softmax(logits, axis=1)
+    if not task.multi_label:
+        return probabilities(logits, temperature)
+    found: np.ndarray = expit(logits)
     return found
 
 
@@ -62,17 +65,17 @@ def score_splits(
     splits: Mapping[str, Encoded],
     objective: Objective,
     batch_size: int,
-    decided: dict[str, np.ndarray],
+    outputs: dict[str, np.ndarray],
 ) -> dict[str, float]:
     """The metrics of the task's validation splits: those of the first under their own names, further ones as ``name/split``.
 
-    decided: filled with the predictions of each.
+    outputs: filled with the logits of each.
     """
     scores: dict[str, float] = {}
     for split in task.validation:
         logits = predict_logits(model, splits[split], objective, batch_size)
         scores |= of_split(score_logits(task, logits, splits[split]), split, task.validation)
-        decided[split] = decide(task, logits)
+        outputs[split] = logits
     return scores
 
 

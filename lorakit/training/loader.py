@@ -18,8 +18,9 @@ from lorakit.training.losses import row_scale, scaled
 class StepBatch:
     """What one optimiser step sees.
 
-    batches: this process's part of ``accumulate`` batches; rows: of all of them, on all processes; share: 1, or 0 where fewer
-    rows than processes were left and this one repeats a row, so that the others need not wait for its gradients.
+    batches: this process's part of ``accumulate`` batches, each cut where ``micro_tokens`` says; rows: of all of them, on all
+    processes; share: 1, or 0 where fewer rows than processes were left and this one repeats a row, so that the others need not
+    wait for its gradients.
     """
 
     batches: list[Batch]
@@ -49,8 +50,28 @@ class TrainLoader:
             step_batch = batches[start : start + accumulate]
             mine = [share for rows in step_batch if (share := rows[self.process :: self.processes])]
             whole = [row for rows in step_batch for row in rows]
-            parts = [self.collate(rows, whole, self.multiple) for rows in mine or [step_batch[0][:1]]]
+            cut = [part for rows in mine or [step_batch[0][:1]] for part in self.cut(rows)]
+            parts = [self.collate(rows, whole, self.multiple) for rows in cut]
             yield StepBatch(parts, len(whole), share=1.0 if mine else 0.0)
+
+    def cut(self, rows: list[int]) -> list[list[int]]:
+        """A batch's rows in parts of at most ``micro_tokens`` tokens, padding included, the longest first; one row alone may have more.
+
+        Where they fit as they are they stay as they are.
+        """
+        limit, lengths = self.training.micro_tokens, self.encoded.lengths
+        if limit is None or len(rows) * self.padded(max(lengths[row] for row in rows)) <= limit:
+            return [rows]
+        left, parts = sorted(rows, key=lambda row: -lengths[row]), []
+        while left:
+            size = max(limit // self.padded(lengths[left[0]]), 1)
+            parts.append(left[:size])
+            left = left[size:]
+        return parts
+
+    def padded(self, length: int) -> int:
+        """The length of a batch whose longest row has ``length`` tokens."""
+        return -(-int(length) // self.multiple) * self.multiple
 
     def collate(self, rows: list[int], whole: list[int], multiple: int = 1) -> Batch:
         """These rows as a batch of a step over the rows ``whole``."""

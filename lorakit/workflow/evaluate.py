@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lorakit.errors import UsageError, command_line, nearest
 from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.result import Result
+from lorakit.tasks.calibration import Reliability, probabilities, reliability
 from lorakit.tasks.diagnosis import Diagnosis, Slice, by_value, diagnose
 from lorakit.tasks.label_diagnosis import LabelDiagnosis, diagnose_labels
 from lorakit.tasks.metrics import interval, main_metric
@@ -17,13 +21,28 @@ from lorakit.tasks.number_diagnosis import NumberDiagnosis, diagnose_numbers
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.submission import write_predictions
 from lorakit.tasks.task import TaskData, tasks
-from lorakit.training.evaluation import chances, decide, of_split, predict_logits, score_logits
+from lorakit.training.evaluation import decide, of_split, predict_logits, probabilities_of, score_logits
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.labelled_file import read_labelled
 from lorakit.workflow.named_runs import newest_of, unknown_task
 from lorakit.workflow.parts import encode_split
 from lorakit.workflow.restore import TrainedClassifier, restore_checkpoint, restore_run
 from lorakit.workflow.same_data import check_same_data, tell_seen
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How good a classifier's probabilities are.
+
+    Attributes:
+        temperature: what its logits are divided by before the softmax; 1 where none was fitted.
+        used: of the probabilities that are used.
+        plain: of those without the temperature.
+    """
+
+    temperature: float
+    used: Reliability
+    plain: Reliability
 
 
 @dataclass(frozen=True)
@@ -45,6 +64,7 @@ class EvalResult(Result):
             numbers it is another one.
         by: the column that slices the rows of ``file``; empty without one.
         slices: the scores of the rows that have each of its values.
+        trust: how good its probabilities are on the first split; None without labels, for several labels a row and for a number to predict.
     """
 
     task: str
@@ -60,6 +80,7 @@ class EvalResult(Result):
     diagnosis: Diagnosis | LabelDiagnosis | NumberDiagnosis | None
     by: str
     slices: list[Slice]
+    trust: Trust | None
 
 
 def evaluate(
@@ -70,7 +91,7 @@ def evaluate(
     split: str | None = None,
     file: str | Path | None = None,
     by: str | None = None,
-    weights: str = "last",
+    weights: str | None = None,
     predictions: str | Path | None = None,
     offline: bool = False,
     rank: int | None = None,
@@ -84,7 +105,8 @@ def evaluate(
         split: which rows; the task's validation splits by default.
         file: a labelled file to score instead, with the columns and labels of the run's task; labels are matched by name.
         by: a column of ``file``: the scores of each of its values too.
-        weights: of a run, the ``last`` ones, or the ``best`` on the validation split.
+        weights: of a run, the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run
+            says by default.
         predictions: a file to write, with a row for each example; in GLUE's form for its test splits.
         offline: never touch the network.
         rank: use the first so many rank units of each site alone, which a run of search.method=dylora is made for.
@@ -128,7 +150,7 @@ def evaluate(
 def open_run_for(
     task: str | None,
     run: str | Path | None,
-    weights: str,
+    weights: str | None,
     split: str | None,
     *,
     offline: bool,
@@ -156,9 +178,13 @@ def open_run_for(
             check_same_data(restored.run, data, splits)
         if set(splits) & set(data.task.validation):
             tell_seen(restored.run)
-    used = f"{weights} weights" if rank is None else f"{weights} weights, rank {rank}"
+    used = f"{restored.weights} weights" + ("" if rank is None else f", rank {rank}")
     outputs = list(range(data.task.num_labels))
-    return TrainedClassifier(restored.adapted, restored.loaded.recipe, outputs, f"{path} ({used})"), data
+    source = f"{path} ({used})"
+    found = TrainedClassifier(
+        restored.adapted, restored.loaded.recipe, outputs, source, temperature=restored.temperature
+    )
+    return found, data
 
 
 def evaluate_splits(
@@ -183,14 +209,14 @@ def evaluate_splits(
     objective = put_on_device(adapted.model, recipe, regression=task.regression)
     scores: dict[str, float] = {}
     slices: list[Slice] = []
-    bounds, rows = None, 0
+    bounds, reliable, rows = None, None, 0
     found: Diagnosis | LabelDiagnosis | NumberDiagnosis | None = None
     started = time.perf_counter()
     for split in splits:
         encoded = encode_split(data, split, adapted.backbone, length)
         logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)[:, trained.order]
         decisions = decide(task, logits)
-        probabilities = chances(task, logits)
+        chances = probabilities_of(task, logits, trained.temperature)
         rows += len(encoded)
         if encoded.labels is not None:
             scores |= of_split(score_logits(task, logits, encoded), split, splits)
@@ -199,14 +225,15 @@ def evaluate_splits(
                 bounds = interval(task, metric, decisions, references)
                 slices = [] if values is None else by_value(task, decisions, references, values)
                 rest = encoded.lengths, encoded.idx, data.splits[split]
-                if probabilities is None:
+                if chances is None:
                     found = diagnose_numbers(task, decisions, references, *rest)
                 elif task.multi_label:
-                    found = diagnose_labels(task, decisions, probabilities, references, *rest)
+                    found = diagnose_labels(task, decisions, chances, references, *rest)
                 else:
-                    found = diagnose(task, probabilities, references, *rest)
+                    reliable = trust(logits, chances, references, trained.temperature)
+                    found = diagnose(task, chances, references, *rest)
         if predictions is not None:
-            write_predictions(predictions, task, encoded.idx, decisions, probabilities, split=split)
+            write_predictions(predictions, task, encoded.idx, decisions, chances, split=split)
     return EvalResult(
         task=task.name,
         split=", ".join(splits),
@@ -221,7 +248,16 @@ def evaluate_splits(
         diagnosis=found,
         by=by,
         slices=slices,
+        trust=reliable,
     )
+
+
+def trust(
+    logits: NDArray[np.floating], chances: NDArray[np.floating], references: NDArray[np.int64], temperature: float
+) -> Trust:
+    """How good the probabilities of rows are, with and without the temperature."""
+    used = reliability(chances, references)
+    return Trust(temperature, used, used if temperature == 1.0 else reliability(probabilities(logits), references))
 
 
 def choose_splits(data: TaskData, split: str | None) -> Sequence[str]:

@@ -62,7 +62,7 @@ def export(
     *,
     to: str = "peft",
     out: str | Path | None = None,
-    weights: str = "last",
+    weights: str | None = None,
     tolerance: float = 1e-3,
     force: bool = False,
     rank: int | None = None,
@@ -75,7 +75,8 @@ def export(
         run: the run's folder.
         to: the library: ``peft``.
         out: the adapter's folder; ``peft`` inside the run by default.
-        weights: the ``last`` ones, or the ``best`` on the validation split.
+        weights: the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run
+            says by default.
         tolerance: the largest difference between logits that is accepted.
         force: replace an earlier exported adapter that is there.
         rank: write the first so many rank units of each site alone, which a run of search.method=dylora is made for.
@@ -160,6 +161,7 @@ def make_card(restored: RestoredRun, form: PeftForm, code: str) -> str:
         labels=parts.task.labels,
         sites=len(form.ranks),
         parameters=restored.adapted.adapter_parameters(restored.adapted.in_function),
-        scores=run.checked_summary()["last"] if run.finished else {},
+        scores=run.checked_summary()[restored.weights] if run.finished else {},
         code=code,
+        temperature=restored.temperature,
     )

@@ -29,6 +29,7 @@ class MergeResult(Result):
         flips: labels that changed.
         plain: whether transformers alone can load it, which is where nothing was kept.
         load_line: the line of Python that loads it.
+        temperature: what its logits are to be divided by before a softmax; ``lorakit.load`` does that, transformers does not. 1: none.
     """
 
     out: Path
@@ -41,13 +42,14 @@ class MergeResult(Result):
     flips: int
     plain: bool
     load_line: str
+    temperature: float
 
 
 def merge(
     run: str | Path,
     *,
     out: str | Path | None = None,
-    weights: str = "last",
+    weights: str | None = None,
     tolerance: float = 1e-3,
     force: bool = False,
     rank: int | None = None,
@@ -59,7 +61,8 @@ def merge(
     Args:
         run: the run's folder.
         out: the checkpoint's folder; ``merged`` inside the run by default.
-        weights: the ``last`` ones, or the ``best`` on the validation split.
+        weights: the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run
+            says by default.
         tolerance: the largest difference between logits that is accepted.
         force: replace an earlier merged model that is there.
         rank: fold the first so many rank units of each site alone, which a run of search.method=dylora is made for.
@@ -88,10 +91,11 @@ def merge(
         save_merged(adapted, place, kept)
         record: dict[str, Any] = {
             "run": str(run),
-            "weights": weights,
+            "weights": restored.weights,
             "task": parts.task.name,
             "max_length": parts.recipe.task.max_length,
             "pair": parts.task.pair,
+            "temperature": restored.temperature,
             "shortcuts": shortcut_record(kept, parts.recipe.adapter.shortcut_norm) if kept else None,
         }
         write_json(place / "lorakit.json", record)
@@ -107,5 +111,6 @@ def merge(
         kept=[adapter.site.name for adapter in kept],
         plain=not kept,
         load_line=f'lorakit.load("{target}")' if kept else plain,
+        temperature=restored.temperature,
         **vars(proof),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import tee
@@ -38,7 +38,7 @@ class FilePredictions(Result):
         rows: how many there were.
         labels: how often each label was the answer, or one of several; empty for regression.
         blank: rows without text, which have no label.
-        abstained: rows whose probability was below ``abstain``, which have none either.
+        abstained: rows whose probability was below ``abstain``, or without a label that reaches its threshold; they have none either.
         without: rows that got no label, where a row may have several.
     """
 
@@ -61,7 +61,8 @@ def predict_file(
     out: str | Path | None = None,
     batch_size: int = 32,
     abstain: float | None = None,
-    weights: str = "last",
+    thresholds: Mapping[str, float] | None = None,
+    weights: str | None = None,
     rank: int | None = None,
     on_answer: Callable[[Prediction], None] | None = None,
 ) -> FilePredictions:
@@ -78,7 +79,9 @@ def predict_file(
             row may have several labels, ``label`` is all of them, a list in jsonl and parquet, and there is no ``probability``.
         batch_size: rows computed at once.
         abstain: no label for rows whose probability is below this.
-        weights: of a run, the ``last`` ones, or the ``best`` on the validation split.
+        thresholds: label -> the least probability it is answered with, else it is the next best label that reaches its own, or none.
+        weights: of a run, the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run
+            says by default.
         rank: use the first so many rank units of each site alone.
         on_answer: called with each answer as it comes.
 
@@ -105,7 +108,8 @@ def predict_file(
         raise UsageError("a number has no probability to abstain below", hint="leave --abstain out")
     if abstain is not None and classifier.multi_label:
         what = "a text that may have several labels has no one probability to abstain below"
-        raise UsageError(what, hint="leave --abstain out; --out writes every label's probability")
+        raise UsageError(what, valid="--threshold LABEL=P, for each label its own", hint="leave --abstain out")
+    classifier.least(thresholds)
     if files is None:
         texts = stream_texts(sys.stdin, "standard input", pair=classifier.pair)
     else:
@@ -115,16 +119,18 @@ def predict_file(
     listed = target is not None and target.suffix.lower() != CSV
     blank: list[int] = []
     with answer_file(target, columns) if target else nullcontext(None) as write:
-        for row, answer in answered(classifier, texts, batch_size):
+        for row, answer in answered(classifier, texts, batch_size, thresholds):
             if not answer.label and answer.probabilities is None:
                 result.blank += 1
                 blank += [row.number] if result.blank <= SHOWN else []
-            elif abstain is not None and answer.probability is not None and answer.probability < abstain:
+            elif classifier.multi_label:
+                result.labels.update(answer.labels)
+                result.without += not answer.labels
+            elif not answer.label or (answer.probability is not None and answer.probability < (abstain or 0.0)):
                 answer = replace(answer, label="", labels=())
                 result.abstained += 1
-            else:
+            elif not classifier.regression:
                 result.labels.update(answer.labels)
-                result.without += classifier.multi_label and not answer.labels
             result.rows += 1
             if write is not None:
                 write((*row.values, *answer_values(answer, classifier, listed=listed)))
@@ -136,10 +142,12 @@ def predict_file(
     return result
 
 
-def answered(classifier: Classifier, texts: NewTexts, batch_size: int) -> Iterator[tuple[NewRow, Prediction]]:
+def answered(
+    classifier: Classifier, texts: NewTexts, batch_size: int, thresholds: Mapping[str, float] | None
+) -> Iterator[tuple[NewRow, Prediction]]:
     """Each row with its answer."""
     ahead, rows = tee(texts.rows)
-    answers = classifier.stream((row.text for row in ahead), batch_size)
+    answers = classifier.stream((row.text for row in ahead), batch_size, thresholds=thresholds)
     return ((row, answer) for answer, row in zip(answers, rows, strict=True))
 
 

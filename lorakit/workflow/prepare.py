@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -14,7 +14,10 @@ from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Encoded
+from lorakit.tasks.calibration import Calibration
+from lorakit.tasks.calibration import calibrate as calibrate_outputs
 from lorakit.tasks.metrics import main_metric
+from lorakit.tasks.task import Task
 from lorakit.training.evaluation import score_splits
 from lorakit.training.graphs import LENGTHS, Graphs, check_graphs
 from lorakit.training.hooks import Hook, TrainState
@@ -75,9 +78,10 @@ def prepare(
         sites_total=len(adapted.sites),
         next_tick=schedule.next_tick(0),
     )
-    decided: dict[str, np.ndarray] = {}
+    outputs: dict[str, np.ndarray] = {}
     training = Training(
         recipe=recipe,
+        task=task,
         run=run,
         adapted=adapted,
         model=model,
@@ -88,15 +92,23 @@ def prepare(
         scheduler=make_scheduler(optimizer, recipe.training, schedule),
         schedule=schedule,
         loader=loader,
-        evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size, decided),
+        evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size, outputs),
         metric=main_metric(task),
         state=state,
         hooks=[*search, *updates, *([graphs] if graphs else []), *hooks],
         graphs=graphs,
-        decided=decided,
+        outputs=outputs,
+        calibrate=lambda: of_first_split(task, encoded, outputs) if recipe.evaluation.calibrate else None,
     )
     seed_dropout(recipe)
     return training
+
+
+def of_first_split(task: Task, encoded: Mapping[str, Encoded], outputs: Mapping[str, np.ndarray]) -> Calibration | None:
+    """The calibration of the outputs on the first validation split."""
+    first = task.validation[0]
+    labels = encoded[first].labels
+    return None if labels is None else calibrate_outputs(task, outputs[first], labels.numpy())
 
 
 def make_loader(parts: Parts, rows: Encoded, accelerator: Accelerator) -> TrainLoader:

@@ -145,6 +145,8 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             adapter_parameters=int(summary["adapter_parameters"]),
             head_parameters=int(summary["head_parameters"]),
             warnings=list(summary.get("warnings", [])),
+            stopped=str(summary.get("stopped", "")),
+            selected=str(summary.get("selected", "last")),
             labels=task.labels,
             confusion=read_confusion(summary.get("confusion"), len(task.labels)),
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import OURS, PEFT_CONFIG, load_adapter, told_adapter
+from lorakit.artifacts.calibration_file import read_temperature, temperature_in
 from lorakit.artifacts.merge import read_merged, restore_shortcuts
 from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import Run, open_run
@@ -33,31 +34,38 @@ TRUST = "LORAKIT_TRUST_REMOTE_CODE"
 
 @dataclass(frozen=True)
 class RestoredRun:
-    """A run's recipe, data and trained model."""
+    """A run's recipe, data and trained model; weights: which of its weights these are, ``last`` or ``best``.
+
+    temperature: for their probabilities; 1 where they are cut to a rank, for which none was fitted.
+    """
 
     run: Run
     loaded: LoadedRecipe
     parts: Parts
     adapted: AdaptedModel
+    weights: str
+    temperature: float = 1.0
 
 
 def restore_run(
-    path: str | Path, weights: str, *, offline: bool = False, with_data: bool = True, rank: int | None = None
+    path: str | Path, weights: str | None, *, offline: bool = False, with_data: bool = True, rank: int | None = None
 ) -> RestoredRun:
     """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in, cut to ``rank`` where one is given.
 
+    Where no weights are named they are those that the run's recipe selects (``open_trained``).
     Without data nothing of the training files is read: the task is the one that the run wrote down.
     """
-    run = open_trained(path, weights)
+    run, which = open_trained(path, weights)
     loaded = load_recipe(run.recipe, offline=offline)
     check_trust(loaded)
     parts = assemble(loaded, same_labels(run, loaded) if with_data else TaskData(run.task(), {}, str(run.path)))
     check_same_base(run, parts.backbone)
     adapted = adapt(parts, statistics=None)
-    load_adapter(adapted, run.weights(weights))
-    warn_of_other_bases(run.weights(weights), loaded.recipe.model.name)
+    load_adapter(adapted, run.weights(which))
+    warn_of_other_bases(run.weights(which), loaded.recipe.model.name)
     adapted.model.eval()
-    restored = RestoredRun(run, loaded, parts, adapted)
+    temperature = read_temperature(run, which) if rank is None else 1.0
+    restored = RestoredRun(run, loaded, parts, adapted, which, temperature)
     if rank is not None:
         cut_to_rank(restored, rank)
     return restored
@@ -121,13 +129,20 @@ def cut_to_rank(restored: RestoredRun, rank: int) -> None:
             adapter.scale = adapter.spec.scale_at(rank)
 
 
-def open_trained(path: str | Path, weights: str) -> Run:
-    """The run in ``path``. RunError where its ``last`` or ``best`` adapter is not written yet."""
+def open_trained(path: str | Path, weights: str | None) -> tuple[Run, str]:
+    """The run in ``path``, and which of its weights are meant. RunError where its ``last`` or ``best`` adapter is not written yet.
+
+    Where none are named they are those of ``training.select``; the last ones of a run that is not finished, or has no best ones
+    because it was not trained.
+    """
     run = open_run(path)
+    if weights is None:
+        scored = run.finished and run.weights("best").is_dir()
+        weights = load_recipe(run.recipe).recipe.training.select if scored else "last"
     if not run.weights(weights).is_dir():
         hint = f"{command_line('train', path, '--resume')} finishes it"
         raise RunError(f"the run has no {weights} adapter yet", where=str(path), hint=hint)
-    return run
+    return run, weights
 
 
 def is_merged(path: Path) -> bool:
@@ -171,13 +186,14 @@ class TrainedClassifier:
     """A trained classifier, wherever it came from.
 
     recipe: the text length and batch size it is used with; order: for each label of the task, the model's output for it;
-    source: what to call it.
+    source: what to call it; temperature: for its probabilities.
     """
 
     adapted: AdaptedModel
     recipe: Recipe
     order: list[int]
     source: str
+    temperature: float = 1.0
 
 
 def output_order(task: Task, names: tuple[str, ...], source: str) -> list[int]:
@@ -216,5 +232,6 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassi
     order = output_order(task, backbone.checkpoint_labels, name)
     if not is_merged(Path(name)):
         return TrainedClassifier(AdaptedModel(backbone, {}, None), recipe, order, name)
-    recipe.task.max_length = read_merged(Path(name))["max_length"]
-    return TrainedClassifier(restore_shortcuts(backbone, Path(name)), recipe, order, name)
+    record = read_merged(Path(name))
+    recipe.task.max_length = record["max_length"]
+    return TrainedClassifier(restore_shortcuts(backbone, Path(name)), recipe, order, name, temperature_in(record))

@@ -79,6 +79,9 @@ RESULTS: dict[str, dict[str, Any]] = {
         "baselines": [],
         "collapsed": False,
         "warnings": [],
+        "stopped": "",
+        "selected": "last",
+        "calibration": {},
     },
     "search": {
         "proxy": "gradnorm",
@@ -103,6 +106,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "diagnosis": None,
         "by": "",
         "slices": [],
+        "trust": None,
     },
     "merge": {
         "out": Path("runs/mrpc-0/merged"),
@@ -115,6 +119,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "flips": 0,
         "plain": False,
         "load_line": "lorakit.load('runs/mrpc-0/merged')",
+        "temperature": 1.0,
     },
 }
 

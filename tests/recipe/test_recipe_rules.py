@@ -23,6 +23,9 @@ RULES = [
     ("search:\n  options: {beta1: 0.9}", "mine.yaml:4", "search.options", "has no effect: there is no search"),
     ("adapter: {targets: []}", "mine.yaml:3", "adapter.targets", "nothing would be adapted"),
     ("training:\n  focal_gamma: 1", "mine.yaml:4", "training.focal_gamma", "has no effect: the loss is cross_entropy"),
+    ("training:\n  early_stopping: {min_delta: 1}", "mine.yaml:4", "training.early_stopping", "says no patience"),
+    ("training:\n  early_stopping: {patience: 1.5}", "mine.yaml:4", "training.early_stopping", "1.5 is no number of evaluations"),
+    ("training:\n  early_stopping:\n    patience: 1\n    delta: 0", "mine.yaml:6", "training.early_stopping", "no setting 'delta'"),
     ("training: {loss: focal, label_smoothing: 0.1}", "mine.yaml:3", "training.label_smoothing", "is for cross_entropy"),
 ]  # fmt: skip
 
@@ -47,6 +50,7 @@ def test_keys_that_do_not_go_together(mistakes, text, where, key, what):
         "search: {method: heterolora, preset: best, warmup: 0.2}",
         "search: {preset: best}",
         "training: {loss: focal, focal_gamma: 0.5, class_weights: {bad: 2.5, '1': 4.0}}",
+        "training: {early_stopping: {patience: 2, min_delta: 0.01}, select: best}",
         "training: {label_smoothing: 0.1, class_weights: balanced}",
     ],
 )

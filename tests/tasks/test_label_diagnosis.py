@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from datasets import Dataset
-from sklearn.metrics import average_precision_score, classification_report, roc_auc_score
+from sklearn.metrics import average_precision_score, classification_report, f1_score, roc_auc_score
 
 from lorakit.tasks.label_diagnosis import LabelDiagnosis, diagnose_labels
 from lorakit.tasks.task import MULTI_LABEL_METRICS, Task
@@ -37,6 +37,15 @@ def test_labels_are_as_scikit_learn_reports_them():
     assert found.roc_auc == pytest.approx(roc_auc_score(references, chances, average="macro"))
 
 
+def test_the_best_threshold_is_the_one_of_all_with_the_largest_f1():
+    rng = np.random.default_rng(1)
+    chances, references = rng.random((60, 3)).round(2), rng.integers(2, size=(60, 3))
+    for place, row in enumerate(diagnosed(chances, references).labels):
+        scores = {t: f1_score(references[:, place], chances[:, place] >= t) for t in np.unique(chances[:, place])}
+        assert row.best_f1 == pytest.approx(max(scores.values()))
+        assert row.best_threshold == max(t for t, score in scores.items() if score > max(scores.values()) - 1e-12)
+
+
 def test_errors_are_the_rows_with_the_surest_wrong_label():
     chances = np.array([[0.9, 0.2, 0.1], [0.9, 0.6, 0.3], [0.05, 0.7, 0.1], [0.4, 0.4, 0.4]])
     references = np.array([[1, 0, 0], [1, 0, 1], [1, 1, 0], [0, 0, 0]])
@@ -50,5 +59,6 @@ def test_errors_are_the_rows_with_the_surest_wrong_label():
 def test_labels_without_rows_have_zeros_and_no_area():
     found = diagnosed(np.array([[0.9, 0.1, 0.1], [0.9, 0.2, 0.8]]), np.array([[1, 0, 0], [1, 0, 1]]))
     assert [row.average_precision for row in found.labels] == [1.0, None, 1.0]
+    assert (found.labels[1].best_threshold, found.labels[2].best_threshold) == (None, 0.8)
     assert (found.labels[1].precision, found.labels[1].recall, found.labels[1].f1) == (0, 0, 0)
     assert (found.roc_auc, found.average_precision) == (1.0, 1.0)  # the area of c alone; a is there in all rows

@@ -100,6 +100,16 @@ def test_files_of_answers_are_read_again_as_labels(run: TrainResult, texts: pd.D
     assert told.labels == {name: count for name in LABELS if (count := sum(name in row for row in expected))}
 
 
+def test_each_label_may_have_its_own_threshold(run: TrainResult, texts: pd.DataFrame):
+    asked = list(texts["sentence"][:12])
+    chances = [found.probabilities for found in lorakit.predict(run.run_dir, asked)]
+    found = lorakit.load(run.run_dir).predict(asked, thresholds={"happy": 0.2, "odd": 0.9})
+    least = {"happy": 0.2, "long": 0.5, "odd": 0.9}
+    assert [each.labels for each in found] == [
+        tuple(name for name, chance in row.items() if chance >= least[name]) for row in chances if row is not None
+    ]
+
+
 def test_there_is_nothing_to_abstain_below(run: TrainResult, texts: pd.DataFrame, tmp_path: Path):
     texts.to_csv(tmp_path / "new.csv", index=False)
     with pytest.raises(UsageError, match="no one probability to abstain below"):
