@@ -9,6 +9,7 @@
 There is a function for each command of the command line, and each has its own help: ``help(lorakit.train)``.
 
     load_recipe        a recipe's values, checked, with all defaults
+    inspect_data       what the data is like: classes, duplicates, lengths, simple classifiers
     plan               what a training would take: places, parameters, steps, memory
     train              a recipe -> a run
     search             decide before the training who gets the budget -> a recipe
@@ -28,7 +29,8 @@ There is a function for each command of the command line, and each has its own h
     sweep, plan_sweep  a recipe over a grid of values, ranked; and what that would train
     doctor             is this machine, or this run, as it should be?
 
-A recipe is the name of one that is shipped, a YAML file, the folder of a run, or what ``load_recipe`` returned; texts ``KEY=VALUE``
+A recipe is the name of one that is shipped, a YAML file, the folder of a run, a file of texts and labels (a recipe is made for it),
+or what ``load_recipe`` returned; texts ``KEY=VALUE``
 change its keys. A run is named by its folder. What comes back is a dataclass whose fields its docstring tells, and which turns into
 JSON by ``to_dict()``. All that can go wrong and be explained is a ``LorakitError``.
 """
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.export import export
     from lorakit.workflow.glora.evolve import evolve
     from lorakit.workflow.import_peft import import_adapter
+    from lorakit.workflow.inspect_data import inspect_data
     from lorakit.workflow.merge import merge
     from lorakit.workflow.plan import plan
     from lorakit.workflow.predict import load, predict
@@ -68,6 +71,7 @@ HOMES = {
     "evolve": "lorakit.workflow.glora.evolve",
     "export": "lorakit.workflow.export",
     "import_adapter": "lorakit.workflow.import_peft",
+    "inspect_data": "lorakit.workflow.inspect_data",
     "load": "lorakit.workflow.predict",
     "load_recipe": "lorakit.recipe.load",
     "merge": "lorakit.workflow.merge",
@@ -92,6 +96,7 @@ __all__ = [
     "evolve",
     "export",
     "import_adapter",
+    "inspect_data",
     "load",
     "load_recipe",
     "merge",

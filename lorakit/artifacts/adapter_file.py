@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import folder, read_json, write_json
 from lorakit.artifacts.peft.layout import PREFIX, is_native, native_config, peft_name
 from lorakit.artifacts.records import number, read_record, reading
+from lorakit.backbone.trained_head import Outputs
 from lorakit.errors import RunError
 
 PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -59,12 +61,13 @@ def packed_state(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
     return state
 
 
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def save_tensors(
+    tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Write contiguous CPU copies. Raises OSError where the disk does not take them."""
     try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"}
-        )
+        copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(copies, path, {"format": "pt", **metadata})
     except SafetensorError as error:
         raise OSError(str(error)) from None
 
@@ -210,6 +213,7 @@ def description(adapted: AdaptedModel) -> dict[str, Any]:
         "model": adapted.backbone.name,
         "sites": sites,
         "new_parts": adapted.new_parts,
+        "labels": Outputs.of(adapted.backbone.model.config).names,
         "adapter_parameters": adapted.adapter_parameters(),
         "head_parameters": adapted.head_parameters(),
     }

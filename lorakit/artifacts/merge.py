@@ -3,6 +3,8 @@
 config.json, model.safetensors, tokenizer files       a plain Hugging Face checkpoint
 lorakit.json                                          where it came from, the proof, and the shortcuts' sites if any
 lorakit_model.safetensors                             the shortcuts' tensors, where there are any
+
+With shortcuts the checkpoint alone would answer otherwise: it is closed to other loaders then (``backbone.adapted_folder``).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, copy_in, read_tens
 from lorakit.artifacts.adapter_record import check_axes, check_sites
 from lorakit.artifacts.calibration_file import temperature_in
 from lorakit.artifacts.records import number, read_record, reading
+from lorakit.backbone.adapted_folder import VARIANT, close_to_others
 from lorakit.backbone.load import Backbone, quiet_transformers
 from lorakit.errors import RunError
 from lorakit.recipe.keys import recipe_keys
@@ -76,9 +79,10 @@ def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter]) -> Non
         if ".shortcuts." not in name and not name.startswith(("shortcuts.", "shared."))
     }
     with quiet_transformers():
-        model.save_pretrained(folder, state_dict=plain)
+        model.save_pretrained(folder, state_dict=plain, variant=VARIANT if kept else None)
         adapted.backbone.tokenizer.save_pretrained(folder)
     if kept:
+        close_to_others(folder)
         state = adapted.tensors()
         save_tensors({name: state[name] for name in kept_names(kept)}, folder / OUR_TENSORS)
 

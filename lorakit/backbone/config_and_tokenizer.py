@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
 
+from lorakit.backbone.adapted_folder import is_closed, read_closed
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import ModelSection
 
@@ -21,7 +22,7 @@ def read_config(folder: Path, section: ModelSection, options: dict[str, Any]) ->
     Raises RecipeError (key ``model.name``, or ``model.trust_remote_code`` for a model that brings its own code).
     """
     try:
-        config = AutoConfig.from_pretrained(folder, **options)
+        config = read_closed(folder) if is_closed(folder) else AutoConfig.from_pretrained(folder, **options)
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise own_code_error(section) from error
@@ -64,6 +65,26 @@ def read_tokenizer(folder: Path, section: ModelSection, config: Any, options: di
         what = f"the folder {folder} has no tokenizer files ({' or '.join(sorted(needed))})"
         raise RecipeError(what, key="model.name", hint=NO_TOKENIZER)
     return tokenizer
+
+
+def check_embeddings(tokenizer: Any, rows: int, name: str) -> None:
+    """Refuse a tokenizer that makes tokens of text which the model's table of ``rows`` embeddings does not have.
+
+    Special ones that were never embedded (a pad token that was added, an image's placeholder) do no harm: text has none.
+    Raises RecipeError (key ``model.name``).
+    """
+    added = tokenizer.added_tokens_decoder
+    lacking = [str(added[number]) for number in sorted(added) if number >= rows and not added[number].special]
+    if lacking or tokenizer.vocab_size > rows:
+        shown = (
+            f": {', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''} {'have' if lacking[1:] else 'has'} none"
+        )
+        raise RecipeError(
+            f"the tokenizer of '{name}' has {len(tokenizer):,} tokens, the model {rows:,} embeddings{shown if lacking else ''}",
+            key="model.name",
+            valid="a tokenizer and a model that belong together",
+            hint="model.resize_token_embeddings(len(tokenizer)) in transformers, and save both; or leave out the tokens that were added",
+        )
 
 
 def configure(config: Any, labels: tuple[str, ...], regression: bool, multi_label: bool = False) -> None:

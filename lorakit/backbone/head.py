@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,17 @@ class NewParts:
 
     names: list[str]
     """The parameters that train, in model order."""
-    pretrained_head: bool
-    """Whether the checkpoint brought the whole head."""
+    outside: list[str]
+    """The parameters outside the base model: the head, and what some families put before it."""
+    fresh: set[str]
+    """The parameters, by all their names, that the checkpoint lacks or has in another shape."""
+    reshaped: set[str]
+    """Those of them that it has in another shape."""
+
+    @property
+    def pretrained_head(self) -> bool:
+        """Whether the checkpoint brought the whole head, in the task's shape."""
+        return bool(self.outside) and self.fresh.isdisjoint(self.outside)
 
 
 def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str) -> NewParts:
@@ -30,7 +38,8 @@ def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str
     head, and what some families put before it (DeBERTa's pooler, DistilBERT's pre_classifier). Raises RunError (key
     ``model.name``) when a layer or an embedding is among them: then the weights are not this model's.
     """
-    fresh = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    reshaped = {key for key, *_ in info["mismatched_keys"]}
+    fresh = set(info["missing_keys"]) | reshaped
     base = model.base_model
     inner = {id(parameter) for parameter in base.parameters()} if base is not model else set()
     outside = [key for key, parameter in model.named_parameters() if inner and id(parameter) not in inner]
@@ -45,13 +54,7 @@ def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str
             hint="its config.json and its weights do not belong together",
         )
     names = [key for key, _ in model.named_parameters() if key in fresh.union(outside)]
-    return NewParts(names, bool(outside) and fresh.isdisjoint(outside))
-
-
-def output_bias(model: nn.Module, new_parts: Sequence[str], outputs: int) -> nn.Parameter | None:
-    """The bias (outputs,) of the last layer of a new head; None where it has none, as decoders' heads."""
-    found = [model.get_parameter(name) for name in new_parts if name.rpartition(".")[2] == "bias"]
-    return found[-1] if found and found[-1].shape == (outputs,) else None
+    return NewParts(names, outside, fresh, reshaped)
 
 
 def embedding_weight(model: Any) -> torch.Tensor | None:

@@ -1,19 +1,54 @@
-"""The pad token. Classification heads of decoders read the last token that is not padding, and find it by its id."""
+"""The pad token, and where padding stands. Classification heads of decoders read the last token that is not padding, found by its id.
+
+So padding stands on the right, behind what is read, with causal attention; encoders mask it out. Some architectures of transformers
+are otherwise, and a text's label would depend on the texts that share its batch:
+
+    reads the last position     the head takes what is there, padding or not                        padded on the left
+    reads one further           the head reads the position behind the last token, which a batch's
+                                longest row does not have: it would be read one earlier             one more pad token for all
+    takes padding for text      convolutions or Fourier transforms without a mask, segments of the
+                                padded length, hashes                                               rows of one length in a batch
+                                                                                                    where they are predicted
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from lorakit.errors import RecipeError
+from lorakit.tasks.batching import Padding
+
+READS_THE_LAST_POSITION = ("xlnet",)
+READS_ONE_FURTHER = ("t5gemma", "t5gemma2")
+TAKES_PADDING_FOR_TEXT = ("convbert", "fnet", "mobilebert", "nystromformer", "yoso")
 
 
-def prepare_padding(tokenizer: Any, config: Any, rows: int) -> None:
-    """Give the tokenizer a pad token that no text ends with, on the right side, and tell the model's config.
+def padding_of(model_type: str) -> Padding:
+    """How the rows of a batch are padded for models of this type."""
+    return Padding(
+        left=model_type in READS_THE_LAST_POSITION,
+        spare=int(model_type in READS_ONE_FURTHER),
+        equal=model_type in TAKES_PADDING_FOR_TEXT,
+    )
+
+
+def padding_note(model_type: str) -> str:
+    """What a person should know of it who uses the model without lorakit; mostly nothing."""
+    told = {
+        READS_THE_LAST_POSITION: "read the last position: texts are padded on the left",
+        READS_ONE_FURTHER: "read the position behind the last token: every text is padded by one token more",
+        TAKES_PADDING_FOR_TEXT: "take padding for text: in predicting, only texts of one length share a batch",
+    }
+    return next((f"{model_type} models {text}" for kinds, text in told.items() if model_type in kinds), "")
+
+
+def prepare_padding(tokenizer: Any, config: Any, rows: int) -> Padding:
+    """Give the tokenizer a pad token that no text ends with, on the side the head needs, and tell the model's config.
 
     rows: how many embeddings the model has. The tokenizer's own pad token is kept, unless it has no embedding, or is what
     the tokenizer puts at the end of every text (pad == eos, eos appended), where the head would take real tokens for
     padding. Then the first that fits of: an added token whose name says pad or reserved, eos, bos, unk, any other special
-    token. Raises RecipeError (key ``model.name``) when none fits.
+    token. Returns how rows are padded. Raises RecipeError (key ``model.name``) when none fits.
     """
     appended = appended_token(tokenizer)
     added = tokenizer.get_added_vocab()
@@ -27,8 +62,10 @@ def prepare_padding(tokenizer: Any, config: Any, rows: int) -> None:
         raise RecipeError("its tokenizer has no token that could serve as padding", key="model.name")
     if token != tokenizer.pad_token:
         tokenizer.pad_token = token
-    tokenizer.padding_side = "right"
+    padding = padding_of(config.model_type)
+    tokenizer.padding_side = "left" if padding.left else "right"
     config.get_text_config().pad_token_id = config.pad_token_id = tokenizer.pad_token_id
+    return padding
 
 
 def appended_token(tokenizer: Any) -> int | None:

@@ -18,6 +18,7 @@ import typer
 from lorakit.cli.combine import combine
 from lorakit.cli.compare import compare
 from lorakit.cli.copy import copy_recipe
+from lorakit.cli.data import data
 from lorakit.cli.doctor import doctor
 from lorakit.cli.eval import evaluate
 from lorakit.cli.export import export
@@ -61,6 +62,7 @@ app.command("combine", rich_help_panel="Exchange")(combine)
 app.command("list", rich_help_panel="Recipes")(list_entries)
 app.command("show", rich_help_panel="Recipes")(show)
 app.command("copy", rich_help_panel="Recipes")(copy_recipe)
+app.command("data", rich_help_panel="Inspect")(data)
 app.command("plan", rich_help_panel="Inspect")(plan)
 app.command("report", rich_help_panel="Inspect")(report)
 app.command("compare", rich_help_panel="Inspect")(compare)

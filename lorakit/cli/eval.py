@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 def evaluate(
     task: Annotated[
-        str,
-        typer.Argument(metavar="TASK", help="A task (see: lorakit list tasks), or own data by the name of their file."),
-    ],
+        Optional[str],
+        typer.Argument(
+            metavar="TASK",
+            help="A task (see: lorakit list tasks), own data by the name of their file, or a run's folder; the newest run by default.",
+        ),
+    ] = None,
     run: Annotated[
         Optional[Path], typer.Option("--run", help="A run folder; the newest run of this task by default.")
     ] = None,
@@ -52,7 +55,9 @@ def evaluate(
 ) -> None:
     """Score a run or a checkpoint on a task."""
     with envelope(offline=offline, quiet=quiet):
-        say(f"evaluating {model or run or 'the newest run'} on {task}")
+        if task and run is None and model is None and (Path(task) / "recipe.yaml").is_file():
+            run, task = Path(task), None
+        say(f"evaluating {model or run or 'the newest run'} on {file or task or 'its task'}")
         result = lorakit.evaluate(
             run,
             task=task,

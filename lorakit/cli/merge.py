@@ -23,7 +23,7 @@ def merge(
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Where the checkpoint goes.")] = None,
     weights: Weights = None,
     rank: CutRank = None,
-    tolerance: Tolerance = 1e-3,
+    tolerance: Tolerance = None,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
+from lorakit.cli.output import say
 from lorakit.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ def complete_recipe(incomplete: str) -> list[str]:
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
 
 
-RECIPE_HELP = "A shipped recipe (see: lorakit list recipes), a YAML file, or a run folder."
+RECIPE_HELP = "A shipped recipe (see: lorakit list recipes), a YAML file, a run folder; or a file of texts and labels: csv, parquet ..."
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP, autocompletion=complete_recipe)]
 Overrides = Annotated[
     Optional[list[str]],
@@ -30,6 +32,21 @@ Overrides = Annotated[
 ]
 Seed = Annotated[Optional[int], typer.Option("--seed", help="The same as run.seed=N.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network. The same as run.offline=true.")]
+TextColumn = Annotated[
+    Optional[str],
+    typer.Option(
+        "--text", metavar="COLUMN", help="The column of texts in your own data. The same as task.text=COLUMN."
+    ),
+]
+LabelColumn = Annotated[
+    Optional[str],
+    typer.Option(
+        "--label", metavar="COLUMN", help="The column of labels in your own data. The same as task.label=COLUMN."
+    ),
+]
+ModelName = Annotated[
+    Optional[str], typer.Option("--model", metavar="NAME", help="A hub name or a folder. The same as model.name=NAME.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and the result, nothing else.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists already.")]
@@ -37,8 +54,13 @@ NewestRun = Annotated[
     Optional[Path], typer.Argument(metavar="RUN", help="A run folder; by default the newest finished one in runs.")
 ]
 Tolerance = Annotated[
-    float,
-    typer.Option("--tolerance", min=0.0, help="The largest difference of (fp32) logits that is accepted."),
+    Optional[float],
+    typer.Option(
+        "--tolerance",
+        min=0.0,
+        help="The largest difference of logits that is accepted; 1e-3, and more for weights in half precision.",
+        show_default=False,
+    ),
 ]
 Weights = Annotated[
     Optional[Literal["last", "best"]],
@@ -59,13 +81,24 @@ CutRank = Annotated[
 
 
 def open_recipe(
-    name: str, overrides: Sequence[str] | None, *, seed: int | None = None, offline: bool = False
+    name: str,
+    overrides: Sequence[str] | None,
+    *,
+    seed: int | None = None,
+    offline: bool = False,
+    text: str | None = None,
+    label: str | None = None,
+    model: str | None = None,
 ) -> LoadedRecipe:
     """The recipe called ``name`` with ``overrides``. Options win over KEY=VALUE, which wins over the file."""
     from lorakit.recipe.load import load_recipe
 
-    settings = [*(overrides or []), *([] if seed is None else [f"run.seed={seed}"])]
-    return load_recipe(name, settings, offline=offline)
+    options = {"run.seed": seed, "task.text": text, "task.label": label, "model.name": model}
+    settings = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    loaded = load_recipe(name, [*(overrides or []), *settings], offline=offline)
+    for line in loaded.told:
+        say(line)
+    return loaded
 
 
 def given_or_newest(run: Path | None) -> Path:

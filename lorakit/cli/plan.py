@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 import lorakit
 from lorakit.cli.command import answer, envelope
-from lorakit.cli.options import AsJson, Offline, Overrides, RecipeName, Seed, open_recipe
+from lorakit.cli.options import (
+    AsJson,
+    LabelColumn,
+    ModelName,
+    Offline,
+    Overrides,
+    RecipeName,
+    Seed,
+    TextColumn,
+    open_recipe,
+)
 from lorakit.cli.output import write
 from lorakit.reporting.tables import Column, count, counted, facts, memory, table
 
@@ -17,13 +27,16 @@ if TYPE_CHECKING:
 def plan(
     recipe: RecipeName,
     overrides: Overrides = None,
+    text: TextColumn = None,
+    label: LabelColumn = None,
+    model: ModelName = None,
     seed: Seed = None,
     offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the sites, budget, steps, ticks and memory of a recipe; train nothing."""
     with envelope(offline=offline, quiet=True):
-        loaded = open_recipe(recipe, overrides, seed=seed, offline=offline)
+        loaded = open_recipe(recipe, overrides, seed=seed, offline=offline, text=text, label=label, model=model)
         answer(lorakit.plan(loaded), tell, as_json=as_json)
 
 

@@ -12,7 +12,18 @@ import typer
 import lorakit
 from lorakit.cli import plan
 from lorakit.cli.command import answer, envelope
-from lorakit.cli.options import AsJson, Offline, Overrides, Quiet, RecipeName, Seed, open_recipe
+from lorakit.cli.options import (
+    AsJson,
+    LabelColumn,
+    ModelName,
+    Offline,
+    Overrides,
+    Quiet,
+    RecipeName,
+    Seed,
+    TextColumn,
+    open_recipe,
+)
 from lorakit.cli.output import next_line, say, warn, write
 from lorakit.reporting.tables import count, duration, facts, percent, scores
 
@@ -24,6 +35,9 @@ if TYPE_CHECKING:
 def train(
     recipe: RecipeName,
     overrides: Overrides = None,
+    text: TextColumn = None,
+    label: LabelColumn = None,
+    model: ModelName = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan; train and write nothing.")
     ] = False,
@@ -36,13 +50,13 @@ def train(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the adapters of a recipe, with its search where it has one."""
+    """Train the adapters of a recipe, with its search where it has one; or a classifier from your own file of texts and labels."""
     with envelope(offline=offline, quiet=quiet):
-        loaded = open_recipe(recipe, overrides, seed=seed, offline=offline)
+        loaded = open_recipe(recipe, overrides, seed=seed, offline=offline, text=text, label=label, model=model)
         if dry_run:
             preview(loaded, as_json=as_json)
             return
-        say(f"loading {loaded.recipe.model.name} and {loaded.recipe.task.name}")
+        say(f"loading {loaded.recipe.model.name} and {loaded.recipe.task.train or loaded.recipe.task.name}")
         from lorakit.cli.progress import ProgressHook
 
         with ProgressHook(quiet=quiet) as progress:

@@ -32,7 +32,7 @@ class LoadedRecipe:
     """A recipe that is right in itself, and where each of its values was written.
 
     recipe: the typed values, ``run.name`` filled in; name: the file's stem; path: the file; places: key or section -> place;
-    folder: of the run whose recipe it is, where a run was named.
+    folder: of the run whose recipe it is, where a run was named; told: what to tell a person who named data, and no recipe.
     """
 
     recipe: Recipe
@@ -40,6 +40,7 @@ class LoadedRecipe:
     path: Path
     places: dict[str, str] = field(default_factory=dict)
     folder: Path | None = None
+    told: list[str] = field(default_factory=list)
 
     def where(self, key: str) -> str:
         """``file.yaml:12`` or ``command line``: the place of ``key``, else of its section, else the file."""
@@ -80,14 +81,14 @@ class LoadedRecipe:
 
 
 AnyRecipe = str | Path | LoadedRecipe
-"""What a function takes for a recipe: a shipped recipe's name, a YAML file, a run's folder, or a recipe that is loaded."""
+"""What a function takes for a recipe: a shipped recipe's name, a YAML file, a run's folder, a file of data, or a recipe that is loaded."""
 
 
 def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bool = False) -> LoadedRecipe:
     """Read a recipe, check it, and fill in what it leaves open.
 
     Args:
-        recipe: the name of a shipped recipe, a YAML file, a run's folder, or a recipe that is loaded.
+        recipe: the name of a shipped recipe, a YAML file, a run's folder, a file of texts and labels, or a recipe that is loaded.
         overrides: ``KEY=VALUE`` each, which win over the recipe.
         offline: never touch the network; the same as ``run.offline=true``.
 
@@ -96,6 +97,7 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bo
 
     Raises:
         RecipeError: with everything that is wrong in any of them; each problem has its place and key.
+        DataError: for a file of data whose columns cannot be told.
 
     Example:
         >>> loaded = lorakit.load_recipe("demo", ["adapter.rank=4"])           # doctest: +SKIP
@@ -104,16 +106,22 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bo
     """
     settings = [*overrides, *(["run.offline=true"] if offline else [])]
     problems = Problems()
+    given = read_overrides(settings, problems)
     if isinstance(recipe, LoadedRecipe):
         if not settings:
             return recipe
         loaded, overlays = recipe, [own_values(recipe)]
+    elif (folder := run_folder(recipe)) is None and names_data(recipe):
+        from lorakit.recipe.own_data import read_own_data
+
+        problems.raise_if_any()
+        made, told = read_own_data(str(recipe), given.values, problems)
+        overlays, loaded = [made], LoadedRecipe(Recipe(), made.values["run.name"], Path(recipe), told=told)
     else:
-        folder = run_folder(recipe)
         path = find_recipe(recipe) if folder is None else folder / "recipe.yaml"
         overlays = read_chain(path, problems)
         loaded = LoadedRecipe(Recipe(), path.stem, path, folder=folder)
-    overlays.append(read_overrides(settings, problems))
+    overlays.append(given)
     values, places = merge(overlays)
     loaded = replace(loaded, places=places)
     if all(overlay.complete for overlay in overlays):
@@ -128,6 +136,13 @@ def run_folder(recipe: str | Path) -> Path | None:
     """The folder of the run that is named, where it is one."""
     folder = Path(os.path.expanduser(recipe))
     return folder if str(recipe) and os.path.isfile(folder / "recipe.yaml") else None
+
+
+def names_data(recipe: str | Path) -> bool:
+    """Whether a person names data to make a recipe for, and no recipe."""
+    from lorakit.recipe.own_data import is_data
+
+    return is_data(recipe)
 
 
 def own_values(loaded: LoadedRecipe) -> Overlay:

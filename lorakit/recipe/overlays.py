@@ -35,16 +35,23 @@ class Overlay:
 
 def read_file(path: Path, problems: Problems) -> Overlay:
     """What one recipe file sets."""
-    overlay = Overlay(of_run=is_of_a_run(path))
     text = read_text(path, problems)
+    if text is None:
+        return Overlay(complete=False, of_run=is_of_a_run(path))
+    return read_document(text, file_place(path), problems, of_run=is_of_a_run(path), name=shown(path))
+
+
+def read_document(text: str, place: Place, problems: Problems, *, of_run: bool = False, name: str = "") -> Overlay:
+    """What the text of a recipe sets, whose lines are found at ``place``; name: what an empty one is called."""
+    overlay = Overlay(of_run=of_run)
     before = len(problems)
-    node = None if text is None else parse(text, file_place(path), problems)
+    node = parse(text, place, problems)
     if node is None:
         overlay.complete = False
-        if text is not None and len(problems) == before:
-            problems.add("is empty", where=shown(path), valid="a recipe", hint="`lorakit list recipes` for examples")
+        if len(problems) == before:
+            problems.add("is empty", where=name, valid="a recipe", hint="`lorakit list recipes` for examples")
     else:
-        read_sections(node, overlay, file_place(path), problems)
+        read_sections(node, overlay, place, problems)
         overlay.values |= options_meant(overlay.old, overlay.values)
         if overlay.of_run:
             overlay.values |= split_meant(overlay.values)

@@ -73,6 +73,12 @@ class ModelSection:
         choices=("sdpa", "eager", "flash_attention_2"),
         also=("attn_implementation",),
     )
+    head: Optional[str] = key(
+        None,
+        "a checkpoint's trained head: keep it in its own order, or make it new; by default it is kept where its label names are the "
+        "task's, its outputs in the task's order",
+        choices=("keep", "new"),
+    )
     trust_remote_code: bool = key(False, "run code that comes with a hub model")
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from lorakit.errors import DataError
 from lorakit.tasks.table import short
-from lorakit.tasks.tokens import Progress, row_places, tokenise
+from lorakit.tasks.tokens import Progress, Tokens, row_places, tokenise
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,25 +33,40 @@ MIN_MEGA_BATCHES = 4  # but always several of those, so that small sets are stil
 ORDER_STREAM = 3  # keeps the order's draw apart from the other draws of the same seed
 
 
+@dataclass(frozen=True)
+class Padding:
+    """How rows of different lengths become one batch; what a model's head needs is known to its backbone.
+
+    left: the side that is padded; spare: how many positions are padded beside the longest row too; equal: whether only rows of one
+    length share a batch where they are predicted, because the model takes padding for text.
+    """
+
+    left: bool = False
+    spare: int = 0
+    equal: bool = False
+
+
 @dataclass
 class Encoded:
     """A tokenised split. Rows lie end to end: row i is ``tokens[offsets[i]:offsets[i + 1]]``.
 
     lengths: tokens per row; labels: (n,) long, float32 for regression, (n, labels) int8 of 0 and 1 for several labels a row, None
     where unlabelled; idx: the rows' numbers at
-    the source; truncated: rows that lost tokens to max_length; types: token types, None where the tokenizer makes none;
-    pads: what pads input_ids and token_type_ids; pad_left: the side that is padded.
+    the source; truncated: rows that lost tokens to max_length; special: rows in whose text a token such as ``</s>`` is written
+    (``plain_text``); types: token types, None where the tokenizer makes none;
+    pads: what pads input_ids and token_type_ids; padding: where.
     """
 
     lengths: NDArray[np.int64]
     labels: torch.Tensor | None
     idx: NDArray[np.int64]
     truncated: int
+    special: int
     tokens: NDArray[np.int32]
     types: NDArray[np.int8] | None
     offsets: NDArray[np.int64]
     pads: tuple[int, int]
-    pad_left: bool
+    padding: Padding
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -63,12 +78,12 @@ class Encoded:
         (len(rows),), or (len(rows), labels).
         """
         lengths = self.lengths[list(rows)].tolist()
-        shape = len(rows), -(-max(lengths) // multiple) * multiple
+        shape = len(rows), -(-(max(lengths) + self.padding.spare) // multiple) * multiple
         tokens, mask = np.full(shape, self.pads[0], np.int64), np.zeros(shape, np.int64)
         types = None if self.types is None else np.full(shape, self.pads[1], np.int64)
         for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             source = slice(self.offsets[row], self.offsets[row + 1])
-            place = slice(shape[1] - length, None) if self.pad_left else slice(length)
+            place = slice(shape[1] - length, None) if self.padding.left else slice(length)
             tokens[at, place], mask[at, place] = self.tokens[source], 1
             if types is not None and self.types is not None:
                 types[at, place] = self.types[source]
@@ -79,6 +94,10 @@ class Encoded:
             batch["labels"] = self.labels[list(rows)]
         return batch
 
+    def batches(self, batch_size: int) -> list[list[int]]:
+        """All rows as batches to predict (``evaluation_batches``)."""
+        return evaluation_batches(self.lengths, batch_size, equal=self.padding.equal)
+
 
 def encode(
     dataset: Dataset,
@@ -86,15 +105,14 @@ def encode(
     max_length: int,
     name: str = "",
     progress: Progress | None = None,
+    padding: Padding | None = None,
 ) -> Encoded:
     """Tokenise a split (columns text, text_pair, label, idx), each row cut to ``max_length`` tokens.
 
     The tokenizer must have a pad token. ``name`` tells the split in messages; ``progress`` is told how many rows are
-    tokenised, where that has to be done. Raises DataError where max_length leaves
-    no room for text, or a row has no tokens.
+    tokenised, where that has to be done; ``padding`` is the tokenizer's side where it is not given. Raises DataError where
+    max_length leaves no room for text, or a row has no tokens.
     """
-    if tokenizer.pad_token_id is None:
-        raise ValueError("the tokenizer has no pad token")
     pair = "text_pair" in dataset.column_names
     special = tokenizer.num_special_tokens_to_add(pair)
     if max_length <= special + pair:
@@ -105,16 +123,32 @@ def encode(
     if (bare := np.flatnonzero(made.lengths == 0)).size:
         row = dataset[int(bare[0])]
         raise DataError(f"row {row['idx']} of {name or 'the split'} has no tokens: {short(row['text'])}")
+    idx = column_array(dataset, "idx")
+    return encoded_rows(made, tokenizer, idx=idx, labels=label_tensor(dataset), padding=padding)
+
+
+def encoded_rows(
+    made: Tokens,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    idx: NDArray[np.int64] | None = None,
+    labels: torch.Tensor | None = None,
+    padding: Padding | None = None,
+) -> Encoded:
+    """Rows of tokens, ready to be batched; those without an idx are counted."""
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no pad token")
     return Encoded(
         lengths=made.lengths,
-        labels=label_tensor(dataset),
-        idx=column_array(dataset, "idx"),
+        labels=labels,
+        idx=np.arange(len(made.lengths)) if idx is None else idx,
         truncated=made.truncated,
+        special=made.special,
         tokens=made.tokens,
         types=made.types,
         offsets=np.concatenate([[0], np.cumsum(made.lengths, dtype=np.int64)]),
         pads=(tokenizer.pad_token_id, tokenizer.pad_token_type_id),
-        pad_left=tokenizer.padding_side == "left",
+        padding=padding or Padding(left=tokenizer.padding_side == "left"),
     )
 
 
@@ -173,7 +207,12 @@ def sorted_together(rows: int, batch_size: int) -> int:
     return max(min(MEGA_BATCH, rows // batch_size // MIN_MEGA_BATCHES), 1)
 
 
-def evaluation_batches(lengths: Lengths, batch_size: int) -> list[list[int]]:
-    """All rows, the longest first, so that padding is least and too large a batch fails at once. The last batch may be short."""
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def evaluation_batches(lengths: Lengths, batch_size: int, *, equal: bool = False) -> list[list[int]]:
+    """All rows, the longest first, so that padding is least and too large a batch fails at once. Batches may be short.
+
+    equal: the rows of a batch all have one length.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    runs = np.split(order, np.flatnonzero(np.diff(sizes[order])) + 1) if equal else [order]
+    return [run[start : start + batch_size].tolist() for run in runs for start in range(0, len(run), batch_size)]

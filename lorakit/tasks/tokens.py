@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from operator import ne
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.tasks.cache import cached
+from lorakit.tasks.plain_text import as_plain_text, role_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,17 +29,19 @@ Progress = Callable[[int, int], None]
 CHUNK = 1000  # texts tokenised at a time
 CHUNK_BYTES = 2**22  # of text tokenised at a time: before they are cut, tokens take a hundred times their letters
 LARGE = 2**21  # bytes of text; tokenising less than that takes a second or two
-VERSION = 1  # of this file's reading of texts; another version finds nothing in the cache
+VERSION = 2  # of this file's reading of texts; another version finds nothing in the cache
 
 
 @dataclass
 class Tokens:
-    """Rows end to end: lengths (n,), tokens (sum of lengths,), types likewise or None, and how many rows were cut."""
+    """Rows end to end: lengths (n,), tokens (sum of lengths,), types likewise or None, how many rows were cut, and in how many a
+    token with a role was written."""
 
     lengths: NDArray[np.int64]
     tokens: NDArray[np.int32]
     types: NDArray[np.int8] | None
     truncated: int
+    special: int
 
 
 def tokenise(
@@ -62,16 +66,24 @@ def tokenised(
     """The split's tokens, a chunk of rows at a time."""
     done = 0
     for texts in text_chunks(dataset):
-        made = tokenizer(*texts, truncation=True, max_length=max_length, padding=False, verbose=False)
-        yield Tokens(
-            np.fromiter(map(len, made["input_ids"]), np.int64),
-            flat(made["input_ids"], np.int32),
-            flat(made["token_type_ids"], np.int8) if "token_type_ids" in made else None,
-            count_truncated(made, tokenizer, texts),
-        )
+        yield tokens_of(texts, tokenizer, max_length)
         done += len(texts[0])
         if progress:
             progress(done, len(dataset))
+
+
+def tokens_of(written: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
+    """The tokens of one column of texts, or of two that make pairs, each row cut to ``max_length``."""
+    roles = role_tokens(tokenizer)
+    texts = [as_plain_text(column, roles) for column in written]
+    made = tokenizer(*texts, truncation=True, max_length=max_length, padding=False, verbose=False)
+    return Tokens(
+        np.fromiter(map(len, made["input_ids"]), np.int64),
+        flat(made["input_ids"], np.int32),
+        flat(made["token_type_ids"], np.int8) if "token_type_ids" in made else None,
+        count_truncated(made, tokenizer, texts),
+        sum(map(ne, zip(*texts, strict=True), zip(*written, strict=True))),
+    )
 
 
 def text_chunks(dataset: Dataset) -> Iterator[tuple[list[str], ...]]:
@@ -95,7 +107,7 @@ def flat(rows: list[list[int]], dtype: type[np.integer[Any]]) -> NDArray[Any]:
     return np.fromiter(chain.from_iterable(rows), dtype, sum(map(len, rows)))
 
 
-def count_truncated(made: Any, tokenizer: PreTrainedTokenizerBase, texts: tuple[list[str], ...]) -> int:
+def count_truncated(made: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[list[str]]) -> int:
     """How many rows of ``made`` lost tokens."""
     if made.encodings is not None:
         return sum(1 for encoding in made.encodings if encoding.overflowing)
@@ -111,12 +123,13 @@ def joined(chunks: list[Tokens]) -> Tokens:
         np.concatenate([chunk.tokens for chunk in chunks]) if chunks else np.empty(0, np.int32),
         np.concatenate(types) if types else None,
         sum(chunk.truncated for chunk in chunks),
+        sum(chunk.special for chunk in chunks),
     )
 
 
 def write(chunks: Callable[[], Iterator[Tokens]], folder: Path) -> None:
     """Write all chunks into ``folder``, one after the other."""
-    truncated = 0
+    truncated = special = 0
     with (folder / "lengths").open("wb") as lengths, (folder / "tokens").open("wb") as tokens:
         for chunk in chunks():
             lengths.write(chunk.lengths.tobytes())
@@ -125,7 +138,8 @@ def write(chunks: Callable[[], Iterator[Tokens]], folder: Path) -> None:
                 with (folder / "types").open("ab") as types:
                     types.write(chunk.types.tobytes())
             truncated += chunk.truncated
-    (folder / "truncated.json").write_text(str(truncated), encoding="utf-8")
+            special += chunk.special
+    (folder / "counts.json").write_text(json.dumps([truncated, special]), encoding="utf-8")
 
 
 def read(folder: Path) -> Tokens:
@@ -135,7 +149,7 @@ def read(folder: Path) -> Tokens:
         np.fromfile(folder / "lengths", np.int64),
         mapped(folder / "tokens", np.int32),
         mapped(types, np.int8) if types.exists() else None,
-        json.loads((folder / "truncated.json").read_text(encoding="utf-8")),
+        *json.loads((folder / "counts.json").read_text(encoding="utf-8")),
     )
 
 
@@ -160,6 +174,7 @@ def tokens_key(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length:
         "version": [VERSION, tokenizers.__version__, transformers.__version__],
         "tokenizer": [type(tokenizer).__qualname__, {name: core[name] for name in sorted(core) if name not in calls}],
         "inputs": [tokenizer.model_input_names, tokenizer.truncation_side, tokenizer.pad_token_type_id],
+        "roles": role_tokens(tokenizer),
         "columns": text_columns(dataset),
         "max_length": max_length,
     }

@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
-from lorakit.tasks.batching import Encoded, evaluation_batches
+from lorakit.tasks.batching import Encoded
 from lorakit.tasks.calibration import probabilities
 from lorakit.tasks.metrics import score
 from lorakit.tasks.task import Task
@@ -21,7 +21,7 @@ def predict_logits(model: nn.Module, encoded: Encoded, objective: Objective, bat
     """(rows, labels), float32, in row order; batches are shared out over the processes, and the model's mode is put back."""
     accelerator, training = objective.accelerator, model.training
     model.eval()
-    mine = evaluation_batches(encoded.lengths, batch_size)[accelerator.process_index :: accelerator.num_processes]
+    mine = encoded.batches(batch_size)[accelerator.process_index :: accelerator.num_processes]
     parts = [(rows, objective.logits(model, encoded.collate(rows)).cpu().numpy()) for rows in mine]
     model.train(training)
     gathered = gather_object(parts) if accelerator.num_processes > 1 else parts

@@ -22,9 +22,9 @@ from lorakit.tasks.baselines import (
     some_rows,
     tfidf,
 )
-from lorakit.tasks.batching import Encoded, encode, evaluation_batches
+from lorakit.tasks.batching import Encoded
 from lorakit.workflow.accelerator import this_process
-from lorakit.workflow.parts import Parts
+from lorakit.workflow.parts import Parts, encode_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,7 +68,7 @@ def measure_frozen(parts: Parts) -> Baseline:
 
 def features_of(parts: Parts, rows: Dataset, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Features (n, width) and labels (n,) of rows."""
-    encoded = encode(rows, parts.backbone.tokenizer, parts.max_length, name)
+    encoded = encode_rows(rows, parts.backbone, parts.max_length, name)
     return mean_features(parts, encoded), np.asarray(rows["label"])
 
 
@@ -80,7 +80,7 @@ def mean_features(parts: Parts, encoded: Encoded) -> NDArray[np.float32]:
     model.to(device)
     features: list[NDArray[np.float32]] = []
     order: list[int] = []
-    for rows in evaluation_batches(encoded.lengths, parts.recipe.evaluation.batch_size):
+    for rows in encoded.batches(parts.recipe.evaluation.batch_size):
         inputs = {name: tensor.to(device) for name, tensor in encoded.collate(rows).items() if name != "labels"}
         states = model.base_model(**inputs).last_hidden_state.float()
         mask = inputs["attention_mask"][:, -states.shape[1] :, None].float()

@@ -179,10 +179,8 @@ def open_run_for(
         if set(splits) & set(data.task.validation):
             tell_seen(restored.run)
     used = f"{restored.weights} weights" + ("" if rank is None else f", rank {rank}")
-    outputs = list(range(data.task.num_labels))
-    source = f"{path} ({used})"
     found = TrainedClassifier(
-        restored.adapted, restored.loaded.recipe, outputs, source, temperature=restored.temperature
+        restored.adapted, restored.loaded.recipe, f"{path} ({used})", temperature=restored.temperature
     )
     return found, data
 
@@ -214,7 +212,7 @@ def evaluate_splits(
     started = time.perf_counter()
     for split in splits:
         encoded = encode_split(data, split, adapted.backbone, length)
-        logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)[:, trained.order]
+        logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
         decisions = decide(task, logits)
         chances = probabilities_of(task, logits, trained.temperature)
         rows += len(encoded)

@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,16 +16,20 @@ from lorakit.adapters.budget import Budget
 from lorakit.adapters.counting import costs, shared_cost, spec_for
 from lorakit.adapters.method import Method, methods
 from lorakit.adapters.spec import AdapterSpec
-from lorakit.backbone.head import output_bias
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
+from lorakit.backbone.trained_head import output_bias
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Encoded, column_array, encode, label_array
 from lorakit.tasks.class_weights import class_weights, label_weights
+from lorakit.tasks.plain_text import role_tokens
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
 from lorakit.tasks.tokens import Progress
 from lorakit.training.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -126,9 +130,10 @@ def start_at_frequencies(backbone: Backbone, data: TaskData) -> None:
     Else a training spends its first steps on learning that most labels are rare (Lin et al. 2017, section 4.1, start so with a guess).
     Of labels that no row or every row has, half a row is counted on the other side.
     """
-    task = data.task
-    bias = output_bias(backbone.model, backbone.new_parts, task.num_labels)
-    if not task.multi_label or backbone.pretrained_head or "train" not in data.splits or bias is None:
+    if not data.task.multi_label or backbone.head.kept or "train" not in data.splits:
+        return
+    bias = output_bias(backbone.model, backbone.new_parts)
+    if bias is None:
         return
     labels = label_array(data.splits["train"])
     has = np.clip(labels.sum(axis=0), 0.5, max(len(labels) - 0.5, 0.5))
@@ -136,11 +141,26 @@ def start_at_frequencies(backbone: Backbone, data: TaskData) -> None:
 
 
 def encode_split(data: TaskData, split: str, backbone: Backbone, length: int) -> Encoded:
-    """A tokenised split, with a word about rows that were cut."""
-    encoded = encode(data.splits[split], backbone.tokenizer, length, split, progress=report_progress(split))
+    """A tokenised split, with a word about rows that were cut, and about tokens with a role that are written in texts."""
+    encoded = encode_rows(data.splits[split], backbone, length, split, progress=report_progress(split))
     if encoded.truncated:
-        logger.info("%s: %d of %d rows are cut to %d tokens", split, encoded.truncated, len(encoded), length)
+        most = ", the most that this model takes" if backbone.longest_text(length + 1) == length else ""
+        logger.info("%s: %d of %d rows are cut to %d tokens%s", split, encoded.truncated, len(encoded), length, most)
+    if encoded.special:
+        logger.info(
+            "%s: special tokens are written in the texts of %d rows (%s): they are read as plain text",
+            split,
+            encoded.special,
+            " ".join(role_tokens(backbone.tokenizer)),
+        )
     return encoded
+
+
+def encode_rows(
+    rows: Dataset, backbone: Backbone, length: int, name: str = "", progress: Progress | None = None
+) -> Encoded:
+    """Rows tokenised and padded as the model needs it."""
+    return encode(rows, backbone.tokenizer, length, name, progress, backbone.padding)
 
 
 def report_progress(split: str) -> Progress:

@@ -14,11 +14,11 @@ from lorakit.result import Result
 from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
 from lorakit.searching.proxy import proxies
-from lorakit.tasks.batching import encode, sorted_together
+from lorakit.tasks.batching import sorted_together
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.memory import estimate_footprint
-from lorakit.workflow.parts import Parts
+from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
 
 SAMPLE = 1000
@@ -91,7 +91,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
     """Work a recipe out on its real model and data; nothing is trained or written.
 
     Args:
-        recipe: the name of a shipped recipe, a YAML file, a run's folder, or a recipe that is loaded.
+        recipe: the name of a shipped recipe, a YAML file, a run's folder, a file of data, or a recipe that is loaded.
         overrides: ``KEY=VALUE`` each, which win over the recipe.
 
     Returns:
@@ -163,7 +163,7 @@ def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
     search, training, rows = parts.recipe.search, parts.recipe.training, parts.data.splits["train"]
     size, every = training.batch_size, max(len(rows) // SAMPLE, 1)
     sample = rows.select(range(0, len(rows), every))
-    lengths = encode(sample, parts.backbone.tokenizer, parts.max_length, "train").lengths
+    lengths = encode_rows(sample, parts.backbone, parts.max_length, "train").lengths
     whole = -(-schedule.rows // size)
     scored = longest_rows(lengths, size, min(search.batches, whole))
     together = sorted_together(schedule.rows, size) if training.length_grouping else 1

@@ -19,8 +19,10 @@ from lorakit.backbone.config_and_tokenizer import problem_type
 from lorakit.errors import DataError, RunError, UsageError
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.result import Result
+from lorakit.tasks.batching import encoded_rows
 from lorakit.tasks.new_texts import Text, is_blank
 from lorakit.tasks.table import short
+from lorakit.tasks.tokens import tokens_of
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.restore import is_merged, restore_merged, restore_run
 from lorakit.workflow.thresholds import check_thresholds, reaching, with_labels
@@ -160,15 +162,12 @@ class Classifier:
         rows = [row for row, text in enumerate(chunk) if not is_blank(text)]
         if not rows:
             return found
-        columns = list(zip(*(chunk[row] for row in rows), strict=True)) if self.pair else [[chunk[row] for row in rows]]
-        encoded = self.tokenizer(*map(list, columns), truncation=True, max_length=self.max_length)
-        lengths = [len(tokens) for tokens in encoded["input_ids"]]
-        order = sorted((place for place in range(len(rows)) if lengths[place]), key=lengths.__getitem__, reverse=True)
-        for first in range(0, len(order), batch_size):
-            batch = order[first : first + batch_size]
-            inputs = self.tokenizer.pad(
-                {name: [values[place] for place in batch] for name, values in encoded.items()}, return_tensors="pt"
-            )
+        parts = [text if isinstance(text, tuple) else (text,) for text in (chunk[row] for row in rows)]
+        made = tokens_of(list(zip(*parts, strict=True)), self.tokenizer, self.max_length)
+        encoded = encoded_rows(made, self.tokenizer, padding=self.adapted.backbone.padding)
+        batches = ([place for place in batch if made.lengths[place]] for batch in encoded.batches(batch_size))
+        for batch in filter(None, batches):
+            inputs = encoded.collate(batch)
             logits = self.objective.logits(self.model, inputs).cpu()
             if not logits.isfinite().all():
                 raise RunError(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorakit.adapters.adapted_model import AdaptedModel
@@ -16,6 +15,7 @@ from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import Run, open_run
 from lorakit.backbone.config_and_tokenizer import problem_type
 from lorakit.backbone.load import load_backbone
+from lorakit.backbone.trained_head import HEAD_KEY, KEEP
 from lorakit.errors import RecipeError, RunError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import ModelSection, Recipe
@@ -154,13 +154,10 @@ def restore_merged(section: ModelSection) -> AdaptedModel:
     """The model of a folder, ``section.name``, that `lorakit merge` wrote, as anybody would load it, with its shortcuts."""
     folder = Path(section.name)
     labels, kind = read_labels(folder / "config.json")
+    several = kind == problem_type(regression=False, multi_label=True)
+    section = replace(section, head=KEEP)
     backbone = load_backbone(
-        section,
-        labels=labels,
-        regression=not labels,
-        multi_label=kind == problem_type(regression=False, multi_label=True),
-        seed=0,
-        offline=True,
+        section, labels=labels, regression=not labels, seed=0, offline=True, merged=True, multi_label=several
     )
     return restore_shortcuts(backbone, folder)
 
@@ -185,53 +182,44 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], str]:
 class TrainedClassifier:
     """A trained classifier, wherever it came from.
 
-    recipe: the text length and batch size it is used with; order: for each label of the task, the model's output for it;
-    source: what to call it; temperature: for its probabilities.
+    recipe: the text length and batch size it is used with; source: what to call it; temperature: for its probabilities. Its outputs
+    stand in the task's order.
     """
 
     adapted: AdaptedModel
     recipe: Recipe
-    order: list[int]
     source: str
     temperature: float = 1.0
 
 
-def output_order(task: Task, names: tuple[str, ...], source: str) -> list[int]:
-    """Which output of a checkpoint stands for which label of the task: by name where the names are the same, else by place."""
-    own = [name.casefold() for name in names]
-    wanted = [label.casefold() for label in task.labels]
-    if sorted(own) == sorted(wanted):
-        return [own.index(label) for label in wanted]
-    if not task.regression and not all(re.fullmatch(r"label_\d+", name) for name in own):
-        logger.warning(
-            "%s calls its outputs %s: taken in this order for %s", source, ", ".join(names), ", ".join(task.labels)
-        )
-    return list(range(task.num_labels))
-
-
 def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassifier:
-    """A trained classifier by folder or hub name.
+    """A trained classifier by folder or hub name, its outputs matched to the task's labels by name, or by place where names differ.
 
     Raises UsageError where the checkpoint's head is not one for ``task``.
     """
-    recipe = Recipe(model=ModelSection(name=name))
-    backbone = load_backbone(
-        recipe.model,
-        labels=task.labels,
-        regression=task.regression,
-        multi_label=task.multi_label,
-        seed=0,
-        offline=offline,
-    )
-    if not backbone.pretrained_head:
+    recipe, merged = Recipe(model=ModelSection(name=name, head=KEEP)), is_merged(Path(name))
+    try:
+        backbone = load_backbone(
+            recipe.model,
+            labels=task.labels,
+            regression=task.regression,
+            seed=0,
+            offline=offline,
+            merged=merged,
+            multi_label=task.multi_label,
+        )
+    except RecipeError as error:
+        if [problem.key for problem in error.problems] != [HEAD_KEY]:
+            raise
         raise UsageError(
-            f"this checkpoint has no trained head for {task.name} ({task.num_labels} outputs)",
+            f"this checkpoint has no trained head for {task.name} ({task.num_labels} outputs): {error.problems[0].what}",
             where=name,
             hint="--run for a run of lorakit, or a checkpoint that was fine-tuned on this task",
-        )
-    order = output_order(task, backbone.checkpoint_labels, name)
-    if not is_merged(Path(name)):
-        return TrainedClassifier(AdaptedModel(backbone, {}, None), recipe, order, name)
+        ) from None
+    if backbone.head.loud:
+        logger.warning("%s", backbone.head.note)
+    if not merged:
+        return TrainedClassifier(AdaptedModel(backbone, {}, None), recipe, name)
     record = read_merged(Path(name))
     recipe.task.max_length = record["max_length"]
-    return TrainedClassifier(restore_shortcuts(backbone, Path(name)), recipe, order, name, temperature_in(record))
+    return TrainedClassifier(restore_shortcuts(backbone, Path(name)), recipe, name, temperature_in(record))

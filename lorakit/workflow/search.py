@@ -74,8 +74,8 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
     """Decide once, before any training: score every site on training batches and give the budget to the best.
 
     Args:
-        recipe: the name of a shipped recipe, a YAML file, a run's folder, or a recipe that is loaded. Its ``search`` section says
-            how; a recipe without a search is searched by heterolora.
+        recipe: the name of a shipped recipe, a YAML file, a run's folder, a file of data, or a recipe that is loaded. Its
+            ``search`` section says how; a recipe without a search is searched by heterolora.
         overrides: ``KEY=VALUE`` each, which win over the recipe.
         emit: a file to write: the recipe with the ranks that were found in it, ready to train.
 

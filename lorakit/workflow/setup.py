@@ -57,6 +57,8 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         start_at_frequencies(backbone, data)
         for note in backbone.notes:
             logger.info("%s", note)
+        if backbone.head.loud:
+            logger.warning("%s", backbone.head.note)
         sites, ranks = choose_sites(recipe, backbone)
         options = read_site_options(recipe, linear, sites)
         budget = choose_budget(recipe, sites, linear, shortcut, ranks, options)

@@ -124,7 +124,7 @@ def train(
     """Train a recipe, with its search where it has one, into a run folder; or go on with a run that was stopped.
 
     Args:
-        recipe: the name of a shipped recipe, a YAML file, a run's folder, or a recipe that is loaded.
+        recipe: the name of a shipped recipe, a YAML file, a run's folder, a file of data, or a recipe that is loaded.
         overrides: ``KEY=VALUE`` each, which win over the recipe.
         run_dir: the run's folder; the one that ``recipe`` names, else ``runs/NAME-SEED`` by default.
         resume: go on from the newest checkpoint of that folder, or of the newest unfinished run of this name and seed. The run

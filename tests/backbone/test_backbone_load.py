@@ -70,30 +70,6 @@ def test_regression_has_one_output(tiny, load):
     assert backbone.model(torch.tensor([[2, 5, 3]])).logits.shape == (1, 1)
 
 
-def test_a_trained_head_of_the_same_size_is_kept(tiny, load, tmp_path):
-    trained = load(tiny("bert"), labels=("down", "up"), seed=9)
-    trained.model.save_pretrained(tmp_path)
-    trained.tokenizer.save_pretrained(tmp_path)
-    kept = load(tmp_path)
-    assert kept.new_parts == HEAD
-    assert all(torch.equal(kept.model.get_parameter(n), trained.model.get_parameter(n)) for n in HEAD)
-    assert kept.model.get_parameter(HEAD[0]).requires_grad
-    assert kept.model.config.id2label == {0: "no", 1: "yes"}
-    assert "head for down, up: it is kept" in kept.notes[0]
-
-
-def test_a_trained_head_of_another_size_is_replaced(tiny, load, tmp_path):
-    trained = load(tiny("roberta"), labels=("x", "y", "z"))
-    trained.model.save_pretrained(tmp_path)
-    trained.tokenizer.save_pretrained(tmp_path)
-    new = load(tmp_path)
-    assert new.new_parts == trained.new_parts
-    assert new.model.classifier.out_proj.weight.shape == (2, 32)
-    assert "head for 3 labels: a new one takes its place" in new.notes[0]
-    encoder = dict(trained.model.base_model.named_parameters())
-    assert all(torch.equal(p, encoder[n]) for n, p in new.model.base_model.named_parameters())
-
-
 def test_a_pooler_the_checkpoint_lacks_is_new(tmp_path, load, tiny):
     full = BertModel.from_pretrained(tiny("bert"))
     bare = BertModel(full.config, add_pooling_layer=False)

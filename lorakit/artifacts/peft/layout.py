@@ -19,6 +19,8 @@ from lorakit.adapters.adapter import Adapter
 
 PREFIX = "base_model.model."
 MAGNITUDE = "lora_magnitude_vector"
+LABELS = "labels"
+"""The entry in the metadata of an exported adapter_model.safetensors that names the head's outputs, as JSON; PEFT takes no notice."""
 
 
 @dataclass(frozen=True)

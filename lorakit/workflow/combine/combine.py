@@ -131,7 +131,7 @@ def combine(
     members = []
     for number, run in enumerate(opened):
         restored = first if number == 0 else restore_run(run.path, weights, with_data=combination.needs != "nothing")
-        members.append(take_apart(restored, sites, combination.needs, rows, seed))
+        members.append(take_apart(restored, sites, combination.needs, rows, seed, first.parts.task))
     setting = Setting(given, density or combination.density or 1.0, generator(seed, f"combine/{method}"))
     check_ranks(combination, members, sites)
     ranks = {site.name: rank_of(combination, [m.updates[site.name] for m in members], site, rank) for site in sites}
