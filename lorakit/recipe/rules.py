@@ -222,8 +222,10 @@ def kind_of_task(draft: Draft) -> Iterator[Problem]:
     for path in ("task.label", "task.labels", "task.label_separator"):
         if columns and draft.changed(path):
             yield draft.problem("has no effect: task.label_columns names the labels", path, "one of the two")
-    if columns and len(set(columns)) < max(2, len(columns)):
-        yield draft.problem("are not two or more different columns", "task.label_columns", "a column for each label")
+    if len(columns) == 1:
+        yield draft.problem(
+            "is a single label", "task.label_columns", "two or more; one alone is a task of two classes"
+        )
     for path in ("task.text", "task.text_pair"):
         if draft[path] is not None and draft[path] in columns:
             yield draft.problem(f"is column '{draft[path]}', which is also a label", path, "another column")

@@ -106,6 +106,14 @@ def diagnose_labels(
     )
 
 
+def count_labels(decided: NDArray[np.int64], references: NDArray[np.int64]) -> list[list[list[int]]]:
+    """For each label a confusion matrix of two: rows without it and with it (down), rows that did not get it and did (across)."""
+    from sklearn.metrics import multilabel_confusion_matrix
+
+    counts: list[list[list[int]]] = multilabel_confusion_matrix(references, decided).tolist()
+    return counts
+
+
 def label_scores(
     task: Task,
     decided: NDArray[np.int64],

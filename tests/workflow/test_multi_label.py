@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,11 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import f1_score
-from support.runs import SEARCH, VALIDATION_ROWS, Bench, read_json
+from support.runs import SEARCH, VALIDATION_ROWS, Bench, edited_json, read_json
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import lorakit
-from lorakit.errors import UsageError
+from lorakit.errors import RunError, UsageError
 from lorakit.tasks.label_diagnosis import LabelDiagnosis
 from lorakit.workflow.train import TrainResult
 
@@ -139,14 +141,37 @@ def test_the_loss_is_that_of_transformers(merged: Path, bench: Bench, tmp_path: 
     assert AutoTokenizer.from_pretrained(merged)
 
 
+def test_a_new_head_starts_with_the_log_odds_of_its_labels(bench: Bench, tmp_path: Path):
+    training = bench.prepare(tmp_path, kind="several", name="fresh-head")
+    moods = pd.read_csv(bench.data() / "train.csv", keep_default_na=False)["moods"]
+    shares = [np.mean([name in cell for cell in moods]) for name in LABELS]
+    bias = training.adapted.model.classifier.bias.detach()
+    assert bias.sigmoid().tolist() == pytest.approx(shares, abs=1e-6)
+
+
 def test_an_exported_adapter_says_how_it_is_loaded(run: TrainResult, tmp_path: Path):
     exported = lorakit.export(run.run_dir, out=tmp_path / "peft")
     assert 'problem_type="multi_label_classification"' in exported.load_line
     assert exported.flips == 0
 
 
-def test_its_page_is_drawn(run: TrainResult):
-    assert lorakit.report(run.run_dir)
+def test_its_page_has_the_scores_of_each_label(run: TrainResult):
+    page = lorakit.report(run.run_dir).page.read_text()
+    told = " ".join(re.sub("<[^>]+>", " ", page).split())
+    assert "Scores by label" in told
+    found = lorakit.evaluate(run.run_dir).diagnosis
+    assert isinstance(found, LabelDiagnosis)
+    for row in found.labels:
+        assert f"{row.label} {row.precision:.4f} {row.recall:.4f} {row.f1:.4f} {row.support}" in told
+
+
+@pytest.mark.parametrize("spoilt", [[[[1, 2], [3, 4]]], [[[1, 2]]] * 3, [1, 2, 3], "x"])
+def test_a_broken_table_of_labels_is_one_error(run: TrainResult, tmp_path: Path, spoilt: object):
+    copied = Path(shutil.copytree(run.run_dir, tmp_path / "copied"))
+    with edited_json(copied / "summary.json") as summary:
+        summary["by_label"] = spoilt
+    with pytest.raises(RunError, match=r"by_label|confusion|is not a run's summary"):
+        lorakit.report(copied)
 
 
 @pytest.mark.parametrize(
