@@ -35,7 +35,8 @@ class Outcome:
     last and best: scores, empty where nothing was scored; origin: where an untrained run comes from, empty for a trained one;
     the numbers of parameters are None where the run has not written them; warnings: what says that it came to little; stopped: how it
     stopped early, a sentence; selected: the weights that are used where nobody says which; calibration: of these;
-    labels, confusion: rows of the validation split by the label they have (down) and the label they got (across), where written.
+    labels, confusion: rows of the validation split by the label they have (down) and the label they got (across), where written;
+    by_label: where a row may have several labels, for each of them such a table of rows without it and with it.
     """
 
     task: str
@@ -58,6 +59,7 @@ class Outcome:
     calibration: Calibration | None = None
     labels: tuple[str, ...] = ()
     confusion: list[list[int]] = field(default_factory=list)
+    by_label: list[list[list[int]]] = field(default_factory=list)
 
 
 def passages(outcome: Outcome, history: History, stability: Stability) -> list[Passage]:

@@ -15,11 +15,13 @@ from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.result import Result
 from lorakit.tasks.calibration import Reliability, probabilities, reliability
 from lorakit.tasks.diagnosis import Diagnosis, Slice, by_value, diagnose
+from lorakit.tasks.label_diagnosis import LabelDiagnosis, diagnose_labels
 from lorakit.tasks.metrics import interval, main_metric
+from lorakit.tasks.number_diagnosis import NumberDiagnosis, diagnose_numbers
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.submission import write_predictions
 from lorakit.tasks.task import TaskData, tasks
-from lorakit.training.evaluation import decide, of_split, predict_logits, score_logits
+from lorakit.training.evaluation import decide, of_split, predict_logits, probabilities_of, score_logits
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.labelled_file import read_labelled
 from lorakit.workflow.named_runs import newest_of, unknown_task
@@ -60,10 +62,11 @@ class EvalResult(Result):
         seconds: that predicting took.
         predictions: the file that was written, None where none was asked for.
         name: what people call the task: its own name, of own data that of the file.
-        diagnosis: where the classifier is wrong on the first split; None without labels, and for a number to predict.
+        diagnosis: where the classifier is wrong on the first split; None without labels. Of classes, of several labels a row, and of
+            numbers it is another one.
         by: the column that slices the rows of ``file``; empty without one.
         slices: the scores of the rows that have each of its values.
-        trust: how good its probabilities are on the first split; None as with the diagnosis.
+        trust: how good its probabilities are on the first split; None without labels, for several labels a row and for a number to predict.
     """
 
     task: str
@@ -76,7 +79,7 @@ class EvalResult(Result):
     seconds: float
     predictions: Path | None
     name: str
-    diagnosis: Diagnosis | None
+    diagnosis: Diagnosis | LabelDiagnosis | NumberDiagnosis | None
     by: str
     slices: list[Slice]
     trust: Trust | None
@@ -206,13 +209,14 @@ def evaluate_splits(
     objective = put_on_device(adapted.model, recipe, regression=task.regression)
     scores: dict[str, float] = {}
     slices: list[Slice] = []
-    bounds, found, reliable, rows = None, None, None, 0
+    bounds, reliable, rows = None, None, 0
+    found: Diagnosis | LabelDiagnosis | NumberDiagnosis | None = None
     started = time.perf_counter()
     for split in splits:
         encoded = encode_split(data, split, adapted.backbone, cut)
         logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
         decisions = decide(task, logits)
-        chances = None if task.regression else probabilities(logits, trained.temperature)
+        chances = probabilities_of(task, logits, trained.temperature)
         rows += len(encoded)
         if encoded.labels is not None:
             scores |= of_split(score_logits(task, logits, encoded), split, splits)
@@ -220,10 +224,15 @@ def evaluate_splits(
                 references = encoded.labels.numpy()
                 bounds = interval(task, metric, decisions, references)
                 slices = [] if values is None else by_value(task, decisions, references, values)
-                if chances is not None:
+                rest = encoded.lengths, encoded.idx, data.splits[split]
+                if chances is None:
+                    found = diagnose_numbers(task, decisions, references, *rest)
+                elif task.multi_label:
+                    found = diagnose_labels(task, decisions, chances, references, *rest)
+                else:
                     fitted_here = trained.temperature != 1 and split == task.validation[0]
                     reliable = trust(logits, chances, references, trained.temperature, fitted_here=fitted_here)
-                    found = diagnose(task, chances, references, encoded.lengths, encoded.idx, data.splits[split])
+                    found = diagnose(task, chances, references, *rest)
         if predictions is not None:
             write_predictions(predictions, task, encoded.idx, decisions, chances, split=split)
     return EvalResult(

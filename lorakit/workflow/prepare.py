@@ -123,7 +123,7 @@ def make_loader(parts: Parts, rows: Encoded, accelerator: Accelerator) -> TrainL
         accelerator.process_index,
         accelerator.num_processes,
         multiple=LENGTHS if recipe.training.cuda_graphs else 1,
-        weights=parts.class_weights,
+        weights=parts.row_weights,
     )
 
 

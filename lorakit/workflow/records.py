@@ -151,6 +151,7 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             calibration=read_calibration(summary),
             labels=task.labels,
             confusion=read_confusion(summary.get("confusion"), len(task.labels)),
+            by_label=read_by_label(summary.get("by_label"), len(task.labels)),
         )
 
 
@@ -171,6 +172,15 @@ def read_confusion(counts: Any, classes: int) -> list[list[int]]:
     if not isinstance(counts, list) or [len(line) for line in counts] != [classes] * classes:
         raise ValueError(f"confusion is no table of {classes} by {classes}")
     return [[int(number(count, "confusion", low=0, whole=True)) for count in line] for line in counts]
+
+
+def read_by_label(tables: Any, labels: int) -> list[list[list[int]]]:
+    """A confusion matrix of two by two for each label as it was written, empty where there is none."""
+    if tables is None:
+        return []
+    if not isinstance(tables, list) or len(tables) != labels:
+        raise ValueError(f"by_label has no table for each of {labels} labels")
+    return [read_confusion(counts, 2) for counts in tables]
 
 
 def tell_origin(summary: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from lorakit.artifacts.calibration_file import read_temperature, temperature_in
 from lorakit.artifacts.merge import read_merged, restore_shortcuts
 from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import Run, open_run
+from lorakit.backbone.config_and_tokenizer import problem_type
 from lorakit.backbone.load import load_backbone
 from lorakit.backbone.trained_head import HEAD_KEY, KEEP
 from lorakit.errors import RecipeError, RunError, UsageError, command_line
@@ -154,14 +155,17 @@ def is_merged(path: Path) -> bool:
 def restore_merged(section: ModelSection) -> AdaptedModel:
     """The model of a folder, ``section.name``, that `lorakit merge` wrote, as anybody would load it, with its shortcuts."""
     folder = Path(section.name)
-    labels, regression = read_labels(folder / "config.json")
+    labels, kind = read_labels(folder / "config.json")
+    several = kind == problem_type(regression=False, multi_label=True)
     section = replace(section, head=KEEP)
-    backbone = load_backbone(section, labels=labels, regression=regression, seed=0, offline=True, merged=True)
+    backbone = load_backbone(
+        section, labels=labels, regression=not labels, seed=0, offline=True, merged=True, multi_label=several
+    )
     return restore_shortcuts(backbone, folder)
 
 
-def read_labels(path: Path) -> tuple[tuple[str, ...], bool]:
-    """The labels that a merged model's config.json names, in order, and whether it predicts a number, which has none.
+def read_labels(path: Path) -> tuple[tuple[str, ...], str]:
+    """The labels that a merged model's config.json names, in order, none where it predicts a number; and what kind of task it is for.
 
     RunError where it is broken.
     """
@@ -171,8 +175,9 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], bool]:
         named = {int(number): name for number, name in config["id2label"].items()}
         if sorted(named) != [*range(len(named))] or not all(isinstance(name, str) for name in named.values()):
             raise ValueError("id2label does not name each output once")
-        regression = config.get("problem_type") == "regression"
-        return () if regression else tuple(named[number] for number in sorted(named)), regression
+        kind = str(config.get("problem_type"))
+        regression = kind == problem_type(regression=True, multi_label=False)
+        return () if regression else tuple(named[number] for number in sorted(named)), kind
 
 
 def read_as_trained(task: TaskSection, record: Mapping[str, Any]) -> None:
@@ -203,7 +208,13 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassi
     recipe, merged = Recipe(model=ModelSection(name=name, head=KEEP)), is_merged(Path(name))
     try:
         backbone = load_backbone(
-            recipe.model, labels=task.labels, regression=task.regression, seed=0, offline=offline, merged=merged
+            recipe.model,
+            labels=task.labels,
+            regression=task.regression,
+            seed=0,
+            offline=offline,
+            merged=merged,
+            multi_label=task.multi_label,
         )
     except RecipeError as error:
         if [problem.key for problem in error.problems] != [HEAD_KEY]:
