@@ -24,7 +24,7 @@ def complete_recipe(incomplete: str) -> list[str]:
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
 
 
-RECIPE_HELP = "A shipped recipe (see: lorakit list recipes), a YAML file, a run folder; or a file of texts and labels: csv, jsonl, parquet ..."
+RECIPE_HELP = "A shipped recipe (see: lorakit list recipes), a YAML file, a run folder; or a file of texts and labels: csv, parquet ..."
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP, autocompletion=complete_recipe)]
 Overrides = Annotated[
     Optional[list[str]],
