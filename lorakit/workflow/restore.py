@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,16 +42,23 @@ class RestoredRun:
 
 
 def restore_run(
-    path: str | Path, weights: str, *, offline: bool = False, with_data: bool = True, rank: int | None = None
+    path: str | Path,
+    weights: str,
+    *,
+    offline: bool = False,
+    with_data: bool = True,
+    rank: int | None = None,
+    splits: Sequence[str] | None = None,
 ) -> RestoredRun:
     """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in, cut to ``rank`` where one is given.
 
-    Without data nothing of the training files is read: the task is the one that the run wrote down.
+    Without data nothing of the training files is read: the task is the one that the run wrote down. With ``splits`` it is enough
+    that the rows of these are there.
     """
     run = open_trained(path, weights)
     loaded = load_recipe(run.recipe, offline=offline)
     check_trust(loaded)
-    parts = assemble(loaded, same_labels(run, loaded) if with_data else TaskData(run.task(), {}, str(run.path)))
+    parts = assemble(loaded, same_labels(run, loaded, splits) if with_data else TaskData(run.task(), {}, str(run.path)))
     check_same_base(run, parts.backbone)
     adapted = adapt(parts, statistics=None)
     load_adapter(adapted, run.weights(weights))
@@ -62,10 +70,10 @@ def restore_run(
     return restored
 
 
-def same_labels(run: Run, loaded: LoadedRecipe) -> TaskData:
+def same_labels(run: Run, loaded: LoadedRecipe, splits: Sequence[str] | None = None) -> TaskData:
     """The run's data, as they are now. DataError where they no longer have the labels that the run learnt."""
     with loaded.locating_errors():
-        data = load_data(loaded.recipe)
+        data = load_data(loaded.recipe, splits=splits, learnt=run.task())
         check_same_data(run, data, ())
     return data
 
@@ -162,13 +170,14 @@ class TrainedClassifier:
     """A trained classifier, wherever it came from.
 
     recipe: the text length and batch size it is used with; order: for each label of the task, the model's output for it;
-    source: what to call it.
+    source: what to call it; learnt: what it learnt, where that is another task than the one it is used for.
     """
 
     adapted: AdaptedModel
     recipe: Recipe
     order: list[int]
     source: str
+    learnt: str = ""
 
 
 def output_order(task: Task, names: tuple[str, ...], source: str) -> list[int]:

@@ -103,6 +103,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "diagnosis": None,
         "by": "",
         "slices": [],
+        "learnt": "",
     },
     "merge": {
         "out": Path("runs/mrpc-0/merged"),
