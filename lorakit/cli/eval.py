@@ -81,6 +81,8 @@ def tell(result: EvalResult) -> None:
         ("model", str(result.source)),
         ("data", f"{result.name}, {result.split}, {counted(result.rows, 'row')} in {duration(result.seconds)}"),
     ]
+    if result.learnt:
+        pairs.append(("learnt", f"{result.learnt}, and not {result.name}: labels are matched by name"))
     for metric, value in result.scores.items():
         text = f"{value:.4f}"
         if metric == result.metric and result.interval is not None:
