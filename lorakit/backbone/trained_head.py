@@ -127,6 +127,12 @@ def output_names(model: Any, among: Sequence[str]) -> list[str]:
     return grown
 
 
+def output_bias(model: Any, among: Sequence[str]) -> nn.Parameter | None:
+    """The bias (outputs,) of the output layer, of the parameters named; None where it has none, as decoders' heads."""
+    found = [model.get_parameter(name) for name in output_names(model, among)]
+    return next((parameter for parameter in found if parameter.ndim == 1), None)
+
+
 @torch.no_grad()
 def start_anew(model: Any, names: Sequence[str]) -> None:
     """Draw these parameters as the family's own initialisation does, and leave all others as they are."""
