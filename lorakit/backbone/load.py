@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from lorakit.backbone.adapted_folder import VARIANT, is_closed
+from lorakit.backbone.adapted_folder import VARIANT, is_closed, longest_row
 from lorakit.backbone.anatomy import Anatomy
 from lorakit.backbone.config_and_tokenizer import (
     attention_for,
@@ -96,6 +96,7 @@ def load_backbone(
         config = read_config(folder, section, options)
         refuse_unusable(config, section.name)
         tokenizer = read_tokenizer(folder, section, config, options)
+        tokenizer.model_max_length = longest_row(folder, tokenizer.model_max_length)
         sparse = getattr(config, "attention_type", None) == "block_sparse"
         had = Outputs.of(config)
         configure(config, labels, regression)

@@ -48,7 +48,7 @@ def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
 
 def put_on_device(model: nn.Module, recipe: Recipe, *, regression: bool) -> Objective:
     """Move a model, one that is not trained, to the recipe's device; what computes its logits and losses there."""
-    objective = Objective(make_accelerator(recipe), regression)
+    objective = Objective(make_accelerator(recipe), regression, pooling=recipe.task.window_pooling)
     objective.accelerator.prepare_model(model)
     return objective
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lorakit.errors import RecipeError
 from lorakit.searching.scoring import streams_kept
 from lorakit.tasks.baselines import FROZEN, FROZEN_ROWS, MAJORITY, TFIDF, Baseline, frozen, majority, some_rows, tfidf
-from lorakit.tasks.batching import Encoded
+from lorakit.tasks.batching import WINDOW_OF, Encoded
+from lorakit.training.objective import MEAN, NO_INPUTS, pooled
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.parts import Parts, encode_rows
 
@@ -57,23 +59,42 @@ def measure_frozen(parts: Parts) -> Baseline:
 
 def features_of(parts: Parts, rows: Dataset, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Features (n, width) and labels (n,) of rows."""
-    encoded = encode_rows(rows, parts.backbone, parts.max_length, name)
+    encoded = encode_rows(rows, parts.backbone, parts.cut, name)
     return mean_features(parts, encoded), np.asarray(rows["label"])
 
 
 @torch.no_grad()
 def mean_features(parts: Parts, encoded: Encoded) -> NDArray[np.float32]:
-    """The mean of each row's last hidden states over its tokens, (rows, width), on the training's device."""
+    """The mean of each row's last hidden states over its tokens, (rows, width), on the training's device.
+
+    Raises RecipeError (key ``evaluation.baselines``) for a model whose base does not read texts alone, or has no state for each token.
+    """
     model, device = parts.backbone.model, this_process().device
     home = next(model.parameters()).device
     model.to(device)
     features: list[NDArray[np.float32]] = []
     order: list[int] = []
     for rows in encoded.batches(parts.recipe.evaluation.batch_size):
-        inputs = {name: tensor.to(device) for name, tensor in encoded.collate(rows).items() if name != "labels"}
-        states = model.base_model(**inputs).last_hidden_state.float()
+        batch = encoded.collate(rows)
+        inputs = {name: tensor.to(device) for name, tensor in batch.items() if name not in NO_INPUTS}
+        try:
+            states = model.base_model(**inputs).last_hidden_state.float()
+        except (TypeError, ValueError) as error:  # T5's wants its decoder's input, Perceiver's has other names
+            raise no_features(model) from error
+        if states.shape[:2] != inputs["attention_mask"].shape:  # Funnel pools
+            raise no_features(model)
         mask = inputs["attention_mask"][:, -states.shape[1] :, None].float()
-        features.append(((states * mask).sum(1) / mask.sum(1)).cpu().numpy())
+        found = (states * mask).sum(1) / mask.sum(1)
+        features.append((pooled(found, batch[WINDOW_OF], MEAN) if WINDOW_OF in batch else found).cpu().numpy())
         order += rows
     model.to(home)
     return np.concatenate(features)[np.argsort(order)]
+
+
+def no_features(model: Any) -> RecipeError:
+    """Of a model that has none to give."""
+    return RecipeError(
+        f"a {model.config.model_type} model has no features of single tokens to compare with",
+        key="evaluation.baselines",
+        hint="evaluation.baselines without frozen",
+    )

@@ -23,7 +23,7 @@ from lorakit.training.evaluation import decide, of_split, predict_logits, score_
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.labelled_file import read_labelled
 from lorakit.workflow.named_runs import newest_of, unknown_task
-from lorakit.workflow.parts import encode_split
+from lorakit.workflow.parts import cut_of, encode_split
 from lorakit.workflow.restore import TrainedClassifier, restore_checkpoint, restore_run
 from lorakit.workflow.same_data import check_same_data, tell_seen
 
@@ -200,14 +200,14 @@ def evaluate_splits(
         raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
     task, metric = data.task, main_metric(data.task)
     adapted, recipe = trained.adapted, trained.recipe
-    length = adapted.backbone.longest_text(recipe.task.max_length)
+    cut = cut_of(recipe.task, adapted.backbone)
     objective = put_on_device(adapted.model, recipe, regression=task.regression)
     scores: dict[str, float] = {}
     slices: list[Slice] = []
     bounds, found, reliable, rows = None, None, None, 0
     started = time.perf_counter()
     for split in splits:
-        encoded = encode_split(data, split, adapted.backbone, length)
+        encoded = encode_split(data, split, adapted.backbone, cut)
         logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
         decisions = decide(task, logits)
         chances = None if task.regression else probabilities(logits, trained.temperature)

@@ -78,7 +78,8 @@ def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: i
     head, matched = head_for(restored, task)
     statistics: Tensors = {}
     batches = training_batches(restored, rows, seed) if needs != "nothing" else []
-    objective = Objective(make_accelerator(restored.parts.recipe), restored.parts.task.regression)
+    recipe = restored.parts.recipe
+    objective = Objective(make_accelerator(recipe), restored.parts.task.regression, pooling=recipe.task.window_pooling)
     if needs == "gram":
         objective.accelerator.prepare_model(adapted.model)
         statistics = {
@@ -121,7 +122,7 @@ def training_batches(restored: RestoredRun, rows: int, seed: int) -> list[Batch]
     check_same_data(restored.run, parts.data, ["train"])
     split = parts.data.splits["train"]
     order = torch.randperm(len(split), generator=generator(seed, "combine/rows"))[:rows].tolist()
-    encoded = encode_rows(split.select(order), parts.backbone, parts.max_length, "train")
+    encoded = encode_rows(split.select(order), parts.backbone, parts.cut, "train")
     return [encoded.collate(range(start, min(start + BATCH, len(encoded)))) for start in range(0, len(encoded), BATCH)]
 
 
