@@ -42,16 +42,25 @@ model = PeftModel.from_pretrained(base, "{folder}")"""
 
 
 def usage(
-    base: str, folder: str, labels: Sequence[str], pad_token_id: int | None, dtype: str, reshaped: bool = False
+    base: str,
+    folder: str,
+    labels: Sequence[str],
+    pad_token_id: int | None,
+    dtype: str,
+    reshaped: bool = False,
+    problem_type: str = "",
 ) -> str:
     """The lines of Python that load the adapter with PEFT.
 
     base: the base model's name as a Python expression; dtype: of its weights in the run, which need not be that of its file; reshaped:
-    whether its own head is one for another number of labels.
+    whether its own head is one for another number of labels; problem_type: what transformers calls such a task, where a pipeline would
+    take it for another.
     """
     arguments = [base, f'dtype="{dtype}"', f"num_labels={len(labels) or 1}"]
     if labels:
         arguments.append(f"id2label={dict(enumerate(labels))}")
+    if problem_type:
+        arguments.append(f'problem_type="{problem_type}"')
     if pad_token_id is not None:
         arguments.append(f"pad_token_id={pad_token_id}")
     if reshaped:

@@ -95,7 +95,7 @@ def check_embeddings(tokenizer: Any, rows: int, name: str) -> None:
         )
 
 
-def configure(config: Any, labels: tuple[str, ...], regression: bool) -> None:
+def configure(config: Any, labels: tuple[str, ...], regression: bool, multi_label: bool = False) -> None:
     """Fit the configuration to the task, in place.
 
     The cache of past keys is for generation and is switched off. BigBird's sparse attention gives way to full attention at the first
@@ -108,8 +108,15 @@ def configure(config: Any, labels: tuple[str, ...], regression: bool) -> None:
     else:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "regression" if regression else "single_label_classification"
+    config.problem_type = problem_type(regression=regression, multi_label=multi_label)
     config.use_cache = False
+
+
+def problem_type(*, regression: bool, multi_label: bool) -> str:
+    """What transformers calls such a task: it decides what a pipeline makes of the logits."""
+    if regression:
+        return "regression"
+    return "multi_label_classification" if multi_label else "single_label_classification"
 
 
 def attention_for(config: Any, wanted: str) -> str:

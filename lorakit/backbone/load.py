@@ -76,8 +76,10 @@ def load_backbone(
     seed: int,
     offline: bool = False,
     merged: bool = False,
+    multi_label: bool = False,
 ) -> Backbone:
-    """Load ``section.name`` as a classifier over ``labels``, or with one output for regression.
+    """Load ``section.name`` as a classifier over ``labels``, or with one output for regression; multi_label: each label is there or
+    not by itself.
 
     merged: whether it may be a merged folder with shortcuts, which the caller wires in.
 
@@ -99,7 +101,7 @@ def load_backbone(
         tokenizer.model_max_length = longest_row(folder, tokenizer.model_max_length)
         sparse = getattr(config, "attention_type", None) == "block_sparse"
         had = Outputs.of(config)
-        configure(config, labels, regression)
+        configure(config, labels, regression, multi_label)
         attention = attention_for(config, section.attention)
         try:
             with seeded(seed):

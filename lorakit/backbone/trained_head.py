@@ -102,6 +102,12 @@ def told_outputs(had: Outputs) -> str:
     return f"{had.number} labels ({told(had.names)})" if had.names else told(())
 
 
+def output_bias(model: Any, among: Sequence[str]) -> nn.Parameter | None:
+    """The bias (outputs,) of the output layer, of the parameters named; None where it has none, as decoders' heads."""
+    found = [model.get_parameter(name) for name in output_names(model, among)]
+    return next((parameter for parameter in found if parameter.ndim == 1), None)
+
+
 @torch.no_grad()
 def start_anew(model: Any, names: Sequence[str]) -> None:
     """Draw these parameters as the family's own initialisation does, and leave all others as they are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -12,19 +11,10 @@ import lorakit
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.options import AsJson, CutRank, Offline, Quiet, Weights
 from lorakit.cli.output import say, write
-from lorakit.reporting.tables import Column, count, counted, duration, facts, table
-from lorakit.tasks.table import clipped
+from lorakit.reporting.tables import counted, duration, facts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.table import Table
-
-    from lorakit.tasks.diagnosis import ClassScores, Diagnosis, Slice
     from lorakit.workflow.evaluate import EvalResult, Trust
-
-RATES = ("precision", "recall", "f1")
-WIDEST = 20  # classes that a table of class against class takes; --json has them all
 
 
 def evaluate(
@@ -85,10 +75,14 @@ def evaluate(
 
 def tell(result: EvalResult) -> None:
     """Write what was scored, on what, and every metric."""
+    from lorakit.cli.diagnosis_tables import diagnosis_facts, diagnosis_tables, slice_table
+
     pairs = [
         ("model", str(result.source)),
         ("data", f"{result.name}, {result.split}, {counted(result.rows, 'row')} in {duration(result.seconds)}"),
     ]
+    if result.learnt:
+        pairs.append(("learnt", f"{result.learnt}, and not {result.name}: labels are matched by name"))
     for metric, value in result.scores.items():
         text = f"{value:.4f}"
         if metric == result.metric and result.interval is not None:
@@ -100,11 +94,8 @@ def tell(result: EvalResult) -> None:
     if result.predictions is not None:
         pairs.append(("predictions", str(result.predictions)))
     found = result.diagnosis
-    if found is not None and found.roc_auc is not None and found.average_precision is not None:
-        over = "" if len(found.classes) == 2 else "  (mean over classes, each against the rest)"
-        pairs.append(("ROC-AUC", f"{found.roc_auc:.4f}{over}"))
-        pairs.append(("average precision", f"{found.average_precision:.4f}{over}"))
-    write(facts(pairs), *(diagnosis_tables(found) if found is not None else []))
+    pairs += [] if found is None else diagnosis_facts(found)
+    write(facts(pairs), *([] if found is None else diagnosis_tables(found)))
     if result.slices:
         write(slice_table(result.slices, f"by {result.by}"))
 
@@ -113,65 +104,7 @@ def trust_lines(found: Trust) -> list[tuple[str, str]]:
     """Log-loss and calibration error, beside what they would be without the temperature."""
     lines = []
     for name, field in (("log-loss", "log_loss"), ("calibration error", "ece")):
-        without = f"  ({getattr(found.plain, field):.4f} without the temperature of {found.temperature:.4g})"
+        fitted = ", which was fitted on these rows" if found.fitted_here else ""
+        without = f"  ({getattr(found.plain, field):.4f} without the temperature of {found.temperature:.4g}{fitted})"
         lines.append((name, f"{getattr(found.used, field):.4f}" + without * (found.temperature != 1)))
     return lines
-
-
-def diagnosis_tables(found: Diagnosis) -> list[Table]:
-    """Where the classifier is wrong: by class, class against class, by length, and its most confident errors."""
-    names = [row.label for row in found.classes]
-    tables = [
-        table(
-            found.classes,
-            [
-                Column("class", lambda row: row.label),
-                *(Column(name, partial(rate, name), right=True) for name in RATES),
-                Column("rows", lambda row: count(row.support), right=True),
-            ],
-            title="by class",
-        )
-    ]
-    if len(names) <= WIDEST:
-        columns = [Column("labelled", lambda row: row[0])]
-        columns += [Column(name, partial(cell, place), right=True) for place, name in enumerate(names)]
-        rows = zip(names, found.confusion, strict=True)
-        tables.append(table(rows, columns, title="confusion: labelled (down), predicted (across)"))
-    if found.by_length:
-        tables.append(slice_table(found.by_length, "by length"))
-    if found.errors:
-        columns = [
-            Column("sure", lambda row: f"{row.probability:.3f}", right=True),
-            Column("predicted", lambda row: row.predicted),
-            Column("labelled", lambda row: row.label),
-            Column("row", lambda row: row.row, right=True),
-            Column("text", lambda row: clipped(row.text)),
-        ]
-        tables.append(table(found.errors, columns, title="most confident errors"))
-    return tables
-
-
-def slice_table(slices: Sequence[Slice], title: str) -> Table:
-    """A line for each part of the rows."""
-    columns = [
-        Column("part", lambda row: row.name),
-        Column("rows", lambda row: count(row.rows), right=True),
-        Column("errors", lambda row: "" if row.errors is None else count(row.errors), right=True),
-        *(Column(name, partial(slice_score, name), right=True) for name in slices[0].scores),
-    ]
-    return table(slices, columns, title=title)
-
-
-def rate(name: str, row: ClassScores) -> str:
-    """One number of a class."""
-    return f"{getattr(row, name):.4f}"
-
-
-def cell(place: int, row: tuple[str, list[int]]) -> str:
-    """One number of a line of the confusion matrix."""
-    return count(row[1][place])
-
-
-def slice_score(name: str, row: Slice) -> str:
-    """One score of a slice."""
-    return f"{row.scores[name]:.4f}"

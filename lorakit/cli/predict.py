@@ -93,7 +93,8 @@ def predict(
         if abstain is not None or threshold:
             reasons = [] if abstain is None else [f"below {abstain:g}"]
             why = " or ".join([*reasons, *(["below every threshold"] if threshold else [])])
-            say(f"{result.abstained:,} of {result.rows:,} rows have no label: their probability is {why}")
+            none = result.abstained + result.without
+            say(f"{none:,} of {result.rows:,} rows have no label: their probability is {why}")
         if out is not None:
             say(f"{result.rows:,} rows labelled: {out}")
 
@@ -129,8 +130,15 @@ def listener(
 
 
 def line(answer: Prediction, *, proba: bool) -> str:
-    """``label TAB probability``, and with ``proba`` ``TAB name=probability`` for every label; an empty label is none."""
-    parts = [answer.label, *([] if answer.probability is None else [f"{answer.probability:.4f}"])]
+    """``label TAB probability``, and with ``proba`` ``TAB name=probability`` for every label; an empty label is none.
+
+    Of several labels the probabilities stand in their order, with semicolons between them.
+    """
+    parts = [answer.label]
+    if answer.probability is not None:
+        parts.append(f"{answer.probability:.4f}")
+    elif answer.probabilities is not None:
+        parts.append(";".join(f"{answer.probabilities[name]:.4f}" for name in answer.labels))
     if proba and answer.probabilities:
         parts += [f"{name}={chance:.4f}" for name, chance in answer.probabilities.items()]
     return "\t".join(parts)

@@ -125,6 +125,22 @@ class TaskSection:
     label: Optional[str] = key(None, "custom: the label column", also=("label_column",))
     labels: list[str] = key([], "custom: label names in order; found in the data where empty", also=("label_names",))
     regression: bool = key(False, "custom: the label is a number", also=("is_regression",))
+    ordered: bool = key(
+        False,
+        "custom: the labels are grades, in the order of task.labels or of their numbers: scores that respect it are added",
+        also=("ordinal",),
+    )
+    multi_label: bool = key(
+        False,
+        "custom: a row has any number of labels, none too: a list, or a text with a separator between them",
+        also=("multilabel", "is_multilabel"),
+    )
+    label_columns: list[str] = key(
+        [], "custom, multi_label: a column of 0 and 1 for each label, in place of task.label", also=("label_cols",)
+    )
+    label_separator: Optional[str] = key(
+        None, "custom, multi_label: what is between labels in a text; of ; | and , the one that is there by default"
+    )
     metric: Optional[str] = key(
         None, "the metric that counts; the task's own by default", also=("metrics", "metric_for_best_model")
     )

@@ -57,7 +57,8 @@ class Padding:
 class Encoded:
     """A tokenised split. Rows lie end to end: row i is ``tokens[offsets[i]:offsets[i + 1]]``.
 
-    lengths: tokens per row; labels: (n,) long, float32 for regression, None where unlabelled; idx: the rows' numbers at
+    lengths: tokens per row; labels: (n,) long, float32 for regression, (n, labels) int8 of 0 and 1 for several labels a row, None
+    where unlabelled; idx: the rows' numbers at
     the source; truncated: rows that lost tokens to max_length; special: rows in whose text a token such as ``</s>`` is written
     (``plain_text``); types: token types, None where the tokenizer makes none;
     pads: what pads input_ids and token_type_ids; padding: where; windows (n + 1,): of rows that are read in windows, which then are
@@ -83,7 +84,7 @@ class Encoded:
         """These rows as one batch, padded to the longest of them, or to the next ``multiple``.
 
         input_ids, attention_mask and (if the tokenizer makes them) token_type_ids: (len(rows), length) long; labels:
-        (len(rows),). Of rows in windows, a line for each window, and which row of the batch it is of: (windows,).
+        (len(rows),), or (len(rows), labels). Of rows in windows, a line for each window, and which row of the batch it is of: (windows,).
         """
         parts, window_of = self.parts(rows)
         lengths = (self.offsets[parts + 1] - self.offsets[parts]).tolist()
@@ -185,16 +186,29 @@ def row_lengths(made: Tokens) -> NDArray[np.int64]:
 
 
 def label_tensor(dataset: Dataset) -> torch.Tensor | None:
-    """Labels (n,): long for classes, float32 for numbers, None where the split has none."""
+    """Labels (n,): long for classes, float32 for numbers, None where the split has none; (n, labels) int8 for several labels a row."""
     if "label" not in dataset.column_names:
         return None
+    if hasattr(dataset.data.column("label").type, "list_size"):
+        return torch.from_numpy(label_array(dataset))
     dtype = np.float32 if dataset.features["label"].dtype.startswith("float") else np.int64
     return torch.from_numpy(column_array(dataset, "label").astype(dtype))
 
 
+def label_array(dataset: Dataset) -> NDArray[np.int8]:
+    """Several labels a row, (n, labels) of 0 and 1."""
+    column = dataset.data.column("label")
+    values = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])
+    return chosen_rows(dataset, values.reshape(-1, column.type.list_size)).astype(np.int8)
+
+
 def column_array(dataset: Dataset, name: str) -> NDArray[Any]:
     """A column of numbers (n,)."""
-    values: NDArray[Any] = dataset.data.column(name).to_numpy()
+    return chosen_rows(dataset, dataset.data.column(name).to_numpy())
+
+
+def chosen_rows(dataset: Dataset, values: NDArray[Any]) -> NDArray[Any]:
+    """Of the values of the whole table those of the split's rows."""
     chosen = row_places(dataset)
     return values if chosen is None else values[chosen]
 

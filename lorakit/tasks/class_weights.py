@@ -51,6 +51,20 @@ def class_weights(
     return weights
 
 
+def label_weights(
+    setting: ClassWeights, names: tuple[str, ...], labels: NDArray[np.int8]
+) -> NDArray[np.float64] | None:
+    """The same of several labels a row: how much rows with each label weigh against those without it (labels,), torch's ``pos_weight``.
+
+    ``balanced`` is rows without it / rows with it, so that both weigh the same together; 1 for a label that no row or every row has.
+    labels: 0 and 1 (n, labels).
+    """
+    if setting != BALANCED:
+        return class_weights(setting, names, np.empty(0, np.int64))
+    has = labels.sum(axis=0, dtype=np.int64)
+    return np.where((has > 0) & (has < len(labels)), (len(labels) - has) / np.maximum(has, 1), 1.0)
+
+
 def places(
     asked: tuple[str, ...], names: tuple[str, ...], key: str, *, error: type[LorakitError] = RecipeError
 ) -> dict[str, int]:

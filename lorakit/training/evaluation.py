@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from lorakit.tasks.batching import Encoded
+from lorakit.tasks.calibration import probabilities
 from lorakit.tasks.metrics import score
 from lorakit.tasks.task import Task
 from lorakit.training.objective import Objective
@@ -31,8 +32,24 @@ def predict_logits(model: nn.Module, encoded: Encoded, objective: Objective, bat
 
 
 def decide(task: Task, logits: np.ndarray) -> np.ndarray:
-    """Predictions from logits: class ids, or numbers for regression."""
+    """Predictions (n,) from logits: class ids, or numbers for regression; (n, labels) of 0 and 1 for several labels a row, each of
+    which is given from a probability of one half.
+    """
+    if task.multi_label:
+        return (logits >= 0).astype(np.int64)
     return logits[:, 0] if task.regression else logits.argmax(axis=1)
+
+
+def probabilities_of(task: Task, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray | None:
+    """Probabilities (n, labels) from logits, which sum to 1 but for several labels a row; None for regression."""
+    from scipy.special import expit
+
+    if task.regression:
+        return None
+    if not task.multi_label:
+        return probabilities(logits, temperature)
+    found: np.ndarray = expit(logits)
+    return found
 
 
 def score_logits(task: Task, logits: np.ndarray, encoded: Encoded) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The loss of classes: cross-entropy or focal loss, weighted by class, with smoothed labels.
+"""The loss of classes, and of several labels a row: cross-entropy or focal loss, weighted by class, with smoothed labels.
 
 A row with logits z, p = softmax(z) and label y, of C classes with weights w (1 by default):
 
@@ -9,6 +9,13 @@ A row with logits z, p = softmax(z) and label y, of C classes with weights w (1 
 The loss of a step is the sum over its rows by the sum of their w_y, as that of torch's ``CrossEntropyLoss`` with
 ``reduction="mean"``: a step counts the same whichever classes are in it, and weights that are all twice as large change nothing. The
 sum of the weights is that of the whole step, of all its forward passes on all processes, so that neither changes the gradient.
+
+Where a row has several labels, each is a question of its own: p = sigmoid(z), y is 0 or 1, and the row's loss is the mean over its C
+labels, as that of transformers' ``problem_type="multi_label_classification"`` (torch's ``BCEWithLogitsLoss``):
+
+    cross-entropy   1/C sum_c -(w_c y_c log p_c + (1 - y_c) log(1 - p_c))                          w: pos_weight
+    smoothed        the same of y (1 - e) + e / 2
+    focal           each of the two terms times (1 - p_c)^g or p_c^g                               Lin et al. 2017, equation 5
 """
 
 from __future__ import annotations
@@ -61,9 +68,33 @@ class ClassLoss:
         return focused if self.weights is None else focused * self.weights[labels]
 
 
-def make_loss(training: TrainingSection, weights: NDArray[np.float64] | None, device: torch.device) -> ClassLoss:
-    """The recipe's loss of classes; weights: of the classes (C,), None where each is 1."""
-    return ClassLoss(
+@dataclass(frozen=True)
+class LabelLoss(ClassLoss):
+    """The same of several labels a row, each by itself; weights: of the rows that have the label (C,), against those that have not."""
+
+    def summed(self, logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        """The sum over rows of the mean over labels. logits: (rows, C) in float32; labels: (rows, C) of 0 and 1; scale: (rows,)."""
+        each = self.of_rows(logits, labels)
+        return (each if scale is None else each * scale).sum()
+
+    def of_rows(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Each row's loss (rows,)."""
+        wanted = labels.float()
+        if self.gamma is None:
+            wanted = wanted * (1 - self.smoothing) + self.smoothing / 2 if self.smoothing else wanted
+            each = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=self.weights, reduction="none")
+            return each.mean(dim=-1)
+        surprise = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        focused = (-torch.expm1(-surprise)).clamp(min=torch.finfo(surprise.dtype).tiny) ** self.gamma * surprise
+        weighted = focused if self.weights is None else torch.where(labels.bool(), self.weights * focused, focused)
+        return weighted.mean(dim=-1)
+
+
+def make_loss(
+    training: TrainingSection, weights: NDArray[np.float64] | None, device: torch.device, *, multi_label: bool = False
+) -> ClassLoss:
+    """The recipe's loss of classes, or of several labels a row; weights: of the classes (C,), None where each is 1."""
+    return (LabelLoss if multi_label else ClassLoss)(
         None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device),
         training.focal_gamma if training.loss == FOCAL else None,
         training.label_smoothing,

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lorakit.tasks.batching import ROW_SCALE, WINDOW_OF, Batch
-from lorakit.training.losses import ClassLoss
+from lorakit.training.losses import ClassLoss, LabelLoss
 
 NO_INPUTS = ("labels", ROW_SCALE, WINDOW_OF)
 """What of a batch is not for the model."""
@@ -31,6 +31,11 @@ class Objective:
     regression: bool
     loss: ClassLoss = field(default_factory=ClassLoss)
     pooling: str = MEAN
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row has several labels, each a question of its own."""
+        return isinstance(self.loss, LabelLoss)
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """(rows, labels) in float32, for a batch from ``Encoded.collate``."""

@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 
 from lorakit.errors import RecipeError
 from lorakit.searching.scoring import streams_kept
-from lorakit.tasks.baselines import FROZEN, FROZEN_ROWS, MAJORITY, TFIDF, Baseline, frozen, majority, some_rows, tfidf
+from lorakit.tasks.baselines import (
+    FROZEN,
+    FROZEN_ROWS,
+    MAJORITY,
+    TFIDF,
+    Baseline,
+    frozen,
+    majority,
+    most_rows,
+    some_rows,
+    tfidf,
+)
 from lorakit.tasks.batching import WINDOW_OF, Encoded
 from lorakit.training.objective import MEAN, NO_INPUTS, pooled
 from lorakit.workflow.accelerator import this_process
@@ -49,7 +60,7 @@ def measure_baselines(parts: Parts) -> list[Baseline]:
 def measure_frozen(parts: Parts) -> Baseline:
     """The model as it is loaded, before any adapter, with logistic regression on its features."""
     split = parts.task.validation[0]
-    rows, note = some_rows(len(parts.data.splits["train"]), FROZEN_ROWS)
+    rows, note = some_rows(len(parts.data.splits["train"]), most_rows(parts.task, FROZEN_ROWS))
     logger.info("baseline: features of %d training rows by the frozen model", len(rows))
     chosen = parts.data.splits["train"].select(rows)
     train, labels = features_of(parts, chosen, "train")

@@ -39,7 +39,7 @@ def calibrate(parts: Parts, encoded: Encoded) -> Statistics:
     init = inits.get(parts.linear.init)
     if init.needs not in MEASURES:
         return NO_SITE_STATISTICS
-    loader = TrainLoader(encoded, recipe.training, derive_seed(recipe.run.seed, "data"), weights=parts.class_weights)
+    loader = TrainLoader(encoded, recipe.training, derive_seed(recipe.run.seed, "data"), weights=parts.row_weights)
     batches = loader.sample(recipe.adapter.init_batches, generator(recipe.run.seed, ROWS))
     accelerator = make_accelerator(replace(recipe, training=replace(recipe.training, precision="fp32")))
     sites = [site for site in parts.sites if site.kind in ("linear", "conv1d")]

@@ -120,14 +120,15 @@ def export(
     reference = predict_reference(restored)
     with folder(target) as place:
         form.write(place)
-        model = parts.recipe.model
+        model, task = parts.recipe.model, parts.task
         code = usage(
             base_in_python(model),
             str(target),
-            parts.task.labels,
+            task.labels,
             pad_token(parts.backbone),
             model.dtype,
             parts.backbone.head.reshaped,
+            parts.backbone.model.config.problem_type if task.multi_label else "",
         )
         write_text(place / "README.md", make_card(restored, form, code))
         reader = "peft" if find_spec("peft") else "lorakit"

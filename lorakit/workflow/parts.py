@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lorakit.adapters.budget import Budget
@@ -17,9 +19,10 @@ from lorakit.adapters.method import Method, methods
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
+from lorakit.backbone.trained_head import output_bias
 from lorakit.recipe.schema import Recipe, TaskSection
-from lorakit.tasks.batching import Encoded, column_array, encode
-from lorakit.tasks.class_weights import class_weights
+from lorakit.tasks.batching import Encoded, column_array, encode, label_array
+from lorakit.tasks.class_weights import class_weights, label_weights
 from lorakit.tasks.long_texts import Cut
 from lorakit.tasks.plain_text import role_tokens
 from lorakit.tasks.sources import load_task
@@ -83,11 +86,21 @@ class Parts:
 
     @cached_property
     def class_weights(self) -> NDArray[np.float64] | None:
-        """How much the rows of each class weigh in the loss (classes,), None where all count the same."""
+        """How much the rows of each class weigh in the loss (classes,), None where all count the same.
+
+        Of several labels a row: how much those with a label weigh against those without it.
+        """
         if self.task.regression:
             return None
-        labels = column_array(self.data.splits["train"], "label")
-        return class_weights(self.recipe.training.class_weights, self.task.labels, labels)
+        setting, rows = self.recipe.training.class_weights, self.data.splits["train"]
+        if self.task.multi_label:
+            return label_weights(setting, self.task.labels, label_array(rows))
+        return class_weights(setting, self.task.labels, column_array(rows, "label"))
+
+    @property
+    def row_weights(self) -> NDArray[np.float64] | None:
+        """Those of them that whole rows have, by which a step's loss is divided: none where a row has several labels."""
+        return None if self.task.multi_label else self.class_weights
 
     @property
     def max_length(self) -> int:
@@ -100,9 +113,10 @@ class Parts:
         return cut_of(self.recipe.task, self.backbone)
 
 
-def load_data(recipe: Recipe) -> TaskData:
-    """The recipe's task with its rows."""
-    return load_task(recipe.task, seed=derive_seed(recipe.run.seed, "data"), offline=recipe.run.offline)
+def load_data(recipe: Recipe, *, splits: Sequence[str] | None = None, learnt: Task | None = None) -> TaskData:
+    """The recipe's task with its rows; splits and learnt: which of them, and by what labels, as ``load_task`` has it."""
+    seed = derive_seed(recipe.run.seed, "data")
+    return load_task(recipe.task, seed=seed, offline=recipe.run.offline, splits=splits, learnt=learnt)
 
 
 def load_model(recipe: Recipe, task: Task) -> Backbone:
@@ -111,9 +125,27 @@ def load_model(recipe: Recipe, task: Task) -> Backbone:
         recipe.model,
         labels=task.labels,
         regression=task.regression,
+        multi_label=task.multi_label,
         seed=derive_seed(recipe.run.seed, "init/head"),
         offline=recipe.run.offline,
     )
+
+
+@torch.no_grad()
+def start_at_frequencies(backbone: Backbone, data: TaskData) -> None:
+    """Give a new head for several labels a row the log-odds of each label as its bias, of the training rows.
+
+    Else a training spends its first steps on learning that most labels are rare (Lin et al. 2017, section 4.1, start so with a guess).
+    Of labels that no row or every row has, half a row is counted on the other side.
+    """
+    if not data.task.multi_label or backbone.head.kept or "train" not in data.splits:
+        return
+    bias = output_bias(backbone.model, backbone.new_parts)
+    if bias is None:
+        return
+    labels = label_array(data.splits["train"])
+    has = np.clip(labels.sum(axis=0), 0.5, max(len(labels) - 0.5, 0.5))
+    bias.copy_(torch.from_numpy(np.log(has / (len(labels) - has))))
 
 
 def cut_of(task: TaskSection, backbone: Backbone) -> Cut:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.calibration_file import temperature_in
 from lorakit.artifacts.merge import read_merged
+from lorakit.backbone.config_and_tokenizer import problem_type
 from lorakit.errors import DataError, RunError, UsageError
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.result import Result
@@ -25,28 +26,31 @@ from lorakit.tasks.tokens import tokens_of
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.parts import cut_of
 from lorakit.workflow.restore import is_merged, read_as_trained, restore_merged, restore_run
-from lorakit.workflow.thresholds import check_thresholds, reaching
+from lorakit.workflow.thresholds import check_thresholds, reaching, with_labels
 
 AHEAD = 16  # batches whose texts are read and sorted by length together, at most
 
 
 @dataclass(frozen=True)
 class Prediction(Result):
-    """A text's label.
+    """A text's label, or its labels.
 
     Attributes:
         text: the text, or the two texts of a pair.
         label: its label; for regression the number; empty where the text is blank, which has none, and where no label reaches its
-            threshold.
-        probability: of that label, or the most probable one where there is none, between 0 and 1; None for regression and for a
-            blank text.
-        probabilities: of every label, in the order of the classifier's; None where probability is.
+            threshold. Where a text may have several, their names with a semicolon between them, or what no name has in it.
+        probability: of that label, or the most probable one where there is none, between 0 and 1; None for regression, for a
+            blank text, and where a text may have several labels.
+        probabilities: of every label, in the order of the classifier's; None for regression and for a blank text. Where a text may have
+            several labels they do not sum to 1: each is that of its label alone.
+        labels: its one label, or all of those it has, in the order of the classifier's; none where the label is empty, and for regression.
     """
 
     text: Text
     label: str
     probability: float | None
     probabilities: dict[str, float] | None = None
+    labels: tuple[str, ...] = ()
 
 
 class Classifier:
@@ -56,6 +60,7 @@ class Classifier:
         model: the transformers model, adapters in place.
         tokenizer: that of transformers.
         labels: the name of each output.
+        multi_label: whether a text may have any number of the labels.
         columns: what the run's data calls the column of texts, or the two of pairs; empty where that is not known.
         temperature: what logits are divided by before the softmax (see ``evaluation.calibrate``); 1 where there is none.
 
@@ -76,6 +81,7 @@ class Classifier:
         self.tokenizer = adapted.backbone.tokenizer
         self.labels: dict[int, str] = self.model.config.id2label
         self.regression: bool = self.model.config.num_labels == 1
+        self.multi_label: bool = self.model.config.problem_type == problem_type(regression=False, multi_label=True)
         self.cut = cut_of(recipe.task, adapted.backbone)
         self.pair, self.columns, self.temperature = pair, columns, temperature
         self.objective = put_on_device(self.model, recipe, regression=self.regression)
@@ -107,7 +113,8 @@ class Classifier:
         return check_thresholds(thresholds or {}, tuple(self.labels.values()))
 
     def predict_proba(self, texts: Text | Iterable[Text], batch_size: int = 32) -> NDArray[np.float32]:
-        """The probability of each label (rows, labels), in the order of ``labels``; NaN for a blank text.
+        """The probability of each label (rows, labels), in the order of ``labels``; NaN for a blank text. Those of a text sum to 1, but
+        where it may have several labels.
 
         Raises UsageError where the answer is a number.
         """
@@ -173,7 +180,8 @@ class Classifier:
 
     def chances(self, logits: torch.Tensor) -> torch.Tensor:
         """Probabilities (rows, labels)."""
-        return (logits if self.temperature == 1.0 else logits / self.temperature).softmax(dim=-1)
+        scaled = logits if self.temperature == 1.0 else logits / self.temperature
+        return scaled.sigmoid() if self.multi_label else scaled.softmax(dim=-1)
 
     def prediction(self, text: Text, outputs: NDArray[np.float32]) -> Prediction:
         """What the outputs (labels,) say of a text."""
@@ -181,9 +189,11 @@ class Classifier:
             return Prediction(text, "", None)
         if self.regression:
             return Prediction(text, f"{float(outputs[0]):.4f}", None)
-        best = int(outputs.argmax())
         chances = {self.labels[place]: chance for place, chance in enumerate(outputs.tolist())}
-        return Prediction(text, self.labels[best], float(outputs[best]), chances)
+        if self.multi_label:
+            return with_labels(Prediction(text, "", None, chances), {})
+        best = int(outputs.argmax())
+        return Prediction(text, self.labels[best], float(outputs[best]), chances, (self.labels[best],))
 
 
 def load(path: str | Path, *, weights: str | None = None, rank: int | None = None) -> Classifier:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lorakit.artifacts.calibration_file import read_temperature, temperature_in
 from lorakit.artifacts.merge import read_merged, restore_shortcuts
 from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import Run, open_run
+from lorakit.backbone.config_and_tokenizer import problem_type
 from lorakit.backbone.load import load_backbone
 from lorakit.backbone.trained_head import HEAD_KEY, KEEP
 from lorakit.errors import RecipeError, RunError, UsageError, command_line
@@ -49,17 +50,24 @@ class RestoredRun:
 
 
 def restore_run(
-    path: str | Path, weights: str | None, *, offline: bool = False, with_data: bool = True, rank: int | None = None
+    path: str | Path,
+    weights: str | None,
+    *,
+    offline: bool = False,
+    with_data: bool = True,
+    rank: int | None = None,
+    splits: Sequence[str] | None = None,
 ) -> RestoredRun:
     """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in, cut to ``rank`` where one is given.
 
     Where no weights are named they are those that the run's recipe selects (``open_trained``).
-    Without data nothing of the training files is read: the task is the one that the run wrote down.
+    Without data nothing of the training files is read: the task is the one that the run wrote down. With ``splits`` it is enough
+    that the rows of these are there.
     """
     run, which = open_trained(path, weights)
     loaded = load_recipe(run.recipe, offline=offline)
     check_trust(loaded)
-    parts = assemble(loaded, same_labels(run, loaded) if with_data else TaskData(run.task(), {}, str(run.path)))
+    parts = assemble(loaded, same_labels(run, loaded, splits) if with_data else TaskData(run.task(), {}, str(run.path)))
     check_same_base(run, parts.backbone)
     adapted = adapt(parts, statistics=None)
     load_adapter(adapted, run.weights(which))
@@ -72,10 +80,10 @@ def restore_run(
     return restored
 
 
-def same_labels(run: Run, loaded: LoadedRecipe) -> TaskData:
+def same_labels(run: Run, loaded: LoadedRecipe, splits: Sequence[str] | None = None) -> TaskData:
     """The run's data, as they are now. DataError where they no longer have the labels that the run learnt."""
     with loaded.locating_errors():
-        data = load_data(loaded.recipe)
+        data = load_data(loaded.recipe, splits=splits, learnt=run.task())
         check_same_data(run, data, ())
     return data
 
@@ -154,14 +162,17 @@ def is_merged(path: Path) -> bool:
 def restore_merged(section: ModelSection) -> AdaptedModel:
     """The model of a folder, ``section.name``, that `lorakit merge` wrote, as anybody would load it, with its shortcuts."""
     folder = Path(section.name)
-    labels, regression = read_labels(folder / "config.json")
+    labels, kind = read_labels(folder / "config.json")
+    several = kind == problem_type(regression=False, multi_label=True)
     section = replace(section, head=KEEP)
-    backbone = load_backbone(section, labels=labels, regression=regression, seed=0, offline=True, merged=True)
+    backbone = load_backbone(
+        section, labels=labels, regression=not labels, seed=0, offline=True, merged=True, multi_label=several
+    )
     return restore_shortcuts(backbone, folder)
 
 
-def read_labels(path: Path) -> tuple[tuple[str, ...], bool]:
-    """The labels that a merged model's config.json names, in order, and whether it predicts a number, which has none.
+def read_labels(path: Path) -> tuple[tuple[str, ...], str]:
+    """The labels that a merged model's config.json names, in order, none where it predicts a number; and what kind of task it is for.
 
     RunError where it is broken.
     """
@@ -171,8 +182,9 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], bool]:
         named = {int(number): name for number, name in config["id2label"].items()}
         if sorted(named) != [*range(len(named))] or not all(isinstance(name, str) for name in named.values()):
             raise ValueError("id2label does not name each output once")
-        regression = config.get("problem_type") == "regression"
-        return () if regression else tuple(named[number] for number in sorted(named)), regression
+        kind = str(config.get("problem_type"))
+        regression = kind == problem_type(regression=True, multi_label=False)
+        return () if regression else tuple(named[number] for number in sorted(named)), kind
 
 
 def read_as_trained(task: TaskSection, record: Mapping[str, Any]) -> None:
@@ -185,14 +197,17 @@ def read_as_trained(task: TaskSection, record: Mapping[str, Any]) -> None:
 class TrainedClassifier:
     """A trained classifier, wherever it came from.
 
-    recipe: the text length and batch size it is used with; source: what to call it; temperature: for its probabilities. Its outputs
-    stand in the task's order.
+    recipe: the text length and batch size it is used with; source: what to call it; temperature: for its probabilities; outputs:
+    for each label of the task, the model's output for it, None where they stand in the task's order; learnt: what it learnt, where
+    that is another task than the one it is used for.
     """
 
     adapted: AdaptedModel
     recipe: Recipe
     source: str
     temperature: float = 1.0
+    outputs: list[int] | None = None
+    learnt: str = ""
 
 
 def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassifier:
@@ -203,7 +218,13 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassi
     recipe, merged = Recipe(model=ModelSection(name=name, head=KEEP)), is_merged(Path(name))
     try:
         backbone = load_backbone(
-            recipe.model, labels=task.labels, regression=task.regression, seed=0, offline=offline, merged=merged
+            recipe.model,
+            labels=task.labels,
+            regression=task.regression,
+            seed=0,
+            offline=offline,
+            merged=merged,
+            multi_label=task.multi_label,
         )
     except RecipeError as error:
         if [problem.key for problem in error.problems] != [HEAD_KEY]:

@@ -113,7 +113,7 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
     moved = put_on_device(adapted.model, loaded.recipe, regression=parts.task.regression)
     objective = objective_of(parts, moved.accelerator)
     seed = derive_seed(loaded.recipe.run.seed, "data")
-    loader = TrainLoader(encoded, loaded.recipe.training, seed, weights=parts.class_weights)
+    loader = TrainLoader(encoded, loaded.recipe.training, seed, weights=parts.row_weights)
     with loaded.locating_errors():
         allocator = make_allocator(parts, adapted, loader, objective)
     tick = allocator.tick(0, 0.0)

@@ -30,7 +30,7 @@ from lorakit.training.schedule import Schedule
 from lorakit.training.seeds import generator
 from lorakit.training.update import chosen_updates
 from lorakit.workflow.accelerator import check_precision, check_trackers, this_process
-from lorakit.workflow.parts import Parts, load_data, load_model
+from lorakit.workflow.parts import Parts, load_data, load_model, start_at_frequencies
 from lorakit.workflow.sites import choose_budget, choose_sites, read_site_options
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         data = data or load_data(recipe)
         check_suits(recipe.training, data.task)
         backbone = load_model(recipe, data.task)
+        start_at_frequencies(backbone, data)
         for note in backbone.notes:
             logger.info("%s", note)
         if backbone.head.loud:

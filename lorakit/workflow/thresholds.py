@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING
 
 from lorakit.errors import UsageError
 from lorakit.tasks.class_weights import places
+from lorakit.tasks.label_sets import joined
 
 if TYPE_CHECKING:
     from lorakit.workflow.predict import Prediction
 
 OPTION = "--threshold"
+HALF = 0.5
+"""From this probability on a label is given, where a text may have several."""
 
 
 def check_thresholds(asked: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
-    """Label -> the least probability it is answered with; labels that are left out are always answered.
+    """Label -> the least probability it is answered with; labels that are left out are always answered, from one half where a text may
+    have several.
 
     Raises UsageError for labels that the model does not have, and for what is no probability.
     """
@@ -47,12 +51,21 @@ def read_thresholds(options: Sequence[str]) -> dict[str, float]:
 def reaching(answer: Prediction, thresholds: Mapping[str, float]) -> Prediction:
     """The answer with the most probable label that reaches its threshold; where none does without a label.
 
-    Its probability is then still that of the most probable one.
+    Its probability is then still that of the most probable one. Where a text may have several labels, all that reach theirs.
     """
     if not thresholds or answer.probabilities is None:
         return answer
+    if answer.probability is None:
+        return with_labels(answer, thresholds)
     ranked = sorted(answer.probabilities.items(), key=lambda each: -each[1])
     for label, chance in ranked:
         if chance >= thresholds.get(label, 0.0):
-            return replace(answer, label=label, probability=chance)
-    return replace(answer, label="")
+            return replace(answer, label=label, probability=chance, labels=(label,))
+    return replace(answer, label="", labels=())
+
+
+def with_labels(answer: Prediction, thresholds: Mapping[str, float]) -> Prediction:
+    """The answer with all labels whose probability is at least their threshold, one half where they have none."""
+    chances = answer.probabilities or {}
+    given = tuple(label for label, chance in chances.items() if chance >= thresholds.get(label, HALF))
+    return replace(answer, label=joined(given, [*chances]), labels=given)

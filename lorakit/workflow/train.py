@@ -21,6 +21,7 @@ from lorakit.result import Result
 from lorakit.tasks.baselines import Baseline, below_words, collapse_warnings, one_class
 from lorakit.tasks.calibration import Calibration, as_calibration
 from lorakit.tasks.diagnosis import count_pairs
+from lorakit.tasks.label_diagnosis import count_labels
 from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import load_checkpoint
 from lorakit.training.early_stopping import stopped_words
@@ -69,9 +70,10 @@ class TrainResult(Result):
         seen: held-out texts that the weights it started from (``adapter.start``) were trained on.
         name: what people call the task: its own name, of own data that of the file.
         baselines: what simple classifiers get on the same rows (``evaluation.baselines``).
-        collapsed: whether the last weights answer one class for every row of the first validation split.
+        collapsed: whether the last weights answer one class, or the same labels, for every row of the first validation split.
         confusion: of the last evaluation, the rows of the first validation split by the label they have (down) and the label they got
-            (across), in the order of task.json; None for a number to predict, and above 50 classes.
+            (across), in the order of task.json; None for a number to predict, for several labels a row, and above 50 classes.
+        by_label: the same of several labels a row: for each label the rows without it and with it; None for one label a row.
         warnings: what says that the training came to little: it collapsed, its loss never fell, or a baseline is better.
         planned_steps: optimiser steps that the recipe says; fewer were done where it stopped early.
         stopped: how it did, in a sentence; empty where it went to its end.
@@ -105,6 +107,7 @@ class TrainResult(Result):
     baselines: list[Baseline]
     collapsed: bool
     confusion: list[list[int]] | None
+    by_label: list[list[list[int]]] | None
     warnings: list[str]
     planned_steps: int
     stopped: str
@@ -228,8 +231,9 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> Tr
         name=parts.task.known_as,
         baselines=baselines,
         collapsed=not parts.task.regression and one_class(decided),
+        by_label=count_labels(decided, references) if parts.task.multi_label else None,
         confusion=None
-        if parts.task.num_labels > MOST_CLASSES or parts.task.regression
+        if parts.task.num_labels > MOST_CLASSES or parts.task.regression or parts.task.multi_label
         else count_pairs(parts.task, decided, references),
         warnings=[
             *collapse_warnings(parts.task, decided, references, losses),

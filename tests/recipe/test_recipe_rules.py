@@ -86,6 +86,17 @@ FULL = CUSTOM + "  train: a.csv\n  text: t\n  label: y\n"  # lines 4, 5 and 6
         ("{validation: b.csv, validation_fraction: 0.2}", "task.validation_fraction", "task.validation names the rows"),
         ("{validation: b.csv, split_seed: 2}", "task.split_seed", "task.validation names the rows"),
         ("data: hub", "task.data", "has no effect on a custom task"),
+        ("{regression: true, multi_label: true}", "task.multi_label", "cannot be true with task.regression"),
+        ("{multi_label: true, ordered: true}", "task.ordered", "cannot be true with task.multi_label"),
+        ("{label: null, label_columns: [a, b]}", "task.label_columns", "is for several labels a row"),
+        ("label_separator: ;", "task.label_separator", "is for several labels a row"),
+        ("{multi_label: true, label_columns: [a, b]}", "task.label", "task.label_columns names the labels"),
+        ("{multi_label: true, label: null, label_columns: [a]}", "task.label_columns", "is a single label"),
+        (
+            "{multi_label: true, label: null, label_columns: [a, t]}",
+            "task.text",
+            "is column 't', which is also a label",
+        ),
     ],
 )
 def test_a_custom_task_that_contradicts_itself(mistakes, text, key, what):
@@ -93,6 +104,11 @@ def test_a_custom_task_that_contradicts_itself(mistakes, text, key, what):
     (problem,) = mistakes("", *overrides, head=FULL)
     assert problem.key == key
     assert what in problem.what
+
+
+def test_label_columns_take_the_place_of_a_label(load):
+    task = load("", "task={multi_label: true, label: null, label_columns: [a, b]}", head=FULL).recipe.task
+    assert (task.label, task.label_columns) == (None, ["a", "b"])
 
 
 def test_a_custom_task_with_numbers_as_labels_and_names(load):

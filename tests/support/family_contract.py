@@ -193,7 +193,7 @@ def merges_and_exports(tried: Tried) -> tuple[str, str]:
     except LorakitError as error:
         return f"no: {shortly(error)}", exports
     fold(tried.adapted)
-    save_merged(tried.adapted, place, [])
+    save_merged(tried.adapted, place, [], LONG, closed=False)
     return compared(all_logits(plain(place, tried.backbone), tried.rows), expected, "other logits"), exports
 
 
@@ -230,8 +230,8 @@ def observe(family: str) -> dict[str, str]:
 def shortly(error: LorakitError) -> str:
     """The reason that an error gives, without the names of things."""
     text = error.problems[0].what.rpartition("cannot be trained here: ")[2].rpartition("cannot be merged: ")[2]
-    if " are one weight of the model" in text:
-        return "its blocks are one weight"
+    if text.startswith("its weight is shared"):
+        return "its blocks share their weights"
     return "it has no Linear modules" if text.startswith("no layers") else text
 
 

@@ -45,6 +45,34 @@ def test_cross_entropy_is_torchs(weights: np.ndarray | None, smoothing: float):
     assert_close(mean(made(weights, label_smoothing=smoothing), weights), expected)
 
 
+SETS = torch.tensor([[0, 1, 1], [0, 0, 0], [1, 0, 0]] * 3, dtype=torch.int8)
+
+
+def mean_of_sets(weights: np.ndarray | None = None, **settings: str | float) -> torch.Tensor:
+    loss = make_loss(TrainingSection(**settings), weights, torch.device("cpu"), multi_label=True)
+    return loss.summed(LOGITS, SETS) / len(SETS)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_of_several_labels_is_torchs(weights: np.ndarray | None, smoothing: float):
+    """The mean over rows and labels, as transformers has it for multi_label_classification."""
+    given = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+    smooth = SETS * (1 - smoothing) + smoothing / 2
+    expected = nn.BCEWithLogitsLoss(pos_weight=given)(LOGITS, smooth.float())
+    assert_close(mean_of_sets(weights, label_smoothing=smoothing), expected)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_the_focal_loss_of_several_labels_is_the_papers(gamma: float):
+    """FL = -alpha_t (1 - p_t)^gamma log p_t, p_t being that of what is true of each label; alpha of the ones alone."""
+    p = LOGITS.double().sigmoid()
+    right, alpha = torch.where(SETS.bool(), p, 1 - p), torch.where(SETS.bool(), torch.tensor(WEIGHTS), 1.0)
+    expected = (-alpha * (1 - right) ** gamma * right.log()).mean()
+    found = mean_of_sets(WEIGHTS, loss="focal", focal_gamma=gamma)
+    assert_close(found, expected.float(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_is_the_papers(weights: np.ndarray | None, gamma: float):

@@ -147,7 +147,10 @@ def combine(
     adapted = adapt(parts, statistics=None)
     if combination.learns:
         batches = training_batches(first, rows, seed)
-        objective = put_on_device(adapted.model, loaded.recipe, regression=parts.task.regression)
+        task = parts.task
+        objective = put_on_device(
+            adapted.model, loaded.recipe, regression=task.regression, multi_label=task.multi_label
+        )
         learnt = learn_coefficients(combination, members, sites, adapted, objective, batches, seed)
         setting = replace(setting, weights=learnt)
     factors, error = combine_factors(combination, members, sites, setting, ranks)

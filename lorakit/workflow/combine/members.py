@@ -21,6 +21,7 @@ from lorakit.searching.input_statistics import input_means
 from lorakit.tasks.batching import Batch
 from lorakit.tasks.label_order import order_by_name
 from lorakit.tasks.task import Task
+from lorakit.training.losses import ClassLoss, LabelLoss
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import generator
 from lorakit.workflow.accelerator import make_accelerator
@@ -78,8 +79,9 @@ def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: i
     head, matched = head_for(restored, task)
     statistics: Tensors = {}
     batches = training_batches(restored, rows, seed) if needs != "nothing" else []
-    recipe = restored.parts.recipe
-    objective = Objective(make_accelerator(recipe), restored.parts.task.regression, pooling=recipe.task.window_pooling)
+    own, recipe = restored.parts.task, restored.parts.recipe
+    loss = LabelLoss() if own.multi_label else ClassLoss()
+    objective = Objective(make_accelerator(recipe), own.regression, loss, recipe.task.window_pooling)
     if needs == "gram":
         objective.accelerator.prepare_model(adapted.model)
         statistics = {
@@ -109,6 +111,8 @@ def head_for(restored: RestoredRun, task: Task) -> tuple[Tensors, bool]:
     """The run's head with its outputs in the order of the task's labels, matched by name; and whether they are the same labels."""
     adapted, state = restored.adapted, restored.adapted.tensors()
     head = {name: state[name].double().clone() for name in adapted.new_parts}
+    if restored.parts.task.multi_label != task.multi_label:
+        return head, False
     order = order_by_name(restored.parts.task.labels, task.labels)
     if order is None or order == [*range(len(order))]:
         return head, order is not None

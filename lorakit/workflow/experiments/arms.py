@@ -18,8 +18,8 @@ from lorakit.recipe.schema import CUSTOM, Recipe
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.evaluation import of_split
 from lorakit.training.schedule import make_schedule
-from lorakit.workflow.resume import FREE_ON_RESUME, changed_keys
 from lorakit.workflow.setup import adapt, assemble
+from lorakit.workflow.unfinished import FREE_ON_RESUME, changed_keys
 
 SEEDS = (0, 1, 2, 3, 4)
 NAMED_APART = {
@@ -219,7 +219,7 @@ def scored_on(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     task = recipe.task
     names = ["name", "max_eval_rows"]
     if task.name == CUSTOM:
-        names += ["label", "labels", "regression", "validation"]
+        names += ["label", "labels", "regression", "multi_label", "label_columns", "label_separator", "validation"]
         names += [] if task.validation else ["train", "validation_fraction", "split_seed"]
     for name in names:
         yield name, getattr(task, name)
