@@ -56,16 +56,7 @@ def fold(adapted: AdaptedModel) -> int:
 
 def check_foldable(adapted: AdaptedModel) -> None:
     """Refuse what no weight can hold before anything is computed. A shortcut is kept beside the checkpoint instead."""
-    updated: dict[nn.Parameter, str] = {}
     for name, adapter in adapted.adapters.items():
-        if adapter.base is not None and adapter.on_weight and adapter.state != DROPPED:
-            other = updated.setdefault(adapter.base.get_parameter("weight"), name)
-            if other != name:  # Zamba's blocks
-                raise RunError(
-                    f"this run cannot be merged: {other} and {name} are one weight of the model, and each has an update of its own",
-                    where=name,
-                    hint="lorakit.load reads the run as it is",
-                )
         lost = adapter.state != DROPPED or adapter.base is None  # off, but still a part of the model
         if not adapter.site.is_shortcut and adapter.delta.unmergeable and lost:
             raise RunError(

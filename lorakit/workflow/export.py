@@ -111,9 +111,8 @@ def export(
     restored = restore_run(run, weights, with_data=False, rank=rank)
     parts = restored.parts
     if parts.backbone.padding.spare:
-        kind = parts.backbone.model.config.model_type
         raise RunError(
-            f"PEFT would answer otherwise: {padding_note(kind)}, which nothing but lorakit does",
+            f"PEFT would answer otherwise: {padding_note(parts.backbone.model.config)}, which nothing but lorakit does",
             where=str(run),
             hint="lorakit.load reads the run, and a merged folder",
         )

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lorakit.backbone.trained_head import HEAD_KEY, PROBE, output_names
+from lorakit.backbone.head import output_names
+from lorakit.backbone.trained_head import HEAD_KEY, PROBE
 from lorakit.errors import RecipeError
 from lorakit.searching.scoring import streams_kept
 from lorakit.tasks.baselines import FROZEN_ROWS, some_rows

@@ -52,7 +52,7 @@ def test_a_probed_head_starts_as_a_linear_model_of_what_it_reads(bench, family, 
     before, _ = logits_of(parts, range(8))
     encoded = parts.encode("train")["train"]
     probe_head(parts, encoded)
-    after, inputs = logits_of(parts, range(8))
+    after, _ = logits_of(parts, range(8))
     assert not np.allclose(before, after)
     # Whatever goes into the output layer, here seen by a hook, for all rows one at a time.
     model = parts.backbone.model

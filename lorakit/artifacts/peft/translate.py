@@ -15,9 +15,10 @@ from lorakit.adapters.method import methods
 from lorakit.artifacts.peft.import_ import PeftAdapter, Tensors, matches, targeted
 from lorakit.artifacts.peft.layout import MAGNITUDE
 from lorakit.artifacts.saved_head import match_head
+from lorakit.backbone.head import output_names
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
-from lorakit.backbone.trained_head import Outputs, output_names
+from lorakit.backbone.trained_head import Outputs
 from lorakit.errors import RunError
 from lorakit.recipe.schema import AdapterSection
 from lorakit.tasks.label_order import told

@@ -13,8 +13,8 @@ import torch
 from lorakit.artifacts.combination import Combination, Factors, Setting, Update, nothing_at, truncated, update_of
 from lorakit.artifacts.merge import fold
 from lorakit.artifacts.run import Run
+from lorakit.backbone.head import output_names
 from lorakit.backbone.site import Site
-from lorakit.backbone.trained_head import output_names
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import load_recipe
 from lorakit.searching.input_statistics import input_means
