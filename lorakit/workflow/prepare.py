@@ -69,7 +69,7 @@ def prepare(
         updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader)
         graphs = None
         if recipe.training.cuda_graphs:
-            check_graphs(recipe.training, accelerator, adapted.model.config, [*search, *updates])
+            check_graphs(recipe, accelerator, adapted.model.config, [*search, *updates])
             graphs = Graphs(adapted)
     state = TrainState(
         total_steps=schedule.total_steps,
