@@ -25,13 +25,13 @@ def write_calibration(run: Run, found: Mapping[str, Calibration]) -> None:
 
 
 def read_temperature(run: Run, weights: str) -> float:
-    """What the logits of the run's ``last`` or ``best`` weights are divided by. RunError where the file is broken."""
+    """What the logits of the run's ``last`` or ``best`` weights are divided by, 1 where none was fitted. RunError where it is broken."""
     path, what = run.path / FILE, "the calibration of a run"
     if not path.is_file():
         return 1.0
     record = read_record(path, what)
     with reading(path, what):
-        return temperature_in(record[weights])
+        return temperature_in(record.get(weights, {}))
 
 
 def temperature_in(record: Mapping[str, object]) -> float:

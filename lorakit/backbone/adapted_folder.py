@@ -1,4 +1,6 @@
-"""Merged folders that hold more than a plain checkpoint: loaded without lorakit they would answer otherwise, so they do not load there.
+"""Merged folders that transformers by itself would load and then answer otherwise: so they do not load there.
+
+Their weights are not all of them (shortcuts), or their head reads a padding that only lorakit adds (``backbone.padding``).
 
 config.json                       the model's own, but for "model_type", which no other library knows; its own stands beside it
 model.lorakit.safetensors         the weights, as transformers' variant "lorakit", which nobody loads without asking for it
@@ -16,9 +18,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from lorakit.errors import RunError
 
 CONFIG, RECORD = "config.json", "lorakit.json"
-ADAPTED = "lorakit_adapted (shortcuts beside the weights: only lorakit.load reads them)"
+ADAPTED = "lorakit_adapted (a plain loader would answer otherwise: only lorakit.load reads all of it)"
 """The model type: transformers' error quotes it."""
 OWN_TYPE = "lorakit_model_type"
+LENGTH = "tokenizer_max_length"
+"""The entry of a merged folder's record that ``longest_row`` reads."""
 VARIANT = "lorakit"
 """What transformers puts into the names of the weight files."""
 
@@ -37,8 +41,14 @@ def is_closed(folder: Path) -> bool:
 
 
 def has_shortcuts(folder: Path) -> bool:
-    """Whether a merged folder, an open one of an older lorakit too, holds shortcuts beside its weights."""
-    return is_closed(folder) or told(folder / RECORD).get("shortcuts") is not None
+    """Whether a merged folder, an open one of an older lorakit too, holds shortcuts beside its weights, or does not tell."""
+    return told(folder / RECORD).get("shortcuts", is_closed(folder) or None) is not None
+
+
+def longest_row(folder: Path, otherwise: int) -> int:
+    """Tokens that a merged folder's tokenizer took before it was given the run's own number; ``otherwise`` for any other folder."""
+    tokens = told(folder / RECORD).get(LENGTH)
+    return tokens if type(tokens) is int and tokens > 0 else otherwise
 
 
 def told(path: Path) -> dict[str, Any]:

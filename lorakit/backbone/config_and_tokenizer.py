@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,13 @@ def read_tokenizer(folder: Path, section: ModelSection, config: Any, options: di
     return tokenizer
 
 
+def fit_inputs(tokenizer: Any, model: Any) -> None:
+    """Let a tokenizer make token types for models alone that have an embedding for the second text's too."""
+    takes = "token_type_ids" in inspect.signature(model.forward).parameters
+    if not takes or getattr(model.config, "type_vocab_size", 2) == 1:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+
+
 def check_embeddings(tokenizer: Any, rows: int, name: str) -> None:
     """Refuse a tokenizer that makes tokens of text which the model's table of ``rows`` embeddings does not have.
 
@@ -88,7 +96,13 @@ def check_embeddings(tokenizer: Any, rows: int, name: str) -> None:
 
 
 def configure(config: Any, labels: tuple[str, ...], regression: bool, multi_label: bool = False) -> None:
-    """Fit the configuration to the task, in place. The cache of past keys is for generation and is switched off."""
+    """Fit the configuration to the task, in place.
+
+    The cache of past keys is for generation and is switched off. BigBird's sparse attention gives way to full attention at the first
+    short batch, and stays there: what it says of a long text would depend on the texts before it, so it is full from the start.
+    """
+    if getattr(config, "attention_type", None) == "block_sparse":
+        config.attention_type = "original_full"
     if regression:
         config.num_labels = 1
     else:

@@ -24,6 +24,9 @@ ENDINGS = {
 }
 TOWERS = ("vision", "visual", "audio")  # parts of multimodal models that text never passes through
 PLAIN = (nn.Linear.forward, Conv1D.forward)
+READ_NOT_CALLED = {
+    "JambaMambaMixer": ("dt_proj",)
+}  # class -> its Linears whose weight it reads, as MultiheadAttention does
 TRIED: dict[type[nn.Module], bool] = {}  # classes with a forward of their own -> whether it is a linear one
 ROLE_OF_ENDING = {ending: role for role, endings in ENDINGS.items() for ending in endings.split()}
 
@@ -37,6 +40,14 @@ def adaptable(module: nn.Module) -> bool:
     if not isinstance(module, (nn.Linear, Conv1D)) or isinstance(module, NonDynamicallyQuantizableLinear):
         return False
     return type(module).forward in PLAIN or computes_linear(module)
+
+
+def adaptable_modules(root: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The (path, module) pairs of what can be adapted, without Linears that their owner reads the weight of instead of calling them."""
+    read = {
+        id(getattr(owner, name)) for owner in root.modules() for name in READ_NOT_CALLED.get(type(owner).__name__, ())
+    }
+    return [(path, module) for path, module in root.named_modules() if adaptable(module) and id(module) not in read]
 
 
 def computes_linear(module: nn.Module) -> bool:
@@ -60,8 +71,9 @@ def left_out(layers: Sequence[tuple[str, nn.Module]]) -> list[str]:
     """What of the layers holds matrices that are no adaptable module, each told once: a router, fused experts, a convolution."""
     told: dict[str, None] = {}
     for _, layer in layers:
+        adapted = {path for path, _ in adaptable_modules(layer)}
         for path, module in layer.named_modules():
-            if isinstance(module, nn.Linear) and not adaptable(module):
+            if isinstance(module, nn.Linear) and path not in adapted:
                 told[f"{path} ({type(module).__name__})"] = None
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.dim() > 2:

@@ -13,13 +13,14 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from lorakit.backbone.adapted_folder import VARIANT, is_closed
+from lorakit.backbone.adapted_folder import VARIANT, is_closed, longest_row
 from lorakit.backbone.anatomy import Anatomy
 from lorakit.backbone.config_and_tokenizer import (
     attention_for,
     check_embeddings,
     configure,
     first_line,
+    fit_inputs,
     read_config,
     read_tokenizer,
 )
@@ -28,6 +29,7 @@ from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.backbone.padding import padding_note, prepare_padding
 from lorakit.backbone.positions import position_limit
 from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
+from lorakit.backbone.unusable import refuse_unusable
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
 from lorakit.recipe.schema import ModelSection
 from lorakit.tasks.batching import Padding
@@ -61,7 +63,8 @@ class Backbone:
     def longest_text(self, wanted: int) -> int:
         """Tokens a text may keep: ``wanted``, or what the tokenizer or the model's positions allow where that is less."""
         positions = position_limit(self.model)
-        room = wanted if positions is None else positions - self.padding.spare
+        unit = self.padding.multiple
+        room = wanted if positions is None else (positions - self.padding.spare) // unit * unit
         return min(wanted, int(self.tokenizer.model_max_length), room)
 
 
@@ -93,7 +96,10 @@ def load_backbone(
     options = {"trust_remote_code": section.trust_remote_code, "local_files_only": local}
     with quiet_transformers():
         config = read_config(folder, section, options)
+        refuse_unusable(config, section.name)
         tokenizer = read_tokenizer(folder, section, config, options)
+        tokenizer.model_max_length = longest_row(folder, tokenizer.model_max_length)
+        sparse = getattr(config, "attention_type", None) == "block_sparse"
         had = Outputs.of(config)
         configure(config, labels, regression, multi_label)
         attention = attention_for(config, section.attention)
@@ -112,18 +118,22 @@ def load_backbone(
                 )
         except Exception as error:
             raise weights_error(error, folder, section) from error
+    refuse_unusable(config, section.name)
     anatomy = Anatomy(model)
     new = find_new_parts(model, anatomy, info, section.name)
     with seeded(seed):
         head = settle_head(model, new, had, () if regression else labels, section)
     train_new_parts(model, new.names)
     table = embedding_weight(model)
-    rows = (
-        getattr(config, "vocab_size", sys.maxsize) if table is None else len(table)
-    )  # CANINE hashes letters: it has any
+    rows = getattr(config, "vocab_size", sys.maxsize) if table is None else len(table)  # CANINE has any: it hashes
     check_embeddings(tokenizer, rows, section.name)
+    fit_inputs(tokenizer, model)
     padding = prepare_padding(tokenizer, model.config, rows)
-    notes = list(filter(None, [padding_note(config.model_type)]))
+    notes = list(filter(None, [padding_note(config)]))
+    if sparse:
+        notes.append(
+            f"{config.model_type} models attend to all tokens here: sparse attention depends on the texts before"
+        )
     if attention != section.attention:
         notes.append(f"{config.model_type} models have no {section.attention} attention in transformers: eager is used")
     if head.note and not head.loud:

@@ -102,6 +102,7 @@ def trust_lines(found: Trust) -> list[tuple[str, str]]:
     """Log-loss and calibration error, beside what they would be without the temperature."""
     lines = []
     for name, field in (("log-loss", "log_loss"), ("calibration error", "ece")):
-        without = f"  ({getattr(found.plain, field):.4f} without the temperature of {found.temperature:.4g})"
+        fitted = ", which was fitted on these rows" if found.fitted_here else ""
+        without = f"  ({getattr(found.plain, field):.4f} without the temperature of {found.temperature:.4g}{fitted})"
         lines.append((name, f"{getattr(found.used, field):.4f}" + without * (found.temperature != 1)))
     return lines

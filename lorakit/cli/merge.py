@@ -43,7 +43,7 @@ def tell(result: MergeResult) -> None:
         ("folded", counted(result.folded, "site")),
         ("proof", f"{proof(result)}, {counted(result.flips, 'label')} changed"),
     ]
-    if not result.plain:
+    if result.kept:
         kept = f"{counted(len(result.kept), 'site')} that a plain checkpoint cannot hold: {', '.join(result.kept)}"
         pairs.append(("kept apart", kept))
     if result.temperature != 1:

@@ -94,6 +94,13 @@ class TaskSection:
     )
     data: str = key("auto", "hub, a folder, or auto: the folder $LORAKIT_GLUE_DIR where it is set, else the hub")
     max_length: int = key(128, "tokens kept per example", low=4, also=("max_seq_length", "max_token_len"))
+    long: str = key(
+        "truncate",
+        "longer texts: truncate at the end; head_tail keeps their beginning and end; windows reads all, in pieces",
+        choices=("truncate", "head_tail", "windows"),
+        also=("truncation",),
+    )
+    window_pooling: str = key("mean", "with long: windows, what becomes of their logits", choices=("mean", "max"))
     max_train_rows: Optional[int] = key(
         None, "a seeded subset of the training rows", low=1, also=("max_train_samples",)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lorakit.errors import DataError
+from lorakit.tasks.long_texts import Cut
 from lorakit.tasks.table import short
 from lorakit.tasks.tokens import Progress, Tokens, row_places, tokenise
 
@@ -28,6 +30,9 @@ SummedLoss = Callable[[nn.Module, Batch], torch.Tensor]
 
 Lengths = Sequence[int] | NDArray[np.int64]
 
+WINDOW_OF = "window_of"
+"""What a batch of windows calls the row that each is of."""
+
 MEGA_BATCH = 50  # batches whose rows are sorted by length together
 MIN_MEGA_BATCHES = 4  # but always several of those, so that small sets are still mixed
 ORDER_STREAM = 3  # keeps the order's draw apart from the other draws of the same seed
@@ -37,12 +42,14 @@ ORDER_STREAM = 3  # keeps the order's draw apart from the other draws of the sam
 class Padding:
     """How rows of different lengths become one batch; what a model's head needs is known to its backbone.
 
-    left: the side that is padded; spare: how many positions are padded beside the longest row too; equal: whether only rows of one
-    length share a batch where they are predicted, because the model takes padding for text.
+    left: the side that is padded; spare: how many positions are padded beside the longest row too; multiple: what the length of a
+    batch is a multiple of; equal: whether only rows of one length share a batch where they are predicted, because the model takes
+    padding for text.
     """
 
     left: bool = False
     spare: int = 0
+    multiple: int = 1
     equal: bool = False
 
 
@@ -54,7 +61,8 @@ class Encoded:
     where unlabelled; idx: the rows' numbers at
     the source; truncated: rows that lost tokens to max_length; special: rows in whose text a token such as ``</s>`` is written
     (``plain_text``); types: token types, None where the tokenizer makes none;
-    pads: what pads input_ids and token_type_ids; padding: where.
+    pads: what pads input_ids and token_type_ids; padding: where; windows (n + 1,): of rows that are read in windows, which then are
+    what ``offsets`` tells apart, those of row i are ``windows[i]`` to ``windows[i + 1]``.
     """
 
     lengths: NDArray[np.int64]
@@ -67,6 +75,7 @@ class Encoded:
     offsets: NDArray[np.int64]
     pads: tuple[int, int]
     padding: Padding
+    windows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -75,14 +84,16 @@ class Encoded:
         """These rows as one batch, padded to the longest of them, or to the next ``multiple``.
 
         input_ids, attention_mask and (if the tokenizer makes them) token_type_ids: (len(rows), length) long; labels:
-        (len(rows),), or (len(rows), labels).
+        (len(rows),), or (len(rows), labels). Of rows in windows, a line for each window, and which row of the batch it is of: (windows,).
         """
-        lengths = self.lengths[list(rows)].tolist()
-        shape = len(rows), -(-(max(lengths) + self.padding.spare) // multiple) * multiple
+        parts, window_of = self.parts(rows)
+        lengths = (self.offsets[parts + 1] - self.offsets[parts]).tolist()
+        unit = math.lcm(multiple, self.padding.multiple)
+        shape = len(parts), -(-(max(lengths) + self.padding.spare) // unit) * unit
         tokens, mask = np.full(shape, self.pads[0], np.int64), np.zeros(shape, np.int64)
         types = None if self.types is None else np.full(shape, self.pads[1], np.int64)
-        for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            source = slice(self.offsets[row], self.offsets[row + 1])
+        for at, (part, length) in enumerate(zip(parts, lengths, strict=True)):
+            source = slice(self.offsets[part], self.offsets[part + 1])
             place = slice(shape[1] - length, None) if self.padding.left else slice(length)
             tokens[at, place], mask[at, place] = self.tokens[source], 1
             if types is not None and self.types is not None:
@@ -92,7 +103,18 @@ class Encoded:
             batch["token_type_ids"] = torch.from_numpy(types)
         if self.labels is not None:
             batch["labels"] = self.labels[list(rows)]
+        if window_of is not None:
+            batch[WINDOW_OF] = torch.from_numpy(window_of)
         return batch
+
+    def parts(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """Which pieces of ``tokens`` the rows are, and of rows in windows, the place among ``rows`` that each belongs to."""
+        chosen = np.asarray(list(rows), np.int64)
+        if self.windows is None:
+            return chosen, None
+        first, last = self.windows[chosen], self.windows[chosen + 1]
+        found = [np.arange(start, stop) for start, stop in zip(first, last, strict=True)]
+        return np.concatenate(found), np.repeat(np.arange(len(chosen)), last - first)
 
     def batches(self, batch_size: int) -> list[list[int]]:
         """All rows as batches to predict (``evaluation_batches``)."""
@@ -102,25 +124,26 @@ class Encoded:
 def encode(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
+    cut: Cut | int,
     name: str = "",
     progress: Progress | None = None,
     padding: Padding | None = None,
 ) -> Encoded:
-    """Tokenise a split (columns text, text_pair, label, idx), each row cut to ``max_length`` tokens.
+    """Tokenise a split (columns text, text_pair, label, idx), each row as ``cut`` says; a number is that of tokens kept.
 
     The tokenizer must have a pad token. ``name`` tells the split in messages; ``progress`` is told how many rows are
     tokenised, where that has to be done; ``padding`` is the tokenizer's side where it is not given. Raises DataError where
     max_length leaves no room for text, or a row has no tokens.
     """
+    cut = cut if isinstance(cut, Cut) else Cut(cut)
     pair = "text_pair" in dataset.column_names
     special = tokenizer.num_special_tokens_to_add(pair)
-    if max_length <= special + pair:
+    if cut.length <= special + pair:
         raise DataError(
-            f"{max_length} tokens leave no room for text", key="task.max_length", valid=f"{special + pair + 1} or more"
+            f"{cut.length} tokens leave no room for text", key="task.max_length", valid=f"{special + pair + 1} or more"
         )
-    made = tokenise(dataset, tokenizer, max_length, progress)
-    if (bare := np.flatnonzero(made.lengths == 0)).size:
+    made = tokenise(dataset, tokenizer, cut, progress)
+    if (bare := np.flatnonzero(row_lengths(made) == 0)).size:
         row = dataset[int(bare[0])]
         raise DataError(f"row {row['idx']} of {name or 'the split'} has no tokens: {short(row['text'])}")
     idx = column_array(dataset, "idx")
@@ -138,10 +161,11 @@ def encoded_rows(
     """Rows of tokens, ready to be batched; those without an idx are counted."""
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no pad token")
+    lengths = row_lengths(made)
     return Encoded(
-        lengths=made.lengths,
+        lengths=lengths,
         labels=labels,
-        idx=np.arange(len(made.lengths)) if idx is None else idx,
+        idx=np.arange(len(lengths)) if idx is None else idx,
         truncated=made.truncated,
         special=made.special,
         tokens=made.tokens,
@@ -149,7 +173,16 @@ def encoded_rows(
         offsets=np.concatenate([[0], np.cumsum(made.lengths, dtype=np.int64)]),
         pads=(tokenizer.pad_token_id, tokenizer.pad_token_type_id),
         padding=padding or Padding(left=tokenizer.padding_side == "left"),
+        windows=None if made.counts is None else np.concatenate([[0], np.cumsum(made.counts, dtype=np.int64)]),
     )
+
+
+def row_lengths(made: Tokens) -> NDArray[np.int64]:
+    """Tokens of each row (n,), those of all its windows together."""
+    if made.counts is None:
+        return made.lengths
+    row = np.repeat(np.arange(len(made.counts)), made.counts)
+    return np.bincount(row, made.lengths, len(made.counts)).astype(np.int64)
 
 
 def label_tensor(dataset: Dataset) -> torch.Tensor | None:

@@ -64,7 +64,7 @@ def as_calibration(record: Mapping[str, Any]) -> Calibration:
     return Calibration(**{**record, **sides})
 
 
-def calibrate(task: Task, logits: NDArray[np.floating], labels: NDArray[np.integer[Any]]) -> Calibration | None:
+def calibration_of(task: Task, logits: NDArray[np.floating], labels: NDArray[np.integer[Any]]) -> Calibration | None:
     """The temperature for ``logits`` (n, C) of rows with class ids ``labels`` (n,); None where the answer is not one class of several.
 
     None is fitted, and that is noted, on fewer than ``FEWEST`` rows, and where there is no best one.

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.tasks.cache import cached
+from lorakit.tasks.long_texts import TRUNCATE, WINDOWS, Cut, Frame, check_single, pieces
 from lorakit.tasks.plain_text import as_plain_text, role_tokens
 
 if TYPE_CHECKING:
@@ -29,29 +30,30 @@ Progress = Callable[[int, int], None]
 CHUNK = 1000  # texts tokenised at a time
 CHUNK_BYTES = 2**22  # of text tokenised at a time: before they are cut, tokens take a hundred times their letters
 LARGE = 2**21  # bytes of text; tokenising less than that takes a second or two
-VERSION = 2  # of this file's reading of texts; another version finds nothing in the cache
+VERSION = 3  # of this file's reading of texts; another version finds nothing in the cache
 
 
 @dataclass
 class Tokens:
-    """Rows end to end: lengths (n,), tokens (sum of lengths,), types likewise or None, how many rows were cut, and in how many a
-    token with a role was written."""
+    """Pieces end to end: lengths (pieces,), tokens (sum of lengths,), types likewise or None; counts (n,): how many pieces each row is,
+    None where each is one; how many rows were cut, and in how many a token with a role was written."""
 
     lengths: NDArray[np.int64]
     tokens: NDArray[np.int32]
     types: NDArray[np.int8] | None
     truncated: int
     special: int
+    counts: NDArray[np.int64] | None = None
 
 
 def tokenise(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, progress: Progress | None = None
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, cut: Cut, progress: Progress | None = None
 ) -> Tokens:
-    """The tokens of a split's texts, each row cut to ``max_length``."""
-    chunks = partial(tokenised, dataset, tokenizer, max_length, progress)
+    """The tokens of a split's texts, as ``cut`` says."""
+    chunks = partial(tokenised, dataset, tokenizer, cut, progress)
     if text_bytes(dataset) < LARGE:
         return joined(list(chunks()))
-    with cached(tokens_key(dataset, tokenizer, max_length), partial(write, chunks)) as folder:
+    with cached(tokens_key(dataset, tokenizer, cut), partial(write, chunks)) as folder:
         return read(folder)
 
 
@@ -61,28 +63,40 @@ def text_bytes(dataset: Dataset) -> int:
 
 
 def tokenised(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, progress: Progress | None
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, cut: Cut, progress: Progress | None
 ) -> Iterator[Tokens]:
     """The split's tokens, a chunk of rows at a time."""
     done = 0
     for texts in text_chunks(dataset):
-        yield tokens_of(texts, tokenizer, max_length)
+        yield tokens_of(texts, tokenizer, cut)
         done += len(texts[0])
         if progress:
             progress(done, len(dataset))
 
 
-def tokens_of(written: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
-    """The tokens of one column of texts, or of two that make pairs, each row cut to ``max_length``."""
+def tokens_of(written: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, cut: Cut) -> Tokens:
+    """The tokens of one column of texts, or of two that make pairs, as ``cut`` says."""
     roles = role_tokens(tokenizer)
     texts = [as_plain_text(column, roles) for column in written]
-    made = tokenizer(*texts, truncation=True, max_length=max_length, padding=False, verbose=False)
+    special = sum(map(ne, zip(*texts, strict=True), zip(*written, strict=True)))
+    if cut.long == TRUNCATE:
+        made = tokenizer(*texts, truncation=True, max_length=cut.length, padding=False, verbose=False)
+        return tokens_from(made, count_truncated(made, tokenizer, texts), special)
+    check_single(cut.long, len(texts) == 2)
+    whole = tokenizer(*texts, truncation=False, padding=False, verbose=False)
+    found, counts, lost = pieces(whole, cut, Frame.of(tokenizer))
+    return tokens_from(found, lost, special, np.asarray(counts, np.int64) if cut.long == WINDOWS else None)
+
+
+def tokens_from(made: Any, truncated: int, special: int, counts: NDArray[np.int64] | None = None) -> Tokens:
+    """The Tokens of rows of ids."""
     return Tokens(
         np.fromiter(map(len, made["input_ids"]), np.int64),
         flat(made["input_ids"], np.int32),
         flat(made["token_type_ids"], np.int8) if "token_type_ids" in made else None,
-        count_truncated(made, tokenizer, texts),
-        sum(map(ne, zip(*texts, strict=True), zip(*written, strict=True))),
+        truncated,
+        special,
+        counts,
     )
 
 
@@ -118,12 +132,14 @@ def count_truncated(made: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequen
 def joined(chunks: list[Tokens]) -> Tokens:
     """All chunks as one, in memory."""
     types = [chunk.types for chunk in chunks if chunk.types is not None]
+    counts = [chunk.counts for chunk in chunks if chunk.counts is not None]
     return Tokens(
         np.concatenate([chunk.lengths for chunk in chunks]) if chunks else np.empty(0, np.int64),
         np.concatenate([chunk.tokens for chunk in chunks]) if chunks else np.empty(0, np.int32),
         np.concatenate(types) if types else None,
         sum(chunk.truncated for chunk in chunks),
         sum(chunk.special for chunk in chunks),
+        np.concatenate(counts) if counts else None,
     )
 
 
@@ -134,9 +150,10 @@ def write(chunks: Callable[[], Iterator[Tokens]], folder: Path) -> None:
         for chunk in chunks():
             lengths.write(chunk.lengths.tobytes())
             tokens.write(chunk.tokens.tobytes())
-            if chunk.types is not None:
-                with (folder / "types").open("ab") as types:
-                    types.write(chunk.types.tobytes())
+            for name, values in (("types", chunk.types), ("counts", chunk.counts)):
+                if values is not None:
+                    with (folder / name).open("ab") as file:
+                        file.write(values.tobytes())
             truncated += chunk.truncated
             special += chunk.special
     (folder / "counts.json").write_text(json.dumps([truncated, special]), encoding="utf-8")
@@ -144,12 +161,15 @@ def write(chunks: Callable[[], Iterator[Tokens]], folder: Path) -> None:
 
 def read(folder: Path) -> Tokens:
     """What ``write`` wrote, tokens and types mapped from their files."""
-    types = folder / "types"
+    types, counts = folder / "types", folder / "counts"
+    truncated, special = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
     return Tokens(
         np.fromfile(folder / "lengths", np.int64),
         mapped(folder / "tokens", np.int32),
         mapped(types, np.int8) if types.exists() else None,
-        *json.loads((folder / "counts.json").read_text(encoding="utf-8")),
+        truncated,
+        special,
+        np.fromfile(counts, np.int64) if counts.exists() else None,
     )
 
 
@@ -160,7 +180,7 @@ def mapped(path: Path, dtype: type[np.integer[Any]]) -> NDArray[Any]:
     return np.memmap(path, dtype, "r").view(np.ndarray)
 
 
-def tokens_key(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+def tokens_key(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, cut: Cut) -> str:
     """The cache's key: a hash of the texts, the tokenizer and all that decides; "" for a tokenizer that cannot be hashed."""
     import tokenizers
     import transformers
@@ -176,7 +196,7 @@ def tokens_key(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length:
         "inputs": [tokenizer.model_input_names, tokenizer.truncation_side, tokenizer.pad_token_type_id],
         "roles": role_tokens(tokenizer),
         "columns": text_columns(dataset),
-        "max_length": max_length,
+        "cut": [cut.length, cut.long],
     }
     digest = hashlib.sha256(json.dumps(settings).encode())
     chosen = row_places(dataset)

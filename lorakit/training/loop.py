@@ -51,13 +51,14 @@ def train(training: Training) -> None:
                     log(training)
                 if state.step in schedule.evaluations:
                     evaluate(training)
-                if state.stopped:
+                ends = state.stopped or state.step == schedule.total_steps
+                if ends:
                     log(training)
                 if state.step % schedule.steps_per_epoch == 0:
                     training.call("on_epoch_end")
-                if state.step in schedule.checkpoints or state.stopped:
+                if state.step in schedule.checkpoints or ends:
                     save(training)
-                if state.step == schedule.total_steps or state.stopped:
+                if ends:
                     break
                 if asked_to_stop(accelerator, stop):
                     save(training)

@@ -49,7 +49,8 @@ def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
 
 def put_on_device(model: nn.Module, recipe: Recipe, *, regression: bool, multi_label: bool = False) -> Objective:
     """Move a model, one that is not trained, to the recipe's device; what computes its logits and losses there."""
-    objective = Objective(make_accelerator(recipe), regression, LabelLoss() if multi_label else ClassLoss())
+    loss = LabelLoss() if multi_label else ClassLoss()
+    objective = Objective(make_accelerator(recipe), regression, loss, recipe.task.window_pooling)
     objective.accelerator.prepare_model(model)
     return objective
 

@@ -22,7 +22,8 @@ from lorakit.tasks.baselines import (
     some_rows,
     tfidf,
 )
-from lorakit.tasks.batching import Encoded
+from lorakit.tasks.batching import WINDOW_OF, Encoded
+from lorakit.training.objective import MEAN, NO_INPUTS, pooled
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.parts import Parts, encode_rows
 
@@ -68,7 +69,7 @@ def measure_frozen(parts: Parts) -> Baseline:
 
 def features_of(parts: Parts, rows: Dataset, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Features (n, width) and labels (n,) of rows."""
-    encoded = encode_rows(rows, parts.backbone, parts.max_length, name)
+    encoded = encode_rows(rows, parts.backbone, parts.cut, name)
     return mean_features(parts, encoded), np.asarray(rows["label"])
 
 
@@ -81,10 +82,12 @@ def mean_features(parts: Parts, encoded: Encoded) -> NDArray[np.float32]:
     features: list[NDArray[np.float32]] = []
     order: list[int] = []
     for rows in encoded.batches(parts.recipe.evaluation.batch_size):
-        inputs = {name: tensor.to(device) for name, tensor in encoded.collate(rows).items() if name != "labels"}
+        batch = encoded.collate(rows)
+        inputs = {name: tensor.to(device) for name, tensor in batch.items() if name not in NO_INPUTS}
         states = model.base_model(**inputs).last_hidden_state.float()
         mask = inputs["attention_mask"][:, -states.shape[1] :, None].float()
-        features.append(((states * mask).sum(1) / mask.sum(1)).cpu().numpy())
+        found = (states * mask).sum(1) / mask.sum(1)
+        features.append((pooled(found, batch[WINDOW_OF], MEAN) if WINDOW_OF in batch else found).cpu().numpy())
         order += rows
     model.to(home)
     return np.concatenate(features)[np.argsort(order)]

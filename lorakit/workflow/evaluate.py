@@ -25,7 +25,7 @@ from lorakit.training.evaluation import decide, of_split, predict_logits, probab
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.labelled_file import read_labelled
 from lorakit.workflow.named_runs import newest_of, unknown_task
-from lorakit.workflow.parts import encode_split
+from lorakit.workflow.parts import cut_of, encode_split
 from lorakit.workflow.restore import TrainedClassifier, restore_checkpoint, restore_run
 from lorakit.workflow.same_data import check_same_data, tell_seen
 
@@ -38,11 +38,13 @@ class Trust:
         temperature: what its logits are divided by before the softmax; 1 where none was fitted.
         used: of the probabilities that are used.
         plain: of those without the temperature.
+        fitted_here: whether the temperature was fitted on the rows of this split, which it then suits a little better than others.
     """
 
     temperature: float
     used: Reliability
     plain: Reliability
+    fitted_here: bool
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def evaluate_splits(
         raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
     task, metric = data.task, main_metric(data.task)
     adapted, recipe = trained.adapted, trained.recipe
-    length = adapted.backbone.longest_text(recipe.task.max_length)
+    cut = cut_of(recipe.task, adapted.backbone)
     objective = put_on_device(adapted.model, recipe, regression=task.regression)
     scores: dict[str, float] = {}
     slices: list[Slice] = []
@@ -211,7 +213,7 @@ def evaluate_splits(
     found: Diagnosis | LabelDiagnosis | NumberDiagnosis | None = None
     started = time.perf_counter()
     for split in splits:
-        encoded = encode_split(data, split, adapted.backbone, length)
+        encoded = encode_split(data, split, adapted.backbone, cut)
         logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
         decisions = decide(task, logits)
         chances = probabilities_of(task, logits, trained.temperature)
@@ -228,7 +230,8 @@ def evaluate_splits(
                 elif task.multi_label:
                     found = diagnose_labels(task, decisions, chances, references, *rest)
                 else:
-                    reliable = trust(logits, chances, references, trained.temperature)
+                    fitted_here = trained.temperature != 1 and split == task.validation[0]
+                    reliable = trust(logits, chances, references, trained.temperature, fitted_here=fitted_here)
                     found = diagnose(task, chances, references, *rest)
         if predictions is not None:
             write_predictions(predictions, task, encoded.idx, decisions, chances, split=split)
@@ -251,11 +254,17 @@ def evaluate_splits(
 
 
 def trust(
-    logits: NDArray[np.floating], chances: NDArray[np.floating], references: NDArray[np.int64], temperature: float
+    logits: NDArray[np.floating],
+    chances: NDArray[np.floating],
+    references: NDArray[np.int64],
+    temperature: float,
+    *,
+    fitted_here: bool,
 ) -> Trust:
     """How good the probabilities of rows are, with and without the temperature."""
     used = reliability(chances, references)
-    return Trust(temperature, used, used if temperature == 1.0 else reliability(probabilities(logits), references))
+    plain = used if temperature == 1.0 else reliability(probabilities(logits), references)
+    return Trust(temperature, used, plain, fitted_here)
 
 
 def choose_splits(data: TaskData, split: str | None) -> Sequence[str]:

@@ -20,6 +20,7 @@ from lorakit.artifacts.peft.translate import section_for, sites_of
 from lorakit.backbone.config_and_tokenizer import first_line
 from lorakit.backbone.load import DTYPES, Backbone, quiet_transformers
 from lorakit.backbone.model_folder import BUNDLED
+from lorakit.backbone.padding import padding_note
 from lorakit.errors import RunError, UsageError, nearest
 from lorakit.recipe.schema import ModelSection, SearchSection
 from lorakit.result import Result
@@ -108,6 +109,13 @@ def export(
     check_target(target, force=force, kind="an exported adapter", is_kind=is_exported)
     restored = restore_run(run, weights, with_data=False, rank=rank)
     parts = restored.parts
+    if parts.backbone.padding.spare:
+        kind = parts.backbone.model.config.model_type
+        raise RunError(
+            f"PEFT would answer otherwise: {padding_note(kind)}, which nothing but lorakit does",
+            where=str(run),
+            hint="lorakit.load reads the run, and a merged folder",
+        )
     form = peft_form(restored.adapted)
     reference = predict_reference(restored)
     with folder(target) as place:

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lorakit.artifacts.files import folder, write_json
-from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_record, shortcuts_of
+from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_record
+from lorakit.backbone.adapted_folder import LENGTH
 from lorakit.backbone.load import quiet_transformers
 from lorakit.recipe.schema import ModelSection
 from lorakit.result import Result
@@ -37,7 +38,7 @@ class MergeResult(Result):
         largest_logit: of the run's model, to compare that with.
         tolerance: the difference that was allowed.
         flips: labels that changed.
-        plain: whether transformers alone can load it, which is where nothing was kept.
+        plain: whether transformers alone can load it, which is where nothing was kept, and no padding is needed that it would not add.
         load_line: the line of Python that loads it.
         temperature: what its logits are to be divided by before a softmax; ``lorakit.load`` does that, transformers does not. 1: none.
     """
@@ -96,16 +97,19 @@ def merge(
     parts, adapted = restored.parts, restored.adapted
     check_foldable(adapted)
     reference = predict_reference(restored)
-    kept = shortcuts_of(adapted)
-    folded = fold(adapted)
+    kept = adapted.live_shortcuts
+    folded, closed = fold(adapted), bool(kept) or parts.backbone.padding.spare > 0
     with folder(target) as place:
-        save_merged(adapted, place, kept)
+        save_merged(adapted, place, kept, parts.recipe.task.max_length, closed=closed)
         record: dict[str, Any] = {
             "run": str(run),
             "weights": restored.weights,
             "task": parts.task.name,
             "max_length": parts.recipe.task.max_length,
+            LENGTH: parts.backbone.tokenizer.model_max_length,
             "pair": parts.task.pair,
+            "long": parts.recipe.task.long,
+            "window_pooling": parts.recipe.task.window_pooling,
             "temperature": restored.temperature,
             "shortcuts": shortcut_record(kept, parts.recipe.adapter.shortcut_norm) if kept else None,
         }
@@ -113,7 +117,7 @@ def merge(
         model = parts.recipe.model
         again = restore_merged(ModelSection(name=str(place), dtype=model.dtype, attention=model.attention))
         proof = reference.prove(again.model, tolerance, what="merged folder", where=target)
-        if not kept:
+        if not closed:
             plain, rows = load_plain(place, reference.texts, parts, trust=model.trust_remote_code)
             what = "merged folder, as transformers loads it by itself,"
             proof = max(
@@ -128,8 +132,8 @@ def merge(
         out=target,
         folded=folded,
         kept=[adapter.site.name for adapter in kept],
-        plain=not kept,
-        load_line=f'lorakit.load("{target}")' if kept else load_line,
+        plain=not closed,
+        load_line=f'lorakit.load("{target}")' if closed else load_line,
         temperature=restored.temperature,
         **vars(proof),
     )
@@ -140,4 +144,4 @@ def load_plain(folder: Path, texts: Dataset, parts: Parts, *, trust: bool) -> tu
     with quiet_transformers():
         model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=trust)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-    return model.eval(), encode(texts, tokenizer, parts.max_length, padding=parts.backbone.padding)
+    return model.eval(), encode(texts, tokenizer, parts.cut, padding=parts.backbone.padding)

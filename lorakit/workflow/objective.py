@@ -12,4 +12,4 @@ from lorakit.workflow.parts import Parts
 def objective_of(parts: Parts, accelerator: Accelerator) -> Objective:
     """The recipe's loss on the accelerator's device; a number to predict has squared error."""
     loss = make_loss(parts.recipe.training, parts.class_weights, accelerator.device, multi_label=parts.task.multi_label)
-    return Objective(accelerator, parts.task.regression, loss)
+    return Objective(accelerator, parts.task.regression, loss, parts.recipe.task.window_pooling)

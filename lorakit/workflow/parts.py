@@ -19,9 +19,10 @@ from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.backbone.trained_head import output_bias
-from lorakit.recipe.schema import Recipe
+from lorakit.recipe.schema import Recipe, TaskSection
 from lorakit.tasks.batching import Encoded, column_array, encode, label_array
 from lorakit.tasks.class_weights import class_weights, label_weights
+from lorakit.tasks.long_texts import Cut
 from lorakit.tasks.plain_text import role_tokens
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
@@ -80,7 +81,7 @@ class Parts:
 
     def encode(self, *splits: str) -> dict[str, Encoded]:
         """The tokenised splits, with a word about rows that were cut."""
-        return {split: encode_split(self.data, split, self.backbone, self.max_length) for split in splits}
+        return {split: encode_split(self.data, split, self.backbone, self.cut) for split in splits}
 
     @cached_property
     def class_weights(self) -> NDArray[np.float64] | None:
@@ -103,7 +104,12 @@ class Parts:
     @property
     def max_length(self) -> int:
         """Tokens a row keeps: the recipe's number, or what the model can take where that is less."""
-        return self.backbone.longest_text(self.recipe.task.max_length)
+        return self.cut.length
+
+    @property
+    def cut(self) -> Cut:
+        """How much of each text is read."""
+        return cut_of(self.recipe.task, self.backbone)
 
 
 def load_data(recipe: Recipe) -> TaskData:
@@ -140,9 +146,17 @@ def start_at_frequencies(backbone: Backbone, data: TaskData) -> None:
     bias.copy_(torch.from_numpy(np.log(has / (len(labels) - has))))
 
 
-def encode_split(data: TaskData, split: str, backbone: Backbone, length: int) -> Encoded:
+def cut_of(task: TaskSection, backbone: Backbone) -> Cut:
+    """How much of each text a model is to read."""
+    return Cut(backbone.longest_text(task.max_length), task.long)
+
+
+def encode_split(data: TaskData, split: str, backbone: Backbone, cut: Cut) -> Encoded:
     """A tokenised split, with a word about rows that were cut, and about tokens with a role that are written in texts."""
-    encoded = encode_rows(data.splits[split], backbone, length, split, progress=report_progress(split))
+    encoded, length = encode_rows(data.splits[split], backbone, cut, split, progress=report_progress(split)), cut.length
+    if encoded.windows is not None:
+        several = int(np.count_nonzero(np.diff(encoded.windows) > 1))
+        logger.info("%s: %d of %d rows are read in windows of %d tokens", split, several, len(encoded), length)
     if encoded.truncated:
         most = ", the most that this model takes" if backbone.longest_text(length + 1) == length else ""
         logger.info("%s: %d of %d rows are cut to %d tokens%s", split, encoded.truncated, len(encoded), length, most)
@@ -157,10 +171,10 @@ def encode_split(data: TaskData, split: str, backbone: Backbone, length: int) ->
 
 
 def encode_rows(
-    rows: Dataset, backbone: Backbone, length: int, name: str = "", progress: Progress | None = None
+    rows: Dataset, backbone: Backbone, cut: Cut, name: str = "", progress: Progress | None = None
 ) -> Encoded:
     """Rows tokenised and padded as the model needs it."""
-    return encode(rows, backbone.tokenizer, length, name, progress, backbone.padding)
+    return encode(rows, backbone.tokenizer, cut, name, progress, backbone.padding)
 
 
 def report_progress(split: str) -> Progress:

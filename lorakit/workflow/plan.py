@@ -163,7 +163,7 @@ def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
     search, training, rows = parts.recipe.search, parts.recipe.training, parts.data.splits["train"]
     size, every = training.batch_size, max(len(rows) // SAMPLE, 1)
     sample = rows.select(range(0, len(rows), every))
-    lengths = encode_rows(sample, parts.backbone, parts.max_length, "train").lengths
+    lengths = encode_rows(sample, parts.backbone, parts.cut, "train").lengths
     whole = -(-schedule.rows // size)
     scored = longest_rows(lengths, size, min(search.batches, whole))
     together = sorted_together(schedule.rows, size) if training.length_grouping else 1

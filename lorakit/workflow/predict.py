@@ -24,7 +24,8 @@ from lorakit.tasks.new_texts import Text, is_blank
 from lorakit.tasks.table import short
 from lorakit.tasks.tokens import tokens_of
 from lorakit.workflow.accelerator import put_on_device
-from lorakit.workflow.restore import is_merged, restore_merged, restore_run
+from lorakit.workflow.parts import cut_of
+from lorakit.workflow.restore import is_merged, read_as_trained, restore_merged, restore_run
 from lorakit.workflow.thresholds import check_thresholds, reaching, with_labels
 
 AHEAD = 16  # batches whose texts are read and sorted by length together, at most
@@ -81,7 +82,7 @@ class Classifier:
         self.labels: dict[int, str] = self.model.config.id2label
         self.regression: bool = self.model.config.num_labels == 1
         self.multi_label: bool = self.model.config.problem_type == problem_type(regression=False, multi_label=True)
-        self.max_length = adapted.backbone.longest_text(recipe.task.max_length)
+        self.cut = cut_of(recipe.task, adapted.backbone)
         self.pair, self.columns, self.temperature = pair, columns, temperature
         self.objective = put_on_device(self.model, recipe, regression=self.regression)
         self.model.eval()
@@ -163,9 +164,9 @@ class Classifier:
         if not rows:
             return found
         parts = [text if isinstance(text, tuple) else (text,) for text in (chunk[row] for row in rows)]
-        made = tokens_of(list(zip(*parts, strict=True)), self.tokenizer, self.max_length)
+        made = tokens_of(list(zip(*parts, strict=True)), self.tokenizer, self.cut)
         encoded = encoded_rows(made, self.tokenizer, padding=self.adapted.backbone.padding)
-        batches = ([place for place in batch if made.lengths[place]] for batch in encoded.batches(batch_size))
+        batches = ([place for place in batch if encoded.lengths[place]] for batch in encoded.batches(batch_size))
         for batch in filter(None, batches):
             inputs = encoded.collate(batch)
             logits = self.objective.logits(self.model, inputs).cpu()
@@ -227,7 +228,7 @@ def load(path: str | Path, *, weights: str | None = None, rank: int | None = Non
     if rank is not None:
         raise UsageError("a merged model has no ranks to choose", where=str(path), valid="the run it was made from")
     recipe, record = Recipe(model=ModelSection(name=str(path))), read_merged(path)
-    recipe.task.max_length = record["max_length"]
+    read_as_trained(recipe.task, record)
     merged = restore_merged(recipe.model)
     return Classifier(merged, recipe, pair=record["pair"], temperature=temperature_in(record))
 

@@ -14,10 +14,8 @@ from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Encoded
-from lorakit.tasks.calibration import Calibration
-from lorakit.tasks.calibration import calibrate as calibrate_outputs
+from lorakit.tasks.calibration import Calibration, calibration_of
 from lorakit.tasks.metrics import main_metric
-from lorakit.tasks.task import Task
 from lorakit.training.evaluation import score_splits
 from lorakit.training.graphs import LENGTHS, Graphs, check_graphs
 from lorakit.training.hooks import Hook, TrainState
@@ -98,17 +96,21 @@ def prepare(
         hooks=[*search, *updates, *([graphs] if graphs else []), *hooks],
         graphs=graphs,
         outputs=outputs,
-        calibrate=lambda: of_first_split(task, encoded, outputs) if recipe.evaluation.calibrate else None,
+        calibrate=lambda: calibrate_first(parts, encoded, outputs),
     )
     seed_dropout(recipe)
     return training
 
 
-def of_first_split(task: Task, encoded: Mapping[str, Encoded], outputs: Mapping[str, np.ndarray]) -> Calibration | None:
-    """The calibration of the outputs on the first validation split."""
-    first = task.validation[0]
+def calibrate_first(
+    parts: Parts, encoded: Mapping[str, Encoded], outputs: Mapping[str, np.ndarray]
+) -> Calibration | None:
+    """The temperature for the outputs on the first validation split, where the recipe wants one."""
+    first = parts.task.validation[0]
     labels = encoded[first].labels
-    return None if labels is None else calibrate_outputs(task, outputs[first], labels.numpy())
+    if labels is None or not parts.recipe.evaluation.calibrate:
+        return None
+    return calibration_of(parts.task, outputs[first], labels.numpy())
 
 
 def make_loader(parts: Parts, rows: Encoded, accelerator: Accelerator) -> TrainLoader:

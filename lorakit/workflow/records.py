@@ -16,6 +16,7 @@ from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.reporting.history import History, SiteRecord, named_sites, read_history, without_search
 from lorakit.reporting.summary import Outcome
+from lorakit.tasks.calibration import Calibration, as_calibration
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import higher_is_better
 
@@ -147,10 +148,21 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             warnings=list(summary.get("warnings", [])),
             stopped=str(summary.get("stopped", "")),
             selected=str(summary.get("selected", "last")),
+            calibration=read_calibration(summary),
             labels=task.labels,
             confusion=read_confusion(summary.get("confusion"), len(task.labels)),
             by_label=read_by_label(summary.get("by_label"), len(task.labels)),
         )
+
+
+def read_calibration(summary: Mapping[str, Any]) -> Calibration | None:
+    """The calibration of the weights that the run uses, None where there is none."""
+    record = dict(summary.get("calibration") or {}).get(summary.get("selected", "last"))
+    if record is None:
+        return None
+    found = as_calibration(record)
+    check_numbers(found.temperature, found.before.ece, found.after.ece)
+    return found
 
 
 def read_confusion(counts: Any, classes: int) -> list[list[int]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import OURS, PEFT_CONFIG, load_adapter, told_adapter
@@ -18,7 +20,7 @@ from lorakit.backbone.load import load_backbone
 from lorakit.backbone.trained_head import HEAD_KEY, KEEP
 from lorakit.errors import RecipeError, RunError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
-from lorakit.recipe.schema import ModelSection, Recipe
+from lorakit.recipe.schema import ModelSection, Recipe, TaskSection
 from lorakit.tasks.task import Task, TaskData
 from lorakit.workflow.parts import Parts, load_data
 from lorakit.workflow.same_data import check_same_base, check_same_data
@@ -178,6 +180,12 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], str]:
         return () if regression else tuple(named[number] for number in sorted(named)), kind
 
 
+def read_as_trained(task: TaskSection, record: Mapping[str, Any]) -> None:
+    """Texts are read as the record of a merged folder says that they were in the training."""
+    task.max_length, task.long = record["max_length"], record["long"]
+    task.window_pooling = record["window_pooling"]
+
+
 @dataclass(frozen=True)
 class TrainedClassifier:
     """A trained classifier, wherever it came from.
@@ -221,5 +229,5 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassi
     if not merged:
         return TrainedClassifier(AdaptedModel(backbone, {}, None), recipe, name)
     record = read_merged(Path(name))
-    recipe.task.max_length = record["max_length"]
+    read_as_trained(recipe.task, record)
     return TrainedClassifier(restore_shortcuts(backbone, Path(name)), recipe, name, temperature_in(record))

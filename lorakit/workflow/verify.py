@@ -97,7 +97,7 @@ def predict_reference(restored: RestoredRun) -> Reference:
     parts, model = restored.parts, restored.adapted.model
     recipe = replace(parts.recipe, training=replace(parts.recipe.training, precision="fp32"))
     texts = proof_rows(restored)
-    rows = encode_rows(texts, parts.backbone, parts.max_length)
+    rows = encode_rows(texts, parts.backbone, parts.cut)
     objective = put_on_device(model, recipe, regression=parts.task.regression)
     logits = predict_logits(model, rows, objective, recipe.evaluation.batch_size)
     return Reference(recipe, parts.task, texts, rows, objective, logits)

@@ -37,7 +37,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "axk1": ONE_KEY_A_HEAD | {"n_group": 2, "topk_group": 1},
     "axk2": ONE_KEY_A_HEAD,
     "canine": {"local_transformer_stride": 8, "max_position_embeddings": 256},
-    "cohere_compass_text": {"layer_types": ["full_attention", "sliding_attention"]},
+    "big_bird": {"block_size": 4, "num_random_blocks": 1},
+    "bigbird_pegasus": {"block_size": 4, "num_random_blocks": 1},
+    "cohere_compass_text": {
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("full_attention", "sliding_attention")
+        },
+    },
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "perceiver": {"num_latents": 8, "d_latents": 32, "num_self_attends_per_block": 2},
     "deepseek_v2": ONE_KEY_A_HEAD | {"num_experts_per_tok": 2},
     "deepseek_v3": ONE_KEY_A_HEAD | {"n_group": 2, "topk_group": 1},
     "esmc": ONE_KEY_A_HEAD,
@@ -49,7 +58,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "layoutlmv3": {"coordinate_size": 6, "shape_size": 4, "input_size": 32},
     "lilt": {"hidden_size": 48},
     "minicpm3": ONE_KEY_A_HEAD,
-    "mistral4": ONE_KEY_A_HEAD,
+    "mistral4": ONE_KEY_A_HEAD | {"qk_rope_head_dim": 4},
     "mt5": {"decoder_start_token_id": 0},
     "qwen3_5": {"layer_types": ["linear_attention", "full_attention"]},
     "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"]},
@@ -65,16 +74,32 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "t5": {"decoder_start_token_id": 0},
     "umt5": {"decoder_start_token_id": 0},
     "xmod": {"default_language": "en_XX", "languages": ["en_XX"]},
-    "zamba": {"num_hidden_layers": 3, "layer_types": ["mamba", "hybrid", "hybrid"]},
-    "zamba2": {"layer_types": ["mamba", "hybrid"], "mamba_headdim": 8, "n_mamba_heads": 8},
+    "zamba": {
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": 3,
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+    },
+    "zamba2": {
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": 3,
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+        "mamba_headdim": 8,
+        "chunk_size": 16,
+        "n_mamba_heads": 8,
+    },
 }
-SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+SPECIAL: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "num_labels": 2}
 
 
 def tiny_config(model_type: str, **more: Any) -> PretrainedConfig:
     """The configuration of a tiny model; ``more`` overrides."""
     kind = CONFIG_MAPPING[model_type]
-    config = kind(**shrunk(kind(), OVERRIDES.get(model_type, {}) | more) | SPECIAL)
+    overrides = OVERRIDES.get(model_type, {}) | more
+    config = kind(**shrunk(kind(), overrides) | overrides | SPECIAL)
     config.get_text_config().pad_token_id = config.pad_token_id
     return config
 
@@ -104,5 +129,7 @@ def tiny_classifier(model_type: str, folder: Path, **more: Any) -> Path:
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
     save(model, folder)
-    save(tiny_tokenizer(), folder)
+    tokenizer = tiny_tokenizer(segments=True)
+    tokenizer.model_max_length = 10**30  # as transformers has it where nobody said
+    save(tokenizer, folder)
     return folder

@@ -11,8 +11,8 @@ from sklearn.metrics import log_loss
 
 from lorakit.tasks.calibration import (
     as_calibration,
-    calibrate,
     calibration_error,
+    calibration_of,
     fit_temperature,
     probabilities,
     reliability,
@@ -65,7 +65,7 @@ def test_sure_and_right_has_no_error_and_sure_and_wrong_all_of_it():
 
 def test_a_model_that_is_too_sure_is_mended_and_answers_the_same():
     logits, labels = drawn(1000, 4.0)
-    found = calibrate(TASK, logits, labels)
+    found = calibration_of(TASK, logits, labels)
     assert found is not None
     assert found.rows == 1000
     assert found.temperature > 3
@@ -87,7 +87,7 @@ def test_where_nothing_can_be_fitted_nothing_is():
         "no temperature helps": (-10 * np.eye(3, dtype=np.float32)[noise], noise),
     }
     for what, (scores, right) in cases.items():
-        found = calibrate(TASK, scores, right)
+        found = calibration_of(TASK, scores, right)
         assert found is not None
         assert found.temperature == 1
         assert found.after == found.before
@@ -96,8 +96,8 @@ def test_where_nothing_can_be_fitted_nothing_is():
 
 def test_numbers_and_sets_of_labels_have_no_temperature():
     logits, labels = drawn(200, 2.0)
-    assert calibrate(NUMBER, logits[:, :1], labels.astype(float)) is None
-    assert calibrate(TASK, logits, np.eye(3, dtype=int)[labels]) is None
+    assert calibration_of(NUMBER, logits[:, :1], labels.astype(float)) is None
+    assert calibration_of(TASK, logits, np.eye(3, dtype=int)[labels]) is None
 
 
 def test_a_temperature_of_1_changes_no_bit():

@@ -53,6 +53,7 @@ def test_it_is_fitted_for_both_weights_on_the_validation_rows(bench: Bench, run:
         assert found.rows == scored.rows == 30
         assert scored.trust is not None
         assert scored.trust.temperature == found.temperature == written[weights]["temperature"] != 1
+        assert scored.trust.fitted_here
         for ours, theirs in ((scored.trust.used, found.after), (scored.trust.plain, found.before)):
             assert (ours.log_loss, ours.ece) == pytest.approx((theirs.log_loss, theirs.ece), abs=1e-5)
         assert found.after.log_loss < found.before.log_loss
@@ -107,6 +108,7 @@ def test_an_older_run_has_none(run: TrainResult, tmp_path: Path):
     trust = lorakit.evaluate(tmp_path / "run").trust
     assert trust is not None
     assert trust.used == trust.plain
+    assert not trust.fitted_here
     assert trust.used.log_loss == pytest.approx(run.calibration["last"].before.log_loss, abs=1e-5)
 
 

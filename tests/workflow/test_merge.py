@@ -15,15 +15,19 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from support.models import ENCODER, FAMILIES
 from support.runs import SEARCH, Bench, edited_json
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
 import lorakit
 from lorakit.artifacts.files import read_json
+from lorakit.artifacts.merge import check_foldable
 from lorakit.errors import RecipeError, RunError, UsageError
 from lorakit.workflow import merge as merging
 from lorakit.workflow.predict import Classifier
+from lorakit.workflow.restore import restore_run
+from lorakit.workflow.setup import assemble
 from lorakit.workflow.train import TrainResult
 
 STRANGER = """
@@ -107,11 +111,11 @@ def closed(searched: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 LOADERS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "auto": (AutoModelForSequenceClassification.from_pretrained, "only lorakit.load reads them"),
-    "configuration": (AutoConfig.from_pretrained, "only lorakit.load reads them"),
+    "auto": (AutoModelForSequenceClassification.from_pretrained, "a plain loader would answer otherwise"),
+    "configuration": (AutoConfig.from_pretrained, "a plain loader would answer otherwise"),
     "pipeline": (
         lambda folder: transformers.pipeline("text-classification", str(folder)),
-        "only lorakit.load reads them",
+        "a plain loader would answer otherwise",
     ),
     "the class itself": (BertForSequenceClassification.from_pretrained, "no file named model.safetensors"),
     "the base model": (BertModel.from_pretrained, "no file named model.safetensors"),
@@ -143,6 +147,40 @@ def test_a_plain_merged_model_goes_on_being_trained_with_its_head(bench: Bench, 
     still = ("training.lr=1e-12", "training.max_steps=1", "training.weight_decay=0")
     again = bench.train(f"model.name={tmp_path / 'merged'}", *still)
     assert again.last == finished.last
+
+
+def test_a_padding_that_only_lorakit_adds_closes_the_folder_too(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It can still be loaded, and trained on: all is in its weights."""
+    monkeypatch.setattr("lorakit.backbone.padding.READS_ONE_FURTHER", ("bert",))
+    run = bench.train("training.max_steps=2").run_dir
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    assert (merged.plain, merged.kept) == (False, [])
+    assert "lorakit.load" in merged.load_line
+    with pytest.raises(ValueError, match="a plain loader would answer otherwise"):
+        AutoModelForSequenceClassification.from_pretrained(merged.out)
+    ours = lorakit.load(run).predict_proba(TEXTS)
+    np.testing.assert_allclose(lorakit.load(merged.out).predict_proba(TEXTS), ours, rtol=1e-5)
+    assert bench.train(f"model.name={merged.out}", "training.max_steps=1").steps == 1
+    with pytest.raises(
+        RunError, match="PEFT would answer otherwise: bert models read the position behind the last token"
+    ):
+        lorakit.export(run, out=tmp_path / "peft")
+
+
+def test_transformers_cuts_texts_where_the_run_does(bench: Bench, tmp_path: Path):
+    """And a training that starts from the folder may read longer texts again."""
+    run = bench.train("training.lr=0.05", "task.max_length=6").run_dir
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    plain = transformers.pipeline("text-classification", str(merged.out), top_k=None)
+    text = "dull slow cold " * 5 + "good fine warm"
+    (theirs,) = plain([text], truncation=True)
+    (ours,) = lorakit.predict(run, [text])
+    assert {one["label"]: pytest.approx(one["score"], abs=1e-5) for one in theirs} == ours.probabilities
+    assert lorakit.load(merged.out).max_length == 6
+    again = assemble(bench.load(f"model.name={merged.out}", "task.max_length=20")).backbone
+    assert again.longest_text(20) == 20
 
 
 def test_best_and_last_weights_are_merged_as_asked(bench: Bench, tmp_path: Path):
@@ -192,6 +230,26 @@ def test_a_run_under_autocast_is_proved_without_it(bench: Bench, tmp_path: Path,
     assert merged.largest_difference < 1e-5 < 1e-2 < merged.largest_logit
     exported = lorakit.export(run, out=tmp_path / "peft")
     assert exported.largest_difference < 1e-5
+
+
+def test_a_weight_that_modules_share_is_told(bench: Bench, tmp_path: Path):
+    """As in families that repeat one block (Zamba2): the advice is not a larger tolerance."""
+    restored = restore_run(bench.train("training.max_steps=1", "adapter.targets=[q]").run_dir, "last").adapted
+    first, second = (restored.model.get_submodule(site.name) for site in restored.sites)
+    second.weight = first.weight
+    with pytest.raises(RunError, match=r"its weight is shared with other modules, such as .*layer\.1.*query") as caught:
+        check_foldable(restored)
+    assert caught.value.problems[0].where.endswith("layer.0.attention.self.query")
+    assert "tolerance" not in caught.value.problems[0].hint
+    restored.switch([])
+    check_foldable(restored)
+
+
+def test_blocks_that_are_one_module_are_merged(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """ALBERT runs one block several times: one site, one update."""
+    monkeypatch.setitem(FAMILIES, "albert", ("AlbertConfig", ENCODER | {"embedding_size": 16}, False))
+    run = bench.train("training.lr=0.05", "adapter.targets=[all]", family="albert").run_dir
+    assert lorakit.merge(run, out=tmp_path / "merged").largest_difference < 1e-4
 
 
 def test_the_plain_loader_is_asked_too(finished: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -24,7 +24,6 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import Delta
 from lorakit.adapters.deltas.rescaling import RESCALES_INPUT, Rescaling
 from lorakit.adapters.deltas.shared_vectors import SharedVectors
-from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import PEFT_CONFIG, PEFT_TENSORS, save_tensors
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.peft.layout import (
@@ -74,7 +73,7 @@ class PeftForm:
 def peft_form(adapted: AdaptedModel) -> PeftForm:
     """The adapter's form in PEFT. Raises RunError that names what PEFT cannot express."""
     adapters = linear_sites(adapted)
-    shortcuts = [a.site.name for a in adapted.adapters.values() if a.site.is_shortcut and a.state != DROPPED]
+    shortcuts = [adapter.site.name for adapter in adapted.live_shortcuts]
     if shortcuts:
         what = "they are shortcuts beside the model's modules, and PEFT adapts modules"
         raise refusal(shortcuts, what, "lorakit merge keeps them beside the checkpoint, for lorakit to load")

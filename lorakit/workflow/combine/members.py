@@ -79,9 +79,9 @@ def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: i
     head, matched = head_for(restored, task)
     statistics: Tensors = {}
     batches = training_batches(restored, rows, seed) if needs != "nothing" else []
-    own = restored.parts.task
+    own, recipe = restored.parts.task, restored.parts.recipe
     loss = LabelLoss() if own.multi_label else ClassLoss()
-    objective = Objective(make_accelerator(restored.parts.recipe), own.regression, loss)
+    objective = Objective(make_accelerator(recipe), own.regression, loss, recipe.task.window_pooling)
     if needs == "gram":
         objective.accelerator.prepare_model(adapted.model)
         statistics = {
@@ -126,7 +126,7 @@ def training_batches(restored: RestoredRun, rows: int, seed: int) -> list[Batch]
     check_same_data(restored.run, parts.data, ["train"])
     split = parts.data.splits["train"]
     order = torch.randperm(len(split), generator=generator(seed, "combine/rows"))[:rows].tolist()
-    encoded = encode_rows(split.select(order), parts.backbone, parts.max_length, "train")
+    encoded = encode_rows(split.select(order), parts.backbone, parts.cut, "train")
     return [encoded.collate(range(start, min(start + BATCH, len(encoded)))) for start in range(0, len(encoded), BATCH)]
 
 
