@@ -13,7 +13,8 @@ import typer
 import lorakit
 from lorakit.cli import show_method
 from lorakit.cli.command import answer, envelope
-from lorakit.cli.options import AsJson, Overrides, complete_recipe, open_recipe
+from lorakit.cli.completion import WITH_CARD, complete_shown
+from lorakit.cli.options import AsJson, Overrides, open_recipe
 from lorakit.cli.output import write
 from lorakit.errors import UsageError, nearest
 from lorakit.registry import find_registry
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from lorakit.registry import Registry
     from lorakit.tasks.task import Task
 
-CARDS = ("methods", "deltas", "inits", "updates", "combinations", "allocators", "proxies", "tasks")
-"""The registries in which a name that is no recipe is looked up."""
 OPTIONS = {
     "allocator": "search.options",
     "proxy": "search.proxy_options",
@@ -41,7 +40,7 @@ def show(
         typer.Argument(
             metavar="NAME",
             help="A recipe (shipped, file or run folder), or what lorakit list names: a method, an allocator, a task ...",
-            autocompletion=complete_recipe,
+            autocompletion=complete_shown,
         ),
     ],
     overrides: Overrides = None,
@@ -53,7 +52,7 @@ def show(
 ) -> None:
     """Show a recipe with every key explained, or the card of a method, allocator, update, combination, proxy or task."""
     with envelope(offline=True, quiet=True):
-        found = [registry for registry in map(find_registry, CARDS) if name in registry]
+        found = [registry for registry in map(find_registry, WITH_CARD) if name in registry]
         is_method = name in find_registry("methods")
         if model is not None and not is_method:
             raise UsageError(
@@ -91,10 +90,10 @@ def unknown(name: str) -> UsageError:
     """The error for a name that nothing has."""
     from lorakit.recipe.load import shipped_recipes
 
-    known = [*shipped_recipes(), *(entry for kind in CARDS for entry in find_registry(kind).names())]
+    known = [*shipped_recipes(), *(entry for kind in WITH_CARD for entry in find_registry(kind).names())]
     return UsageError(
         f"there is no recipe called '{name}', and nothing else with a card",
-        valid=f"a recipe's file, a run folder, or a name from: lorakit list recipes, {', '.join(CARDS)}",
+        valid=f"a recipe's file, a run folder, or a name from: lorakit list recipes, {', '.join(WITH_CARD)}",
         hint=nearest(name, known) or "lorakit list methods",
     )
 
