@@ -133,6 +133,20 @@ def plain_table(kind: str, key: str, columns: Mapping[str, str], name: str = "na
     return grid((coded(key), *columns.values()), rows)
 
 
+def family_table() -> str:
+    """What the contract over all architectures found out; those of which there is nothing to say share a row."""
+    rows = json.loads(EVERY_FAMILY.read_text(encoding="utf-8"))["families"]
+    told = {name: row for name, row in rows.items() if row["notes"] or {row["merges"], row["exports"]} != {"yes"}}
+    cells = [(coded(name), *(row[key] for key in FAMILY_COLUMNS)) for name, row in told.items()]
+    silent = [name for name in rows if name not in told]
+    cells.append((f"{len(silent)} others", "yes", "yes", "yes", ", ".join(silent)))
+    counts = {key: sum(row[key] == "yes" for row in rows.values()) for key in FAMILY_COLUMNS[:-1]}
+    heads = tuple(f"{key}: {number} of {len(rows)}" for key, number in counts.items())
+    return grid(("model type", *heads, "notes"), cells)
+
+
+FAMILY_COLUMNS = ("trains", "merges", "exports", "notes")
+EVERY_FAMILY = ROOT / "tests" / "backbone" / "families" / "every_family.json"
 TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table,
     "inits": init_table,
@@ -149,6 +163,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tasks": lambda: plain_table(
         "tasks", "task.name", {"what": "what is asked", "texts": "texts", "labels": "labels", "metrics": "metrics"}
     ),
+    "every_family": family_table,
     "models": lambda: plain_table("models", "family", {"model types": "model types", "roles": "roles"}, name="family"),
 }
 

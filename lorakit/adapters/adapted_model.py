@@ -142,6 +142,13 @@ class AdaptedModel:
         """The names of the sites whose update is part of the function, trained or not."""
         return [name for name, adapter in self.adapters.items() if adapter.in_function]
 
+    @property
+    def live_shortcuts(self) -> list[Adapter]:
+        """The shortcuts that the function has, or all where their second norm stays: what no weight of the model can hold."""
+        if self.shortcuts is None:
+            return []
+        return [a for a in self.shortcuts.adapters.values() if a.state != DROPPED or self.shortcuts.second_norm]
+
     def sites_sharing(self, group: str) -> list[str]:
         """The names of the sites that have this group's shared tensors in common."""
         return [name for name, a in self.adapters.items() if a.delta.shared is self.shared[group]]

@@ -1,10 +1,11 @@
 """Adapters on disk: in PEFT's form as far as PEFT can express them, the rest beside it.
 
-    adapter_config.json, adapter_model.safetensors    linear sites and the trained head, as PEFT reads them
-    lorakit.json, lorakit_model.safetensors           what PEFT does not know: the axes, every site's state, shortcuts
+    adapter_config.json, adapter_model.safetensors    all sites and the trained head, as PEFT reads them
+    lorakit.json                                      what PEFT does not know: the axes, every site's state
+    lorakit_model.safetensors                         instead of PEFT's two files, where it cannot express all that is in the function
 
-Where PEFT's LoRA cannot express every linear site that is in the function, there is no adapter_config.json, all tensors are in
-lorakit_model.safetensors, and lorakit.json says ``"form": "lorakit"``; `lorakit export` still writes what has an equivalent in PEFT.
+In the latter case lorakit.json says ``"form": "lorakit"``; `lorakit export` still writes what has an equivalent in PEFT. Earlier versions
+put shortcuts beside PEFT's files, which PEFT then loaded without them.
 Only what is in the function is written: sites that are dropped are not, what sites share is while any of its users is in.
 All tensors are safetensors; nothing is ever pickled.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,8 +26,9 @@ from lorakit.adapters.adapted_model import SHARED, AdaptedModel
 from lorakit.artifacts.adapter_record import check_sites
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import folder, read_json, write_json
-from lorakit.artifacts.peft.layout import PREFIX, is_native, native_config, peft_name
+from lorakit.artifacts.peft.layout import PREFIX, all_in_peft, is_native, native_config, peft_name
 from lorakit.artifacts.records import number, read_record, reading
+from lorakit.backbone.trained_head import Outputs
 from lorakit.errors import RunError
 
 PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -42,7 +45,7 @@ def save_adapter(adapted: AdaptedModel, path: Path) -> None:
 def write_adapter(adapted: AdaptedModel, target: Path) -> None:
     """Write the adapter's files into an existing folder."""
     state = packed_state(adapted)
-    for file, names in file_names(adapted).items():
+    for file, names in file_names(adapted, is_native(adapted)).items():
         with FaultPoint("adapter's tensors"):
             save_tensors({name: state[key] for key, name in names.items()}, target / file)
     if is_native(adapted):
@@ -59,12 +62,13 @@ def packed_state(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
     return state
 
 
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def save_tensors(
+    tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Write contiguous CPU copies. Raises OSError where the disk does not take them."""
     try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"}
-        )
+        copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(copies, path, {"format": "pt", **metadata})
     except SafetensorError as error:
         raise OSError(str(error)) from None
 
@@ -76,7 +80,8 @@ def load_adapter(adapted: AdaptedModel, path: Path) -> None:
         raise RunError("the adapter's sites are not those of this model", where=str(path))
     put_units(adapted, path)
     adapted.restore(states)
-    for file, names in file_names(adapted).items():
+    native = told_adapter(path).get("form", "peft") == "peft" and all_in_peft(adapted)
+    for file, names in file_names(adapted, native).items():
         tensors = read_tensors(path / file)
         if foreign := sorted(set(tensors) - set(names.values())):
             raise RunError(f"tensor {foreign[0]} has no place in this model", where=str(path / file))
@@ -161,8 +166,8 @@ def is_finite(tensor: torch.Tensor) -> bool:
     return bool(asked.isfinite().all())
 
 
-def file_names(adapted: AdaptedModel) -> dict[str, dict[str, str]]:
-    """File -> key in ``AdaptedModel.tensors`` -> name in the file, for the tensors that are written."""
+def file_names(adapted: AdaptedModel, native: bool) -> dict[str, dict[str, str]]:
+    """File -> key in ``AdaptedModel.tensors`` -> name in the file, for the tensors that are written; native: in PEFT's form."""
     live = {name: adapter for name, adapter in adapted.adapters.items() if name in set(adapted.in_function)}
     ours = {
         key: key
@@ -170,7 +175,6 @@ def file_names(adapted: AdaptedModel) -> dict[str, dict[str, str]]:
         if not set(adapted.sites_sharing(group)).isdisjoint(live)
         for key in (f"{SHARED}.{group}.{name}" for name, _, _ in shared.tensors())
     }
-    native = is_native(adapted)
     theirs = {}
     for site, adapter in live.items():
         for name, _, _ in adapter.tensors():
@@ -210,6 +214,7 @@ def description(adapted: AdaptedModel) -> dict[str, Any]:
         "model": adapted.backbone.name,
         "sites": sites,
         "new_parts": adapted.new_parts,
+        "labels": Outputs.of(adapted.backbone.model.config).names,
         "adapter_parameters": adapted.adapter_parameters(),
         "head_parameters": adapted.head_parameters(),
     }
@@ -218,7 +223,7 @@ def description(adapted: AdaptedModel) -> dict[str, Any]:
 def check_saved(adapted: AdaptedModel, path: Path) -> None:
     """RunError unless the adapter in the folder ``path`` has every tensor of ``adapted``, the head's too, its ranks and parameters."""
     state, missing = packed_state(adapted), set(adapted.new_parts)
-    for file, names in file_names(adapted).items():
+    for file, names in file_names(adapted, is_native(adapted)).items():
         saved = read_tensors(path / file)
         for key, name in names.items():
             if name not in saved or not torch.equal(saved[name], state[key].detach().cpu()):

@@ -3,14 +3,18 @@
 config.json, model.safetensors, tokenizer files       a plain Hugging Face checkpoint
 lorakit.json                                          where it came from, the proof, and the shortcuts' sites if any
 lorakit_model.safetensors                             the shortcuts' tensors, where there are any
+
+Where the checkpoint alone would answer otherwise, as with shortcuts, it is closed to other loaders (``backbone.adapted_folder``).
 """
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.adapter import Adapter
@@ -19,11 +23,13 @@ from lorakit.adapters.spec import AdapterSpec
 from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, copy_in, read_tensors, save_tensors
 from lorakit.artifacts.adapter_record import check_axes, check_sites
+from lorakit.artifacts.calibration_file import temperature_in
 from lorakit.artifacts.records import number, read_record, reading
+from lorakit.backbone.adapted_folder import VARIANT, close_to_others
 from lorakit.backbone.load import Backbone, quiet_transformers
 from lorakit.errors import RunError
 from lorakit.recipe.keys import recipe_keys
-from lorakit.recipe.schema import SHORTCUTS
+from lorakit.recipe.schema import SHORTCUTS, TaskSection
 
 
 @torch.no_grad()
@@ -32,6 +38,7 @@ def fold(adapted: AdaptedModel) -> int:
 
     Sums are made in float64 and rounded once. Shortcuts stay as they are. Raises RunError where an adapter cannot be folded.
     """
+    check_own_weights(adapted)
     for shared in adapted.shared.values():
         shared.double()
     folded = 0
@@ -49,7 +56,16 @@ def fold(adapted: AdaptedModel) -> int:
 
 def check_foldable(adapted: AdaptedModel) -> None:
     """Refuse what no weight can hold before anything is computed. A shortcut is kept beside the checkpoint instead."""
+    updated: dict[nn.Parameter, str] = {}
     for name, adapter in adapted.adapters.items():
+        if adapter.base is not None and adapter.on_weight and adapter.state != DROPPED:
+            other = updated.setdefault(adapter.base.get_parameter("weight"), name)
+            if other != name:  # Zamba's blocks
+                raise RunError(
+                    f"this run cannot be merged: {other} and {name} are one weight of the model, and each has an update of its own",
+                    where=name,
+                    hint="lorakit.load reads the run as it is",
+                )
         lost = adapter.state != DROPPED or adapter.base is None  # off, but still a part of the model
         if not adapter.site.is_shortcut and adapter.delta.unmergeable and lost:
             raise RunError(
@@ -57,26 +73,53 @@ def check_foldable(adapted: AdaptedModel) -> None:
                 where=name,
                 hint="lorakit.load reads the run as it is",
             )
+    check_own_weights(adapted)
 
 
-def shortcuts_of(adapted: AdaptedModel) -> list[Adapter]:
-    """The shortcuts that a plain checkpoint cannot hold: those in the function, or all where their second norm stays."""
-    if adapted.shortcuts is None:
-        return []
-    return [a for a in adapted.shortcuts.adapters.values() if a.state != DROPPED or adapted.shortcuts.second_norm]
+def check_own_weights(adapted: AdaptedModel) -> None:
+    """Refuse updates of a weight that several modules have, as in families that repeat one block: all of them would get each update."""
+    owners: dict[nn.Parameter, dict[str, nn.Module]] = {}
+    ours = {module for adapter in adapted.adapters.values() for module in adapter.modules()}
+    for path, module in adapted.model.named_modules():
+        for parameter in module.parameters(recurse=False) if module not in ours else ():
+            owners.setdefault(parameter, {})[path] = module
+    for name, adapter in adapted.adapters.items():
+        if adapter.base is None or adapter.state == DROPPED:
+            continue
+        own = adapter.base.parameters(recurse=False)
+        others = [
+            path
+            for parameter in own
+            for path, module in owners.get(parameter, {}).items()
+            if module is not adapter.base
+        ]
+        if others:
+            raise RunError(
+                f"this run cannot be merged: its weight is shared with other modules, such as {others[0]}, which would get its update too",
+                where=name,
+                hint="lorakit.load reads the run as it is, and lorakit export writes an adapter of it",
+            )
 
 
-def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter]) -> None:
-    """Write the folded model, its tokenizer and the kept shortcuts' tensors into an existing folder."""
+def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter], length: int, *, closed: bool) -> None:
+    """Write the folded model, its tokenizer and the kept shortcuts' tensors into an existing folder.
+
+    length: tokens of a text that the run reads, which truncation keeps then in transformers too; closed: whether no plain loader may
+    load it.
+    """
     model: Any = adapted.model
+    tokenizer = copy.copy(adapted.backbone.tokenizer)
+    tokenizer.model_max_length = min(length, tokenizer.model_max_length)
     plain = {
         name: tensor
         for name, tensor in model.state_dict().items()
         if ".shortcuts." not in name and not name.startswith(("shortcuts.", "shared."))
     }
     with quiet_transformers():
-        model.save_pretrained(folder, state_dict=plain)
-        adapted.backbone.tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=plain, variant=VARIANT if closed else None)
+        tokenizer.save_pretrained(folder)
+    if closed:
+        close_to_others(folder)
     if kept:
         state = adapted.tensors()
         save_tensors({name: state[name] for name in kept_names(kept)}, folder / OUR_TENSORS)
@@ -127,13 +170,17 @@ def restore_shortcuts(backbone: Backbone, folder: Path) -> AdaptedModel:
 
 
 def read_merged(folder: Path) -> dict[str, Any]:
-    """lorakit.json of a merged folder: max_length, pair, and shortcuts or None. RunError where it is not that."""
+    """lorakit.json of a merged folder: max_length, pair, shortcuts or None, maybe a temperature. RunError where it is not that."""
     path, what = folder / OURS, "the record of a merged model"
     record = read_record(path, what)
     with reading(path, what):
         number(record["max_length"], "max_length", low=1, whole=True)
+        for key in ("long", "window_pooling"):
+            if record.setdefault(key, getattr(TaskSection, key)) not in recipe_keys()[f"task.{key}"].choices:
+                raise ValueError(f"there is no {key} {record[key]!r}")
         if not isinstance(record["pair"], bool):
             raise ValueError("pair is neither true nor false")
+        temperature_in(record)
         shortcuts = record.setdefault("shortcuts", None)
         if shortcuts is not None:
             check_sites(shortcuts["sites"])

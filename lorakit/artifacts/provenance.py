@@ -19,7 +19,7 @@ from safetensors.numpy import load, save
 from lorakit.artifacts.files import read_jsonl, write_bytes, write_json, write_jsonl
 from lorakit.artifacts.records import number, read_record, reading, words
 from lorakit.errors import RunError
-from lorakit.tasks.task import Task, TaskData
+from lorakit.tasks.task import Task, TaskData, named_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -90,7 +90,8 @@ def describe(data: TaskData, name: str) -> dict[str, Any]:
     told: dict[str, Any] = {"rows": len(split), "digest": digest_of(split, task)}
     if "label" in split.column_names and not task.regression:
         ids = np.asarray(split.with_format("numpy")["label"][:], np.int64)
-        told["classes"] = dict(zip(task.labels, np.bincount(ids, minlength=len(task.labels)).tolist(), strict=True))
+        counts = ids.sum(axis=0) if task.multi_label else np.bincount(ids, minlength=len(task.labels))
+        told["classes"] = dict(zip(task.labels, counts.tolist(), strict=True))
     if source is not None:
         told |= {"file": source.name, "file_digest": source.digest()}
     return told
@@ -105,9 +106,17 @@ def digest_of(split: Dataset, task: Task) -> str:
     """The sha256 of a split: its texts and label names, in order."""
     whole = hashlib.sha256()
     for texts, label in rows_of(split):
-        named = label if label is None or task.regression else task.labels[label]
-        whole.update(repr((texts, named)).encode("utf-8", "surrogatepass"))
+        whole.update(repr((texts, named(task, label))).encode("utf-8", "surrogatepass"))
     return whole.hexdigest()
+
+
+def named(task: Task, label: Any) -> Any:
+    """A row's label by its name, several as a tuple; a number as it is; None where there is none."""
+    if label is None or task.regression:
+        return label
+    if task.multi_label:
+        return tuple(named_labels(task, label))
+    return task.labels[label]
 
 
 def text_digests(split: Dataset) -> Digests:

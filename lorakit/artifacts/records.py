@@ -11,7 +11,7 @@ from typing import Any
 
 from lorakit.artifacts.files import read_json
 from lorakit.errors import RunError
-from lorakit.tasks.task import CLASSIFICATION_METRICS, REGRESSION_METRICS, Task
+from lorakit.tasks.task import Task
 
 
 @contextmanager
@@ -65,13 +65,18 @@ def read_task(path: Path) -> Task:
         task = Task(**values)
         if unknown := sorted(set(record) - {field.name for field in fields(Task)}):
             raise ValueError(f"a task has no {unknown[0]!r}")
-        texts = [task.name, task.title, task.label, task.submission, task.called]
-        if not all(isinstance(text, str) for text in texts) or not isinstance(task.bundled, bool):
-            raise ValueError("name, title, label, submission and called are texts, and bundled is true or false")
+        texts = [task.name, task.title, task.label, task.submission, task.called, task.label_separator]
+        flags = [task.bundled, task.ordered, task.multi_label]
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(flag, bool) for flag in flags):
+            raise ValueError(
+                "name, title, label, submission, called and label_separator are texts; bundled, ordered and multi_label are "
+                "true or false"
+            )
         if not 1 <= len(task.text) <= 2 or len(task.labels) == 1 or not task.metrics or not task.validation:
             raise ValueError("one or two texts, no or several labels, a metric and a validation split are needed")
-        known = REGRESSION_METRICS if task.regression else CLASSIFICATION_METRICS
-        if unknown := [name for name in task.metrics if name not in known]:
+        if (task.ordered or task.multi_label) and task.regression:
+            raise ValueError("a number has no labels, neither several nor grades")
+        if unknown := [name for name in task.metrics if name not in task.possible_metrics]:
             raise ValueError(f"it has no metric {unknown[0]!r}")
     return task
 

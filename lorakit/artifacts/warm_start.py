@@ -1,7 +1,8 @@
 """Starting from a trained adapter (recipe: adapter.start), as Hu et al. 2021 (appendix D) start MRPC, RTE and STS-B from MNLI.
 
 The folder must hold the same adapter: the same sites with the same parametrisation, rank and scale. Sites that were off when it was
-saved start as they would without it. The head is taken over tensor by tensor where its shape is the same.
+saved start as they would without it. The head is taken over tensor by tensor where its shape is the same; its outputs by the names of
+their labels: they are put into this task's order, and start fresh where the labels are others.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, PEFT_CONFIG, PEFT_TENSORS, read_tensors, told_adapter
 from lorakit.artifacts.peft.layout import PREFIX, in_peft, peft_name
 from lorakit.artifacts.records import reading
+from lorakit.artifacts.saved_head import SavedHead, match_head, saved_labels
 from lorakit.errors import RecipeError, command_line
 
 KEY = "adapter.start"
@@ -43,12 +45,15 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
     check_kinds(adapted, tensors, path)
     spread(adapted, entries, tensors)
     state, taken, fresh = adapted.tensors(), {}, []
+    head = match_head(adapted, saved_labels(place, told))
     off = [f"{name}." for name, entry in entries.items() if entry["state"] == DROPPED]
     absent = (*off, f"{SHARED}.") if len(off) == len(entries) else tuple(off)
     for key, names in possible_names(adapted).items():
         found = next((name for name in names if name in tensors), None)
+        if key in head.left:
+            continue
         if found is not None and tensors[found].shape == state[key].shape:
-            taken[key] = tensors[found]
+            taken[key] = tensors[found][list(head.order)] if key in head.outputs else tensors[found]
         elif key in adapted.new_parts:
             fresh.append(key)
         elif found is not None or not key.startswith(absent):
@@ -56,7 +61,7 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
             raise RecipeError(f"tensor {key} is {shape}", where=str(path), key=KEY)
     for key, tensor in taken.items():
         state[key].copy_(tensor)
-    return notes(adapted, path, told, fresh)
+    return notes(adapted, path, told, fresh, head)
 
 
 def check_kinds(adapted: AdaptedModel, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -152,15 +157,18 @@ def possible_names(adapted: AdaptedModel) -> dict[str, list[str]]:
     return names
 
 
-def notes(adapted: AdaptedModel, path: Path, told: Mapping[str, Any], fresh: list[str]) -> list[str]:
+def notes(adapted: AdaptedModel, path: Path, told: Mapping[str, Any], fresh: list[str], head: SavedHead) -> list[str]:
     """What was taken over, and what was not."""
     off = [site["name"] for site in told["sites"] if site["state"] == DROPPED]
     said = [f"starting from {path}: {len(told['sites']) - len(off)} of {len(told['sites'])} sites"]
     if off:
         said[0] += ", the others were off there and start fresh"
-    kept = [name for name in adapted.new_parts if name not in fresh]
+    kept = [name for name in adapted.new_parts if name not in head.left.union(fresh)]
     if kept:
-        said.append(f"the head is taken over: {', '.join(kept)}")
+        said.append(f"the head is taken over: {', '.join(kept)}" + (f"; {head.note}" if head.outputs else ""))
+    if head.left:
+        left = [name for name in adapted.new_parts if name in head.left]
+        said.append(f"the head's outputs start fresh, as {head.note}: {', '.join(left)}")
     if fresh:
         said.append(f"the head starts fresh where the other one has another shape: {', '.join(fresh)}")
     if told.get("model") != adapted.backbone.name:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.backbone.families import Family, families
-from lorakit.backbone.guessing import adaptable, find_layers, guess_role, shape_of
+from lorakit.backbone.guessing import adaptable_modules, find_layers, guess_role, shape_of
 from lorakit.backbone.residual_sums import ResidualSums, find_residual_sums
 from lorakit.backbone.site import ROLES, Site
 from lorakit.errors import Problem, RecipeError, nearest
@@ -64,7 +64,7 @@ class Anatomy:
                 f"no layers with Linear or Conv1D modules were found in this {model_type} model", key="model.name"
             )
         inside = {site.name for site in self.sites}
-        self.elsewhere = tuple(n for n, module in model.named_modules() if adaptable(module) and n not in inside)
+        self.elsewhere = tuple(name for name, _ in adaptable_modules(model) if name not in inside)
 
     @property
     def roles(self) -> list[str]:
@@ -186,10 +186,9 @@ def linear_sites(layers: Sequence[tuple[str, nn.Module]], role_of: Callable[[str
     """A site for every adaptable module of the layers; ``role_of`` maps a path inside a layer to a role."""
     sites = []
     for number, (path, layer) in enumerate(layers):
-        for inner, module in layer.named_modules():
-            if adaptable(module):
-                name = f"{path}.{inner}" if inner else path
-                kind = "conv1d" if isinstance(module, Conv1D) else "linear"
-                bias = getattr(module, "bias", None) is not None
-                sites.append(Site(name, number, role_of(inner), *shape_of(module), kind, bias))  # type: ignore[arg-type]
+        for inner, module in adaptable_modules(layer):
+            name = f"{path}.{inner}" if inner else path
+            kind = "conv1d" if isinstance(module, Conv1D) else "linear"
+            bias = getattr(module, "bias", None) is not None
+            sites.append(Site(name, number, role_of(inner), *shape_of(module), kind, bias))  # type: ignore[arg-type]
     return sites

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
 
+from lorakit.backbone.adapted_folder import is_closed, read_closed
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import ModelSection
 
@@ -21,7 +23,7 @@ def read_config(folder: Path, section: ModelSection, options: dict[str, Any]) ->
     Raises RecipeError (key ``model.name``, or ``model.trust_remote_code`` for a model that brings its own code).
     """
     try:
-        config = AutoConfig.from_pretrained(folder, **options)
+        config = read_closed(folder) if is_closed(folder) else AutoConfig.from_pretrained(folder, **options)
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise own_code_error(section) from error
@@ -66,15 +68,55 @@ def read_tokenizer(folder: Path, section: ModelSection, config: Any, options: di
     return tokenizer
 
 
-def configure(config: Any, labels: tuple[str, ...], regression: bool) -> None:
-    """Fit the configuration to the task, in place. The cache of past keys is for generation and is switched off."""
+def fit_inputs(tokenizer: Any, model: Any) -> None:
+    """Let a tokenizer make token types for models alone that have an embedding for the second text's too."""
+    takes = "token_type_ids" in inspect.signature(model.forward).parameters
+    if not takes or getattr(model.config, "type_vocab_size", 2) == 1:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+
+
+def check_embeddings(tokenizer: Any, rows: int, name: str) -> None:
+    """Refuse a tokenizer that makes tokens of text which the model's table of ``rows`` embeddings does not have.
+
+    Special ones that were never embedded (a pad token that was added, an image's placeholder) do no harm: text has none.
+    Raises RecipeError (key ``model.name``).
+    """
+    added = tokenizer.added_tokens_decoder
+    lacking = [str(added[number]) for number in sorted(added) if number >= rows and not added[number].special]
+    if lacking or tokenizer.vocab_size > rows:
+        shown = (
+            f": {', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''} {'have' if lacking[1:] else 'has'} none"
+        )
+        raise RecipeError(
+            f"the tokenizer of '{name}' has {len(tokenizer):,} tokens, the model {rows:,} embeddings{shown if lacking else ''}",
+            key="model.name",
+            valid="a tokenizer and a model that belong together",
+            hint="model.resize_token_embeddings(len(tokenizer)) in transformers, and save both; or leave out the tokens that were added",
+        )
+
+
+def configure(config: Any, labels: tuple[str, ...], regression: bool, multi_label: bool = False) -> None:
+    """Fit the configuration to the task, in place.
+
+    The cache of past keys is for generation and is switched off. BigBird's sparse attention gives way to full attention at the first
+    short batch, and stays there: what it says of a long text would depend on the texts before it, so it is full from the start.
+    """
+    if getattr(config, "attention_type", None) == "block_sparse":
+        config.attention_type = "original_full"
     if regression:
         config.num_labels = 1
     else:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "regression" if regression else "single_label_classification"
+    config.problem_type = problem_type(regression=regression, multi_label=multi_label)
     config.use_cache = False
+
+
+def problem_type(*, regression: bool, multi_label: bool) -> str:
+    """What transformers calls such a task: it decides what a pipeline makes of the logits."""
+    if regression:
+        return "regression"
+    return "multi_label_classification" if multi_label else "single_label_classification"
 
 
 def attention_for(config: Any, wanted: str) -> str:

@@ -18,8 +18,17 @@ class NewParts:
 
     names: list[str]
     """The parameters that train, in model order."""
-    pretrained_head: bool
-    """Whether the checkpoint brought the whole head."""
+    outside: list[str]
+    """The parameters outside the base model: the head, and what some families put before it."""
+    fresh: set[str]
+    """The parameters, by all their names, that the checkpoint lacks or has in another shape."""
+    reshaped: set[str]
+    """Those of them that it has in another shape."""
+
+    @property
+    def pretrained_head(self) -> bool:
+        """Whether the checkpoint brought the whole head, in the task's shape."""
+        return bool(self.outside) and self.fresh.isdisjoint(self.outside)
 
 
 def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str) -> NewParts:
@@ -29,7 +38,8 @@ def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str
     head, and what some families put before it (DeBERTa's pooler, DistilBERT's pre_classifier). Raises RunError (key
     ``model.name``) when a layer or an embedding is among them: then the weights are not this model's.
     """
-    fresh = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    reshaped = {key for key, *_ in info["mismatched_keys"]}
+    fresh = set(info["missing_keys"]) | reshaped
     base = model.base_model
     inner = {id(parameter) for parameter in base.parameters()} if base is not model else set()
     outside = [key for key, parameter in model.named_parameters() if inner and id(parameter) not in inner]
@@ -44,7 +54,7 @@ def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str
             hint="its config.json and its weights do not belong together",
         )
     names = [key for key, _ in model.named_parameters() if key in fresh.union(outside)]
-    return NewParts(names, bool(outside) and fresh.isdisjoint(outside))
+    return NewParts(names, outside, fresh, reshaped)
 
 
 def embedding_weight(model: Any) -> torch.Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,26 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
+from lorakit.backbone.adapted_folder import VARIANT, is_closed, longest_row
 from lorakit.backbone.anatomy import Anatomy
-from lorakit.backbone.config_and_tokenizer import attention_for, configure, first_line, read_config, read_tokenizer
+from lorakit.backbone.config_and_tokenizer import (
+    attention_for,
+    check_embeddings,
+    configure,
+    first_line,
+    fit_inputs,
+    read_config,
+    read_tokenizer,
+)
 from lorakit.backbone.head import embedding_weight, find_new_parts, train_new_parts
 from lorakit.backbone.model_folder import find_checkpoint
-from lorakit.backbone.padding import prepare_padding
+from lorakit.backbone.padding import padding_note, prepare_padding
+from lorakit.backbone.positions import position_limit
+from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
+from lorakit.backbone.unusable import refuse_unusable
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
 from lorakit.recipe.schema import ModelSection
+from lorakit.tasks.batching import Padding
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -30,7 +44,7 @@ class Backbone:
     model: Any
     """A transformers sequence classifier in eval mode, every parameter frozen except the new parts."""
     tokenizer: Any
-    """Pads on the right, with a token that no text ends with."""
+    """Pads on the side that the head needs, with a token that no text ends with."""
     anatomy: Anatomy
     """The adaptable sites."""
     new_parts: list[str]
@@ -39,22 +53,35 @@ class Backbone:
     """As the recipe says it."""
     notes: list[str] = field(default_factory=list)
     """What a person should know about the loading, a sentence each."""
-    pretrained_head: bool = False
-    """Whether the head is the checkpoint's own, trained for as many labels."""
-    checkpoint_labels: tuple[str, ...] = ()
-    """The names the checkpoint gave its outputs."""
+    head: TrainedHead = field(default_factory=TrainedHead)
+    """What became of the head that the checkpoint brought."""
     folder: Path = Path()
     """Where its files are."""
+    padding: Padding = field(default_factory=Padding)
+    """How the rows of a batch are padded."""
 
     def longest_text(self, wanted: int) -> int:
-        """Tokens a text may keep: ``wanted``, or what the model can take where that is less."""
-        return min(wanted, int(self.tokenizer.model_max_length))
+        """Tokens a text may keep: ``wanted``, or what the tokenizer or the model's positions allow where that is less."""
+        positions = position_limit(self.model)
+        unit = self.padding.multiple
+        room = wanted if positions is None else (positions - self.padding.spare) // unit * unit
+        return min(wanted, int(self.tokenizer.model_max_length), room)
 
 
 def load_backbone(
-    section: ModelSection, *, labels: tuple[str, ...], regression: bool, seed: int, offline: bool = False
+    section: ModelSection,
+    *,
+    labels: tuple[str, ...],
+    regression: bool,
+    seed: int,
+    offline: bool = False,
+    merged: bool = False,
+    multi_label: bool = False,
 ) -> Backbone:
-    """Load ``section.name`` as a classifier over ``labels``, or with one output for regression.
+    """Load ``section.name`` as a classifier over ``labels``, or with one output for regression; multi_label: each label is there or
+    not by itself.
+
+    merged: whether it may be a merged folder with shortcuts, which the caller wires in.
 
     The weights come in ``section.dtype``; the new parts are float32 in any case, because they train. What is newly
     initialised depends on ``seed`` alone, and the global random state is left as it was. Raises RecipeError or RunError with
@@ -63,15 +90,18 @@ def load_backbone(
     if section.dtype not in DTYPES:
         hint = nearest(section.dtype, DTYPES)
         raise RecipeError(f"there is no dtype '{section.dtype}'", key="model.dtype", valid=", ".join(DTYPES), hint=hint)
-    folder = find_checkpoint(section, offline=offline)
+    folder = find_checkpoint(section, offline=offline, merged=merged)
     # The files are here by now: only code that a model borrows from another repository may still need the network.
     local = offline or not section.trust_remote_code
     options = {"trust_remote_code": section.trust_remote_code, "local_files_only": local}
     with quiet_transformers():
         config = read_config(folder, section, options)
+        refuse_unusable(config, section.name)
         tokenizer = read_tokenizer(folder, section, config, options)
-        checkpoint_labels = tuple(config.id2label.values())
-        configure(config, labels, regression)
+        tokenizer.model_max_length = longest_row(folder, tokenizer.model_max_length)
+        sparse = getattr(config, "attention_type", None) == "block_sparse"
+        had = Outputs.of(config)
+        configure(config, labels, regression, multi_label)
         attention = attention_for(config, section.attention)
         try:
             with seeded(seed):
@@ -81,29 +111,34 @@ def load_backbone(
                     dtype=DTYPES[section.dtype],
                     attn_implementation=attention,
                     use_safetensors=True,
+                    variant=VARIANT if is_closed(folder) else None,
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
                     **options,
                 )
         except Exception as error:
             raise weights_error(error, folder, section) from error
+    refuse_unusable(config, section.name)
     anatomy = Anatomy(model)
     new = find_new_parts(model, anatomy, info, section.name)
+    with seeded(seed):
+        head = settle_head(model, new, had, () if regression else labels, section)
     train_new_parts(model, new.names)
     table = embedding_weight(model)
-    prepare_padding(tokenizer, model.config, config.vocab_size if table is None else len(table))
-    notes = []
+    rows = getattr(config, "vocab_size", sys.maxsize) if table is None else len(table)  # CANINE has any: it hashes
+    check_embeddings(tokenizer, rows, section.name)
+    fit_inputs(tokenizer, model)
+    padding = prepare_padding(tokenizer, model.config, rows)
+    notes = list(filter(None, [padding_note(config)]))
+    if sparse:
+        notes.append(
+            f"{config.model_type} models attend to all tokens here: sparse attention depends on the texts before"
+        )
     if attention != section.attention:
         notes.append(f"{config.model_type} models have no {section.attention} attention in transformers: eager is used")
-    if new.pretrained_head:
-        notes.append(
-            f"the checkpoint brings a trained head for {', '.join(checkpoint_labels)}: it is kept and trained on"
-        )
-    elif info["mismatched_keys"]:
-        notes.append(f"the checkpoint brings a head for {len(checkpoint_labels)} labels: a new one takes its place")
-    return Backbone(
-        model.eval(), tokenizer, anatomy, new.names, section.name, notes, new.pretrained_head, checkpoint_labels, folder
-    )
+    if head.note and not head.loud:
+        notes.append(head.note)
+    return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding)
 
 
 def weights_error(error: Exception, folder: Path, section: ModelSection) -> LorakitError:

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from lorakit.backbone.adapted_folder import CONFIG, VARIANT, has_shortcuts, is_closed, told
 from lorakit.errors import LorakitError, RecipeError, RunError, command_line, nearest
 from lorakit.recipe.schema import ModelSection
 from lorakit.tasks.cache import sha256_of
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR)  # for what the hub has
 INDEX = "model.safetensors.index.json"
+CLOSED_WEIGHTS, CLOSED_INDEX = f"model.{VARIANT}.safetensors", f"model.safetensors.index.{VARIANT}.json"
+QUANTISED = ("quantization_config", "compression_config")
+"""Entries of config.json that tell of weights that are no plain numbers."""
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.codes", "*.tiktoken", "*.jinja"]
 SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -56,8 +60,10 @@ VALID_NAMES = f"a folder, {', '.join(BUNDLED)}, or a Hugging Face hub name such 
 SAVE_AGAIN = "where you trust the model, save it again with transformers' save_pretrained, which writes safetensors"
 
 
-def find_checkpoint(section: ModelSection, *, offline: bool = False) -> Path:
+def find_checkpoint(section: ModelSection, *, offline: bool = False, merged: bool = False) -> Path:
     """The folder that holds ``section.name``: a bundled package's, a local one, or the hub's cache, filled when needed.
+
+    merged: whether it may be a merged folder that holds more than a plain checkpoint, which the caller puts in.
 
     Raises RecipeError for a name that leads nowhere or to an unusable folder, RunError when the network fails; both carry
     the key ``model.name`` (``model.revision`` for an unknown revision).
@@ -67,7 +73,7 @@ def find_checkpoint(section: ModelSection, *, offline: bool = False) -> Path:
     if name.startswith("bundled:"):
         return bundled_folder(name)
     if local.is_dir():
-        return check_folder(local.resolve(), name)
+        return check_folder(local.resolve(), name, merged=merged)
     if local.exists():
         raise RecipeError(f"'{name}' is a file; a model is a folder", key="model.name", hint=f"{local.parent}")
     if name.startswith((".", "/", "~")) or not HUB_NAME.fullmatch(name):
@@ -128,15 +134,9 @@ def weight_digests(folder: Path) -> dict[str, str]:
     return {path.name: sha256_once(path) for path in paths}
 
 
-def check_folder(folder: Path, name: str) -> Path:
+def check_folder(folder: Path, name: str, *, merged: bool = False) -> Path:
     """``folder`` itself, when it holds a configuration and complete safetensors weights; RecipeError otherwise."""
-    hint = ""
-    if not (folder / "config.json").is_file():
-        if (folder / "recipe.yaml").is_file():
-            hint = f"that is a run; `{command_line('merge', name)}` makes a model of it"
-        elif (folder / "adapter_config.json").is_file():
-            hint = "that is an adapter; name the model it was trained on"
-        raise RecipeError(f"the folder {folder} has no config.json", key="model.name", valid=VALID_NAMES, hint=hint)
+    check_config(folder, name, merged=merged)
     if (folder / "adapter_config.json").is_file():
         raise RecipeError(
             f"the folder {folder} holds an adapter beside its model (adapter_config.json), which would be put into it unasked",
@@ -153,17 +153,45 @@ def check_folder(folder: Path, name: str) -> Path:
     return folder
 
 
+def check_config(folder: Path, name: str, *, merged: bool = False) -> None:
+    """RecipeError where there is no configuration, or one of a model that lorakit cannot start from: quantised, or with shortcuts."""
+    hint = ""
+    if not (folder / CONFIG).is_file():
+        if (folder / "recipe.yaml").is_file():
+            hint = f"that is a run; `{command_line('merge', name)}` makes a model of it"
+        elif (folder / "adapter_config.json").is_file():
+            hint = "that is an adapter; name the model it was trained on"
+        raise RecipeError(f"the folder {folder} has no config.json", key="model.name", valid=VALID_NAMES, hint=hint)
+    config = told(folder / CONFIG)
+    if any(config.get(key) for key in QUANTISED):
+        how = next(settings for key in QUANTISED if (settings := config.get(key)))
+        named = how.get("quant_method") if isinstance(how, dict) else None
+        raise RecipeError(
+            f"'{name}' is quantised{f' ({named})' if named else ''}, and quantised models are not supported yet",
+            key="model.name",
+            valid="a model with plain weights",
+            hint="the model that it was quantised from; model.dtype=bfloat16 halves its memory",
+        )
+    if not merged and has_shortcuts(folder):
+        raise RecipeError(
+            f"the folder {folder} is a merged run with shortcuts, which are no part of its weights and would be lost",
+            key="model.name",
+            valid="a merged run without shortcuts, or any other model",
+            hint="adapter.start=RUN goes on from the run that it was merged from",
+        )
+
+
 def weight_files(folder: Path) -> list[str]:
     """The safetensors files the checkpoint consists of: those its index lists, else the single file."""
-    index = folder / INDEX
-    if (folder / WEIGHTS).is_file() or not index.is_file():
-        return [WEIGHTS]
+    single, index = (WEIGHTS, INDEX) if not is_closed(folder) else (CLOSED_WEIGHTS, CLOSED_INDEX)
+    if (folder / single).is_file() or not (folder / index).is_file():
+        return [single]
     try:
-        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        named = sorted(set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()))
         if not named or not all(SHARD.fullmatch(name) for name in named):
             raise ValueError("it names files that are no safetensors file of this folder")
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise RunError(f"the weight index {index} cannot be read: {error}", key="model.name") from error
+        raise RunError(f"the weight index {folder / index} cannot be read: {error}", key="model.name") from error
     return named
 
 
@@ -171,6 +199,7 @@ def hub_folder(section: ModelSection, *, offline: bool) -> Path:
     """The hub's cache folder of a model: configuration and tokenizer first, then exactly the weights it lists."""
     small = SMALL_FILES + (["*.py"] if section.trust_remote_code else [])
     folder = download(section, small, offline=offline)
+    check_config(folder, section.name)
     return download(section, weight_files(folder), offline=offline)
 
 

@@ -56,13 +56,13 @@ def combine(
         int, typer.Option("--seed", min=0, help="Decides what dare drops, and which training rows are looked at.")
     ] = 0,
     weights: Annotated[
-        str,
+        Optional[str],
         typer.Option(
             "--weights",
             metavar="last|best",
-            help="Of each run the weights after the last step, or the best on the validation split.",
+            help="Of each run the weights after the last step, or the best on the validation split; by default what its recipe selects.",
         ),
-    ] = "last",
+    ] = None,
     use: Annotated[Optional[str], typer.Option("--use", hidden=True)] = None,
     out: Annotated[Optional[Path], typer.Option("--out", metavar="RUN", help="The run folder to make.")] = None,
     quiet: Quiet = False,
@@ -71,7 +71,7 @@ def combine(
     """Combine the adapters of several runs into a run with a plain LoRA."""
     if use is not None:
         raise UsageError("--use is now called --weights", hint=f"--weights {use}")
-    if weights not in ("last", "best"):
+    if weights not in (None, "last", "best"):
         raise UsageError(
             f"there are no '{weights}' weights in a run",
             where="--weights",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -13,19 +12,10 @@ from lorakit.cli.command import answer, envelope
 from lorakit.cli.completion import complete_run, complete_task
 from lorakit.cli.options import AsJson, CutRank, Offline, Quiet, Weights
 from lorakit.cli.output import say, write
-from lorakit.reporting.tables import Column, count, counted, duration, facts, table
-from lorakit.tasks.table import clipped
+from lorakit.reporting.tables import counted, duration, facts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.table import Table
-
-    from lorakit.tasks.diagnosis import ClassScores, Diagnosis, Slice
-    from lorakit.workflow.evaluate import EvalResult
-
-RATES = ("precision", "recall", "f1")
-WIDEST = 20  # classes that a table of class against class takes; --json has them all
+    from lorakit.workflow.evaluate import EvalResult, Trust
 
 
 def evaluate(
@@ -56,7 +46,7 @@ def evaluate(
     by: Annotated[
         Optional[str], typer.Option("--by", metavar="COLUMN", help="With --file: the scores of each value of a column.")
     ] = None,
-    weights: Weights = "last",
+    weights: Weights = None,
     rank: CutRank = None,
     predictions: Annotated[
         Optional[Path],
@@ -90,6 +80,8 @@ def evaluate(
 
 def tell(result: EvalResult) -> None:
     """Write what was scored, on what, and every metric."""
+    from lorakit.cli.diagnosis_tables import diagnosis_facts, diagnosis_tables, slice_table
+
     pairs = [
         ("model", str(result.source)),
         ("data", f"{result.name}, {result.split}, {counted(result.rows, 'row')} in {duration(result.seconds)}"),
@@ -101,74 +93,23 @@ def tell(result: EvalResult) -> None:
         if metric == result.metric and result.interval is not None:
             text += "  (95 % interval {:.4f} to {:.4f})".format(*result.interval)
         pairs.append((metric, text))
+    pairs += trust_lines(result.trust) if result.trust is not None else []
     if not result.scores:
         pairs.append(("scores", "none: this split has no labels"))
     if result.predictions is not None:
         pairs.append(("predictions", str(result.predictions)))
     found = result.diagnosis
-    if found is not None and found.roc_auc is not None and found.average_precision is not None:
-        over = "" if len(found.classes) == 2 else "  (mean over classes, each against the rest)"
-        pairs.append(("ROC-AUC", f"{found.roc_auc:.4f}{over}"))
-        pairs.append(("average precision", f"{found.average_precision:.4f}{over}"))
-    write(facts(pairs), *(diagnosis_tables(found) if found is not None else []))
+    pairs += [] if found is None else diagnosis_facts(found)
+    write(facts(pairs), *([] if found is None else diagnosis_tables(found)))
     if result.slices:
         write(slice_table(result.slices, f"by {result.by}"))
 
 
-def diagnosis_tables(found: Diagnosis) -> list[Table]:
-    """Where the classifier is wrong: by class, class against class, by length, and its most confident errors."""
-    names = [row.label for row in found.classes]
-    tables = [
-        table(
-            found.classes,
-            [
-                Column("class", lambda row: row.label),
-                *(Column(name, partial(rate, name), right=True) for name in RATES),
-                Column("rows", lambda row: count(row.support), right=True),
-            ],
-            title="by class",
-        )
-    ]
-    if len(names) <= WIDEST:
-        columns = [Column("labelled", lambda row: row[0])]
-        columns += [Column(name, partial(cell, place), right=True) for place, name in enumerate(names)]
-        rows = zip(names, found.confusion, strict=True)
-        tables.append(table(rows, columns, title="confusion: labelled (down), predicted (across)"))
-    if found.by_length:
-        tables.append(slice_table(found.by_length, "by length"))
-    if found.errors:
-        columns = [
-            Column("sure", lambda row: f"{row.probability:.3f}", right=True),
-            Column("predicted", lambda row: row.predicted),
-            Column("labelled", lambda row: row.label),
-            Column("row", lambda row: row.row, right=True),
-            Column("text", lambda row: clipped(row.text)),
-        ]
-        tables.append(table(found.errors, columns, title="most confident errors"))
-    return tables
-
-
-def slice_table(slices: Sequence[Slice], title: str) -> Table:
-    """A line for each part of the rows."""
-    columns = [
-        Column("part", lambda row: row.name),
-        Column("rows", lambda row: count(row.rows), right=True),
-        Column("errors", lambda row: "" if row.errors is None else count(row.errors), right=True),
-        *(Column(name, partial(slice_score, name), right=True) for name in slices[0].scores),
-    ]
-    return table(slices, columns, title=title)
-
-
-def rate(name: str, row: ClassScores) -> str:
-    """One number of a class."""
-    return f"{getattr(row, name):.4f}"
-
-
-def cell(place: int, row: tuple[str, list[int]]) -> str:
-    """One number of a line of the confusion matrix."""
-    return count(row[1][place])
-
-
-def slice_score(name: str, row: Slice) -> str:
-    """One score of a slice."""
-    return f"{row.scores[name]:.4f}"
+def trust_lines(found: Trust) -> list[tuple[str, str]]:
+    """Log-loss and calibration error, beside what they would be without the temperature."""
+    lines = []
+    for name, field in (("log-loss", "log_loss"), ("calibration error", "ece")):
+        fitted = ", which was fitted on these rows" if found.fitted_here else ""
+        without = f"  ({getattr(found.plain, field):.4f} without the temperature of {found.temperature:.4g}{fitted})"
+        lines.append((name, f"{getattr(found.used, field):.4f}" + without * (found.temperature != 1)))
+    return lines

@@ -22,9 +22,9 @@ def export(
     run: NewestRun = None,
     to: Annotated[Literal["peft"], typer.Option("--to", help="The library to write for.")] = "peft",
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Where the adapter goes.")] = None,
-    weights: Weights = "last",
+    weights: Weights = None,
     rank: CutRank = None,
-    tolerance: Tolerance = 1e-3,
+    tolerance: Tolerance = None,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -43,7 +43,7 @@ def tell(result: ExportResult) -> None:
     pairs = [
         ("method", f"{result.method}, as {result.kind} in PEFT"),
         ("sites", count(result.sites) + (f", {ranks(low, high)}" if high else "")),
-        ("proof", proof(result)),
+        ("proof", f"{proof(result)}, read by {result.read_by}"),
         ("adapter", str(result.out)),
     ]
     write(facts(pairs))

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def merge(
     run: NewestRun = None,
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Where the checkpoint goes.")] = None,
-    weights: Weights = "last",
+    weights: Weights = None,
     rank: CutRank = None,
-    tolerance: Tolerance = 1e-3,
+    tolerance: Tolerance = None,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -43,9 +43,12 @@ def tell(result: MergeResult) -> None:
         ("folded", counted(result.folded, "site")),
         ("proof", f"{proof(result)}, {counted(result.flips, 'label')} changed"),
     ]
-    if not result.plain:
+    if result.kept:
         kept = f"{counted(len(result.kept), 'site')} that a plain checkpoint cannot hold: {', '.join(result.kept)}"
         pairs.append(("kept apart", kept))
+    if result.temperature != 1:
+        told = f"{result.temperature:.4g}: lorakit divides logits by it before the softmax; transformers alone does not"
+        pairs.append(("temperature", told))
     pairs.append(("checkpoint", str(result.out)))
     write(facts(pairs))
     say(f"load it with:\n  {result.load_line}")

@@ -55,12 +55,20 @@ NewestRun = Annotated[
     ),
 ]
 Tolerance = Annotated[
-    float,
-    typer.Option("--tolerance", min=0.0, help="The largest difference of (fp32) logits that is accepted."),
+    Optional[float],
+    typer.Option(
+        "--tolerance",
+        min=0.0,
+        help="The largest difference of logits that is accepted; 1e-3, and more for weights in half precision.",
+        show_default=False,
+    ),
 ]
 Weights = Annotated[
-    Literal["last", "best"],
-    typer.Option("--weights", help="The weights after the last step, or the best on the validation split."),
+    Optional[Literal["last", "best"]],
+    typer.Option(
+        "--weights",
+        help="The weights after the last step, or the best on the validation split; what the run's training.select says by default.",
+    ),
 ]
 
 CutRank = Annotated[

@@ -59,13 +59,23 @@ def predict(
             "--abstain", metavar="BELOW", min=0.0, max=1.0, help="No label where the probability is below this."
         ),
     ] = None,
-    weights: Weights = "last",
+    threshold: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--threshold",
+            metavar="LABEL=P",
+            help="Answer the label only where its probability is P or more, else the next best label that reaches its own. Repeatable.",
+        ),
+    ] = None,
+    weights: Weights = None,
     rank: CutRank = None,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Label every row of a file: print its label and probability, with a tab between them, or write them into a file."""
+    from lorakit.workflow.thresholds import read_thresholds
+
     with envelope(quiet=quiet):
         if out is not None:
             refuse_overwrite(out, force=force)
@@ -79,14 +89,18 @@ def predict(
                 out=out,
                 batch_size=batch_size,
                 abstain=abstain,
+                thresholds=read_thresholds(threshold or []) or None,
                 weights=weights,
                 rank=rank,
                 on_answer=on_answer,
             )
         if as_json:
             write_json(result.to_dict() | ({} if out else {"predictions": answers}))
-        if abstain is not None:
-            say(f"{result.abstained:,} of {result.rows:,} rows have no label: their probability is below {abstain:g}")
+        if abstain is not None or threshold:
+            reasons = [] if abstain is None else [f"below {abstain:g}"]
+            why = " or ".join([*reasons, *(["below every threshold"] if threshold else [])])
+            none = result.abstained + result.without
+            say(f"{none:,} of {result.rows:,} rows have no label: their probability is {why}")
         if out is not None:
             say(f"{result.rows:,} rows labelled: {out}")
 
@@ -122,8 +136,15 @@ def listener(
 
 
 def line(answer: Prediction, *, proba: bool) -> str:
-    """``label TAB probability``, and with ``proba`` ``TAB name=probability`` for every label; an empty label is none."""
-    parts = [answer.label, *([] if answer.probability is None else [f"{answer.probability:.4f}"])]
+    """``label TAB probability``, and with ``proba`` ``TAB name=probability`` for every label; an empty label is none.
+
+    Of several labels the probabilities stand in their order, with semicolons between them.
+    """
+    parts = [answer.label]
+    if answer.probability is not None:
+        parts.append(f"{answer.probability:.4f}")
+    elif answer.probabilities is not None:
+        parts.append(";".join(f"{answer.probabilities[name]:.4f}" for name in answer.labels))
     if proba and answer.probabilities:
         parts += [f"{name}={chance:.4f}" for name, chance in answer.probabilities.items()]
     return "\t".join(parts)

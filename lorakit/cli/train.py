@@ -87,7 +87,7 @@ def preview(loaded: LoadedRecipe, *, as_json: bool) -> None:
 
 def tell(result: TrainResult, *, offline: bool) -> None:
     """Write what a person wants to know when a training has ended, and say what can be done next."""
-    time = duration(result.seconds)
+    time, chosen = duration(result.seconds), result.selected == "best"
     if result.search_seconds:
         time += f", {percent(result.search_seconds / result.seconds)} of it search"
     pairs = [
@@ -96,18 +96,38 @@ def tell(result: TrainResult, *, offline: bool) -> None:
             f"best, step {result.best_step}",
             f"{scores(result.best)}  (chosen by {result.metric} on the validation split)",
         ),
+        *([("used", "the best weights, which the validation rows chose: their scores there flatter them")] * chosen),
         *baseline_lines(result),
+        *calibration_lines(result),
         ("parameters", f"{count(result.adapter_parameters)} in adapters, {count(result.head_parameters)} in the head"),
         ("sites on", f"{result.sites_on} of {result.sites_total}"),
         ("time", time),
         ("run", str(result.run_dir)),
     ]
     write(facts(pairs))
+    if result.stopped:
+        say(result.stopped)
     for warning in result.warnings:
         warn(warning)
     evaluation = ["eval", result.name, "--run", result.run_dir, *(["--offline"] if offline else [])]
     commands = (evaluation, ["merge", result.run_dir], ["predict", result.run_dir, "FILE"])
     say("\n  ".join(["next:", *(next_line(*words) for words in commands)]))
+
+
+def calibration_lines(result: TrainResult) -> list[tuple[str, str]]:
+    """What the temperature does to the probabilities of the weights that are used."""
+    found = result.calibration.get(result.selected)
+    if found is None:
+        return []
+    if found.note:
+        return [("calibration", f"none: {found.note}")]
+    told = f"{found.before.ece:.4f} -> {found.after.ece:.4f}, log-loss {found.before.log_loss:.4f} -> {found.after.log_loss:.4f}"
+    return [
+        (
+            "calibration",
+            f"error {told}  (temperature {found.temperature:.4g}, fitted on these {count(found.rows)} validation rows)",
+        )
+    ]
 
 
 def baseline_lines(result: TrainResult) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -52,6 +52,10 @@ class Key:
         limits = {"at least": rule.low, "above": rule.above, "at most": rule.high, "below": rule.below}
         return " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
 
+    def as_mapping(self) -> Key:
+        """The key as it is where a mapping is written in place of a word."""
+        return replace(self, kind=self.rule.mapping or self.kind, shape="mapping", rule=replace(self.rule, choices=()))
+
     def valid(self) -> str:
         """What is accepted, in words: type and bounds, choices or pattern."""
         if self.choices:
@@ -66,11 +70,16 @@ class Key:
             item = f"a list of: {item}"
         elif self.shape == "mapping":
             item = f"a mapping from names to {item}"
+        elif self.rule.mapping is not None:
+            item = f"{item}, or {self.as_mapping().valid()}"
         return f"{item}; or null" if self.optional else item
 
 
 def read_key(path: str, hint: Any, default: Any, rule: Rule) -> Key:
-    """The Key of one dataclass field from its type hint: ``int``, ``list[str]`` or ``dict[str, int]``, each maybe Optional."""
+    """The Key of one dataclass field from its type hint: ``int``, ``list[str]`` or ``dict[str, int]``, each maybe Optional.
+
+    ``Any`` is a word or, as the rule says, a mapping.
+    """
     arguments = get_args(hint)
     optional = NoneType in arguments
     if optional:
@@ -79,7 +88,7 @@ def read_key(path: str, hint: Any, default: Any, rule: Rule) -> Key:
         return Key(path, arguments[0], "list", optional, default, rule)
     if get_origin(hint) is dict:
         return Key(path, arguments[1], "mapping", optional, default, rule)
-    return Key(path, hint, "one", optional, default, rule)
+    return Key(path, str if hint is Any else hint, "one", optional, default, rule)
 
 
 @cache

@@ -105,8 +105,7 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bo
         4
     """
     settings = [*overrides, *(["run.offline=true"] if offline else [])]
-    problems = Problems()
-    given = read_overrides(settings, problems)
+    problems, given = Problems(), None
     if isinstance(recipe, LoadedRecipe):
         if not settings:
             return recipe
@@ -114,6 +113,7 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bo
     elif (folder := run_folder(recipe)) is None and names_data(recipe):
         from lorakit.recipe.own_data import read_own_data
 
+        given = read_overrides(settings, problems)
         problems.raise_if_any()
         made, told = read_own_data(str(recipe), given.values, problems)
         overlays, loaded = [made], LoadedRecipe(Recipe(), made.values["run.name"], Path(recipe), told=told)
@@ -121,7 +121,7 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bo
         path = find_recipe(recipe) if folder is None else folder / "recipe.yaml"
         overlays = read_chain(path, problems)
         loaded = LoadedRecipe(Recipe(), path.stem, path, folder=folder)
-    overlays.append(given)
+    overlays.append(given or read_overrides(settings, problems))
     values, places = merge(overlays)
     loaded = replace(loaded, places=places)
     if all(overlay.complete for overlay in overlays):

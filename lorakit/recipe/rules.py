@@ -185,7 +185,7 @@ def custom_task(draft: Draft) -> Iterator[Problem]:
     if draft["task.name"] != CUSTOM:
         return
     for name in ("train", "text", "label"):
-        if draft[f"task.{name}"] is None:
+        if draft[f"task.{name}"] is None and not (name == "label" and draft["task.label_columns"]):
             doc = recipe_keys()[f"task.{name}"].rule.doc.removeprefix("custom: ")
             yield draft.problem("must be given for a custom task", f"task.{name}", doc)
     columns: dict[str, str] = {}
@@ -194,6 +194,7 @@ def custom_task(draft: Draft) -> Iterator[Problem]:
         if column is not None and column in columns:
             yield draft.problem(f"is column '{column}', which is also {columns[column]}", path, "another column")
         columns.setdefault(column, path)
+    yield from kind_of_task(draft)
     if draft["task.regression"] and draft["task.labels"]:
         yield draft.problem("names labels, but the label is a number (regression)", "task.labels", "one of the two")
     if len(draft["task.labels"]) == 1:
@@ -206,6 +207,28 @@ def custom_task(draft: Draft) -> Iterator[Problem]:
         yield draft.problem("has no effect: task.validation names the rows", "task.split_seed", "one of the two")
     if draft.changed("task.data"):
         yield draft.problem("has no effect on a custom task", "task.data", "auto", "task.train: FILE")
+
+
+def kind_of_task(draft: Draft) -> Iterator[Problem]:
+    """A custom task is of one kind, and has the keys of that kind alone."""
+    kinds = [path for path in ("task.regression", "task.multi_label", "task.ordered") if draft[path]]
+    for path in kinds[1:]:
+        yield draft.problem(f"cannot be true with {kinds[0]} ({draft.where(kinds[0])})", path, "one of them")
+    several = draft["task.multi_label"]
+    for path in ("task.label_columns", "task.label_separator"):
+        if not several and draft.changed(path):
+            yield draft.problem("is for several labels a row", path, "none", "task.multi_label: true")
+    columns = draft["task.label_columns"]
+    for path in ("task.label", "task.labels", "task.label_separator"):
+        if columns and draft.changed(path):
+            yield draft.problem("has no effect: task.label_columns names the labels", path, "one of the two")
+    if len(columns) == 1:
+        yield draft.problem(
+            "is a single label", "task.label_columns", "two or more; one alone is a task of two classes"
+        )
+    for path in ("task.text", "task.text_pair"):
+        if draft[path] is not None and draft[path] in columns:
+            yield draft.problem(f"is column '{draft[path]}', which is also a label", path, "another column")
 
 
 def only_custom(draft: Draft) -> Iterator[Problem]:
@@ -223,6 +246,32 @@ def only_custom(draft: Draft) -> Iterator[Problem]:
             )
 
 
+def loss_uses_its_settings(draft: Draft) -> Iterator[Problem]:
+    """Settings of one loss are given for that one."""
+    focal = draft["training.loss"] == "focal"
+    if not focal and draft.changed("training.focal_gamma"):
+        yield draft.problem("has no effect: the loss is cross_entropy", "training.focal_gamma", "training.loss: focal")
+    if focal and draft["training.label_smoothing"]:
+        yield draft.problem(
+            "is for cross_entropy: the focal loss looks at how right a row's one label is",
+            "training.label_smoothing",
+            "0, or training.loss: cross_entropy",
+        )
+
+
+def early_stopping_is_whole(draft: Draft) -> Iterator[Problem]:
+    """Early stopping has a patience, in whole evaluations, and nothing else but a margin."""
+    path = "training.early_stopping"
+    given, valid = draft[path], "{patience: 3}, or {patience: 3, min_delta: 0.001}"
+    for name in given:
+        if name not in ("patience", "min_delta"):
+            yield Problem(f"has no setting '{name}'", draft.where(f"{path}.{name}"), path, valid)
+    if given and "patience" not in given:
+        yield draft.problem("says no patience: after how many evaluations", path, valid)
+    elif given and not (given["patience"] >= 1 and given["patience"].is_integer()):
+        yield draft.problem(f"a patience of {given['patience']:g} is no number of evaluations", path, valid)
+
+
 RULES = (
     mandatory_keys,
     one_budget,
@@ -235,6 +284,8 @@ RULES = (
     something_to_adapt,
     axes_go_together,
     options_are_readable,
+    loss_uses_its_settings,
+    early_stopping_is_whole,
     custom_task,
     only_custom,
 )

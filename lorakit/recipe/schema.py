@@ -19,13 +19,15 @@ SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
 class Rule:
     """What is known of a key beyond its type. Bounds hold for the value, or for each item of a list or mapping.
 
-    doc: what the key means; choices: the accepted words, or where to look them up; low and high: bounds that are themselves
+    doc: what the key means; choices: the accepted words, or where to look them up; mapping: the type of the values where a mapping
+    from names to them may stand in place of a word, within the bounds; low and high: bounds that are themselves
     accepted; above and below: bounds that are not; pattern: a regex and how to say it in words; also: names that other tools
     use for the same thing, for did-you-mean.
     """
 
     doc: str
     choices: Sequence[str] | Callable[[], Sequence[str]] = ()
+    mapping: type | None = None
     low: float | None = None
     high: float | None = None
     above: float | None = None
@@ -71,6 +73,12 @@ class ModelSection:
         choices=("sdpa", "eager", "flash_attention_2"),
         also=("attn_implementation",),
     )
+    head: Optional[str] = key(
+        None,
+        "a checkpoint's trained head: keep it in its own order, or make it new; by default it is kept where its label names are the "
+        "task's, its outputs in the task's order",
+        choices=("keep", "new"),
+    )
     trust_remote_code: bool = key(False, "run code that comes with a hub model")
 
 
@@ -86,6 +94,13 @@ class TaskSection:
     )
     data: str = key("auto", "hub, a folder, or auto: the folder $LORAKIT_GLUE_DIR where it is set, else the hub")
     max_length: int = key(128, "tokens kept per example", low=4, also=("max_seq_length", "max_token_len"))
+    long: str = key(
+        "truncate",
+        "longer texts: truncate at the end; head_tail keeps their beginning and end; windows reads all, in pieces",
+        choices=("truncate", "head_tail", "windows"),
+        also=("truncation",),
+    )
+    window_pooling: str = key("mean", "with long: windows, what becomes of their logits", choices=("mean", "max"))
     max_train_rows: Optional[int] = key(
         None, "a seeded subset of the training rows", low=1, also=("max_train_samples",)
     )
@@ -110,6 +125,22 @@ class TaskSection:
     label: Optional[str] = key(None, "custom: the label column", also=("label_column",))
     labels: list[str] = key([], "custom: label names in order; found in the data where empty", also=("label_names",))
     regression: bool = key(False, "custom: the label is a number", also=("is_regression",))
+    ordered: bool = key(
+        False,
+        "custom: the labels are grades, in the order of task.labels or of their numbers: scores that respect it are added",
+        also=("ordinal",),
+    )
+    multi_label: bool = key(
+        False,
+        "custom: a row has any number of labels, none too: a list, or a text with a separator between them",
+        also=("multilabel", "is_multilabel"),
+    )
+    label_columns: list[str] = key(
+        [], "custom, multi_label: a column of 0 and 1 for each label, in place of task.label", also=("label_cols",)
+    )
+    label_separator: Optional[str] = key(
+        None, "custom, multi_label: what is between labels in a text; of ; | and , the one that is there by default"
+    )
     metric: Optional[str] = key(
         None, "the metric that counts; the task's own by default", also=("metrics", "metric_for_best_model")
     )
@@ -265,6 +296,12 @@ class TrainingSection:
     accumulate: int = key(
         1, "forward passes per optimiser step", low=1, also=("gradient_accumulation_steps", "accumulation")
     )
+    micro_tokens: Optional[int] = key(
+        None,
+        "tokens of a forward pass, padding too: a batch of more is computed in parts, in less memory and with the same gradients",
+        low=1,
+        also=("batch_tokens", "max_tokens", "max_tokens_per_batch"),
+    )
     lr: Optional[float] = key(
         None, "peak learning rate of the adapters; the method's usual one by default", above=0, also=("learning_rate",)
     )
@@ -298,6 +335,41 @@ class TrainingSection:
         "layers keep their inputs alone and are computed again on the way back: less memory, more time, the same result",
         also=("activation_checkpointing", "use_gradient_checkpointing"),
     )
+    loss: str = key(
+        "cross_entropy",
+        "of classes: cross_entropy, or focal, where rows that are right already count little",
+        choices=("cross_entropy", "focal"),
+        also=("loss_function", "criterion"),
+    )
+    focal_gamma: float = key(2.0, "focal: how little; 0 is cross-entropy", low=0, also=("gamma",))
+    label_smoothing: float = key(
+        0.0,
+        "the share of each row's label that is spread over all classes",
+        low=0,
+        below=1,
+        also=("label_smoothing_factor",),
+    )
+    class_weights: Any = key(
+        "none",
+        "none; balanced: classes weigh the same together, however rare; or label -> weight, 1 where left out. A step's loss is "
+        "divided by the weights of its rows",
+        choices=("none", "balanced"),
+        mapping=float,
+        above=0,
+        also=("class_weight", "weights", "pos_weight"),
+    )
+    early_stopping: dict[str, float] = key(
+        {},
+        "patience: evaluations without a better score after which the training ends; min_delta: how much better counts (0)",
+        low=0,
+        also=("early_stopping_patience", "patience", "early_stopping_threshold", "min_delta"),
+    )
+    select: str = key(
+        "last",
+        "the weights that predict, eval, merge and export take where nobody says: last, or best on the validation split",
+        choices=("last", "best"),
+        also=("load_best_model_at_end", "save_best_model"),
+    )
     length_grouping: bool = key(True, "batches of similar length: less padding", also=("group_by_length",))
     cuda_graphs: bool = key(
         False, "on a GPU: start the kernels of a step by one call; pads batches to a multiple of 16"
@@ -313,6 +385,11 @@ class EvaluationSection:
         None, "the same in optimiser steps; takes the place of every", low=1, also=("eval_steps",)
     )
     batch_size: int = key(64, "rows per forward pass", low=1, also=("per_device_eval_batch_size", "eval_batch_size"))
+    calibrate: bool = key(
+        True,
+        "fit a temperature on the validation rows that makes probabilities agree with how often they are right; no label changes",
+        also=("calibration", "temperature_scaling", "temperature"),
+    )
     baselines: list[str] = key(
         ["majority", "tfidf"],
         "simple classifiers to compare to: majority, tfidf (seconds), frozen (the model's features before training; a forward "

@@ -79,6 +79,8 @@ def read_value(key: Key, node: yaml.Node, place: Place, problems: Problems) -> A
         return read_list(key, node, refuse)
     if key.shape == "mapping":
         return read_mapping(key, node, refuse)
+    if key.rule.mapping is not None and isinstance(node, yaml.MappingNode):
+        return read_mapping(key.as_mapping(), node, refuse)
     return read_scalar(key, node, refuse)
 
 

@@ -27,14 +27,19 @@ def tables(history: History, stability: Stability) -> list[Numbers]:
 
 def class_table(outcome: Outcome) -> list[Numbers]:
     """What the last evaluation got right, by class, where the run has written it."""
-    if not sum(map(sum, outcome.confusion)):
+    what, scored = "class", []
+    if sum(map(sum, outcome.confusion)):
+        scored = class_scores(outcome.labels, outcome.confusion)
+    elif outcome.by_label:
+        pairs = zip(outcome.labels, outcome.by_label, strict=True)
+        what, scored = "label", [class_scores(("", label), counts)[1] for label, counts in pairs]
+    if not scored:
         return []
     rows = [
-        [row.label, f"{row.precision:.4f}", f"{row.recall:.4f}", f"{row.f1:.4f}", f"{row.support:,}"]
-        for row in class_scores(outcome.labels, outcome.confusion)
+        [row.label, f"{row.precision:.4f}", f"{row.recall:.4f}", f"{row.f1:.4f}", f"{row.support:,}"] for row in scored
     ]
     note = "Precision: of the rows that got the label, the share that has it. Recall: of those that have it, the share that got it."
-    return [Numbers("Scores by class", ["class", "precision", "recall", "F1", "rows"], rows, note)]
+    return [Numbers(f"Scores by {what}", [what, "precision", "recall", "F1", "rows"], rows, note)]
 
 
 def share_table(title: str, history: History, groups: Sequence[Share]) -> Numbers:

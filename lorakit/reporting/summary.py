@@ -17,6 +17,7 @@ from lorakit.reporting.budget_shares import (
 from lorakit.reporting.history import History
 from lorakit.reporting.stability import Stability
 from lorakit.reporting.tables import counted, duration, percent, scores
+from lorakit.tasks.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class Outcome:
     """What a run came to, as far as it came.
 
     last and best: scores, empty where nothing was scored; origin: where an untrained run comes from, empty for a trained one;
-    the numbers of parameters are None where the run has not written them; warnings: what says that it came to little;
-    labels, confusion: rows of the validation split by the label they have (down) and the label they got (across), where written.
+    the numbers of parameters are None where the run has not written them; warnings: what says that it came to little; stopped: how it
+    stopped early, a sentence; selected: the weights that are used where nobody says which; calibration: of these;
+    labels, confusion: rows of the validation split by the label they have (down) and the label they got (across), where written;
+    by_label: where a row may have several labels, for each of them such a table of rows without it and with it.
     """
 
     task: str
@@ -51,8 +54,12 @@ class Outcome:
     adapter_parameters: int | None = None
     head_parameters: int | None = None
     warnings: list[str] = field(default_factory=list)
+    stopped: str = ""
+    selected: str = "last"
+    calibration: Calibration | None = None
     labels: tuple[str, ...] = ()
     confusion: list[list[int]] = field(default_factory=list)
+    by_label: list[list[list[int]]] = field(default_factory=list)
 
 
 def passages(outcome: Outcome, history: History, stability: Stability) -> list[Passage]:
@@ -81,6 +88,7 @@ def outcome_words(outcome: Outcome) -> list[str]:
         words = [f"The run trained {trained} in {duration(outcome.seconds)}."]
         if outcome.search_seconds:
             words[0] = words[0][:-1] + f", {percent(outcome.search_seconds / outcome.seconds)} of it search."
+        words += [f"It {outcome.stopped}."] * bool(outcome.stopped)
     else:
         words = [f"The run is not finished: so far it has recorded {trained}. What follows can still change."]
         if outcome.search_seconds:
@@ -94,8 +102,24 @@ def outcome_words(outcome: Outcome) -> list[str]:
         words.append(
             f"The best by {outcome.metric}, at step {outcome.best_step:,}: {scores(outcome.best)}. The validation split itself "
             "chose it, so it looks better than it is: quote the last score, or one on rows that were not used to choose."
+            if outcome.selected == "last"
+            else f"The weights used are the best by {outcome.metric}, of step {outcome.best_step:,}: {scores(outcome.best)}. The "
+            "validation split itself chose them, so they look better than they are: quote a score on rows that did not choose."
         )
+    words += calibration_words(outcome.calibration) if outcome.calibration is not None else []
     return [*words, *(f"Warning: {text}." for text in outcome.warnings)]
+
+
+def calibration_words(found: Calibration) -> list[str]:
+    """How far probabilities are from how often they are right, and what the temperature does to that."""
+    words = (
+        f"On that split its probabilities are off by {found.before.ece:.4f} on average (the expected calibration error)"
+    )
+    if found.note:
+        return [f"{words}; no temperature was fitted: {found.note}."]
+    return [
+        f"{words}; by {found.after.ece:.4f} with the temperature of {found.temperature:.4g}, which was fitted on these same rows."
+    ]
 
 
 def parameter_words(outcome: Outcome) -> list[str]:

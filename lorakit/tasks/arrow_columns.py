@@ -85,6 +85,15 @@ def type_of(schema: arrow.Schema, name: str) -> arrow.DataType | None:
     return found
 
 
+def is_list(kind: arrow.DataType) -> bool:
+    """Whether values are lists."""
+    import pyarrow as arrow
+
+    return any(
+        is_kind(kind) for is_kind in (arrow.types.is_list, arrow.types.is_large_list, arrow.types.is_fixed_size_list)
+    )
+
+
 def inner_names(kind: arrow.DataType, before: str) -> Iterator[str]:
     """The dotted names of what is inside of a struct."""
     import pyarrow as arrow
@@ -105,8 +114,11 @@ def class_names(schema: arrow.Schema, kept: Collection[str]) -> dict[str, tuple[
             feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
             for part in [name] if name in feature else name.split("."):
                 feature = feature[part]
+            kind = type_of(schema, name)
+            if kind is not None and is_list(kind):  # several labels a row
+                feature, kind = feature["feature"], kind.value_type
             names = feature["names"] if feature["_type"] == "ClassLabel" else ()
-            if arrow.types.is_integer(type_of(schema, name)) and names and all(isinstance(n, str) for n in names):
+            if arrow.types.is_integer(kind) and names and all(isinstance(n, str) for n in names):
                 found[name] = tuple(names)
     return found
 

@@ -5,6 +5,7 @@ A classifier that does not beat these has learnt nothing that is worth its cost.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.tasks.metrics import score
-from lorakit.tasks.task import Task
+from lorakit.tasks.table import SHOWN
+from lorakit.tasks.task import Task, named_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 MAJORITY, TFIDF, FROZEN = "majority", "tfidf", "frozen"
 BASELINE_STREAM = 4  # keeps the draw of rows apart from the other draws
 TFIDF_ROWS, FROZEN_ROWS = 20_000, 2_000  # training rows, at most
+LEAST_ROWS = 1_000  # that are taken however many labels there are
 WORDS = 50_000  # words and pairs of words, at most
 ITERATIONS = 1_000
 
@@ -44,29 +47,39 @@ class Baseline:
 
 
 def majority(task: Task, train: NDArray[np.int64], validation: NDArray[np.int64]) -> Baseline:
-    """Always the most common class of the training rows (the first of equals). Labels: (n,)."""
+    """Always the most common class of the training rows (the first of equals). Labels: (n,).
+
+    Of several labels a row (n, labels): those that more than half of the training rows have.
+    """
+    if task.multi_label:
+        often = (train.mean(axis=0) > 0.5).astype(np.int64)
+        answer = ", ".join(named_labels(task, often)) or "no label"
+        same = np.broadcast_to(often, validation.shape)
+        return Baseline(MAJORITY, f"always {answer}", score(task, same, validation))
     most = int(np.bincount(train, minlength=task.num_labels).argmax())
     title = f"always {task.labels[most]}"
     return Baseline(MAJORITY, title, score(task, np.full_like(validation, most), validation))
 
 
 def tfidf(task: Task, train: Dataset, validation: Dataset) -> Baseline:
-    """Logistic regression on TF-IDF of words and pairs of words, over both texts of a pair."""
+    """Logistic regression on TF-IDF of words and pairs of words, over both texts of a pair; one for each of several labels a row."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     title = "TF-IDF, logistic regression"
-    rows, note = some_rows(len(train), TFIDF_ROWS)
+    rows, note = some_rows(len(train), most_rows(task, TFIDF_ROWS))
     labels = np.asarray(train["label"])[rows]
     if problem := too_alike(labels):
         return Baseline(TFIDF, title, {}, problem)
     chosen = train.select(rows)
     # Single letters are words too: many languages write without spaces, and some words have one letter.
     words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=WORDS, token_pattern=r"(?u)\b\w+\b")
-    model = make_pipeline(words, LogisticRegression(C=10.0, max_iter=ITERATIONS))
+    model = make_pipeline(words, each_label(task, LogisticRegression(C=10.0, max_iter=ITERATIONS)))
     try:
-        model.fit(joined(chosen), labels)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Label .* is present in all training examples")
+            model.fit(joined(chosen), labels)
     except ValueError as error:
         if "vocabulary" not in str(error):
             raise
@@ -90,9 +103,23 @@ def frozen(
     title = "frozen features, logistic regression"
     if problem := too_alike(labels):
         return Baseline(FROZEN, title, {}, problem)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=ITERATIONS))
-    model.fit(features, labels)
+    model = make_pipeline(StandardScaler(), each_label(task, LogisticRegression(C=0.1, max_iter=ITERATIONS)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Label .* is present in all training examples")
+        model.fit(features, labels)
     return Baseline(FROZEN, title, score(task, model.predict(validation), references), note)
+
+
+def each_label(task: Task, model: Any) -> Any:
+    """The classifier, or one of them for each of several labels a row."""
+    from sklearn.multiclass import OneVsRestClassifier
+
+    return OneVsRestClassifier(model) if task.multi_label else model
+
+
+def most_rows(task: Task, most: int) -> int:
+    """How many rows are taken: where each label has a classifier of its own, fewer the more labels there are."""
+    return max(most * 10 // max(task.num_labels, 10), LEAST_ROWS) if task.multi_label else most
 
 
 def some_rows(total: int, most: int) -> tuple[NDArray[np.int64], str]:
@@ -105,6 +132,8 @@ def some_rows(total: int, most: int) -> tuple[NDArray[np.int64], str]:
 
 def too_alike(labels: NDArray[Any]) -> str:
     """Why nothing can be fitted to these labels; empty where it can."""
+    if labels.ndim == 2:
+        return "the training rows have the same labels, all of them" if len(np.unique(labels, axis=0)) < 2 else ""
     return "the training rows have one class alone" if len(np.unique(labels)) < 2 else ""
 
 
@@ -118,13 +147,16 @@ def joined(split: Dataset) -> list[str]:
 def collapse_warnings(
     task: Task, decisions: NDArray[np.int64], references: NDArray[np.int64], losses: Sequence[float]
 ) -> list[str]:
-    """What says that a training came to nothing: one class for every row, no more right than the most common class, a loss that
-    did not fall.
+    """What says that a training came to nothing: one class or the same labels for every row, no more right than the most common
+    class, labels that no row ever gets, a loss that did not fall.
 
-    decisions, references: (n,) of the validation split, numbers for regression; losses: the logged means, in order.
+    decisions, references: (n,) of the validation split, numbers for regression, (n, labels) for several labels a row; losses: the
+    logged means, in order.
     """
     told = []
-    if not task.regression:
+    if task.multi_label:
+        told += label_warnings(task, decisions, references)
+    elif not task.regression:
         if one_class(decisions):
             told.append(f"it answers '{task.labels[int(decisions[0])]}' for all {len(decisions):,} validation rows")
         right = float(np.mean(decisions == references))
@@ -141,9 +173,24 @@ def collapse_warnings(
     return told
 
 
+def label_warnings(task: Task, decisions: NDArray[np.int64], references: NDArray[np.int64]) -> list[str]:
+    """The same labels for every row; else labels that rows have and none gets. Both (n, labels)."""
+    if one_class(decisions):
+        answer = ", ".join(f"'{name}'" for name in named_labels(task, decisions[0])) or "no label"
+        return [f"it answers {answer} for all {len(decisions):,} validation rows"]
+    never = np.flatnonzero((decisions.sum(axis=0) == 0) & (references.sum(axis=0) > 0))
+    if not len(never):
+        return []
+    names = [task.labels[place] for place in never.tolist()]
+    rows = int(references[:, never].any(axis=1).sum())
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    which = ", ".join(f"'{name}'" for name in names[:SHOWN]) + more
+    return [f"it never answers {which}, which {rows:,} of the {len(references):,} validation rows have"]
+
+
 def one_class(decisions: NDArray[np.int64]) -> bool:
-    """Whether all rows, where there is more than one, got one class."""
-    return len(decisions) > 1 and len(np.unique(decisions)) == 1
+    """Whether all rows, where there is more than one, got one class, or the same labels."""
+    return len(decisions) > 1 and len(np.unique(decisions, axis=0)) == 1
 
 
 def below_words(metric: str, last: Mapping[str, float], baselines: Sequence[Baseline]) -> list[str]:

@@ -77,6 +77,8 @@ class TextColumn:
 class ClassColumn:
     """Labels that are classes, whatever the task makes of them later. classes: their names in order, where the file says them."""
 
+    valid = "text, whole numbers, true and false, dates"
+
     def __init__(self, name: str):
         self.name = name
         self.classes: tuple[str, ...] = ()
@@ -93,12 +95,12 @@ class ClassColumn:
         classes = tuple(written(name) or name for name in table.classes.get(self.name, ()))
         self.classes = self.classes or classes
         if classes:
-            values = [class_of(value, classes) for value in values]
+            values = [self.named(value, classes) for value in values]
         places = (
             self.known[value] if type(value) is str and value in self.known else self.place(value) for value in values
         )
         self.codes.append(np.fromiter(places, np.int32, len(values)))
-        self.wrong += [self.rows + row for row, value in enumerate(values) if not isinstance(value, SCALARS)]
+        self.wrong += [self.rows + row for row, value in enumerate(values) if not self.fits(value)]
         if self.wrong and self.example is None:
             self.example = values[self.wrong[0] - self.rows]
         self.rows += len(table)
@@ -108,11 +110,23 @@ class ClassColumn:
 
     def place(self, value: Any) -> int:
         """The place of a label, a new one where it was not met before."""
-        label = written(value) if isinstance(value, SCALARS) else None
+        label = self.label_of(value) if self.fits(value) else None
         place = self.places.setdefault(label, len(self.places))
         if type(value) is str and len(self.known) < MOST:
             self.known[value] = place
         return place
+
+    def fits(self, value: Any) -> bool:
+        """Whether the value could be a label."""
+        return isinstance(value, SCALARS)
+
+    def label_of(self, value: Any) -> str | None:
+        """A value's canonical text, None where there is no label."""
+        return written(value)
+
+    def named(self, value: Any, classes: Sequence[str]) -> Any:
+        """A value that is a class's number as its name."""
+        return class_of(value, classes)
 
     def values(self) -> Codes:
         """All labels."""
@@ -123,8 +137,10 @@ class ClassColumn:
         if self.wrong:
             kind = type(self.example).__name__
             what = f"column '{self.name}' holds a {kind} where a label is needed: {short(self.example)}"
-            valid = "text, whole numbers, true and false, dates"
-            raise rows.refuse(self.wrong, what, valid=valid, hint=inner_hint(self.name, self.example))
+            hint = inner_hint(self.name, self.example)
+            if isinstance(self.example, list):
+                hint = "task.multi_label=true, where a row may have several labels"
+            raise rows.refuse(self.wrong, what, valid=self.valid, hint=hint)
 
 
 def class_of(value: int | None, classes: Sequence[str]) -> str | None:

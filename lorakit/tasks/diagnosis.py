@@ -64,7 +64,7 @@ class Slice:
     Attributes:
         name: what they have in common.
         rows: how many they are.
-        errors: how many of them are wrong; None for a number to predict.
+        errors: how many of them are wrong, in any label where a row has several; None for a number to predict.
         scores: the task's metrics on them.
     """
 
@@ -178,7 +178,7 @@ def ranking_scores(
 
 
 def by_length(
-    task: Task, decided: NDArray[np.int64], references: NDArray[np.int64], lengths: NDArray[np.int64]
+    task: Task, decided: NDArray[np.generic], references: NDArray[np.generic], lengths: NDArray[np.int64]
 ) -> list[Slice]:
     """Thirds of the rows by their tokens; rows of equal length may be in two of them. Empty below three rows."""
     if len(lengths) < len(THIRDS):
@@ -210,5 +210,6 @@ def slice_of(
 ) -> Slice:
     """The scores of ``rows`` alone."""
     ours, theirs = decided[rows], references[rows]
-    errors = None if task.regression else int(np.sum(ours != theirs))
+    wrong = ours != theirs
+    errors = None if task.regression else int(np.sum(wrong.any(axis=1) if task.multi_label else wrong))
     return Slice(name, len(rows), errors, score(task, ours, theirs))

@@ -20,6 +20,8 @@ HOLD_OUT_STREAM = 2  # keeps the held-out draw apart from the other draws of the
 def hold_out_of(rows: Dataset, section: TaskSection, seed: int) -> dict[str, Dataset]:
     """Train and validation splits of ``rows``: ``task.split_seed`` draws, each class by itself; numbers to predict all together.
 
+    Of rows with several labels each label keeps about its share (``stratified``).
+
     Where it is null ``seed`` draws among all rows, as older versions did, so that their runs keep their rows.
     """
     if section.split_seed is None:
@@ -42,14 +44,52 @@ def hold_out(rows: Dataset, fraction: float, seed: int, *, by_class: bool = Fals
     classes = np.zeros(total, np.int64)
     if by_class:
         classes = np.asarray(rows.with_format("numpy")["label"][:])
-    counts = shares(np.bincount(classes), fraction)
     draw = np.random.default_rng([HOLD_OUT_STREAM, seed])
-    if not counts.any():  # no class has two rows
-        classes[:], counts = 0, shares(np.array([total]), fraction)
-    taken = [draw.permutation(np.flatnonzero(classes == each))[:count] for each, count in enumerate(counts)]
-    held = np.zeros(total, bool)
-    held[np.concatenate(taken)] = True
+    held = stratified(classes, fraction, draw) if classes.ndim == 2 else drawn_by_class(classes, fraction, draw)
     return {"train": rows.select(np.flatnonzero(~held)), "validation": rows.select(np.flatnonzero(held))}
+
+
+def drawn_by_class(classes: NDArray[np.int64], fraction: float, draw: np.random.Generator) -> NDArray[np.bool_]:
+    """Which rows (n,) are held out: of each class its share."""
+    counts = shares(np.bincount(classes), fraction)
+    if not counts.any():  # no class has two rows
+        classes, counts = np.zeros_like(classes), shares(np.array([len(classes)]), fraction)
+    taken = [draw.permutation(np.flatnonzero(classes == each))[:count] for each, count in enumerate(counts)]
+    held = np.zeros(len(classes), bool)
+    held[np.concatenate(taken)] = True
+    return held
+
+
+def stratified(labels: NDArray[np.int64], fraction: float, draw: np.random.Generator) -> NDArray[np.bool_]:
+    """Which rows (n,) are held out, of rows with several labels (n, labels): iterative stratification (Sechidis et al. 2011, sec. 3).
+
+    Label by label, that of the fewest rows left first, each of its rows goes to the side that still wants most rows with that label,
+    then to the side that wants most rows; rows without labels come last. A label of two or more rows wants at least one on both sides.
+    """
+    total = len(labels)
+    sizes = labels.sum(axis=0, dtype=np.int64)
+    low, high = np.minimum(sizes // 2, 1), np.maximum(sizes - 1, 0)
+    out = np.clip(fraction * sizes, low, np.maximum(low, high))
+    wanted = np.stack([sizes - out, out])  # (2, labels): of the training rows, of those held out
+    rest = int(np.clip(round(fraction * total), 1, total - 1))
+    rows_wanted = np.array([total - rest, rest], float)
+    order = draw.permutation(total)
+    left, side, counts = np.ones(total, bool), np.zeros(total, np.int64), sizes.copy()
+    while counts.any():
+        rarest = int(np.argmin(np.where(counts > 0, counts, total + 1)))
+        for row in order[left[order] & (labels[order, rarest] > 0)].tolist():
+            ask = wanted[:, rarest]
+            chosen = int(np.argmax(rows_wanted if ask[0] == ask[1] else ask))
+            side[row], left[row] = chosen, False
+            wanted[chosen] -= labels[row]
+            rows_wanted[chosen] -= 1
+            counts -= labels[row]
+    for row in order[left[order]].tolist():
+        side[row] = int(np.argmax(rows_wanted))
+        rows_wanted[side[row]] -= 1
+    if len(np.unique(side)) < 2:  # every label has one row
+        side[order[0]] = 1 - side[order[0]]
+    return side == 1
 
 
 def shares(sizes: NDArray[np.int64], fraction: float) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from lorakit.errors import DataError
 from lorakit.tasks.table import SHOWN, clipped
 
 if TYPE_CHECKING:
+    from lorakit.tasks.label_sets import LabelSets
     from lorakit.tasks.rows import Rows
 
 INTEGER = re.compile(r"[+-]?\d{1,300}")  # Python converts no more than some thousand digits
@@ -85,10 +86,8 @@ class LabelMap:
                 key="task.label",
                 hint="give all label names as task.labels" if found else "",
             )
-        integers = all(INTEGER.fullmatch(label) for label in found)
-        # Labels that are equal as numbers (1, 01) are told apart by how they are written, not by where a set has them.
-        names = sorted(found, key=lambda name: (int(name), len(name), name)) if integers else sorted(found)
-        return cls(tuple(names), {fold(name): i for i, name in enumerate(names)})
+        names = in_order(found)
+        return cls(names, {fold(name): i for i, name in enumerate(names)})
 
     @classmethod
     def declared(cls, rows: Rows, column: str) -> LabelMap:
@@ -117,6 +116,18 @@ class LabelMap:
             raise rows.refuse(unknown, what, valid=valid, hint=hint)
         return ids
 
+    @property
+    def none(self) -> set[str]:
+        """What a column without labels may hold: the -1 of GLUE's test splits."""
+        return {"-1"} - set(self.ids)
+
+
+def in_order(found: set[str]) -> tuple[str, ...]:
+    """Label names sorted, whole numbers by their value."""
+    integers = all(INTEGER.fullmatch(label) for label in found)
+    # Labels that are equal as numbers (1, 01) are told apart by how they are written, not by where a set has them.
+    return tuple(sorted(found, key=lambda name: (int(name), len(name), name)) if integers else sorted(found))
+
 
 def codes(rows: Rows) -> Codes:
     """The rows' labels, which are classes."""
@@ -130,11 +141,11 @@ def labels_in(rows: Rows) -> set[str]:
     return {name for name in codes(rows).names if name is not None}
 
 
-def unlabelled(rows: Rows, labels: LabelMap | None) -> bool:
-    """Whether rows have no labels: no such column, nothing in it, or the -1 that GLUE's test splits hold."""
+def unlabelled(rows: Rows, labels: LabelMap | LabelSets | None) -> bool:
+    """Whether rows have no labels: no such column, nothing in it, or nothing but what stands for none."""
     if labels is None or rows.labels is None:
         return rows.labels is None
-    return labels_in(rows) <= {"-1"} - set(labels.ids)
+    return labels_in(rows) <= labels.none
 
 
 def fold(label: str) -> str:
@@ -169,8 +180,8 @@ def as_number(value: Any) -> float:
         return math.nan
 
 
-def refuse_missing(rows: Rows, column: str, missing: Sequence[int] | NDArray[np.int64]) -> None:
+def refuse_missing(rows: Rows, column: str, missing: Sequence[int] | NDArray[np.int64], *, hint: str = "") -> None:
     """Raise DataError if there are rows (positions) without a label."""
     if len(missing):
         which = "row has" if len(missing) == 1 else "rows have"
-        raise rows.refuse(missing, f"{len(missing):,} {which} no label in column '{column}'")
+        raise rows.refuse(missing, f"{len(missing):,} {which} no label in column '{column}'", hint=hint)

@@ -7,9 +7,12 @@ from typing import Any
 
 import evaluate
 import numpy as np
-from datasets import Features, Value
+from datasets import Features, Sequence, Value
 
 from lorakit.tasks import formulas
+
+SEVERAL = "multilabel"
+"""The configuration of a metric whose rows are a 0 or 1 for each label, as the f1 of the library evaluate has it."""
 
 
 class LocalMetric(evaluate.Metric):
@@ -27,7 +30,8 @@ class LocalMetric(evaluate.Metric):
         return str(self._data_dir_root)
 
     def _info(self) -> evaluate.MetricInfo:
-        features = Features({"predictions": Value(self.dtype), "references": Value(self.dtype)})
+        kind = Sequence(Value(self.dtype)) if self.config_name == SEVERAL else Value(self.dtype)
+        features = Features({"predictions": kind, "references": kind})
         return evaluate.MetricInfo(
             description=type(self).__doc__ or "", citation="", inputs_description="", features=features
         )
@@ -60,6 +64,24 @@ class Matthews(LocalMetric):
     key, formula = "matthews", staticmethod(formulas.matthews)
 
 
+class QuadraticKappa(LocalMetric):
+    """Cohen's kappa of grades, with quadratic weights."""
+
+    key, formula = "quadratic_kappa", staticmethod(formulas.quadratic_kappa)
+
+
+class MicroF1(LocalMetric):
+    """F1 over all pairs of a row and a label."""
+
+    key, formula = "micro_f1", staticmethod(formulas.micro_f1)
+
+
+class SubsetAccuracy(LocalMetric):
+    """The share of rows whose labels are all right."""
+
+    key, formula = "subset_accuracy", staticmethod(formulas.subset_accuracy)
+
+
 class Pearson(LocalMetric):
     """Pearson's linear correlation."""
 
@@ -78,6 +100,19 @@ class MeanSquaredError(LocalMetric):
     key, formula, dtype = "mse", staticmethod(formulas.mse), "float64"
 
 
-MODULES: dict[str, type[LocalMetric]] = {
-    module.key: module for module in (Accuracy, F1, MacroF1, Matthews, Pearson, Spearman, MeanSquaredError)
-}
+class MeanAbsoluteError(LocalMetric):
+    """The mean absolute error."""
+
+    key, formula, dtype = "mae", staticmethod(formulas.mae), "float64"
+
+
+class R2(LocalMetric):
+    """The share of the variance that is explained."""
+
+    key, formula, dtype = "r2", staticmethod(formulas.r2), "float64"
+
+
+OF_CLASSES = (Accuracy, F1, MacroF1, Matthews, QuadraticKappa)
+OF_LABELS = (MicroF1, SubsetAccuracy)
+OF_NUMBERS = (Pearson, Spearman, MeanSquaredError, MeanAbsoluteError, R2)
+MODULES: dict[str, type[LocalMetric]] = {module.key: module for module in (*OF_CLASSES, *OF_LABELS, *OF_NUMBERS)}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lorakit.errors import DataError
 from lorakit.tasks.columns import ClassColumn, IndexColumn, NumberColumn, TextColumn
+from lorakit.tasks.label_columns import FlagColumns, SetColumn
 from lorakit.tasks.labels import Codes
 from lorakit.tasks.table import Table, no_column, row_error
 
@@ -30,7 +31,8 @@ class Columns:
 
     text: one or two columns; regression: labels are numbers; label_optional: the file may come without labels; empty_text:
     texts may be empty (GLUE's QQP has some); idx: a column ``idx`` numbers the rows where there is one; keys, label_key: the
-    recipe keys that named the columns; others: columns to keep besides.
+    recipe keys that named the columns; others: columns to keep besides; multi_label: rows have several labels, in the column
+    ``label`` or, where there are any, in one of label_columns for each.
     """
 
     text: tuple[str, ...]
@@ -42,6 +44,8 @@ class Columns:
     keys: tuple[str, ...] = ("", "")
     label_key: str = ""
     others: tuple[str, ...] = ()
+    multi_label: bool = False
+    label_columns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, task: Task, split: str) -> Columns:
@@ -50,9 +54,27 @@ class Columns:
         return cls(task.text, task.label, task.regression, optional, empty_text=True, idx=idx)
 
     @property
+    def label_names(self) -> tuple[str, ...]:
+        """The columns that labels are in."""
+        return self.label_columns or (self.label,)
+
+    @property
+    def labelled_by(self) -> str:
+        """The same, as messages say them."""
+        return ", ".join(self.label_names)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """All that is read."""
-        return (*self.text, self.label, *(["idx"] if self.idx else []), *self.others)
+        return (*self.text, *self.label_names, *(["idx"] if self.idx else []), *self.others)
+
+    def label_reader(self) -> ClassColumn | NumberColumn | FlagColumns:
+        """What takes the labels in."""
+        if self.regression:
+            return NumberColumn(self.label, optional=self.label_optional)
+        if self.label_columns:
+            return FlagColumns(self.label_columns)
+        return SetColumn(self.label) if self.multi_label else ClassColumn(self.label)
 
 
 @dataclass(frozen=True)
@@ -102,8 +124,7 @@ def gather(tables: Iterable[Table], columns: Columns, folder: Path | None = None
     import pyarrow as arrow
 
     texts = [TextColumn(name, empty=columns.empty_text) for name in columns.text]
-    optional = columns.label_optional
-    label = NumberColumn(columns.label, optional=optional) if columns.regression else ClassColumn(columns.label)
+    label = columns.label_reader()
     idx = IndexColumn("idx" if columns.idx else "")
     places = [np.empty(0, np.int64)]
     names: dict[str, None] = {}
@@ -129,7 +150,7 @@ def gather(tables: Iterable[Table], columns: Columns, folder: Path | None = None
         path=name or table.path,
         names=tuple(names),
         texts=arrow.ipc.open_stream(source).read_all(),
-        labels=label.values() if columns.label in names else None,
+        labels=label.values() if set(columns.label_names) <= set(names) else None,
         numbers=np.concatenate(places),
         idx=idx.values(),
         unit=table.unit,
@@ -156,7 +177,7 @@ def check_columns(rows: Rows, columns: Columns) -> None:
     """Raise DataError about a column that the file lacks."""
     needed = dict(zip(columns.text, columns.keys, strict=False))
     if not columns.label_optional:
-        needed[columns.label] = columns.label_key
+        needed |= dict.fromkeys(columns.label_names, columns.label_key)
     for name, key in needed.items():
         if name not in rows.names:
             raise no_column(rows.path, name, rows.names, key)

@@ -136,10 +136,12 @@ def refuse_custom_keys(task: Task, section: TaskSection) -> None:
     """Raise DataError about keys that only task.name: custom reads, all of them at once."""
     given = [
         key
-        for key in ("train", "validation", "test", "text", "text_pair", "label")
+        for key in ("train", "validation", "test", "text", "text_pair", "label", "label_separator")
         if getattr(section, key) is not None
     ]
-    given += [key for key in ("labels", "regression") if getattr(section, key)]
+    given += [
+        key for key in ("labels", "regression", "ordered", "multi_label", "label_columns") if getattr(section, key)
+    ]
     columns = " and ".join(task.text)
     problems = [
         Problem(

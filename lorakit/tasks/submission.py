@@ -1,8 +1,8 @@
 """Files of predictions: GLUE's submission form for the test splits of GLUE tasks, a csv with probabilities for all others.
 
 GLUE's form is tab separated: ``index``, ``prediction``, which is a label's name (MNLI, QNLI, RTE), a score from 0.000 to 5.000
-(STS-B), else the label's id. The csv has ``idx``, ``prediction`` (the label's name, or the number) and, where they are known,
-``probability_<name>`` of every label.
+(STS-B), else the label's id. The csv has ``idx``, ``prediction`` (the label's name, several with a separator between them, or the
+number) and, where they are known, ``probability_<name>`` of every label.
 
 Both have a header and one row an example, in the order of idx.
 """
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.errors import UsageError
-from lorakit.tasks.task import Task
+from lorakit.tasks.label_sets import joined
+from lorakit.tasks.task import Task, named_labels
 
 
 def prediction_rows(
@@ -26,7 +27,7 @@ def prediction_rows(
 ) -> list[tuple[int, str]]:
     """Rows (index, prediction) in the order of idx, as GLUE's submission wants them; label names for tasks outside GLUE.
 
-    predictions: shape (n,), class ids, or floats for regression.
+    predictions: shape (n,), class ids, or floats for regression; (n, labels) of 0 and 1 for several labels a row.
     """
     return [(idx[row], submitted(task, predictions[row])) for row in np.argsort(idx, kind="stable").tolist()]
 
@@ -39,7 +40,9 @@ def submitted(task: Task, prediction: Any) -> str:
 
 
 def spoken(task: Task, prediction: Any) -> str:
-    """One prediction for people: the label's name, or the number."""
+    """One prediction for people: the label's name, several with a separator between them, or the number."""
+    if task.multi_label:
+        return joined(named_labels(task, prediction), task.labels)
     return f"{float(prediction):.6g}" if task.regression else task.labels[int(prediction)]
 
 
@@ -54,8 +57,8 @@ def write_predictions(
 ) -> Path:
     """Write one row an example and give the path back.
 
-    predictions: shape (n,); probabilities: shape (n, num_labels) or None; split: decides the form, see the head of this file.
-    The file appears only when it is complete. Raises UsageError where it cannot be written.
+    predictions: shape (n,), or (n, labels); probabilities: shape (n, num_labels) or None; split: decides the form, see the head of
+    this file. The file appears only when it is complete. Raises UsageError where it cannot be written.
     """
     path = Path(path)
     if task.submission and split in task.test:

@@ -9,11 +9,12 @@ from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.tasks.data_files import find_files
 from lorakit.tasks.data_sets import DataSet, find_data_set
 from lorakit.tasks.held_out import hold_out_of
-from lorakit.tasks.labels import LabelMap, fold, written
+from lorakit.tasks.label_sets import SAID, LabelSets
+from lorakit.tasks.labels import INTEGER, LabelMap, fold, written
 from lorakit.tasks.rows import Columns, Rows
 from lorakit.tasks.splits import build_split
 from lorakit.tasks.stored_rows import Source, read_rows
-from lorakit.tasks.task import OWN_DATA, Task, TaskData, name_of_files
+from lorakit.tasks.task import MULTI_LABEL_METRICS, ORDERED_METRICS, OWN_DATA, Task, TaskData, name_of_files
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,10 @@ def load_custom(section: TaskSection, *, seed: int, offline: bool = False) -> Ta
     if len(text) == 1:
         refuse_half_pair(rows["train"], text[0])
     labels = None if section.regression else label_map(section, rows["train"], label)
-    task = custom_task(section, text, label, labels.names if labels else ())
-    hint = "" if section.labels else "give all label names as task.labels"
+    if isinstance(labels, LabelSets) and labels.separator and not section.label_separator:
+        told.append(f"{rows['train'].path}: labels are separated by {SAID[labels.separator]}")
+    task = custom_task(section, text, label, labels)
+    hint = "" if section.labels or section.label_columns else "give all label names as task.labels"
     splits = {name: build_split(rows[name], columns[name], labels, label_hint=hint) for name in rows}
     if "validation" not in splits:
         splits = hold_out_of(splits.pop("train"), section, seed) | splits
@@ -76,7 +79,19 @@ def find_sources(section: TaskSection, *, offline: bool) -> tuple[dict[str, Sour
 def columns_of(section: TaskSection, text: tuple[str, ...], label: str, split: str) -> Columns:
     """What is read of a split's file."""
     keys = ("task.text", "task.text_pair")
-    return Columns(text, label, section.regression, split == "test", keys=keys, label_key="task.label")
+    columns = tuple(section.label_columns)
+    label_key = "task.label_columns" if columns else "task.label"
+    optional = split == "test"
+    return Columns(
+        text,
+        label,
+        section.regression,
+        optional,
+        keys=keys,
+        label_key=label_key,
+        multi_label=section.multi_label,
+        label_columns=columns,
+    )
 
 
 def check_section(section: TaskSection) -> tuple[tuple[str, ...], str]:
@@ -88,8 +103,9 @@ def check_section(section: TaskSection) -> tuple[tuple[str, ...], str]:
             ("text", "the name of its text column", "sentence"),
             ("label", "the name of its label column", "label"),
         )
-        if not getattr(section, key)
+        if not getattr(section, key) and not (key == "label" and section.label_columns)
     ]
+    problems += several_problems(section)
     if section.data != "auto":
         problems.append(Problem("a custom task reads task.train, not task.data", key="task.data", hint="leave it out"))
     if section.text and section.text == section.text_pair:
@@ -110,7 +126,26 @@ def check_section(section: TaskSection) -> tuple[tuple[str, ...], str]:
     if problems:
         raise DataError(problems)
     columns = (section.text, section.text_pair) if section.text_pair else (section.text,)
-    return tuple(str(column) for column in columns), str(section.label)
+    return tuple(str(column) for column in columns), section.label or ""
+
+
+def several_problems(section: TaskSection) -> list[Problem]:
+    """What is wrong with the keys of several labels a row, and of grades."""
+    problems, columns = [], section.label_columns
+    for key, given in (("label_columns", bool(columns)), ("label_separator", section.label_separator is not None)):
+        if given and not section.multi_label:
+            problems.append(Problem("is for several labels a row", key=f"task.{key}", hint="task.multi_label=true"))
+    if columns and (section.label or section.labels or section.label_separator is not None):
+        wrong = "name the labels already: no other column, name or separator is read"
+        problems.append(Problem(wrong, key="task.label_columns", valid="without label, labels and label_separator"))
+    if columns and (len(set(columns)) < max(2, len(columns)) or {section.text, section.text_pair} & set(columns)):
+        valid = "two or more, all different, and none of them a text"
+        problems.append(Problem("not a list of label columns", key="task.label_columns", valid=valid))
+    kinds = [key for key in ("regression", "multi_label", "ordered") if getattr(section, key)]
+    if len(kinds) > 1:
+        which = " and ".join(kinds)
+        problems.append(Problem(f"a task cannot be {which}", key=f"task.{kinds[-1]}", valid="one of them"))
+    return problems
 
 
 def read_source(source: Source, columns: Columns, *, key: str) -> Rows:
@@ -135,18 +170,40 @@ def refuse_half_pair(rows: Rows, text: str) -> None:
                 )
 
 
-def label_map(section: TaskSection, train: Rows, label: str) -> LabelMap:
+def label_map(section: TaskSection, train: Rows, label: str) -> LabelMap | LabelSets:
     """From the labels in the files to ids: by the names given, else as found in the training file."""
+    if section.multi_label:
+        if names := section.label_columns or section.labels:
+            return LabelSets.of_names(names, section.label_separator)
+        return LabelSets.found_in(train, label, section.label_separator)
     if section.labels:
         return LabelMap.of_names(section.labels, train)
-    return LabelMap.found_in(train, label)
+    found = LabelMap.found_in(train, label)
+    if section.ordered and not train.classes and not all(INTEGER.fullmatch(name) for name in found.names):
+        what = f"{train.path}: nothing tells the order of the grades {', '.join(found.names)}"
+        raise DataError(what, key="task.ordered", hint="task.labels names them from the lowest to the highest")
+    return found
 
 
-def custom_task(section: TaskSection, text: tuple[str, ...], label: str, labels: tuple[str, ...]) -> Task:
-    """The Task of a custom section."""
+def custom_task(section: TaskSection, text: tuple[str, ...], label: str, labels: LabelMap | LabelSets | None) -> Task:
+    """The Task of a custom section; labels: None for regression."""
+    names = labels.names if labels else ()
     if section.regression:
         metrics: tuple[str, ...] = ("pearson", "spearman", "mse")
+    elif section.multi_label:
+        metrics = MULTI_LABEL_METRICS
     else:
-        metrics = ("accuracy", "f1" if len(labels) == 2 else "macro_f1")
-    called, title = name_of_files(str(section.train)), f"{OWN_DATA}{section.train}"
-    return Task(CUSTOM, title, text, label, labels, metrics, called=called).with_metric(section.metric)
+        metrics = ("accuracy", "f1" if len(names) == 2 else "macro_f1", *(ORDERED_METRICS if section.ordered else ()))
+    return Task(
+        CUSTOM,
+        f"{OWN_DATA}{section.train}",
+        text,
+        label,
+        names,
+        metrics,
+        called=name_of_files(str(section.train)),
+        ordered=section.ordered,
+        multi_label=section.multi_label,
+        label_columns=tuple(section.label_columns),
+        label_separator=(labels.separator or "") if isinstance(labels, LabelSets) else "",
+    ).with_metric(section.metric)

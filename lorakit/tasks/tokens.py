@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from operator import ne
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.tasks.cache import cached
+from lorakit.tasks.long_texts import TRUNCATE, WINDOWS, Cut, Frame, check_single, pieces
+from lorakit.tasks.plain_text import as_plain_text, role_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,27 +30,30 @@ Progress = Callable[[int, int], None]
 CHUNK = 1000  # texts tokenised at a time
 CHUNK_BYTES = 2**22  # of text tokenised at a time: before they are cut, tokens take a hundred times their letters
 LARGE = 2**21  # bytes of text; tokenising less than that takes a second or two
-VERSION = 1  # of this file's reading of texts; another version finds nothing in the cache
+VERSION = 3  # of this file's reading of texts; another version finds nothing in the cache
 
 
 @dataclass
 class Tokens:
-    """Rows end to end: lengths (n,), tokens (sum of lengths,), types likewise or None, and how many rows were cut."""
+    """Pieces end to end: lengths (pieces,), tokens (sum of lengths,), types likewise or None; counts (n,): how many pieces each row is,
+    None where each is one; how many rows were cut, and in how many a token with a role was written."""
 
     lengths: NDArray[np.int64]
     tokens: NDArray[np.int32]
     types: NDArray[np.int8] | None
     truncated: int
+    special: int
+    counts: NDArray[np.int64] | None = None
 
 
 def tokenise(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, progress: Progress | None = None
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, cut: Cut, progress: Progress | None = None
 ) -> Tokens:
-    """The tokens of a split's texts, each row cut to ``max_length``."""
-    chunks = partial(tokenised, dataset, tokenizer, max_length, progress)
+    """The tokens of a split's texts, as ``cut`` says."""
+    chunks = partial(tokenised, dataset, tokenizer, cut, progress)
     if text_bytes(dataset) < LARGE:
         return joined(list(chunks()))
-    with cached(tokens_key(dataset, tokenizer, max_length), partial(write, chunks)) as folder:
+    with cached(tokens_key(dataset, tokenizer, cut), partial(write, chunks)) as folder:
         return read(folder)
 
 
@@ -57,21 +63,41 @@ def text_bytes(dataset: Dataset) -> int:
 
 
 def tokenised(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, progress: Progress | None
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, cut: Cut, progress: Progress | None
 ) -> Iterator[Tokens]:
     """The split's tokens, a chunk of rows at a time."""
     done = 0
     for texts in text_chunks(dataset):
-        made = tokenizer(*texts, truncation=True, max_length=max_length, padding=False, verbose=False)
-        yield Tokens(
-            np.fromiter(map(len, made["input_ids"]), np.int64),
-            flat(made["input_ids"], np.int32),
-            flat(made["token_type_ids"], np.int8) if "token_type_ids" in made else None,
-            count_truncated(made, tokenizer, texts),
-        )
+        yield tokens_of(texts, tokenizer, cut)
         done += len(texts[0])
         if progress:
             progress(done, len(dataset))
+
+
+def tokens_of(written: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, cut: Cut) -> Tokens:
+    """The tokens of one column of texts, or of two that make pairs, as ``cut`` says."""
+    roles = role_tokens(tokenizer)
+    texts = [as_plain_text(column, roles) for column in written]
+    special = sum(map(ne, zip(*texts, strict=True), zip(*written, strict=True)))
+    if cut.long == TRUNCATE:
+        made = tokenizer(*texts, truncation=True, max_length=cut.length, padding=False, verbose=False)
+        return tokens_from(made, count_truncated(made, tokenizer, texts), special)
+    check_single(cut.long, len(texts) == 2)
+    whole = tokenizer(*texts, truncation=False, padding=False, verbose=False)
+    found, counts, lost = pieces(whole, cut, Frame.of(tokenizer))
+    return tokens_from(found, lost, special, np.asarray(counts, np.int64) if cut.long == WINDOWS else None)
+
+
+def tokens_from(made: Any, truncated: int, special: int, counts: NDArray[np.int64] | None = None) -> Tokens:
+    """The Tokens of rows of ids."""
+    return Tokens(
+        np.fromiter(map(len, made["input_ids"]), np.int64),
+        flat(made["input_ids"], np.int32),
+        flat(made["token_type_ids"], np.int8) if "token_type_ids" in made else None,
+        truncated,
+        special,
+        counts,
+    )
 
 
 def text_chunks(dataset: Dataset) -> Iterator[tuple[list[str], ...]]:
@@ -95,7 +121,7 @@ def flat(rows: list[list[int]], dtype: type[np.integer[Any]]) -> NDArray[Any]:
     return np.fromiter(chain.from_iterable(rows), dtype, sum(map(len, rows)))
 
 
-def count_truncated(made: Any, tokenizer: PreTrainedTokenizerBase, texts: tuple[list[str], ...]) -> int:
+def count_truncated(made: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[list[str]]) -> int:
     """How many rows of ``made`` lost tokens."""
     if made.encodings is not None:
         return sum(1 for encoding in made.encodings if encoding.overflowing)
@@ -106,36 +132,44 @@ def count_truncated(made: Any, tokenizer: PreTrainedTokenizerBase, texts: tuple[
 def joined(chunks: list[Tokens]) -> Tokens:
     """All chunks as one, in memory."""
     types = [chunk.types for chunk in chunks if chunk.types is not None]
+    counts = [chunk.counts for chunk in chunks if chunk.counts is not None]
     return Tokens(
         np.concatenate([chunk.lengths for chunk in chunks]) if chunks else np.empty(0, np.int64),
         np.concatenate([chunk.tokens for chunk in chunks]) if chunks else np.empty(0, np.int32),
         np.concatenate(types) if types else None,
         sum(chunk.truncated for chunk in chunks),
+        sum(chunk.special for chunk in chunks),
+        np.concatenate(counts) if counts else None,
     )
 
 
 def write(chunks: Callable[[], Iterator[Tokens]], folder: Path) -> None:
     """Write all chunks into ``folder``, one after the other."""
-    truncated = 0
+    truncated = special = 0
     with (folder / "lengths").open("wb") as lengths, (folder / "tokens").open("wb") as tokens:
         for chunk in chunks():
             lengths.write(chunk.lengths.tobytes())
             tokens.write(chunk.tokens.tobytes())
-            if chunk.types is not None:
-                with (folder / "types").open("ab") as types:
-                    types.write(chunk.types.tobytes())
+            for name, values in (("types", chunk.types), ("counts", chunk.counts)):
+                if values is not None:
+                    with (folder / name).open("ab") as file:
+                        file.write(values.tobytes())
             truncated += chunk.truncated
-    (folder / "truncated.json").write_text(str(truncated), encoding="utf-8")
+            special += chunk.special
+    (folder / "counts.json").write_text(json.dumps([truncated, special]), encoding="utf-8")
 
 
 def read(folder: Path) -> Tokens:
     """What ``write`` wrote, tokens and types mapped from their files."""
-    types = folder / "types"
+    types, counts = folder / "types", folder / "counts"
+    truncated, special = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
     return Tokens(
         np.fromfile(folder / "lengths", np.int64),
         mapped(folder / "tokens", np.int32),
         mapped(types, np.int8) if types.exists() else None,
-        json.loads((folder / "truncated.json").read_text(encoding="utf-8")),
+        truncated,
+        special,
+        np.fromfile(counts, np.int64) if counts.exists() else None,
     )
 
 
@@ -146,7 +180,7 @@ def mapped(path: Path, dtype: type[np.integer[Any]]) -> NDArray[Any]:
     return np.memmap(path, dtype, "r").view(np.ndarray)
 
 
-def tokens_key(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+def tokens_key(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, cut: Cut) -> str:
     """The cache's key: a hash of the texts, the tokenizer and all that decides; "" for a tokenizer that cannot be hashed."""
     import tokenizers
     import transformers
@@ -160,8 +194,9 @@ def tokens_key(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length:
         "version": [VERSION, tokenizers.__version__, transformers.__version__],
         "tokenizer": [type(tokenizer).__qualname__, {name: core[name] for name in sorted(core) if name not in calls}],
         "inputs": [tokenizer.model_input_names, tokenizer.truncation_side, tokenizer.pad_token_type_id],
+        "roles": role_tokens(tokenizer),
         "columns": text_columns(dataset),
-        "max_length": max_length,
+        "cut": [cut.length, cut.long],
     }
     digest = hashlib.sha256(json.dumps(settings).encode())
     chosen = row_places(dataset)

@@ -9,7 +9,8 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
-from lorakit.tasks.batching import Encoded, evaluation_batches
+from lorakit.tasks.batching import Encoded
+from lorakit.tasks.calibration import probabilities
 from lorakit.tasks.metrics import score
 from lorakit.tasks.task import Task
 from lorakit.training.objective import Objective
@@ -20,7 +21,7 @@ def predict_logits(model: nn.Module, encoded: Encoded, objective: Objective, bat
     """(rows, labels), float32, in row order; batches are shared out over the processes, and the model's mode is put back."""
     accelerator, training = objective.accelerator, model.training
     model.eval()
-    mine = evaluation_batches(encoded.lengths, batch_size)[accelerator.process_index :: accelerator.num_processes]
+    mine = encoded.batches(batch_size)[accelerator.process_index :: accelerator.num_processes]
     parts = [(rows, objective.logits(model, encoded.collate(rows)).cpu().numpy()) for rows in mine]
     model.train(training)
     gathered = gather_object(parts) if accelerator.num_processes > 1 else parts
@@ -31,8 +32,24 @@ def predict_logits(model: nn.Module, encoded: Encoded, objective: Objective, bat
 
 
 def decide(task: Task, logits: np.ndarray) -> np.ndarray:
-    """Predictions from logits: class ids, or numbers for regression."""
+    """Predictions (n,) from logits: class ids, or numbers for regression; (n, labels) of 0 and 1 for several labels a row, each of
+    which is given from a probability of one half.
+    """
+    if task.multi_label:
+        return (logits >= 0).astype(np.int64)
     return logits[:, 0] if task.regression else logits.argmax(axis=1)
+
+
+def probabilities_of(task: Task, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray | None:
+    """Probabilities (n, labels) from logits, which sum to 1 but for several labels a row; None for regression."""
+    from scipy.special import expit
+
+    if task.regression:
+        return None
+    if not task.multi_label:
+        return probabilities(logits, temperature)
+    found: np.ndarray = expit(logits)
+    return found
 
 
 def score_logits(task: Task, logits: np.ndarray, encoded: Encoded) -> dict[str, float]:
@@ -48,17 +65,17 @@ def score_splits(
     splits: Mapping[str, Encoded],
     objective: Objective,
     batch_size: int,
-    decided: dict[str, np.ndarray],
+    outputs: dict[str, np.ndarray],
 ) -> dict[str, float]:
     """The metrics of the task's validation splits: those of the first under their own names, further ones as ``name/split``.
 
-    decided: filled with the predictions of each.
+    outputs: filled with the logits of each.
     """
     scores: dict[str, float] = {}
     for split in task.validation:
         logits = predict_logits(model, splits[split], objective, batch_size)
         scores |= of_split(score_logits(task, logits, splits[split]), split, task.validation)
-        decided[split] = decide(task, logits)
+        outputs[split] = logits
     return scores
 
 

@@ -107,6 +107,7 @@ def check_graphs(training: TrainingSection, accelerator: Accelerator, config: An
     reasons = {
         f"this device ({accelerator.device.type} and not cuda)": accelerator.device.type != "cuda",
         "training.accumulate": training.accumulate > 1,
+        "training.micro_tokens": training.micro_tokens is not None,
         "training.gradient_checkpointing": training.gradient_checkpointing,
         "several processes": accelerator.num_processes > 1,
         "training.precision=fp16": accelerator.scaler is not None,

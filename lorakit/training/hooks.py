@@ -16,7 +16,8 @@ class TrainState:
 
     step: optimiser steps done; skipped: those left out because a gradient was not finite; loss: mean over the steps since the line
     before; scores: the last evaluation; best: the best one so far as {"step", "epoch", "scores"}; next_tick: the step before which the
-    search acts next; seconds: training time, that before an interruption included.
+    search acts next; seconds: training time, that before an interruption included; waited: evaluations since the score that counts
+    as the last improvement, and improved: that score, where the recipe stops early; stopped: whether it did.
     """
 
     total_steps: int
@@ -31,6 +32,9 @@ class TrainState:
     next_tick: int | None = None
     seconds: float = 0.0
     skipped: list[int] = field(default_factory=list)
+    waited: int = 0
+    improved: float | None = None
+    stopped: bool = False
 
     def __post_init__(self) -> None:
         self.pending: Sequence[SupportsFloat] = ()  # no field: checkpoints have these losses elsewhere
@@ -63,6 +67,10 @@ class Hook:
 
     name: ClassVar[str] = ""
     steady: bool = True
+
+    def settled(self, state: TrainState) -> bool:
+        """Whether the training may end here: nothing that this hook has to come to, a budget say, is still under way."""
+        return True
 
     def on_train_begin(self, state: TrainState) -> None:
         """Once, before the first step of this process."""

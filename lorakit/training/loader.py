@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lorakit.recipe.schema import TrainingSection
 from lorakit.tasks.batching import Batch, Encoded, epoch_batches, evaluation_batches
+from lorakit.training.losses import row_scale, scaled
 
 
 @dataclass(frozen=True)
 class StepBatch:
     """What one optimiser step sees.
 
-    batches: this process's part of ``accumulate`` batches; rows: of all of them, on all processes; share: 1, or 0 where fewer
-    rows than processes were left and this one repeats a row, so that the others need not wait for its gradients.
+    batches: this process's part of ``accumulate`` batches, each cut where ``micro_tokens`` says; rows: of all of them, on all
+    processes; share: 1, or 0 where fewer rows than processes were left and this one repeats a row, so that the others need not
+    wait for its gradients.
     """
 
     batches: list[Batch]
@@ -26,7 +30,10 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class TrainLoader:
-    """The training rows, batched for one of ``processes`` processes, padded to a length that ``multiple`` divides."""
+    """The training rows, batched for one of ``processes`` processes, padded to a length that ``multiple`` divides.
+
+    weights: of the classes (classes,); with them each batch says what makes a mean over its step's rows one over their weights.
+    """
 
     encoded: Encoded
     training: TrainingSection
@@ -34,6 +41,7 @@ class TrainLoader:
     process: int = 0
     processes: int = 1
     multiple: int = 1
+    weights: NDArray[np.float64] | None = None
 
     def step_batches(self, epoch: int, skip: int = 0) -> Iterator[StepBatch]:
         """The epoch's steps in order, without the first ``skip``. Each batch is split over the processes row by row."""
@@ -41,8 +49,36 @@ class TrainLoader:
         for start in range(skip * accumulate, len(batches), accumulate):
             step_batch = batches[start : start + accumulate]
             mine = [share for rows in step_batch if (share := rows[self.process :: self.processes])]
-            parts: list[Batch] = [self.encoded.collate(rows, self.multiple) for rows in mine or [step_batch[0][:1]]]
-            yield StepBatch(parts, sum(len(rows) for rows in step_batch), share=1.0 if mine else 0.0)
+            whole = [row for rows in step_batch for row in rows]
+            cut = [part for rows in mine or [step_batch[0][:1]] for part in self.cut(rows)]
+            parts = [self.collate(rows, whole, self.multiple) for rows in cut]
+            yield StepBatch(parts, len(whole), share=1.0 if mine else 0.0)
+
+    def cut(self, rows: list[int]) -> list[list[int]]:
+        """A batch's rows in parts of at most ``micro_tokens`` tokens, padding included, the longest first; one row alone may have more.
+
+        Where they fit as they are they stay as they are.
+        """
+        limit, lengths = self.training.micro_tokens, self.encoded.lengths
+        if limit is None or len(rows) * self.padded(max(lengths[row] for row in rows)) <= limit:
+            return [rows]
+        left, parts = sorted(rows, key=lambda row: -lengths[row]), []
+        while left:
+            size = max(limit // self.padded(lengths[left[0]]), 1)
+            parts.append(left[:size])
+            left = left[size:]
+        return parts
+
+    def padded(self, length: int) -> int:
+        """The length of a batch whose longest row has ``length`` tokens."""
+        return -(-int(length) // self.multiple) * self.multiple
+
+    def collate(self, rows: list[int], whole: list[int], multiple: int = 1) -> Batch:
+        """These rows as a batch of a step over the rows ``whole``."""
+        batch = self.encoded.collate(rows, multiple)
+        if self.weights is None or self.encoded.labels is None:
+            return batch
+        return scaled(batch, row_scale(self.weights, self.encoded.labels[whole]))
 
     def batches(self, epoch: int) -> list[list[int]]:
         """The epoch's batches, of all processes."""
@@ -61,11 +97,12 @@ class TrainLoader:
         """The first ``number`` batches in file order, always the same (the authors' scoring data)."""
         size = self.training.batch_size
         rows = list(range(min(number * size, len(self.encoded))))
-        return [self.encoded.collate(rows[start : start + size]) for start in range(0, len(rows), size)]
+        return [self.collate(part, part) for start in range(0, len(rows), size) if (part := rows[start : start + size])]
 
     def sample(self, number: int, generator: torch.Generator) -> list[Batch]:
         """``number`` batches of rows drawn without replacement, similar lengths together."""
         size = self.training.batch_size
         rows = torch.randperm(len(self.encoded), generator=generator)[: number * size].tolist()
         lengths = [self.encoded.lengths[row] for row in rows]
-        return [self.encoded.collate([rows[place] for place in places]) for places in evaluation_batches(lengths, size)]
+        parts = [[rows[place] for place in places] for places in evaluation_batches(lengths, size)]
+        return [self.collate(part, part) for part in parts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from typing import Any, NoReturn
 
@@ -16,23 +17,29 @@ from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.errors import Interrupted, command_line
 from lorakit.tasks.batching import Batch
-from lorakit.tasks.task import higher_is_better
 from lorakit.training.checkpoint import save_checkpoint
+from lorakit.training.early_stopping import better, watch
+from lorakit.training.evaluation import decide
 from lorakit.training.interrupt import StopRequest, listening
 from lorakit.training.loader import StepBatch
 from lorakit.training.nonfinite import check_finite, skip_nonfinite
 from lorakit.training.training import Training
 
+BEST = "best"
+
 
 @FaultPoint("training")
 def train(training: Training) -> None:
-    """Train from where ``training.state`` stands to the schedule's end. Raises Interrupted once a stop was asked for and saved."""
+    """Train from where ``training.state`` stands to the schedule's end, or to where it stops early.
+
+    Raises Interrupted once a stop was asked for and saved.
+    """
     state, schedule, accelerator = training.state, training.schedule, training.accelerator
     training.model.train()
     training.call("on_train_begin")
     begun = time.perf_counter() - state.seconds
     with listening() as stop:
-        while state.step < schedule.total_steps:
+        while state.step < schedule.total_steps and not state.stopped:
             epoch, done = divmod(state.step, schedule.steps_per_epoch)
             for step_batch in training.loader.step_batches(epoch, skip=done):
                 if state.step in schedule.ticks:
@@ -44,11 +51,14 @@ def train(training: Training) -> None:
                     log(training)
                 if state.step in schedule.evaluations:
                     evaluate(training)
+                ends = state.stopped or state.step == schedule.total_steps
+                if ends:
+                    log(training)
                 if state.step % schedule.steps_per_epoch == 0:
                     training.call("on_epoch_end")
-                if state.step in schedule.checkpoints:
+                if state.step in schedule.checkpoints or ends:
                     save(training)
-                if state.step == schedule.total_steps:
+                if ends:
                     break
                 if asked_to_stop(accelerator, stop):
                     save(training)
@@ -113,21 +123,28 @@ def log(training: Training) -> None:
 
 @FaultPoint("evaluation")
 def evaluate(training: Training) -> None:
-    """Score the validation splits; keep the adapter where it is the best so far (the first of equals)."""
+    """Score the validation splits; keep the adapter where it is the best so far (the first of equals); see whether to stop early."""
     state = training.state
     check_finite(training)
     state.scores = training.evaluate()
-    if state.best is None or better(training.metric, state.scores, state.best["scores"]):
-        state.best = {"step": state.step, "epoch": state.epoch, "scores": state.scores}
+    settled = all(hook.settled(state) for hook in training.hooks)
+    competes = settled or training.recipe.training.select != BEST
+    if competes and (state.best is None or better(training.metric, state.scores, state.best["scores"])):
+        state.best = {"step": state.step, "epoch": state.epoch, "scores": state.scores} | of_outputs(training)
         if training.accelerator.is_main_process:
             save_adapter(training.adapted, training.run.weights("best"))
     write(training, {"step": state.step, "epoch": state.epoch, "split": "validation", "scores": state.scores})
+    if settled:
+        watch(state, training.metric, training.recipe.training.early_stopping)
     training.call("on_evaluation")
 
 
-def better(metric: str, scores: dict[str, float], best: dict[str, float]) -> bool:
-    """Whether ``scores`` beat ``best``."""
-    return (scores[metric] > best[metric]) == higher_is_better(metric) and scores[metric] != best[metric]
+def of_outputs(training: Training) -> dict[str, Any]:
+    """What is kept of the best evaluation's outputs: their calibration, and where the run uses these weights the answers."""
+    calibration, first = training.calibrate(), next(iter(training.outputs.values()))
+    kept = {} if calibration is None else {"calibration": asdict(calibration)}
+    chosen = training.recipe.training.select == BEST
+    return kept | ({"decided": decide(training.task, first).tolist()} if chosen else {})
 
 
 def write(training: Training, record: dict[str, Any]) -> None:

@@ -27,6 +27,11 @@ class SearchHook(Hook):
         self.steady = allocator.steady
         self.decided: int | None = None  # adapter parameters that the last tick left on
 
+    def settled(self, state: TrainState) -> bool:
+        """Whether the search has acted, and come down to its budget where there is a way to it."""
+        allowed, budget = self.allocator.allowed(state.step), self.allocator.context.budget.parameters
+        return self.decided is not None and max(self.decided, allowed) <= budget
+
     @FaultPoint("tick")
     def on_tick(self, state: TrainState) -> None:
         """Score, allocate, switch, record. Raises RunError where the budget does not hold afterwards."""

@@ -14,6 +14,8 @@ from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.run import Run
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Batch, SummedLoss
+from lorakit.tasks.calibration import Calibration
+from lorakit.tasks.task import Task
 from lorakit.training.graphs import Graphs
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
@@ -26,11 +28,13 @@ class Training:
     """All that one training consists of.
 
     model: ``adapted.model`` as Accelerate prepared it; loss: what is trained on, summed over a batch's rows: the task's, and what
-    updates add; evaluate: scores of the validation splits, whose predictions it leaves in decided; metric: the score that
+    updates add; evaluate: scores of the validation splits, whose logits it leaves in outputs; calibrate: the
+    temperature for the first of these, where the recipe wants one; metric: the score that
     tells which evaluation is best; losses and norms: this process's loss and the gradient's norm of every step since the last log line.
     """
 
     recipe: Recipe
+    task: Task
     run: Run
     adapted: AdaptedModel
     model: nn.Module
@@ -42,13 +46,14 @@ class Training:
     schedule: Schedule
     loader: TrainLoader
     evaluate: Callable[[], dict[str, float]]
+    calibrate: Callable[[], Calibration | None]
     metric: str
     state: TrainState
     hooks: Sequence[Hook] = ()
     graphs: Graphs | None = None
     losses: list[torch.Tensor] = field(default_factory=list)
     norms: list[torch.Tensor] = field(default_factory=list)
-    decided: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.parameters = [tensor.parameter for tensor in self.adapted.trained()]

@@ -13,6 +13,7 @@ from torch import nn
 from lorakit.errors import Problem, RecipeError, UsageError
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.schema import Recipe
+from lorakit.training.losses import ClassLoss, LabelLoss
 from lorakit.training.objective import Objective
 
 DATA_PARALLEL = ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU")
@@ -46,9 +47,10 @@ def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
     return accelerator
 
 
-def put_on_device(model: nn.Module, recipe: Recipe, *, regression: bool) -> Objective:
+def put_on_device(model: nn.Module, recipe: Recipe, *, regression: bool, multi_label: bool = False) -> Objective:
     """Move a model, one that is not trained, to the recipe's device; what computes its logits and losses there."""
-    objective = Objective(make_accelerator(recipe), regression)
+    loss = LabelLoss() if multi_label else ClassLoss()
+    objective = Objective(make_accelerator(recipe), regression, loss, recipe.task.window_pooling)
     objective.accelerator.prepare_model(model)
     return objective
 

@@ -10,10 +10,22 @@ import torch
 from numpy.typing import NDArray
 
 from lorakit.searching.scoring import streams_kept
-from lorakit.tasks.baselines import FROZEN, FROZEN_ROWS, MAJORITY, TFIDF, Baseline, frozen, majority, some_rows, tfidf
-from lorakit.tasks.batching import Encoded, encode, evaluation_batches
+from lorakit.tasks.baselines import (
+    FROZEN,
+    FROZEN_ROWS,
+    MAJORITY,
+    TFIDF,
+    Baseline,
+    frozen,
+    majority,
+    most_rows,
+    some_rows,
+    tfidf,
+)
+from lorakit.tasks.batching import WINDOW_OF, Encoded
+from lorakit.training.objective import MEAN, NO_INPUTS, pooled
 from lorakit.workflow.accelerator import this_process
-from lorakit.workflow.parts import Parts
+from lorakit.workflow.parts import Parts, encode_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,7 +59,7 @@ def measure_baselines(parts: Parts) -> list[Baseline]:
 def measure_frozen(parts: Parts) -> Baseline:
     """The model as it is loaded, before any adapter, with logistic regression on its features."""
     split = parts.task.validation[0]
-    rows, note = some_rows(len(parts.data.splits["train"]), FROZEN_ROWS)
+    rows, note = some_rows(len(parts.data.splits["train"]), most_rows(parts.task, FROZEN_ROWS))
     logger.info("baseline: features of %d training rows by the frozen model", len(rows))
     chosen = parts.data.splits["train"].select(rows)
     train, labels = features_of(parts, chosen, "train")
@@ -57,7 +69,7 @@ def measure_frozen(parts: Parts) -> Baseline:
 
 def features_of(parts: Parts, rows: Dataset, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Features (n, width) and labels (n,) of rows."""
-    encoded = encode(rows, parts.backbone.tokenizer, parts.max_length, name)
+    encoded = encode_rows(rows, parts.backbone, parts.cut, name)
     return mean_features(parts, encoded), np.asarray(rows["label"])
 
 
@@ -69,11 +81,13 @@ def mean_features(parts: Parts, encoded: Encoded) -> NDArray[np.float32]:
     model.to(device)
     features: list[NDArray[np.float32]] = []
     order: list[int] = []
-    for rows in evaluation_batches(encoded.lengths, parts.recipe.evaluation.batch_size):
-        inputs = {name: tensor.to(device) for name, tensor in encoded.collate(rows).items() if name != "labels"}
+    for rows in encoded.batches(parts.recipe.evaluation.batch_size):
+        batch = encoded.collate(rows)
+        inputs = {name: tensor.to(device) for name, tensor in batch.items() if name not in NO_INPUTS}
         states = model.base_model(**inputs).last_hidden_state.float()
         mask = inputs["attention_mask"][:, -states.shape[1] :, None].float()
-        features.append(((states * mask).sum(1) / mask.sum(1)).cpu().numpy())
+        found = (states * mask).sum(1) / mask.sum(1)
+        features.append((pooled(found, batch[WINDOW_OF], MEAN) if WINDOW_OF in batch else found).cpu().numpy())
         order += rows
     model.to(home)
     return np.concatenate(features)[np.argsort(order)]

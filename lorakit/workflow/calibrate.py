@@ -21,6 +21,7 @@ from lorakit.training.loader import TrainLoader
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import derive_seed, generator
 from lorakit.workflow.accelerator import make_accelerator
+from lorakit.workflow.objective import objective_of
 from lorakit.workflow.parts import Parts
 
 Statistics = Mapping[str, Mapping[str, torch.Tensor]]
@@ -38,7 +39,7 @@ def calibrate(parts: Parts, encoded: Encoded) -> Statistics:
     init = inits.get(parts.linear.init)
     if init.needs not in MEASURES:
         return NO_SITE_STATISTICS
-    loader = TrainLoader(encoded, recipe.training, derive_seed(recipe.run.seed, "data"))
+    loader = TrainLoader(encoded, recipe.training, derive_seed(recipe.run.seed, "data"), weights=parts.row_weights)
     batches = loader.sample(recipe.adapter.init_batches, generator(recipe.run.seed, ROWS))
     accelerator = make_accelerator(replace(recipe, training=replace(recipe.training, precision="fp32")))
     sites = [site for site in parts.sites if site.kind in ("linear", "conv1d")]
@@ -48,7 +49,7 @@ def calibrate(parts: Parts, encoded: Encoded) -> Statistics:
         with without_trace(
             AdaptedModel(parts.backbone, {}, None), train_mode=False, seed=derive_seed(recipe.run.seed, ROWS)
         ):
-            measured = MEASURES[init.needs](model, sites, batches, Objective(accelerator, parts.task.regression))
+            measured = MEASURES[init.needs](model, sites, batches, objective_of(parts, accelerator))
     finally:
         model.to(home)
     for name, found in measured.items():

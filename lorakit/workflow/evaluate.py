@@ -7,23 +7,46 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lorakit.artifacts.run import Run
 from lorakit.errors import UsageError, nearest
 from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.result import Result
+from lorakit.tasks.calibration import Reliability, probabilities, reliability
 from lorakit.tasks.diagnosis import Diagnosis, Slice, by_value, diagnose
+from lorakit.tasks.label_diagnosis import LabelDiagnosis, diagnose_labels
 from lorakit.tasks.metrics import interval, main_metric
+from lorakit.tasks.number_diagnosis import NumberDiagnosis, diagnose_numbers
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.submission import write_predictions
 from lorakit.tasks.task import Task, TaskData, tasks
-from lorakit.training.evaluation import decide, of_split, predict_logits, score_logits
+from lorakit.training.evaluation import decide, of_split, predict_logits, probabilities_of, score_logits
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.labelled_file import read_labelled
 from lorakit.workflow.named_runs import newest_of, unknown_task
 from lorakit.workflow.other_task import outputs_by_name, warn_of_other_task
-from lorakit.workflow.parts import encode_split
+from lorakit.workflow.parts import cut_of, encode_split
 from lorakit.workflow.restore import TrainedClassifier, open_trained, restore_checkpoint, restore_run
 from lorakit.workflow.same_data import check_same_data, tell_seen
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How good a classifier's probabilities are.
+
+    Attributes:
+        temperature: what its logits are divided by before the softmax; 1 where none was fitted.
+        used: of the probabilities that are used.
+        plain: of those without the temperature.
+        fitted_here: whether the temperature was fitted on the rows of this split, which it then suits a little better than others.
+    """
+
+    temperature: float
+    used: Reliability
+    plain: Reliability
+    fitted_here: bool
 
 
 @dataclass(frozen=True)
@@ -41,9 +64,11 @@ class EvalResult(Result):
         seconds: that predicting took.
         predictions: the file that was written, None where none was asked for.
         name: what people call the task: its own name, of own data that of the file.
-        diagnosis: where the classifier is wrong on the first split; None without labels, and for a number to predict.
+        diagnosis: where the classifier is wrong on the first split; None without labels. Of classes, of several labels a row, and of
+            numbers it is another one.
         by: the column that slices the rows of ``file``; empty without one.
         slices: the scores of the rows that have each of its values.
+        trust: how good its probabilities are on the first split; None without labels, for several labels a row and for a number to predict.
         learnt: what the run learnt, where that is another task than the one it is scored on; else empty.
     """
 
@@ -57,9 +82,10 @@ class EvalResult(Result):
     seconds: float
     predictions: Path | None
     name: str
-    diagnosis: Diagnosis | None
+    diagnosis: Diagnosis | LabelDiagnosis | NumberDiagnosis | None
     by: str
     slices: list[Slice]
+    trust: Trust | None
     learnt: str = ""
 
 
@@ -71,7 +97,7 @@ def evaluate(
     split: str | None = None,
     file: str | Path | None = None,
     by: str | None = None,
-    weights: str = "last",
+    weights: str | None = None,
     predictions: str | Path | None = None,
     offline: bool = False,
     rank: int | None = None,
@@ -86,7 +112,8 @@ def evaluate(
         split: which rows; the task's validation splits by default.
         file: a labelled file to score instead, with the columns and labels of the run's task; labels are matched by name.
         by: a column of ``file``: the scores of each of its values too.
-        weights: of a run, the ``last`` ones, or the ``best`` on the validation split.
+        weights: of a run, the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run
+            says by default.
         predictions: a file to write, with a row for each example; in GLUE's form for its test splits.
         offline: never touch the network.
         rank: use the first so many rank units of each site alone, which a run of search.method=dylora is made for.
@@ -129,7 +156,7 @@ def evaluate(
 def open_run_for(
     task: str | None,
     run: str | Path | None,
-    weights: str,
+    weights: str | None,
     split: str | None,
     *,
     offline: bool,
@@ -142,11 +169,11 @@ def open_run_for(
     the run's any more.
     """
     path = newest_of(Path("runs"), task).path if run is None else Path(run)
-    learnt = open_trained(path, weights).task()
+    learnt = open_trained(path, weights)[0].task()
     other = None if task in (None, learnt.name, learnt.known_as) else task
     if other is not None and other not in tasks:
         raise unknown_task(Path("runs"), other)
-    outputs = list(range(learnt.num_labels)) if other is None else outputs_by_name(Run(path), learnt, tasks.get(other))
+    outputs = None if other is None else outputs_by_name(Run(path), learnt, tasks.get(other))
     wanted = wanted_splits(learnt if other is None else tasks.get(other), split) if with_data else ()
     own_data = with_data and other is None
     restored = restore_run(path, weights, offline=offline, with_data=own_data, rank=rank, splits=wanted)
@@ -164,9 +191,16 @@ def open_run_for(
             check_same_data(restored.run, data, choose_splits(data, split))
         if set(wanted) & set(data.task.validation):
             tell_seen(restored.run)
-    used = f"{weights} weights" if rank is None else f"{weights} weights, rank {rank}"
-    told = "" if other is None else learnt.known_as
-    return TrainedClassifier(restored.adapted, restored.loaded.recipe, outputs, f"{path} ({used})", told), data
+    used = f"{restored.weights} weights" + ("" if rank is None else f", rank {rank}")
+    found = TrainedClassifier(
+        restored.adapted,
+        restored.loaded.recipe,
+        f"{path} ({used})",
+        temperature=restored.temperature,
+        outputs=outputs,
+        learnt="" if other is None else learnt.known_as,
+    )
+    return found, data
 
 
 def wanted_splits(task: Task, split: str | None) -> Sequence[str]:
@@ -191,23 +225,23 @@ def evaluate_splits(
     Metrics of the first split have their own names, those of further ones ``name/split``; the interval and the diagnosis are the
     first's. values: what each of its rows has in the column ``by``.
     """
-    from scipy.special import softmax
-
     if predictions is not None and len(splits) > 1:
         raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
     task, metric = data.task, main_metric(data.task)
     adapted, recipe = trained.adapted, trained.recipe
-    length = adapted.backbone.longest_text(recipe.task.max_length)
+    cut = cut_of(recipe.task, adapted.backbone)
     objective = put_on_device(adapted.model, recipe, regression=task.regression)
     scores: dict[str, float] = {}
     slices: list[Slice] = []
-    bounds, found, rows = None, None, 0
+    bounds, reliable, rows = None, None, 0
+    found: Diagnosis | LabelDiagnosis | NumberDiagnosis | None = None
     started = time.perf_counter()
     for split in splits:
-        encoded = encode_split(data, split, adapted.backbone, length)
-        logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)[:, trained.order]
+        encoded = encode_split(data, split, adapted.backbone, cut)
+        logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
+        logits = logits if trained.outputs is None else logits[:, trained.outputs]
         decisions = decide(task, logits)
-        chances = None if task.regression else softmax(logits, axis=1)
+        chances = probabilities_of(task, logits, trained.temperature)
         rows += len(encoded)
         if encoded.labels is not None:
             scores |= of_split(score_logits(task, logits, encoded), split, splits)
@@ -215,8 +249,15 @@ def evaluate_splits(
                 references = encoded.labels.numpy()
                 bounds = interval(task, metric, decisions, references)
                 slices = [] if values is None else by_value(task, decisions, references, values)
-                if chances is not None:
-                    found = diagnose(task, chances, references, encoded.lengths, encoded.idx, data.splits[split])
+                rest = encoded.lengths, encoded.idx, data.splits[split]
+                if chances is None:
+                    found = diagnose_numbers(task, decisions, references, *rest)
+                elif task.multi_label:
+                    found = diagnose_labels(task, decisions, chances, references, *rest)
+                else:
+                    fitted_here = trained.temperature != 1 and split == task.validation[0]
+                    reliable = trust(logits, chances, references, trained.temperature, fitted_here=fitted_here)
+                    found = diagnose(task, chances, references, *rest)
         if predictions is not None:
             write_predictions(predictions, task, encoded.idx, decisions, chances, split=split)
     return EvalResult(
@@ -233,8 +274,23 @@ def evaluate_splits(
         diagnosis=found,
         by=by,
         slices=slices,
+        trust=reliable,
         learnt=trained.learnt,
     )
+
+
+def trust(
+    logits: NDArray[np.floating],
+    chances: NDArray[np.floating],
+    references: NDArray[np.int64],
+    temperature: float,
+    *,
+    fitted_here: bool,
+) -> Trust:
+    """How good the probabilities of rows are, with and without the temperature."""
+    used = reliability(chances, references)
+    plain = used if temperature == 1.0 else reliability(probabilities(logits), references)
+    return Trust(temperature, used, plain, fitted_here)
 
 
 def choose_splits(data: TaskData, split: str | None) -> Sequence[str]:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from lorakit.adapters.adapted_model import AdaptedModel
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
 from lorakit.artifacts.adapter_file import OURS
 from lorakit.artifacts.card import FIND, model_card, usage
 from lorakit.artifacts.files import folder, write_text
 from lorakit.artifacts.peft.export import PeftForm, peft_form
 from lorakit.artifacts.peft.import_ import is_peft, read_peft
 from lorakit.artifacts.peft.translate import section_for, sites_of
-from lorakit.backbone.load import Backbone
+from lorakit.backbone.config_and_tokenizer import first_line
+from lorakit.backbone.load import DTYPES, Backbone, quiet_transformers
 from lorakit.backbone.model_folder import BUNDLED
-from lorakit.errors import UsageError, nearest
+from lorakit.backbone.padding import padding_note
+from lorakit.errors import RunError, UsageError, nearest
 from lorakit.recipe.schema import ModelSection, SearchSection
 from lorakit.result import Result
 from lorakit.workflow.import_peft import put_on_model
+from lorakit.workflow.parts import Parts
 from lorakit.workflow.restore import RestoredRun, restore_run
 from lorakit.workflow.verify import check_target, predict_reference
 
@@ -26,7 +34,7 @@ FORMS = ("peft",)
 
 @dataclass(frozen=True)
 class ExportResult(Result):
-    """What was written, and the proof: the written adapter, read again, against the run's model.
+    """What was written, and the proof: the written adapter, read again by PEFT where that is installed, against the run's model.
 
     Attributes:
         out: the adapter's folder.
@@ -40,6 +48,7 @@ class ExportResult(Result):
         largest_logit: of the run's model, to compare that with.
         tolerance: the difference that was allowed.
         flips: labels that changed.
+        read_by: who read it for the proof: ``peft`` where that is installed, else ``lorakit``.
         load_line: the lines of Python that load it.
     """
 
@@ -54,6 +63,7 @@ class ExportResult(Result):
     largest_logit: float
     tolerance: float
     flips: int
+    read_by: str
     load_line: str
 
 
@@ -62,8 +72,8 @@ def export(
     *,
     to: str = "peft",
     out: str | Path | None = None,
-    weights: str = "last",
-    tolerance: float = 1e-3,
+    weights: str | None = None,
+    tolerance: float | None = None,
     force: bool = False,
     rank: int | None = None,
 ) -> ExportResult:
@@ -75,8 +85,10 @@ def export(
         run: the run's folder.
         to: the library: ``peft``.
         out: the adapter's folder; ``peft`` inside the run by default.
-        weights: the ``last`` ones, or the ``best`` on the validation split.
-        tolerance: the largest difference between logits that is accepted.
+        weights: the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run
+            says by default.
+        tolerance: the largest difference between logits that is accepted; by default 1e-3, and of weights in half precision what
+            their rounding comes to.
         force: replace an earlier exported adapter that is there.
         rank: write the first so many rank units of each site alone, which a run of search.method=dylora is made for.
 
@@ -97,14 +109,31 @@ def export(
     check_target(target, force=force, kind="an exported adapter", is_kind=is_exported)
     restored = restore_run(run, weights, with_data=False, rank=rank)
     parts = restored.parts
+    if parts.backbone.padding.spare:
+        kind = parts.backbone.model.config.model_type
+        raise RunError(
+            f"PEFT would answer otherwise: {padding_note(kind)}, which nothing but lorakit does",
+            where=str(run),
+            hint="lorakit.load reads the run, and a merged folder",
+        )
     form = peft_form(restored.adapted)
     reference = predict_reference(restored)
     with folder(target) as place:
         form.write(place)
-        model = parts.recipe.model
-        code = usage(base_in_python(model), str(target), parts.task.labels, pad_token(parts.backbone), model.dtype)
+        model, task = parts.recipe.model, parts.task
+        code = usage(
+            base_in_python(model),
+            str(target),
+            task.labels,
+            pad_token(parts.backbone),
+            model.dtype,
+            parts.backbone.head.reshaped,
+            parts.backbone.model.config.problem_type if task.multi_label else "",
+        )
         write_text(place / "README.md", make_card(restored, form, code))
-        proof = reference.prove(read_back(place, restored), tolerance, what="exported adapter", where=target)
+        reader = "peft" if find_spec("peft") else "lorakit"
+        again = peft_model(place, restored, target) if reader == "peft" else read_back(place, restored)
+        proof = reference.prove(again, tolerance, what=f"exported adapter, as {reader} reads it,", where=target)
     ranks = form.ranks.values()
     return ExportResult(
         out=target,
@@ -113,6 +142,7 @@ def export(
         method=parts.recipe.adapter.method,
         sites=len(form.ranks),
         ranks=(min(ranks), max(ranks)),
+        read_by=reader,
         load_line=code,
         **vars(proof),
     )
@@ -123,14 +153,53 @@ def is_exported(path: Path) -> bool:
     return is_peft(path) and not (path / OURS).exists()
 
 
-def read_back(place: Path, restored: RestoredRun) -> AdaptedModel:
+def peft_model(place: Path, restored: RestoredRun, target: Path) -> nn.Module:
+    """The base model with the adapter as PEFT itself reads it. RunError where it does not, or misses a part of it."""
+    from peft import PeftModel
+
+    parts, model = restored.parts, restored.parts.recipe.model
+    base: Any = load_base(parts, model)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            twin: nn.Module = PeftModel.from_pretrained(base, str(place)).eval()
+        except Exception as error:  # whatever another library raises about what was written for it
+            raise RunError(
+                f"PEFT cannot read what was written for it: {first_line(error)}", where=str(target)
+            ) from error
+    if lacking := [str(each.message) for each in said if "missing adapter keys" in str(each.message)]:
+        raise RunError(
+            f"PEFT adapts other modules than the run: {lacking[0].splitlines()[0][:300]}",
+            where=str(target),
+            hint="lorakit merge",
+        )
+    return twin
+
+
+def load_base(parts: Parts, model: ModelSection) -> nn.Module:
+    """The base model as the model card loads it."""
+    names = dict(enumerate(parts.task.labels))
+    with quiet_transformers():
+        base: nn.Module = AutoModelForSequenceClassification.from_pretrained(
+            parts.backbone.folder,
+            dtype=DTYPES[model.dtype],
+            attn_implementation=parts.backbone.model.config._attn_implementation,
+            trust_remote_code=model.trust_remote_code,
+            num_labels=parts.task.num_labels,
+            ignore_mismatched_sizes=parts.backbone.head.reshaped,
+            **({"id2label": names} if names else {}),
+            **({} if (pad := pad_token(parts.backbone)) is None else {"pad_token_id": pad}),
+        )
+    return base
+
+
+def read_back(place: Path, restored: RestoredRun) -> nn.Module:
     """The adapter as it was written, imported onto a base model of its own."""
     adapter, backbone = read_peft(place), restored.parts.backbone
     section = section_for(adapter, sites_of(adapter, backbone), backbone)
     recipe = replace(restored.loaded.recipe, adapter=section, search=SearchSection())
     _, adapted = put_on_model(adapter, replace(restored.loaded, recipe=recipe), restored.parts.data)
-    adapted.model.eval()
-    return adapted
+    return adapted.model.eval()
 
 
 def base_in_python(model: ModelSection) -> str:
@@ -159,6 +228,7 @@ def make_card(restored: RestoredRun, form: PeftForm, code: str) -> str:
         labels=parts.task.labels,
         sites=len(form.ranks),
         parameters=restored.adapted.adapter_parameters(restored.adapted.in_function),
-        scores=run.checked_summary()["last"] if run.finished else {},
+        scores=run.checked_summary()[restored.weights] if run.finished else {},
         code=code,
+        temperature=restored.temperature,
     )

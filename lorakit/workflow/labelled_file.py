@@ -8,6 +8,7 @@ from lorakit.errors import DataError, UsageError
 from lorakit.tasks.columns import values_of
 from lorakit.tasks.data_files import find_files
 from lorakit.tasks.data_sets import DataSet, find_data_set
+from lorakit.tasks.label_sets import LabelSets
 from lorakit.tasks.labels import LabelMap, fold, written
 from lorakit.tasks.rows import Columns, Rows
 from lorakit.tasks.splits import build_split
@@ -34,7 +35,15 @@ def read_labelled(task: Task, named: str, by: str | None, *, offline: bool) -> L
     source: Source = (
         found.split("test", "--file") if isinstance(found, DataSet) else found or find_files(named, "--file")
     )
-    columns = Columns(task.text, task.label, task.regression, keys=("", ""), label_key="")
+    columns = Columns(
+        task.text,
+        task.label,
+        task.regression,
+        keys=("", ""),
+        label_key="",
+        multi_label=task.multi_label,
+        label_columns=task.label_columns,
+    )
     rows = read_rows(source, columns)
     if not len(rows):
         raise DataError("the file has a header but no rows", where=source.name)
@@ -43,10 +52,12 @@ def read_labelled(task: Task, named: str, by: str | None, *, offline: bool) -> L
     return LabelledFile(TaskData(task, {source.name: split}, source.name), source.name, values)
 
 
-def labels_by_name(task: Task, rows: Rows) -> LabelMap | None:
+def labels_by_name(task: Task, rows: Rows) -> LabelMap | LabelSets | None:
     """Labels by their names; in files of a task of the catalogue, which are written so, all of them may be ids."""
     if task.regression:
         return None
+    if task.multi_label:
+        return LabelSets.of_names(task.labels, task.label_separator or None)
     if task.hub or task.bundled:
         return LabelMap.of_names(task.labels, rows)
     return LabelMap(task.labels, {fold(written(name) or name): place for place, name in enumerate(task.labels)})
@@ -54,7 +65,7 @@ def labels_by_name(task: Task, rows: Rows) -> LabelMap | None:
 
 def read_values(source: Source, columns: Columns, by: str) -> list[str]:
     """What each row has in the column ``by``, as text."""
-    wanted = Columns((by,), columns.label if by != columns.label else columns.text[0])
+    wanted = Columns((by,), columns.label if by != columns.label else columns.text[0])  # a column is named once
     values: list[str] = []
     for table in source.tables(wanted):
         if by not in table.names:

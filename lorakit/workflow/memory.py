@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.recipe.schema import Recipe
 from lorakit.searching.scoring import without_trace
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.parts import Parts
@@ -71,7 +72,7 @@ def estimate_footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
     """What training the recipe takes, with every row at full length and every site on, as when sites are scored."""
     recipe, anatomy = parts.recipe, parts.backbone.anatomy
     precision, tokens = recipe.training.precision, parts.max_length
-    rows, evaluated = recipe.training.batch_size, recipe.evaluation.batch_size
+    rows, evaluated = rows_at_once(recipe, tokens), recipe.evaluation.batch_size
     size = min(parts.backbone.model.dtype.itemsize, PRECISIONS[precision].itemsize)
     wide = size * max(max(site.out_features, site.in_features) for site in anatomy.sites)
     config = parts.backbone.model.config.get_text_config()
@@ -88,6 +89,13 @@ def estimate_footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
         step=holes * (whole + 2 * rows * tokens * wide),
         evaluation=evaluated * (tokens * (2 * wide + 3 * size * anatomy.hidden_size) + table * tokens**2),
     )
+
+
+def rows_at_once(recipe: Recipe, tokens: int) -> int:
+    """Rows of ``tokens`` tokens in the largest pass that keeps something for the way back; scoring passes are whole batches."""
+    size, limit = recipe.training.batch_size, recipe.training.micro_tokens
+    scored = recipe.search.method != "none" and recipe.search.scoring == "separate"
+    return size if limit is None or scored else min(size, max(limit // tokens, 1))
 
 
 def all_tensors(model: nn.Module) -> list[torch.Tensor]:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lorakit.artifacts.files import folder, write_json
-from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_record, shortcuts_of
+from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_record
+from lorakit.backbone.adapted_folder import LENGTH
+from lorakit.backbone.load import quiet_transformers
 from lorakit.recipe.schema import ModelSection
 from lorakit.result import Result
+from lorakit.tasks.batching import Encoded, encode
+from lorakit.workflow.parts import Parts
 from lorakit.workflow.restore import is_merged, restore_merged, restore_run
 from lorakit.workflow.verify import check_target, predict_reference
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -27,8 +38,9 @@ class MergeResult(Result):
         largest_logit: of the run's model, to compare that with.
         tolerance: the difference that was allowed.
         flips: labels that changed.
-        plain: whether transformers alone can load it, which is where nothing was kept.
+        plain: whether transformers alone can load it, which is where nothing was kept, and no padding is needed that it would not add.
         load_line: the line of Python that loads it.
+        temperature: what its logits are to be divided by before a softmax; ``lorakit.load`` does that, transformers does not. 1: none.
     """
 
     out: Path
@@ -41,14 +53,15 @@ class MergeResult(Result):
     flips: int
     plain: bool
     load_line: str
+    temperature: float
 
 
 def merge(
     run: str | Path,
     *,
     out: str | Path | None = None,
-    weights: str = "last",
-    tolerance: float = 1e-3,
+    weights: str | None = None,
+    tolerance: float | None = None,
     force: bool = False,
     rank: int | None = None,
 ) -> MergeResult:
@@ -59,8 +72,10 @@ def merge(
     Args:
         run: the run's folder.
         out: the checkpoint's folder; ``merged`` inside the run by default.
-        weights: the ``last`` ones, or the ``best`` on the validation split.
-        tolerance: the largest difference between logits that is accepted.
+        weights: the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run
+            says by default.
+        tolerance: the largest difference between logits that is accepted; by default 1e-3, and of weights in half precision what
+            their rounding comes to.
         force: replace an earlier merged model that is there.
         rank: fold the first so many rank units of each site alone, which a run of search.method=dylora is made for.
 
@@ -82,30 +97,51 @@ def merge(
     parts, adapted = restored.parts, restored.adapted
     check_foldable(adapted)
     reference = predict_reference(restored)
-    kept = shortcuts_of(adapted)
-    folded = fold(adapted)
+    kept = adapted.live_shortcuts
+    folded, closed = fold(adapted), bool(kept) or parts.backbone.padding.spare > 0
     with folder(target) as place:
-        save_merged(adapted, place, kept)
+        save_merged(adapted, place, kept, parts.recipe.task.max_length, closed=closed)
         record: dict[str, Any] = {
             "run": str(run),
-            "weights": weights,
+            "weights": restored.weights,
             "task": parts.task.name,
             "max_length": parts.recipe.task.max_length,
+            LENGTH: parts.backbone.tokenizer.model_max_length,
             "pair": parts.task.pair,
+            "long": parts.recipe.task.long,
+            "window_pooling": parts.recipe.task.window_pooling,
+            "temperature": restored.temperature,
             "shortcuts": shortcut_record(kept, parts.recipe.adapter.shortcut_norm) if kept else None,
         }
         write_json(place / "lorakit.json", record)
         model = parts.recipe.model
         again = restore_merged(ModelSection(name=str(place), dtype=model.dtype, attention=model.attention))
-        proof = reference.prove(again, tolerance, what="merged model", where=target)
+        proof = reference.prove(again.model, tolerance, what="merged folder", where=target)
+        if not closed:
+            plain, rows = load_plain(place, reference.texts, parts, trust=model.trust_remote_code)
+            what = "merged folder, as transformers loads it by itself,"
+            proof = max(
+                proof,
+                reference.prove(plain, tolerance, what=what, where=target, rows=rows),
+                key=attrgetter("largest_difference"),
+            )
         told = ("rows", "largest_difference", "tolerance", "flips")
         write_json(place / "lorakit.json", record | {"proof": {name: getattr(proof, name) for name in told}})
-    plain = f'AutoModelForSequenceClassification.from_pretrained("{target}")'
+    load_line = f'AutoModelForSequenceClassification.from_pretrained("{target}")'
     return MergeResult(
         out=target,
         folded=folded,
         kept=[adapter.site.name for adapter in kept],
-        plain=not kept,
-        load_line=f'lorakit.load("{target}")' if kept else plain,
+        plain=not closed,
+        load_line=f'lorakit.load("{target}")' if closed else load_line,
+        temperature=restored.temperature,
         **vars(proof),
     )
+
+
+def load_plain(folder: Path, texts: Dataset, parts: Parts, *, trust: bool) -> tuple[nn.Module, Encoded]:
+    """The checkpoint as anybody loads it, without lorakit and without an option, and the texts as its tokenizer has them."""
+    with quiet_transformers():
+        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=trust)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+    return model.eval(), encode(texts, tokenizer, parts.cut, padding=parts.backbone.padding)

@@ -6,7 +6,12 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from lorakit.adapters.budget import Budget
 from lorakit.adapters.counting import costs, shared_cost, spec_for
@@ -14,12 +19,19 @@ from lorakit.adapters.method import Method, methods
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
-from lorakit.recipe.schema import Recipe
-from lorakit.tasks.batching import Encoded, encode
+from lorakit.backbone.trained_head import output_bias
+from lorakit.recipe.schema import Recipe, TaskSection
+from lorakit.tasks.batching import Encoded, column_array, encode, label_array
+from lorakit.tasks.class_weights import class_weights, label_weights
+from lorakit.tasks.long_texts import Cut
+from lorakit.tasks.plain_text import role_tokens
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.task import Task, TaskData
 from lorakit.tasks.tokens import Progress
 from lorakit.training.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +82,35 @@ class Parts:
 
     def encode(self, *splits: str) -> dict[str, Encoded]:
         """The tokenised splits, with a word about rows that were cut."""
-        return {split: encode_split(self.data, split, self.backbone, self.max_length) for split in splits}
+        return {split: encode_split(self.data, split, self.backbone, self.cut) for split in splits}
+
+    @cached_property
+    def class_weights(self) -> NDArray[np.float64] | None:
+        """How much the rows of each class weigh in the loss (classes,), None where all count the same.
+
+        Of several labels a row: how much those with a label weigh against those without it.
+        """
+        if self.task.regression:
+            return None
+        setting, rows = self.recipe.training.class_weights, self.data.splits["train"]
+        if self.task.multi_label:
+            return label_weights(setting, self.task.labels, label_array(rows))
+        return class_weights(setting, self.task.labels, column_array(rows, "label"))
+
+    @property
+    def row_weights(self) -> NDArray[np.float64] | None:
+        """Those of them that whole rows have, by which a step's loss is divided: none where a row has several labels."""
+        return None if self.task.multi_label else self.class_weights
 
     @property
     def max_length(self) -> int:
         """Tokens a row keeps: the recipe's number, or what the model can take where that is less."""
-        return self.backbone.longest_text(self.recipe.task.max_length)
+        return self.cut.length
+
+    @property
+    def cut(self) -> Cut:
+        """How much of each text is read."""
+        return cut_of(self.recipe.task, self.backbone)
 
 
 def load_data(recipe: Recipe, *, splits: Sequence[str] | None = None, learnt: Task | None = None) -> TaskData:
@@ -90,17 +125,58 @@ def load_model(recipe: Recipe, task: Task) -> Backbone:
         recipe.model,
         labels=task.labels,
         regression=task.regression,
+        multi_label=task.multi_label,
         seed=derive_seed(recipe.run.seed, "init/head"),
         offline=recipe.run.offline,
     )
 
 
-def encode_split(data: TaskData, split: str, backbone: Backbone, length: int) -> Encoded:
-    """A tokenised split, with a word about rows that were cut."""
-    encoded = encode(data.splits[split], backbone.tokenizer, length, split, progress=report_progress(split))
+@torch.no_grad()
+def start_at_frequencies(backbone: Backbone, data: TaskData) -> None:
+    """Give a new head for several labels a row the log-odds of each label as its bias, of the training rows.
+
+    Else a training spends its first steps on learning that most labels are rare (Lin et al. 2017, section 4.1, start so with a guess).
+    Of labels that no row or every row has, half a row is counted on the other side.
+    """
+    if not data.task.multi_label or backbone.head.kept or "train" not in data.splits:
+        return
+    bias = output_bias(backbone.model, backbone.new_parts)
+    if bias is None:
+        return
+    labels = label_array(data.splits["train"])
+    has = np.clip(labels.sum(axis=0), 0.5, max(len(labels) - 0.5, 0.5))
+    bias.copy_(torch.from_numpy(np.log(has / (len(labels) - has))))
+
+
+def cut_of(task: TaskSection, backbone: Backbone) -> Cut:
+    """How much of each text a model is to read."""
+    return Cut(backbone.longest_text(task.max_length), task.long)
+
+
+def encode_split(data: TaskData, split: str, backbone: Backbone, cut: Cut) -> Encoded:
+    """A tokenised split, with a word about rows that were cut, and about tokens with a role that are written in texts."""
+    encoded, length = encode_rows(data.splits[split], backbone, cut, split, progress=report_progress(split)), cut.length
+    if encoded.windows is not None:
+        several = int(np.count_nonzero(np.diff(encoded.windows) > 1))
+        logger.info("%s: %d of %d rows are read in windows of %d tokens", split, several, len(encoded), length)
     if encoded.truncated:
-        logger.info("%s: %d of %d rows are cut to %d tokens", split, encoded.truncated, len(encoded), length)
+        most = ", the most that this model takes" if backbone.longest_text(length + 1) == length else ""
+        logger.info("%s: %d of %d rows are cut to %d tokens%s", split, encoded.truncated, len(encoded), length, most)
+    if encoded.special:
+        logger.info(
+            "%s: special tokens are written in the texts of %d rows (%s): they are read as plain text",
+            split,
+            encoded.special,
+            " ".join(role_tokens(backbone.tokenizer)),
+        )
     return encoded
+
+
+def encode_rows(
+    rows: Dataset, backbone: Backbone, cut: Cut, name: str = "", progress: Progress | None = None
+) -> Encoded:
+    """Rows tokenised and padded as the model needs it."""
+    return encode(rows, backbone.tokenizer, cut, name, progress, backbone.padding)
 
 
 def report_progress(split: str) -> Progress:

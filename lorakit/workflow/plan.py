@@ -15,13 +15,13 @@ from lorakit.result import Result
 from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
 from lorakit.searching.proxy import proxies
-from lorakit.tasks.batching import encode, sorted_together
+from lorakit.tasks.batching import sorted_together
 from lorakit.tasks.survey import remarks
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import estimate_footprint
-from lorakit.workflow.parts import Parts
+from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
 
 SAMPLE = 1000
@@ -178,7 +178,7 @@ def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
     search, training, rows = parts.recipe.search, parts.recipe.training, parts.data.splits["train"]
     size, every = training.batch_size, max(len(rows) // SAMPLE, 1)
     sample = rows.select(range(0, len(rows), every))
-    lengths = encode(sample, parts.backbone.tokenizer, parts.max_length, "train").lengths
+    lengths = encode_rows(sample, parts.backbone, parts.cut, "train").lengths
     whole = -(-schedule.rows // size)
     scored = longest_rows(lengths, size, min(search.batches, whole))
     together = sorted_together(schedule.rows, size) if training.length_grouping else 1

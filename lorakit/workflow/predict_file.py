@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import tee
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 STDIN = "-"
 ANSWERS = ("label", "probability")
+CSV = ".csv"  # has no lists
 
 
 @dataclass
@@ -35,9 +36,10 @@ class FilePredictions(Result):
         source: the file, or ``-``.
         out: the file of answers, None where there is none.
         rows: how many there were.
-        labels: how often each label was the answer; empty for regression.
+        labels: how often each label was the answer, or one of several; empty for regression.
         blank: rows without text, which have no label.
-        abstained: rows whose probability was below ``abstain``, which have none either.
+        abstained: rows whose probability was below ``abstain``, or without a label that reaches its threshold; they have none either.
+        without: rows that got no label, where a row may have several.
     """
 
     run: str
@@ -47,6 +49,7 @@ class FilePredictions(Result):
     labels: Counter[str] = field(default_factory=Counter)
     blank: int = 0
     abstained: int = 0
+    without: int = 0
 
 
 def predict_file(
@@ -58,7 +61,8 @@ def predict_file(
     out: str | Path | None = None,
     batch_size: int = 32,
     abstain: float | None = None,
-    weights: str = "last",
+    thresholds: Mapping[str, float] | None = None,
+    weights: str | None = None,
     rank: int | None = None,
     on_answer: Callable[[Prediction], None] | None = None,
 ) -> FilePredictions:
@@ -71,10 +75,13 @@ def predict_file(
         text: the column of texts, where it has another name.
         text_pair: the column of second texts, where it has another name.
         out: a csv, jsonl or parquet file for the answers, by suffix: all columns of the source, and after them ``label``,
-            ``probability`` and for each label ``p(label)``; where the source has such a column, ours is ``predicted_label``.
+            ``probability`` and for each label ``p(label)``; where the source has such a column, ours is ``predicted_label``. Where a
+            row may have several labels, ``label`` is all of them, a list in jsonl and parquet, and there is no ``probability``.
         batch_size: rows computed at once.
         abstain: no label for rows whose probability is below this.
-        weights: of a run, the ``last`` ones, or the ``best`` on the validation split.
+        thresholds: label -> the least probability it is answered with, else it is the next best label that reaches its own, or none.
+        weights: of a run, the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run
+            says by default.
         rank: use the first so many rank units of each site alone.
         on_answer: called with each answer as it comes.
 
@@ -99,26 +106,34 @@ def predict_file(
     classifier = load(run, weights=weights, rank=rank)
     if abstain is not None and classifier.regression:
         raise UsageError("a number has no probability to abstain below", hint="leave --abstain out")
+    if abstain is not None and classifier.multi_label:
+        what = "a text that may have several labels has no one probability to abstain below"
+        raise UsageError(what, valid="--threshold LABEL=P, for each label its own", hint="leave --abstain out")
+    classifier.least(thresholds)
     if files is None:
         texts = stream_texts(sys.stdin, "standard input", pair=classifier.pair)
     else:
         texts = open_texts(files, (text, text_pair), classifier.columns, pair=classifier.pair)
     result = FilePredictions(str(run), str(source), target)
     columns = answer_columns(classifier, texts.names)
+    listed = target is not None and target.suffix.lower() != CSV
     blank: list[int] = []
     with answer_file(target, columns) if target else nullcontext(None) as write:
-        for row, answer in answered(classifier, texts, batch_size):
-            if not answer.label:
+        for row, answer in answered(classifier, texts, batch_size, thresholds):
+            if not answer.label and answer.probabilities is None:
                 result.blank += 1
                 blank += [row.number] if result.blank <= SHOWN else []
-            elif abstain is not None and answer.probability is not None and answer.probability < abstain:
-                answer = replace(answer, label="")
+            elif classifier.multi_label:
+                result.labels.update(answer.labels)
+                result.without += not answer.labels
+            elif not answer.label or (answer.probability is not None and answer.probability < (abstain or 0.0)):
+                answer = replace(answer, label="", labels=())
                 result.abstained += 1
             elif not classifier.regression:
-                result.labels[answer.label] += 1
+                result.labels.update(answer.labels)
             result.rows += 1
             if write is not None:
-                write((*row.values, *answer_values(answer, classifier)))
+                write((*row.values, *answer_values(answer, classifier, listed=listed)))
             if on_answer is not None:
                 on_answer(answer)
         if not result.rows:
@@ -127,31 +142,33 @@ def predict_file(
     return result
 
 
-def answered(classifier: Classifier, texts: NewTexts, batch_size: int) -> Iterator[tuple[NewRow, Prediction]]:
+def answered(
+    classifier: Classifier, texts: NewTexts, batch_size: int, thresholds: Mapping[str, float] | None
+) -> Iterator[tuple[NewRow, Prediction]]:
     """Each row with its answer."""
     ahead, rows = tee(texts.rows)
-    answers = classifier.stream((row.text for row in ahead), batch_size)
+    answers = classifier.stream((row.text for row in ahead), batch_size, thresholds=thresholds)
     return ((row, answer) for answer, row in zip(answers, rows, strict=True))
 
 
 def answer_columns(classifier: Classifier, names: Sequence[str]) -> list[str]:
     """All columns of the file of answers; one of ours that the source has too is called differently, and that is said."""
-    ours = (
-        list(ANSWERS[:1])
-        if classifier.regression
-        else [*ANSWERS, *(f"p({label})" for label in classifier.labels.values())]
-    )
+    ours = list(ANSWERS[:1] if classifier.regression or classifier.multi_label else ANSWERS)
+    ours += [] if classifier.regression else [f"p({label})" for label in classifier.labels.values()]
     free = [name if name not in names else f"predicted_{name}" for name in ours]
     if clash := [name for name in ours if name in names]:
         logger.warning("the file has a column %s: the answers are in predicted_%s", clash[0], clash[0])
     return [*names, *free]
 
 
-def answer_values(answer: Prediction, classifier: Classifier) -> list[Any]:
-    """The values of our columns; None for what there is not."""
+def answer_values(answer: Prediction, classifier: Classifier, *, listed: bool) -> list[Any]:
+    """The values of our columns; None for what there is not. listed: whether several labels are a list."""
     if classifier.regression:
         return [float(answer.label) if answer.label else None]
     chances = answer.probabilities or dict.fromkeys(classifier.labels.values())
+    if classifier.multi_label:
+        there = list(answer.labels) if listed else answer.label
+        return [None if answer.probabilities is None else there, *chances.values()]
     return [answer.label or None, answer.probability, *chances.values()]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,7 @@ from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Encoded
+from lorakit.tasks.calibration import Calibration, calibration_of
 from lorakit.tasks.metrics import main_metric
 from lorakit.training.evaluation import score_splits
 from lorakit.training.graphs import LENGTHS, Graphs, check_graphs
@@ -29,6 +30,7 @@ from lorakit.training.training import Training
 from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
 from lorakit.workflow.accelerator import check_device, make_accelerator
 from lorakit.workflow.calibrate import calibrate
+from lorakit.workflow.objective import objective_of
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.setup import adapt, drop_unused_work, make_allocator, warm_start
 
@@ -53,8 +55,8 @@ def prepare(
     drop_unused_work(parts, adapted)
     accelerator = make_accelerator(recipe, run.path)
     model = accelerator.prepare_model(adapted.model)
-    objective = Objective(accelerator, task.regression)
-    loader = make_loader(recipe, encoded["train"], accelerator)
+    objective = objective_of(parts, accelerator)
+    loader = make_loader(parts, encoded["train"], accelerator)
     optimizer = make_optimizer(adapted, recipe.training)
     search: list[SearchHook] = []
     with loaded.locating_errors():
@@ -74,9 +76,10 @@ def prepare(
         sites_total=len(adapted.sites),
         next_tick=schedule.next_tick(0),
     )
-    decided: dict[str, np.ndarray] = {}
+    outputs: dict[str, np.ndarray] = {}
     training = Training(
         recipe=recipe,
+        task=task,
         run=run,
         adapted=adapted,
         model=model,
@@ -87,19 +90,32 @@ def prepare(
         scheduler=make_scheduler(optimizer, recipe.training, schedule),
         schedule=schedule,
         loader=loader,
-        evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size, decided),
+        evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size, outputs),
         metric=main_metric(task),
         state=state,
         hooks=[*search, *updates, *([graphs] if graphs else []), *hooks],
         graphs=graphs,
-        decided=decided,
+        outputs=outputs,
+        calibrate=lambda: calibrate_first(parts, encoded, outputs),
     )
     seed_dropout(recipe)
     return training
 
 
-def make_loader(recipe: Recipe, rows: Encoded, accelerator: Accelerator) -> TrainLoader:
+def calibrate_first(
+    parts: Parts, encoded: Mapping[str, Encoded], outputs: Mapping[str, np.ndarray]
+) -> Calibration | None:
+    """The temperature for the outputs on the first validation split, where the recipe wants one."""
+    first = parts.task.validation[0]
+    labels = encoded[first].labels
+    if labels is None or not parts.recipe.evaluation.calibrate:
+        return None
+    return calibration_of(parts.task, outputs[first], labels.numpy())
+
+
+def make_loader(parts: Parts, rows: Encoded, accelerator: Accelerator) -> TrainLoader:
     """The training rows, this process's part of them; in few lengths where graphs are taken of each."""
+    recipe = parts.recipe
     return TrainLoader(
         rows,
         recipe.training,
@@ -107,6 +123,7 @@ def make_loader(recipe: Recipe, rows: Encoded, accelerator: Accelerator) -> Trai
         accelerator.process_index,
         accelerator.num_processes,
         multiple=LENGTHS if recipe.training.cuda_graphs else 1,
+        weights=parts.row_weights,
     )
 
 

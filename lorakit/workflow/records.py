@@ -16,6 +16,7 @@ from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.reporting.history import History, SiteRecord, named_sites, read_history, without_search
 from lorakit.reporting.summary import Outcome
+from lorakit.tasks.calibration import Calibration, as_calibration
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import higher_is_better
 
@@ -145,9 +146,23 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             adapter_parameters=int(summary["adapter_parameters"]),
             head_parameters=int(summary["head_parameters"]),
             warnings=list(summary.get("warnings", [])),
+            stopped=str(summary.get("stopped", "")),
+            selected=str(summary.get("selected", "last")),
+            calibration=read_calibration(summary),
             labels=task.labels,
             confusion=read_confusion(summary.get("confusion"), len(task.labels)),
+            by_label=read_by_label(summary.get("by_label"), len(task.labels)),
         )
+
+
+def read_calibration(summary: Mapping[str, Any]) -> Calibration | None:
+    """The calibration of the weights that the run uses, None where there is none."""
+    record = dict(summary.get("calibration") or {}).get(summary.get("selected", "last"))
+    if record is None:
+        return None
+    found = as_calibration(record)
+    check_numbers(found.temperature, found.before.ece, found.after.ece)
+    return found
 
 
 def read_confusion(counts: Any, classes: int) -> list[list[int]]:
@@ -157,6 +172,15 @@ def read_confusion(counts: Any, classes: int) -> list[list[int]]:
     if not isinstance(counts, list) or [len(line) for line in counts] != [classes] * classes:
         raise ValueError(f"confusion is no table of {classes} by {classes}")
     return [[int(number(count, "confusion", low=0, whole=True)) for count in line] for line in counts]
+
+
+def read_by_label(tables: Any, labels: int) -> list[list[list[int]]]:
+    """A confusion matrix of two by two for each label as it was written, empty where there is none."""
+    if tables is None:
+        return []
+    if not isinstance(tables, list) or len(tables) != labels:
+        raise ValueError(f"by_label has no table for each of {labels} labels")
+    return [read_confusion(counts, 2) for counts in tables]
 
 
 def tell_origin(summary: Mapping[str, Any]) -> str:

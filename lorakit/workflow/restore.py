@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import OURS, PEFT_CONFIG, load_adapter, told_adapter
+from lorakit.artifacts.calibration_file import read_temperature, temperature_in
 from lorakit.artifacts.merge import read_merged, restore_shortcuts
 from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import Run, open_run
+from lorakit.backbone.config_and_tokenizer import problem_type
 from lorakit.backbone.load import load_backbone
+from lorakit.backbone.trained_head import HEAD_KEY, KEEP
 from lorakit.errors import RecipeError, RunError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
-from lorakit.recipe.schema import ModelSection, Recipe
+from lorakit.recipe.schema import ModelSection, Recipe, TaskSection
 from lorakit.tasks.task import Task, TaskData
 from lorakit.workflow.parts import Parts, load_data
 from lorakit.workflow.same_data import check_same_base, check_same_data
@@ -33,17 +36,22 @@ TRUST = "LORAKIT_TRUST_REMOTE_CODE"
 
 @dataclass(frozen=True)
 class RestoredRun:
-    """A run's recipe, data and trained model."""
+    """A run's recipe, data and trained model; weights: which of its weights these are, ``last`` or ``best``.
+
+    temperature: for their probabilities; 1 where they are cut to a rank, for which none was fitted.
+    """
 
     run: Run
     loaded: LoadedRecipe
     parts: Parts
     adapted: AdaptedModel
+    weights: str
+    temperature: float = 1.0
 
 
 def restore_run(
     path: str | Path,
-    weights: str,
+    weights: str | None,
     *,
     offline: bool = False,
     with_data: bool = True,
@@ -52,19 +60,21 @@ def restore_run(
 ) -> RestoredRun:
     """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in, cut to ``rank`` where one is given.
 
+    Where no weights are named they are those that the run's recipe selects (``open_trained``).
     Without data nothing of the training files is read: the task is the one that the run wrote down. With ``splits`` it is enough
     that the rows of these are there.
     """
-    run = open_trained(path, weights)
+    run, which = open_trained(path, weights)
     loaded = load_recipe(run.recipe, offline=offline)
     check_trust(loaded)
     parts = assemble(loaded, same_labels(run, loaded, splits) if with_data else TaskData(run.task(), {}, str(run.path)))
     check_same_base(run, parts.backbone)
     adapted = adapt(parts, statistics=None)
-    load_adapter(adapted, run.weights(weights))
-    warn_of_other_bases(run.weights(weights), loaded.recipe.model.name)
+    load_adapter(adapted, run.weights(which))
+    warn_of_other_bases(run.weights(which), loaded.recipe.model.name)
     adapted.model.eval()
-    restored = RestoredRun(run, loaded, parts, adapted)
+    temperature = read_temperature(run, which) if rank is None else 1.0
+    restored = RestoredRun(run, loaded, parts, adapted, which, temperature)
     if rank is not None:
         cut_to_rank(restored, rank)
     return restored
@@ -128,13 +138,20 @@ def cut_to_rank(restored: RestoredRun, rank: int) -> None:
             adapter.scale = adapter.spec.scale_at(rank)
 
 
-def open_trained(path: str | Path, weights: str) -> Run:
-    """The run in ``path``. RunError where its ``last`` or ``best`` adapter is not written yet."""
+def open_trained(path: str | Path, weights: str | None) -> tuple[Run, str]:
+    """The run in ``path``, and which of its weights are meant. RunError where its ``last`` or ``best`` adapter is not written yet.
+
+    Where none are named they are those of ``training.select``; the last ones of a run that is not finished, or has no best ones
+    because it was not trained.
+    """
     run = open_run(path)
+    if weights is None:
+        scored = run.finished and run.weights("best").is_dir()
+        weights = load_recipe(run.recipe).recipe.training.select if scored else "last"
     if not run.weights(weights).is_dir():
         hint = f"{command_line('train', path, '--resume')} finishes it"
         raise RunError(f"the run has no {weights} adapter yet", where=str(path), hint=hint)
-    return run
+    return run, weights
 
 
 def is_merged(path: Path) -> bool:
@@ -145,13 +162,17 @@ def is_merged(path: Path) -> bool:
 def restore_merged(section: ModelSection) -> AdaptedModel:
     """The model of a folder, ``section.name``, that `lorakit merge` wrote, as anybody would load it, with its shortcuts."""
     folder = Path(section.name)
-    labels, regression = read_labels(folder / "config.json")
-    backbone = load_backbone(section, labels=labels, regression=regression, seed=0, offline=True)
+    labels, kind = read_labels(folder / "config.json")
+    several = kind == problem_type(regression=False, multi_label=True)
+    section = replace(section, head=KEEP)
+    backbone = load_backbone(
+        section, labels=labels, regression=not labels, seed=0, offline=True, merged=True, multi_label=several
+    )
     return restore_shortcuts(backbone, folder)
 
 
-def read_labels(path: Path) -> tuple[tuple[str, ...], bool]:
-    """The labels that a merged model's config.json names, in order, and whether it predicts a number, which has none.
+def read_labels(path: Path) -> tuple[tuple[str, ...], str]:
+    """The labels that a merged model's config.json names, in order, none where it predicts a number; and what kind of task it is for.
 
     RunError where it is broken.
     """
@@ -161,53 +182,62 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], bool]:
         named = {int(number): name for number, name in config["id2label"].items()}
         if sorted(named) != [*range(len(named))] or not all(isinstance(name, str) for name in named.values()):
             raise ValueError("id2label does not name each output once")
-        regression = config.get("problem_type") == "regression"
-        return () if regression else tuple(named[number] for number in sorted(named)), regression
+        kind = str(config.get("problem_type"))
+        regression = kind == problem_type(regression=True, multi_label=False)
+        return () if regression else tuple(named[number] for number in sorted(named)), kind
+
+
+def read_as_trained(task: TaskSection, record: Mapping[str, Any]) -> None:
+    """Texts are read as the record of a merged folder says that they were in the training."""
+    task.max_length, task.long = record["max_length"], record["long"]
+    task.window_pooling = record["window_pooling"]
 
 
 @dataclass(frozen=True)
 class TrainedClassifier:
     """A trained classifier, wherever it came from.
 
-    recipe: the text length and batch size it is used with; order: for each label of the task, the model's output for it;
-    source: what to call it; learnt: what it learnt, where that is another task than the one it is used for.
+    recipe: the text length and batch size it is used with; source: what to call it; temperature: for its probabilities; outputs:
+    for each label of the task, the model's output for it, None where they stand in the task's order; learnt: what it learnt, where
+    that is another task than the one it is used for.
     """
 
     adapted: AdaptedModel
     recipe: Recipe
-    order: list[int]
     source: str
+    temperature: float = 1.0
+    outputs: list[int] | None = None
     learnt: str = ""
 
 
-def output_order(task: Task, names: tuple[str, ...], source: str) -> list[int]:
-    """Which output of a checkpoint stands for which label of the task: by name where the names are the same, else by place."""
-    own = [name.casefold() for name in names]
-    wanted = [label.casefold() for label in task.labels]
-    if sorted(own) == sorted(wanted):
-        return [own.index(label) for label in wanted]
-    if not task.regression and not all(re.fullmatch(r"label_\d+", name) for name in own):
-        logger.warning(
-            "%s calls its outputs %s: taken in this order for %s", source, ", ".join(names), ", ".join(task.labels)
-        )
-    return list(range(task.num_labels))
-
-
 def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassifier:
-    """A trained classifier by folder or hub name.
+    """A trained classifier by folder or hub name, its outputs matched to the task's labels by name, or by place where names differ.
 
     Raises UsageError where the checkpoint's head is not one for ``task``.
     """
-    recipe = Recipe(model=ModelSection(name=name))
-    backbone = load_backbone(recipe.model, labels=task.labels, regression=task.regression, seed=0, offline=offline)
-    if not backbone.pretrained_head:
+    recipe, merged = Recipe(model=ModelSection(name=name, head=KEEP)), is_merged(Path(name))
+    try:
+        backbone = load_backbone(
+            recipe.model,
+            labels=task.labels,
+            regression=task.regression,
+            seed=0,
+            offline=offline,
+            merged=merged,
+            multi_label=task.multi_label,
+        )
+    except RecipeError as error:
+        if [problem.key for problem in error.problems] != [HEAD_KEY]:
+            raise
         raise UsageError(
-            f"this checkpoint has no trained head for {task.name} ({task.num_labels} outputs)",
+            f"this checkpoint has no trained head for {task.name} ({task.num_labels} outputs): {error.problems[0].what}",
             where=name,
             hint="--run for a run of lorakit, or a checkpoint that was fine-tuned on this task",
-        )
-    order = output_order(task, backbone.checkpoint_labels, name)
-    if not is_merged(Path(name)):
-        return TrainedClassifier(AdaptedModel(backbone, {}, None), recipe, order, name)
-    recipe.task.max_length = read_merged(Path(name))["max_length"]
-    return TrainedClassifier(restore_shortcuts(backbone, Path(name)), recipe, order, name)
+        ) from None
+    if backbone.head.loud:
+        logger.warning("%s", backbone.head.note)
+    if not merged:
+        return TrainedClassifier(AdaptedModel(backbone, {}, None), recipe, name)
+    record = read_merged(Path(name))
+    read_as_trained(recipe.task, record)
+    return TrainedClassifier(restore_shortcuts(backbone, Path(name)), recipe, name, temperature_in(record))

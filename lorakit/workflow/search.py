@@ -18,6 +18,7 @@ from lorakit.training.loader import TrainLoader
 from lorakit.training.seeds import derive_seed
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.calibrate import calibrate
+from lorakit.workflow.objective import objective_of
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work, make_allocator, warm_start
 
 
@@ -109,8 +110,10 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
         adapted = adapt(parts, statistics=calibrate(parts, encoded))
         drop_unused_work(parts, adapted)
         warm_start(loaded.recipe, adapted)
-    objective = put_on_device(adapted.model, loaded.recipe, regression=parts.task.regression)
-    loader = TrainLoader(encoded, loaded.recipe.training, derive_seed(loaded.recipe.run.seed, "data"))
+    moved = put_on_device(adapted.model, loaded.recipe, regression=parts.task.regression)
+    objective = objective_of(parts, moved.accelerator)
+    seed = derive_seed(loaded.recipe.run.seed, "data")
+    loader = TrainLoader(encoded, loaded.recipe.training, seed, weights=parts.row_weights)
     with loaded.locating_errors():
         allocator = make_allocator(parts, adapted, loader, objective)
     tick = allocator.tick(0, 0.0)

@@ -23,13 +23,14 @@ from lorakit.searching.allocator import Allocator, SearchContext, allocators, ch
 from lorakit.tasks.task import TaskData
 from lorakit.training.dropout import fast_dropout
 from lorakit.training.loader import TrainLoader
+from lorakit.training.losses import check_suits
 from lorakit.training.objective import Objective
 from lorakit.training.optim import moments_of
 from lorakit.training.schedule import Schedule
 from lorakit.training.seeds import generator
 from lorakit.training.update import chosen_updates
 from lorakit.workflow.accelerator import check_precision, check_trackers, this_process
-from lorakit.workflow.parts import Parts, load_data, load_model
+from lorakit.workflow.parts import Parts, load_data, load_model, start_at_frequencies
 from lorakit.workflow.sites import choose_budget, choose_sites, read_site_options
 
 logger = logging.getLogger(__name__)
@@ -51,9 +52,13 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         if problems := conflicts_with_search(linear, recipe.search):
             raise RecipeError(problems)
         data = data or load_data(recipe)
+        check_suits(recipe.training, data.task)
         backbone = load_model(recipe, data.task)
+        start_at_frequencies(backbone, data)
         for note in backbone.notes:
             logger.info("%s", note)
+        if backbone.head.loud:
+            logger.warning("%s", backbone.head.note)
         sites, ranks = choose_sites(recipe, backbone)
         options = read_site_options(recipe, linear, sites)
         budget = choose_budget(recipe, sites, linear, shortcut, ranks, options)

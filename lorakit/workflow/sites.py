@@ -9,8 +9,11 @@ from typing import Any
 from lorakit.adapters.block import blocks
 from lorakit.adapters.budget import Budget, resolve_budget
 from lorakit.adapters.counting import costs, shared_cost
-from lorakit.adapters.method import methods
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.method import methods, resolve
 from lorakit.adapters.spec import AdapterSpec, read_options
+from lorakit.backbone.anatomy import Anatomy
+from lorakit.backbone.guessing import left_out
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError, nearest
@@ -18,6 +21,9 @@ from lorakit.recipe.schema import Recipe
 from lorakit.searching.allocator import allocators
 
 logger = logging.getLogger(__name__)
+
+ALL = "all"
+SHOWN = 4  # modules that one line names
 
 
 def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[str, int]]:
@@ -27,7 +33,11 @@ def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[s
     if method.block and adapter.targets != list(method.targets):
         where = blocks.get(method.block).summary
         logger.info("adapter.targets has no effect: %s sits on %s", method.name, where)
-    candidates = [*method.sites(backbone, adapter.targets), *anatomy.shortcuts(adapter.shortcuts)]
+    wanted = method.sites(backbone, adapter.targets)
+    if ALL in (adapter.targets or method.targets) and not method.block:
+        wanted = without_gates(recipe, wanted)
+        tell_left_out(anatomy)
+    candidates = [*wanted, *anatomy.shortcuts(adapter.shortcuts)]
     if not adapter.allocation:
         return candidates, {}
     known = {site.name for site in candidates}
@@ -45,6 +55,35 @@ def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[s
         raise RecipeError(problems)
     ranks = {name: rank for name, rank in adapter.allocation.items() if rank > 0}
     return [site for site in candidates if site.name in ranks], ranks
+
+
+def without_gates(recipe: Recipe, sites: list[Site]) -> list[Site]:
+    """The sites that ``all`` stands for: those without a role that are too narrow for the rank (a gate has one output) are none."""
+    spec = resolve(recipe.adapter)
+    delta = deltas.get(spec.delta)
+    narrow = {
+        site.name
+        for site in sites
+        if site.role == "other" and (limit := delta.highest_rank(site)) is not None and limit < spec.rank
+    }
+    if narrow:
+        first = next(site for site in sites if site.name in narrow)
+        logger.info(
+            "targets all: %d modules are too narrow for rank %d and are left out, such as %s (%dx%d)",
+            len(narrow),
+            spec.rank,
+            first.name,
+            first.out_features,
+            first.in_features,
+        )
+    return [site for site in sites if site.name not in narrow]
+
+
+def tell_left_out(anatomy: Anatomy) -> None:
+    """Say what ``all`` does not reach: matrices that are no Linear module."""
+    if found := left_out(anatomy.layers):
+        shown = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
+        logger.info("targets all: what is no plain Linear module is not adapted: %s", shown)
 
 
 def read_site_options(recipe: Recipe, linear: AdapterSpec, sites: Sequence[Site]) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lorakit.artifacts.adapter_file import check_saved, save_adapter
+from lorakit.artifacts.calibration_file import write_calibration
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.provenance import Provenance
 from lorakit.artifacts.run import Run
@@ -18,10 +19,15 @@ from lorakit.errors import RunError
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.result import Result
 from lorakit.tasks.baselines import Baseline, below_words, collapse_warnings, one_class
+from lorakit.tasks.calibration import Calibration, as_calibration
 from lorakit.tasks.diagnosis import count_pairs
+from lorakit.tasks.label_diagnosis import count_labels
 from lorakit.tasks.task import TaskData
 from lorakit.training.checkpoint import load_checkpoint
+from lorakit.training.early_stopping import stopped_words
+from lorakit.training.evaluation import decide
 from lorakit.training.hooks import Hook
+from lorakit.training.loop import BEST
 from lorakit.training.loop import train as run_loop
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.training import Training
@@ -64,10 +70,17 @@ class TrainResult(Result):
         seen: held-out texts that the weights it started from (``adapter.start``) were trained on.
         name: what people call the task: its own name, of own data that of the file.
         baselines: what simple classifiers get on the same rows (``evaluation.baselines``).
-        collapsed: whether the last weights answer one class for every row of the first validation split.
+        collapsed: whether the last weights answer one class, or the same labels, for every row of the first validation split.
         confusion: of the last evaluation, the rows of the first validation split by the label they have (down) and the label they got
-            (across), in the order of task.json; None for a number to predict, and above 50 classes.
+            (across), in the order of task.json; None for a number to predict, for several labels a row, and above 50 classes.
+        by_label: the same of several labels a row: for each label the rows without it and with it; None for one label a row.
         warnings: what says that the training came to little: it collapsed, its loss never fell, or a baseline is better.
+        planned_steps: optimiser steps that the recipe says; fewer were done where it stopped early.
+        stopped: how it did, in a sentence; empty where it went to its end.
+        selected: the weights that are used where nobody says which: ``last`` or ``best``. Of these are collapsed, confusion and
+            warnings. Those that are best were chosen on the validation rows, whose scores then flatter them.
+        calibration: of the last and the best weights the temperature for probabilities, fitted on the validation rows; empty where
+            the recipe wants none, and for a number to predict.
     """
 
     run_dir: Path
@@ -94,7 +107,12 @@ class TrainResult(Result):
     baselines: list[Baseline]
     collapsed: bool
     confusion: list[list[int]] | None
+    by_label: list[list[list[int]]] | None
     warnings: list[str]
+    planned_steps: int
+    stopped: str
+    selected: str
+    calibration: dict[str, Calibration]
 
 
 def train(
@@ -159,6 +177,7 @@ def train(
             with FaultPoint("last adapter"):
                 save_adapter(training.adapted, run.weights("last"))
             check_saved(training.adapted, run.weights("last"))
+            write_calibration(run, result.calibration)
             draw(run, parts)
             run.write_summary(result.to_dict())
         return result
@@ -181,10 +200,12 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> Tr
             f"the run ended with {on:,} adapter parameters on, over its budget of {parts.budget.parameters:,}"
         )
     best = state.best or {}
-    if not training.decided:  # a run that was stopped after its last evaluation
+    if not training.outputs:  # a run that was stopped after its last evaluation
         training.evaluate()
     first = parts.task.validation[0]
-    decided, references = training.decided[first], np.asarray(parts.data.splits[first]["label"])
+    selected = training.recipe.training.select
+    decided = np.asarray(best["decided"]) if selected == BEST else decide(parts.task, training.outputs[first])
+    references = np.asarray(parts.data.splits[first]["label"])
     losses = [record["loss"] for record in training.run.metrics() if "loss" in record]
     return TrainResult(
         run_dir=training.run.path,
@@ -210,14 +231,26 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> Tr
         name=parts.task.known_as,
         baselines=baselines,
         collapsed=not parts.task.regression and one_class(decided),
+        by_label=count_labels(decided, references) if parts.task.multi_label else None,
         confusion=None
-        if parts.task.num_labels > MOST_CLASSES or parts.task.regression
+        if parts.task.num_labels > MOST_CLASSES or parts.task.regression or parts.task.multi_label
         else count_pairs(parts.task, decided, references),
         warnings=[
             *collapse_warnings(parts.task, decided, references, losses),
-            *below_words(training.metric, state.scores, baselines),
+            *below_words(training.metric, best["scores"] if selected == BEST else state.scores, baselines),
         ],
+        planned_steps=state.total_steps,
+        stopped=stopped_words(state, training.metric, training.recipe.training.early_stopping),
+        selected=selected,
+        calibration=calibrations(training),
     )
+
+
+def calibrations(training: Training) -> dict[str, Calibration]:
+    """Those of the last and the best weights, where there are any."""
+    last, best = training.calibrate(), (training.state.best or {}).get("calibration")
+    found = {"last": last, "best": None if best is None else as_calibration(best)}
+    return {which: each for which, each in found.items() if each is not None}
 
 
 @FaultPoint("figures")

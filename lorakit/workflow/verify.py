@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import nn
 
-from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.provenance import PROOF_ROWS, read_provenance
+from lorakit.backbone.load import DTYPES
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.schema import Recipe
-from lorakit.tasks.batching import Encoded, encode
+from lorakit.tasks.batching import Encoded
 from lorakit.tasks.task import Task
 from lorakit.training.evaluation import decide, predict_logits
 from lorakit.training.objective import Objective
 from lorakit.workflow.accelerator import put_on_device
-from lorakit.workflow.parts import load_data
+from lorakit.workflow.parts import encode_rows, load_data
 from lorakit.workflow.restore import RestoredRun
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+USUAL = 1e-3
+"""Between logits of float32 weights."""
+ROUNDINGS = 8
+"""How often half precision may have rounded the largest logit on the way through the layers; 1 to 2 were seen."""
 
 
 @dataclass(frozen=True)
@@ -42,27 +49,45 @@ class Proof:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a run's model says before anything is written. rows: real text, used for nothing but the comparison."""
+    """What a run's model says before anything is written.
+
+    recipe: the run's, without autocast, whose rounding says nothing of the weights; texts: real ones, used for nothing but the
+    comparison; rows: the same as tokens.
+    """
 
     recipe: Recipe
     task: Task
+    texts: Dataset
     rows: Encoded
     objective: Objective
     logits: np.ndarray
 
-    def prove(self, written: AdaptedModel, tolerance: float, *, what: str, where: Path) -> Proof:
-        """Compare what was read again. RunError where a logit moved by more than ``tolerance``; what: its name in that message."""
-        self.objective.accelerator.prepare_model(written.model)
-        logits = predict_logits(written.model, self.rows, self.objective, self.recipe.evaluation.batch_size)
+    @property
+    def usual_tolerance(self) -> float:
+        """What logits may differ by where nobody says it: more for weights whose type rounds more."""
+        rounding = torch.finfo(DTYPES[self.recipe.model.dtype]).eps * float(np.abs(self.logits).max())
+        return max(USUAL, ROUNDINGS * rounding)
+
+    def prove(
+        self, written: nn.Module, tolerance: float | None, *, what: str, where: Path, rows: Encoded | None = None
+    ) -> Proof:
+        """Compare what was read again. RunError where a logit moved by more than ``tolerance``.
+
+        what: its name in that message; rows: the texts as its own tokenizer has them.
+        """
+        tolerance = self.usual_tolerance if tolerance is None else tolerance
+        self.objective.accelerator.prepare_model(written)
+        logits = predict_logits(written, rows or self.rows, self.objective, self.recipe.evaluation.batch_size)
         difference = float(np.abs(logits - self.logits).max())
         before, after = decide(self.task, self.logits), decide(self.task, logits)
         flips = 0 if self.task.regression else int((after != before).sum())
         if not difference <= tolerance:
             raise RunError(
-                f"the {what}'s logits differ by {difference:.3g} from the run's ({flips} labels change)",
+                f"the {what} is another model: its logits differ by {difference:.3g} from the run's ({flips} labels change)",
                 where=str(where),
                 valid=f"at most {tolerance:.3g}",
-                hint="--tolerance if that is good enough for you; float32 weights are the most exact",
+                hint="--tolerance if that is good enough for you"
+                + ("; float32 weights are the most exact" if self.recipe.model.dtype != "float32" else ""),
             )
         return Proof(len(self.rows), difference, float(np.abs(self.logits).max()), tolerance, flips)
 
@@ -70,10 +95,12 @@ class Reference:
 def predict_reference(restored: RestoredRun) -> Reference:
     """The run's logits on the validation texts that it keeps."""
     parts, model = restored.parts, restored.adapted.model
-    rows = encode(proof_rows(restored), parts.backbone.tokenizer, parts.max_length)
-    objective = put_on_device(model, parts.recipe, regression=parts.task.regression)
-    logits = predict_logits(model, rows, objective, parts.recipe.evaluation.batch_size)
-    return Reference(parts.recipe, parts.task, rows, objective, logits)
+    recipe = replace(parts.recipe, training=replace(parts.recipe.training, precision="fp32"))
+    texts = proof_rows(restored)
+    rows = encode_rows(texts, parts.backbone, parts.cut)
+    objective = put_on_device(model, recipe, regression=parts.task.regression)
+    logits = predict_logits(model, rows, objective, recipe.evaluation.batch_size)
+    return Reference(recipe, parts.task, texts, rows, objective, logits)
 
 
 def proof_rows(restored: RestoredRun) -> Dataset:

@@ -17,8 +17,11 @@ from support.runs import Bench, edited_json
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
+from lorakit.artifacts import adapter_file
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter
 from lorakit.artifacts.files import read_json
+from lorakit.artifacts.peft.export import peft_form
+from lorakit.artifacts.peft.layout import all_in_peft
 from lorakit.errors import RunError
 
 SHORTCUTS = "adapter.shortcuts=[res1,in,mid]"
@@ -63,20 +66,44 @@ def test_dropped_sites_are_not_written(bench: Bench, tmp_path: Path):
     keep = [adapted.sites[0].name, next(site.name for site in adapted.sites if site.is_shortcut)]
     adapted.switch(keep)
     save_adapter(adapted, tmp_path / "adapter")
-    written = {
-        name.removeprefix("base_model.model.")
-        for file in ("adapter_model.safetensors", "lorakit_model.safetensors")
-        for name in load_file(tmp_path / "adapter" / file)
-    }
+    written = set(load_file(tmp_path / "adapter" / "lorakit_model.safetensors"))
     assert written == {
-        *(f"{keep[0]}.lora_{letter}.weight" for letter in "AB"),
-        *(f"{keep[1]}.{letter}" for letter in "AB"),
+        *(f"{name}.{letter}" for name in keep for letter in "AB"),
         "classifier.weight",
         "classifier.bias",
     }
     told = {site["name"]: site for site in read_json(tmp_path / "adapter" / "lorakit.json")["sites"]}
     assert {name for name, site in told.items() if site["state"] == "on"} == set(keep)
     assert set(told) == {site.name for site in adapted.sites}
+
+
+@pytest.mark.parametrize("settings", [(SHORTCUTS,), (SHORTCUTS, "adapter.shortcut_norm=paper")])
+def test_peft_loads_no_part_of_what_it_cannot_hold(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
+    """It would answer without the shortcuts, and with the paper's norm also where they are all off."""
+    adapted = trained(bench, *settings)
+    if len(settings) > 1:
+        adapted.switch([site.name for site in adapted.sites if not site.is_shortcut])
+    save_adapter(adapted, tmp_path)
+    base: Any = AutoModelForSequenceClassification.from_pretrained(bench.backbone(), num_labels=2)
+    with pytest.raises(ValueError, match=r"Can't find 'adapter_config\.json'"):
+        peft.PeftModel.from_pretrained(base, tmp_path)
+    with pytest.raises(RunError, match="PEFT cannot express"):
+        peft_form(adapted)
+
+
+def test_an_older_folder_with_shortcuts_beside_peft_s_files_is_read(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    adapted = trained(bench, SHORTCUTS)
+    with monkeypatch.context() as older:
+        older.setattr(adapter_file, "is_native", all_in_peft)
+        save_adapter(adapted, tmp_path)
+    assert set(load_file(tmp_path / "lorakit_model.safetensors")) == {
+        f"{site.name}.{letter}" for site in adapted.sites if site.is_shortcut for letter in "AB"
+    }
+    again = fresh(bench, SHORTCUTS, "run.seed=5")
+    load_adapter(again, tmp_path)
+    assert torch.equal(logits(again.model), logits(adapted.model))
 
 
 PEFT_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -157,26 +184,39 @@ def forget_all_sites(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("form", "damage", "message"),
     [
-        (cut("adapter_model.safetensors"), "cannot be read"),
-        (cut("lorakit_model.safetensors"), "cannot be read"),
-        (cut("lorakit.json"), "cannot be read as JSON"),
-        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
-        (lambda folder: (folder / "lorakit_model.safetensors").unlink(), "lorakit_model.safetensors is missing"),
-        (lambda folder: (folder / "lorakit.json").unlink(), "lorakit.json is missing"),
-        (rewrite("adapter_model.safetensors", lambda t: t.pop("base_model.model.classifier.bias")), "bias is missing"),
-        (rewrite("adapter_model.safetensors", reshape), r"has shape \[2, 3\], not \[2, 32\]"),
-        (forget_sites, "sites are not those of this model"),
-        (forget_all_sites, "is not the description of an adapter"),
+        ("peft", cut("adapter_model.safetensors"), "cannot be read"),
+        ("lorakit", cut("lorakit_model.safetensors"), "cannot be read"),
+        ("lorakit", cut("lorakit.json"), "cannot be read as JSON"),
+        (
+            "peft",
+            lambda folder: (folder / "adapter_model.safetensors").unlink(),
+            "adapter_model.safetensors is missing",
+        ),
+        (
+            "lorakit",
+            lambda folder: (folder / "lorakit_model.safetensors").unlink(),
+            "lorakit_model.safetensors is missing",
+        ),
+        ("lorakit", lambda folder: (folder / "lorakit.json").unlink(), "lorakit.json is missing"),
+        (
+            "peft",
+            rewrite("adapter_model.safetensors", lambda t: t.pop("base_model.model.classifier.bias")),
+            "bias is missing",
+        ),
+        ("peft", rewrite("adapter_model.safetensors", reshape), r"has shape \[2, 3\], not \[2, 32\]"),
+        ("peft", forget_sites, "sites are not those of this model"),
+        ("peft", forget_all_sites, "is not the description of an adapter"),
     ],
 )
-def test_damage_is_a_run_error(bench: Bench, tmp_path: Path, damage: Damage, message: str):
-    adapted = trained(bench, "adapter.shortcuts=[res1]")
+def test_damage_is_a_run_error(bench: Bench, tmp_path: Path, form: str, damage: Damage, message: str):
+    settings = ("adapter.shortcuts=[res1]",) if form == "lorakit" else ()
+    adapted = trained(bench, *settings)
     save_adapter(adapted, tmp_path / "adapter")
     damage(tmp_path / "adapter")
     with pytest.raises(RunError, match=message) as caught:
-        load_adapter(fresh(bench, "adapter.shortcuts=[res1]"), tmp_path / "adapter")
+        load_adapter(fresh(bench, *settings), tmp_path / "adapter")
     assert caught.value.exit_code == 1
     assert str(tmp_path / "adapter") in caught.value.problems[0].where
 

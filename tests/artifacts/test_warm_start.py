@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,21 +61,62 @@ def test_rank_units_that_were_off_start_fresh(bench: Bench, tmp_path: Path):
             assert torch.equal(found[[1, 3]], untouched.tensors()[f"{name}.{tensor}"].movedim(axis, 0)[[1, 3]])
 
 
-def test_a_head_of_another_shape_starts_fresh_and_that_is_told(bench: Bench, tmp_path: Path):
-    save_adapter(trained(bench, "task.labels=[plain,happy,other]", family="roberta"), tmp_path / "adapter")
-    again, untouched = (fresh(bench, family="roberta") for _ in range(2))
-    notes = start_from(again, tmp_path / "adapter")
-    assert "taken over: classifier.dense.weight, classifier.dense.bias" in notes[1]
-    assert (
-        "fresh where the other one has another shape: classifier.out_proj.weight, classifier.out_proj.bias" in notes[2]
-    )
-    for name in ("weight", "bias"):
-        assert torch.equal(
-            again.tensors()[f"classifier.out_proj.{name}"], untouched.tensors()[f"classifier.out_proj.{name}"]
+HEAD = [f"classifier.{layer}.{name}" for layer in ("dense", "out_proj") for name in ("weight", "bias")]
+
+
+def heads(bench: Bench, tmp_path: Path, there: str, here: str) -> tuple[list[str], list[dict[str, torch.Tensor]]]:
+    """What is said of the head, and its tensors: the saved ones, those of the model that starts, those of one that does not."""
+    saved = trained(bench, f"task.labels={there}", family="roberta")
+    save_adapter(saved, tmp_path / "adapter")
+    again, untouched = (fresh(bench, f"task.labels={here}", family="roberta") for _ in range(2))
+    said = start_from(again, tmp_path / "adapter")[1:]
+    return said, [{name: each.tensors()[name] for name in HEAD} for each in (saved, again, untouched)]
+
+
+def test_outputs_are_taken_over_by_name(bench: Bench, tmp_path: Path):
+    (said,), (saved, again, _) = heads(bench, tmp_path, "[plain,other,happy]", "[happy,plain,other]")
+    assert said == f"the head is taken over: {', '.join(HEAD)}; its outputs are put into the order happy, plain, other"
+    for name in HEAD:
+        assert torch.equal(again[name], saved[name][[2, 0, 1]] if "out_proj" in name else saved[name]), name
+
+
+def test_outputs_for_other_labels_start_fresh_and_that_is_told(bench: Bench, tmp_path: Path):
+    for labels, there in (("[plain,happy,other]", "plain, happy, other"), ("[plain,sad,happy]", "plain, sad, happy")):
+        said, (saved, again, untouched) = heads(
+            bench, tmp_path, labels, "[plain,happy]" if "other" in labels else "[plain,happy,x]"
         )
-        assert not torch.equal(
-            again.tensors()[f"classifier.dense.{name}"], untouched.tensors()[f"classifier.dense.{name}"]
-        )
+        assert said[0] == f"the head is taken over: {', '.join(HEAD[:2])}"
+        assert said[1].startswith(f"the head's outputs start fresh, as it is for {there}, this one for plain, happy")
+        assert said[1].endswith(f": {', '.join(HEAD[2:])}")
+        for name in HEAD:
+            assert torch.equal(again[name], (untouched if "out_proj" in name else saved)[name]), name
+
+
+def test_a_number_and_two_classes_have_no_output_in_common(bench: Bench, tmp_path: Path):
+    save_adapter(trained(bench, kind="number"), tmp_path / "adapter")
+    assert "it is for a number, this one for happy, plain" in start_from(fresh(bench), tmp_path / "adapter")[1]
+    (_, said) = start_from(fresh(bench, kind="number"), tmp_path / "adapter")
+    assert said == "the head is taken over: classifier.weight, classifier.bias"
+
+
+def test_an_older_adapter_is_told_by_its_run_or_by_nothing(bench: Bench, tmp_path: Path):
+    run = shutil.copytree(bench.train("training.max_steps=1").run_dir, tmp_path / "run")
+    with edited_json(run / "adapter" / "lorakit.json") as told:
+        assert told.pop("labels") == ["happy", "plain"]
+    turned = fresh(bench, "task.labels=[plain,happy]")
+    for path in (run, run / "adapter"):
+        assert "its outputs are put into the order plain, happy" in start_from(turned, path)[1]
+    moved = shutil.copytree(run / "adapter", tmp_path / "elsewhere")
+    assert "start fresh, as nothing says what its outputs are for" in start_from(turned, moved)[1]
+
+
+def test_a_head_whose_outputs_cannot_be_told_starts_fresh(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lorakit.artifacts.saved_head.output_names", lambda model, among: [])
+    (said,), (_, again, untouched) = heads(bench, tmp_path, "[plain,happy]", "[happy,plain]")
+    assert said.endswith(f": {', '.join(HEAD)}")
+    assert all(torch.equal(again[name], untouched[name]) for name in HEAD)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from support.models import tiny_model
 from torch import nn
 from transformers import AlbertConfig, AlbertForSequenceClassification, BartConfig, BartForSequenceClassification
 
+from lorakit.backbone import guessing
 from lorakit.backbone.anatomy import Anatomy, family_of
 from lorakit.backbone.families import families
 from lorakit.backbone.guessing import adaptable, find_layers, guess_role
@@ -186,6 +187,45 @@ def test_what_is_not_called_is_not_a_site():
     assert adaptable(block.linear1)
     assert adaptable(transformers.pytorch_utils.Conv1D(4, 2))
     assert find_layers(nn.ModuleDict({"vision_tower": nn.ModuleList([nn.Linear(2, 2)])})) == []
+
+
+class Router(nn.Linear):
+    """A Linear that returns what it chose."""
+
+    def forward(self, x):
+        return super().forward(x).topk(1)
+
+
+class Written(nn.Linear):
+    """A Linear that is written out, as Falcon's."""
+
+    def forward(self, x):
+        return x @ self.weight.T + self.bias
+
+
+class JambaMambaMixer(nn.Module):
+    """Reads a weight without calling its module."""
+
+    def __init__(self):
+        super().__init__()
+        self.dt_proj, self.in_proj = nn.Linear(2, 4), nn.Linear(4, 4)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_linear_with_a_forward_of_its_own_is_tried(device):
+    guessing.TRIED.clear()
+    with torch.device(device):
+        assert adaptable(Written(4, 3))
+        assert not adaptable(Router(4, 3))
+        layer = nn.ModuleDict(
+            {"w": Written(4, 3), "r": Router(4, 3), "mamba": JambaMambaMixer(), "conv": nn.Conv1d(4, 4, 2)}
+        )
+    assert [path for path, _ in guessing.adaptable_modules(layer)] == ["w", "mamba.in_proj"]
+    assert guessing.left_out([("0", layer), ("1", layer)]) == [
+        "r (Router)",
+        "mamba.dt_proj (Linear)",
+        "conv.weight (4x4x2)",
+    ]
 
 
 def test_labels_in_names_are_paths(bert):

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import torch
-from support.models import tiny_model
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+from support.models import tiny_model, tiny_tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 from transformers.utils import logging
 
 from lorakit.backbone.anatomy import Anatomy
@@ -68,30 +68,6 @@ def test_regression_has_one_output(tiny, load):
     backbone = load(tiny("bert"), labels=(), regression=True)
     assert backbone.model.config.problem_type == "regression"
     assert backbone.model(torch.tensor([[2, 5, 3]])).logits.shape == (1, 1)
-
-
-def test_a_trained_head_of_the_same_size_is_kept(tiny, load, tmp_path):
-    trained = load(tiny("bert"), labels=("down", "up"), seed=9)
-    trained.model.save_pretrained(tmp_path)
-    trained.tokenizer.save_pretrained(tmp_path)
-    kept = load(tmp_path)
-    assert kept.new_parts == HEAD
-    assert all(torch.equal(kept.model.get_parameter(n), trained.model.get_parameter(n)) for n in HEAD)
-    assert kept.model.get_parameter(HEAD[0]).requires_grad
-    assert kept.model.config.id2label == {0: "no", 1: "yes"}
-    assert "head for down, up: it is kept" in kept.notes[0]
-
-
-def test_a_trained_head_of_another_size_is_replaced(tiny, load, tmp_path):
-    trained = load(tiny("roberta"), labels=("x", "y", "z"))
-    trained.model.save_pretrained(tmp_path)
-    trained.tokenizer.save_pretrained(tmp_path)
-    new = load(tmp_path)
-    assert new.new_parts == trained.new_parts
-    assert new.model.classifier.out_proj.weight.shape == (2, 32)
-    assert "head for 3 labels: a new one takes its place" in new.notes[0]
-    encoder = dict(trained.model.base_model.named_parameters())
-    assert all(torch.equal(p, encoder[n]) for n, p in new.model.base_model.named_parameters())
 
 
 def test_a_pooler_the_checkpoint_lacks_is_new(tmp_path, load, tiny):
@@ -215,3 +191,38 @@ def test_a_saved_model_is_a_plain_checkpoint(tiny, load, tmp_path):
     assert torch.equal(plain(**inputs).logits, backbone.model(**inputs).logits)
     assert isinstance(plain.config, BertConfig)
     assert [site.name for site in Anatomy(plain).sites] == [site.name for site in backbone.anatomy.sites]
+
+
+def test_tokens_without_an_embedding_are_refused_at_load(bert_copy, load):
+    tokenizer = AutoTokenizer.from_pretrained(bert_copy)
+    rows = len(tokenizer)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)  # no text has one
+    tokenizer.save_pretrained(bert_copy)
+    assert len(load(bert_copy).tokenizer) == rows + 1
+    tokenizer.add_tokens(["<URL>", "<USER>"])
+    tokenizer.save_pretrained(bert_copy)
+    problem = failure(load, bert_copy)
+    assert problem.key == "model.name"
+    assert f"has {rows + 3} tokens, the model {rows} embeddings: <URL>, <USER> have none" in problem.what
+    assert "resize_token_embeddings" in problem.hint
+
+
+@pytest.mark.parametrize(("family", "takes"), [("bert", True), ("roberta", False), ("distilbert", False)])
+def test_token_types_are_made_for_models_that_have_two(family, takes, tiny, load, tmp_path):
+    """RoBERTa's table of them has one row: the second text of a pair would have none."""
+    folder = shutil.copytree(tiny(family), tmp_path / family)
+    tiny_tokenizer(segments=True).save_pretrained(folder)
+    backbone = load(folder)
+    made = backbone.tokenizer("a good film", "no", return_tensors="pt")
+    assert ("token_type_ids" in made) is takes
+    assert backbone.model(**made).logits.isfinite().all()
+
+
+def test_positions_limit_a_text_where_the_tokenizer_does_not(tiny, load):
+    found = {}
+    for family in ("bert", "roberta", "opt", "llama"):
+        backbone = load(tiny(family))
+        backbone.tokenizer.model_max_length = 10**30
+        found[family] = (backbone.longest_text(1000), backbone.longest_text(7))
+    # RoBERTa has 66 rows, the first of them the pad token's; the others have 64 positions.
+    assert found == {"bert": (64, 7), "roberta": (65, 7), "opt": (64, 7), "llama": (1000, 7)}

@@ -1,6 +1,7 @@
 """From a name to a folder: local, bundled, and the hub, whose client is replaced at its boundary."""
 
 import importlib.util
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -182,3 +183,30 @@ def test_a_partial_cache_is_used_when_it_has_what_is_needed(hub, tiny, tmp_path)
     assert find_checkpoint(ModelSection(name="someone/model"), offline=True) == Path(tiny("bert"))
     error.snapshot_path = str(tmp_path)
     assert "no config.json" in problem_of("someone/model", offline=True).what
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+            "is quantised (bitsandbytes)",
+        ),
+        ({"quantization_config": {"bits": 4}}, "is quantised, and"),
+        ({"compression_config": {"quant_method": "compressed-tensors"}}, "is quantised (compressed-tensors)"),
+    ],
+)
+def test_quantised_folders_are_refused_for_what_they_are(tiny, tmp_path, hub, entry, named):
+    """From the hub before the weights are fetched."""
+    folder = shutil.copytree(tiny("bert"), tmp_path / "q")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | entry))
+    hub.answer = folder
+    for name in (folder, "someone/model"):
+        problem = problem_of(name)
+        assert named in problem.what
+        assert "not supported yet" in problem.what
+        assert "was quantised from" in problem.hint
+    assert len(hub.calls) == 1
+    (folder / "config.json").write_text(json.dumps(config | dict.fromkeys(entry)))
+    assert find_checkpoint(ModelSection(name=str(folder))) == folder.resolve()

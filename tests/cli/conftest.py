@@ -80,6 +80,9 @@ RESULTS: dict[str, dict[str, Any]] = {
         "baselines": [],
         "collapsed": False,
         "warnings": [],
+        "stopped": "",
+        "selected": "last",
+        "calibration": {},
     },
     "search": {
         "proxy": "gradnorm",
@@ -104,6 +107,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "diagnosis": None,
         "by": "",
         "slices": [],
+        "trust": None,
         "learnt": "",
     },
     "merge": {
@@ -117,6 +121,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "flips": 0,
         "plain": False,
         "load_line": "lorakit.load('runs/mrpc-0/merged')",
+        "temperature": 1.0,
     },
 }
 

@@ -19,6 +19,7 @@ RESULT = {
     "largest_difference": 1.5e-6,
     "largest_logit": 2.5,
     "tolerance": 1e-3,
+    "read_by": "peft",
     "load_line": "model = PeftModel.from_pretrained(base, 'runs/a/peft')",
 }
 
@@ -44,7 +45,7 @@ def test_options_are_passed_on_and_facts_printed(cli, here, exported):
     assert kwargs == chosen
     assert "pissa, as LORA in PEFT" in ran.out
     assert "4, ranks 6 to 8" in ran.out
-    assert "30 rows: largest logit difference 1.5e-06 (allowed 0.001, largest logit 2.5)" in ran.out
+    assert "30 rows: largest logit difference 1.5e-06 (allowed 0.001, largest logit 2.5), read by peft" in ran.out
     assert RESULT["load_line"] in ran.err
 
 

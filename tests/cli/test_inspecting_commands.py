@@ -8,6 +8,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from lorakit.cli.plan import at_steps
+from lorakit.tasks.calibration import Reliability
+from lorakit.workflow.evaluate import Trust
 
 
 def test_eval_hands_everything_on_and_prints_the_interval(cli, here, workflow):
@@ -37,6 +39,17 @@ def test_eval_of_an_unlabelled_split_has_no_scores(cli, here, workflow):
     ran = cli("eval", "mrpc", "--split", "test")
     assert "none: this split has no labels" in ran.out
     assert "p.tsv" in ran.out
+
+
+def test_eval_tells_how_good_the_probabilities_are(cli, here, workflow):
+    used, plain = Reliability(0.4, 0.02), Reliability(0.5, 0.1)
+    workflow.changes = {"trust": Trust(1.8, used, plain, fitted_here=True)}
+    ran = cli("eval", "mrpc")
+    assert (
+        "calibration error  0.0200  (0.1000 without the temperature of 1.8, which was fitted on these rows)" in ran.out
+    )
+    workflow.changes = {"trust": Trust(1.0, plain, plain, fitted_here=False)}
+    assert "log-loss           0.5000\n" in cli("eval", "mrpc").out
 
 
 @pytest.mark.parametrize(("command", "key"), [(("eval", "mrpc"), "scores"), (("merge", "runs/a"), "folded")])

@@ -16,6 +16,7 @@ def test_options_reach_the_function_and_answers_are_printed_as_they_come(cli, he
         "out": None,
         "batch_size": 7,
         "abstain": None,
+        "thresholds": None,
         "weights": "best",
         "rank": 2,
     }
@@ -46,7 +47,24 @@ def test_a_file_of_answers_leaves_standard_output_empty(cli, here, workflow):
     assert len(workflow.calls) == 1
 
 
-@pytest.mark.parametrize("option", [("--batch-size", "0"), ("--abstain", "1.5")])
+def test_thresholds_are_read_and_counted(cli, here, workflow):
+    ran = cli("predict", "runs/a", "-", "--threshold", "a=b=0.9", "--threshold", "positive=1")
+    assert workflow.call[2]["thresholds"] == {"a=b": 0.9, "positive": 1.0}
+    assert "1 of 2 rows have no label: their probability is below every threshold" in ran.err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--batch-size", "0"),
+        ("--abstain", "1.5"),
+        ("--threshold", "0.5"),
+        ("--threshold", "spam=much"),
+        ("--threshold", "spam=nan"),
+        ("--threshold", "spam=1.5"),
+        ("--threshold", "a=0.5", "--threshold", "a=0.6"),
+    ],
+)
 def test_options_out_of_range(cli, here, workflow, option):
     assert cli("predict", "runs/a", "texts.csv", *option).code == 2
     assert workflow.calls == []

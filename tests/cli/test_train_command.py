@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 from lorakit.cli.progress import ProgressHook
+from lorakit.tasks.calibration import Calibration, Reliability
 
 
 def test_train_calls_the_workflow_and_says_what_came_of_it(cli, here, workflow):
@@ -24,6 +25,22 @@ def test_train_calls_the_workflow_and_says_what_came_of_it(cli, here, workflow):
         "lorakit predict runs/demo-0 FILE",
     ):
         assert f"  {line}\n" in ran.err
+
+
+def test_an_early_end_the_chosen_weights_and_the_calibration_are_told(cli, here, workflow):
+    before, after = Reliability(0.5, 0.1), Reliability(0.4, 0.02)
+    told = {"best": Calibration(1.8, 872, before, after), "last": Calibration(1.0, 872, before, before, "too few rows")}
+    workflow.changes = {"stopped": "stopped at step 7 of 9: why", "selected": "best", "calibration": told}
+    ran = cli("train", "small.yaml")
+    assert "stopped at step 7 of 9: why" in ran.err
+    text = " ".join(ran.out.split())
+    assert "the best weights, which the validation rows chose" in text
+    assert "error 0.1000 -> 0.0200, log-loss 0.5000 -> 0.4000" in text
+    assert "temperature 1.8, fitted on these 872 validation rows" in text
+    workflow.changes["selected"] = "last"
+    text = " ".join(cli("train", "small.yaml").out.split())
+    assert "calibration none: too few rows" in text
+    assert "which the validation rows chose" not in text
 
 
 def test_options_win_over_overrides(cli, here, workflow):

@@ -22,6 +22,11 @@ RULES = [
     ("search: {method: adalora, preset: best}", "mine.yaml:3", "search.preset", "settings of heterolora, and search.method is adalora"),
     ("search:\n  options: {beta1: 0.9}", "mine.yaml:4", "search.options", "has no effect: there is no search"),
     ("adapter: {targets: []}", "mine.yaml:3", "adapter.targets", "nothing would be adapted"),
+    ("training:\n  focal_gamma: 1", "mine.yaml:4", "training.focal_gamma", "has no effect: the loss is cross_entropy"),
+    ("training:\n  early_stopping: {min_delta: 1}", "mine.yaml:4", "training.early_stopping", "says no patience"),
+    ("training:\n  early_stopping: {patience: 1.5}", "mine.yaml:4", "training.early_stopping", "1.5 is no number of evaluations"),
+    ("training:\n  early_stopping:\n    patience: 1\n    delta: 0", "mine.yaml:6", "training.early_stopping", "no setting 'delta'"),
+    ("training: {loss: focal, label_smoothing: 0.1}", "mine.yaml:3", "training.label_smoothing", "is for cross_entropy"),
 ]  # fmt: skip
 
 
@@ -44,6 +49,9 @@ def test_keys_that_do_not_go_together(mistakes, text, where, key, what):
         "search: {enable: 0.25, uniform_rank: null}",
         "search: {method: heterolora, preset: best, warmup: 0.2}",
         "search: {preset: best}",
+        "training: {loss: focal, focal_gamma: 0.5, class_weights: {bad: 2.5, '1': 4.0}}",
+        "training: {early_stopping: {patience: 2, min_delta: 0.01}, select: best}",
+        "training: {label_smoothing: 0.1, class_weights: balanced}",
     ],
 )
 def test_keys_that_do_go_together(load, text):
@@ -78,6 +86,17 @@ FULL = CUSTOM + "  train: a.csv\n  text: t\n  label: y\n"  # lines 4, 5 and 6
         ("{validation: b.csv, validation_fraction: 0.2}", "task.validation_fraction", "task.validation names the rows"),
         ("{validation: b.csv, split_seed: 2}", "task.split_seed", "task.validation names the rows"),
         ("data: hub", "task.data", "has no effect on a custom task"),
+        ("{regression: true, multi_label: true}", "task.multi_label", "cannot be true with task.regression"),
+        ("{multi_label: true, ordered: true}", "task.ordered", "cannot be true with task.multi_label"),
+        ("{label: null, label_columns: [a, b]}", "task.label_columns", "is for several labels a row"),
+        ("label_separator: ;", "task.label_separator", "is for several labels a row"),
+        ("{multi_label: true, label_columns: [a, b]}", "task.label", "task.label_columns names the labels"),
+        ("{multi_label: true, label: null, label_columns: [a]}", "task.label_columns", "is a single label"),
+        (
+            "{multi_label: true, label: null, label_columns: [a, t]}",
+            "task.text",
+            "is column 't', which is also a label",
+        ),
     ],
 )
 def test_a_custom_task_that_contradicts_itself(mistakes, text, key, what):
@@ -85,6 +104,11 @@ def test_a_custom_task_that_contradicts_itself(mistakes, text, key, what):
     (problem,) = mistakes("", *overrides, head=FULL)
     assert problem.key == key
     assert what in problem.what
+
+
+def test_label_columns_take_the_place_of_a_label(load):
+    task = load("", "task={multi_label: true, label: null, label_columns: [a, b]}", head=FULL).recipe.task
+    assert (task.label, task.label_columns) == (None, ["a", "b"])
 
 
 def test_a_custom_task_with_numbers_as_labels_and_names(load):

@@ -5,6 +5,7 @@ from support.small_history import SITES, TIMELINE, ranked_history, small_history
 from lorakit.reporting.history import read_history, without_search
 from lorakit.reporting.stability import measure_stability
 from lorakit.reporting.summary import Outcome, Passage, listed, passages
+from lorakit.tasks.calibration import Calibration, Reliability
 
 DONE = Outcome(
     task="reviews",
@@ -49,6 +50,22 @@ def test_a_search_in_words():
     assert "75 % are on at the last; 3 were on at every tick and 3 at none" in stability
     assert "0.93 at first and 0.98 at the end" in stability
     assert "one run with one seed" in told["How far to trust this"]
+
+
+def test_an_early_end_the_chosen_weights_and_their_calibration():
+    stopped = "stopped at step 30 of 90: accuracy had not become better"
+    told = words(replace(DONE, stopped=stopped, selected="best"), small_history())["The result"]
+    assert f"It {stopped}." in told
+    assert (
+        "The weights used are the best by accuracy, of step 20: accuracy 0.8000. The validation split itself chose them"
+        in told
+    )
+    assert "quote the last score" not in told
+    found = Calibration(1.8, 900, Reliability(0.5, 0.1), Reliability(0.4, 0.025))
+    told = words(replace(DONE, calibration=found), small_history())["The result"]
+    assert "off by 0.1000 on average (the expected calibration error); by 0.0250 with the temperature of 1.8" in told
+    told = words(replace(DONE, calibration=replace(found, note="too few rows")), small_history())["The result"]
+    assert "no temperature was fitted: too few rows." in told
 
 
 def test_q_above_v_and_alike_are_told_as_such():

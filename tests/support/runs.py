@@ -34,6 +34,7 @@ TASKS = {
     "one": CUSTOM + "text: sentence, label: label",
     "pair": CUSTOM + "text: first, text_pair: second, label: label",
     "number": CUSTOM + "text: sentence, label: number, regression: true",
+    "several": CUSTOM + "text: sentence, label: moods, multi_label: true",
     "sst2": 'name: sst2, data: "{data}"',
 }
 SEARCH = ("search.method=heterolora", "search.batches=2", "adapter.shortcuts=[res1,mid]", "adapter.targets=[q,v,up]")
@@ -73,7 +74,7 @@ class Bench:
         return data
 
     def load(self, *overrides: str, family: str = "bert", kind: str = "one", name: str = "small") -> LoadedRecipe:
-        """A loaded recipe called ``name``; kind: one text, a pair, or a number to predict."""
+        """A loaded recipe called ``name``; kind: one text, a pair, a number to predict, or several labels a row."""
         path = self.folder / "recipes" / family / kind / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         task = TASKS[kind].format(data=in_quotes(self.data()))
@@ -107,12 +108,14 @@ def in_quotes(path: Path) -> str:
 
 
 def make_rows(number: int, *, seed: int) -> list[dict[str, Any]]:
-    """Sentences of 3 to 12 words; label: whether a happy word is among them, number: how many of the words are happy."""
+    """Sentences of 3 to 12 words; label: whether a happy word is among them, number: how many of the words are happy, moods: what
+    holds of happy, long (above 7 words) and odd (an odd number of words)."""
     rng = random.Random(seed)
     rows: list[dict[str, Any]] = []
     for _ in range(number):
         words = [rng.choice(WORDS) for _ in range(rng.randint(3, 12))]
         share = sum(word in HAPPY for word in words) / len(words)
+        moods = {"happy": share > 0, "long": len(words) > 7, "odd": len(words) % 2 == 1}
         rows.append(
             {
                 "sentence": " ".join(words),
@@ -120,6 +123,7 @@ def make_rows(number: int, *, seed: int) -> list[dict[str, Any]]:
                 "second": " ".join(words[2:]),
                 "label": "happy" if share else "plain",
                 "number": round(share, 3),
+                "moods": "; ".join(mood for mood, holds in moods.items() if holds),
             }
         )
     return rows

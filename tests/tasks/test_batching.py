@@ -7,7 +7,7 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from lorakit.errors import DataError
-from lorakit.tasks.batching import encode, epoch_batches, evaluation_batches
+from lorakit.tasks.batching import Padding, encode, epoch_batches, evaluation_batches
 
 LENGTHS = np.random.default_rng(0).integers(5, 100, size=1003).tolist()
 
@@ -133,3 +133,28 @@ def test_evaluation_batches_are_sorted_and_complete():
     batches = evaluation_batches([3, 9, 5, 9, 1], 2)
     assert batches == [[1, 3], [2, 0], [4]]
     assert evaluation_batches([], 2) == []
+
+
+def test_batches_of_equal_length_are_complete_and_even():
+    lengths = [3, 9, 5, 9, 5, 9, 1]
+    assert evaluation_batches(lengths, 2, equal=True) == [[1, 3], [5], [2, 4], [0], [6]]
+    assert evaluation_batches([], 2, equal=True) == []
+
+
+@pytest.mark.parametrize("padding", [Padding(left=True), Padding(spare=1), Padding(multiple=4), Padding(equal=True)])
+def test_rows_are_padded_as_the_model_needs_it(tokenizer, padding):
+    data = sentences(40)
+    encoded, usual = encode(data, tokenizer, 12, padding=padding), encode(data, tokenizer, 12, padding=Padding())
+    for rows in encoded.batches(7):
+        batch, lengths = encoded.collate(rows), encoded.lengths[rows]
+        longest = int(lengths.max())
+        assert batch["input_ids"].shape[1] == (
+            -(-longest // 4) * 4 if padding.multiple == 4 else longest + padding.spare
+        )
+        assert not padding.equal or len(set(lengths.tolist())) == 1
+        for place, row in enumerate(rows):
+            kept = batch["attention_mask"][place].bool()
+            assert batch["input_ids"][place][kept].tolist() == usual.collate([row])["input_ids"][0].tolist()
+            assert kept[-1 if padding.left else 0]
+            assert (batch["input_ids"][place][~kept] == tokenizer.pad_token_id).all()
+    assert encoded.collate([0], 6)["input_ids"].shape[1] % 6 == 0

@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 from lorakit.errors import RunError
 from lorakit.tasks.metric_modules import MODULES
 from lorakit.tasks.metrics import interval, main_metric, score
-from lorakit.tasks.task import tasks
+from lorakit.tasks.task import MULTI_LABEL_METRICS, ORDERED_METRICS, Task, higher_is_better, tasks
 
 RNG = np.random.default_rng(0)
 CLASSES = RNG.integers(0, 2, 200), RNG.integers(0, 2, 200)
@@ -105,3 +105,47 @@ def test_a_thousand_draws_of_a_large_set_are_quick():
     assert (
         time.process_time() - start < 15
     )  # about 2 s; one pass through scikit-learn per draw of all rows takes far longer
+
+
+GRADES = RNG.integers(0, 5, 200), RNG.integers(0, 5, 200)
+SETS = (RNG.random((200, 4)) < 0.4).astype(int), (RNG.random((200, 4)) < [0.5, 0.3, 0.02, 0.0]).astype(int)
+OF_SETS = Task("several", "", ("t",), "l", tuple("abcd"), MULTI_LABEL_METRICS, multi_label=True)
+PEERS_OF_SETS = {
+    "micro_f1": lambda p, r: sk.f1_score(r, p, average="micro"),
+    "macro_f1": lambda p, r: sk.f1_score(r, p, average="macro", zero_division=0),
+    "subset_accuracy": lambda p, r: sk.accuracy_score(r, p),
+}
+
+
+def test_metrics_of_several_labels_equal_their_peers():
+    assert score(OF_SETS, *SETS) == {name: pytest.approx(peer(*SETS)) for name, peer in PEERS_OF_SETS.items()}
+
+
+@pytest.mark.parametrize("metric", PEERS_OF_SETS)
+def test_the_interval_of_several_labels_is_that_of_rows_drawn_again(metric):
+    """By scikit-learn, of fewer draws; the ends of the interval are random in the second digit."""
+    rng, values = np.random.default_rng(1), []
+    for _ in range(300):
+        rows = rng.integers(200, size=200)
+        values.append(PEERS_OF_SETS[metric](SETS[0][rows], SETS[1][rows]))
+    assert interval(OF_SETS, metric, *SETS) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=0.02)
+
+
+def test_grades_are_scored_by_how_far_they_are_off():
+    task = Task("grades", "", ("t",), "l", tuple("12345"), ("accuracy", *ORDERED_METRICS), ordered=True)
+    found = score(task, *GRADES)
+    kappa = sk.cohen_kappa_score(GRADES[1], GRADES[0], weights="quadratic")
+    assert found["quadratic_kappa"] == pytest.approx(kappa)
+    assert found["mae"] == pytest.approx(sk.mean_absolute_error(GRADES[1], GRADES[0]))
+    low, high = interval(task, "quadratic_kappa", *GRADES)
+    assert low < kappa < high
+    same = np.zeros(9, int)
+    assert score(task, same, same) == {"accuracy": 1.0, "quadratic_kappa": 0.0, "mae": 0.0}
+
+
+def test_metrics_of_numbers_besides_the_correlations():
+    task = tasks.get("stsb").with_metric("mae").with_metric("r2")
+    found = score(task, *NUMBERS)
+    assert found["mae"] == pytest.approx(sk.mean_absolute_error(NUMBERS[1], NUMBERS[0]))
+    assert found["r2"] == pytest.approx(sk.r2_score(NUMBERS[1], NUMBERS[0]))
+    assert [higher_is_better(name) for name in ("mae", "r2")] == [False, True]

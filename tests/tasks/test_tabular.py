@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -158,3 +159,30 @@ def test_a_label_that_only_validation_has_is_told(tmp_path):
 def test_one_row_cannot_be_split(tmp_path):
     path = write(tmp_path / "a.csv", [{"text": "a", "label": 1}])
     assert problem_of(path, labels=["x", "y"]).key == "task.train"
+
+
+@pytest.mark.parametrize(
+    ("grades", "more", "order"),
+    [
+        (["2", "10", "1", "2"], {}, ("1", "2", "10")),
+        (["good", "bad", "fair", "bad"], {"labels": ["bad", "fair", "good"]}, ("bad", "fair", "good")),
+    ],
+)
+def test_grades_have_an_order_and_scores_that_respect_it(tmp_path, grades, more, order):
+    path = tmp_path / "grades.csv"
+    path.write_text("text,grade\n" + "".join(f"text {row},{grade}\n" for row, grade in enumerate(grades)))
+    section = TaskSection(name="custom", train=str(path), validation=str(path), text="text", label="grade", **more)
+    task = load_task(replace(section, ordered=True), seed=0).task
+    assert (task.labels, task.ordered) == (order, True)
+    assert task.metrics == ("accuracy", "macro_f1", "quadratic_kappa", "mae")
+    assert load_task(replace(section, ordered=True, metric="mae"), seed=0).task.metrics[0] == "mae"
+    with pytest.raises(DataError, match=r"task\.ordered=true"):
+        load_task(replace(section, metric="mae"), seed=0)
+
+
+def test_grades_whose_order_nothing_tells_are_refused(tmp_path):
+    path = tmp_path / "grades.csv"
+    path.write_text("text,grade\na,good\nb,bad\nc,fair\n")
+    section = TaskSection(name="custom", train=str(path), text="text", label="grade", ordered=True)
+    with pytest.raises(DataError, match="nothing tells the order of the grades bad, fair, good"):
+        load_task(section, seed=0)

@@ -7,6 +7,7 @@ from tokenizers import AddedToken
 
 from lorakit.tasks import tokens
 from lorakit.tasks.batching import encode
+from lorakit.tasks.long_texts import Cut
 
 
 @pytest.fixture
@@ -58,20 +59,20 @@ def test_fewer_long_texts_are_tokenised_at_a_time(tokenizer, monkeypatch):
 def test_what_decides_is_in_the_key(tokenizer):
     data = sentences(30, pair=True)
     keys = [
-        tokens.tokens_key(data, tokenizer, 8),
-        tokens.tokens_key(data, tokenizer, 9),
-        tokens.tokens_key(data.remove_columns("text_pair"), tokenizer, 8),
-        tokens.tokens_key(data.select([3, 1, 2]), tokenizer, 8),
-        tokens.tokens_key(data.select([1, 2, 3]), tokenizer, 8),
-        tokens.tokens_key(sentences(31, pair=True), tokenizer, 8),
+        tokens.tokens_key(data, tokenizer, Cut(8)),
+        tokens.tokens_key(data, tokenizer, Cut(9)),
+        tokens.tokens_key(data.remove_columns("text_pair"), tokenizer, Cut(8)),
+        tokens.tokens_key(data.select([3, 1, 2]), tokenizer, Cut(8)),
+        tokens.tokens_key(data.select([1, 2, 3]), tokenizer, Cut(8)),
+        tokens.tokens_key(sentences(31, pair=True), tokenizer, Cut(8)),
     ]
     # Nor does a call, which leaves its truncation in the tokenizer, change it.
     tokenizer("w1", truncation=True, max_length=3, padding="max_length")
-    assert tokens.tokens_key(data, tokenizer, 8) == keys[0]
+    assert tokens.tokens_key(data, tokenizer, Cut(8)) == keys[0]
     tokenizer.truncation_side = "left"
-    keys.append(tokens.tokens_key(data, tokenizer, 8))
+    keys.append(tokens.tokens_key(data, tokenizer, Cut(8)))
     tokenizer.add_tokens([AddedToken("w1 w2")])
-    keys.append(tokens.tokens_key(data, tokenizer, 8))
+    keys.append(tokens.tokens_key(data, tokenizer, Cut(8)))
     assert len(set(keys)) == len(keys)
 
 

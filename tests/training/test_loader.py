@@ -26,10 +26,28 @@ class Rows:
 
 
 def loader(
-    number: int = 43, process: int = 0, processes: int = 1, seed: int = 5, **training: int | bool
+    number: int = 43, process: int = 0, processes: int = 1, seed: int = 5, **training: int | bool | None
 ) -> TrainLoader:
     section = TrainingSection(**{"batch_size": 8, **training})
     return TrainLoader(Rows(number), section, seed, process, processes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 24, 60, 1000])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_parts_of_a_batch_have_no_more_tokens_than_allowed(limit: int, processes: int):
+    """The steps keep their rows, whatever they are cut into; a batch that fits is left as it is."""
+    for process in range(processes):
+        cut, whole = (
+            loader(process=process, processes=processes, accumulate=2, micro_tokens=tokens) for tokens in (limit, None)
+        )
+        lengths = cut.encoded.lengths
+        for mine, theirs in zip(cut.step_batches(1), whole.step_batches(1), strict=True):
+            assert sorted(chain(*rows(mine))) == sorted(chain(*rows(theirs)))
+            assert (mine.rows, mine.share) == (theirs.rows, theirs.share)
+            for part in rows(mine):
+                assert len(part) == 1 or len(part) * max(lengths[row] for row in part) <= limit
+            fitting = [part for part in rows(theirs) if len(part) * max(lengths[row] for row in part) <= limit]
+            assert all(part in rows(mine) for part in fitting)
 
 
 def rows(step_batch: StepBatch) -> list[list[int]]:

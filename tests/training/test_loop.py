@@ -224,7 +224,7 @@ def test_the_same_recipe_and_seed_give_the_same_run(bench: Bench):
     assert first == again
     other = records(bench.train(*SEARCH, "run.seed=1").run_dir)
     assert other["metrics"] != first["metrics"]
-    assert other["adapter/adapter_model.safetensors"] != first["adapter/adapter_model.safetensors"]
+    assert other["adapter/lorakit_model.safetensors"] != first["adapter/lorakit_model.safetensors"]
 
 
 class Batches(Hook):

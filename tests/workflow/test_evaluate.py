@@ -11,13 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
-from support.runs import VALIDATION_ROWS, Bench, make_rows
+from support.runs import VALIDATION_ROWS, Bench, edited_json, make_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import lorakit
 from lorakit.errors import LorakitError, RunError, UsageError
-from lorakit.tasks.task import tasks
-from lorakit.workflow.restore import output_order
 from lorakit.workflow.train import TrainResult
 
 
@@ -208,12 +206,17 @@ def test_outputs_are_matched_by_name(bench: Bench, monkeypatch: pytest.MonkeyPat
     assert lorakit.evaluate(task="sst2", model=str(tmp_path / "turned"), offline=True).scores == run.last
 
 
-def test_other_names_are_taken_by_place_with_a_word(caplog: pytest.LogCaptureFixture):
-    task = tasks.get("sst2")
-    assert output_order(task, ("LABEL_0", "LABEL_1"), "m") == [0, 1]
-    assert not caplog.messages
-    assert output_order(task, ("good", "bad"), "m") == [0, 1]
-    assert "good, bad" in caplog.text
+def test_other_names_are_taken_by_place_with_a_word(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    run = bench.train("training.lr=0.02", kind="sst2")
+    lorakit.merge(run.run_dir, out=tmp_path / "merged")
+    with edited_json(tmp_path / "merged" / "config.json") as config:
+        config["id2label"] = {"0": "LABEL_0", "1": "LABEL_1"}
+        config["label2id"] = {"LABEL_0": 0, "LABEL_1": 1}
+    monkeypatch.setenv("LORAKIT_GLUE_DIR", str(bench.data()))
+    assert lorakit.evaluate(task="sst2", model=str(tmp_path / "merged"), offline=True).scores == run.last
+    assert "calls its outputs LABEL_0, LABEL_1: they are taken, in this order, for negative, positive" in caplog.text
 
 
 def test_mnli_is_scored_on_both_validation_splits(bench: Bench, tmp_path: Path):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from support.runs import SEARCH, Bench
 from torch.testing import assert_close
@@ -18,7 +21,9 @@ from transformers import AutoModelForSequenceClassification
 
 import lorakit
 from lorakit.artifacts.files import read_json
+from lorakit.artifacts.peft.export import PeftForm
 from lorakit.errors import RunError, UsageError
+from lorakit.workflow import export as exporting
 from lorakit.workflow.train import TrainResult
 
 SHORT = ("training.max_steps=6", "training.lr=0.05", "adapter.dropout=0")
@@ -148,6 +153,78 @@ def test_the_card_s_base_model_has_the_run_s_dtype(bench: Bench, tmp_path: Path)
     ours = lorakit.load(run)
     assert made["base"].dtype == torch.float32
     assert_close(logits(made["model"], ours.tokenizer), logits(ours.model, ours.tokenizer), rtol=1e-5, atol=1e-6)
+
+
+def with_head(bench: Bench, labels: list[str], out: Path) -> Path:
+    """A base model with a random head for these labels."""
+    torch.manual_seed(2)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        bench.backbone(), num_labels=len(labels), id2label=dict(enumerate(labels))
+    )
+    model.save_pretrained(out)
+    for file in bench.backbone().glob("*token*"):
+        shutil.copy(file, out)
+    return out
+
+
+def test_a_base_model_with_a_head_for_other_labels(bench: Bench, tmp_path: Path):
+    """The card's lines load it too."""
+    base = with_head(bench, ["a", "b", "c"], tmp_path / "base")
+    run = bench.train(*SHORT, f"model.name={base}").run_dir
+    made: dict[str, Any] = {}
+    exec(lorakit.export(run, out=tmp_path / "out").load_line, made)
+    ours = lorakit.load(run)
+    assert_close(logits(made["model"], ours.tokenizer), logits(ours.model, ours.tokenizer), rtol=1e-5, atol=1e-6)
+
+
+def test_an_export_says_its_labels_and_an_import_takes_them_by_name(
+    bench: Bench, finished: TrainResult, tmp_path: Path
+):
+    """Also on a base model that has the same labels in another order."""
+    out = lorakit.export(finished.run_dir, out=tmp_path / "out").out
+    with safe_open(out / "adapter_model.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["labels"]) == ["happy", "plain"]
+    data = [f"task.train={bench.data()}/train.csv", "task.text=sentence", "task.label=label"]
+    turned = with_head(bench, ["plain", "happy"], tmp_path / "turned")
+    theirs = lorakit.load(finished.run_dir).predict_proba(TEXTS)
+    for name, settings, order in (
+        ("same", (), [0, 1]),
+        ("other", ("task.labels=[plain,happy]",), [1, 0]),
+        ("base", (f"model.name={turned}",), [0, 1]),
+    ):
+        run = lorakit.import_adapter(out, [*data, *settings], task="custom", out=tmp_path / name, offline=True).out
+        assert_close(lorakit.load(run).predict_proba(TEXTS), theirs[:, order], rtol=1e-5, atol=1e-6)
+    rows = (bench.data() / "train.csv").read_text().replace("plain", "sad")
+    (tmp_path / "sad.csv").write_text(rows)
+    with pytest.raises(RunError, match="head cannot be used: it is for happy, plain, this one for happy, sad"):
+        lorakit.import_adapter(
+            out, [*data, f"task.train={tmp_path / 'sad.csv'}"], task="custom", out=tmp_path / "sad", offline=True
+        )
+
+
+def test_peft_is_asked_where_it_is_installed(bench: Bench, finished: TrainResult, tmp_path: Path, monkeypatch):
+    """What PEFT leaves out, or cannot read, fails the export; without PEFT lorakit reads it itself."""
+    assert lorakit.export(finished.run_dir, out=tmp_path / "a").read_by == "peft"
+    write = PeftForm.write
+
+    def renamed(form: PeftForm, target: Path) -> None:
+        lost = next(name for name in form.tensors if name.endswith("lora_A.weight"))
+        tensors = {name.replace("layer.0", "layer.9") if name == lost else name: t for name, t in form.tensors.items()}
+        write(replace(form, tensors=tensors), target)
+
+    def broken(form: PeftForm, target: Path) -> None:
+        write(replace(form, config=form.config | {"target_modules": ["nowhere"]}), target)
+
+    for spoilt, message in ((renamed, "PEFT adapts other modules than the run.*layer.0"), (broken, "PEFT cannot read")):
+        monkeypatch.setattr(PeftForm, "write", spoilt)
+        with pytest.raises(RunError, match=message):
+            lorakit.export(finished.run_dir, out=tmp_path / "b")
+        assert not (tmp_path / "b").exists()
+    monkeypatch.setattr(PeftForm, "write", write)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    exported = lorakit.export(finished.run_dir, out=tmp_path / "c")
+    assert (exported.read_by, exported.largest_difference < 1e-5) == ("lorakit", True)
 
 
 def test_best_weights_are_exported_as_asked(bench: Bench, tmp_path: Path):

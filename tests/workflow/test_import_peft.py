@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,24 @@ def test_a_bundled_base_model_is_known_by_its_name(
     made(bench, CASES["lora"][1](), tmp_path / "peft")
     assert importing.draft_recipe(read_peft(tmp_path / "peft"), "sst2", []).recipe.model.name == "bundled:tiny"
     assert "made for" not in caplog.text
+
+
+def test_what_peft_does_not_tell_is_told(bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """PEFT writes no label names: its outputs are taken by place, or in the order that a base model with the same labels has."""
+    made(bench, peft.LoraConfig(r=4, target_modules=QV, task_type="SEQ_CLS"), tmp_path / "peft")
+    run = brought_in(bench, tmp_path / "peft", tmp_path / "run").out
+    assert (
+        "does not say which of its head's outputs is which label: they are taken, in this order, for happy, plain"
+        in caplog.text
+    )
+    base: Any = AutoModelForSequenceClassification.from_pretrained(bench.backbone(), id2label={0: "plain", 1: "happy"})
+    base.save_pretrained(tmp_path / "base")
+    for file in bench.backbone().glob("*token*"):
+        shutil.copy(file, tmp_path / "base")
+    turned = brought_in(bench, tmp_path / "peft", tmp_path / "turned", f"model.name={tmp_path / 'base'}").out
+    assert "are taken to be in the base model's order of names, and put into the order happy, plain" in caplog.text
+    one, other = (lorakit.load(path).predict_proba(TEXTS) for path in (run, turned))
+    assert_close(one, other[:, ::-1].copy(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_fresh_adapter_without_a_head_is_refused(bench: Bench, tmp_path: Path):

@@ -100,6 +100,15 @@ def test_the_parts_add_up(bench: Bench):
         assert found.total == int(found.weights + found.learning + max(found.step, found.evaluation))
 
 
+def test_a_batch_that_is_cut_keeps_the_rows_of_a_part(bench: Bench):
+    """70 tokens are two rows of 32; but a search that scores by passes of its own makes them over whole batches."""
+    settings = ("training.micro_tokens=70", "search.method=heterolora")
+    for scoring, rows in ((("search.method=none",), 2), (("search.scoring=streaming",), 2), ((), 8)):
+        parts, adapted = made(bench, *settings, *scoring)
+        found = estimate_footprint(parts, adapted).step
+        assert found == HOLES * (measure_kept(adapted, "fp32").bytes(rows, 32) + 2 * rows * 32 * 4 * F)
+
+
 def test_nothing_is_left_changed(bench: Bench):
     _, adapted = made(bench, RECOMPUTED)
     states, random = adapted.states(), torch.get_rng_state()

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from support.models import ENCODER, FAMILIES
 from support.runs import SEARCH, Bench, edited_json
 from torch.testing import assert_close
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
 import lorakit
 from lorakit.artifacts.files import read_json
-from lorakit.errors import RunError, UsageError
+from lorakit.artifacts.merge import check_foldable
+from lorakit.errors import RecipeError, RunError, UsageError
+from lorakit.workflow import merge as merging
 from lorakit.workflow.predict import Classifier
+from lorakit.workflow.restore import restore_run
+from lorakit.workflow.setup import assemble
 from lorakit.workflow.train import TrainResult
 
 STRANGER = """
@@ -90,9 +99,88 @@ def test_the_plain_part_holds_no_adapter(searched: TrainResult, bench: Bench, tm
     """The tensors of a classifier of this architecture, shortcuts in a file of their own."""
     merged = lorakit.merge(searched.run_dir, out=tmp_path / "merged")
     model = AutoModelForSequenceClassification.from_pretrained(bench.backbone(), num_labels=2)
-    assert set(load_file(tmp_path / "merged" / "model.safetensors")) == set(model.state_dict())
+    assert set(load_file(tmp_path / "merged" / "model.lorakit.safetensors")) == set(model.state_dict())
     kept = load_file(tmp_path / "merged" / "lorakit_model.safetensors")
     assert set(kept) == {f"{name}.{letter}" for name in merged.kept for letter in "AB"}
+
+
+@pytest.fixture(scope="module")
+def closed(searched: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A merged folder with shortcuts."""
+    return lorakit.merge(searched.run_dir, out=tmp_path_factory.mktemp("closed") / "merged").out
+
+
+LOADERS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "auto": (AutoModelForSequenceClassification.from_pretrained, "a plain loader would answer otherwise"),
+    "configuration": (AutoConfig.from_pretrained, "a plain loader would answer otherwise"),
+    "pipeline": (
+        lambda folder: transformers.pipeline("text-classification", str(folder)),
+        "a plain loader would answer otherwise",
+    ),
+    "the class itself": (BertForSequenceClassification.from_pretrained, "no file named model.safetensors"),
+    "the base model": (BertModel.from_pretrained, "no file named model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_what_a_plain_loader_would_misread_it_does_not_load(closed: Path, loader: str):
+    load, message = LOADERS[loader]
+    with pytest.raises((ValueError, OSError), match=message):
+        load(closed)
+
+
+def test_a_merged_model_with_shortcuts_is_no_base_model(closed: Path, bench: Bench, tmp_path: Path):
+    """Nothing of it would be left out without a word; a folder of an older lorakit, open to all, is read as before."""
+    with pytest.raises(RecipeError, match="merged run with shortcuts, which are no part of its weights"):
+        bench.train(f"model.name={closed}")
+    older = shutil.copytree(closed, tmp_path / "older")
+    (older / "model.lorakit.safetensors").rename(older / "model.safetensors")
+    with edited_json(older / "config.json") as config:
+        config["model_type"] = config.pop("lorakit_model_type")
+    assert torch.equal(logits(lorakit.load(older)), logits(lorakit.load(closed)))
+    with pytest.raises(RecipeError, match="merged run with shortcuts"):
+        bench.train(f"model.name={older}")
+
+
+def test_a_plain_merged_model_goes_on_being_trained_with_its_head(bench: Bench, finished: TrainResult, tmp_path: Path):
+    lorakit.merge(finished.run_dir, out=tmp_path / "merged")
+    still = ("training.lr=1e-12", "training.max_steps=1", "training.weight_decay=0")
+    again = bench.train(f"model.name={tmp_path / 'merged'}", *still)
+    assert again.last == finished.last
+
+
+def test_a_padding_that_only_lorakit_adds_closes_the_folder_too(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It can still be loaded, and trained on: all is in its weights."""
+    monkeypatch.setattr("lorakit.backbone.padding.READS_ONE_FURTHER", ("bert",))
+    run = bench.train("training.max_steps=2").run_dir
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    assert (merged.plain, merged.kept) == (False, [])
+    assert "lorakit.load" in merged.load_line
+    with pytest.raises(ValueError, match="a plain loader would answer otherwise"):
+        AutoModelForSequenceClassification.from_pretrained(merged.out)
+    ours = lorakit.load(run).predict_proba(TEXTS)
+    np.testing.assert_allclose(lorakit.load(merged.out).predict_proba(TEXTS), ours, rtol=1e-5)
+    assert bench.train(f"model.name={merged.out}", "training.max_steps=1").steps == 1
+    with pytest.raises(
+        RunError, match="PEFT would answer otherwise: bert models read the position behind the last token"
+    ):
+        lorakit.export(run, out=tmp_path / "peft")
+
+
+def test_transformers_cuts_texts_where_the_run_does(bench: Bench, tmp_path: Path):
+    """And a training that starts from the folder may read longer texts again."""
+    run = bench.train("training.lr=0.05", "task.max_length=6").run_dir
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    plain = transformers.pipeline("text-classification", str(merged.out), top_k=None)
+    text = "dull slow cold " * 5 + "good fine warm"
+    (theirs,) = plain([text], truncation=True)
+    (ours,) = lorakit.predict(run, [text])
+    assert {one["label"]: pytest.approx(one["score"], abs=1e-5) for one in theirs} == ours.probabilities
+    assert lorakit.load(merged.out).max_length == 6
+    again = assemble(bench.load(f"model.name={merged.out}", "task.max_length=20")).backbone
+    assert again.longest_text(20) == 20
 
 
 def test_best_and_last_weights_are_merged_as_asked(bench: Bench, tmp_path: Path):
@@ -121,15 +209,63 @@ def test_a_refused_merge_leaves_the_one_before(finished: TrainResult, tmp_path: 
 
 
 def test_rounding_to_bfloat16_is_told_as_it_is(bench: Bench, tmp_path: Path):
-    """The merged weights round where W and dW did not: refused at the usual tolerance, stated at a larger one."""
+    """The merged weights round where W and dW did not: by no more than that type rounds, and refused where that is too much."""
     run = bench.train("model.dtype=bfloat16", "training.lr=0.02", "adapter.targets=[all]").run_dir
     with pytest.raises(RunError, match="logits differ by") as caught:
-        lorakit.merge(run, out=tmp_path / "merged")
+        lorakit.merge(run, out=tmp_path / "merged", tolerance=1e-3)
     assert "float32" in caught.value.problems[0].hint
-    merged = lorakit.merge(run, out=tmp_path / "merged", tolerance=1.0)
-    assert 1e-3 < merged.largest_difference < 1.0
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    assert merged.tolerance == pytest.approx(8 * 2**-7 * merged.largest_logit)
+    assert 1e-3 < merged.largest_difference < merged.tolerance
     tensors = load_file(tmp_path / "merged" / "model.safetensors")
     assert {tensor.dtype for name, tensor in tensors.items() if "encoder" in name} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_run_under_autocast_is_proved_without_it(bench: Bench, tmp_path: Path, family: str):
+    """The rounding of autocast says nothing of weights that are float32."""
+    run = bench.train("training.precision=bf16", "training.lr=0.05", "adapter.targets=[all]", family=family).run_dir
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    assert merged.tolerance == 1e-3
+    assert merged.largest_difference < 1e-5 < 1e-2 < merged.largest_logit
+    exported = lorakit.export(run, out=tmp_path / "peft")
+    assert exported.largest_difference < 1e-5
+
+
+def test_a_weight_that_modules_share_is_told(bench: Bench, tmp_path: Path):
+    """As in families that repeat one block (Zamba2): the advice is not a larger tolerance."""
+    restored = restore_run(bench.train("training.max_steps=1", "adapter.targets=[q]").run_dir, "last").adapted
+    first, second = (restored.model.get_submodule(site.name) for site in restored.sites)
+    second.weight = first.weight
+    with pytest.raises(RunError, match=r"its weight is shared with other modules, such as .*layer\.1.*query") as caught:
+        check_foldable(restored)
+    assert caught.value.problems[0].where.endswith("layer.0.attention.self.query")
+    assert "tolerance" not in caught.value.problems[0].hint
+    restored.switch([])
+    check_foldable(restored)
+
+
+def test_blocks_that_are_one_module_are_merged(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """ALBERT runs one block several times: one site, one update."""
+    monkeypatch.setitem(FAMILIES, "albert", ("AlbertConfig", ENCODER | {"embedding_size": 16}, False))
+    run = bench.train("training.lr=0.05", "adapter.targets=[all]", family="albert").run_dir
+    assert lorakit.merge(run, out=tmp_path / "merged").largest_difference < 1e-4
+
+
+def test_the_plain_loader_is_asked_too(finished: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What transformers makes of the folder by itself is compared, not what lorakit makes of it alone."""
+    load = merging.load_plain
+
+    def misread(*args: Any, **options: Any) -> tuple[torch.nn.Module, Any]:
+        model, rows = load(*args, **options)
+        with torch.no_grad():
+            model.get_parameter("classifier.bias")[0] += 1
+        return model, rows
+
+    monkeypatch.setattr(merging, "load_plain", misread)
+    with pytest.raises(RunError, match="as transformers loads it by itself"):
+        lorakit.merge(finished.run_dir, out=tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_nothing_is_overwritten_without_force(copied: Path):
@@ -154,8 +290,6 @@ def test_force_replaces_merged_models_and_nothing_else(copied: Path, tmp_path: P
 
 
 def test_a_run_without_weights_is_not_merged(copied: Path, tmp_path: Path):
-    import shutil
-
     shutil.rmtree(copied / "adapter")
     with pytest.raises(RunError, match="has no last adapter"):
         lorakit.merge(copied, out=tmp_path / "merged")

@@ -58,6 +58,15 @@ def test_one_string_is_one_text(bench: Bench, finished: TrainResult):
         classifier.predict(["good", None])  # type: ignore[list-item]
 
 
+def test_a_special_token_in_a_text_is_plain_text(finished: TrainResult):
+    classifier = lorakit.load(finished.run_dir)
+    roles = [token for token in classifier.tokenizer.all_special_tokens if token != classifier.tokenizer.unk_token]
+    written = [f"good {token} film" for token in roles]
+    plain = [f"good {token[0]} {token[1:]} film" for token in roles]
+    assert len(roles) > 1
+    assert np.array_equal(classifier.predict_proba(written), classifier.predict_proba(plain))
+
+
 def test_all_probabilities(finished: TrainResult):
     """Against transformers, one text at a time."""
     classifier = lorakit.load(finished.run_dir)

@@ -153,6 +153,34 @@ def test_a_column_of_the_same_name_is_kept_and_told(
     assert "the file has a column label: the answers are in predicted_label" in caplog.text
 
 
+def test_thresholds(finished: TrainResult, tmp_path: Path):
+    """The most probable label that reaches its threshold, where there is one; the rest is counted."""
+    save_csv(tmp_path / "a.csv")
+    chances = expected(finished.run_dir, TEXTS)
+    middle = sorted(happy for happy, _ in chances)[6]
+    answers: list[Prediction] = []
+    result = lorakit.predict_file(
+        finished.run_dir, tmp_path / "a.csv", thresholds={"happy": middle, "plain": 0.99}, on_answer=answers.append
+    )
+    assert [answer.label for answer in answers] == ["happy" if happy >= middle - 1e-6 else "" for happy, _ in chances]
+    assert (result.abstained, dict(result.labels), result.blank) == (6, {"happy": 6}, 0)
+    for answer, (happy, plain) in zip(answers, chances, strict=True):
+        assert answer.probability == pytest.approx(happy if answer.label else max(happy, plain), abs=1e-5)
+    second = lorakit.predict(finished.run_dir, TEXTS, thresholds={"happy": 1.0})
+    assert {answer.label for answer in second} == {"plain"}
+    assert [answer.probability for answer in second] == pytest.approx([plain for _, plain in chances], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("label", "least", "what"), [("sad", 0.5, "there is no label 'sad'"), ("happy", 2, "no probability")]
+)
+def test_thresholds_of_other_labels_are_refused(finished: TrainResult, label: str, least: float, what: str):
+    with pytest.raises(UsageError) as caught:
+        lorakit.predict(finished.run_dir, TEXTS, thresholds={label: least})
+    assert what in caught.value.problems[0].what
+    assert caught.value.problems[0].valid in ("happy, plain", "0 to 1")
+
+
 def test_abstaining(finished: TrainResult, tmp_path: Path):
     save_csv(tmp_path / "a.csv")
     chances = [max(row) for row in expected(finished.run_dir, TEXTS)]
@@ -199,6 +227,8 @@ def test_numbers_are_the_answer(bench: Bench, tmp_path: Path):
     assert row["label"] == pytest.approx(float(lorakit.predict(run, "good")[0].label))
     with pytest.raises(UsageError, match="no probability to abstain below"):
         lorakit.predict_file(run, tmp_path / "a.csv", abstain=0.5)
+    with pytest.raises(UsageError, match="no probability that could reach a threshold"):
+        lorakit.predict_file(run, tmp_path / "a.csv", thresholds={"x": 0.5})
 
 
 @pytest.mark.parametrize(

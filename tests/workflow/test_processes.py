@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 STILL = ("adapter.dropout=0", "training.lr=1e-3", "task.max_train_rows=43", "task.max_eval_rows=29")
 STILL = (*STILL, "training.batch_size=6", "training.accumulate=2", "evaluation.batch_size=4", "search.every=0.5")
 UNITS = ("adapter.targets=[q,v,up]", "search.enable=0.5")
+EARLY = ("training.early_stopping={patience: 1, min_delta: 1}", "evaluation.every_steps=3")
 WAYS = {
     "lora": ("search.method=none",),
     "separate": (*SEARCH, "search.enable=0.5"),
@@ -32,6 +33,7 @@ WAYS = {
     "recomputed": (*SEARCH, "search.enable=0.5", "search.scoring=streaming", "training.gradient_checkpointing=true"),
     "adalora": (*UNITS, "search.method=adalora", "adapter.method=adalora"),
     "dylora": (*UNITS, "search.method=dylora"),
+    "weighted": ("training.class_weights={happy: 3}", "training.micro_tokens=20", *EARLY),
 }
 STOPPED = {
     "plain": ("adapter.dropout=0.2", "evaluation.every_steps=4", "run.log_every=3"),
@@ -82,7 +84,7 @@ def test_two_processes_are_one(pairs: dict[str, tuple[Path, Path]], way: str):
     alone, two = pairs[way]
     ticks = [[(t["on"], t["ranks"]) for t in read_jsonl(run / "timeline.jsonl")] for run in (alone, two)]
     assert ticks[0] == ticks[1]
-    assert bool(ticks[0]) == (way != "lora")
+    assert bool(ticks[0]) == (way not in ("lora", "weighted"))
     lines = [read_jsonl(run / "metrics.jsonl") for run in (alone, two)]
     assert [line.get("scores") for line in lines[0]] == [line.get("scores") for line in lines[1]]
     assert [line.get("loss", 0) for line in lines[1]] == pytest.approx(

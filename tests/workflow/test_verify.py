@@ -23,16 +23,18 @@ def test_a_shifted_output_is_seen(bench: Bench, finished: TrainResult, kind: str
     run = finished if kind == "one" else bench.train(kind=kind)
     reference = predict_reference(restore_run(run.run_dir, "last"))
     same = restore_run(run.run_dir, "last").adapted
-    proof = reference.prove(same, 0.0, what="model", where=run.run_dir)
+    proof = reference.prove(same.model, 0.0, what="folder", where=run.run_dir)
     assert (proof.largest_difference, proof.flips, proof.rows) == (0.0, 0, len(reference.logits))
     assert proof.largest_logit == np.abs(reference.logits).max()
     with torch.no_grad():
         same.model.get_parameter("classifier.bias")[0] += SHIFT
-    proof = reference.prove(same, 2 * SHIFT, what="model", where=run.run_dir)
+    proof = reference.prove(same.model, 2 * SHIFT, what="folder", where=run.run_dir)
     assert proof.largest_difference == pytest.approx(SHIFT, rel=1e-5)
     assert proof.flips == (0 if kind == "number" else int((reference.logits.argmax(axis=1) != 0).sum()))
-    with pytest.raises(RunError, match=rf"the model's logits differ by {SHIFT:.3g} from the run's") as caught:
-        reference.prove(same, SHIFT / 2, what="model", where=run.run_dir)
+    with pytest.raises(
+        RunError, match=rf"the folder is another model: its logits differ by {SHIFT:.3g} from the run's"
+    ) as caught:
+        reference.prove(same.model, SHIFT / 2, what="folder", where=run.run_dir)
     assert caught.value.problems[0].where == str(run.run_dir)
 
 

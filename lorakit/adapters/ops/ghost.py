@@ -15,8 +15,8 @@ class Ghost(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, total: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
-        """The first of the two."""
-        return total.view_as(total)
+        """The first of the two, copied: some models go on to change it in place, which autograd forbids for a view made here."""
+        return total.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

@@ -11,6 +11,7 @@ the matrix itself are multiplied out: r' = min(in, out) is enough for any dW.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,10 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.delta import Delta
 from lorakit.adapters.deltas.rescaling import RESCALES_INPUT, Rescaling
 from lorakit.adapters.deltas.shared_vectors import SharedVectors
-from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import PEFT_CONFIG, PEFT_TENSORS, save_tensors
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.peft.layout import (
+    LABELS,
     MAGNITUDE,
     PREFIX,
     common_config,
@@ -36,6 +37,7 @@ from lorakit.artifacts.peft.layout import (
     lora_site,
     peft_name,
 )
+from lorakit.backbone.trained_head import Outputs
 from lorakit.errors import RunError
 
 Tensors = dict[str, torch.Tensor]
@@ -44,11 +46,15 @@ NORM = "norm"
 
 @dataclass(frozen=True)
 class PeftForm:
-    """adapter_config.json and adapter_model.safetensors; ranks: site -> rank in this form, 0 where there is none."""
+    """adapter_config.json and adapter_model.safetensors.
+
+    ranks: site -> rank in this form, 0 where there is none; labels: the head's outputs, which PEFT itself does not tell.
+    """
 
     config: dict[str, Any]
     tensors: Tensors
     ranks: dict[str, int]
+    labels: tuple[str, ...]
 
     @property
     def kind(self) -> str:
@@ -59,14 +65,15 @@ class PeftForm:
         """Both files, into an existing folder."""
         write_json(target / PEFT_CONFIG, self.config)
         # factors that sites share, or a delta's two sides of one tensor, are separate tensors in PEFT
-        save_tensors({name: tensor.clone() for name, tensor in self.tensors.items()}, target / PEFT_TENSORS)
+        copies = {name: tensor.clone() for name, tensor in self.tensors.items()}
+        save_tensors(copies, target / PEFT_TENSORS, {LABELS: json.dumps(self.labels)})
 
 
 @torch.no_grad()
 def peft_form(adapted: AdaptedModel) -> PeftForm:
     """The adapter's form in PEFT. Raises RunError that names what PEFT cannot express."""
     adapters = linear_sites(adapted)
-    shortcuts = [a.site.name for a in adapted.adapters.values() if a.site.is_shortcut and a.state != DROPPED]
+    shortcuts = [adapter.site.name for adapter in adapted.live_shortcuts]
     if shortcuts:
         what = "they are shortcuts beside the model's modules, and PEFT adapts modules"
         raise refusal(shortcuts, what, "lorakit merge keeps them beside the checkpoint, for lorakit to load")
@@ -83,7 +90,7 @@ def peft_form(adapted: AdaptedModel) -> PeftForm:
     parameters = dict(adapted.model.named_parameters())
     tensors |= {PREFIX + name: parameters[name].detach() for name in adapted.new_parts}
     ranks: dict[str, int] = config.get("rank_pattern") or {a.site.name: config.get("r", 0) for a in adapters}
-    return PeftForm(config, tensors, ranks)
+    return PeftForm(config, tensors, ranks, Outputs.of(adapted.backbone.model.config).names)
 
 
 def refusal(

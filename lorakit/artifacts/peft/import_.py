@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
-from lorakit.artifacts.adapter_file import PEFT_CONFIG, PEFT_TENSORS, read_tensors
+from lorakit.artifacts.adapter_file import OURS, PEFT_CONFIG, PEFT_TENSORS, read_tensors, told_adapter
 from lorakit.artifacts.files import read_json
-from lorakit.artifacts.peft.layout import MAGNITUDE, PREFIX
+from lorakit.artifacts.peft.layout import LABELS, MAGNITUDE, PREFIX
+from lorakit.artifacts.records import reading, words
+from lorakit.artifacts.saved_head import saved_labels
+from lorakit.artifacts.strict_json import parsed
 from lorakit.errors import RunError
 
 Tensors = dict[str, torch.Tensor]
@@ -92,7 +96,8 @@ class PeftAdapter:
     """A folder's adapter.
 
     config: adapter_config.json; parts: module -> its tensors by PEFT's names (``lora_A``); rest: parameter -> tensor, of modules that
-    train whole; shared: what modules have in common, by PEFT's names.
+    train whole; shared: what modules have in common, by PEFT's names; labels: what the head's outputs are for, in order, as lorakit
+    writes it beside; None where nothing tells, as in what PEFT itself wrote.
     """
 
     path: Path
@@ -100,6 +105,7 @@ class PeftAdapter:
     parts: Mapping[str, Tensors]
     rest: Tensors
     shared: Tensors
+    labels: tuple[str, ...] | None = None
 
     @property
     def kind(self) -> str:
@@ -172,9 +178,21 @@ def read_peft(path: Path) -> PeftAdapter:
             rest[SAVED_WHOLE.sub("", inner)] = tensor
     if config["peft_type"] == "ADALORA":  # its allocator may leave a module nothing
         parts = {module: tensors for module, tensors in parts.items() if all(t.numel() for t in tensors.values())}
-    adapter = PeftAdapter(path, config, parts, rest, shared)
+    adapter = PeftAdapter(path, config, parts, rest, shared, told_labels(path))
     check_tensors(adapter)
     return adapter
+
+
+def told_labels(path: Path) -> tuple[str, ...] | None:
+    """The labels of the head's outputs, where lorakit wrote the adapter: an export, or a run's own folder."""
+    if (path / OURS).is_file():
+        return saved_labels(path, told_adapter(path))
+    with safe_open(path / PEFT_TENSORS, "pt") as file:
+        told = (file.metadata() or {}).get(LABELS)
+    if told is None:
+        return None
+    with reading(path / PEFT_TENSORS, "an adapter with its labels"):
+        return words(parsed(told), LABELS)
 
 
 def check_config(config: Mapping[str, Any], where: Path) -> None:

@@ -19,6 +19,8 @@ from lorakit.adapters.adapter import Adapter
 
 PREFIX = "base_model.model."
 MAGNITUDE = "lora_magnitude_vector"
+LABELS = "labels"
+"""The entry in the metadata of an exported adapter_model.safetensors that names the head's outputs, as JSON; PEFT takes no notice."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,15 @@ def in_peft(adapter: Adapter) -> bool:
     return adapter.on_weight and own and adapter.delta.shared is None and names == set(adapter.delta.peft_names)
 
 
-def is_native(adapted: AdaptedModel) -> bool:
+def all_in_peft(adapted: AdaptedModel) -> bool:
     """Whether there are linear sites in the function, and PEFT's LoRA has all of them."""
     adapters = linear_sites(adapted)
     return bool(adapters) and all(map(in_peft, adapters))
+
+
+def is_native(adapted: AdaptedModel) -> bool:
+    """Whether PEFT's LoRA has the whole adapter: with shortcuts beside, PEFT would load the rest and answer otherwise."""
+    return all_in_peft(adapted) and not adapted.live_shortcuts
 
 
 def peft_name(adapter: Adapter, tensor: str) -> str:

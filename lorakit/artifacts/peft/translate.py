@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +14,15 @@ from lorakit.adapters.deltas.rescaling import RESCALES_INPUT
 from lorakit.adapters.method import methods
 from lorakit.artifacts.peft.import_ import PeftAdapter, Tensors, matches, targeted
 from lorakit.artifacts.peft.layout import MAGNITUDE
+from lorakit.artifacts.saved_head import match_head
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
+from lorakit.backbone.trained_head import Outputs, output_names
 from lorakit.errors import RunError
 from lorakit.recipe.schema import AdapterSection
+from lorakit.tasks.label_order import told
+
+logger = logging.getLogger(__name__)
 
 METHODS = {"LORA": "lora", "ADALORA": "lora", "VERA": "vera", "IA3": "ia3", "LN_TUNING": "layer_norm"}
 
@@ -128,7 +134,7 @@ def head_values(adapter: PeftAdapter, adapted: AdaptedModel) -> Tensors:
             hint="merge it with PEFT",
         )
     if missing := sorted(parts - set(adapter.rest)):
-        if adapter.rest or not adapted.backbone.pretrained_head:
+        if adapter.rest or not adapted.backbone.head.kept:
             whose = "the adapter brings only a part of its head"
             if not adapter.rest:
                 whose = "the base model has no trained head, and the adapter brings none"
@@ -140,7 +146,38 @@ def head_values(adapter: PeftAdapter, adapted: AdaptedModel) -> Tensors:
         if tensor.shape != state[name].shape:
             shapes = f"{[*tensor.shape]} in the adapter and {[*state[name].shape]} for this task"
             raise adapter.error(f"{name} is {shapes}", hint="a task with as many labels as it was trained for")
-    return {name: tensor.to(torch.float32) for name, tensor in adapter.rest.items()}
+    head = {name: tensor.to(torch.float32) for name, tensor in adapter.rest.items()}
+    return head | in_order(adapter, adapted, head)
+
+
+def in_order(adapter: PeftAdapter, adapted: AdaptedModel, head: Tensors) -> Tensors:
+    """The outputs of an adapter's own head in the task's order, by the names that lorakit wrote with it, or the base model has for them.
+
+    RunError where they are for other labels; a warning where nothing tells what they are for, as PEFT does not.
+    """
+    own, base = Outputs.of(adapted.backbone.model.config).names, adapted.backbone.head
+    if adapter.labels is not None:
+        fits = match_head(adapted, adapter.labels)
+        if fits.left:
+            raise adapter.error(
+                f"its head cannot be used: {fits.note}", hint="a task with the labels it was trained for"
+            )
+        return {name: head[name][list(fits.order)] for name in fits.outputs}
+    if base.order:
+        outputs = output_names(adapted.backbone.model, adapted.new_parts)
+        logger.warning(
+            "%s: its head's outputs are taken to be in the base model's order of names, and put into the order %s",
+            adapter.path,
+            told(own),
+        )
+        return {name: head[name][base.order] for name in outputs}
+    if own and (base.loud or not base.kept):
+        logger.warning(
+            "%s does not say which of its head's outputs is which label: they are taken, in this order, for %s",
+            adapter.path,
+            told(own),
+        )
+    return {}
 
 
 def fill(adapted: AdaptedModel, adapter: PeftAdapter) -> None:

@@ -43,13 +43,15 @@ def scaled(adapter: Adapter, factor: float) -> Iterator[None]:
 
 @torch.no_grad()
 def quality(probe: Probe) -> float:
-    """Accuracy over the batches, or minus the mean squared error for regression."""
+    """Accuracy over the batches, of several labels a row over all of them; minus the mean squared error for regression."""
     right, rows = 0.0, 0
     for batch in probe.batches:
         logits = probe.logits(probe.adapted.model, batch)
         labels = batch["labels"].to(logits.device)
         if probe.regression:
             right -= float((logits.squeeze(-1) - labels).square().sum())
+        elif labels.ndim == 2:
+            right += float(((logits >= 0) == labels.bool()).float().mean(dim=-1).sum())
         else:
             right += float((logits.argmax(-1) == labels).sum())
         rows += len(labels)

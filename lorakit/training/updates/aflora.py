@@ -73,6 +73,10 @@ class AFLoRA(Update):
         """The factors that still train."""
         return {name: tensor for name, tensor in self.tensors.items() if name not in self.frozen}
 
+    def settled(self, state: TrainState) -> bool:
+        """Whether the final share is reached."""
+        return state.step >= self.end
+
     def before_optimizer_step(self, state: TrainState) -> None:
         """Add |g| to the window's sum."""
         for name, tensor in self.live.items():

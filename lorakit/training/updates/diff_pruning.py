@@ -52,6 +52,10 @@ class DiffPruning(Update):
                 hint="adapter.method=diff_pruning, or adapter.delta=sparse",
             )
 
+    def settled(self, state: TrainState) -> bool:
+        """Whether the mask is fixed."""
+        return self.pruned
+
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss and, until the mask is fixed, the penalty for each of the batch's rows."""
 

@@ -6,7 +6,8 @@
 
 Half of the paper's loss, so that its size, and what clipping does, stay those of one pass; beta means what it means there. The
 two passes are one pass over the batch taken twice: a step costs about double, except with beta = 0, which is one pass without the KL.
-For a number as target, p is a normal distribution of variance 1 around the prediction, so each KL is (y1 - y2)^2 / 2.
+For a number as target, p is a normal distribution of variance 1 around the prediction, so each KL is (y1 - y2)^2 / 2. Of several
+labels a row, each has its own p = sigmoid(z), and the KL is their mean, as the loss is.
 Each layer and row draws its own keys, in the second half of the layers of a causal model and in all layers of others, as the paper
 advises. A query that would lose every key it can see keeps them all. Draws come from torch's generator, as all dropout.
 No parameters; evaluation, scoring and merging are untouched. Options: keys, hidden, beta.
@@ -109,6 +110,8 @@ class HiddenKey(Update):
         """(KL(p1 || p2) + KL(p2 || p1)) / 2, summed over rows."""
         if self.context.objective.regression:
             return F.mse_loss(first, second, reduction="sum") / 2
+        if self.context.objective.multi_label:
+            return ((first.sigmoid() - second.sigmoid()) * (first - second)).mean(dim=-1).sum() / 2
         one, two = first.log_softmax(-1), second.log_softmax(-1)
         return ((one.exp() - two.exp()) * (one - two)).sum() / 2
 

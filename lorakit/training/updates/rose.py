@@ -52,6 +52,10 @@ class Rose(Update):
             steps_in(share, total) for share in (self.settings["begin"], 1 - self.settings["settle"])
         )
 
+    def settled(self, state: TrainState) -> bool:
+        """Whether the final share is reached."""
+        return state.step >= self.end
+
     def before_optimizer_step(self, state: TrainState) -> None:
         """Keep the gradients: they are gone when the entries are scored."""
         gradients = {t.name: t.parameter.grad for t in self.tensors}

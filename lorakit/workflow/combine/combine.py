@@ -91,7 +91,7 @@ def combine(
     rows: int = 64,
     seed: int = 0,
     out: str | Path | None = None,
-    weights: str = "last",
+    weights: str | None = None,
 ) -> CombineResult:
     """Combine the adapters of several runs on one backbone into a run that goes on with the first one's task.
 
@@ -104,7 +104,7 @@ def combine(
         rows: of each run's training data, for a method that looks at data.
         seed: of what is drawn: the rows, and what dare drops.
         out: the new run's folder; METHOD-NAME-SEED beside the first run by default.
-        weights: the ``last`` ones of each run, or the ``best`` on its validation split.
+        weights: the ``last`` ones of each run, or the ``best`` on its validation split; those that its training.select says by default.
 
     Returns:
         The new run, and what went into it.
@@ -119,11 +119,11 @@ def combine(
     """
     combination = combinations.get(method)
     given = check_arguments(combination, runs, coefficients, rank, density, rows)
-    opened = [open_trained(run, weights) for run in runs]
+    opened, chosen = zip(*(open_trained(run, weights) for run in runs), strict=True)
     if len({run.path.resolve() for run in opened}) < len(opened):
         logger.warning("a run is named more than once: it counts as often")
     check_backbones(opened)
-    states = [site_states(run.weights(weights)) for run in opened]
+    states = [site_states(run.weights(which)) for run, which in zip(opened, chosen, strict=True)]
     live = [[name for name, state in found.items() if state != DROPPED] for found in states]
     looks = combination.learns or combination.needs != "nothing"
     first = restore_run(opened[0].path, weights, with_data=looks)
@@ -131,7 +131,7 @@ def combine(
     members = []
     for number, run in enumerate(opened):
         restored = first if number == 0 else restore_run(run.path, weights, with_data=combination.needs != "nothing")
-        members.append(take_apart(restored, sites, combination.needs, rows, seed))
+        members.append(take_apart(restored, sites, combination.needs, rows, seed, first.parts.task))
     setting = Setting(given, density or combination.density or 1.0, generator(seed, f"combine/{method}"))
     check_ranks(combination, members, sites)
     ranks = {site.name: rank_of(combination, [m.updates[site.name] for m in members], site, rank) for site in sites}
@@ -147,7 +147,10 @@ def combine(
     adapted = adapt(parts, statistics=None)
     if combination.learns:
         batches = training_batches(first, rows, seed)
-        objective = put_on_device(adapted.model, loaded.recipe, regression=parts.task.regression)
+        task = parts.task
+        objective = put_on_device(
+            adapted.model, loaded.recipe, regression=task.regression, multi_label=task.multi_label
+        )
         learnt = learn_coefficients(combination, members, sites, adapted, objective, batches, seed)
         setting = replace(setting, weights=learnt)
     factors, error = combine_factors(combination, members, sites, setting, ranks)

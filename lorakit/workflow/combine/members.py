@@ -14,14 +14,18 @@ from lorakit.artifacts.combination import Combination, Factors, Setting, Update,
 from lorakit.artifacts.merge import fold
 from lorakit.artifacts.run import Run
 from lorakit.backbone.site import Site
+from lorakit.backbone.trained_head import output_names
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import load_recipe
 from lorakit.searching.input_statistics import input_means
-from lorakit.tasks.batching import Batch, encode
+from lorakit.tasks.batching import Batch
+from lorakit.tasks.label_order import order_by_name
 from lorakit.tasks.task import Task
+from lorakit.training.losses import ClassLoss, LabelLoss
 from lorakit.training.objective import Objective
 from lorakit.training.seeds import generator
 from lorakit.workflow.accelerator import make_accelerator
+from lorakit.workflow.parts import encode_rows
 from lorakit.workflow.restore import RestoredRun
 from lorakit.workflow.same_data import check_same_data
 
@@ -33,10 +37,10 @@ BATCH = 16
 
 @dataclass
 class Member:
-    """One run: its site updates, its head, its task."""
+    """One run: its site updates and its head; matched: whether that is for the first run's labels, in whose order its outputs are."""
 
     path: Path
-    task: Task
+    matched: bool
     updates: dict[str, Update]
     head: Tensors
 
@@ -69,14 +73,15 @@ def adapted_sites(first: RestoredRun, runs: Sequence[Run], live: Sequence[Sequen
     return [site for name, site in known.items() if name in names]
 
 
-def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: int, seed: int) -> Member:
-    """Take the run's model apart: its updates in float64, with the statistic that the method needs."""
+def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: int, seed: int, task: Task) -> Member:
+    """Take the run's model apart: its updates in float64, with the statistic that the method needs; task: the first run's."""
     adapted = restored.adapted
-    state = adapted.tensors()
-    head = {name: state[name].double().clone() for name in adapted.new_parts}
+    head, matched = head_for(restored, task)
     statistics: Tensors = {}
     batches = training_batches(restored, rows, seed) if needs != "nothing" else []
-    objective = Objective(make_accelerator(restored.parts.recipe), restored.parts.task.regression)
+    own, recipe = restored.parts.task, restored.parts.recipe
+    loss = LabelLoss() if own.multi_label else ClassLoss()
+    objective = Objective(make_accelerator(recipe), own.regression, loss, recipe.task.window_pooling)
     if needs == "gram":
         objective.accelerator.prepare_model(adapted.model)
         statistics = {
@@ -99,7 +104,20 @@ def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: i
         name: replace(update, statistic=statistics[name].double().cpu()) if statistics else update
         for name, update in complete.items()
     }
-    return Member(restored.run.path, restored.parts.task, measured, head)
+    return Member(restored.run.path, matched, measured, head)
+
+
+def head_for(restored: RestoredRun, task: Task) -> tuple[Tensors, bool]:
+    """The run's head with its outputs in the order of the task's labels, matched by name; and whether they are the same labels."""
+    adapted, state = restored.adapted, restored.adapted.tensors()
+    head = {name: state[name].double().clone() for name in adapted.new_parts}
+    if restored.parts.task.multi_label != task.multi_label:
+        return head, False
+    order = order_by_name(restored.parts.task.labels, task.labels)
+    if order is None or order == [*range(len(order))]:
+        return head, order is not None
+    outputs = output_names(adapted.backbone.model, adapted.new_parts)
+    return head | {name: head[name][order] for name in outputs}, bool(outputs)
 
 
 def training_batches(restored: RestoredRun, rows: int, seed: int) -> list[Batch]:
@@ -108,7 +126,7 @@ def training_batches(restored: RestoredRun, rows: int, seed: int) -> list[Batch]
     check_same_data(restored.run, parts.data, ["train"])
     split = parts.data.splits["train"]
     order = torch.randperm(len(split), generator=generator(seed, "combine/rows"))[:rows].tolist()
-    encoded = encode(split.select(order), parts.backbone.tokenizer, parts.max_length, "train")
+    encoded = encode_rows(split.select(order), parts.backbone, parts.cut, "train")
     return [encoded.collate(range(start, min(start + BATCH, len(encoded)))) for start in range(0, len(encoded), BATCH)]
 
 
@@ -170,10 +188,10 @@ def combine_factors(
 
 
 def combine_heads(members: Sequence[Member], weights: Sequence[float]) -> tuple[Tensors, str]:
-    """The mean of the heads where all tasks have the same labels, by the weights where these are shares; else the first run's."""
+    """The mean of the heads where all are for the same labels, by the weights where these are shares; else the first run's."""
     first, *others = members
     alike = all(
-        each.task.labels == first.task.labels
+        each.matched
         and {name: tensor.shape for name, tensor in each.head.items()} == {n: t.shape for n, t in first.head.items()}
         for each in others
     )

@@ -219,7 +219,7 @@ def scored_on(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     task = recipe.task
     names = ["name", "max_eval_rows"]
     if task.name == CUSTOM:
-        names += ["label", "labels", "regression", "validation"]
+        names += ["label", "labels", "regression", "multi_label", "label_columns", "label_separator", "validation"]
         names += [] if task.validation else ["train", "validation_fraction", "split_seed"]
     for name in names:
         yield name, getattr(task, name)

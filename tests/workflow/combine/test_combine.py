@@ -207,6 +207,15 @@ def test_lorahub_finds_weights_that_are_no_worse_than_equal_shares(pair: list[Pa
         assert_close(update, (b @ a).detach(), rtol=1e-3, atol=1e-5)
 
 
+def test_heads_for_the_same_labels_are_averaged_by_name(bench: Bench, pair: list[Path], tmp_path: Path):
+    turned = bench.train(*SHORT, "run.seed=2", "task.labels=[plain,happy]", name="turned").run_dir
+    result = lorakit.combine([pair[0], turned], out=tmp_path / "run")
+    assert result.head == "the weighted mean of all"
+    mine, first, second = heads(tmp_path / "run"), heads(pair[0]), heads(turned)
+    for name in first:
+        assert_close(mine[name], (first[name] + second[name].flip(0)) / 2, rtol=1e-6, atol=1e-7)
+
+
 def test_other_labels_keep_the_first_head(
     bench: Bench, pair: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

@@ -1,0 +1,32 @@
+"""Architectures that transformers lists as sequence classifiers, and that cannot be trained on text here: with the reason, at load.
+
+Those without a single Linear module (I-BERT, SqueezeBERT) are refused by the anatomy.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from lorakit.errors import RecipeError
+
+MRA = "transformers.models.mra.modeling_mra"
+REASONS = {
+    "layoutlmv2": "it looks at pictures of pages, which a text has none of",
+    "tapas": "it reads tables, and texts alone are none",
+    "reformer": "its attention hashes tokens at random, so that a text's label changes from call to call",
+    "mra": "its attention is a CUDA kernel; without it transformers computes zeros, and every text gets the same label",
+}
+
+
+def refuse_unusable(config: Any, name: str) -> None:
+    """RecipeError (key ``model.name``) for a model that would train to nothing; MRA's kernel is known once its code is imported."""
+    kind = config.model_type
+    if kind == "mra" and (MRA not in sys.modules or sys.modules[MRA].mra_cuda_kernel is not None):
+        return
+    if reason := REASONS.get(kind):
+        raise RecipeError(
+            f"'{name}' is a {kind} model, which cannot be trained here: {reason}",
+            key="model.name",
+            hint="an encoder such as bert, roberta or deberta-v2, or a decoder such as llama or gpt2",
+        )
