@@ -9,6 +9,7 @@ import typer
 
 import lorakit
 from lorakit.cli.command import answer, envelope
+from lorakit.cli.completion import complete_run, complete_task
 from lorakit.cli.options import AsJson, CutRank, Offline, Quiet, Weights
 from lorakit.cli.output import say, write
 from lorakit.reporting.tables import counted, duration, facts
@@ -23,10 +24,14 @@ def evaluate(
         typer.Argument(
             metavar="TASK",
             help="A task (see: lorakit list tasks), own data by the name of their file, or a run's folder; the newest run by default.",
+            autocompletion=complete_task,
         ),
     ] = None,
     run: Annotated[
-        Optional[Path], typer.Option("--run", help="A run folder; the newest run of this task by default.")
+        Optional[Path],
+        typer.Option(
+            "--run", help="A run folder; the newest run of this task by default.", autocompletion=complete_run
+        ),
     ] = None,
     model: Annotated[
         Optional[str], typer.Option("--model", help="A checkpoint instead of a run: a folder or a hub name.")
