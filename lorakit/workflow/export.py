@@ -109,10 +109,9 @@ def export(
     check_target(target, force=force, kind="an exported adapter", is_kind=is_exported)
     restored = restore_run(run, weights, with_data=False, rank=rank)
     parts = restored.parts
-    if parts.backbone.padding.spare:
-        kind = parts.backbone.model.config.model_type
+    if parts.backbone.padding.ours_alone:
         raise RunError(
-            f"PEFT would answer otherwise: {padding_note(kind)}, which nothing but lorakit does",
+            f"PEFT would answer otherwise: {padding_note(parts.backbone.model.config)}, which nothing but lorakit does",
             where=str(run),
             hint="lorakit.load reads the run, and a merged folder",
         )

@@ -193,7 +193,7 @@ def merges_and_exports(tried: Tried) -> tuple[str, str]:
     except LorakitError as error:
         return f"no: {shortly(error)}", exports
     fold(tried.adapted)
-    save_merged(tried.adapted, place, [])
+    save_merged(tried.adapted, place, [], length=tried.backbone.tokenizer.model_max_length, closed=False)
     return compared(all_logits(plain(place, tried.backbone), tried.rows), expected, "other logits"), exports
 
 
