@@ -16,11 +16,12 @@ from torch import nn
 from transformers import initialization
 
 from lorakit.backbone.head import NewParts
+from lorakit.backbone.mean_pooling import HEAD
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import ModelSection
 from lorakit.tasks.label_order import order_by_name, told
 
-KEEP, NEW = "keep", "new"
+KEEP, NEW, PROBE = "keep", "new", "probe"
 HEAD_KEY = "model.head"
 
 
@@ -62,7 +63,8 @@ def settle_head(model: Any, new: NewParts, had: Outputs, labels: tuple[str, ...]
     had: the checkpoint's outputs; labels: the task's, none for a number. Call it where the random state is the new head's own.
     Raises RecipeError (key ``model.head``) where a head is to be kept that is not there, or has another number of outputs.
     """
-    wanted, brought = section.head, [name for name in new.outside if name not in new.fresh]
+    wanted = NEW if section.head == PROBE else section.head
+    brought = [name for name in new.outside if name not in new.fresh]
     another = not new.reshaped.isdisjoint(new.outside)
     if wanted == KEEP and not new.pretrained_head:
         what = f"'{section.name}' brings no trained head"
@@ -108,6 +110,8 @@ def output_names(model: Any, among: Sequence[str]) -> list[str]:
 
     Empty where that cannot be told: for a model that is not made of its configuration alone, or grows in other places too.
     """
+    if own := [name for name in among if name.startswith(f"{HEAD}.")]:
+        return own
     config = copy.deepcopy(model.config)
     config.num_labels = model.config.num_labels + 1
     with torch.random.fork_rng(devices=[]), torch.device("meta"):

@@ -14,6 +14,7 @@ from lorakit.artifacts.files import folder, write_json
 from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_record
 from lorakit.backbone.adapted_folder import LENGTH
 from lorakit.backbone.load import quiet_transformers
+from lorakit.backbone.mean_pooling import MEAN
 from lorakit.recipe.schema import ModelSection, TaskSection
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded, encode
@@ -98,9 +99,9 @@ def merge(
     check_foldable(adapted)
     reference = predict_reference(restored)
     kept = adapted.live_shortcuts
-    folded = fold(adapted)
-    otherwise = parts.backbone.padding.ours_alone or parts.recipe.task.long != TaskSection.long
-    closed = bool(kept) or otherwise  # read by another loader it would answer otherwise
+    folded, pooling = fold(adapted), parts.recipe.model.pooling
+    otherwise = parts.backbone.padding.ours_alone or parts.recipe.task.long != TaskSection.long or pooling == MEAN
+    closed = bool(kept) or otherwise  # another loader would read it, and answer otherwise
     with folder(target) as place:
         save_merged(adapted, place, kept, parts.recipe.task.max_length, closed=closed)
         record: dict[str, Any] = {
@@ -112,6 +113,7 @@ def merge(
             "pair": parts.task.pair,
             "long": parts.recipe.task.long,
             "window_pooling": parts.recipe.task.window_pooling,
+            "pooling": pooling,
             "temperature": restored.temperature,
             "shortcuts": shortcut_record(kept, parts.recipe.adapter.shortcut_norm) if kept else None,
         }
