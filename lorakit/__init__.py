@@ -27,6 +27,7 @@ There is a function for each command of the command line, and each has its own h
 
     compare            recipes and runs over several seeds, side by side
     sweep, plan_sweep  a recipe over a grid of values, ranked; and what that would train
+    list_runs          the runs of a folder: what each learnt, its score, whether it is finished
     doctor             is this machine, or this run, as it should be?
 
 A recipe is the name of one that is shipped, a YAML file, the folder of a run, a file of texts and labels (a recipe is made for it),
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.glora.evolve import evolve
     from lorakit.workflow.import_peft import import_adapter
     from lorakit.workflow.inspect_data import inspect_data
+    from lorakit.workflow.list_runs import list_runs
     from lorakit.workflow.merge import merge
     from lorakit.workflow.plan import plan
     from lorakit.workflow.predict import load, predict
@@ -72,6 +74,7 @@ HOMES = {
     "export": "lorakit.workflow.export",
     "import_adapter": "lorakit.workflow.import_peft",
     "inspect_data": "lorakit.workflow.inspect_data",
+    "list_runs": "lorakit.workflow.list_runs",
     "load": "lorakit.workflow.predict",
     "load_recipe": "lorakit.recipe.load",
     "merge": "lorakit.workflow.merge",
@@ -97,6 +100,7 @@ __all__ = [
     "export",
     "import_adapter",
     "inspect_data",
+    "list_runs",
     "load",
     "load_recipe",
     "merge",

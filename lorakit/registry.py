@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from lorakit.errors import UsageError, nearest
@@ -96,3 +97,10 @@ def find_registry(name: str) -> Registry[Any]:
     """The registry of that name, for who may know it by name only: the recipe, and commands that go through all of them."""
     found: Registry[Any] = getattr(importlib.import_module(HOMES[name]), name)
     return found
+
+
+def named_files(name: str) -> list[str]:
+    """The names in a registry of that name, as the files of this package tell them: one file an entry. Nothing is imported."""
+    *floor, _ = HOMES[name].split(".")[1:]
+    folder = Path(__file__).parent.joinpath(*floor, name)
+    return sorted(path.stem for path in folder.glob("[a-z]*.py"))

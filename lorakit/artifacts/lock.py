@@ -122,6 +122,15 @@ def claimed(path: Path) -> Iterator[Lock]:
         lock.release()
 
 
+def holder(path: Path) -> Worker | None:
+    """The live worker that has the lock in ``path``; None where it is free. Nothing is taken or taken away."""
+    try:
+        worker = read(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None if worker.dead else worker
+
+
 def read(text: str) -> Worker:
     """The worker that a lock file names; an unknown one, never taken for dead, where it is not one of ours."""
     try:

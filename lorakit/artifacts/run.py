@@ -135,8 +135,7 @@ def new_run(folder: Path, name: str, seed: int) -> Run:
 
 def unfinished_run(folder: Path, name: str, seed: int) -> Run:
     """The newest run of this name and seed that was not trained to its end."""
-    named = re.compile(rf"{re.escape(name)}-{seed}(-\d+)?")
-    runs = [run for run in all_runs(folder) if named.fullmatch(run.path.name) and not run.finished]
+    runs = [run for run in named_runs(folder, name, seed) if not run.finished]
     if not runs:
         raise UsageError(
             f"there is no unfinished run of {name} with seed {seed} to resume",
@@ -144,6 +143,12 @@ def unfinished_run(folder: Path, name: str, seed: int) -> Run:
             hint="name its folder with --run-dir, or leave --resume out to start anew",
         )
     return runs[-1]
+
+
+def named_runs(folder: Path, name: str, seed: int) -> list[Run]:
+    """The runs of this name and seed, in the order in which they were begun."""
+    named = re.compile(rf"{re.escape(name)}-{seed}(-\d+)?")
+    return [run for run in all_runs(folder) if named.fullmatch(run.path.name)]
 
 
 def newest_run(folder: Path, task: str | None) -> Run:

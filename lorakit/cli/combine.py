@@ -9,6 +9,7 @@ import typer
 
 import lorakit
 from lorakit.cli.command import answer, envelope
+from lorakit.cli.completion import complete_combination, complete_run
 from lorakit.cli.options import AsJson, Quiet
 from lorakit.cli.output import next_line, say, write
 from lorakit.errors import UsageError
@@ -18,21 +19,17 @@ if TYPE_CHECKING:
     from lorakit.workflow.combine.combine import CombineResult
 
 
-def complete_method(incomplete: str) -> list[str]:
-    """Ways to combine that start with what is typed."""
-    from lorakit.artifacts.combination import combinations
-
-    return [name for name in combinations.names() if name.startswith(incomplete)]
-
-
 def combine(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two run folders or more, on one backbone.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Two run folders or more, on one backbone.", autocompletion=complete_run),
+    ],
     method: Annotated[
         str,
         typer.Option(
             "--method",
             help="linear, concat, svd, task_arithmetic, ties, dare, fisher, regmean or lorahub.",
-            autocompletion=complete_method,
+            autocompletion=complete_combination,
         ),
     ] = "linear",
     coefficients: Annotated[

@@ -9,8 +9,9 @@ import typer
 
 import lorakit
 from lorakit.cli.command import answer, envelope
+from lorakit.cli.completion import complete_recipe_or_run_or_setting
 from lorakit.cli.experiments import Csv, Folder, Metric, NoWait, Seeds, heading, request, say_the_rest, spread, too_wide
-from lorakit.cli.options import AsJson, Offline, Quiet, complete_recipe
+from lorakit.cli.options import AsJson, Offline, Quiet
 from lorakit.cli.output import write
 from lorakit.reporting.tables import Column, count, duration, table
 
@@ -27,7 +28,7 @@ def compare(
         typer.Argument(
             metavar="RECIPE_OR_RUN... [KEY=VALUE]...",
             help="Recipes and run folders; the others are compared to the first. KEY=VALUE sets a key of all recipes.",
-            autocompletion=complete_recipe,
+            autocompletion=complete_recipe_or_run_or_setting,
         ),
     ],
     seeds: Seeds = None,

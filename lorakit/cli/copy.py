@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import envelope
-from lorakit.cli.options import Force, LabelColumn, Offline, TextColumn, complete_recipe, refuse_overwrite
+from lorakit.cli.completion import complete_recipe
+from lorakit.cli.options import Force, LabelColumn, Offline, TextColumn, refuse_overwrite
 from lorakit.cli.output import next_line, say
 from lorakit.errors import UsageError
 

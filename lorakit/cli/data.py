@@ -8,6 +8,7 @@ import typer
 
 import lorakit
 from lorakit.cli.command import answer, envelope
+from lorakit.cli.completion import complete_recipe
 from lorakit.cli.options import (
     AsJson,
     LabelColumn,
@@ -16,7 +17,6 @@ from lorakit.cli.options import (
     Overrides,
     Quiet,
     TextColumn,
-    complete_recipe,
     open_recipe,
 )
 from lorakit.cli.output import warn, write

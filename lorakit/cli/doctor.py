@@ -9,6 +9,7 @@ import typer
 
 import lorakit
 from lorakit.cli.command import answer, envelope
+from lorakit.cli.completion import complete_run
 from lorakit.cli.options import AsJson, Quiet
 from lorakit.cli.output import write
 from lorakit.reporting.tables import Column, table
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 def doctor(
     run: Annotated[
-        Optional[Path], typer.Argument(metavar="RUN", help="A run folder, or the folder of a GLoRA search, to check.")
+        Optional[Path],
+        typer.Argument(
+            metavar="RUN",
+            help="A run folder, or the folder of a GLoRA search, to check.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the training that is killed and resumed.")] = False,
     quiet: Quiet = False,

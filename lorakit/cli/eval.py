@@ -9,6 +9,7 @@ import typer
 
 import lorakit
 from lorakit.cli.command import answer, envelope
+from lorakit.cli.completion import complete_run, complete_task
 from lorakit.cli.options import AsJson, CutRank, Offline, Quiet, Weights
 from lorakit.cli.output import say, write
 from lorakit.reporting.tables import counted, duration, facts
@@ -23,10 +24,14 @@ def evaluate(
         typer.Argument(
             metavar="TASK",
             help="A task (see: lorakit list tasks), own data by the name of their file, or a run's folder; the newest run by default.",
+            autocompletion=complete_task,
         ),
     ] = None,
     run: Annotated[
-        Optional[Path], typer.Option("--run", help="A run folder; the newest run of this task by default.")
+        Optional[Path],
+        typer.Option(
+            "--run", help="A run folder; the newest run of this task by default.", autocompletion=complete_run
+        ),
     ] = None,
     model: Annotated[
         Optional[str], typer.Option("--model", help="A checkpoint instead of a run: a folder or a hub name.")
@@ -81,6 +86,8 @@ def tell(result: EvalResult) -> None:
         ("model", str(result.source)),
         ("data", f"{result.name}, {result.split}, {counted(result.rows, 'row')} in {duration(result.seconds)}"),
     ]
+    if result.learnt:
+        pairs.append(("learnt", f"{result.learnt}, and not {result.name}: labels are matched by name"))
     for metric, value in result.scores.items():
         text = f"{value:.4f}"
         if metric == result.metric and result.interval is not None:

@@ -8,13 +8,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 
-from lorakit.cli.command import answer
+import lorakit
+from lorakit.cli import list_runs
+from lorakit.cli.command import answer, envelope
 from lorakit.cli.options import AsJson
 from lorakit.cli.output import write
+from lorakit.errors import UsageError
 from lorakit.registry import find_registry
 from lorakit.reporting.tables import Column, table
 
@@ -23,12 +27,22 @@ if TYPE_CHECKING:
     from lorakit.adapters.options import Option
 
 Kind = Literal[
-    "methods", "deltas", "inits", "updates", "allocators", "proxies", "combinations", "tasks", "recipes", "models"
+    "methods",
+    "deltas",
+    "inits",
+    "updates",
+    "allocators",
+    "proxies",
+    "combinations",
+    "tasks",
+    "recipes",
+    "models",
+    "runs",
 ]
 KIND_HELP = (
     "methods: whole adapters; deltas: what an adapter adds to a weight; inits: how it starts; updates: what happens to it "
     "during training; allocators: what decides who gets the budget; proxies: how sites are scored; combinations: how several "
-    "runs become one; tasks; recipes: shipped ones; models."
+    "runs become one; tasks; recipes: shipped ones; models; runs: your own, newest last."
 )
 Row = dict[str, Any]
 COLUMNS = {
@@ -40,9 +54,19 @@ COLUMNS = {
 
 
 def list_entries(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help=KIND_HELP)], as_json: AsJson = False
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help=KIND_HELP)],
+    folder: Annotated[
+        Optional[Path], typer.Option("--folder", help="For runs: where they lie; runs by default.", file_okay=False)
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List what a recipe can name: methods, allocators, proxies, tasks, models and more; or the shipped recipes."""
+    """List what a recipe can name: methods, allocators, proxies, tasks, models and more; the shipped recipes; or your runs."""
+    if kind == "runs":
+        with envelope():
+            answer(lorakit.list_runs(folder), list_runs.tell, as_json=as_json)
+        return
+    if folder is not None:
+        raise UsageError("--folder goes with the list of runs", valid="lorakit list runs --folder FOLDER")
     kinds = {
         "methods": methods,
         "deltas": deltas,

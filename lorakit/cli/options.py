@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
+from lorakit.cli.completion import complete_recipe, complete_run, complete_setting
 from lorakit.cli.output import say
 from lorakit.errors import RunError, UsageError
 
@@ -17,18 +18,15 @@ if TYPE_CHECKING:
     from lorakit.recipe.load import LoadedRecipe
 
 
-def complete_recipe(incomplete: str) -> list[str]:
-    """Shipped recipes that start with what is typed."""
-    from lorakit.recipe.load import shipped_recipes
-
-    return [name for name in shipped_recipes() if name.startswith(incomplete)]
-
-
 RECIPE_HELP = "A shipped recipe (see: lorakit list recipes), a YAML file, a run folder; or a file of texts and labels: csv, parquet ..."
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP, autocompletion=complete_recipe)]
 Overrides = Annotated[
     Optional[list[str]],
-    typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change, e.g. adapter.rank=4."),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Recipe keys to change, e.g. adapter.rank=4.",
+        autocompletion=complete_setting,
+    ),
 ]
 Seed = Annotated[Optional[int], typer.Option("--seed", help="The same as run.seed=N.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network. The same as run.offline=true.")]
@@ -51,7 +49,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and t
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists already.")]
 NewestRun = Annotated[
-    Optional[Path], typer.Argument(metavar="RUN", help="A run folder; by default the newest finished one in runs.")
+    Optional[Path],
+    typer.Argument(
+        metavar="RUN", help="A run folder; by default the newest finished one in runs.", autocompletion=complete_run
+    ),
 ]
 Tolerance = Annotated[
     Optional[float],

@@ -41,7 +41,7 @@ def plan(
 
 
 def tell(result: Plan) -> None:
-    """Write the matched sites, and the schedule in figures."""
+    """Write what matters in figures, then the matched sites, which may be hundreds."""
     sites = table(
         result.sites,
         [
@@ -65,8 +65,9 @@ def tell(result: Plan) -> None:
         ("search", f"about {result.search_overhead:.0f} % on top of training" if result.ticks else "none"),
         ("memory", f"about {memory(result.memory_bytes)}"),
         *(("note", note) for note in result.notes),
+        *(("in the data", remark) for remark in result.remarks),
     ]
-    write(sites, facts(pairs))
+    write(facts(pairs), sites)
 
 
 def at_steps(steps: list[int], shown: int = 8) -> str:

@@ -12,6 +12,7 @@ import typer
 
 import lorakit
 from lorakit.cli.command import envelope
+from lorakit.cli.completion import complete_run
 from lorakit.cli.options import AsJson, CutRank, Force, Quiet, Weights, refuse_overwrite
 from lorakit.cli.output import console, say, write_json
 
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one that lorakit merge wrote.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="A run folder, or one that lorakit merge wrote.", autocompletion=complete_run
+        ),
+    ],
     source: Annotated[
         str,
         typer.Argument(

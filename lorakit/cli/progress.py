@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -15,16 +16,21 @@ from lorakit.cli.output import console, main_process
 from lorakit.reporting.tables import scores as scores_text
 from lorakit.training.hooks import Hook, TrainState
 
+REDRAWS = 4
+"""Times a second."""
+GAP = "  "
+
 
 class Display(Progress):
-    """A bar with the steps and the time left, and under it a line of figures."""
+    """A bar with the steps and the time left, and under it the figures."""
 
-    figures = ""
+    figures: Sequence[str] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The bar, then the figures."""
+        """The bar, then the figures: on as many lines as they need."""
         yield self.make_tasks_table(self.tasks)
-        yield Text(self.figures, no_wrap=True, overflow="ellipsis")
+        for line in lines_of(self.figures, self.console.width) if self.figures else []:
+            yield Text(line, no_wrap=True, overflow="ellipsis")
 
 
 class ProgressHook(Hook):
@@ -41,6 +47,7 @@ class ProgressHook(Hook):
         self.display: Display | None = None
         self.bar: TaskID | None = None
         self.printed_tenth = 0
+        self.redrawn = 0.0
 
     def __enter__(self) -> Self:
         """Begin; the display itself opens with the training."""
@@ -68,6 +75,7 @@ class ProgressHook(Hook):
             TextColumn("left"),
             console=self.console,
             transient=True,
+            refresh_per_second=REDRAWS,
         )
         self.bar = self.display.add_task("training", total=state.total_steps, completed=state.step)
         self.display.start()
@@ -75,11 +83,13 @@ class ProgressHook(Hook):
     def after_step(self, state: TrainState) -> None:
         """Move the bar, or print a line where another tenth of the steps is done."""
         if self.display is not None and self.bar is not None:
-            self.display.figures = figures(state)
+            if time.monotonic() - self.redrawn > 1 / REDRAWS:  # a GPU is waited for, and nobody sees more
+                self.redrawn = time.monotonic()
+                self.display.figures = figures(state)
             self.display.update(self.bar, completed=state.step)
         elif not self.quiet and tenth(state) > self.printed_tenth:
             self.printed_tenth = tenth(state)
-            self.line(f"step {state.step}/{state.total_steps}  {figures(state)}")
+            self.line(f"step {state.step}/{state.total_steps}  {GAP.join(figures(state))}")
 
     def on_tick(self, state: TrainState) -> None:
         """Tell what the search has just decided."""
@@ -111,16 +121,27 @@ def tenth(state: TrainState) -> int:
     return 10 * state.step // max(state.total_steps, 1)
 
 
-def figures(state: TrainState) -> str:
-    """``epoch 0.40  loss 0.612  lr 4.1e-04  accuracy 0.7412  sites 11/48  next tick 141``; what is unknown is left out."""
+def figures(state: TrainState) -> list[str]:
+    """``epoch 0.40``, ``loss 0.612``, ``lr 4.1e-04``, ``accuracy 0.7412``, ``sites 11/48``, ``next tick 141``, without what is unknown."""
     parts = [f"epoch {state.epoch:.2f}"]
-    if state.loss is not None:
-        parts.append(f"loss {state.loss:.3f}")
+    loss = state.fresh_loss()
+    if loss is not None:
+        parts.append(f"loss {loss:.3f}")
     parts.append(f"lr {state.lr:.1e}")
-    if state.scores:
-        parts.append(scores_text(state.scores))
+    parts += [scores_text({name: value}) for name, value in state.scores.items()]
     if state.sites_total:
         parts.append(f"sites {state.sites_on}/{state.sites_total}")
     if state.next_tick is not None:
         parts.append(f"next tick {state.next_tick}")
-    return "  ".join(parts)
+    return parts
+
+
+def lines_of(parts: Sequence[str], width: int) -> list[str]:
+    """The parts on lines of at most ``width`` letters; none of them is cut but one that is longer by itself."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(GAP) + len(part) <= width:
+            lines[-1] += GAP + part
+        else:
+            lines.append(part)
+    return lines

@@ -13,6 +13,7 @@ import typer
 
 import lorakit
 from lorakit.cli.command import answer, envelope
+from lorakit.cli.completion import complete_allocator, complete_proxy, complete_recipe
 from lorakit.cli.options import (
     RECIPE_HELP,
     AsJson,
@@ -21,7 +22,6 @@ from lorakit.cli.options import (
     Overrides,
     Quiet,
     Seed,
-    complete_recipe,
     open_recipe,
     refuse_overwrite,
 )
@@ -52,10 +52,16 @@ def search(
             "--method",
             help="The allocator: heterolora, gradsvd or another that can decide before a training, or glora, which trains a "
             "supernet and then evolves. By default the recipe's, else heterolora.",
+            autocompletion=complete_allocator,
         ),
     ] = None,
     proxy: Annotated[
-        Optional[str], typer.Option("--proxy", help="heterolora: how sites are scored; see: lorakit list proxies.")
+        Optional[str],
+        typer.Option(
+            "--proxy",
+            help="heterolora: how sites are scored; see: lorakit list proxies.",
+            autocompletion=complete_proxy,
+        ),
     ] = None,
     emit: Annotated[
         Optional[Path], typer.Option("--emit", metavar="OUT.yaml", help="Write a recipe with what was found in it.")

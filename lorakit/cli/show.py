@@ -1,4 +1,4 @@
-"""``lorakit show``: a recipe with every key explained, or the card of a method or of whatever else has a name."""
+"""``lorakit show``: a recipe with every key explained, a key, or the card of a method or of whatever else has a name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import typer
 import lorakit
 from lorakit.cli import show_method
 from lorakit.cli.command import answer, envelope
-from lorakit.cli.options import AsJson, Overrides, complete_recipe, open_recipe
+from lorakit.cli.completion import WITH_CARD, complete_shown
+from lorakit.cli.options import AsJson, Overrides, open_recipe
 from lorakit.cli.output import write
 from lorakit.errors import UsageError, nearest
 from lorakit.registry import find_registry
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from lorakit.registry import Registry
     from lorakit.tasks.task import Task
 
-CARDS = ("methods", "deltas", "inits", "updates", "combinations", "allocators", "proxies", "tasks")
-"""The registries in which a name that is no recipe is looked up."""
 OPTIONS = {
     "allocator": "search.options",
     "proxy": "search.proxy_options",
@@ -40,8 +39,9 @@ def show(
         str,
         typer.Argument(
             metavar="NAME",
-            help="A recipe (shipped, file or run folder), or what lorakit list names: a method, an allocator, a task ...",
-            autocompletion=complete_recipe,
+            help="A recipe (shipped, file or run folder), a key or section of one (training.lr), or what lorakit list names: "
+            "a method, an allocator, a task ...",
+            autocompletion=complete_shown,
         ),
     ],
     overrides: Overrides = None,
@@ -51,24 +51,30 @@ def show(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a recipe with every key explained, or the card of a method, allocator, update, combination, proxy or task."""
+    """Show a recipe with every key explained; a key or section; or the card of a method, allocator, update, combination, proxy or task."""
+    from lorakit.cli.show_key import is_key, show_key
+
     with envelope(offline=True, quiet=True):
-        found = [registry for registry in map(find_registry, CARDS) if name in registry]
+        found = [registry for registry in map(find_registry, WITH_CARD) if name in registry]
         is_method = name in find_registry("methods")
         if model is not None and not is_method:
             raise UsageError(
                 f"--model goes with the card of a method, and '{name}' is not a method", hint="leave it out"
             )
-        if is_recipe(name, has_card=bool(found)):
+        named_key = not found and is_key(name)
+        if is_recipe(name, has_card=bool(found) or named_key):
             loaded = open_recipe(name, overrides)
             answer(asdict(loaded.recipe), lambda _: write(explained(loaded)), as_json=as_json)
             return
-        if not found:
+        if not found and not named_key:
             raise unknown(name)
         if overrides:
             raise UsageError(
                 f"KEY=VALUE changes a recipe, and '{name}' is not a recipe", valid="lorakit show RECIPE KEY=VALUE"
             )
+        if named_key:
+            show_key(name, as_json=as_json)
+            return
         if is_method:
             further = [(find_registry("updates"), update) for update in found[0].get(name).updates]
             further += [(registry, name) for registry in found[1:]]
@@ -89,13 +95,21 @@ def is_recipe(name: str, *, has_card: bool) -> bool:
 
 def unknown(name: str) -> UsageError:
     """The error for a name that nothing has."""
+    from lorakit.recipe.keys import recipe_keys, section_keys
     from lorakit.recipe.load import shipped_recipes
+    from lorakit.recipe.problems import suggest_key
+    from lorakit.recipe.schema import CUSTOM
 
-    known = [*shipped_recipes(), *(entry for kind in CARDS for entry in find_registry(kind).names())]
+    known = [
+        *shipped_recipes(),
+        CUSTOM,
+        *section_keys(),
+        *(entry for kind in WITH_CARD for entry in find_registry(kind).names()),
+    ]
     return UsageError(
         f"there is no recipe called '{name}', and nothing else with a card",
-        valid=f"a recipe's file, a run folder, or a name from: lorakit list recipes, {', '.join(CARDS)}",
-        hint=nearest(name, known) or "lorakit list methods",
+        valid=f"a recipe's file, a run folder, a recipe key, or a name from: lorakit list recipes, {', '.join(WITH_CARD)}",
+        hint=nearest(name, recipe_keys() if "." in name else known) or suggest_key(name) or "lorakit list methods",
     )
 
 

@@ -9,6 +9,7 @@ import typer
 
 import lorakit
 from lorakit.cli.command import answer, envelope
+from lorakit.cli.completion import complete_setting
 from lorakit.cli.experiments import Csv, Folder, Metric, NoWait, Seeds, heading, request, say_the_rest, spread, too_wide
 from lorakit.cli.options import AsJson, Offline, Quiet, RecipeName
 from lorakit.cli.output import write
@@ -30,6 +31,7 @@ def sweep(
             metavar="KEY=VALUE[,VALUE]...",
             help="One value sets a key of all points, several make a grid: training.lr=1e-4,3e-4 adapter.rank=4,8. "
             "With --trials also KEY=LOW..HIGH. A list is one value: adapter.targets=\\[q,v],\\[q,k,v].",
+            autocompletion=complete_setting,
         ),
     ] = None,
     seeds: Seeds = None,

@@ -56,12 +56,22 @@ def train(
         if dry_run:
             preview(loaded, as_json=as_json)
             return
+        if not resume and run_dir is None and loaded.folder is None:
+            say_unfinished(loaded)
         say(f"loading {loaded.recipe.model.name} and {loaded.recipe.task.train or loaded.recipe.task.name}")
         from lorakit.cli.progress import ProgressHook
 
         with ProgressHook(quiet=quiet) as progress:
             result = lorakit.train(loaded, run_dir=run_dir, resume=resume, hooks=[progress])
         answer(result, partial(tell, offline=loaded.recipe.run.offline), as_json=as_json)
+
+
+def say_unfinished(loaded: LoadedRecipe) -> None:
+    """Say it where a stopped run of the same recipe could go on instead."""
+    from lorakit.workflow.unfinished import find_resumable
+
+    if stopped := find_resumable(loaded):
+        say(f"{stopped}; this trains anew")
 
 
 def preview(loaded: LoadedRecipe, *, as_json: bool) -> None:

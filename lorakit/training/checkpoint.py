@@ -23,6 +23,7 @@ from lorakit.artifacts.adapter_file import read_tensors, save_tensors
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import folder, read_json, remove_folder, write_json
 from lorakit.artifacts.records import reading
+from lorakit.artifacts.standing import STATE, all_checkpoints
 from lorakit.errors import RunError, UsageError, command_line
 from lorakit.tasks.cache import sha256_of
 from lorakit.training.hooks import Hook
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MODEL, OPTIMIZER, STREAMS = "model.safetensors", "optimizer.safetensors", "streams.safetensors"
-STATE, SUMS = "state.json", "sums.json"
+SUMS = "sums.json"
 FORMAT = 2
 """Of state.json. 1, which does not say so, kept the states of hooks under the names of their classes."""
 SEARCH = "search"
@@ -154,12 +155,6 @@ def restore_hooks(training: Training, record: Mapping[str, Any], path: Path) -> 
             )
     for name, hook in hooks.items():
         hook.load_state_dict(states[name])
-
-
-def all_checkpoints(root: Path) -> list[Path]:
-    """Checkpoint folders, oldest first."""
-    found = [path for path in root.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def intact(path: Path) -> bool:

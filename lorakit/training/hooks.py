@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsFloat
+
+NEWEST = 5
+"""Steps whose mean is called the newest loss."""
 
 
 @dataclass
@@ -31,6 +35,22 @@ class TrainState:
     waited: int = 0
     improved: float | None = None
     stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self.pending: Sequence[SupportsFloat] = ()  # no field: checkpoints have these losses elsewhere
+        self.shares = 1
+
+    def watch(self, pending: Sequence[SupportsFloat], shares: int) -> None:
+        """Look at ``pending``, the loss of every step since the line before, of which this process has one of ``shares`` parts."""
+        self.pending, self.shares = pending, shares
+
+    def fresh_loss(self) -> float | None:
+        """The mean loss of the last ``NEWEST`` steps, of this process's rows; before any of them, that of the line before.
+
+        A GPU is waited for: for a display, and not at every step.
+        """
+        newest = [float(loss) for loss in self.pending[-NEWEST:]]
+        return self.shares * sum(newest) / len(newest) if newest else self.loss
 
     @property
     def epoch(self) -> float:

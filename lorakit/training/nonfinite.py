@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lorakit.artifacts.standing import all_checkpoints
 from lorakit.errors import RunError, command_line
-from lorakit.training.checkpoint import all_checkpoints
 
 if TYPE_CHECKING:
     from lorakit.training.training import Training

@@ -57,6 +57,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.parameters = [tensor.parameter for tensor in self.adapted.trained()]
+        self.state.watch(self.losses, self.accelerator.num_processes)
 
     def passes(self, compute: Callable[[Batch], torch.Tensor], batch: Batch) -> torch.Tensor:
         """``compute(batch)``, by a graph where the training has them."""

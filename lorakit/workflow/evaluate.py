@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lorakit.errors import UsageError, command_line, nearest
+from lorakit.artifacts.run import Run
+from lorakit.errors import UsageError, nearest
 from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.result import Result
 from lorakit.tasks.calibration import Reliability, probabilities, reliability
@@ -20,13 +21,14 @@ from lorakit.tasks.metrics import interval, main_metric
 from lorakit.tasks.number_diagnosis import NumberDiagnosis, diagnose_numbers
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.submission import write_predictions
-from lorakit.tasks.task import TaskData, tasks
+from lorakit.tasks.task import Task, TaskData, tasks
 from lorakit.training.evaluation import decide, of_split, predict_logits, probabilities_of, score_logits
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.labelled_file import read_labelled
 from lorakit.workflow.named_runs import newest_of, unknown_task
+from lorakit.workflow.other_task import outputs_by_name, warn_of_other_task
 from lorakit.workflow.parts import cut_of, encode_split
-from lorakit.workflow.restore import TrainedClassifier, restore_checkpoint, restore_run
+from lorakit.workflow.restore import TrainedClassifier, open_trained, restore_checkpoint, restore_run
 from lorakit.workflow.same_data import check_same_data, tell_seen
 
 
@@ -67,6 +69,7 @@ class EvalResult(Result):
         by: the column that slices the rows of ``file``; empty without one.
         slices: the scores of the rows that have each of its values.
         trust: how good its probabilities are on the first split; None without labels, for several labels a row and for a number to predict.
+        learnt: what the run learnt, where that is another task than the one it is scored on; else empty.
     """
 
     task: str
@@ -83,6 +86,7 @@ class EvalResult(Result):
     by: str
     slices: list[Slice]
     trust: Trust | None
+    learnt: str = ""
 
 
 def evaluate(
@@ -102,7 +106,8 @@ def evaluate(
 
     Args:
         run: the run's folder; where neither a run nor a model is given, the newest run of ``task`` in ``runs``.
-        task: the task's name, or that of own data (``reviews`` of reviews.csv). A run knows its own; a checkpoint must be told.
+        task: the task's name, or that of own data (``reviews`` of reviews.csv). A run knows its own; a checkpoint must be told. A run
+            that learnt another one is scored where the labels of both have the same names.
         model: a checkpoint instead of a run: a folder, one that `lorakit merge` wrote too, or a hub name.
         split: which rows; the task's validation splits by default.
         file: a labelled file to score instead, with the columns and labels of the run's task; labels are matched by name.
@@ -117,7 +122,7 @@ def evaluate(
         The scores, with a confidence interval of the main one.
 
     Raises:
-        UsageError: where there is no such run, task, split or rank, or the run learnt another task.
+        UsageError: where there is no such run, task, split or rank, or the run learnt a task with other labels.
         DataError: for data that cannot be used.
         RunError: for a run that is not trained yet, or whose files are damaged.
 
@@ -138,9 +143,8 @@ def evaluate(
     elif rank is not None:
         raise UsageError("a checkpoint's adapters are folded in: it has no ranks to choose", valid="--rank with a run")
     else:
-        if task != CUSTOM:
-            tasks.get(task)
-        data = load_task(TaskSection(name=task), seed=0, offline=offline)
+        wanted = None if task == CUSTOM else wanted_splits(tasks.get(task), split)
+        data = load_task(TaskSection(name=task), seed=0, offline=offline, splits=wanted)
         classifier = restore_checkpoint(str(model), data.task, offline=offline)
     written = None if predictions is None else Path(predictions)
     if file is None:
@@ -161,30 +165,50 @@ def open_run_for(
 ) -> tuple[TrainedClassifier, TaskData]:
     """The run's model, of the newest run where none is named, and its data, or its task alone without data.
 
-    UsageError where it learnt another task, DataError where the split's rows are not the run's any more.
+    Of another task than it learnt, that one's rows. UsageError where its labels are others, DataError where the split's rows are not
+    the run's any more.
     """
     path = newest_of(Path("runs"), task).path if run is None else Path(run)
-    restored = restore_run(path, weights, offline=offline, with_data=with_data, rank=rank)
+    learnt = open_trained(path, weights)[0].task()
+    other = None if task in (None, learnt.name, learnt.known_as) else task
+    if other is not None and other not in tasks:
+        raise unknown_task(Path("runs"), other)
+    outputs = None if other is None else outputs_by_name(Run(path), learnt, tasks.get(other))
+    wanted = wanted_splits(learnt if other is None else tasks.get(other), split) if with_data else ()
+    own_data = with_data and other is None
+    restored = restore_run(path, weights, offline=offline, with_data=own_data, rank=rank, splits=wanted)
     data = restored.parts.data
-    if task not in (None, data.task.name, data.task.known_as):
-        if task not in tasks:
-            raise unknown_task(Path("runs"), task)
-        raise UsageError(
-            f"this run learnt {data.task.name}, not {task}",
-            where=str(path),
-            hint=command_line("eval", data.task.known_as),
+    if other is not None:
+        section = TaskSection(name=other, max_length=restored.loaded.recipe.task.max_length)
+        data = (
+            load_task(section, seed=0, offline=offline, splits=wanted)
+            if with_data
+            else TaskData(tasks.get(other), {}, "")
         )
-    if with_data:
-        splits = choose_splits(data, split)
+        warn_of_other_task(restored.run, learnt, data, wanted)
+    elif with_data:
         with restored.loaded.locating_errors():
-            check_same_data(restored.run, data, splits)
-        if set(splits) & set(data.task.validation):
+            check_same_data(restored.run, data, choose_splits(data, split))
+        if set(wanted) & set(data.task.validation):
             tell_seen(restored.run)
     used = f"{restored.weights} weights" + ("" if rank is None else f", rank {rank}")
     found = TrainedClassifier(
-        restored.adapted, restored.loaded.recipe, f"{path} ({used})", temperature=restored.temperature
+        restored.adapted,
+        restored.loaded.recipe,
+        f"{path} ({used})",
+        temperature=restored.temperature,
+        outputs=outputs,
+        learnt="" if other is None else learnt.known_as,
     )
     return found, data
+
+
+def wanted_splits(task: Task, split: str | None) -> Sequence[str]:
+    """The splits to read: the one that was asked for, or all validation splits. UsageError where a task has none of that name."""
+    known = ("train", *task.validation, *task.test)
+    if split is not None and split not in known:
+        raise UsageError(f"{task.name} has no split '{split}'", valid=", ".join(known), hint=nearest(split, known))
+    return task.validation if split is None else (split,)
 
 
 def evaluate_splits(
@@ -215,6 +239,7 @@ def evaluate_splits(
     for split in splits:
         encoded = encode_split(data, split, adapted.backbone, cut)
         logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
+        logits = logits if trained.outputs is None else logits[:, trained.outputs]
         decisions = decide(task, logits)
         chances = probabilities_of(task, logits, trained.temperature)
         rows += len(encoded)
@@ -250,6 +275,7 @@ def evaluate_splits(
         by=by,
         slices=slices,
         trust=reliable,
+        learnt=trained.learnt,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -112,9 +113,10 @@ class Parts:
         return cut_of(self.recipe.task, self.backbone)
 
 
-def load_data(recipe: Recipe) -> TaskData:
-    """The recipe's task with its rows."""
-    return load_task(recipe.task, seed=derive_seed(recipe.run.seed, "data"), offline=recipe.run.offline)
+def load_data(recipe: Recipe, *, splits: Sequence[str] | None = None, learnt: Task | None = None) -> TaskData:
+    """The recipe's task with its rows; splits and learnt: which of them, and by what labels, as ``load_task`` has it."""
+    seed = derive_seed(recipe.run.seed, "data")
+    return load_task(recipe.task, seed=seed, offline=recipe.run.offline, splits=splits, learnt=learnt)
 
 
 def load_model(recipe: Recipe, task: Task) -> Backbone:

@@ -10,19 +10,24 @@ from statistics import mean
 from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
 from lorakit.recipe.load import AnyRecipe, load_recipe
+from lorakit.recipe.schema import CUSTOM
 from lorakit.result import Result
 from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
 from lorakit.searching.proxy import proxies
 from lorakit.tasks.batching import sorted_together
+from lorakit.tasks.survey import remarks
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.workflow.calibrate import MEASURES
+from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import estimate_footprint
 from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
 
 SAMPLE = 1000
 """Training rows whose lengths a plan looks at."""
+SURVEYED = 50_000
+"""Rows of own data, in all splits, up to which a plan looks at every text."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Plan(Result):
         search_overhead: percent of the training's time, predicted from what its passes and steps compute.
         memory_bytes: the peak, beside Python, its libraries and the data (``lorakit.workflow.memory``).
         notes: what to know before starting.
+        remarks: what to look at in own data, as `lorakit data` says it; of at most 50,000 rows.
     """
 
     sites: list[PlannedSite]
@@ -85,6 +91,7 @@ class Plan(Result):
     search_overhead: float
     memory_bytes: int
     notes: list[str]
+    remarks: list[str]
 
 
 def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
@@ -143,7 +150,15 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
         search_overhead=search_overhead(parts, schedule),
         memory_bytes=estimate_footprint(parts, adapted).total,
         notes=[*make_notes(parts, schedule), *of_start],
+        remarks=survey_remarks(parts),
     )
+
+
+def survey_remarks(parts: Parts) -> list[str]:
+    """What the survey of own data says, where it takes no more than moments."""
+    if parts.task.name != CUSTOM or sum(map(len, parts.data.splits.values())) > SURVEYED:
+        return []
+    return remarks(*survey(parts))
 
 
 def search_overhead(parts: Parts, schedule: Schedule) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lorakit.artifacts.files import write_text
 from lorakit.artifacts.run import Run, open_run
+from lorakit.artifacts.standing import GENERATIONS
 from lorakit.errors import UsageError, command_line
 from lorakit.reporting.budget_shares import (
     Share,
@@ -97,7 +98,7 @@ def report(run: str | Path) -> ReportResult:
         ...     print(passage.title, *passage.sentences)
     """
     folder = open_run(run)
-    if (folder.path / "generations.jsonl").exists():
+    if (folder.path / GENERATIONS).exists():
         hint = command_line("report", folder.path / "found")
         raise UsageError("is an evolutionary search, not a run", where=str(run), hint=hint)
     folder.check_own()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,17 +50,24 @@ class RestoredRun:
 
 
 def restore_run(
-    path: str | Path, weights: str | None, *, offline: bool = False, with_data: bool = True, rank: int | None = None
+    path: str | Path,
+    weights: str | None,
+    *,
+    offline: bool = False,
+    with_data: bool = True,
+    rank: int | None = None,
+    splits: Sequence[str] | None = None,
 ) -> RestoredRun:
     """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in, cut to ``rank`` where one is given.
 
     Where no weights are named they are those that the run's recipe selects (``open_trained``).
-    Without data nothing of the training files is read: the task is the one that the run wrote down.
+    Without data nothing of the training files is read: the task is the one that the run wrote down. With ``splits`` it is enough
+    that the rows of these are there.
     """
     run, which = open_trained(path, weights)
     loaded = load_recipe(run.recipe, offline=offline)
     check_trust(loaded)
-    parts = assemble(loaded, same_labels(run, loaded) if with_data else TaskData(run.task(), {}, str(run.path)))
+    parts = assemble(loaded, same_labels(run, loaded, splits) if with_data else TaskData(run.task(), {}, str(run.path)))
     check_same_base(run, parts.backbone)
     adapted = adapt(parts, statistics=None)
     load_adapter(adapted, run.weights(which))
@@ -73,10 +80,10 @@ def restore_run(
     return restored
 
 
-def same_labels(run: Run, loaded: LoadedRecipe) -> TaskData:
+def same_labels(run: Run, loaded: LoadedRecipe, splits: Sequence[str] | None = None) -> TaskData:
     """The run's data, as they are now. DataError where they no longer have the labels that the run learnt."""
     with loaded.locating_errors():
-        data = load_data(loaded.recipe)
+        data = load_data(loaded.recipe, splits=splits, learnt=run.task())
         check_same_data(run, data, ())
     return data
 
@@ -157,7 +164,7 @@ def restore_merged(section: ModelSection) -> AdaptedModel:
     folder = Path(section.name)
     labels, kind = read_labels(folder / "config.json")
     several = kind == problem_type(regression=False, multi_label=True)
-    section = replace(section, head=KEEP)
+    section = replace(section, head=KEEP, pooling=read_merged(folder)["pooling"])
     backbone = load_backbone(
         section, labels=labels, regression=not labels, seed=0, offline=True, merged=True, multi_label=several
     )
@@ -190,14 +197,17 @@ def read_as_trained(task: TaskSection, record: Mapping[str, Any]) -> None:
 class TrainedClassifier:
     """A trained classifier, wherever it came from.
 
-    recipe: the text length and batch size it is used with; source: what to call it; temperature: for its probabilities. Its outputs
-    stand in the task's order.
+    recipe: the text length and batch size it is used with; source: what to call it; temperature: for its probabilities; outputs:
+    for each label of the task, the model's output for it, None where they stand in the task's order; learnt: what it learnt, where
+    that is another task than the one it is used for.
     """
 
     adapted: AdaptedModel
     recipe: Recipe
     source: str
     temperature: float = 1.0
+    outputs: list[int] | None = None
+    learnt: str = ""
 
 
 def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassifier:
@@ -206,6 +216,8 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassi
     Raises UsageError where the checkpoint's head is not one for ``task``.
     """
     recipe, merged = Recipe(model=ModelSection(name=name, head=KEEP)), is_merged(Path(name))
+    if merged:
+        recipe.model.pooling = read_merged(Path(name))["pooling"]
     try:
         backbone = load_backbone(
             recipe.model,

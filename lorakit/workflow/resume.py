@@ -11,21 +11,11 @@ from lorakit.artifacts.files import mend
 from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
 from lorakit.errors import UsageError, command_line
-from lorakit.recipe.keys import plain_values
-from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.recipe.load import LoadedRecipe
 from lorakit.workflow.accelerator import this_process
+from lorakit.workflow.unfinished import changed_keys, resumable
 
 logger = logging.getLogger(__name__)
-
-FREE_ON_RESUME = (
-    "training.nonfinite",
-    "training.gradient_checkpointing",
-    "run.name",
-    "run.folder",
-    "run.offline",
-    "run.keep_checkpoints",
-)
-"""Keys that may change between the parts of a run: none of them changes a number."""
 
 
 def choose_run(loaded: LoadedRecipe, run_dir: str | Path | None, resume: bool) -> Run:
@@ -35,7 +25,11 @@ def choose_run(loaded: LoadedRecipe, run_dir: str | Path | None, resume: bool) -
     folder = loaded.folder if run_dir is None else Path(run_dir)
     if resume:
         return open_run(folder) if folder else unfinished_run(parent, name, seed)
-    return claim(folder) if folder else new_run(parent, name, seed)
+    if not folder:
+        return new_run(parent, name, seed)
+    if stopped := resumable(loaded, Run(folder)):
+        raise UsageError(str(stopped), hint="another --run-dir, to train anew")
+    return claim(folder)
 
 
 @contextmanager
@@ -71,10 +65,3 @@ def check_same_recipe(loaded: LoadedRecipe, run: Run) -> None:
             where=str(run.path),
             hint=f"{command_line('train', run.path, '--resume')} goes on with the run's own recipe",
         )
-
-
-def changed_keys(loaded: LoadedRecipe, run: Run) -> list[str]:
-    """The keys, of those that matter, in which the recipe is not the one the run was begun with."""
-    begun, given = plain_values(load_recipe(run.recipe).recipe), plain_values(loaded.recipe)
-    keys = {**given, **begun}  # an entry of a mapping, such as a site's rank, may be in one of them alone
-    return [key for key in keys if given.get(key) != begun.get(key) and key not in FREE_ON_RESUME]

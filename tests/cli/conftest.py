@@ -60,6 +60,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "search_overhead": 17.4,
         "memory_bytes": 3 * 2**30,
         "notes": ["the last epoch is short"],
+        "remarks": ["validation: 2 of 30 texts are training texts too"],
     },
     "train": {
         "run_dir": Path("runs/demo-0"),
@@ -107,6 +108,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "by": "",
         "slices": [],
         "trust": None,
+        "learnt": "",
     },
     "merge": {
         "out": Path("runs/mrpc-0/merged"),

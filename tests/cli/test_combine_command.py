@@ -8,7 +8,7 @@ import pytest
 
 import lorakit
 from lorakit.artifacts.combination import combinations
-from lorakit.cli.combine import complete_method
+from lorakit.cli.completion import complete_combination
 
 RESULT = {
     "out": Path("runs/ab"),
@@ -96,6 +96,6 @@ def test_mistakes_are_told_before_anything_is_loaded(cli, here, combined, argume
 
 
 def test_methods_are_completed_and_named_in_the_help(cli):
-    assert complete_method("li") == ["linear"]
+    assert complete_combination("li") == ["linear"]
     text = " ".join(cli("combine", "--help").out.split())
     assert all(name in text.replace("│ ", "").replace(" │", "") for name in combinations.names())

@@ -82,6 +82,10 @@ def test_plan_lists_sites_and_schedule(cli, here, workflow):
     rows = [line.split() for line in ran.out.splitlines()]
     assert ["0.q", "encoder.0.query", "384x384", "8", "6,144"] in rows
     assert ["head", "770", "parameters,", "not", "in", "the", "budget"] in rows
+    first = next(place for place, row in enumerate(rows) if row[:1] == ["0.q"])
+    assert first > max(
+        place for place, line in enumerate(ran.out.splitlines()) if "the last epoch" in line or "texts too" in line
+    )
     for text in ("705, 235 an epoch, 42 of warm-up", "about 17 % on top", "about 3.0 GiB", "the last epoch is short"):
         assert text in ran.out
 

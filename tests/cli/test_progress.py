@@ -1,8 +1,10 @@
 import io
+from dataclasses import asdict, fields
+from types import SimpleNamespace
 
 import pytest
 
-from lorakit.cli.progress import ProgressHook, figures
+from lorakit.cli.progress import REDRAWS, ProgressHook, figures, lines_of
 from lorakit.training.hooks import TrainState
 
 
@@ -79,6 +81,40 @@ def test_the_terminal_is_given_back_when_the_training_fails(monkeypatch):
 
 def test_figures_leave_out_what_is_unknown():
     state = TrainState(total_steps=10, steps_per_epoch=10, step=5, lr=1e-3)
-    assert figures(state) == "epoch 0.50  lr 1.0e-03"
+    assert figures(state) == ["epoch 0.50", "lr 1.0e-03"]
     state.loss, state.scores, state.sites_on, state.sites_total, state.next_tick = 0.5, {"f1": 0.25}, 1, 4, 8
-    assert figures(state) == "epoch 0.50  loss 0.500  lr 1.0e-03  f1 0.2500  sites 1/4  next tick 8"
+    assert figures(state) == ["epoch 0.50", "loss 0.500", "lr 1.0e-03", "f1 0.2500", "sites 1/4", "next tick 8"]
+
+
+def test_the_loss_is_that_of_the_newest_steps():
+    """Of two processes this one has half of the loss: 0.5, 0.1, 0.1, 0.1, 0.1, 0.1 are steps of twice that."""
+    state = TrainState(total_steps=10, steps_per_epoch=10, loss=9.0)
+    assert state.fresh_loss() == 9.0
+    losses = [0.5]
+    state.watch(losses, 2)
+    assert state.fresh_loss() == 1.0
+    losses += [0.1] * 5
+    assert state.fresh_loss() == pytest.approx(0.2)
+    losses.clear()
+    assert state.fresh_loss() == 9.0
+    assert set(asdict(state)) == {field.name for field in fields(TrainState)}  # checkpoints keep none of it
+
+
+def test_every_figure_is_shown_at_80_columns():
+    state = TrainState(total_steps=9999, steps_per_epoch=100, step=1234, lr=4.1e-4, loss=0.612)
+    state.scores = {"accuracy": 0.7412, "f1": 0.8123, "accuracy/validation_mismatched": 0.7412}
+    state.sites_on, state.sites_total, state.next_tick = 11, 148, 1300
+    shown = lines_of(figures(state), 80)
+    assert all(len(line) <= 80 for line in shown)
+    assert "  ".join(shown) == "  ".join(figures(state))
+    assert len(shown) == 2
+
+
+def test_the_display_asks_for_figures_no_more_often_than_it_is_redrawn(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    clock = iter(range(1000))
+    monkeypatch.setattr("lorakit.cli.progress.time", SimpleNamespace(monotonic=lambda: next(clock) / 100))
+    asked = []
+    monkeypatch.setattr(TrainState, "fresh_loss", lambda state: asked.append(state.step))
+    train(ProgressHook(), steps=100)
+    assert 1 <= len(asked) <= 100 / 100 * REDRAWS + 2

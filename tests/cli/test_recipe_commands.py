@@ -7,7 +7,8 @@ import pytest
 
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.method import methods
-from lorakit.recipe.keys import recipe_keys
+from lorakit.cli.show_key import EXAMPLE
+from lorakit.recipe.keys import recipe_keys, section_keys
 from lorakit.recipe.load import load_recipe, shipped_recipes
 from lorakit.registry import find_registry
 from lorakit.searching.allocator import allocators
@@ -117,6 +118,57 @@ def test_show_of_something_unknown_names_the_nearest(cli):
     ran = cli("show", "gradnrom")
     assert (ran.code, ran.out) == (2, "")
     assert "did you mean 'gradnorm'?" in ran.err
+
+
+def test_show_explains_a_key(cli):
+    out = cli("show", "training.lr").out
+    facts = dict(line.split("  ", 1) for line in out.splitlines()[2:])
+    assert {name: value.strip() for name, value in facts.items()} == {
+        "meaning": recipe_keys()["training.lr"].rule.doc,
+        "type": "a number, or null",
+        "bounds": "above 0",
+        "default": "null",
+        "elsewhere called": "learning_rate",
+    }
+    told = json.loads(cli("show", "training.schedule", "--json").out)
+    assert (told["choices"], told["default"], told["type"]) == (["linear", "cosine", "constant"], "linear", "text")
+    assert "none: every recipe gives it" in cli("show", "model.name").out
+    assert "a list, each text" in cli("show", "task.labels").out
+
+
+def test_show_lists_the_keys_of_a_section(cli, here):
+    (here / "training").mkdir()  # does not hide it
+    for name in section_keys():
+        told = json.loads(cli("show", name, "--json").out)
+        assert [key["key"] for key in told["keys"]] == [f"{name}.{key}" for key in section_keys()[name]]
+    assert "passes over the training rows" in cli("show", "training").out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("training.lrr", "training.lr"),
+        ("learning_rate", "training.lr"),
+        ("adapter.targts", "adapter.targets"),
+        ("trianing", "training"),
+    ],
+)
+def test_a_wrong_key_gets_the_right_one(cli, wrong, right):
+    ran = cli("show", wrong)
+    assert ran.code == 2
+    assert f"did you mean '{right}'?" in ran.err
+
+
+def test_show_custom_tells_how_own_data_are_learnt(cli, here):
+    out = cli("show", "custom").out
+    for key in recipe_keys().values():
+        if key.rule.doc.startswith("custom: "):
+            assert f" {key.path} " in out
+            assert key.rule.doc.removeprefix("custom: ") in out
+    assert "lorakit train reviews.csv" in out
+    (here / "own.yaml").write_text(f"extends: demo\n{EXAMPLE}\n")
+    task = load_recipe("own.yaml").recipe.task
+    assert (task.name, task.train, task.text, task.label) == ("custom", "reviews.csv", "review", "verdict")
 
 
 def test_a_model_goes_with_the_card_of_a_method_only(cli, here):

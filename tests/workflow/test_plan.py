@@ -186,3 +186,14 @@ def test_planning_draws_no_random_number(bench: Bench):
     before = torch.get_rng_state()
     lorakit.plan(bench.load())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_remarks_on_own_data_are_those_of_the_survey(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    """The validation rows are the training rows: each of them is remarked on; and too many rows are not looked at."""
+    same = f"task.validation={bench.data()}/train.csv"
+    expected = lorakit.inspect_data(bench.load(same, "evaluation.baselines=[]")).remarks
+    assert any(f"{TRAIN_ROWS} of {TRAIN_ROWS} texts are training texts too" in remark for remark in expected)
+    assert lorakit.plan(bench.load(same)).remarks == expected
+    monkeypatch.setattr("lorakit.workflow.plan.SURVEYED", TRAIN_ROWS)
+    assert lorakit.plan(bench.load(same)).remarks == []
+    assert lorakit.plan(bench.load(kind="sst2")).remarks == []

@@ -10,11 +10,12 @@ from typing import Any
 
 from lorakit.artifacts.files import read_json, read_jsonl, remove_folder
 from lorakit.artifacts.run import Run
+from lorakit.artifacts.standing import STATE, all_checkpoints
 from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.result import Result
 from lorakit.searching.allocator import comes_before_training
-from lorakit.training.checkpoint import STATE, all_checkpoints, intact
+from lorakit.training.checkpoint import intact
 from lorakit.workflow.doctor.faults import REFUSED, Kill, run_process
 from lorakit.workflow.glora.evolve import RESULT
 

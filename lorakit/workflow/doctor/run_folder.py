@@ -13,13 +13,14 @@ from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, PEFT_TENSORS, read
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.artifacts.peft.layout import PREFIX
 from lorakit.artifacts.run import Run, open_run
+from lorakit.artifacts.standing import GENERATIONS, all_checkpoints
 from lorakit.errors import RunError, command_line
 from lorakit.recipe.load import load_recipe
 from lorakit.reporting.tables import count
 from lorakit.tasks.metrics import main_metric
-from lorakit.training.checkpoint import all_checkpoints, intact
+from lorakit.training.checkpoint import intact
 from lorakit.workflow.doctor.environment import FAILED, SKIPPED, WARNING, Check, Finding, check
-from lorakit.workflow.glora.evolve import FOUND, GENERATIONS, SUPERNET
+from lorakit.workflow.glora.evolve import FOUND, SUPERNET
 from lorakit.workflow.records import check_metric, check_numbers, check_tick, read_records, tell_origin
 from lorakit.workflow.restore import restore_run
 

@@ -18,8 +18,8 @@ from lorakit.recipe.schema import CUSTOM, Recipe
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.evaluation import of_split
 from lorakit.training.schedule import make_schedule
-from lorakit.workflow.resume import FREE_ON_RESUME, changed_keys
 from lorakit.workflow.setup import adapt, assemble
+from lorakit.workflow.unfinished import FREE_ON_RESUME, changed_keys
 
 SEEDS = (0, 1, 2, 3, 4)
 NAMED_APART = {

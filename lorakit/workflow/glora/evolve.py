@@ -21,6 +21,7 @@ from typing import Any
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.artifacts.run import Run
+from lorakit.artifacts.standing import GENERATIONS
 from lorakit.artifacts.warm_start import start_from
 from lorakit.errors import Interrupted, UsageError, command_line
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
@@ -48,12 +49,13 @@ from lorakit.workflow.glora.supernet import (
     without_validation,
 )
 from lorakit.workflow.parts import load_data
-from lorakit.workflow.resume import changed_keys, choose_run
+from lorakit.workflow.resume import choose_run
 from lorakit.workflow.setup import adapt, assemble
+from lorakit.workflow.unfinished import changed_keys
 
 logger = logging.getLogger(__name__)
 
-GENERATIONS, RESULT, SUPERNET, FOUND = "generations.jsonl", "search.json", "supernet", "found"
+RESULT, SUPERNET, FOUND = "search.json", "supernet", "found"
 BEST = 5  # of all configurations, told in the result
 
 

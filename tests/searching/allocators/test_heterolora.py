@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -53,6 +54,13 @@ def test_the_record_of_a_tick(scene: Scene) -> None:
         assert tick.churn == (len(gone) / len(before) if before else 0)
         assert tick.seconds > 0
         before = tick.on
+
+
+def test_what_a_tick_scores_is_said_at_the_first_one(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "lorakit"):
+        for _ in ticks(scene, scene.allocator(batches=2), 2):
+            pass
+    assert caplog.messages == ["scoring 9 sites on 2 batches of training rows"]
 
 
 @pytest.mark.parametrize("proxy", proxies.names())

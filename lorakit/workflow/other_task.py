@@ -1,0 +1,54 @@
+"""``lorakit eval TASK --run RUN`` of a run that learnt another task: scored where the labels have the same names, and said loudly."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from lorakit.artifacts.provenance import read_provenance, text_digests
+from lorakit.artifacts.run import Run
+from lorakit.errors import UsageError, command_line
+from lorakit.tasks.labels import fold, written
+from lorakit.tasks.task import Task, TaskData
+
+logger = logging.getLogger(__name__)
+
+
+def outputs_by_name(run: Run, learnt: Task, task: Task) -> list[int]:
+    """For each label of ``task`` the output of a run that learnt another one: labels are matched by name, in any order.
+
+    Raises UsageError, with the labels of both, where their names are not the same, and for pairs of texts against single ones.
+    """
+    what = f"this run learnt {learnt.name}, not {task.name}"
+    hint = f"{command_line('eval', learnt.known_as)}, or --file with any labelled file"
+    if learnt.pair != task.pair:
+        raise UsageError(f"{what}: one has pairs of texts, the other single ones", where=str(run.path), hint=hint)
+    own, wanted = ([fold(written(name) or name) for name in each.labels] for each in (learnt, task))
+    if not own or sorted(own) != sorted(wanted):
+        both = "; ".join(f"of {each.known_as}: {', '.join(each.labels) or 'a number'}" for each in (learnt, task))
+        raise UsageError(f"{what}, and their labels differ: {both}", where=str(run.path), hint=hint)
+    return [own.index(name) for name in wanted]
+
+
+def warn_of_other_task(run: Run, learnt: Task, data: TaskData, splits: Sequence[str]) -> None:
+    """Say that the run learnt something else, and how many of the texts to score it was trained on all the same."""
+    logger.warning(
+        "%s learnt %s, and not %s: these scores tell how it does outside of what it was trained for; labels are matched by name",
+        run.path,
+        learnt.known_as,
+        data.task.known_as,
+    )
+    provenance = read_provenance(run.path)
+    if provenance is None:
+        return
+    for split in splits:
+        digests = text_digests(data.splits[split])
+        if seen := int(np.isin(digests, provenance.trained).sum()):
+            logger.warning(
+                "%s of the %s texts of %s are among its training texts: scores are better than they should be",
+                f"{seen:,}",
+                f"{len(digests):,}",
+                split,
+            )
