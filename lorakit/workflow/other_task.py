@@ -25,6 +25,8 @@ def outputs_by_name(run: Run, learnt: Task, task: Task) -> list[int]:
     hint = f"{command_line('eval', learnt.known_as)}, or --file with any labelled file"
     if learnt.pair != task.pair:
         raise UsageError(f"{what}: one has pairs of texts, the other single ones", where=str(run.path), hint=hint)
+    if learnt.multi_label != task.multi_label:
+        raise UsageError(f"{what}: one gives a row several labels, the other one", where=str(run.path), hint=hint)
     own, wanted = ([fold(written(name) or name) for name in each.labels] for each in (learnt, task))
     if not own or sorted(own) != sorted(wanted):
         both = "; ".join(f"of {each.known_as}: {', '.join(each.labels) or 'a number'}" for each in (learnt, task))

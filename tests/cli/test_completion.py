@@ -88,7 +88,7 @@ def test_runs_recipes_and_tasks(runs: Path):
     assert complete_recipe("de") == ["demo"]
     assert complete_recipe("runs/r") == ["runs/reviews-0"]
     assert complete_task("r") == ["rotten_tomatoes", "rte", "reviews", "runs/demo-0", "runs/reviews-0"]
-    assert complete_recipe_or_run_or_setting(NOTHING, "training.cl") == ["training.clip="]
+    assert complete_recipe_or_run_or_setting(NOTHING, "training.cli") == ["training.clip="]
 
 
 def test_show_takes_recipes_cards_and_keys(runs: Path):
