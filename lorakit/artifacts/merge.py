@@ -29,7 +29,7 @@ from lorakit.backbone.adapted_folder import VARIANT, close_to_others
 from lorakit.backbone.load import Backbone, quiet_transformers
 from lorakit.errors import RunError
 from lorakit.recipe.keys import recipe_keys
-from lorakit.recipe.schema import SHORTCUTS, TaskSection
+from lorakit.recipe.schema import SHORTCUTS
 
 
 @torch.no_grad()
@@ -56,16 +56,7 @@ def fold(adapted: AdaptedModel) -> int:
 
 def check_foldable(adapted: AdaptedModel) -> None:
     """Refuse what no weight can hold before anything is computed. A shortcut is kept beside the checkpoint instead."""
-    updated: dict[nn.Parameter, str] = {}
     for name, adapter in adapted.adapters.items():
-        if adapter.base is not None and adapter.on_weight and adapter.state != DROPPED:
-            other = updated.setdefault(adapter.base.get_parameter("weight"), name)
-            if other != name:  # Zamba's blocks
-                raise RunError(
-                    f"this run cannot be merged: {other} and {name} are one weight of the model, and each has an update of its own",
-                    where=name,
-                    hint="lorakit.load reads the run as it is",
-                )
         lost = adapter.state != DROPPED or adapter.base is None  # off, but still a part of the model
         if not adapter.site.is_shortcut and adapter.delta.unmergeable and lost:
             raise RunError(
@@ -175,9 +166,10 @@ def read_merged(folder: Path) -> dict[str, Any]:
     record = read_record(path, what)
     with reading(path, what):
         number(record["max_length"], "max_length", low=1, whole=True)
-        for key in ("long", "window_pooling"):
-            if record.setdefault(key, getattr(TaskSection, key)) not in recipe_keys()[f"task.{key}"].choices:
-                raise ValueError(f"there is no {key} {record[key]!r}")
+        for key in ("task.long", "task.window_pooling", "model.pooling"):
+            name = key.partition(".")[2]
+            if record.setdefault(name, recipe_keys()[key].default) not in recipe_keys()[key].choices:
+                raise ValueError(f"there is no {name} {record[name]!r}")
         if not isinstance(record["pair"], bool):
             raise ValueError("pair is neither true nor false")
         temperature_in(record)

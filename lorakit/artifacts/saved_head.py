@@ -10,7 +10,8 @@ from typing import Any
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import OURS
 from lorakit.artifacts.records import read_task, reading, words
-from lorakit.backbone.trained_head import Outputs, output_names
+from lorakit.backbone.head import output_names
+from lorakit.backbone.trained_head import Outputs
 from lorakit.tasks.label_order import order_by_name, told
 
 

@@ -23,6 +23,8 @@ ADAPTED = "lorakit_adapted (a plain loader would answer otherwise: only lorakit.
 OWN_TYPE = "lorakit_model_type"
 LENGTH = "tokenizer_max_length"
 """The entry of a merged folder's record that ``longest_row`` reads."""
+NO_LIMIT = 2**53
+"""What stands there for a tokenizer without a limit, which transformers calls 10**30: more than a record's numbers may be."""
 VARIANT = "lorakit"
 """What transformers puts into the names of the weight files."""
 

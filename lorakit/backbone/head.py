@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from lorakit.backbone.anatomy import Anatomy
+from lorakit.backbone.mean_pooling import HEAD
 from lorakit.errors import RunError
 
 
@@ -19,7 +22,7 @@ class NewParts:
     names: list[str]
     """The parameters that train, in model order."""
     outside: list[str]
-    """The parameters outside the base model: the head, and what some families put before it."""
+    """The parameters outside the base model: the head, and what some families put before it; the outputs where all are inside."""
     fresh: set[str]
     """The parameters, by all their names, that the checkpoint lacks or has in another shape."""
     reshaped: set[str]
@@ -43,6 +46,8 @@ def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str
     base = model.base_model
     inner = {id(parameter) for parameter in base.parameters()} if base is not model else set()
     outside = [key for key, parameter in model.named_parameters() if inner and id(parameter) not in inner]
+    if inner and not outside:  # Perceiver's base model has the head in it
+        outside = output_names(model, [key for key, _ in model.named_parameters()])
     layers = tuple(f"{path}." for path, _ in anatomy.layers)
     embedding = id(embedding_weight(model))
     lost = [k for k, p in model.named_parameters() if k in fresh and (k.startswith(layers) or id(p) == embedding)]
@@ -55,6 +60,32 @@ def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str
         )
     names = [key for key, _ in model.named_parameters() if key in fresh.union(outside)]
     return NewParts(names, outside, fresh, reshaped)
+
+
+def output_names(model: Any, among: Sequence[str]) -> list[str]:
+    """The parameters, of those named, that have a row for each output: those that grow where the model has one output more.
+
+    Empty where that cannot be told: for a model that is not made of its configuration alone, or grows in other places too.
+    """
+    if own := [name for name in among if name.startswith(f"{HEAD}.")]:
+        return own
+    config = copy.deepcopy(model.config)
+    config.num_labels = model.config.num_labels + 1
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        try:
+            larger = {name: parameter.shape for name, parameter in type(model)(config).named_parameters()}
+        except Exception:  # whatever a family's own code does with a number of labels that it did not expect
+            return []
+    grown = []
+    for name in among:
+        here, there = model.get_parameter(name).shape, larger.get(name)
+        if there is None:
+            return []
+        if there != here:
+            if there[1:] != here[1:] or (here[0], there[0]) != (model.config.num_labels, config.num_labels):
+                return []
+            grown.append(name)
+    return grown
 
 
 def embedding_weight(model: Any) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
@@ -25,6 +26,7 @@ from lorakit.backbone.config_and_tokenizer import (
     read_tokenizer,
 )
 from lorakit.backbone.head import embedding_weight, find_new_parts, train_new_parts
+from lorakit.backbone.mean_pooling import HEAD, MEAN, read_mean
 from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.backbone.padding import padding_note, prepare_padding
 from lorakit.backbone.positions import position_limit
@@ -119,6 +121,15 @@ def load_backbone(
         except Exception as error:
             raise weights_error(error, folder, section) from error
     refuse_unusable(config, section.name)
+    if section.pooling == MEAN:
+        with seeded(seed):
+            dropped = read_mean(model, section.name)
+        brought = load_mean_head(model, folder)
+        missing = {*info["missing_keys"], *(() if brought else (f"{HEAD}.weight", f"{HEAD}.bias"))}
+        info = {
+            "missing_keys": missing.difference(dropped),
+            "mismatched_keys": [found for found in info["mismatched_keys"] if found[0] not in dropped],
+        }
     anatomy = Anatomy(model)
     new = find_new_parts(model, anatomy, info, section.name)
     with seeded(seed):
@@ -139,6 +150,18 @@ def load_backbone(
     if head.note and not head.loud:
         notes.append(head.note)
     return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding)
+
+
+def load_mean_head(model: Any, folder: Path) -> bool:
+    """Put in the head on the mean that a merged folder brings; whether it does."""
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob(f"model.{VARIANT}*.safetensors")) if is_closed(folder) else ():
+        with safe_open(file, "pt") as tensors:
+            found = {HEAD + "." + name: name for name in ("weight", "bias")}
+            state |= {found[key]: tensors.get_tensor(key) for key in set(tensors.keys()) & set(found)}
+    if state:
+        getattr(model, HEAD).load_state_dict(state)
+    return bool(state)
 
 
 def weights_error(error: Exception, folder: Path, section: ModelSection) -> LorakitError:

@@ -6,7 +6,6 @@ is kept in either case.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +14,12 @@ import torch
 from torch import nn
 from transformers import initialization
 
-from lorakit.backbone.head import NewParts
+from lorakit.backbone.head import NewParts, output_names
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import ModelSection
 from lorakit.tasks.label_order import order_by_name, told
 
-KEEP, NEW = "keep", "new"
+KEEP, NEW, PROBE = "keep", "new", "probe"
 HEAD_KEY = "model.head"
 
 
@@ -62,7 +61,8 @@ def settle_head(model: Any, new: NewParts, had: Outputs, labels: tuple[str, ...]
     had: the checkpoint's outputs; labels: the task's, none for a number. Call it where the random state is the new head's own.
     Raises RecipeError (key ``model.head``) where a head is to be kept that is not there, or has another number of outputs.
     """
-    wanted, brought = section.head, [name for name in new.outside if name not in new.fresh]
+    wanted = NEW if section.head == PROBE else section.head
+    brought = [name for name in new.outside if name not in new.fresh]
     another = not new.reshaped.isdisjoint(new.outside)
     if wanted == KEEP and not new.pretrained_head:
         what = f"'{section.name}' brings no trained head"
@@ -101,30 +101,6 @@ def settle_head(model: Any, new: NewParts, had: Outputs, labels: tuple[str, ...]
 def told_outputs(had: Outputs) -> str:
     """``3 labels (a, b, c)``, ``a number``."""
     return f"{had.number} labels ({told(had.names)})" if had.names else told(())
-
-
-def output_names(model: Any, among: Sequence[str]) -> list[str]:
-    """The parameters, of those named, that have a row for each output: those that grow where the model has one output more.
-
-    Empty where that cannot be told: for a model that is not made of its configuration alone, or grows in other places too.
-    """
-    config = copy.deepcopy(model.config)
-    config.num_labels = model.config.num_labels + 1
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        try:
-            larger = {name: parameter.shape for name, parameter in type(model)(config).named_parameters()}
-        except Exception:  # whatever a family's own code does with a number of labels that it did not expect
-            return []
-    grown = []
-    for name in among:
-        here, there = model.get_parameter(name).shape, larger.get(name)
-        if there is None:
-            return []
-        if there != here:
-            if there[1:] != here[1:] or (here[0], there[0]) != (model.config.num_labels, config.num_labels):
-                return []
-            grown.append(name)
-    return grown
 
 
 def output_bias(model: Any, among: Sequence[str]) -> nn.Parameter | None:

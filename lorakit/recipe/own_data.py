@@ -21,6 +21,7 @@ from lorakit.tasks.unpacking import PACKINGS
 
 COLUMNS = ("text", "text_pair", "label")
 DEFAULT_MODEL = "bundled:minilm"
+POOLING = ("1_Pooling", "config.json")  # where a folder of sentence-transformers says how its encoder was trained
 STEPS = 240  # optimiser steps that few rows are trained for
 MOST_EPOCHS, LEAST_EPOCHS = 10, 2
 BATCH = 16
@@ -68,11 +69,23 @@ def write_own_data(named: str, given: Mapping[str, Any]) -> tuple[str, list[str]
     source = found.split("train", "") if isinstance(found, DataSet) else found or find_files(named, "")
     columns = {name: given.get(f"task.{name}") for name in COLUMNS}
     guess = guess_columns(source, **columns)
-    return "\n".join(document(named, guess)) + "\n", guess.told
+    mean = reads_mean(str(given.get("model.name") or DEFAULT_MODEL))
+    return "\n".join(document(named, guess, mean=mean)) + "\n", guess.told
 
 
-def document(named: str, guess: Guess) -> list[str]:
-    """The lines of the recipe."""
+def reads_mean(model: str) -> bool:
+    """Whether a model is an encoder of sentences, made for the mean of its tokens, as far as its name or folder tells."""
+    if model == DEFAULT_MODEL or model.startswith("sentence-transformers/"):
+        return True
+    try:
+        told = json.loads(Path(os.path.expanduser(model), *POOLING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("pooling_mode_mean_tokens") is True
+
+
+def document(named: str, guess: Guess, *, mean: bool) -> list[str]:
+    """The lines of the recipe; mean: whether the model's head is to read the mean of all tokens."""
     pair = [f"  text_pair: {json.dumps(guess.text[1], ensure_ascii=False)}"] if len(guess.text) == 2 else []
     number = "regression: true # the labels are numbers to predict"
     metric = "metric: macro_f1 # every class counts the same"
@@ -81,6 +94,12 @@ def document(named: str, guess: Guess) -> list[str]:
         *(f"# {line}" for line in guess.told),
         "model:",
         f"  name: {DEFAULT_MODEL}",
+        "  head: probe # starts as logistic regression on the frozen model's features",
+        *(
+            ["  pooling: mean # as this encoder was trained; a merged folder then loads in lorakit alone"]
+            if mean
+            else []
+        ),
         "task:",
         "  name: custom",
         f"  train: {json.dumps(named, ensure_ascii=False)}",

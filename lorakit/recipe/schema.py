@@ -76,8 +76,14 @@ class ModelSection:
     head: Optional[str] = key(
         None,
         "a checkpoint's trained head: keep it in its own order, or make it new; by default it is kept where its label names are the "
-        "task's, its outputs in the task's order",
-        choices=("keep", "new"),
+        "task's, its outputs in the task's order. probe: new, and starting as logistic regression on the frozen model's features",
+        choices=("keep", "new", "probe"),
+    )
+    pooling: str = key(
+        "default",
+        "what the head reads: what the family's own head does, or the mean of all tokens, as encoders of sentences are trained; "
+        "then a merged folder loads in lorakit alone",
+        choices=("default", "mean"),
     )
     trust_remote_code: bool = key(False, "run code that comes with a hub model")
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lorakit.tasks.metrics import score
 from lorakit.tasks.table import SHOWN
-from lorakit.tasks.task import Task, named_labels
+from lorakit.tasks.task import Task, higher_is_better, named_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -195,8 +195,9 @@ def one_class(decisions: NDArray[np.int64]) -> bool:
 
 def below_words(metric: str, last: Mapping[str, float], baselines: Sequence[Baseline]) -> list[str]:
     """A sentence for each baseline that the last score does not reach."""
+    word, sign = ("below", 1) if higher_is_better(metric) else ("above", -1)
     return [
-        f"{metric} {last[metric]:.4f} is below {found.title}: {found.scores[metric]:.4f}"
+        f"{metric} {last[metric]:.4f} is {word} {found.title}: {found.scores[metric]:.4f}"
         for found in baselines
-        if found.scores and last[metric] < found.scores[metric]
+        if found.scores and sign * last[metric] < sign * found.scores[metric]
     ]

@@ -88,8 +88,7 @@ class Encoded:
         """
         parts, window_of = self.parts(rows)
         lengths = (self.offsets[parts + 1] - self.offsets[parts]).tolist()
-        unit = math.lcm(multiple, self.padding.multiple)
-        shape = len(parts), -(-(max(lengths) + self.padding.spare) // unit) * unit
+        shape = self.shape(parts, multiple)
         tokens, mask = np.full(shape, self.pads[0], np.int64), np.zeros(shape, np.int64)
         types = None if self.types is None else np.full(shape, self.pads[1], np.int64)
         for at, (part, length) in enumerate(zip(parts, lengths, strict=True)):
@@ -106,6 +105,18 @@ class Encoded:
         if window_of is not None:
             batch[WINDOW_OF] = torch.from_numpy(window_of)
         return batch
+
+    def tokens_of(self, rows: Sequence[int], multiple: int = 1) -> int:
+        """How many tokens these rows are as one batch (``collate``), padding too."""
+        return math.prod(self.shape(self.parts(rows)[0], multiple))
+
+    def shape(self, parts: NDArray[np.int64], multiple: int) -> tuple[int, int]:
+        """Lines and their padded length in a batch of these pieces of ``tokens``."""
+        unit, longest = (
+            math.lcm(multiple, self.padding.multiple),
+            int((self.offsets[parts + 1] - self.offsets[parts]).max()),
+        )
+        return len(parts), -(-(longest + self.padding.spare) // unit) * unit
 
     def parts(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Which pieces of ``tokens`` the rows are, and of rows in windows, the place among ``rows`` that each belongs to."""

@@ -78,6 +78,7 @@ class ClassColumn:
     """Labels that are classes, whatever the task makes of them later. classes: their names in order, where the file says them."""
 
     valid = "text, whole numbers, true and false, dates"
+    most = MOST
 
     def __init__(self, name: str):
         self.name = name
@@ -104,8 +105,8 @@ class ClassColumn:
         if self.wrong and self.example is None:
             self.example = values[self.wrong[0] - self.rows]
         self.rows += len(table)
-        if len(self.places) > MOST:
-            what = f"{table.path}: column '{self.name}' has more than {MOST:,} different labels"
+        if len(self.places) > self.most:
+            what = f"{table.path}: column '{self.name}' has more than {self.most:,} different labels"
             raise DataError(what, key="task.label", hint="for a number to predict set task.regression=true")
 
     def place(self, value: Any) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lorakit.tasks.columns import SCALARS, ClassColumn, class_of, values_of
+from lorakit.tasks.columns import MOST, SCALARS, ClassColumn, class_of, values_of
 from lorakit.tasks.label_sets import as_cell
 from lorakit.tasks.labels import Codes, written
 from lorakit.tasks.table import Table, short
@@ -23,6 +23,7 @@ class SetColumn(ClassColumn):
     """The labels of a row in one value; rows with the same ones have one code."""
 
     valid = "a list of labels, or a text with a separator between them"
+    most = 10 * MOST  # of combinations of labels there may be as many as rows
 
     def fits(self, value: Any) -> bool:
         """Whether the value could be the labels of a row."""

@@ -21,7 +21,7 @@ from torch import nn
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.switching import WATCHED
 from lorakit.errors import RecipeError
-from lorakit.recipe.schema import TrainingSection
+from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Batch
 from lorakit.training.hooks import Hook, TrainState
 
@@ -98,16 +98,18 @@ class Graphs(Hook):
         return Captured(graph, inputs, loss, gradients)
 
 
-def check_graphs(training: TrainingSection, accelerator: Accelerator, config: Any, changing: Sequence[Hook]) -> None:
+def check_graphs(recipe: Recipe, accelerator: Accelerator, config: Any, changing: Sequence[Hook]) -> None:
     """RecipeError where steps cannot be replayed: for the device, what a step consists of, or what is ``changing`` with every step.
 
     config: the model's, whose layers may be left out at random.
     """
+    training = recipe.training
     at_random = any(value for name, value in vars(config).items() if "layerdrop" in name)
     reasons = {
         f"this device ({accelerator.device.type} and not cuda)": accelerator.device.type != "cuda",
         "training.accumulate": training.accumulate > 1,
         "training.micro_tokens": training.micro_tokens is not None,
+        "task.long=windows": recipe.task.long == "windows",
         "training.gradient_checkpointing": training.gradient_checkpointing,
         "several processes": accelerator.num_processes > 1,
         "training.precision=fp16": accelerator.scaler is not None,

@@ -59,19 +59,16 @@ class TrainLoader:
 
         Where they fit as they are they stay as they are.
         """
-        limit, lengths = self.training.micro_tokens, self.encoded.lengths
-        if limit is None or len(rows) * self.padded(max(lengths[row] for row in rows)) <= limit:
+        limit = self.training.micro_tokens
+        if limit is None or self.encoded.tokens_of(rows, self.multiple) <= limit:
             return [rows]
-        left, parts = sorted(rows, key=lambda row: -lengths[row]), []
-        while left:
-            size = max(limit // self.padded(lengths[left[0]]), 1)
-            parts.append(left[:size])
-            left = left[size:]
+        parts: list[list[int]] = []
+        for row in sorted(rows, key=lambda row: -self.encoded.lengths[row]):
+            if parts and self.encoded.tokens_of([*parts[-1], row], self.multiple) <= limit:
+                parts[-1].append(row)
+            else:
+                parts.append([row])
         return parts
-
-    def padded(self, length: int) -> int:
-        """The length of a batch whose longest row has ``length`` tokens."""
-        return -(-int(length) // self.multiple) * self.multiple
 
     def collate(self, rows: list[int], whole: list[int], multiple: int = 1) -> Batch:
         """These rows as a batch of a step over the rows ``whole``."""

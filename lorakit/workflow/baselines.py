@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lorakit.errors import RecipeError
 from lorakit.searching.scoring import streams_kept
 from lorakit.tasks.baselines import (
     FROZEN,
@@ -75,7 +76,10 @@ def features_of(parts: Parts, rows: Dataset, name: str) -> tuple[NDArray[np.floa
 
 @torch.no_grad()
 def mean_features(parts: Parts, encoded: Encoded) -> NDArray[np.float32]:
-    """The mean of each row's last hidden states over its tokens, (rows, width), on the training's device."""
+    """The mean of each row's last hidden states over its tokens, (rows, width), on the training's device.
+
+    Raises RecipeError (key ``evaluation.baselines``) for a model whose base does not read texts alone, or has no state for each token.
+    """
     model, device = parts.backbone.model, this_process().device
     home = next(model.parameters()).device
     model.to(device)
@@ -84,10 +88,24 @@ def mean_features(parts: Parts, encoded: Encoded) -> NDArray[np.float32]:
     for rows in encoded.batches(parts.recipe.evaluation.batch_size):
         batch = encoded.collate(rows)
         inputs = {name: tensor.to(device) for name, tensor in batch.items() if name not in NO_INPUTS}
-        states = model.base_model(**inputs).last_hidden_state.float()
+        try:
+            states = model.base_model(**inputs).last_hidden_state.float()
+        except (TypeError, ValueError) as error:  # T5's wants its decoder's input, Perceiver's has other names
+            raise no_features(model) from error
+        if states.shape[:2] != inputs["attention_mask"].shape:  # Funnel pools
+            raise no_features(model)
         mask = inputs["attention_mask"][:, -states.shape[1] :, None].float()
         found = (states * mask).sum(1) / mask.sum(1)
         features.append((pooled(found, batch[WINDOW_OF], MEAN) if WINDOW_OF in batch else found).cpu().numpy())
         order += rows
     model.to(home)
     return np.concatenate(features)[np.argsort(order)]
+
+
+def no_features(model: Any) -> RecipeError:
+    """Of a model that has none to give."""
+    return RecipeError(
+        f"a {model.config.model_type} model has no features of single tokens to compare with",
+        key="evaluation.baselines",
+        hint="evaluation.baselines without frozen",
+    )

@@ -19,6 +19,7 @@ from lorakit.artifacts.peft.import_ import is_peft, read_peft
 from lorakit.artifacts.peft.translate import section_for, sites_of
 from lorakit.backbone.config_and_tokenizer import first_line
 from lorakit.backbone.load import DTYPES, Backbone, quiet_transformers
+from lorakit.backbone.mean_pooling import MEAN
 from lorakit.backbone.model_folder import BUNDLED
 from lorakit.backbone.padding import padding_note
 from lorakit.errors import RunError, UsageError, nearest
@@ -110,11 +111,16 @@ def export(
     restored = restore_run(run, weights, with_data=False, rank=rank)
     parts = restored.parts
     if parts.backbone.padding.spare:
-        kind = parts.backbone.model.config.model_type
         raise RunError(
-            f"PEFT would answer otherwise: {padding_note(kind)}, which nothing but lorakit does",
+            f"PEFT would answer otherwise: {padding_note(parts.backbone.model.config)}, which nothing but lorakit does",
             where=str(run),
             hint="lorakit.load reads the run, and a merged folder",
+        )
+    if parts.recipe.model.pooling == MEAN:
+        raise RunError(
+            "PEFT would answer otherwise: the head reads the mean of all tokens (model.pooling), which nothing but lorakit does",
+            where=str(run),
+            hint="lorakit.load reads the run, and a merged folder; a run with model.pooling=default can be exported",
         )
     form = peft_form(restored.adapted)
     reference = predict_reference(restored)

@@ -100,14 +100,14 @@ def import_adapter(
         raise UsageError("there is no such folder", where=str(source))
     if (source / "recipe.yaml").exists():
         raise UsageError("is a run of lorakit: there is nothing to import", where=str(source))
-    if not is_peft(source):
-        raise UsageError(f"is not a PEFT adapter: it has no {PEFT_CONFIG}", where=str(source))
     if (source / OUR_TENSORS).exists():
         raise UsageError(
             "is an adapter of lorakit with parts that PEFT does not have",
             where=str(source),
             hint="adapter.start takes it",
         )
+    if not is_peft(source):
+        raise UsageError(f"is not a PEFT adapter: it has no {PEFT_CONFIG}", where=str(source))
     adapter = read_peft(source)
     draft = draft_recipe(adapter, task, overrides, offline=offline)
     run = draft.recipe.run

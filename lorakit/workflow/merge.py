@@ -12,8 +12,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lorakit.artifacts.files import folder, write_json
 from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_record
-from lorakit.backbone.adapted_folder import LENGTH
+from lorakit.backbone.adapted_folder import LENGTH, NO_LIMIT
 from lorakit.backbone.load import quiet_transformers
+from lorakit.backbone.mean_pooling import MEAN
 from lorakit.recipe.schema import ModelSection
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded, encode
@@ -98,18 +99,20 @@ def merge(
     check_foldable(adapted)
     reference = predict_reference(restored)
     kept = adapted.live_shortcuts
-    folded, closed = fold(adapted), bool(kept) or parts.backbone.padding.spare > 0
+    pooling = parts.recipe.model.pooling
+    folded, closed = fold(adapted), bool(kept) or parts.backbone.padding.spare > 0 or pooling == MEAN
     with folder(target) as place:
-        save_merged(adapted, place, kept, parts.recipe.task.max_length, closed=closed)
+        save_merged(adapted, place, kept, parts.max_length, closed=closed)
         record: dict[str, Any] = {
             "run": str(run),
             "weights": restored.weights,
             "task": parts.task.name,
             "max_length": parts.recipe.task.max_length,
-            LENGTH: parts.backbone.tokenizer.model_max_length,
+            LENGTH: min(int(parts.backbone.tokenizer.model_max_length), NO_LIMIT),
             "pair": parts.task.pair,
             "long": parts.recipe.task.long,
             "window_pooling": parts.recipe.task.window_pooling,
+            "pooling": pooling,
             "temperature": restored.temperature,
             "shortcuts": shortcut_record(kept, parts.recipe.adapter.shortcut_norm) if kept else None,
         }

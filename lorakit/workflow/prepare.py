@@ -32,6 +32,7 @@ from lorakit.workflow.accelerator import check_device, make_accelerator
 from lorakit.workflow.calibrate import calibrate
 from lorakit.workflow.objective import objective_of
 from lorakit.workflow.parts import Parts
+from lorakit.workflow.probe import probe_head
 from lorakit.workflow.setup import adapt, drop_unused_work, make_allocator, warm_start
 
 
@@ -49,6 +50,8 @@ def prepare(
         encoded = parts.encode("train", *task.validation)
         schedule = make_schedule(recipe, len(encoded["train"]))
         check_device(recipe)
+        if fresh:
+            probe_head(parts, encoded["train"])
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         if fresh:
             warm_start(recipe, adapted)
@@ -66,7 +69,7 @@ def prepare(
         updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader)
         graphs = None
         if recipe.training.cuda_graphs:
-            check_graphs(recipe.training, accelerator, adapted.model.config, [*search, *updates])
+            check_graphs(recipe, accelerator, adapted.model.config, [*search, *updates])
             graphs = Graphs(adapted)
     state = TrainState(
         total_steps=schedule.total_steps,

@@ -19,6 +19,7 @@ from lorakit.training.seeds import derive_seed
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.calibrate import calibrate
 from lorakit.workflow.objective import objective_of
+from lorakit.workflow.probe import probe_head
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work, make_allocator, warm_start
 
 
@@ -107,6 +108,7 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
     with loaded.locating_errors():
         check_decides_at_once(loaded.recipe.search)
         encoded = parts.encode("train")["train"]
+        probe_head(parts, encoded)
         adapted = adapt(parts, statistics=calibrate(parts, encoded))
         drop_unused_work(parts, adapted)
         warm_start(loaded.recipe, adapted)

@@ -157,7 +157,7 @@ class FakeWorkflow:
         for text, label in (("a fine film", "positive"), ("a dull film", "")):
             plain = {"text": text, "label": label, "probability": 0.875, "probabilities": chances}
             on_answer(Result(**plain))
-        return Result(run=run, source=source, rows=2, blank=0, abstained=1, labels={"positive": 1})
+        return Result(run=run, source=source, rows=2, blank=0, abstained=1, without=0, labels={"positive": 1})
 
     @property
     def call(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:

@@ -18,7 +18,7 @@ from lorakit.tasks.baselines import (
     some_rows,
     tfidf,
 )
-from lorakit.tasks.task import Task
+from lorakit.tasks.task import MULTI_LABEL_METRICS, Task
 
 TASK = Task("three", "", ("text",), "label", ("a", "b", "c"), ("accuracy", "macro_f1"))
 
@@ -100,3 +100,39 @@ def test_numbers_to_predict_have_a_loss_alone():
 def test_a_run_below_a_baseline_says_so():
     baselines = [Baseline("majority", "always a", {"accuracy": 0.5}), Baseline("tfidf", "words", {"accuracy": 0.8})]
     assert below_words("accuracy", {"accuracy": 0.7}, baselines) == ["accuracy 0.7000 is below words: 0.8000"]
+    assert below_words("mae", {"mae": 0.7}, [Baseline("majority", "always a", {"mae": 0.6})]) == [
+        "mae 0.7000 is above always a: 0.6000"
+    ]
+
+
+SEVERAL = Task("several", "", ("text",), "label", ("a", "b", "c"), MULTI_LABEL_METRICS, multi_label=True)
+
+
+def test_the_majority_of_several_labels_is_each_labels():
+    found = majority(SEVERAL, np.array([[1, 0, 1], [1, 0, 0], [1, 1, 1]]), np.array([[1, 0, 1], [0, 1, 0]]))
+    assert found.title == "always a, c"
+    assert found.scores["micro_f1"] == pytest.approx(
+        2 * 2 / (2 * 2 + 2 + 1)
+    )  # right of row 0; two too many, one missed
+    assert found.scores["subset_accuracy"] == 0.5
+
+
+def test_words_that_tell_each_of_several_labels_are_learnt():
+    texts = ["good x", "good bad", "bad y", "z"] * 4
+    train = split_of(texts, [["good" in text, "bad" in text, False] for text in texts])
+    found = tfidf(SEVERAL, train, split_of(["bad good", "z"], [[1, 1, 0], [0, 0, 0]]))
+    assert found.scores["micro_f1"] == found.scores["subset_accuracy"] == 1
+
+
+@pytest.mark.parametrize(
+    ("decided", "told"),
+    [
+        ([[0, 0, 0]] * 3, ["it answers no label for all 3 validation rows"]),
+        ([[1, 1, 1]] * 3, ["it answers 'a', 'b', 'c' for all 3 validation rows"]),
+        ([[1, 0, 0], [1, 1, 0], [1, 1, 0]], ["it never answers 'c', which 2 of the 3 validation rows have"]),
+        ([[1, 0, 0], [1, 1, 1], [0, 0, 0]], []),
+    ],
+)
+def test_a_collapse_of_several_labels_is_told(decided: list[list[int]], told: list[str]):
+    references = np.array([[1, 0, 0], [1, 1, 1], [0, 0, 1]])
+    assert collapse_warnings(SEVERAL, np.array(decided), references, [0.7, 0.6]) == told

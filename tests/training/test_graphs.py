@@ -19,8 +19,10 @@ ON = "training.cuda_graphs=true"
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_refused_without_a_gpu(bench: Bench):
-    with pytest.raises(RecipeError, match=r"this device \(cpu and not cuda\)"):
-        bench.train(ON)
+    with pytest.raises(
+        RecipeError, match=r"this device \(cpu and not cuda\), training\.micro_tokens, task\.long=windows"
+    ):
+        bench.train(ON, "training.micro_tokens=64", "task.long=windows", "task.max_length=8")
 
 
 def test_what_acts_before_every_step_is_not_steady():

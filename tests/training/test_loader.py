@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
+from support.runs import Bench
 
 from lorakit.recipe.schema import TrainingSection
 from lorakit.training.loader import StepBatch, TrainLoader
@@ -20,6 +22,9 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def tokens_of(self, rows: Sequence[int], multiple: int = 1) -> int:
+        return len(rows) * max(self.lengths[row] for row in rows)
 
     def collate(self, rows: Sequence[int], multiple: int = 1) -> dict[str, torch.Tensor]:
         return {"rows": torch.tensor(list(rows))}
@@ -121,3 +126,13 @@ def test_sampled_batches_are_drawn_without_replacement():
     again = torch.Generator().manual_seed(0)
     assert [batch["rows"].tolist() for batch in loader().sample(3, again)] == drawn[0]
     assert len(loader().sample(99, generator)) == 6
+
+
+@pytest.mark.parametrize("settings", [(), ("task.long=windows", "task.max_length=6")])
+def test_what_is_cut_is_what_is_computed(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
+    """Windows, each a line of its own, and padding are counted as they are in the batch."""
+    loader = bench.prepare(tmp_path, "training.micro_tokens=60", *settings).loader
+    sizes = [(b["input_ids"].numel(), len(b["labels"])) for step in loader.step_batches(0) for b in step.batches]
+    assert sum(rows for _, rows in sizes) == len(loader.encoded)
+    assert all(size <= 60 or rows == 1 for size, rows in sizes)
+    assert max(size for size, _ in sizes) > 30

@@ -232,6 +232,29 @@ def test_what_peft_does_not_tell_is_told(bench: Bench, tmp_path: Path, caplog: p
     assert_close(one, other[:, ::-1].copy(), rtol=1e-5, atol=1e-6)
 
 
+def test_the_base_model_s_own_head_is_taken_by_name_or_when_asked(bench: Bench, tmp_path: Path):
+    """Of an adapter that brings none."""
+    made(bench, peft.LoraConfig(r=4, target_modules=QV), tmp_path / "peft")
+    base: Any = AutoModelForSequenceClassification.from_pretrained(bench.backbone(), id2label={0: "plain", 1: "happy"})
+    found = {}
+    for names in (["plain", "happy"], ["x", "y"]):
+        base.config.id2label = dict(enumerate(names))
+        base.save_pretrained(tmp_path / names[0])
+        for file in bench.backbone().glob("*token*"):
+            shutil.copy(file, tmp_path / names[0])
+        settings = [f"model.name={tmp_path / names[0]}"]
+        if names == ["x", "y"]:
+            with pytest.raises(
+                RunError, match=r"head for x, y: a new one takes its place.*the adapter brings none"
+            ) as caught:
+                brought_in(bench, tmp_path / "peft", tmp_path / "refused", *settings)
+            assert "model.head=keep" in caught.value.problems[0].hint
+            settings.append("model.head=keep")
+        run = brought_in(bench, tmp_path / "peft", tmp_path / f"run-{names[0]}", *settings).out
+        found[names[0]] = lorakit.load(run).predict_proba(TEXTS)
+    assert_close(found["plain"], found["x"][:, ::-1].copy(), rtol=1e-5, atol=1e-6)
+
+
 def test_a_fresh_adapter_without_a_head_is_refused(bench: Bench, tmp_path: Path):
     made(bench, peft.LoraConfig(r=4, target_modules=QV), tmp_path / "peft")
     with pytest.raises(RunError, match=r"classifier.bias is missing: the base model has no trained head"):

@@ -15,9 +15,10 @@ from lorakit.adapters.method import methods
 from lorakit.artifacts.peft.import_ import PeftAdapter, Tensors, matches, targeted
 from lorakit.artifacts.peft.layout import MAGNITUDE
 from lorakit.artifacts.saved_head import match_head
+from lorakit.backbone.head import output_names
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
-from lorakit.backbone.trained_head import Outputs, output_names
+from lorakit.backbone.trained_head import Outputs
 from lorakit.errors import RunError
 from lorakit.recipe.schema import AdapterSection
 from lorakit.tasks.label_order import told
@@ -138,9 +139,13 @@ def head_values(adapter: PeftAdapter, adapted: AdaptedModel) -> Tensors:
             whose = "the adapter brings only a part of its head"
             if not adapter.rest:
                 whose = "the base model has no trained head, and the adapter brings none"
-            raise adapter.error(
-                f"{missing[0]} is missing: {whose}", hint="task_type='SEQ_CLS' in PEFT trains and saves it"
-            )
+            hint, base = "task_type='SEQ_CLS' in PEFT trains and saves it", adapted.backbone.head
+            if not adapter.rest and base.note and not base.reshaped:  # its labels have other names
+                whose, hint = (
+                    f"{base.note}; and the adapter brings none",
+                    "model.head=keep, where the base model's own is meant",
+                )
+            raise adapter.error(f"{missing[0]} is missing: {whose}", hint=hint)
         return {name: state[name].clone() for name in parts}
     for name, tensor in adapter.rest.items():
         if tensor.shape != state[name].shape:

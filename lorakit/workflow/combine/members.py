@@ -13,8 +13,8 @@ import torch
 from lorakit.artifacts.combination import Combination, Factors, Setting, Update, nothing_at, truncated, update_of
 from lorakit.artifacts.merge import fold
 from lorakit.artifacts.run import Run
+from lorakit.backbone.head import output_names
 from lorakit.backbone.site import Site
-from lorakit.backbone.trained_head import output_names
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import load_recipe
 from lorakit.searching.input_statistics import input_means
@@ -49,6 +49,9 @@ def check_backbones(runs: Sequence[Run]) -> None:
     """Updates are of one pretrained weight."""
     first, *others = [(run, load_recipe(run.recipe).recipe.model) for run in runs]
     for run, model in others:
+        if model.pooling != first[1].pooling:
+            what = f"the head of this run reads {model.pooling}, and that of {first[0].path} {first[1].pooling}"
+            raise UsageError(what, where=str(run.path), valid="runs with the same model.pooling")
         if (model.name, model.revision) != (first[1].name, first[1].revision):
             raise UsageError(
                 f"this run is on {model.name}, and {first[0].path} on {first[1].name}",
