@@ -78,8 +78,8 @@ class ProgressHook(Hook):
             refresh_per_second=REDRAWS,
         )
         self.bar = self.display.add_task("training", total=state.total_steps, completed=state.step)
-        self.display.start()
         displays.append(self.console)
+        self.display.start()
 
     def after_step(self, state: TrainState) -> None:
         """Move the bar, or print a line where another tenth of the steps is done."""

@@ -94,7 +94,7 @@ def test_runs_recipes_and_tasks(runs: Path):
 def test_show_takes_recipes_cards_and_keys(runs: Path):
     assert complete_shown("gradn") == ["gradnorm"]
     assert complete_shown("cus") == ["custom"]
-    assert complete_shown("training.l") == ["training.lr", "training.length_grouping"]
+    assert complete_shown("training.len") == ["training.length_grouping"]
     assert "training" in complete_shown("tr")
 
 
