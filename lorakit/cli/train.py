@@ -64,8 +64,8 @@ def train(
         if dry_run:
             preview(loaded, as_json=as_json)
             return
-        if not resume and run_dir is None and loaded.folder is None:
-            say_unfinished(loaded)
+        if not resume:
+            mind_unfinished(loaded, loaded.folder if run_dir is None else run_dir)
         say(f"loading {loaded.recipe.model.name} and {loaded.recipe.task.train or loaded.recipe.task.name}")
         from lorakit.cli.progress import ProgressHook
 
@@ -79,11 +79,13 @@ def train(
         answer(result, partial(tell, offline=loaded.recipe.run.offline), as_json=as_json)
 
 
-def say_unfinished(loaded: LoadedRecipe) -> None:
-    """Say it where a stopped run of the same recipe could go on instead."""
-    from lorakit.workflow.unfinished import find_resumable
+def mind_unfinished(loaded: LoadedRecipe, folder: Path | None) -> None:
+    """Say it where a stopped run of the same recipe could go on instead; UsageError where it lies in the ``folder`` to train in."""
+    from lorakit.workflow.unfinished import find_resumable, refuse_unfinished
 
-    if stopped := find_resumable(loaded):
+    if folder is not None:
+        refuse_unfinished(loaded, folder)
+    elif stopped := find_resumable(loaded):
         say(f"{stopped}; this trains anew")
 
 

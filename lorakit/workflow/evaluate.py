@@ -271,7 +271,7 @@ def evaluate_splits(
                 elif task.multi_label:
                     found = diagnose_labels(task, decisions, chances, references, *rest)
                 else:
-                    fitted_here = trained.temperature != 1 and split == task.validation[0]
+                    fitted_here = trained.temperature != 1 and not trained.learnt and split == task.validation[0]
                     reliable = trust(logits, chances, references, trained.temperature, fitted_here=fitted_here)
                     found = diagnose(task, chances, references, *rest)
         if predictions is not None:
