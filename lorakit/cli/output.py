@@ -22,6 +22,8 @@ PIPE_WIDTH = 1000  # columns of a table where there is no terminal: in a pipe or
 
 talk = logging.getLogger("lorakit")
 """What the library and the commands say while they work."""
+displays: list[Console] = []
+"""The console of the display that is live on the terminal, if there is one: talk is printed by it, above the display."""
 
 
 def main_process() -> bool:
@@ -97,7 +99,8 @@ class TalkHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print ``record``, warnings marked as such."""
         mark = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        console(talk=True).print(mark + record.getMessage(), markup=False, soft_wrap=True)
+        out = displays[-1] if displays else console(talk=True)
+        out.print(mark + record.getMessage(), markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lorakit.cli.output import console, main_process
+from lorakit.cli.output import console, displays, main_process
 from lorakit.reporting.tables import scores as scores_text
 from lorakit.training.hooks import Hook, TrainState
 
@@ -78,6 +78,7 @@ class ProgressHook(Hook):
             refresh_per_second=REDRAWS,
         )
         self.bar = self.display.add_task("training", total=state.total_steps, completed=state.step)
+        displays.append(self.console)
         self.display.start()
 
     def after_step(self, state: TrainState) -> None:
@@ -112,6 +113,7 @@ class ProgressHook(Hook):
     def close(self) -> None:
         """Take the display off the terminal; a second call does nothing."""
         if self.display is not None:
+            displays.remove(self.console)
             self.display.stop()
             self.display = None
 

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from lorakit.artifacts.files import write_bytes
 from lorakit.recipe.schema import SHORTCUTS
 from lorakit.reporting.grid import Grid, Located, layer_name, site_grid
+from lorakit.reporting.score_axis import score_limits
 from lorakit.reporting.tables import counted
 
 TILE = (0.07, 0.32, 0.60)
@@ -97,16 +98,19 @@ def write_number(axes: Axes, x: float, y: float, text: str, ink: str) -> None:
     axes.text(x, y, text.removesuffix("%"), ha="center", va="center", fontsize=8.5, color=ink)
 
 
-def training_curves(metrics: Sequence[Mapping[str, Any]], ticks: Sequence[int], path: Path) -> Path:
+def training_curves(
+    metrics: Sequence[Mapping[str, Any]], ticks: Sequence[int], path: Path, *, rows: int | None = None
+) -> Path:
     """Draw the loss and every validation score over the optimiser steps, with the search's ticks as thin vertical lines.
 
-    metrics: records ``{step, epoch, loss, lr}`` and ``{step, epoch, split, scores}``, in any order; ticks: their steps.
+    metrics: records ``{step, epoch, loss, lr}`` and ``{step, epoch, split, scores}``, in any order; ticks: their steps;
+    rows: how many the validation split has, where that is known. The loss begins at 0, the scores as ``score_limits`` says.
     Writes ``path`` as PNG, makes its folder, and returns it.
     """
-    return save(curves(metrics, ticks), path)
+    return save(curves(metrics, ticks, rows=rows), path)
 
 
-def curves(metrics: Sequence[Mapping[str, Any]], ticks: Sequence[int]) -> Figure:
+def curves(metrics: Sequence[Mapping[str, Any]], ticks: Sequence[int], *, rows: int | None = None) -> Figure:
     """The figure of ``training_curves``."""
     losses = sorted((record["step"], record["loss"]) for record in metrics if "loss" in record)
     lines: dict[str, list[tuple[int, float]]] = {}
@@ -116,12 +120,16 @@ def curves(metrics: Sequence[Mapping[str, Any]], ticks: Sequence[int]) -> Figure
         for metric, value in record["scores"].items():
             name = f"{record['split']} {metric}" if several else metric
             lines.setdefault(name, []).append((record["step"], value))
-    figure = canvas(7.2, 5.2)
+    figure = canvas(5.6, 4.8)  # so narrow that its letters can be read on a telephone
     upper, lower = figure.subplots(2, 1, sharex=True)
     draw_curve(upper, losses, LINES[0], marker="" if len(losses) > 1 else "o")
     upper.set_ylabel("training loss", color=INK)
+    if losses and min(loss for _, loss in losses) >= 0:
+        upper.set_ylim(0, 1.05 * max(loss for _, loss in losses) or 1.0)
     for index, (name, points) in enumerate(lines.items()):
         draw_curve(lower, sorted(points), LINES[index % len(LINES)], label=unmarked(name), marker="o")
+    if limits := score_limits([value for points in lines.values() for _, value in points], rows):
+        lower.set_ylim(*limits)
     lower.set_ylabel("validation", color=INK)
     lower.set_xlabel("optimiser step", color=INK)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

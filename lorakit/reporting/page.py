@@ -92,7 +92,7 @@ def passage(words: Passage) -> str:
 
 
 def picture(drawn: Picture) -> str:
-    """A figure with its heading and caption; on a narrow screen it is moved sideways rather than shrunk beyond reading."""
+    """A figure with its heading and caption; on a screen below 20 rem it is moved sideways rather than shrunk beyond reading."""
     label = escape(drawn.alt)
     svg = drawn.svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     return (

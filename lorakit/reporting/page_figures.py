@@ -39,10 +39,11 @@ def drawings(
         last = f" Its last scores: {scores(outcome.last)}." if outcome.last else ""
         yield Drawing(
             "curves",
-            curves(metrics, history.steps),
+            curves(metrics, history.steps, rows=sum(map(sum, outcome.confusion)) or None),
             "Loss and scores",
             f"Two curves over the optimiser steps: the training loss, and the scores on the validation split.{last}",
-            "Above: the mean training loss between two records. Below: the scores on the validation split. "
+            "Above: the mean training loss between two records. Below: the scores on the validation split, on an axis at least as wide "
+            "as what chance alone does to them. "
             + ("A thin vertical line is a tick of the search." if history.ticks else ""),
         )
     if 0 < len(outcome.confusion) <= MOST_CLASSES and any(count for line in outcome.confusion for count in line):
@@ -126,6 +127,7 @@ def confusion_drawing(outcome: Outcome) -> Drawing:
     if most:
         alt += f" Most often {outcome.labels[label]} is taken for {outcome.labels[answer]}: {most:,} rows."
     caption = (
-        "Each row is a label, each column an answer; the stronger the colour, the larger the share of the label's rows."
+        "Each row is a label, each column an answer; the stronger the colour, the larger the share of the label's rows, taken at the "
+        "lower end of its 95 % interval: what two rows do is pale."
     )
     return Drawing("confusion", confusion(outcome.labels, counts), "Which classes are taken for which", alt, caption)

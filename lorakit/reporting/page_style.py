@@ -1,4 +1,4 @@
-"""How a report's page looks."""
+"""How a report's page looks, down to a width of 400 px: text wraps, figures shrink, and a table scrolls in its own box, never the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ STYLE = """
     --warn: #3d3313; --line0: #5aa9e6; --line1: #ef8f55; --line2: #5fc389; --line3: #b394e0; }
 }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.55 system-ui, sans-serif; }
+html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
+body { margin: 0; overflow-wrap: anywhere; background: var(--paper); color: var(--ink); font: 1rem/1.55 system-ui, sans-serif; }
 main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
 h1 { margin: 0; font-size: 1.7rem; line-height: 1.2; overflow-wrap: anywhere; }
 h2 { margin: 2rem 0 .5rem; font-size: 1.15rem; }
@@ -25,17 +26,19 @@ li { margin: .2rem 0; overflow-wrap: anywhere; }
 .facts dd { margin: 0; font-size: 1.05rem; font-weight: 600; overflow-wrap: anywhere; }
 figure { margin: 0; }
 figcaption { margin-top: .3rem; max-width: 46rem; }
-.scroll { overflow-x: auto; }
-.scroll svg { display: block; width: 100%; min-width: 34rem; height: auto; }
+.scroll { overflow-x: auto; max-width: 100%; }
+.scroll svg { display: block; width: 100%; min-width: 20rem; height: auto; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { overflow-wrap: normal; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .9rem .25rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule); }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; white-space: normal; min-width: 3.6rem; }
 th:first-child { text-align: left; }
 tbody th { font-weight: 600; }
 details { margin-top: 1rem; }
 summary { cursor: pointer; font-weight: 600; }
-pre { overflow-x: auto; background: var(--card); border-radius: .4rem; padding: .8rem; font-size: .82rem; line-height: 1.4; }
+pre { overflow-x: auto; overflow-wrap: normal; max-width: 100%; background: var(--card); border-radius: .4rem; padding: .8rem;
+  font-size: .82rem; line-height: 1.4; }
 footer { margin-top: 3rem; }
+@media (max-width: 30rem) { main { padding: 1rem .75rem 2rem; } h1 { font-size: 1.35rem; } .facts { gap: .4rem; } }
 @media print { details, .scroll { overflow: visible; } }
 """

@@ -10,7 +10,9 @@ from lorakit.errors import DataError
 from lorakit.recipe.schema import TaskSection
 from lorakit.tasks.data_files import find_files
 from lorakit.tasks.data_sets import HUB, DataSet, find_data_set
-from lorakit.tasks.labels import INTEGER, LabelMap, fold, written
+from lorakit.tasks.label_order import as_data
+from lorakit.tasks.label_sets import LabelSets
+from lorakit.tasks.labels import INTEGER, LabelMap
 from lorakit.tasks.rows import Rows
 from lorakit.tasks.splits import build_split
 from lorakit.tasks.stored_rows import Source
@@ -51,10 +53,12 @@ def load_without_training(section: TaskSection, learnt: Task, splits: Sequence[s
     return TaskData(learnt, built, origin, sources)
 
 
-def labels_as_learnt(task: Task, rows: Rows) -> LabelMap | None:
+def labels_as_learnt(task: Task, rows: Rows) -> LabelMap | LabelSets | None:
     """Labels by the names that were learnt; all of them may be ids instead where no name is a number. None for a number to predict."""
     if task.regression:
         return None
+    if task.multi_label:
+        return LabelSets.of_names(task.labels, task.label_separator or None)
     if rows.labels is None or any(INTEGER.fullmatch(name) for name in task.labels):
-        return LabelMap(task.labels, {fold(written(name) or name): place for place, name in enumerate(task.labels)})
+        return LabelMap(task.labels, {as_data(name): place for place, name in enumerate(task.labels)})
     return LabelMap.of_names(task.labels, rows)

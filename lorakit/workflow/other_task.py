@@ -10,7 +10,7 @@ import numpy as np
 from lorakit.artifacts.provenance import read_provenance, text_digests
 from lorakit.artifacts.run import Run
 from lorakit.errors import UsageError, command_line
-from lorakit.tasks.labels import fold, written
+from lorakit.tasks.label_order import order_by_name, told
 from lorakit.tasks.task import Task, TaskData
 
 logger = logging.getLogger(__name__)
@@ -25,11 +25,13 @@ def outputs_by_name(run: Run, learnt: Task, task: Task) -> list[int]:
     hint = f"{command_line('eval', learnt.known_as)}, or --file with any labelled file"
     if learnt.pair != task.pair:
         raise UsageError(f"{what}: one has pairs of texts, the other single ones", where=str(run.path), hint=hint)
-    own, wanted = ([fold(written(name) or name) for name in each.labels] for each in (learnt, task))
-    if not own or sorted(own) != sorted(wanted):
-        both = "; ".join(f"of {each.known_as}: {', '.join(each.labels) or 'a number'}" for each in (learnt, task))
+    if learnt.multi_label != task.multi_label:
+        raise UsageError(f"{what}: one gives a row several labels, the other one", where=str(run.path), hint=hint)
+    order = order_by_name(learnt.labels, task.labels)
+    if not order:
+        both = "; ".join(f"of {each.known_as}: {told(each.labels)}" for each in (learnt, task))
         raise UsageError(f"{what}, and their labels differ: {both}", where=str(run.path), hint=hint)
-    return [own.index(name) for name in wanted]
+    return order
 
 
 def warn_of_other_task(run: Run, learnt: Task, data: TaskData, splits: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
 from lorakit.errors import UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.workflow.accelerator import this_process
-from lorakit.workflow.unfinished import changed_keys, resumable
+from lorakit.workflow.unfinished import changed_keys, refuse_unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,7 @@ def choose_run(loaded: LoadedRecipe, run_dir: str | Path | None, resume: bool) -
         return open_run(folder) if folder else unfinished_run(parent, name, seed)
     if not folder:
         return new_run(parent, name, seed)
-    if stopped := resumable(loaded, Run(folder)):
-        raise UsageError(str(stopped), hint="another --run-dir, to train anew")
+    refuse_unfinished(loaded, folder)
     return claim(folder)
 
 

@@ -261,4 +261,5 @@ def draw(run: Run, parts: Parts) -> None:
     timeline = run.timeline()
     if timeline:
         site_heatmap(timeline, parts.sites, run.report / "sites.png")
-    training_curves(run.metrics(), [tick["step"] for tick in timeline], run.report / "curves.png")
+    rows = len(parts.data.splits[parts.task.validation[0]])
+    training_curves(run.metrics(), [tick["step"] for tick in timeline], run.report / "curves.png", rows=rows)

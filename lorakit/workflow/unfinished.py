@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lorakit.artifacts.run import Run, named_runs
 from lorakit.artifacts.standing import standing
-from lorakit.errors import LorakitError, command_line
+from lorakit.errors import LorakitError, UsageError, command_line
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 
@@ -44,6 +44,12 @@ def find_resumable(loaded: LoadedRecipe) -> Resumable | None:
     recipe = loaded.recipe
     named = named_runs(Path(recipe.run.folder), recipe.run.name or loaded.name, recipe.run.seed)
     return next((found for run in reversed(named) if (found := resumable(loaded, run))), None)
+
+
+def refuse_unfinished(loaded: LoadedRecipe, folder: Path) -> None:
+    """UsageError where ``folder``, in which a training is to begin, holds a stopped run of the same recipe."""
+    if stopped := resumable(loaded, Run(folder)):
+        raise UsageError(str(stopped), hint="another --run-dir, to train anew")
 
 
 def resumable(loaded: LoadedRecipe, run: Run) -> Resumable | None:

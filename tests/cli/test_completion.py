@@ -88,13 +88,13 @@ def test_runs_recipes_and_tasks(runs: Path):
     assert complete_recipe("de") == ["demo"]
     assert complete_recipe("runs/r") == ["runs/reviews-0"]
     assert complete_task("r") == ["rotten_tomatoes", "rte", "reviews", "runs/demo-0", "runs/reviews-0"]
-    assert complete_recipe_or_run_or_setting(NOTHING, "training.cl") == ["training.clip="]
+    assert complete_recipe_or_run_or_setting(NOTHING, "training.cli") == ["training.clip="]
 
 
 def test_show_takes_recipes_cards_and_keys(runs: Path):
     assert complete_shown("gradn") == ["gradnorm"]
     assert complete_shown("cus") == ["custom"]
-    assert complete_shown("training.l") == ["training.lr", "training.length_grouping"]
+    assert complete_shown("training.len") == ["training.length_grouping"]
     assert "training" in complete_shown("tr")
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lorakit.cli.output import listening, say
 from lorakit.cli.progress import REDRAWS, ProgressHook, figures, lines_of
 from lorakit.training.hooks import TrainState
 
@@ -118,3 +119,18 @@ def test_the_display_asks_for_figures_no_more_often_than_it_is_redrawn(monkeypat
     monkeypatch.setattr(TrainState, "fresh_loss", lambda state: asked.append(state.step))
     train(ProgressHook(), steps=100)
     assert 1 <= len(asked) <= 100 / 100 * REDRAWS + 2
+
+
+def test_talk_is_printed_above_the_live_display(monkeypatch):
+    """After the bar's line was erased, and not behind it."""
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    with listening(), ProgressHook() as hook:
+        hook.on_train_begin(TrainState(total_steps=10, steps_per_epoch=10))
+        say("scoring 3 sites")
+        hook.close()
+        say("later")
+    before, told, after = stream.getvalue().partition("scoring 3 sites\n")
+    assert told
+    assert before.endswith("\x1b[2K")
+    assert after.endswith("later\n")

@@ -1,6 +1,7 @@
 import re
+from html.parser import HTMLParser
 
-from support.pages import loads_nothing, read_page
+from support.pages import VOID, loads_nothing, read_page
 
 from lorakit.reporting.figures import as_svg, curves
 from lorakit.reporting.page import Numbers, Page, Picture, render
@@ -60,3 +61,40 @@ def test_colours_come_in_light_and_in_dark():
 
 def test_the_same_figure_gives_the_same_text():
     assert page() == page()
+
+
+class Boxes(HTMLParser):
+    """inside: for each wide element, whether it stands in a box that scrolls by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.inside = [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag in ("table", "pre", "svg"):
+            self.inside.append((tag, tag == "pre" or "scroll" in self.open))
+        if tag not in VOID:
+            self.open.append(dict(attributes).get("class") or "")
+
+    def handle_endtag(self, tag):
+        self.open.pop()
+
+
+def test_a_narrow_screen_never_scrolls_the_whole_page():
+    """At 400 px there are 25 rem, of which the page's edges take 2: nothing outside of a scrolling box insists on more."""
+    assert "<meta name='viewport' content='width=device-width, initial-scale=1'>" in page()
+    boxes = Boxes()
+    boxes.feed(page().replace("/>", "></path>"))
+    assert {tag for tag, _ in boxes.inside} == {"table", "pre", "svg"}
+    assert all(inside for _, inside in boxes.inside)
+    rules = dict(re.findall(r"([^{}]+?)\s*\{([^{}]*)\}", STYLE.partition("@media (max-width")[0].replace("\n", " ")))
+    told = {name.strip(): rule for name, rule in rules.items()}
+    assert "overflow-x: auto" in told[".scroll"]
+    assert "overflow-x: auto" in told["pre"]
+    assert "overflow-wrap: anywhere" in told["body"]
+    assert "width: 100%" in told[".scroll svg"]
+    assert "max-width" in told["main"]
+    least = [float(rem) for rem in re.findall(r"(?:min-width: |minmax\()([\d.]+)rem", STYLE)]
+    assert least
+    assert max(least) <= 25 - 2
+    assert not re.search(r"[^-]width: [\d.]+(px|rem)", STYLE)

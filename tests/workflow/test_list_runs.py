@@ -117,6 +117,10 @@ def test_the_first_line_of_a_training_names_the_stopped_run(bench: Bench, runs: 
     )
     main(["train", "small.yaml"])
     first = capsys.readouterr().err.splitlines()[0]
+    assert main(["train", "small.yaml", "--run-dir", f"{runs}/small-0"]) == 2
+    refused = capsys.readouterr().err.splitlines()[0]
+    assert refused.startswith("error: ")
+    assert first.startswith(refused.removeprefix("error: "))
     assert first == (
         f"{runs}/small-0 was stopped, and 3 of its 12 steps are kept: lorakit train {runs}/small-0 --resume goes on with it; "
         "this trains anew"

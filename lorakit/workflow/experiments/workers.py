@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.artifacts.lock import Worker, claimed
+from lorakit.artifacts.standing import all_checkpoints
 from lorakit.errors import Interrupted, LorakitError, Problem, RunError
 from lorakit.result import Result
-from lorakit.training.checkpoint import all_checkpoints, intact
+from lorakit.training.checkpoint import intact
 from lorakit.workflow.experiments.arms import Entry
 from lorakit.workflow.experiments.request import Watch
 from lorakit.workflow.train import train

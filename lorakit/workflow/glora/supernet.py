@@ -15,13 +15,13 @@ from lorakit.artifacts.adapter_file import load_adapter, save_adapter
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import remove_folder
 from lorakit.artifacts.run import Run
+from lorakit.artifacts.standing import all_checkpoints
 from lorakit.errors import Interrupted
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import SearchSection
 from lorakit.tasks.held_out import hold_out
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import TaskData
-from lorakit.training.checkpoint import all_checkpoints
 from lorakit.training.evaluation import predict_logits, score_logits
 from lorakit.training.hooks import Hook
 from lorakit.training.seeds import derive_seed
