@@ -43,6 +43,7 @@ def test_any_iterable_will_do(finished: TrainResult):
         "label": expected[0].label,
         "probability": expected[0].probability,
         "probabilities": expected[0].probabilities,
+        "labels": (expected[0].label,),
     }
 
 
