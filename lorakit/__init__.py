@@ -12,6 +12,8 @@ There is a function for each command of the command line, and each has its own h
     inspect_data       what the data is like: classes, duplicates, lengths, simple classifiers
     plan               what a training would take: places, parameters, steps, memory
     train              a recipe -> a run
+    train_folds        own data, each part held out once -> the mean score, and all runs as one classifier
+    ensemble           several runs as one classifier
     search             decide before the training who gets the budget -> a recipe
     evolve             the same for GLoRA, by evolution on a supernet
     describe           what an adapter method is, costs and goes together with
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.combine.combine import combine
     from lorakit.workflow.describe import describe
     from lorakit.workflow.doctor.doctor import doctor
+    from lorakit.workflow.ensembles import ensemble
     from lorakit.workflow.evaluate import evaluate
     from lorakit.workflow.experiments.compare import compare
     from lorakit.workflow.experiments.sweep import plan_sweep, sweep
@@ -63,12 +66,14 @@ if TYPE_CHECKING:
     from lorakit.workflow.report import report
     from lorakit.workflow.search import search
     from lorakit.workflow.train import train
+    from lorakit.workflow.train_folds import train_folds
 
 HOMES = {
     "combine": "lorakit.workflow.combine.combine",
     "compare": "lorakit.workflow.experiments.compare",
     "describe": "lorakit.workflow.describe",
     "doctor": "lorakit.workflow.doctor.doctor",
+    "ensemble": "lorakit.workflow.ensembles",
     "evaluate": "lorakit.workflow.evaluate",
     "evolve": "lorakit.workflow.glora.evolve",
     "export": "lorakit.workflow.export",
@@ -86,6 +91,7 @@ HOMES = {
     "search": "lorakit.workflow.search",
     "sweep": "lorakit.workflow.experiments.sweep",
     "train": "lorakit.workflow.train",
+    "train_folds": "lorakit.workflow.train_folds",
 }
 """Public function -> the module it stands in, imported at its first use: ``import lorakit`` itself stays quick."""
 
@@ -95,6 +101,7 @@ __all__ = [
     "compare",
     "describe",
     "doctor",
+    "ensemble",
     "evaluate",
     "evolve",
     "export",
@@ -112,6 +119,7 @@ __all__ = [
     "search",
     "sweep",
     "train",
+    "train_folds",
 ]
 
 

@@ -68,7 +68,7 @@ def check_foldable(adapted: AdaptedModel) -> None:
 
 
 def check_own_weights(adapted: AdaptedModel) -> None:
-    """Refuse updates of a weight that several modules have, as in families that repeat one block: all of them would get each update."""
+    """Refuse updates of a weight that several modules have, as where one block is repeated (Zamba): all would get it."""
     owners: dict[nn.Parameter, dict[str, nn.Module]] = {}
     ours = {module for adapter in adapted.adapters.values() for module in adapter.modules()}
     for path, module in adapted.model.named_modules():
@@ -86,7 +86,8 @@ def check_own_weights(adapted: AdaptedModel) -> None:
         ]
         if others:
             raise RunError(
-                f"this run cannot be merged: its weight is shared with other modules, such as {others[0]}, which would get its update too",
+                f"this run cannot be merged: {name} and {others[0]} are one weight of the model, and an update of one would be the "
+                "other's too",
                 where=name,
                 hint="lorakit.load reads the run as it is, and lorakit export writes an adapter of it",
             )

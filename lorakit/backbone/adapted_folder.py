@@ -1,6 +1,6 @@
 """Merged folders that transformers by itself would load and then answer otherwise: so they do not load there.
 
-Their weights are not all of them (shortcuts), or their head reads a padding that only lorakit adds (``backbone.padding``).
+Their weights are not all of them (shortcuts), or texts are read as only lorakit does (``task.long``, ``backbone.padding``).
 
 config.json                       the model's own, but for "model_type", which no other library knows; its own stands beside it
 model.lorakit.safetensors         the weights, as transformers' variant "lorakit", which nobody loads without asking for it

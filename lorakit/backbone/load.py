@@ -121,6 +121,9 @@ def load_backbone(
         except Exception as error:
             raise weights_error(error, folder, section) from error
     refuse_unusable(config, section.name)
+    if section.pooling != MEAN and any(name.startswith(f"{HEAD}.") for name in info["unexpected_keys"]):
+        what = f"the head of '{section.name}' reads the mean of all tokens"
+        raise RecipeError(what, key="model.pooling", valid=MEAN, hint=f"model.pooling={MEAN}")
     if section.pooling == MEAN:
         with seeded(seed):
             dropped = read_mean(model, section.name)

@@ -20,6 +20,7 @@ from lorakit.cli.compare import compare
 from lorakit.cli.copy import copy_recipe
 from lorakit.cli.data import data
 from lorakit.cli.doctor import doctor
+from lorakit.cli.ensemble import ensemble
 from lorakit.cli.eval import evaluate
 from lorakit.cli.export import export
 from lorakit.cli.import_ import import_adapter
@@ -59,6 +60,7 @@ app.command("predict", rich_help_panel="Run")(predict)
 app.command("export", rich_help_panel="Exchange")(export)
 app.command("import", rich_help_panel="Exchange")(import_adapter)
 app.command("combine", rich_help_panel="Exchange")(combine)
+app.command("ensemble", rich_help_panel="Exchange")(ensemble)
 app.command("list", rich_help_panel="Recipes")(list_entries)
 app.command("show", rich_help_panel="Recipes")(show)
 app.command("copy", rich_help_panel="Recipes")(copy_recipe)

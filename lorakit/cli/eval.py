@@ -60,7 +60,7 @@ def evaluate(
 ) -> None:
     """Score a run or a checkpoint on a task."""
     with envelope(offline=offline, quiet=quiet):
-        if task and run is None and model is None and (Path(task) / "recipe.yaml").is_file():
+        if task and run is None and model is None and is_run(Path(task)):
             run, task = Path(task), None
         say(f"evaluating {model or run or 'the newest run'} on {file or task or 'its task'}")
         result = lorakit.evaluate(
@@ -76,6 +76,11 @@ def evaluate(
             rank=rank,
         )
         answer(result, tell, as_json=as_json)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run's folder, or an ensemble's, stands where a task could."""
+    return any((folder / name).is_file() for name in ("recipe.yaml", "ensemble.json"))
 
 
 def tell(result: EvalResult) -> None:

@@ -25,11 +25,13 @@ from lorakit.cli.options import (
     open_recipe,
 )
 from lorakit.cli.output import next_line, say, warn, write
-from lorakit.reporting.tables import count, duration, facts, percent, scores
+from lorakit.errors import UsageError
+from lorakit.reporting.tables import Column, count, duration, facts, percent, scores, table
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import LoadedRecipe
     from lorakit.workflow.train import TrainResult
+    from lorakit.workflow.train_folds import FoldsResult
 
 
 def train(
@@ -46,6 +48,12 @@ def train(
     ] = None,
     seed: Seed = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")] = False,
+    folds: Annotated[
+        Optional[int],
+        typer.Option(
+            "--folds", metavar="N", help="Train N times, each time with another part of your own data held out.", min=2
+        ),
+    ] = None,
     offline: Offline = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -62,6 +70,11 @@ def train(
         from lorakit.cli.progress import ProgressHook
 
         with ProgressHook(quiet=quiet) as progress:
+            if folds is not None:
+                refuse_with_folds(resume=resume)
+                found = lorakit.train_folds(loaded, folds=folds, run_dir=run_dir, hooks=[progress])
+                answer(found, tell_folds, as_json=as_json)
+                return
             result = lorakit.train(loaded, run_dir=run_dir, resume=resume, hooks=[progress])
         answer(result, partial(tell, offline=loaded.recipe.run.offline), as_json=as_json)
 
@@ -74,6 +87,25 @@ def mind_unfinished(loaded: LoadedRecipe, folder: Path | None) -> None:
         refuse_unfinished(loaded, folder)
     elif stopped := find_resumable(loaded):
         say(f"{stopped}; this trains anew")
+
+
+def refuse_with_folds(*, resume: bool) -> None:
+    """Folds go on by themselves where they were stopped."""
+    if resume:
+        raise UsageError("--folds goes on by itself with what is not finished", hint="leave --resume out")
+
+
+def tell_folds(result: FoldsResult) -> None:
+    """Write each fold's scores, their mean, and what can be done with the folds together."""
+    rows = [*((run.name, found) for run, found in zip(result.runs, result.scores, strict=True))]
+    rows += [("mean", result.mean), ("deviation", result.deviation)]
+    columns = [Column("fold", lambda row: row[0])]
+    columns += [Column(name, lambda row, name=name: f"{row[1][name]:.4f}", right=True) for name in result.mean]  # type: ignore[misc]
+    write(
+        table(rows, columns),
+        facts([("predictions", f"{result.predictions}  (of each row by the fold that held it out)")]),
+    )
+    say(f"next, with all folds as one classifier:\n  {next_line('predict', result.out, 'FILE')}")
 
 
 def preview(loaded: LoadedRecipe, *, as_json: bool) -> None:

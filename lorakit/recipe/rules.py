@@ -203,6 +203,7 @@ def custom_task(draft: Draft) -> Iterator[Problem]:
         yield draft.problem(
             "has no effect: task.validation names the rows", "task.validation_fraction", "one of the two"
         )
+    yield from folds_fit(draft)
     if draft["task.validation"] is not None and draft.changed("task.split_seed"):
         yield draft.problem("has no effect: task.validation names the rows", "task.split_seed", "one of the two")
     if draft.changed("task.data"):
@@ -229,6 +230,25 @@ def kind_of_task(draft: Draft) -> Iterator[Problem]:
     for path in ("task.text", "task.text_pair"):
         if draft[path] is not None and draft[path] in columns:
             yield draft.problem(f"is column '{draft[path]}', which is also a label", path, "another column")
+
+
+def folds_fit(draft: Draft) -> Iterator[Problem]:
+    """A fold is one of several, and is what is held out."""
+    folds, fold = draft["task.folds"], draft["task.fold"]
+    if folds is None and fold is None:
+        return
+    if folds is None or fold is None:
+        given = "task.fold" if folds is None else "task.folds"
+        yield draft.problem(
+            "says one half of it", given, "task.folds and task.fold, or neither", "lorakit train --folds"
+        )
+        return
+    if fold > folds:
+        yield draft.problem(f"is not one of the {folds} folds", "task.fold", f"1 to {folds}")
+    if draft["task.validation"] is not None:
+        yield draft.problem("has no effect: task.validation names the rows", "task.folds", "one of the two")
+    if draft.changed("task.validation_fraction"):
+        yield draft.problem("has no effect: a fold is held out", "task.validation_fraction", "one of the two")
 
 
 def only_custom(draft: Draft) -> Iterator[Problem]:

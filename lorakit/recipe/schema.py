@@ -153,6 +153,10 @@ class TaskSection:
     validation_fraction: float = key(
         0.1, "custom: the share of train held out where validation is not given", above=0, below=1
     )
+    folds: Optional[int] = key(
+        None, "custom: the rows are in so many folds, of which one is held out: see `lorakit train --folds`", low=2
+    )
+    fold: Optional[int] = key(None, "custom: the fold that is held out, from 1", low=1)
     split_seed: Optional[int] = key(
         0,
         "custom: draws the rows held out of train; null: run.seed does, and classes do not count, as in older runs",

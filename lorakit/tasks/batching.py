@@ -52,6 +52,11 @@ class Padding:
     multiple: int = 1
     equal: bool = False
 
+    @property
+    def ours_alone(self) -> bool:
+        """Whether a text alone is padded too, which nothing but lorakit does."""
+        return self.spare > 0 or self.multiple > 1
+
 
 @dataclass
 class Encoded:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.errors import DataError
+from lorakit.tasks.folds import fold_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,6 +25,9 @@ def hold_out_of(rows: Dataset, section: TaskSection, seed: int) -> dict[str, Dat
 
     Where it is null ``seed`` draws among all rows, as older versions did, so that their runs keep their rows.
     """
+    if section.folds is not None and section.fold is not None:
+        labels = np.asarray(rows.with_format("numpy")["label"][:])
+        return divided(rows, fold_of(labels, section.folds, section.fold, section.split_seed or 0))
     if section.split_seed is None:
         return hold_out(rows, section.validation_fraction, seed)
     return hold_out(rows, section.validation_fraction, section.split_seed, by_class=not section.regression)
@@ -46,6 +50,11 @@ def hold_out(rows: Dataset, fraction: float, seed: int, *, by_class: bool = Fals
         classes = np.asarray(rows.with_format("numpy")["label"][:])
     draw = np.random.default_rng([HOLD_OUT_STREAM, seed])
     held = stratified(classes, fraction, draw) if classes.ndim == 2 else drawn_by_class(classes, fraction, draw)
+    return divided(rows, held)
+
+
+def divided(rows: Dataset, held: NDArray[np.bool_]) -> dict[str, Dataset]:
+    """The rows that are not held out, and those that are (n,), in their order."""
     return {"train": rows.select(np.flatnonzero(~held)), "validation": rows.select(np.flatnonzero(held))}
 
 

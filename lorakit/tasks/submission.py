@@ -1,8 +1,8 @@
-"""Files of predictions: GLUE's submission form for the test splits of GLUE tasks, a csv with probabilities for all others.
+"""Files of predictions: GLUE's submission form for the test splits of GLUE tasks, a csv, jsonl or parquet file for all others.
 
 GLUE's form is tab separated: ``index``, ``prediction``, which is a label's name (MNLI, QNLI, RTE), a score from 0.000 to 5.000
-(STS-B), else the label's id. The csv has ``idx``, ``prediction`` (the label's name, several with a separator between them, or the
-number) and, where they are known, ``probability_<name>`` of every label.
+(STS-B), else the label's id. All others have ``idx``, the texts and ``label`` of the row, ``prediction`` (the label's name, several
+with a separator between them, or the number) and, where they are known, ``probability_<name>`` of every label.
 
 Both have a header and one row an example, in the order of idx.
 """
@@ -12,14 +12,18 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.errors import UsageError
+from lorakit.tasks.answer_files import answer_file
 from lorakit.tasks.label_sets import joined
 from lorakit.tasks.task import Task, named_labels
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def prediction_rows(
@@ -54,30 +58,36 @@ def write_predictions(
     probabilities: NDArray[Any] | None = None,
     *,
     split: str = "test",
+    rows: Dataset | None = None,
 ) -> Path:
     """Write one row an example and give the path back.
 
     predictions: shape (n,), or (n, labels); probabilities: shape (n, num_labels) or None; split: decides the form, see the head of
-    this file. The file appears only when it is complete. Raises UsageError where it cannot be written.
+    this file; rows: the split, whose texts and labels are written too. The file appears only when it is complete. Raises UsageError
+    where it cannot be written, or its suffix names no kind of file.
     """
     path = Path(path)
     if task.submission and split in task.test:
-        header, separator = ["index", "prediction"], "\t"
-        rows: list[tuple[Any, ...]] = [*prediction_rows(task, idx, predictions)]
-    else:
-        chances = np.empty((len(idx), 0)) if probabilities is None or task.regression else probabilities
-        names = task.labels[: chances.shape[1]]
-        header, separator = ["idx", "prediction", *(f"probability_{name}" for name in names)], ","
-        rows = [
-            (idx[row], spoken(task, predictions[row]), *(f"{chance:.6f}" for chance in chances[row]))
-            for row in np.argsort(idx, kind="stable").tolist()
-        ]
+        return write_submission(path, prediction_rows(task, idx, predictions))
+    chances = np.empty((len(idx), 0)) if probabilities is None or task.regression else probabilities
+    own = [] if rows is None else [name for name in ("text", "text_pair", "label") if name in rows.column_names]
+    names = ["idx", *own, "prediction", *(f"probability_{name}" for name in task.labels[: chances.shape[1]])]
+    with answer_file(path, names) as write:
+        for row in np.argsort(idx, kind="stable").tolist():
+            told = {} if rows is None else rows[row]
+            given = [spoken(task, told[name]) if name == "label" else told[name] for name in own]
+            answers = [spoken(task, predictions[row]), *(round(float(chance), 6) for chance in chances[row])]
+            write([int(idx[row]), *given, *answers])
+    return path
+
+
+def write_submission(path: Path, rows: Sequence[tuple[int, str]]) -> Path:
+    """GLUE's form."""
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, delimiter=separator, lineterminator="\n")
-            writer.writerows([header, *rows])
+            csv.writer(file, delimiter="\t", lineterminator="\n").writerows([("index", "prediction"), *rows])
         part.replace(path)
     except OSError as error:
         raise UsageError(f"predictions cannot be written: {error.strerror or error}", where=str(path)) from error

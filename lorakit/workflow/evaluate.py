@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.artifacts.run import Run
-from lorakit.errors import UsageError, nearest
+from lorakit.errors import UsageError, command_line, nearest
 from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.result import Result
 from lorakit.tasks.calibration import Reliability, probabilities, reliability
 from lorakit.tasks.diagnosis import Diagnosis, Slice, by_value, diagnose
 from lorakit.tasks.label_diagnosis import LabelDiagnosis, diagnose_labels
+from lorakit.tasks.label_order import order_by_name
 from lorakit.tasks.metrics import interval, main_metric
 from lorakit.tasks.number_diagnosis import NumberDiagnosis, diagnose_numbers
 from lorakit.tasks.sources import load_task
 from lorakit.tasks.submission import write_predictions
 from lorakit.tasks.task import Task, TaskData, tasks
-from lorakit.training.evaluation import decide, of_split, predict_logits, probabilities_of, score_logits
-from lorakit.workflow.accelerator import put_on_device
+from lorakit.training.evaluation import decide, of_split, probabilities_of, score_logits
+from lorakit.workflow.ensembles import TrainedEnsemble, is_ensemble, members_of
 from lorakit.workflow.labelled_file import read_labelled
 from lorakit.workflow.named_runs import newest_of, unknown_task
 from lorakit.workflow.other_task import outputs_by_name, warn_of_other_task
-from lorakit.workflow.parts import cut_of, encode_split
-from lorakit.workflow.restore import TrainedClassifier, open_trained, restore_checkpoint, restore_run
+from lorakit.workflow.restore import open_trained, restore_checkpoint, restore_run
 from lorakit.workflow.same_data import check_same_data, tell_seen
+from lorakit.workflow.trained import TrainedClassifier
 
 
 @dataclass(frozen=True)
@@ -162,13 +164,22 @@ def open_run_for(
     offline: bool,
     rank: int | None,
     with_data: bool,
-) -> tuple[TrainedClassifier, TaskData]:
+) -> tuple[TrainedClassifier | TrainedEnsemble, TaskData]:
     """The run's model, of the newest run where none is named, and its data, or its task alone without data.
 
     Of another task than it learnt, that one's rows. UsageError where its labels are others, DataError where the split's rows are not
     the run's any more.
     """
     path = newest_of(Path("runs"), task).path if run is None else Path(run)
+    if is_ensemble(path):
+        if with_data:
+            what = "the runs of an ensemble may have been trained on each other's validation rows"
+            raise UsageError(what, where=str(path), hint=command_line("eval", path, "--file", "FILE"))
+        opened = [
+            open_run_for(task, each, weights, split, offline=offline, rank=rank, with_data=False)
+            for each in members_of(path)
+        ]
+        return joined(path, opened)
     learnt = open_trained(path, weights)[0].task()
     other = None if task in (None, learnt.name, learnt.known_as) else task
     if other is not None and other not in tasks:
@@ -203,6 +214,16 @@ def open_run_for(
     return found, data
 
 
+def joined(path: Path, opened: Sequence[tuple[Any, TaskData]]) -> tuple[TrainedEnsemble, TaskData]:
+    """The runs of an ensemble as one, for the task of the first; the others' outputs are matched to its labels by name."""
+    task = opened[0][1].task
+    members = [
+        member if task.regression else replace(member, outputs=order_by_name(data.task.labels, task.labels))
+        for member, data in opened
+    ]
+    return TrainedEnsemble(members, f"{path} ({len(members)} runs)"), opened[0][1]
+
+
 def wanted_splits(task: Task, split: str | None) -> Sequence[str]:
     """The splits to read: the one that was asked for, or all validation splits. UsageError where a task has none of that name."""
     known = ("train", *task.validation, *task.test)
@@ -212,7 +233,7 @@ def wanted_splits(task: Task, split: str | None) -> Sequence[str]:
 
 
 def evaluate_splits(
-    trained: TrainedClassifier,
+    trained: TrainedClassifier | TrainedEnsemble,
     data: TaskData,
     splits: Sequence[str],
     predictions: Path | None,
@@ -228,18 +249,13 @@ def evaluate_splits(
     if predictions is not None and len(splits) > 1:
         raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
     task, metric = data.task, main_metric(data.task)
-    adapted, recipe = trained.adapted, trained.recipe
-    cut = cut_of(recipe.task, adapted.backbone)
-    objective = put_on_device(adapted.model, recipe, regression=task.regression)
     scores: dict[str, float] = {}
     slices: list[Slice] = []
     bounds, reliable, rows = None, None, 0
     found: Diagnosis | LabelDiagnosis | NumberDiagnosis | None = None
     started = time.perf_counter()
     for split in splits:
-        encoded = encode_split(data, split, adapted.backbone, cut)
-        logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
-        logits = logits if trained.outputs is None else logits[:, trained.outputs]
+        encoded, logits = trained.logits(data, split)
         decisions = decide(task, logits)
         chances = probabilities_of(task, logits, trained.temperature)
         rows += len(encoded)
@@ -259,7 +275,7 @@ def evaluate_splits(
                     reliable = trust(logits, chances, references, trained.temperature, fitted_here=fitted_here)
                     found = diagnose(task, chances, references, *rest)
         if predictions is not None:
-            write_predictions(predictions, task, encoded.idx, decisions, chances, split=split)
+            write_predictions(predictions, task, encoded.idx, decisions, chances, split=split, rows=data.splits[split])
     return EvalResult(
         task=task.name,
         split=", ".join(splits),

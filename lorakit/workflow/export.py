@@ -110,7 +110,7 @@ def export(
     check_target(target, force=force, kind="an exported adapter", is_kind=is_exported)
     restored = restore_run(run, weights, with_data=False, rank=rank)
     parts = restored.parts
-    if parts.backbone.padding.spare:
+    if parts.backbone.padding.ours_alone:
         raise RunError(
             f"PEFT would answer otherwise: {padding_note(parts.backbone.model.config)}, which nothing but lorakit does",
             where=str(run),

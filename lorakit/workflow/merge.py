@@ -15,7 +15,7 @@ from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_
 from lorakit.backbone.adapted_folder import LENGTH, NO_LIMIT
 from lorakit.backbone.load import quiet_transformers
 from lorakit.backbone.mean_pooling import MEAN
-from lorakit.recipe.schema import ModelSection
+from lorakit.recipe.schema import ModelSection, TaskSection
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded, encode
 from lorakit.workflow.parts import Parts
@@ -39,7 +39,7 @@ class MergeResult(Result):
         largest_logit: of the run's model, to compare that with.
         tolerance: the difference that was allowed.
         flips: labels that changed.
-        plain: whether transformers alone can load it, which is where nothing was kept, and no padding is needed that it would not add.
+        plain: whether transformers alone can load it, which is where nothing was kept, and texts are padded and cut as it does.
         load_line: the line of Python that loads it.
         temperature: what its logits are to be divided by before a softmax; ``lorakit.load`` does that, transformers does not. 1: none.
     """
@@ -99,8 +99,9 @@ def merge(
     check_foldable(adapted)
     reference = predict_reference(restored)
     kept = adapted.live_shortcuts
-    pooling = parts.recipe.model.pooling
-    folded, closed = fold(adapted), bool(kept) or parts.backbone.padding.spare > 0 or pooling == MEAN
+    folded, pooling = fold(adapted), parts.recipe.model.pooling
+    otherwise = parts.backbone.padding.ours_alone or parts.recipe.task.long != TaskSection.long or pooling == MEAN
+    closed = bool(kept) or otherwise  # another loader would read it, and answer otherwise
     with folder(target) as place:
         save_merged(adapted, place, kept, parts.max_length, closed=closed)
         record: dict[str, Any] = {

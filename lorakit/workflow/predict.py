@@ -20,10 +20,12 @@ from lorakit.errors import DataError, RunError, UsageError
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.result import Result
 from lorakit.tasks.batching import encoded_rows
+from lorakit.tasks.label_order import order_by_name
 from lorakit.tasks.new_texts import Text, is_blank
 from lorakit.tasks.table import short
 from lorakit.tasks.tokens import tokens_of
 from lorakit.workflow.accelerator import put_on_device
+from lorakit.workflow.ensembles import is_ensemble, members_of, together
 from lorakit.workflow.parts import cut_of
 from lorakit.workflow.restore import is_merged, read_as_trained, restore_merged, restore_run
 from lorakit.workflow.thresholds import check_thresholds, reaching, with_labels
@@ -196,6 +198,28 @@ class Classifier:
         return Prediction(text, self.labels[best], float(outputs[best]), chances, (self.labels[best],))
 
 
+class EnsembleClassifier(Classifier):
+    """Several classifiers as one: the mean of their probabilities, or numbers. model and tokenizer are the first one's.
+
+    Attributes:
+        members: the classifiers.
+    """
+
+    def __init__(self, members: Sequence[Classifier]):
+        vars(self).update(vars(members[0]))
+        self.members = members
+        wanted = tuple(self.labels.values())
+        self.orders = [
+            None if self.regression else order_by_name(tuple(each.labels.values()), wanted) for each in members
+        ]
+
+    def outputs(self, chunk: Sequence[Text], batch_size: int) -> NDArray[np.float32]:
+        """The mean of what the members say."""
+        found = [member.outputs(chunk, batch_size) for member in self.members]
+        parts = [each if order is None else each[:, order] for each, order in zip(found, self.orders, strict=True)]
+        return together(parts).astype(np.float32)
+
+
 def load(path: str | Path, *, weights: str | None = None, rank: int | None = None) -> Classifier:
     """Load a trained classifier.
 
@@ -218,6 +242,8 @@ def load(path: str | Path, *, weights: str | None = None, rank: int | None = Non
         'positive'
     """
     path = Path(path)
+    if is_ensemble(path):
+        return EnsembleClassifier([load(run, weights=weights, rank=rank) for run in members_of(path)])
     if not is_merged(path):
         restored = restore_run(path, weights, with_data=False, rank=rank)
         task = restored.parts.task

@@ -25,6 +25,7 @@ from lorakit.tasks.task import Task, TaskData
 from lorakit.workflow.parts import Parts, load_data
 from lorakit.workflow.same_data import check_same_base, check_same_data
 from lorakit.workflow.setup import adapt, assemble
+from lorakit.workflow.trained import TrainedClassifier
 
 logger = logging.getLogger(__name__)
 
@@ -191,23 +192,6 @@ def read_as_trained(task: TaskSection, record: Mapping[str, Any]) -> None:
     """Texts are read as the record of a merged folder says that they were in the training."""
     task.max_length, task.long = record["max_length"], record["long"]
     task.window_pooling = record["window_pooling"]
-
-
-@dataclass(frozen=True)
-class TrainedClassifier:
-    """A trained classifier, wherever it came from.
-
-    recipe: the text length and batch size it is used with; source: what to call it; temperature: for its probabilities; outputs:
-    for each label of the task, the model's output for it, None where they stand in the task's order; learnt: what it learnt, where
-    that is another task than the one it is used for.
-    """
-
-    adapted: AdaptedModel
-    recipe: Recipe
-    source: str
-    temperature: float = 1.0
-    outputs: list[int] | None = None
-    learnt: str = ""
 
 
 def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassifier:

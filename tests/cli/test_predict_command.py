@@ -74,3 +74,13 @@ def test_a_missing_file_is_told_before_anything_is_loaded(cli, here):
     ran = cli("predict", "runs/a", "texts.txt")
     assert ran.code == 2
     assert "there is no file texts.txt" in ran.err
+
+
+def test_several_labels_are_printed_with_their_probabilities():
+    from lorakit.cli.predict import line
+    from lorakit.workflow.predict import Prediction
+
+    found = Prediction("t", "a;c", None, {"a": 0.75, "b": 0.25, "c": 0.5}, ("a", "c"))
+    assert line(found, proba=False) == "a;c\t0.7500;0.5000"
+    assert line(found, proba=True) == "a;c\t0.7500;0.5000\ta=0.7500\tb=0.2500\tc=0.5000"
+    assert line(Prediction("t", "", None, {"a": 0.25}, ()), proba=False) == "\t"

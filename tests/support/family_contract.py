@@ -90,6 +90,7 @@ def attempt(family: str, folder: Path) -> Tried:
     refuse_unusable(tiny_config(family), family)
     tiny_classifier(family, folder)
     backbone = load_backbone(ModelSection(name=str(folder)), labels=("LABEL_0", "LABEL_1"), regression=False, seed=0)
+    assert backbone.new_parts, "no head trains"
     rows = encode_rows(Dataset.from_dict(ROWS), backbone, backbone.longest_text(60))
     check_labels_are_the_texts_own(backbone, rows)
     check_the_longest_text_fits(backbone)

@@ -2,6 +2,7 @@ import csv
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from lorakit.errors import UsageError
 from lorakit.tasks.submission import prediction_rows, write_predictions
@@ -34,14 +35,45 @@ def test_rows_are_in_the_order_of_idx():
 def test_other_splits_and_tasks_get_a_csv_with_names_and_probabilities(tmp_path):
     chances = np.array([[0.25, 0.75], [0.9, 0.1]])
     expected = [
-        {"idx": "3", "prediction": "b, c", "probability_a": "0.900000", "probability_b, c": "0.100000"},
-        {"idx": "9", "prediction": "a", "probability_a": "0.250000", "probability_b, c": "0.750000"},
+        {"idx": "3", "prediction": "b, c", "probability_a": "0.9", "probability_b, c": "0.1"},
+        {"idx": "9", "prediction": "a", "probability_a": "0.25", "probability_b, c": "0.75"},
     ]
     task = Task("custom", "", ("text",), "label", ("a", "b, c"), ("accuracy",))
     path = write_predictions(tmp_path / "p.csv", task, [9, 3], np.array([0, 1]), chances)
     assert list(csv.DictReader(path.open(newline=""))) == expected
     path = write_predictions(tmp_path / "v.csv", tasks.get("sst2"), [9, 3], np.array([0, 1]), split="validation")
     assert path.read_text() == "idx,prediction\n3,positive\n9,negative\n"
+
+
+def test_texts_and_labels_stand_beside_the_predictions(tmp_path):
+    task = Task("custom", "", ("a", "b"), "label", ("no", "yes"), ("accuracy",))
+    rows = Dataset.from_dict({"text": ["x", "y"], "text_pair": ["p", "q"], "label": [1, 0], "idx": [5, 4]})
+    for suffix in ("csv", "jsonl", "parquet"):
+        path = tmp_path / f"p.{suffix}"
+        write_predictions(path, task, rows["idx"], np.array([1, 1]), np.array([[0.25, 0.75], [0.5, 0.5]]), rows=rows)
+        found = Dataset.from_json(str(path)) if suffix == "jsonl" else getattr(Dataset, f"from_{suffix}")(str(path))
+        assert found.to_list() == [
+            {
+                "idx": 4,
+                "text": "y",
+                "text_pair": "q",
+                "label": "no",
+                "prediction": "yes",
+                "probability_no": 0.5,
+                "probability_yes": 0.5,
+            },
+            {
+                "idx": 5,
+                "text": "x",
+                "text_pair": "p",
+                "label": "yes",
+                "prediction": "yes",
+                "probability_no": 0.25,
+                "probability_yes": 0.75,
+            },
+        ]
+    with pytest.raises(UsageError, match="cannot write answers as"):
+        write_predictions(tmp_path / "p.xls", task, rows["idx"], np.array([1, 1]), rows=rows)
 
 
 def test_numbers_outside_glue_are_not_clipped(tmp_path):

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score
+from support.every_family import tiny_classifier
 from support.runs import SEARCH, Bench, edited_json, records, without
 from transformers import AutoModel, AutoTokenizer
 
 import lorakit
 from lorakit.artifacts.files import read_json
-from lorakit.errors import RunError
+from lorakit.errors import RecipeError, RunError
 from lorakit.tasks.batching import encode
 from lorakit.workflow.baselines import mean_features
 from lorakit.workflow.parts import Parts
@@ -35,6 +36,14 @@ def test_a_run_is_the_same_with_and_without_baselines(bench: Bench, settings: tu
     ours, theirs = records(told.run_dir), records(bare.run_dir)
     assert without(ours.pop("summary"), TOLD) == without(theirs.pop("summary"), TOLD)
     assert ours == theirs
+
+
+@pytest.mark.parametrize("family", ["t5", "funnel"])  # a base model that wants its decoder's input; one that pools
+def test_a_model_without_a_state_for_each_token_has_no_features(bench: Bench, tmp_path: Path, family: str):
+    folder = tiny_classifier(family, tmp_path / family)
+    with pytest.raises(RecipeError, match=f"a {family} model has no features of single tokens") as caught:
+        bench.train(f"model.name={folder}", "adapter.targets=[all]", "evaluation.baselines=[frozen]")
+    assert caught.value.problems[0].key == "evaluation.baselines"
 
 
 def test_the_summary_has_the_majoritys_share(bench: Bench, finished: lorakit.TrainResult):

@@ -46,6 +46,7 @@ def test_a_merged_folder_reads_them_so_too(run, tmp_path):
     merged = lorakit.merge(result.run_dir, out=tmp_path / "merged")
     own = lorakit.load(result.run_dir).predict_proba([LONG, "happy"])
     assert lorakit.load(merged.out).predict_proba([LONG, "happy"]) == pytest.approx(own, abs=1e-5)
+    assert not merged.plain  # which transformers would cut at their end
 
 
 def test_a_run_is_scored_as_it_was_in_the_training(run):

@@ -18,7 +18,13 @@ from safetensors.torch import load_file, save_file
 from support.models import ENCODER, FAMILIES
 from support.runs import SEARCH, Bench, edited_json
 from torch.testing import assert_close
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    BertModel,
+)
 
 import lorakit
 from lorakit.artifacts.files import read_json
@@ -178,9 +184,20 @@ def test_transformers_cuts_texts_where_the_run_does(bench: Bench, tmp_path: Path
     (theirs,) = plain([text], truncation=True)
     (ours,) = lorakit.predict(run, [text])
     assert {one["label"]: pytest.approx(one["score"], abs=1e-5) for one in theirs} == ours.probabilities
-    assert lorakit.load(merged.out).max_length == 6
+    assert read_json(merged.out / "lorakit.json")["max_length"] == 6
     again = assemble(bench.load(f"model.name={merged.out}", "task.max_length=20")).backbone
     assert again.longest_text(20) == 20
+
+
+def test_a_tokenizer_without_a_limit_gets_the_runs(bench: Bench, tmp_path: Path):
+    """Or the model's, where its positions are fewer: 64 in the tiny models."""
+    base = shutil.copytree(bench.backbone(), tmp_path / "base")
+    with edited_json(base / "tokenizer_config.json") as config:
+        config["model_max_length"] = 10**30
+    run = bench.train(f"model.name={base}", "task.max_length=100", "training.max_steps=1").run_dir
+    out = lorakit.merge(run, out=tmp_path / "merged").out
+    assert AutoTokenizer.from_pretrained(out).model_max_length == 64
+    assert len(lorakit.predict(out, ["good " * 90])) == 1
 
 
 def test_best_and_last_weights_are_merged_as_asked(bench: Bench, tmp_path: Path):
@@ -237,7 +254,7 @@ def test_a_weight_that_modules_share_is_told(bench: Bench, tmp_path: Path):
     restored = restore_run(bench.train("training.max_steps=1", "adapter.targets=[q]").run_dir, "last").adapted
     first, second = (restored.model.get_submodule(site.name) for site in restored.sites)
     second.weight = first.weight
-    with pytest.raises(RunError, match=r"its weight is shared with other modules, such as .*layer\.1.*query") as caught:
+    with pytest.raises(RunError, match=r"layer\.0.*query and .*layer\.1.*query are one weight of the model") as caught:
         check_foldable(restored)
     assert caught.value.problems[0].where.endswith("layer.0.attention.self.query")
     assert "tolerance" not in caught.value.problems[0].hint

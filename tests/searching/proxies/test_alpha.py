@@ -108,6 +108,22 @@ def test_bisection_finds_every_boundary(make: Make, wanted: int, regression: boo
     assert proxies.get("alpha").score(probe)[site] == wanted
 
 
+def test_several_labels_are_right_one_by_one(make: Make) -> None:
+    """Below a factor of 0.3 two of six labels are wrong: a third of them, though no row is right as a whole."""
+    scene = make("bert", targets=["q"])
+    site, factor = factor_of(scene)
+    labels = torch.tensor([[1, 0, 1], [0, 0, 1]])
+
+    def answer(model: Any, batch: Any) -> torch.Tensor:
+        wrong = torch.tensor([[1, 0, 0], [1, 0, 0]]) * (factor() < 0.3 - 1e-6)
+        return ((labels ^ wrong) * 2 - 1).double()
+
+    for tolerance, expected in ((0.3, 3), (0.4, 0)):
+        probe = scene.probe([{"labels": labels}])
+        probe = replace(probe, logits=answer, settings={"tolerance": tolerance})
+        assert proxies.get("alpha").score(probe)[site] == expected
+
+
 def factor_of(scene: Scene) -> tuple[str, Callable[[], float]]:
     """The first site, and by how much its module's output is scaled just now."""
     site = next(iter(scene.adapted.adapters))

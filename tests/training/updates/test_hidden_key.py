@@ -79,6 +79,19 @@ def test_of_a_number_the_kl_is_that_of_normal_distributions(bench: Bench, tmp_pa
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_of_several_labels_the_kl_is_that_of_each_by_itself(bench: Bench, tmp_path: Path):
+    training, _ = hidden(bench, tmp_path, "keys: 0.3, hidden: 0.3, beta: 0.7", kind="several")
+    batch = batch_of(training)
+    seen: list[torch.Tensor] = []
+    training.adapted.model.register_forward_hook(lambda module, args, output: seen.append(output.logits.detach()))
+    loss = training.loss(training.model, batch)
+    p, q = (torch.distributions.Bernoulli(logits=half.double()) for half in seen[0].chunk(2))
+    kl, labels = torch.distributions.kl_divergence, batch["labels"].double()
+    cross = -p.log_prob(labels).mean(-1).sum() - q.log_prob(labels).mean(-1).sum()
+    expected = (cross + 0.7 * (kl(p, q) + kl(q, p)).mean(-1).sum() / 2) / 2
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_draws_it_is_the_plain_loss(bench: Bench, tmp_path: Path, family: str):
     """keys so small that none is hidden: the masks go through DropKey all the same, and change nothing; both passes agree."""
