@@ -78,7 +78,7 @@ def tfidf(task: Task, train: Dataset, validation: Dataset) -> Baseline:
     model = make_pipeline(words, each_label(task, LogisticRegression(C=10.0, max_iter=ITERATIONS)))
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Label .* is present in all training examples")
+            quiet_about_classes()
             model.fit(joined(chosen), labels)
     except ValueError as error:
         if "vocabulary" not in str(error):
@@ -105,9 +105,15 @@ def frozen(
         return Baseline(FROZEN, title, {}, problem)
     model = make_pipeline(StandardScaler(), each_label(task, LogisticRegression(C=0.1, max_iter=ITERATIONS)))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Label .* is present in all training examples")
+        quiet_about_classes()
         model.fit(features, labels)
     return Baseline(FROZEN, title, score(task, model.predict(validation), references), note)
+
+
+def quiet_about_classes() -> None:
+    """Leave out what scikit-learn says of labels that all rows have, or few rows: the remarks on the data tell it."""
+    for said in ("Label .* is present in all training examples", "The number of unique classes is greater than 50%"):
+        warnings.filterwarnings("ignore", said)
 
 
 def each_label(task: Task, model: Any) -> Any:
