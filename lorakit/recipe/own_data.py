@@ -15,7 +15,7 @@ from typing import Any
 from lorakit.recipe.overlays import Overlay, read_document
 from lorakit.recipe.problems import Problems
 from lorakit.tasks.data_files import LABELLED, TXT, find_files
-from lorakit.tasks.data_sets import HUB, SAVED, DataSet, find_data_set
+from lorakit.tasks.data_sets import HUB, DataSet, find_data_set, is_saved
 from lorakit.tasks.guessing import Guess, guess_columns
 from lorakit.tasks.task import name_of_files
 from lorakit.tasks.unpacking import PACKINGS
@@ -50,7 +50,7 @@ def ending(path: PurePath) -> str:
 
 def has_data(folder: Path) -> bool:
     """Whether a folder is a data set that was saved, or holds shards."""
-    if any(all((folder / name).is_file() for name in names) for names in SAVED):
+    if is_saved(str(folder)):
         return True
     return any(ending(path) in LABELLED for path in folder.iterdir() if path.is_file() and path.name[0] not in "._")
 

@@ -97,10 +97,13 @@ def find_data_set(named: str, key: str, *, offline: bool) -> DataSet | DataSetSp
     """
     if named.startswith(HUB):
         return from_hub(named, key, offline=offline)
+    return from_disk(Path(os.path.expanduser(named)), key) if is_saved(named) else None
+
+
+def is_saved(named: str) -> bool:
+    """Whether a folder is what ``save_to_disk`` wrote."""
     folder = Path(os.path.expanduser(named))
-    if any(all(os.path.isfile(folder / name) for name in names) for names in SAVED):
-        return from_disk(folder, key)
-    return None
+    return any(all(os.path.isfile(folder / name) for name in names) for names in SAVED)
 
 
 def from_hub(named: str, key: str, *, offline: bool) -> DataSet:

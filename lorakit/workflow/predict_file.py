@@ -15,7 +15,8 @@ from typing import Any
 from lorakit.errors import DataError, UsageError
 from lorakit.result import Result
 from lorakit.tasks.answer_files import answer_file, writer_of
-from lorakit.tasks.data_files import find_files
+from lorakit.tasks.data_files import DataFiles, find_files
+from lorakit.tasks.data_sets import HUB, is_saved
 from lorakit.tasks.new_texts import NewRow, NewTexts, open_texts, refuse_names, stream_texts
 from lorakit.tasks.table import SHOWN
 from lorakit.workflow.predict import Classifier, Prediction, load
@@ -97,7 +98,7 @@ def predict_file(
         >>> lorakit.predict_file("runs/demo-0", "new.csv", out="labelled.csv").rows       # doctest: +SKIP
         600
     """
-    files = None if source == STDIN else find_files(str(source), "FILE", labelled=False)
+    files = None if source == STDIN else files_of(str(source))
     target = None if out is None else Path(out)
     if target is not None:
         writer_of(target)
@@ -142,6 +143,16 @@ def predict_file(
     result.labels = dict(labels)  # the standard library's asdict would make pairs of a Counter's keys
     tell_blank(result.blank, blank, texts)
     return result
+
+
+def files_of(source: str) -> DataFiles:
+    """The files to label. DataError about a data set of the library ``datasets``, which has to be written as files before."""
+    if source.startswith(HUB) or is_saved(source):
+        what, hint = f"{source} is a data set and no file", "its to_parquet writes the rows of a split as a file"
+        raise DataError(
+            what, key="FILE", valid="a file, a folder of shards, or a pattern such as data/new-*.csv", hint=hint
+        )
+    return find_files(source, "FILE", labelled=False)
 
 
 def answered(

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from lorakit.artifacts.files import remove_folder
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.standing import Standing, standing
-from lorakit.errors import UsageError
+from lorakit.errors import Interrupted, UsageError
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import CUSTOM
 from lorakit.result import Result
@@ -94,7 +94,11 @@ def train_folds(
         one = one_fold(loaded, fold, folds)
         begun = is_begun(one, Run(folder))
         if not Run(folder).finished:
-            train(one, run_dir=folder, resume=begun, hooks=hooks)
+            try:
+                train(one, run_dir=folder, resume=begun, hooks=hooks)
+            except Interrupted as stopped:
+                what = f"fold {fold} of {folds} {stopped.problems[0].what}"
+                raise Interrupted(what, hint="the same command goes on with this fold and the others") from None
     together = ensemble(runs, out=out)
     names, rows, scores = out_of_fold(runs)
     with answer_file(out / OUT_OF_FOLD, names) as write:

@@ -270,6 +270,13 @@ def test_one_column_is_not_both_texts_of_a_pair(tmp_path):
         open_texts(find_files(str(tmp_path / "a.csv"), ""), ("second", None), ("first", "second"), pair=True)
 
 
+def test_a_data_set_is_no_file(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    for source in ("hub:a/b", str(tmp_path)):
+        with pytest.raises(DataError, match="is a data set and no file"):
+            lorakit.predict_file("runs/none", source)
+
+
 def test_a_suffix_that_none_writes(finished: TrainResult, tmp_path: Path):
     save_csv(tmp_path / "a.csv")
     with pytest.raises(UsageError, match=r"cannot write answers as '\.xlsx'"):

@@ -64,7 +64,7 @@ def test_an_ensemble_is_scored_on_a_file_alone(bench, folds):
 
 
 def test_folds_go_on_where_they_were_stopped(bench, folds, tmp_path):
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match=r"fold 1 of 3 stopped after step 1 of 2(?s:.*)the same command goes on"):
         lorakit.train_folds(bench.load(*OPTIONS), folds=3, run_dir=tmp_path / "all", hooks=[StopAt(1)])
     with mock.patch.object(running, "draw"):
         again = lorakit.train_folds(bench.load(*OPTIONS), folds=3, run_dir=tmp_path / "all")
