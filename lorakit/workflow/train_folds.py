@@ -18,6 +18,7 @@ from lorakit.result import Result
 from lorakit.tasks.answer_files import answer_file
 from lorakit.tasks.readers import read_csv
 from lorakit.tasks.table import whole
+from lorakit.tasks.task import Task
 from lorakit.training.hooks import Hook
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.ensembles import claim_together, ensemble
@@ -101,6 +102,7 @@ def train_folds(
                 raise Interrupted(what, hint="the same command goes on with this fold and the others") from None
     together = ensemble(runs, out=out)
     names, rows, scores = out_of_fold(runs)
+    warn_of_small_folds(Run(runs[0]).task(), names, rows, folds)
     with answer_file(out / OUT_OF_FOLD, names) as write:
         for row in rows:
             write(row)
@@ -139,6 +141,21 @@ def is_begun(loaded: LoadedRecipe, run: Run) -> bool:
         remove_folder(run.path)
     this_process().wait_for_everyone()
     return False
+
+
+def warn_of_small_folds(task: Task, names: Sequence[str], rows: Sequence[Sequence[str]], folds: int) -> None:
+    """Say it where folds hold out no row of some class: F1 is 0 there, or of fewer classes, and so is its share of the mean."""
+    if task.regression or task.multi_label:
+        return
+    label, fold = names.index("label"), names.index("fold")
+    found = {(row[fold], row[label]) for row in rows}
+    lacking = sum(any((str(number), name) not in found for name in task.labels) for number in range(1, folds + 1))
+    if lacking:
+        logger.warning(
+            "%d of %d folds hold out no row of some class: scores of classes, and their mean, say little; fewer folds, or more rows",
+            lacking,
+            folds,
+        )
 
 
 def out_of_fold(runs: Sequence[Path]) -> tuple[list[str], list[list[str]], list[dict[str, float]]]:

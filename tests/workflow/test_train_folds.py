@@ -11,7 +11,9 @@ from support.runs import StopAt
 
 import lorakit
 from lorakit.errors import Interrupted, LorakitError, RecipeError, UsageError
+from lorakit.tasks.task import Task
 from lorakit.workflow import train as running
+from lorakit.workflow.train_folds import warn_of_small_folds
 
 OPTIONS = ("task.validation=null", "training.max_steps=2", "evaluation.baselines=[]")
 TEXTS = ["a happy film", "a sad one", " ", "what a night of joy"]
@@ -118,6 +120,14 @@ def test_folds_are_of_own_data_and_in_a_folder_of_their_own(bench, folds, tmp_pa
             lorakit.train_folds(bench.load(*OPTIONS), folds=2, run_dir=tmp_path)
         with pytest.raises(UsageError, match="rotten_tomatoes has validation rows of its own"):
             lorakit.train_folds("demo", folds=2, run_dir=tmp_path / "demo")
+
+
+def test_folds_that_lack_a_class_are_told(caplog):
+    task, names = Task("custom", "", ("text",), "label", ("a", "b"), ("accuracy",)), ["idx", "label", "fold"]
+    warn_of_small_folds(task, names, [("0", "a", "1"), ("1", "b", "1"), ("2", "a", "2"), ("3", "b", "2")], 2)
+    assert not caplog.text
+    warn_of_small_folds(task, names, [("0", "a", "1"), ("1", "b", "1"), ("2", "a", "2"), ("3", "a", "2")], 2)
+    assert "1 of 2 folds hold out no row of some class" in caplog.text
 
 
 def test_texts_that_were_trained_on_are_told(bench, folds, caplog):
