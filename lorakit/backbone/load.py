@@ -31,7 +31,7 @@ from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.backbone.padding import padding_note, prepare_padding
 from lorakit.backbone.positions import position_limit
 from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
-from lorakit.backbone.unusable import refuse_unusable
+from lorakit.backbone.unusable import refuse_half_precision, refuse_unusable
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
 from lorakit.recipe.schema import ModelSection
 from lorakit.tasks.batching import Padding
@@ -99,6 +99,7 @@ def load_backbone(
     with quiet_transformers():
         config = read_config(folder, section, options)
         refuse_unusable(config, section.name)
+        refuse_half_precision(config, section.dtype)
         tokenizer = read_tokenizer(folder, section, config, options)
         tokenizer.model_max_length = longest_row(folder, tokenizer.model_max_length)
         sparse = getattr(config, "attention_type", None) == "block_sparse"

@@ -19,6 +19,11 @@ REASONS = {
 }
 
 
+FLOAT32_ALONE = ("deberta", "fnet", "xlnet")
+"""Architectures that transformers cannot compute in half precision: some of their tensors stay in float32 when they are loaded, or
+they Fourier transform."""
+
+
 def refuse_unusable(config: Any, name: str) -> None:
     """RecipeError (key ``model.name``) for a model that would train to nothing; MRA's kernel is known once its code is imported."""
     kind = config.model_type
@@ -29,4 +34,14 @@ def refuse_unusable(config: Any, name: str) -> None:
             f"'{name}' is a {kind} model, which cannot be trained here: {reason}",
             key="model.name",
             hint="an encoder such as bert, roberta or deberta-v2, or a decoder such as llama or gpt2",
+        )
+
+
+def refuse_half_precision(config: Any, dtype: str) -> None:
+    """RecipeError (key ``model.dtype``) for weights in half precision that the model's own code cannot compute with."""
+    if dtype != "float32" and config.model_type in FLOAT32_ALONE:
+        raise RecipeError(
+            f"{config.model_type} models compute in float32 alone",
+            key="model.dtype",
+            valid="float32",
         )

@@ -64,7 +64,7 @@ def train(
         if dry_run:
             preview(loaded, as_json=as_json)
             return
-        if not resume:
+        if not resume and folds is None:
             mind_unfinished(loaded, loaded.folder if run_dir is None else run_dir)
         say(f"loading {loaded.recipe.model.name} and {loaded.recipe.task.train or loaded.recipe.task.name}")
         from lorakit.cli.progress import ProgressHook

@@ -7,14 +7,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.tasks.baselines import joined
 from lorakit.tasks.table import clipped
-from lorakit.tasks.task import Task
+from lorakit.tasks.task import Task, named_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,9 +54,9 @@ class SplitSurvey:
         name: of the split.
         rows: how many.
         labelled: whether it has labels.
-        classes: rows of each label, in the order of the labels; empty for a number to predict.
+        classes: rows of each label (with it, where a row may have several), in the order of the labels; empty for a number to predict.
         duplicates: rows whose text an earlier row has too.
-        conflicts: texts that have more than one label.
+        conflicts: texts that have more than one label; of a multi-label task, more than one set of labels.
         examples: some of these, each with its labels.
         overlap: rows whose text the training rows have too; 0 for these themselves.
         lengths: of its rows, in tokens.
@@ -82,7 +82,7 @@ def survey_split(
     labels = np.asarray(split["label"]) if labelled else None
     classes: dict[str, int] = {}
     if labels is not None and not task.regression:
-        counts = np.bincount(labels, minlength=task.num_labels)
+        counts = labels.sum(axis=0) if task.multi_label else np.bincount(labels, minlength=task.num_labels)
         classes = dict(zip(task.labels, counts.tolist(), strict=True))
     examples = [] if labels is None else conflicting(task, split, keys, labels)
     trained = set() if name == "train" else {key_of(text) for text in joined(train)}
@@ -105,16 +105,20 @@ def key_of(text: str) -> bytes:
 
 
 def conflicting(task: Task, split: Dataset, keys: Sequence[bytes], labels: NDArray[np.generic]) -> list[str]:
-    """Texts with more than one label, each with these."""
-    met: dict[bytes, dict[float, int]] = {}
+    """Texts with more than one label, each with these; of a multi-label task, with more than one set of labels."""
+    met: dict[bytes, dict[str, int]] = {}
     for row, (key, label) in enumerate(zip(keys, labels.tolist(), strict=True)):
-        met.setdefault(key, {}).setdefault(label, row)
+        met.setdefault(key, {}).setdefault(label_words(task, label), row)
     several = [found for found in met.values() if len(found) > 1]
     texts = joined(split.select([min(found.values()) for found in several]))
-    return [
-        f"{clipped(text)}: {', '.join(task.labels[int(label)] if task.labels else f'{label:g}' for label in sorted(found))}"
-        for text, found in zip(texts, several, strict=True)
-    ]
+    return [f"{clipped(text)}: {', '.join(sorted(found))}" for text, found in zip(texts, several, strict=True)]
+
+
+def label_words(task: Task, label: Any) -> str:
+    """A row's label for people: a class's name, the names of several labels, a number."""
+    if task.multi_label:
+        return " + ".join(named_labels(task, label)) or "no label"
+    return task.labels[int(label)] if task.labels else f"{label:g}"
 
 
 def scripts_of(texts: Sequence[str]) -> dict[str, float]:

@@ -226,3 +226,10 @@ def test_positions_limit_a_text_where_the_tokenizer_does_not(tiny, load):
         found[family] = (backbone.longest_text(1000), backbone.longest_text(7))
     # RoBERTa has 66 rows, the first of them the pad token's; the others have 64 positions.
     assert found == {"bert": (64, 7), "roberta": (65, 7), "opt": (64, 7), "llama": (1000, 7)}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_refused_where_transformers_cannot_compute_in_it(dtype, tiny, load):
+    problem = failure(load, tiny("deberta"), dtype=dtype)
+    assert (problem.key, problem.valid) == ("model.dtype", "float32")
+    assert "deberta models compute in float32 alone" in problem.what

@@ -241,7 +241,7 @@ def observe(family: str) -> dict[str, str]:
 def shortly(error: LorakitError) -> str:
     """The reason that an error gives, without the names of things."""
     text = error.problems[0].what.rpartition("cannot be trained here: ")[2].rpartition("cannot be merged: ")[2]
-    if text.startswith("its weight is shared"):
+    if " are one weight of the model" in text:
         return "its blocks share their weights"
     return "it has no Linear modules" if text.startswith("no layers") else text
 

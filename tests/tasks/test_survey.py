@@ -84,3 +84,11 @@ def test_pairs_are_compared_as_pairs():
 )
 def test_letters_are_counted_by_their_script(texts, expected):
     assert scripts_of(texts) == expected
+
+
+def test_rows_with_several_labels_are_counted_for_each():
+    task = Task("custom", "", ("text",), "label", ("hot", "sweet"), ("macro_f1",), multi_label=True)
+    rows = Dataset.from_dict({"text": ["a", "b", "A", "c"], "label": [[1, 1], [0, 1], [0, 0], [1, 0]]})
+    found = survey_split(task, "train", rows, rows, np.ones(4), 0, 9)
+    assert found.classes == {"hot": 2, "sweet": 2}
+    assert found.examples == ["a: hot + sweet, no label"]
