@@ -43,11 +43,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--test-rows", type=int, help="of the test part, drawn once for all seeds; all by default")
     parser.add_argument("--setfit", type=Path, help="a Python that has setfit")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    for folder in options.data:
-        for seed in options.seeds:
+    for seed in options.seeds:
+        for folder in options.data:
             file = options.out / f"{folder.name}-{seed}.json"
             found = read_json(file) if file.exists() else {"environment": environment()}
             one_seed(folder, seed, options, found, file)
@@ -65,7 +66,9 @@ def one_seed(folder: Path, seed: int, options: argparse.Namespace, found: dict[s
     place.mkdir(exist_ok=True)
     own, test = place / "rows.csv", place / "test.csv"
     pd.read_parquet(folder / "train.parquet").sample(options.rows, random_state=seed).to_csv(own, index=False)
-    pd.read_parquet(folder / "test.parquet").to_csv(test, index=False)
+    rows = pd.read_parquet(folder / "test.parquet")
+    rows = rows if options.test_rows is None else rows.sample(options.test_rows, random_state=0)
+    rows.to_csv(test, index=False)
     if "lorakit" not in found:
         found["lorakit"] = by_command(own, test, place)
         write_json(file, found)
@@ -73,13 +76,24 @@ def one_seed(folder: Path, seed: int, options: argparse.Namespace, found: dict[s
         found |= simple(own, test)
         write_json(file, found)
     if options.setfit and "setfit" not in found:
-        rows = place / "trained.csv"
+        trained = place / "trained.csv"
         parts = assemble(load_recipe(own, ["run.offline=true"]))
         kept = pd.read_csv(own).iloc[parts.data.splits["train"]["idx"][:]]
-        kept.to_csv(rows, index=False)
+        kept.to_csv(trained, index=False)
         answers = place / "setfit.csv"
         seconds = found["lorakit"]["train_seconds"]
-        words = [options.setfit, PEER, parts.backbone.folder, rows, test, answers, "--seconds", seconds, "--seed", seed]
+        words = [
+            options.setfit,
+            PEER,
+            parts.backbone.folder,
+            trained,
+            test,
+            answers,
+            "--seconds",
+            seconds,
+            "--seed",
+            seed,
+        ]
         told = subprocess.run([*map(str, words)], check=True, capture_output=True, text=True).stdout
         found["setfit"] = scored(test, pd.read_csv(answers)["label"]) | json.loads(told.splitlines()[-1])
         write_json(file, found)
