@@ -30,6 +30,7 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
 )
+ENSEMBLE = "ensemble.json"  # names the runs that answer together: see workflow/ensembles.py
 WEIGHTS = {"last": "adapter", "best": "best"}
 
 
@@ -166,6 +167,10 @@ def newest_run(folder: Path, task: str | None) -> Run:
 def open_run(path: str | Path) -> Run:
     """The run in ``path``. UsageError where there is none."""
     path = Path(path)
+    if not (path / "recipe.yaml").is_file() and (path / ENSEMBLE).is_file():
+        what = "is an ensemble of runs, and not one run"
+        valid = "one of its runs; or lorakit predict, and lorakit eval with --file, which take it whole"
+        raise UsageError(what, where=str(path), valid=valid, hint=f"its {ENSEMBLE} names them")
     if not (path / "recipe.yaml").is_file():
         raise UsageError(
             "is not a run folder: it has no recipe.yaml", where=str(path), hint="a folder that lorakit train made"
@@ -211,8 +216,8 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "changed": bool(status.strip())}
 
 
-def claim(path: Path) -> Run:
-    """A folder the person named for a new run: it must not hold one yet."""
+def claim(path: Path, hint: str = "--resume to go on with it, or another --run-dir") -> Run:
+    """A folder the person named for a new run: it must not hold one yet, nor anything else."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError("exists already", where=str(path), hint="--resume to go on with it, or another --run-dir")
+        raise UsageError("exists already", where=str(path), hint=hint)
     return Run(path)

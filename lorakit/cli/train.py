@@ -62,6 +62,8 @@ def train(
     with envelope(offline=offline, quiet=quiet):
         loaded = open_recipe(recipe, overrides, seed=seed, offline=offline, text=text, label=label, model=model)
         if dry_run:
+            if folds is not None:
+                loaded = first_fold(loaded, folds)
             preview(loaded, as_json=as_json)
             return
         if not resume and folds is None:
@@ -87,6 +89,14 @@ def mind_unfinished(loaded: LoadedRecipe, folder: Path | None) -> None:
         refuse_unfinished(loaded, folder)
     elif stopped := find_resumable(loaded):
         say(f"{stopped}; this trains anew")
+
+
+def first_fold(loaded: LoadedRecipe, folds: int) -> LoadedRecipe:
+    """The recipe of the first of the folds, which stands for all of them."""
+    from lorakit.workflow.train_folds import one_fold
+
+    say(f"fold 1 of {folds}; the others hold out other rows")
+    return one_fold(loaded, 1, folds)
 
 
 def refuse_with_folds(*, resume: bool) -> None:

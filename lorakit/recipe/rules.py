@@ -279,6 +279,13 @@ def loss_uses_its_settings(draft: Draft) -> Iterator[Problem]:
         )
 
 
+def windows_have_their_pooling(draft: Draft) -> Iterator[Problem]:
+    """How the logits of windows are pooled matters where there are windows."""
+    if draft["task.long"] != "windows" and draft.changed("task.window_pooling"):
+        what = f"has no effect: longer texts are read as task.long: {draft['task.long']} says"
+        yield draft.problem(what, "task.window_pooling", "task.long: windows")
+
+
 def early_stopping_is_whole(draft: Draft) -> Iterator[Problem]:
     """Early stopping has a patience, in whole evaluations, and nothing else but a margin."""
     path = "training.early_stopping"
@@ -305,6 +312,7 @@ RULES = (
     axes_go_together,
     options_are_readable,
     loss_uses_its_settings,
+    windows_have_their_pooling,
     early_stopping_is_whole,
     custom_task,
     only_custom,

@@ -79,7 +79,7 @@ def tfidf(task: Task, train: Dataset, validation: Dataset) -> Baseline:
     model = make_pipeline(words, each_label(task, LogisticRegression(C=10.0, max_iter=ITERATIONS)))
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Label .* is present in all training examples")
+            quiet_about_classes()
             model.fit(joined(chosen), labels)
     except ValueError as error:
         if "vocabulary" not in str(error):
@@ -100,10 +100,18 @@ def frozen(
     title = "frozen features, logistic regression"
     if problem := too_alike(labels):
         return Baseline(FROZEN, title, {}, problem)
-    weight, bias = fit_outputs(features, labels, task)
+    with warnings.catch_warnings():
+        quiet_about_classes()
+        weight, bias = fit_outputs(features, labels, task)
     logits = validation @ weight.T + bias
     decided = (logits > 0).astype(np.int8) if task.multi_label else logits.argmax(axis=1)
     return Baseline(FROZEN, title, score(task, decided, references), note)
+
+
+def quiet_about_classes() -> None:
+    """Leave out what scikit-learn says of labels that all rows have, or few rows: the remarks on the data tell it."""
+    for said in ("Label .* is present in all training examples", "The number of unique classes is greater than 50%"):
+        warnings.filterwarnings("ignore", said)
 
 
 def each_label(task: Task, model: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -95,6 +96,8 @@ def guess_columns(
         told.append(f"texts: {' and '.join(map(quoted, texts))}")
     if label is None:
         label = find_label(source, profiles, texts)
+        if not text:
+            refuse_row_as_header(source, texts, profiles[label])
         told.append(f"labels: {quoted(label)}")
     left = [name for name in columns if name not in (*texts, label)]
     if told and left:
@@ -167,6 +170,17 @@ def find_label(source: Source, profiles: dict[str, Profile], texts: tuple[str, .
             source, "holds labels: two to fifty different values, each in several rows", "label", list(profiles)
         )
     raise unclear(source, "holds the labels", "label", classes)
+
+
+def refuse_row_as_header(source: Source, texts: Sequence[str], label: Profile) -> None:
+    """DataError where the names of the columns look like a row: the first row of a file without a header would be lost."""
+    if (written(label.name) or "") in (label.values or ()) and all(" " in name.strip() for name in texts):
+        raise DataError(
+            f"its first line looks like a row and not like a header: {quoted(label.name)} is a label too",
+            where=source.name,
+            valid="a first line with the names of the columns, such as text and label",
+            hint=f"write one above it; if these are the names: {shlex.join([f'task.text={texts[0]}', f'task.label={label.name}'])}",
+        )
 
 
 def first_named(known: Sequence[str], able: dict[str, Profile]) -> str | None:

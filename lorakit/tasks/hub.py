@@ -36,9 +36,8 @@ def fetch(names: Sequence[str], *, key: str, valid: str, folder: str, offline: b
     when offline, and when the hub fails.
     """
     name = "/".join(names)
-    hint = (
-        f"hf download {names[0]} --repo-type dataset --local-dir FOLDER on a machine with network, then {key}={folder}"
-    )
+    copied = f"{key}={folder}" if "." in key else f"{folder} in its place"
+    hint = f"hf download {names[0]} --repo-type dataset --local-dir FOLDER on a machine with network, then {copied}"
     if offline or offline_by_environment():
         what = f"{name} is on the Hugging Face hub, and this is an offline run"
         raise DataError(what, key=key, valid=valid, hint=hint)

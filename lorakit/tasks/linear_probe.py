@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +30,9 @@ def fit_classes(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Any
     model = make_pipeline(StandardScaler(), LogisticRegression(C=FEW, max_iter=ITERATIONS))
     fewest = int(np.unique(labels, return_counts=True)[1].min())
     if fewest < 2:
-        return model.fit(features, labels)
+        with warnings.catch_warnings():  # labels of text are classes, however many there are
+            warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
+            return model.fit(features, labels)
     folds = StratifiedKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
     grid = {"logisticregression__C": STRENGTHS}
     return GridSearchCV(model, grid, scoring="neg_log_loss", cv=folds).fit(features, labels).best_estimator_

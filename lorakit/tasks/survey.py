@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.tasks.baselines import joined
+from lorakit.tasks.label_order import told as told_names
 from lorakit.tasks.table import clipped
 from lorakit.tasks.task import Task, named_labels
 
@@ -161,7 +162,7 @@ def remarks(splits: Sequence[SplitSurvey], scripts: Mapping[str, float]) -> list
             )
         missing = [label for label, count in split.classes.items() if not count]
         if missing:
-            told.append(f"{split.name} has no row of {', '.join(missing)}")
+            told.append(f"{split.name} has no row of {told_names(missing)}")
         if split.lengths.cut > CUT * split.rows:
             told.append(
                 f"{split.name}: {split.lengths.cut:,} of {split.rows:,} rows are cut to {split.lengths.kept} tokens"

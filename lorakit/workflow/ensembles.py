@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.records import read_record, reading
-from lorakit.artifacts.run import open_run
+from lorakit.artifacts.run import ENSEMBLE, claim, open_run
 from lorakit.errors import UsageError
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded
@@ -22,7 +22,6 @@ from lorakit.tasks.task import Task, TaskData
 from lorakit.training.evaluation import probabilities_of
 from lorakit.workflow.trained import TrainedClassifier
 
-FILE = "ensemble.json"
 LEAST = 1e-12  # probability, whose logarithm is still a number
 
 
@@ -52,7 +51,7 @@ def ensemble(runs: Sequence[str | Path], *, out: str | Path) -> Ensemble:
         The folder, and the labels.
 
     Raises:
-        UsageError: for fewer than two runs, or runs whose labels or kinds of task differ.
+        UsageError: for fewer than two runs, or runs whose labels or kinds of task differ, or a folder that holds something else.
         RunError: for a run that is not trained yet.
 
     Example:
@@ -62,12 +61,25 @@ def ensemble(runs: Sequence[str | Path], *, out: str | Path) -> Ensemble:
     folders = [Path(run) for run in runs]
     if len(folders) < 2:
         raise UsageError("an ensemble is two runs or more", valid="RUN RUN")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UsageError("a run is named twice, which would count its answers twice", valid="different runs")
+    claim_together(Path(out), folders)
     first, *others = [(folder, open_run(folder).task()) for folder in folders]
     for folder, task in others:
         check_alike(first, (folder, task))
     target = Path(out)
-    write_json(target / FILE, {"runs": [os.path.relpath(folder.resolve(), target.resolve()) for folder in folders]})
+    write_json(target / ENSEMBLE, {"runs": [os.path.relpath(folder.resolve(), target.resolve()) for folder in folders]})
     return Ensemble(target, folders, first[1].labels)
+
+
+def claim_together(folder: Path, runs: Sequence[Path]) -> None:
+    """UsageError where the ensemble of ``runs`` would lie in a run, which it would answer in place of, or among other things."""
+    home = folder.resolve()
+    within = any(run.resolve().parent == home and run.exists() for run in runs)
+    if (folder / "recipe.yaml").exists():
+        raise UsageError("is a run itself", where=str(folder), hint="another folder")
+    if not within and not is_ensemble(folder):
+        claim(folder, hint="another folder")
 
 
 def check_alike(first: tuple[Path, Task], other: tuple[Path, Task]) -> None:
@@ -82,12 +94,12 @@ def check_alike(first: tuple[Path, Task], other: tuple[Path, Task]) -> None:
 
 def is_ensemble(folder: Path) -> bool:
     """Whether a folder names runs that answer together."""
-    return (folder / FILE).is_file()
+    return (folder / ENSEMBLE).is_file()
 
 
 def members_of(folder: Path) -> list[Path]:
     """The runs of an ensemble. RunError where its file is broken."""
-    path, what = folder / FILE, "an ensemble"
+    path, what = folder / ENSEMBLE, "an ensemble"
     record = read_record(path, what)
     with reading(path, what):
         if len(record["runs"]) < 2 or not all(isinstance(run, str) for run in record["runs"]):
@@ -108,6 +120,11 @@ class TrainedEnsemble:
     source: str
     temperature: float = 1.0
     learnt: str = ""
+
+    @property
+    def runs(self) -> tuple[Path, ...]:
+        """The folders of all."""
+        return tuple(run for member in self.members for run in member.runs)
 
     def logits(self, data: TaskData, split: str) -> tuple[Encoded, NDArray[np.floating]]:
         """A tokenised split, and logits (rows, labels) whose probabilities are the means of the members'."""

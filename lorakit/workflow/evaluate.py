@@ -28,7 +28,7 @@ from lorakit.training.evaluation import decide, of_split, probabilities_of, scor
 from lorakit.workflow.ensembles import TrainedEnsemble, is_ensemble, members_of
 from lorakit.workflow.labelled_file import read_labelled
 from lorakit.workflow.named_runs import newest_of, unknown_task
-from lorakit.workflow.other_task import outputs_by_name, warn_of_other_task
+from lorakit.workflow.other_task import outputs_by_name, warn_of_other_task, warn_of_trained
 from lorakit.workflow.restore import open_trained, restore_checkpoint, restore_run
 from lorakit.workflow.same_data import check_same_data, tell_seen
 from lorakit.workflow.trained import TrainedClassifier
@@ -152,6 +152,7 @@ def evaluate(
     if file is None:
         return evaluate_splits(classifier, data, choose_splits(data, split), written)
     labelled = read_labelled(data.task, str(file), by, offline=offline)
+    warn_of_trained(classifier.runs, labelled.data.splits[labelled.name], labelled.name)
     return evaluate_splits(classifier, labelled.data, [labelled.name], written, by=by or "", values=labelled.values)
 
 
@@ -210,6 +211,7 @@ def open_run_for(
         temperature=restored.temperature,
         outputs=outputs,
         learnt="" if other is None else learnt.known_as,
+        runs=(path,),
     )
     return found, data
 

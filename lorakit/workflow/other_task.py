@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from lorakit.artifacts.run import Run
 from lorakit.errors import UsageError, command_line
 from lorakit.tasks.label_order import order_by_name, told
 from lorakit.tasks.task import Task, TaskData
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +47,18 @@ def warn_of_other_task(run: Run, learnt: Task, data: TaskData, splits: Sequence[
         learnt.known_as,
         data.task.known_as,
     )
-    provenance = read_provenance(run.path)
-    if provenance is None:
-        return
     for split in splits:
-        digests = text_digests(data.splits[split])
-        if seen := int(np.isin(digests, provenance.trained).sum()):
-            logger.warning(
-                "%s of the %s texts of %s are among its training texts: scores are better than they should be",
-                f"{seen:,}",
-                f"{len(digests):,}",
-                split,
-            )
+        warn_of_trained((run.path,), data.splits[split], split)
+
+
+def warn_of_trained(runs: Sequence[Path], split: Dataset, name: str) -> None:
+    """Say how many of the texts to score any of the ``runs`` was trained on; runs of older versions do not tell."""
+    made_of = [found for run in runs if (found := read_provenance(run)) is not None]
+    digests = text_digests(split)
+    if seen := int(np.isin(digests, np.concatenate([found.trained for found in made_of])).sum()) if made_of else 0:
+        logger.warning(
+            "%s of the %s texts of %s are among its training texts: scores are better than they should be",
+            f"{seen:,}",
+            f"{len(digests):,}",
+            name,
+        )

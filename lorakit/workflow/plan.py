@@ -149,7 +149,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
         evaluations=schedule.evaluations,
         search_overhead=search_overhead(parts, schedule),
         memory_bytes=estimate_footprint(parts, adapted).total,
-        notes=[*make_notes(parts, schedule), *of_start],
+        notes=[*loaded.told, *make_notes(parts, schedule), *of_start],
         remarks=survey_remarks(parts),
     )
 

@@ -46,7 +46,7 @@ class FilePredictions(Result):
     source: str
     out: Path | None
     rows: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
+    labels: dict[str, int] = field(default_factory=dict)
     blank: int = 0
     abstained: int = 0
     without: int = 0
@@ -115,22 +115,23 @@ def predict_file(
     else:
         texts = open_texts(files, (text, text_pair), classifier.columns, pair=classifier.pair)
     result = FilePredictions(str(run), str(source), target)
-    columns = answer_columns(classifier, texts.names)
+    columns = answer_columns(classifier, texts.names, told=target is not None)
     listed = target is not None and target.suffix.lower() != CSV
     blank: list[int] = []
+    labels: Counter[str] = Counter()
     with answer_file(target, columns) if target else nullcontext(None) as write:
         for row, answer in answered(classifier, texts, batch_size, thresholds):
             if not answer.label and answer.probabilities is None:
                 result.blank += 1
                 blank += [row.number] if result.blank <= SHOWN else []
             elif classifier.multi_label:
-                result.labels.update(answer.labels)
+                labels.update(answer.labels)
                 result.without += not answer.labels
             elif not answer.label or (answer.probability is not None and answer.probability < (abstain or 0.0)):
                 answer = replace(answer, label="", labels=())
                 result.abstained += 1
             elif not classifier.regression:
-                result.labels.update(answer.labels)
+                labels.update(answer.labels)
             result.rows += 1
             if write is not None:
                 write((*row.values, *answer_values(answer, classifier, listed=listed)))
@@ -138,6 +139,7 @@ def predict_file(
                 on_answer(answer)
         if not result.rows:
             raise DataError("there is no row to label", where=texts.name)
+    result.labels = dict(labels)  # the standard library's asdict would make pairs of a Counter's keys
     tell_blank(result.blank, blank, texts)
     return result
 
@@ -151,14 +153,21 @@ def answered(
     return ((row, answer) for answer, row in zip(answers, rows, strict=True))
 
 
-def answer_columns(classifier: Classifier, names: Sequence[str]) -> list[str]:
-    """All columns of the file of answers; one of ours that the source has too is called differently, and that is said."""
+def answer_columns(classifier: Classifier, names: Sequence[str], *, told: bool = True) -> list[str]:
+    """All columns of the file of answers; one of ours that the source has too is called differently, and that is ``told``."""
     ours = list(ANSWERS[:1] if classifier.regression or classifier.multi_label else ANSWERS)
     ours += [] if classifier.regression else [f"p({label})" for label in classifier.labels.values()]
-    free = [name if name not in names else f"predicted_{name}" for name in ours]
-    if clash := [name for name in ours if name in names]:
-        logger.warning("the file has a column %s: the answers are in predicted_%s", clash[0], clash[0])
+    free = [free_name(name, names) for name in ours]
+    if told and (clash := next((pair for pair in zip(ours, free, strict=True) if pair[0] != pair[1]), None)):
+        logger.warning("the file has a column %s: the answers are in %s", *clash)
     return [*names, *free]
+
+
+def free_name(name: str, names: Sequence[str]) -> str:
+    """What a column of ours is called in a file with columns ``names``: no two columns have one name, however often it was labelled."""
+    while name in names:
+        name = f"predicted_{name}"
+    return name
 
 
 def answer_values(answer: Prediction, classifier: Classifier, *, listed: bool) -> list[Any]:

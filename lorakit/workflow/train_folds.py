@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from lorakit.artifacts.files import remove_folder
 from lorakit.artifacts.run import Run
+from lorakit.artifacts.standing import Standing, standing
 from lorakit.errors import UsageError
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
+from lorakit.recipe.schema import CUSTOM
 from lorakit.result import Result
 from lorakit.tasks.answer_files import answer_file
 from lorakit.tasks.readers import read_csv
 from lorakit.tasks.table import whole
 from lorakit.training.hooks import Hook
-from lorakit.workflow.ensembles import ensemble
+from lorakit.workflow.accelerator import this_process
+from lorakit.workflow.ensembles import claim_together, ensemble
 from lorakit.workflow.evaluate import evaluate
 from lorakit.workflow.resume import changed_keys
 from lorakit.workflow.train import train
@@ -71,7 +75,7 @@ def train_folds(
 
     Raises:
         RecipeError: for a wrong recipe.
-        UsageError: for fewer than two folds.
+        UsageError: for fewer than two folds, a task that is not own data, or a folder that holds something else.
         Interrupted: after a polite stop; the same call goes on.
 
     Example:
@@ -84,11 +88,13 @@ def train_folds(
     run = loaded.recipe.run
     out = Path(run_dir) if run_dir else Path(run.folder) / f"{run.name}-{run.seed}-folds"
     runs = [out / f"fold-{fold}" for fold in range(1, folds + 1)]
+    claim_together(out, runs)
     for fold, folder in enumerate(runs, start=1):
         logger.info("fold %d of %d", fold, folds)
-        one = load_recipe(loaded, [f"task.folds={folds}", f"task.fold={fold}"])
-        if not is_trained(one, Run(folder)):
-            train(one, run_dir=folder, resume=folder.exists(), hooks=hooks)
+        one = one_fold(loaded, fold, folds)
+        begun = is_begun(one, Run(folder))
+        if not Run(folder).finished:
+            train(one, run_dir=folder, resume=begun, hooks=hooks)
     together = ensemble(runs, out=out)
     names, rows, scores = out_of_fold(runs)
     with answer_file(out / OUT_OF_FOLD, names) as write:
@@ -104,14 +110,31 @@ def train_folds(
     )
 
 
-def is_trained(loaded: LoadedRecipe, run: Run) -> bool:
-    """Whether a fold is finished. UsageError where it was trained by another recipe."""
-    if not run.finished:
+def one_fold(loaded: LoadedRecipe, fold: int, folds: int) -> LoadedRecipe:
+    """The recipe that holds out one of the folds, from 1. UsageError where its task is not own data."""
+    if loaded.recipe.task.name != CUSTOM:
+        what = f"the task {loaded.recipe.task.name} has validation rows of its own"
+        raise UsageError(what, where="--folds", valid="own data: a file, or a recipe of task.name=custom")
+    return load_recipe(loaded, [f"task.folds={folds}", f"task.fold={fold}"])
+
+
+def is_begun(loaded: LoadedRecipe, run: Run) -> bool:
+    """Whether a fold is there to go on with; one that was stopped before its first checkpoint makes room to be trained anew.
+
+    UsageError where it is of another recipe.
+    """
+    if not run.recipe.is_file():
         return False
     if changed := changed_keys(loaded, run):
-        what = f"this fold was trained by another recipe: {', '.join(changed)}"
+        what = f"this fold is of another recipe: {', '.join(changed)}"
         raise UsageError(what, where=str(run.path), hint="another --run-dir")
-    return True
+    if standing(run) != Standing("interrupted"):
+        return True
+    logger.info("%s was stopped before its first checkpoint: it is trained anew", run.path)
+    if this_process().is_main_process:
+        remove_folder(run.path)
+    this_process().wait_for_everyone()
+    return False
 
 
 def out_of_fold(runs: Sequence[Path]) -> tuple[list[str], list[list[str]], list[dict[str, float]]]:

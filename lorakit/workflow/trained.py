@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ class TrainedClassifier:
 
     recipe: the text length and batch size it is used with; source: what to call it; temperature: for its probabilities; outputs:
     for each label of the task, the model's output for it, None where they stand in the task's order; learnt: what it learnt, where
-    that is another task than the one it is used for.
+    that is another task than the one it is used for; runs: the folders of its weights, where they are runs.
     """
 
     adapted: AdaptedModel
@@ -31,6 +32,7 @@ class TrainedClassifier:
     temperature: float = 1.0
     outputs: list[int] | None = None
     learnt: str = ""
+    runs: tuple[Path, ...] = ()
 
     def logits(self, data: TaskData, split: str) -> tuple[Encoded, NDArray[np.floating]]:
         """A tokenised split, and the logits (rows, labels) in the order of its task's labels."""

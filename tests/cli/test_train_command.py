@@ -103,6 +103,12 @@ def test_dry_run_shows_recipe_and_plan_and_writes_nothing(cli, here, workflow):
     assert sorted(here.rglob("*")) == before
 
 
+def test_a_dry_run_of_folds_is_of_the_first(cli, here, workflow):
+    (here / "films.csv").write_text("text,label\n" + "a fine film,good\na dull film,bad\n" * 3)
+    data = json.loads(cli("train", "films.csv", "--folds", "3", "--dry-run", "--json").out)
+    assert (data["recipe"]["task"]["folds"], data["recipe"]["task"]["fold"]) == (3, 1)
+
+
 def test_other_processes_of_a_launch_are_silent(cli, here, workflow, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     ran = cli("train", "small.yaml", "--json")

@@ -61,6 +61,12 @@ def test_keys_that_do_go_together(load, text):
         assert {key: recipe[section][key] for key in values} == values
 
 
+def test_the_pooling_of_windows_is_for_windows(load, mistakes):
+    (problem,) = mistakes("", "task.window_pooling=max")
+    assert (problem.key, problem.valid) == ("task.window_pooling", "task.long: windows")
+    assert load("", "task.window_pooling=max", "task.long=windows").recipe.task.window_pooling == "max"
+
+
 def test_a_custom_task_says_where_its_data_are(mistakes):
     problems = mistakes("", head=CUSTOM)
     assert [(problem.where, problem.key) for problem in problems] == [

@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from lorakit.errors import DataError
 from lorakit.recipe.schema import TaskSection
 from lorakit.tasks import stored_rows
+from lorakit.tasks.data_sets import find_data_set
 from lorakit.tasks.sources import load_task
 
 NAMES = ["World", "Sports", "Business"]
@@ -317,3 +318,12 @@ def test_inner_columns_of_parquet_have_dots(tmp_path):
     assert (
         problem_of(path, text="news.by", label="news.label").hint == "name what is inside of it, such as news.by.name"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "told"), [("task.train", "then task.train=FOLDER/FILES"), ("", "then FOLDER/FILES in")]
+)
+def test_offline_a_copy_is_named_as_the_data_was(key, told):
+    with pytest.raises(DataError) as caught:
+        find_data_set("hub:a/b", key, offline=True)
+    assert told in caught.value.problems[0].hint

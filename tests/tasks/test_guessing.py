@@ -99,3 +99,18 @@ def test_a_column_that_is_not_there_is_named_with_the_choices(tmp_path):
 def test_the_length_is_that_which_nearly_all_texts_keep_within(tmp_path):
     texts = ["word " * 20] * 99 + ["word " * 500]
     assert guess(tmp_path / "a.jsonl", rows_of(text=texts, label=["x", "y"] * 50)).characters == 100
+
+
+def test_a_first_row_is_not_taken_for_a_header(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("".join(f"{text}\t{label}\n" for text, label in REVIEWS))
+    with pytest.raises(DataError, match="looks like a row and not like a header"):
+        guess_columns(find_files(str(path), ""))
+    named = guess_columns(find_files(str(path), ""), text=TEXTS[0], label=LABELS[0])
+    assert (named.text, named.label) == ((TEXTS[0],), LABELS[0])
+    path.write_text(
+        "".join(
+            f"{row}\t{label}\n" for row, label in [("message", "spam"), *zip(TEXTS, ["spam", "ham"] * 6, strict=True)]
+        )
+    )
+    assert guess_columns(find_files(str(path), "")).label == "spam"

@@ -34,6 +34,11 @@ def test_few_rows_are_fitted_at_a_fixed_strength():
     assert found.predict_proba(FEATURES) == pytest.approx(expected.predict_proba(scaled), abs=1e-4)
 
 
+def test_many_classes_are_no_reason_for_a_warning_of_scikit_learn(recwarn):
+    fit_classes(FEATURES, np.arange(90))
+    assert not [str(found.message) for found in recwarn if "regression problem" in str(found.message)]
+
+
 def test_a_class_without_rows_is_never_likely():
     references = (FEATURES[:, 1] > 3).astype(np.int64) * 2
     weight, bias = fit_outputs(FEATURES, references, task("a", "none", "c"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -163,6 +164,8 @@ def test_notes_tell_what_to_know(bench: Bench):
     assert "gradnorm where B = 0" in notes
     assert "off: freeze" in notes
     assert "train.csv" in notes
+    loaded = replace(bench.load(), told=["films.csv: texts: 'text'"])
+    assert "films.csv: texts: 'text'" in lorakit.plan(loaded).notes
     assert "one matrix" in " ".join(lorakit.plan(bench.load("adapter.targets=[all]", family="gpt2")).notes)
     paper = lorakit.plan(bench.load(*SEARCH, "adapter.shortcut_norm=paper"))
     assert any("norms twice" in note for note in paper.notes)

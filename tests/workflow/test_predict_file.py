@@ -153,6 +153,20 @@ def test_a_column_of_the_same_name_is_kept_and_told(
     assert "the file has a column label: the answers are in predicted_label" in caplog.text
 
 
+def test_a_file_that_was_labelled_is_labelled_again_into_columns_of_other_names(finished, tmp_path, caplog):
+    save_csv(tmp_path / "a.csv")
+    result = lorakit.predict_file(finished.run_dir, tmp_path / "a.csv", out=tmp_path / "b.csv")
+    assert json.loads(json.dumps(result.to_dict()))["labels"] == result.labels
+    lorakit.predict_file(finished.run_dir, tmp_path / "b.csv", out=tmp_path / "c.csv")
+    lorakit.predict_file(finished.run_dir, tmp_path / "c.csv", out=tmp_path / "d.csv")
+    names = (tmp_path / "d.csv").read_text().splitlines()[0].split(",")
+    assert len({*names}) == len(names) == len((tmp_path / "a.csv").read_text().splitlines()[0].split(",")) + 3 * 4
+    assert "a column label: the answers are in predicted_predicted_label" in caplog.text
+    caplog.clear()
+    lorakit.predict_file(finished.run_dir, tmp_path / "d.csv")
+    assert "column" not in caplog.text
+
+
 def test_thresholds(finished: TrainResult, tmp_path: Path):
     """The most probable label that reaches its threshold, where there is one; the rest is counted."""
     save_csv(tmp_path / "a.csv")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from unittest import mock
 
 import numpy as np
@@ -68,6 +69,12 @@ def test_folds_go_on_where_they_were_stopped(bench, folds, tmp_path):
     with mock.patch.object(running, "draw"):
         again = lorakit.train_folds(bench.load(*OPTIONS), folds=3, run_dir=tmp_path / "all")
     assert again.scores == folds.scores
+    shutil.rmtree(again.runs[2] / "checkpoints")
+    (again.runs[2] / "summary.json").unlink()
+    with pytest.raises(UsageError, match=r"another recipe: .*training\.max_steps"):
+        lorakit.train_folds(bench.load(*OPTIONS, "training.max_steps=3"), folds=3, run_dir=tmp_path / "all")
+    with mock.patch.object(running, "draw"):
+        assert lorakit.train_folds(bench.load(*OPTIONS), folds=3, run_dir=tmp_path / "all").scores == folds.scores
     with mock.patch("lorakit.workflow.train_folds.train", side_effect=AssertionError):
         assert lorakit.train_folds(bench.load(*OPTIONS), folds=3, run_dir=tmp_path / "all").scores == folds.scores
     with pytest.raises(UsageError, match=r"another recipe: .*training\.max_steps"):
@@ -87,6 +94,12 @@ def test_outputs_of_an_ensemble_are_matched_by_the_names_of_labels(bench, folds,
 def test_what_is_no_ensemble_is_told(bench, folds, tmp_path):
     with pytest.raises(UsageError, match="two runs or more"):
         lorakit.ensemble(folds.runs[:1], out=tmp_path / "one")
+    with pytest.raises(UsageError, match="named twice"):
+        lorakit.ensemble([folds.runs[0], folds.runs[0]], out=tmp_path / "one")
+    with pytest.raises(UsageError, match="is a run itself"):
+        lorakit.ensemble(folds.runs, out=folds.runs[1])
+    with pytest.raises(UsageError, match="an ensemble of runs, and not one run"):
+        lorakit.merge(folds.out)
     other = bench.train("training.max_steps=1", kind="number", run_dir=tmp_path / "number").run_dir
     with pytest.raises(UsageError, match="its labels are"):
         lorakit.ensemble([folds.runs[0], other], out=tmp_path / "two")
@@ -94,6 +107,28 @@ def test_what_is_no_ensemble_is_told(bench, folds, tmp_path):
     (tmp_path / "broken" / "ensemble.json").write_text(json.dumps({"runs": "x"}))
     with pytest.raises(LorakitError, match=r"ensemble\.json"):
         lorakit.load(tmp_path / "broken")
+
+
+def test_folds_are_of_own_data_and_in_a_folder_of_their_own(bench, folds, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with mock.patch("lorakit.workflow.train_folds.train", side_effect=AssertionError):
+        with pytest.raises(UsageError, match="is a run itself"):
+            lorakit.train_folds(bench.load(*OPTIONS), folds=2, run_dir=folds.runs[0])
+        with pytest.raises(UsageError, match="exists already"):
+            lorakit.train_folds(bench.load(*OPTIONS), folds=2, run_dir=tmp_path)
+        with pytest.raises(UsageError, match="rotten_tomatoes has validation rows of its own"):
+            lorakit.train_folds("demo", folds=2, run_dir=tmp_path / "demo")
+
+
+def test_texts_that_were_trained_on_are_told(bench, folds, caplog):
+    source = bench.data() / "train.csv"
+    lorakit.evaluate(folds.out, file=source)
+    rows = len(list(csv.DictReader(source.open(newline=""))))
+    assert f"{rows} of the {rows} texts of {source} are among its training texts" in caplog.text
+    caplog.clear()
+    lorakit.evaluate(folds.runs[0], file=source)
+    assert f" of the {rows} texts of {source} are among its training texts" in caplog.text
+    assert f"{rows} of the {rows} texts" not in caplog.text
 
 
 @pytest.mark.parametrize(
