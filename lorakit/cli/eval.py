@@ -10,7 +10,7 @@ import typer
 import lorakit
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.completion import complete_run, complete_task
-from lorakit.cli.options import AsJson, CutRank, Offline, Quiet, Weights
+from lorakit.cli.options import AsJson, CutRank, Force, Offline, Quiet, Weights, refuse_overwrite
 from lorakit.cli.output import say, write
 from lorakit.reporting.tables import counted, duration, facts
 
@@ -54,12 +54,15 @@ def evaluate(
             "--predictions", metavar="FILE", help="Write one row per example (GLUE's form for its test splits)."
         ),
     ] = None,
+    force: Force = False,
     offline: Offline = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Score a run or a checkpoint on a task."""
     with envelope(offline=offline, quiet=quiet):
+        if predictions is not None:
+            refuse_overwrite(predictions, force=force)
         if task and run is None and model is None and is_run(Path(task)):
             run, task = Path(task), None
         say(f"evaluating {model or run or 'the newest run'} on {file or task or 'its task'}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -69,7 +70,9 @@ def write_own_data(named: str, given: Mapping[str, Any]) -> tuple[str, list[str]
     found = find_data_set(named, "", offline=bool(given.get("run.offline")))
     source = found.split("train", "") if isinstance(found, DataSet) else found or find_files(named, "")
     columns = {name: given.get(f"task.{name}") for name in COLUMNS}
-    guess = guess_columns(source, **columns)
+    guess = guess_columns(source, **columns, label_columns=given.get("task.label_columns") or ())
+    if given.get("task.regression"):
+        guess = replace(guess, regression=True)
     mean = reads_mean(str(given.get("model.name") or DEFAULT_MODEL))
     return "\n".join(document(named, guess, mean=mean)) + "\n", guess.told
 
@@ -108,7 +111,7 @@ def document(named: str, guess: Guess, *, mean: bool) -> list[str]:
         f"  train: {json.dumps(named, ensure_ascii=False)}",
         f"  text: {json.dumps(guess.text[0], ensure_ascii=False)}",
         *pair,
-        f"  label: {json.dumps(guess.label, ensure_ascii=False)}",
+        *([f"  label: {json.dumps(guess.label, ensure_ascii=False)}"] if guess.label is not None else []),
         f"  {kind}",
         f"  max_length: {length(guess.characters)} # tokens; longer texts are cut",
         "adapter:",

@@ -65,12 +65,13 @@ class Profile:
 
 @dataclass(frozen=True)
 class Guess:
-    """The columns of a task. text: one or two; regression: the label is a number to predict; multi_label: it is a list of labels; told:
-    why these, a sentence each; rows: how many there are; characters: of the texts, the length that 98 of 100 keep within.
+    """The columns of a task. text: one or two; label: None where columns of 0 and 1 are given; regression: the label is a number to
+    predict; multi_label: it is a list of labels; told: why these, a sentence each; rows: how many there are; characters: of the texts,
+    the length that 98 of 100 keep within.
     """
 
     text: tuple[str, ...]
-    label: str
+    label: str | None
     regression: bool
     multi_label: bool
     rows: int
@@ -79,9 +80,16 @@ class Guess:
 
 
 def guess_columns(
-    source: Source, text: str | None = None, text_pair: str | None = None, label: str | None = None
+    source: Source,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | None = None,
+    label_columns: Sequence[str] = (),
 ) -> Guess:
-    """The columns of texts and labels; those that are given are taken. Raises DataError with the choices where several would do."""
+    """The columns of texts and labels; those that are given are taken. Raises DataError with the choices where several would do.
+
+    label_columns: of 0 and 1, one for each of several labels a row, in place of the label.
+    """
     columns, rows = sample(source)
     for name, key in ((text, "task.text"), (text_pair, "task.text_pair"), (label, "task.label")):
         if name is not None and name not in columns:
@@ -94,18 +102,18 @@ def guess_columns(
     if not text:
         texts = find_texts(source, profiles, label)
         told.append(f"texts: {' and '.join(map(quoted, texts))}")
-    if label is None:
+    if label is None and not label_columns:
         label = find_label(source, profiles, texts)
         if not text:
             refuse_row_as_header(source, texts, profiles[label])
         told.append(f"labels: {quoted(label)}")
-    left = [name for name in columns if name not in (*texts, label)]
+    left = [name for name in columns if name not in (*texts, label, *label_columns)]
     if told and left:
         told.append(f"not used: {', '.join(map(quoted, left[:SHOWN_COLUMNS]))}")
     lengths = sorted(len(value) for name in texts for value in columns[name] if isinstance(value, str))
     longest = lengths[int(0.98 * (len(lengths) - 1))] * len(texts) if lengths else 0
-    found = profiles[label]
-    return Guess(texts, label, found.amounts, found.lists, rows, longest, told)
+    found = None if label is None else profiles[label]
+    return Guess(texts, label, bool(found and found.amounts), bool(found and found.lists), rows, longest, told)
 
 
 def sample(source: Source) -> tuple[dict[str, list[Any]], int]:
@@ -169,7 +177,9 @@ def find_label(source: Source, profiles: dict[str, Profile], texts: tuple[str, .
         raise unclear(
             source, "holds labels: two to fifty different values, each in several rows", "label", list(profiles)
         )
-    raise unclear(source, "holds the labels", "label", classes)
+    raise unclear(
+        source, "holds the labels", "label", classes, several=[name for name in classes if binary(able[name])]
+    )
 
 
 def refuse_row_as_header(source: Source, texts: Sequence[str], label: Profile) -> None:
@@ -188,14 +198,20 @@ def first_named(known: Sequence[str], able: dict[str, Profile]) -> str | None:
     return next((name for word in known for name in able if name.lower() == word), None)
 
 
-def unclear(source: Source, what: str, option: str, names: Sequence[str]) -> DataError:
-    """A DataError about columns that leave it open which one is meant."""
+def binary(column: Profile) -> bool:
+    """Whether a column has two values that could be no and yes."""
+    return {value.lower() for value in column.values or ()} in ({"0", "1"}, {"false", "true"})
+
+
+def unclear(source: Source, what: str, option: str, names: Sequence[str], several: Sequence[str] = ()) -> DataError:
+    """A DataError about columns that leave it open which one is meant; several: those that could be labels together."""
+    together = f"task.multi_label=true 'task.label_columns=[{', '.join(several[:SHOWN_COLUMNS])}]'"
     return DataError(
         f"no column clearly {what}",
         where=source.name,
         key=f"task.{option}",
         valid=", ".join(map(clipped, names[:SHOWN_COLUMNS])),
-        hint=f"task.{option}=COLUMN",
+        hint=f"task.{option}=COLUMN" + f"; where a row may have several labels: {together}" * (len(several) > 1),
     )
 
 

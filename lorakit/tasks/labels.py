@@ -24,6 +24,7 @@ WHOLE = re.compile(r"([+-]?\d+)\.0+")  # 1.0, as tables write an integer column 
 FRACTION = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 BOOLEANS = ("true", "false")
 MANY = 50  # more labels than this, and than half the rows, look like a wrong column
+LABEL_EACH = "give each row its label, or leave the row out"
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class LabelMap:
         """Class ids (n,) of rows. Raises DataError about labels that are missing or not in the map."""
         coded = codes(rows)
         if None in coded.names:
-            refuse_missing(rows, column, np.flatnonzero(coded.codes == coded.names.index(None)))
+            hint = f"{LABEL_EACH}; where a row may have none, or several: task.multi_label=true"
+            refuse_missing(rows, column, np.flatnonzero(coded.codes == coded.names.index(None)), hint=hint)
         ids = np.array([self.ids.get(fold(str(name)), -1) for name in coded.names], np.int64)[coded.codes]
         unknown = np.flatnonzero(ids < 0)
         if len(unknown):
@@ -180,7 +182,9 @@ def as_number(value: Any) -> float:
         return math.nan
 
 
-def refuse_missing(rows: Rows, column: str, missing: Sequence[int] | NDArray[np.int64], *, hint: str = "") -> None:
+def refuse_missing(
+    rows: Rows, column: str, missing: Sequence[int] | NDArray[np.int64], *, hint: str = LABEL_EACH
+) -> None:
     """Raise DataError if there are rows (positions) without a label."""
     if len(missing):
         which = "row has" if len(missing) == 1 else "rows have"

@@ -55,6 +55,9 @@ def open_texts(files: DataFiles, named: Sequence[str | None], known: Sequence[st
     if named[1] and not pair:
         raise DataError(f"column '{named[1]}' is a second text, and the task is one text", hint="leave --text-pair out")
     wanted = [name or usual for name, usual in zip(named, known or NAMES, strict=False)][: 1 + pair]
+    if len({*wanted}) < len(wanted):
+        what = f"column '{wanted[0]}' would be both texts of a pair"
+        raise DataError(what, where=files.name, valid="two columns", hint="both --text and --text-pair")
     first = next(files.tables(Columns((*wanted,), "", label_optional=True)))
     missing = [name for name in wanted if name not in first.names]
     if missing:

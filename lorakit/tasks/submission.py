@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.errors import UsageError
-from lorakit.tasks.answer_files import answer_file
+from lorakit.tasks.answer_files import answer_file, writer_of
 from lorakit.tasks.label_sets import joined
 from lorakit.tasks.task import Task, named_labels
 
@@ -50,6 +50,17 @@ def spoken(task: Task, prediction: Any) -> str:
     return f"{float(prediction):.6g}" if task.regression else task.labels[int(prediction)]
 
 
+def in_glue_form(task: Task, split: str) -> bool:
+    """Whether predictions of a split are written as GLUE wants them."""
+    return bool(task.submission) and split in task.test
+
+
+def check_form(path: Path, task: Task, split: str) -> None:
+    """UsageError where predictions cannot be written as the suffix says, before they are made."""
+    if not in_glue_form(task, split):
+        writer_of(path)
+
+
 def write_predictions(
     path: Path | str,
     task: Task,
@@ -67,7 +78,7 @@ def write_predictions(
     where it cannot be written, or its suffix names no kind of file.
     """
     path = Path(path)
-    if task.submission and split in task.test:
+    if in_glue_form(task, split):
         return write_submission(path, prediction_rows(task, idx, predictions))
     chances = np.empty((len(idx), 0)) if probabilities is None or task.regression else probabilities
     own = [] if rows is None else [name for name in ("text", "text_pair", "label") if name in rows.column_names]

@@ -22,7 +22,7 @@ from lorakit.tasks.label_order import order_by_name
 from lorakit.tasks.metrics import interval, main_metric
 from lorakit.tasks.number_diagnosis import NumberDiagnosis, diagnose_numbers
 from lorakit.tasks.sources import load_task
-from lorakit.tasks.submission import write_predictions
+from lorakit.tasks.submission import check_form, write_predictions
 from lorakit.tasks.task import Task, TaskData, tasks
 from lorakit.training.evaluation import decide, of_split, probabilities_of, score_logits
 from lorakit.workflow.ensembles import TrainedEnsemble, is_ensemble, members_of
@@ -251,6 +251,8 @@ def evaluate_splits(
     if predictions is not None and len(splits) > 1:
         raise UsageError("--predictions takes one split", valid=", ".join(splits), hint=f"--split {splits[0]}")
     task, metric = data.task, main_metric(data.task)
+    if predictions is not None:
+        check_form(predictions, task, splits[0])
     scores: dict[str, float] = {}
     slices: list[Slice] = []
     bounds, reliable, rows = None, None, 0

@@ -106,3 +106,12 @@ def test_plan_gives_json(cli, here, workflow):
 )
 def test_long_lists_of_steps_are_cut(steps, told):
     assert at_steps(steps) == told
+
+
+def test_predictions_take_the_place_of_a_file_only_with_force(cli, here, workflow):
+    (here / "mine.csv").write_text("text,label\n")
+    ran = cli("eval", "--run", "runs/a", "--file", "mine.csv", "--predictions", "mine.csv")
+    assert (ran.code, workflow.calls) == (2, [])
+    assert "exists already" in ran.err
+    assert (here / "mine.csv").read_text() == "text,label\n"
+    assert cli("eval", "--run", "runs/a", "--predictions", "mine.csv", "--force").code == 0

@@ -97,3 +97,17 @@ def test_few_rows_are_seen_more_often(rows, expected):
 @pytest.mark.parametrize(("characters", "expected"), [(10, 64), (224, 64), (225, 128), (10**6, 512)])
 def test_texts_of_usual_length_are_kept_whole(characters, expected):
     assert length(characters) == expected
+
+
+def test_what_is_said_of_the_labels_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text(
+        "text,rude,angry\n" + "".join(f"a text of number {i},{i % 2},{i % 3 // 2}\n" for i in range(12))
+    )
+    with pytest.raises(DataError) as caught:
+        load_recipe("a.csv")
+    assert "'task.label_columns=[rude, angry]'" in caught.value.problems[0].hint
+    task = load_recipe("a.csv", ["task.multi_label=true", "task.label_columns=[rude, angry]"]).recipe.task
+    assert (task.text, task.label, task.label_columns) == ("text", None, ["rude", "angry"])
+    task = load_recipe("a.csv", ["task.label=angry", "task.regression=true"]).recipe.task
+    assert (task.regression, task.metric) == (True, None)

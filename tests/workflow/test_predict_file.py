@@ -20,6 +20,8 @@ from support.runs import Bench, make_rows
 
 import lorakit
 from lorakit.errors import DataError, LorakitError, UsageError
+from lorakit.tasks.data_files import find_files
+from lorakit.tasks.new_texts import open_texts
 from lorakit.tasks.table import CHUNK
 from lorakit.workflow.predict import Prediction
 from lorakit.workflow.train import TrainResult
@@ -260,6 +262,12 @@ def test_what_cannot_be_labelled(finished: TrainResult, tmp_path: Path, content:
     with pytest.raises(LorakitError, match=what):
         lorakit.predict_file(finished.run_dir, path, out=tmp_path / "out.csv")
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_one_column_is_not_both_texts_of_a_pair(tmp_path):
+    (tmp_path / "a.csv").write_text("first,second\none,two\n")
+    with pytest.raises(DataError, match="'second' would be both texts"):
+        open_texts(find_files(str(tmp_path / "a.csv"), ""), ("second", None), ("first", "second"), pair=True)
 
 
 def test_a_suffix_that_none_writes(finished: TrainResult, tmp_path: Path):
