@@ -146,7 +146,7 @@ def family_table() -> str:
 
 
 FAMILY_COLUMNS = ("trains", "merges", "exports", "notes")
-EVERY_FAMILY = ROOT / "tests" / "backbone" / "families" / "every_family.json"
+EVERY_FAMILY = ROOT / "scripts" / "every_family.json"
 TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table,
     "inits": init_table,

@@ -90,7 +90,7 @@ def test_the_front_page_leads_to_every_other() -> None:
 
 def test_every_command_has_a_row() -> None:
     rows = re.findall(r"^\| `lorakit (\w+)[^`]*` \|", FRONT.read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(rows) == sorted(COMMANDS)
+    assert sorted(set(rows)) == sorted(COMMANDS)
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,9 @@ from lorakit.tasks.unpacking import PACKINGS
 COLUMNS = ("text", "text_pair", "label")
 DEFAULT_MODEL = "bundled:minilm"
 POOLING = ("1_Pooling", "config.json")  # where a folder of sentence-transformers says how its encoder was trained
-STEPS = 240  # optimiser steps that few rows are trained for
-MOST_EPOCHS, LEAST_EPOCHS = 10, 2
+STEPS = 100  # optimiser steps that few rows are trained for; with a probed head more made it worse (scripts/README.md)
+MOST_EPOCHS, LEAST_EPOCHS, OF_MANY = 10, 3, 2
+MANY = 10_000  # rows
 BATCH = 16
 CHARACTERS = 3.5  # of a token, at least, in most texts
 LENGTHS = (64, 128, 256, 512)
@@ -91,7 +92,9 @@ def document(named: str, guess: Guess, *, mean: bool) -> list[str]:
     """The lines of the recipe; mean: whether the model's head is to read the mean of all tokens."""
     pair = [f"  text_pair: {json.dumps(guess.text[1], ensure_ascii=False)}"] if len(guess.text) == 2 else []
     number = "regression: true # the labels are numbers to predict"
+    several = "multi_label: true # a row may have any number of labels"
     metric = "metric: macro_f1 # every class counts the same"
+    kind = number if guess.regression else several if guess.multi_label else metric
     return [
         f"# For {name_of_files(named)}, {guess.rows:,} rows: plain LoRA on every projection. To train it: lorakit train THIS_FILE",
         *(f"# {line}" for line in guess.told),
@@ -109,7 +112,7 @@ def document(named: str, guess: Guess, *, mean: bool) -> list[str]:
         f"  text: {json.dumps(guess.text[0], ensure_ascii=False)}",
         *pair,
         *([f"  label: {json.dumps(guess.label, ensure_ascii=False)}"] if guess.label is not None else []),
-        f"  {number if guess.regression else metric}",
+        f"  {kind}",
         f"  max_length: {length(guess.characters)} # tokens; longer texts are cut",
         "adapter:",
         "  method: lora",
@@ -120,7 +123,7 @@ def document(named: str, guess: Guess, *, mean: bool) -> list[str]:
         "training:",
         f"  epochs: {epochs(guess.rows)} # fewer rows are seen more often",
         f"  batch_size: {BATCH}",
-        "  lr: 1.0e-3",
+        "  lr: 3.0e-4",
         "evaluation:",
         "  baselines: [majority, tfidf, frozen]",
         "run:",
@@ -130,7 +133,7 @@ def document(named: str, guess: Guess, *, mean: bool) -> list[str]:
 
 def epochs(rows: int) -> int:
     """How often the rows are seen: about STEPS steps where they are few."""
-    return max(LEAST_EPOCHS, min(MOST_EPOCHS, round(STEPS * BATCH / rows)))
+    return OF_MANY if rows > MANY else max(LEAST_EPOCHS, min(MOST_EPOCHS, round(STEPS * BATCH / rows)))
 
 
 def length(characters: int) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lorakit.tasks.linear_probe import fit_outputs
 from lorakit.tasks.metrics import score
 from lorakit.tasks.table import SHOWN
 from lorakit.tasks.task import Task, higher_is_better, named_labels
@@ -95,19 +96,16 @@ def frozen(
     references: NDArray[np.int64],
     note: str,
 ) -> Baseline:
-    """Logistic regression on features (n, width) that the model gives before any training, each scaled to mean 0, deviation 1."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
+    """Logistic regression on features (n, width) that the model gives before any training (``fit_outputs``)."""
     title = "frozen features, logistic regression"
     if problem := too_alike(labels):
         return Baseline(FROZEN, title, {}, problem)
-    model = make_pipeline(StandardScaler(), each_label(task, LogisticRegression(C=0.1, max_iter=ITERATIONS)))
     with warnings.catch_warnings():
         quiet_about_classes()
-        model.fit(features, labels)
-    return Baseline(FROZEN, title, score(task, model.predict(validation), references), note)
+        weight, bias = fit_outputs(features, labels, task)
+    logits = validation @ weight.T + bias
+    decided = (logits > 0).astype(np.int8) if task.multi_label else logits.argmax(axis=1)
+    return Baseline(FROZEN, title, score(task, decided, references), note)
 
 
 def quiet_about_classes() -> None:

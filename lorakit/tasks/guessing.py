@@ -35,7 +35,8 @@ NO_LABELS = ("id", "idx", "index", "uuid", "guid", "key", "")
 @dataclass(frozen=True)
 class Profile:
     """What is in a column. rows: of them looked at; texts: values that are text with letters; words: of these, the mean number;
-    values: different ones as labels, ``None`` where a value could be none; numbers: whether all of those are numbers.
+    values: different ones as labels, ``None`` where a value could be none; numbers: whether all of those are numbers; lists: whether
+    each value is a list, as several labels are.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Profile:
     words: float
     values: frozenset[str] | None
     numbers: bool
+    lists: bool
 
     @property
     def fractions(self) -> bool:
@@ -64,12 +66,14 @@ class Profile:
 @dataclass(frozen=True)
 class Guess:
     """The columns of a task. text: one or two; label: None where columns of 0 and 1 are given; regression: the label is a number to
-    predict; told: why these, a sentence each; rows: how many there are; characters: of the texts, the length that 98 of 100 keep within.
+    predict; multi_label: it is a list of labels; told: why these, a sentence each; rows: how many there are; characters: of the texts,
+    the length that 98 of 100 keep within.
     """
 
     text: tuple[str, ...]
     label: str | None
     regression: bool
+    multi_label: bool
     rows: int
     characters: int
     told: list[str] = field(default_factory=list)
@@ -108,8 +112,8 @@ def guess_columns(
         told.append(f"not used: {', '.join(map(quoted, left[:SHOWN_COLUMNS]))}")
     lengths = sorted(len(value) for name in texts for value in columns[name] if isinstance(value, str))
     longest = lengths[int(0.98 * (len(lengths) - 1))] * len(texts) if lengths else 0
-    amounts = label is not None and profiles[label].amounts
-    return Guess(texts, label, amounts, rows, longest, told)
+    found = None if label is None else profiles[label]
+    return Guess(texts, label, bool(found and found.amounts), bool(found and found.lists), rows, longest, told)
 
 
 def sample(source: Source) -> tuple[dict[str, list[Any]], int]:
@@ -137,7 +141,10 @@ def profile(name: str, values: Sequence[Any]) -> Profile:
     numbers = bool(different) and all(
         INTEGER.fullmatch(value) or FRACTION.fullmatch(value) for value in different or ()
     )
-    return Profile(name, len(values), len(texts), words, None if different is None else frozenset(different), numbers)
+    lists = all(isinstance(value, list) for value in values)
+    return Profile(
+        name, len(values), len(texts), words, None if different is None else frozenset(different), numbers, lists
+    )
 
 
 def find_texts(source: Source, profiles: dict[str, Profile], label: str | None) -> tuple[str, ...]:
@@ -161,9 +168,9 @@ def find_texts(source: Source, profiles: dict[str, Profile], label: str | None) 
 def find_label(source: Source, profiles: dict[str, Profile], texts: tuple[str, ...]) -> str:
     """The column of labels: by name, else the only one whose values could be classes."""
     able = {name: found for name, found in profiles.items() if name not in texts and name.lower() not in NO_LABELS}
-    if named := first_named(LABEL_NAMES, {name: found for name, found in able.items() if found.values}):
+    if named := first_named(LABEL_NAMES, {name: found for name, found in able.items() if found.values or found.lists}):
         return named
-    classes = [name for name, found in able.items() if found.classes]
+    classes = [name for name, found in able.items() if found.classes or found.lists]
     if len(classes) == 1:
         return classes[0]
     if not classes:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.errors import DataError
-from lorakit.tasks.labels import FRACTION, MANY, codes, fold, in_order, one_spelling, refuse_missing, written
+from lorakit.tasks.labels import FRACTION, INTEGER, MANY, codes, fold, in_order, one_spelling, refuse_missing, written
 from lorakit.tasks.table import SHOWN, clipped
 
 if TYPE_CHECKING:
@@ -37,6 +37,14 @@ class LabelSets:
     def of_names(cls, names: Sequence[str], separator: str | None = None) -> LabelSets:
         """The sets of given names."""
         return cls(tuple(names), {fold(written(name) or name): place for place, name in enumerate(names)}, separator)
+
+    def with_ids(self, rows: Rows) -> LabelSets:
+        """The same sets with the separator of ``rows``, the training rows; by 0..n-1 where their labels are whole numbers and no names."""
+        between = separator_in(rows, self.separator, self.ids)
+        found = {fold(label) for cell in codes(rows).names if cell is not None for label in labels_of(cell, between)}
+        numbers = not found <= {*self.ids} and all(INTEGER.fullmatch(label) for label in found)
+        ids = {str(place): place for place in range(len(self.names))} if numbers else self.ids
+        return LabelSets(self.names, ids, self.separator if between == "" else between)
 
     @classmethod
     def found_in(cls, rows: Rows, column: str, separator: str | None = None) -> LabelSets:

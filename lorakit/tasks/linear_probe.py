@@ -50,8 +50,9 @@ def fit_outputs(
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(features)
+    features = scaler.transform(features)
     if task.regression:
-        ridge = RidgeCV(alphas=[1 / strength for strength in STRENGTHS]).fit(scaler.transform(features), labels)
+        ridge = RidgeCV(alphas=[1 / strength for strength in STRENGTHS]).fit(features, labels)
         found = [(np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_))]
     elif task.multi_label:
         found = [one_label(features, labels[:, place]) for place in range(labels.shape[1])]
@@ -64,11 +65,15 @@ def fit_outputs(
 
 def one_label(features: NDArray[np.float32], has: NDArray[np.int8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weight (1, width) and bias (1,), for scaled features, of whether a row has a label."""
+    from sklearn.linear_model import LogisticRegression
+
     number = int(has.sum())
     if number in (0, len(has)):
         odds = np.log(max(number, 0.5) / max(len(has) - number, 0.5))
         return np.zeros((1, features.shape[1])), np.array([odds])
-    fitted = fit_classes(features, has.astype(np.int64))[-1]
+    fitted = LogisticRegression(C=FEW, max_iter=ITERATIONS).fit(
+        features, has
+    )  # one strength for all: labels may be many
     return fitted.coef_, fitted.intercept_
 
 

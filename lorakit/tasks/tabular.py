@@ -41,7 +41,7 @@ def load_custom(section: TaskSection, *, seed: int, offline: bool = False) -> Ta
     if len(text) == 1:
         refuse_half_pair(rows["train"], text[0])
     labels = None if section.regression else label_map(section, rows["train"], label)
-    if isinstance(labels, LabelSets) and labels.separator and not section.label_separator:
+    if isinstance(labels, LabelSets) and labels.separator and section.label_separator is None:
         told.append(f"{rows['train'].path}: labels are separated by {SAID[labels.separator]}")
     task = custom_task(section, text, label, labels)
     hint = "" if section.labels or section.label_columns else "give all label names as task.labels"
@@ -173,8 +173,10 @@ def refuse_half_pair(rows: Rows, text: str) -> None:
 def label_map(section: TaskSection, train: Rows, label: str) -> LabelMap | LabelSets:
     """From the labels in the files to ids: by the names given, else as found in the training file."""
     if section.multi_label:
-        if names := section.label_columns or section.labels:
-            return LabelSets.of_names(names, section.label_separator)
+        if section.label_columns:
+            return LabelSets.of_names(section.label_columns)
+        if section.labels:
+            return LabelSets.of_names(section.labels, section.label_separator).with_ids(train)
         return LabelSets.found_in(train, label, section.label_separator)
     if section.labels:
         return LabelMap.of_names(section.labels, train)

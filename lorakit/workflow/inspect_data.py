@@ -22,7 +22,7 @@ class DataReport(Result):
         name: what people call the task.
         origin: where the rows come from.
         text: the columns of texts.
-        label: the column of labels.
+        label: the column of labels, or the columns of several with commas between them.
         regression: whether the label is a number to predict.
         model: whose tokens are counted, and whose frozen features a baseline uses.
         splits: what each is like, the training rows first.
@@ -73,7 +73,7 @@ def inspect_data(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> DataReport
         name=task.known_as,
         origin=parts.data.origin,
         text=task.text,
-        label=task.label,
+        label=", ".join(task.label_columns) or task.label,
         regression=task.regression,
         model=loaded.recipe.model.name,
         splits=splits,

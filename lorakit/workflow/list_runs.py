@@ -18,7 +18,7 @@ from lorakit.result import Result
 from lorakit.tasks.metrics import main_metric
 
 RUNS = Path("runs")
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 BROKEN = "broken"
 
 
@@ -118,7 +118,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """Model, method and seed as the run's recipe says them; only these are read, so that a long list is quick."""
     with reading(path, "a run's recipe"):
         try:
-            recipe: Mapping[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
+            recipe: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise ValueError(f"it is no YAML: {str(error).partition(chr(10))[0]}") from None
         method, search = str(recipe["adapter"]["method"]), str(recipe["search"]["method"])

@@ -89,7 +89,7 @@ def test_text_files_have_no_labels_to_learn(reviews):
         load_recipe("texts.txt")
 
 
-@pytest.mark.parametrize(("rows", "expected"), [(20, 10), (400, 10), (1000, 4), (4000, 2), (10**6, 2)])
+@pytest.mark.parametrize(("rows", "expected"), [(20, 10), (400, 4), (1000, 3), (4000, 3), (10**6, 2)])
 def test_few_rows_are_seen_more_often(rows, expected):
     assert epochs(rows) == expected
 

@@ -35,7 +35,7 @@ from lorakit.tasks.batching import Encoded
 from lorakit.workflow.parts import encode_rows
 from lorakit.workflow.sites import choose_sites
 
-TABLE = Path(__file__).parents[1] / "backbone" / "families" / "every_family.json"
+TABLE = Path(__file__).parents[2] / "scripts" / "every_family.json"
 ROWS = {
     "text": ["a good film", "the plot was never dull , and the cast likes the old joke ! " * 2 + "yes", "bad"],
     "text_pair": ["no", "the dog sees one , two or three red cars very slow and never quite likes the sun", "dull"],

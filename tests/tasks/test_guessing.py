@@ -59,6 +59,12 @@ def test_fractions_are_numbers_to_predict_and_grades_are_classes(tmp_path, numbe
     assert (found.label, found.regression) == ("score", regression)
 
 
+def test_lists_are_several_labels(tmp_path):
+    found = guess(tmp_path / "a.jsonl", rows_of(text=TEXTS, labels=[["a", "b"], []] * 6))
+    assert (found.label, found.multi_label, found.regression) == ("labels", True, False)
+    assert not guess(tmp_path / "a.jsonl", rows_of(text=TEXTS, labels=LABELS)).multi_label
+
+
 def test_given_columns_are_taken_and_the_rest_is_guessed(tmp_path):
     rows = rows_of(text=TEXTS, note=TEXTS, label=LABELS, tone=LABELS)
     found = guess(tmp_path / "a.jsonl", rows, text="note", label="tone")

@@ -90,6 +90,19 @@ def test_class_names_of_a_saved_data_set_are_the_labels(tmp_path):
         assert [set(row) for row in read(data)] == [set(row) for row in SETS]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_numbers_of_classes_may_stand_for_the_names_given(tmp_path, suffix):
+    names = ["x", "a", "c", "b"]
+    numbers = [[names.index(label) for label in row] for row in SETS]
+    cells = numbers if suffix == "jsonl" else [" ".join(map(str, row)) for row in numbers]
+    more = {} if suffix == "jsonl" else {"label_separator": " "}
+    data = loaded(write(tmp_path / f"a.{suffix}", cells), labels=names, **more)
+    assert data.task.labels == tuple(names)
+    assert [set(row) for row in read(data)] == [set(row) for row in SETS]
+    with pytest.raises(DataError, match="label '4' is not one of the 4 labels"):
+        loaded(write(tmp_path / "b.jsonl", [*numbers[:2], [4]]), labels=names)
+
+
 def test_the_tensor_of_some_rows_is_theirs(tmp_path):
     split = loaded(write(tmp_path / "a.csv", [";".join(row) for row in SETS])).splits["train"].select([3, 1, 0])
     assert label_tensor(split).tolist() == [[1, 1, 1], [0, 0, 0], [1, 1, 0]]
