@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -23,12 +24,14 @@ from lorakit.backbone.mean_pooling import MEAN
 from lorakit.backbone.model_folder import BUNDLED
 from lorakit.backbone.padding import padding_note
 from lorakit.errors import RunError, UsageError, nearest
-from lorakit.recipe.schema import ModelSection, SearchSection
+from lorakit.recipe.schema import ModelSection, SearchSection, TaskSection
 from lorakit.result import Result
 from lorakit.workflow.import_peft import put_on_model
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.restore import RestoredRun, restore_run
 from lorakit.workflow.verify import check_target, predict_reference
+
+logger = logging.getLogger(__name__)
 
 FORMS = ("peft",)
 
@@ -121,6 +124,12 @@ def export(
             "PEFT would answer otherwise: the head reads the mean of all tokens (model.pooling), which nothing but lorakit does",
             where=str(run),
             hint="lorakit.load reads the run, and a merged folder; a run with model.pooling=default can be exported",
+        )
+    if parts.recipe.task.long != TaskSection.long:
+        logger.warning(
+            "this run reads texts of more than %d tokens by task.long=%s, which PEFT does not: do it yourself, or use lorakit.load",
+            parts.max_length,
+            parts.recipe.task.long,
         )
     form = peft_form(restored.adapted)
     reference = predict_reference(restored)

@@ -12,7 +12,7 @@ LONG = "a film of happy days and of sad nights and of happy ends"
 
 @pytest.fixture(scope="module", params=["head_tail", "windows"])
 def run(request, bench, tmp_path_factory):
-    options = [*FEW, f"task.long={request.param}", "task.window_pooling=max"]
+    options = [*FEW, f"task.long={request.param}"] + ["task.window_pooling=max"] * (request.param == "windows")
     return request.param, bench.train(*options, run_dir=tmp_path_factory.mktemp("long") / "run")
 
 
@@ -47,6 +47,12 @@ def test_a_merged_folder_reads_them_so_too(run, tmp_path):
     own = lorakit.load(result.run_dir).predict_proba([LONG, "happy"])
     assert lorakit.load(merged.out).predict_proba([LONG, "happy"]) == pytest.approx(own, abs=1e-5)
     assert not merged.plain  # which transformers would cut at their end
+
+
+def test_an_exported_adapter_tells_that_peft_reads_other_texts(run, tmp_path, caplog):
+    long, result = run
+    lorakit.export(result.run_dir, out=tmp_path / "peft")
+    assert f"task.long={long}" in caplog.text
 
 
 def test_a_run_is_scored_as_it_was_in_the_training(run):
