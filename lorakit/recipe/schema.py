@@ -1,4 +1,7 @@
-"""The recipe: one dataclass per section, every key with its type, its default, what it means and what it may be."""
+"""The recipe: one dataclass per section, every key with its type, its default, what it means and what it may be.
+
+One file although it is long: it is where every key is looked up.
+"""
 
 # ruff: noqa: RUF009 - key() is dataclasses.field with a documentation
 

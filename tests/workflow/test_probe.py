@@ -114,6 +114,15 @@ def test_runs_whose_heads_read_other_things_are_not_combined(bench, tmp_path):
         lorakit.combine(runs, out=tmp_path / "both")
 
 
+def test_runs_that_read_long_texts_in_other_ways_are_not_combined(bench, tmp_path):
+    runs = [
+        bench.train("training.max_steps=1", f"task.long={long}", run_dir=tmp_path / long).run_dir
+        for long in ("truncate", "windows")
+    ]
+    with pytest.raises(LorakitError, match=r"task\.long of this run is windows and mean, and of .*truncate"):
+        lorakit.combine(runs, out=tmp_path / "both")
+
+
 def test_own_data_starts_from_the_mean_where_the_folder_says_that(bench, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = "".join(f"film {row},{'ab'[row % 2]}\n" for row in range(10))

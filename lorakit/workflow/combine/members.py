@@ -46,18 +46,22 @@ class Member:
 
 
 def check_backbones(runs: Sequence[Run]) -> None:
-    """Updates are of one pretrained weight."""
-    first, *others = [(run, load_recipe(run.recipe).recipe.model) for run in runs]
-    for run, model in others:
-        if model.pooling != first[1].pooling:
-            what = f"the head of this run reads {model.pooling}, and that of {first[0].path} {first[1].pooling}"
-            raise UsageError(what, where=str(run.path), valid="runs with the same model.pooling")
-        if (model.name, model.revision) != (first[1].name, first[1].revision):
-            raise UsageError(
-                f"this run is on {model.name}, and {first[0].path} on {first[1].name}",
-                where=str(run.path),
-                valid="runs on one backbone",
-            )
+    """Updates are of one pretrained weight, under a head that reads the same of the same texts."""
+    (first, own), *others = [(run.path, load_recipe(run.recipe).recipe) for run in runs]
+    for path, other in others:
+        for key, ours, theirs in (
+            ("model", (own.model.name, own.model.revision), (other.model.name, other.model.revision)),
+            ("model.pooling", (own.model.pooling,), (other.model.pooling,)),
+            ("task.long", (own.task.long, own.task.window_pooling), (other.task.long, other.task.window_pooling)),
+        ):
+            if theirs != ours:
+                what = f"{key} of this run is {told(theirs)}, and of {first} {told(ours)}"
+                raise UsageError(what, where=str(path), valid="runs on one backbone that read texts in one way")
+
+
+def told(values: Sequence[str | None]) -> str:
+    """Values with a word between them."""
+    return " and ".join(filter(None, values))
 
 
 def adapted_sites(first: RestoredRun, runs: Sequence[Run], live: Sequence[Sequence[str]]) -> list[Site]:

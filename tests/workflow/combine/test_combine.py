@@ -283,7 +283,7 @@ def test_runs_that_do_not_go_together(bench: Bench, pair: list[Path], tmp_path: 
         ([pair[0]], "nothing to combine"),
         ([pair[0], shortcuts], r"res1 cannot be combined"),
         ([pair[0], vectors], "moves the bias too"),
-        ([pair[0], decoder], "this run is on"),
+        ([pair[0], decoder], "model of this run is"),
         ([pair[0], tmp_path], "is not a run folder"),
     ]
     for runs, message in cases:
@@ -294,7 +294,7 @@ def test_runs_that_do_not_go_together(bench: Bench, pair: list[Path], tmp_path: 
     text = (copy / "recipe.yaml").read_text()
     other = Path(shutil.copytree(bench.backbone(), tmp_path / "backbone"))
     (copy / "recipe.yaml").write_text(text.replace(str(bench.backbone()), str(other)))
-    with pytest.raises(UsageError, match="this run is on") as told:
+    with pytest.raises(UsageError, match="model of this run is") as told:
         lorakit.combine([pair[0], copy], out=tmp_path / "out")
     assert told.value.problems[0].where == str(copy)
     with pytest.raises(UsageError, match="exists already"):
