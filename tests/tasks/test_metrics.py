@@ -62,9 +62,9 @@ def test_shapes_must_agree():
 def test_the_interval_of_an_accuracy_is_near_the_normal_one():
     references = np.zeros(1000, int)
     predictions = (np.arange(1000) < 200).astype(int)  # accuracy 0.8
-    low, high = interval(tasks.get("sst2"), "accuracy", predictions, references, samples=4000)
+    low, high = interval(tasks.get("sst2"), "accuracy", predictions, references, samples=1500)
     half = 1.96 * np.sqrt(0.8 * 0.2 / 1000)
-    assert (low, high) == pytest.approx((0.8 - half, 0.8 + half), abs=0.003)
+    assert (low, high) == pytest.approx((0.8 - half, 0.8 + half), abs=0.005)
 
 
 def test_the_interval_of_a_correlation_is_near_fishers():
@@ -78,8 +78,8 @@ def test_the_interval_of_a_correlation_is_near_fishers():
 
 def test_drawing_counts_is_drawing_rows():
     predictions, references = CLASSES
-    draws = np.random.default_rng(5).integers(200, size=(2000, 200))
-    values = [sk.f1_score(references[rows], predictions[rows]) for rows in draws[:1000]]
+    draws = np.random.default_rng(5).integers(200, size=(500, 200))
+    values = [sk.f1_score(references[rows], predictions[rows]) for rows in draws]
     found = interval(tasks.get("mrpc"), "f1", predictions, references)
     assert found == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=0.02)
 

@@ -22,7 +22,7 @@ TEXTS = ["a happy film", "a sad one", " ", "what a night of joy"]
 @pytest.fixture(scope="module")
 def folds(bench, tmp_path_factory):
     with mock.patch.object(running, "draw"):
-        return lorakit.train_folds(bench.load(*OPTIONS), folds=3, run_dir=tmp_path_factory.mktemp("folds") / "all")
+        return lorakit.train_folds(bench.load(*OPTIONS), folds=2, run_dir=tmp_path_factory.mktemp("folds") / "all")
 
 
 def test_each_row_is_predicted_by_the_fold_that_held_it_out(bench, folds):
@@ -31,7 +31,7 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(bench, folds):
     assert [int(row["idx"]) for row in found] == list(range(len(source)))
     assert [row["text"] for row in found] == [row["sentence"] for row in source]
     assert [row["label"] for row in found] == [row["label"] for row in source]
-    assert {row["fold"] for row in found} == {"1", "2", "3"}
+    assert {row["fold"] for row in found} == {"1", "2"}
     for fold, (run, scores) in enumerate(zip(folds.runs, folds.scores, strict=True), start=1):
         own = [row for row in found if row["fold"] == str(fold)]
         assert np.mean([row["label"] == row["prediction"] for row in own]) == pytest.approx(scores["accuracy"])
@@ -66,21 +66,21 @@ def test_an_ensemble_is_scored_on_a_file_alone(bench, folds):
 
 
 def test_folds_go_on_where_they_were_stopped(bench, folds, tmp_path):
-    with pytest.raises(Interrupted, match=r"fold 1 of 3 stopped after step 1 of 2(?s:.*)the same command goes on"):
-        lorakit.train_folds(bench.load(*OPTIONS), folds=3, run_dir=tmp_path / "all", hooks=[StopAt(1)])
+    with pytest.raises(Interrupted, match=r"fold 1 of 2 stopped after step 1 of 2(?s:.*)the same command goes on"):
+        lorakit.train_folds(bench.load(*OPTIONS), folds=2, run_dir=tmp_path / "all", hooks=[StopAt(1)])
     with mock.patch.object(running, "draw"):
-        again = lorakit.train_folds(bench.load(*OPTIONS), folds=3, run_dir=tmp_path / "all")
+        again = lorakit.train_folds(bench.load(*OPTIONS), folds=2, run_dir=tmp_path / "all")
     assert again.scores == folds.scores
     shutil.rmtree(again.runs[2] / "checkpoints")
     (again.runs[2] / "summary.json").unlink()
     with pytest.raises(UsageError, match=r"another recipe: .*training\.max_steps"):
-        lorakit.train_folds(bench.load(*OPTIONS, "training.max_steps=3"), folds=3, run_dir=tmp_path / "all")
+        lorakit.train_folds(bench.load(*OPTIONS, "training.max_steps=3"), folds=2, run_dir=tmp_path / "all")
     with mock.patch.object(running, "draw"):
-        assert lorakit.train_folds(bench.load(*OPTIONS), folds=3, run_dir=tmp_path / "all").scores == folds.scores
+        assert lorakit.train_folds(bench.load(*OPTIONS), folds=2, run_dir=tmp_path / "all").scores == folds.scores
     with mock.patch("lorakit.workflow.train_folds.train", side_effect=AssertionError):
-        assert lorakit.train_folds(bench.load(*OPTIONS), folds=3, run_dir=tmp_path / "all").scores == folds.scores
+        assert lorakit.train_folds(bench.load(*OPTIONS), folds=2, run_dir=tmp_path / "all").scores == folds.scores
     with pytest.raises(UsageError, match=r"another recipe: .*training\.max_steps"):
-        lorakit.train_folds(bench.load(*OPTIONS, "training.max_steps=3"), folds=3, run_dir=tmp_path / "all")
+        lorakit.train_folds(bench.load(*OPTIONS, "training.max_steps=3"), folds=2, run_dir=tmp_path / "all")
 
 
 def test_outputs_of_an_ensemble_are_matched_by_the_names_of_labels(bench, folds, tmp_path):
@@ -145,10 +145,10 @@ def test_texts_that_were_trained_on_are_told(bench, folds, caplog):
     ("options", "key"),
     [
         (("task.fold=1",), "task.fold"),
-        (("task.folds=3",), "task.folds"),
-        (("task.folds=3", "task.fold=4"), "task.fold"),
-        (("task.folds=3", "task.fold=1", "task.validation_fraction=0.3"), "task.validation_fraction"),
-        (("task.folds=3", "task.fold=1", "task.validation=other.csv"), "task.folds"),
+        (("task.folds=2",), "task.folds"),
+        (("task.folds=2", "task.fold=4"), "task.fold"),
+        (("task.folds=2", "task.fold=1", "task.validation_fraction=0.3"), "task.validation_fraction"),
+        (("task.folds=2", "task.fold=1", "task.validation=other.csv"), "task.folds"),
     ],
 )
 def test_a_fold_is_one_of_several(bench, options, key):
