@@ -71,8 +71,8 @@ def test_folds_go_on_where_they_were_stopped(bench, folds, tmp_path):
     with mock.patch.object(running, "draw"):
         again = lorakit.train_folds(bench.load(*OPTIONS), folds=2, run_dir=tmp_path / "all")
     assert again.scores == folds.scores
-    shutil.rmtree(again.runs[2] / "checkpoints")
-    (again.runs[2] / "summary.json").unlink()
+    shutil.rmtree(again.runs[1] / "checkpoints")
+    (again.runs[1] / "summary.json").unlink()
     with pytest.raises(UsageError, match=r"another recipe: .*training\.max_steps"):
         lorakit.train_folds(bench.load(*OPTIONS, "training.max_steps=3"), folds=2, run_dir=tmp_path / "all")
     with mock.patch.object(running, "draw"):
