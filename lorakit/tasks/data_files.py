@@ -17,7 +17,7 @@ from lorakit.tasks.json_rows import read_json, read_jsonl
 from lorakit.tasks.parquet import read_parquet
 from lorakit.tasks.readers import read_csv, read_tsv, read_txt
 from lorakit.tasks.rows import Columns
-from lorakit.tasks.table import SHOWN, Table, clipped, no_column
+from lorakit.tasks.table import SHOWN, Table, clipped, no_column, whole_path
 from lorakit.tasks.unpacking import PACKINGS, kind_of, packing_of
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ def find_files(named: str, key: str, *, labelled: bool = True) -> DataFiles:
         paths = [Path(found) for found in sorted(glob(str(path))) if os.path.isfile(found)] if has_magic(named) else []
     if not paths:
         hint = "" if path.is_absolute() else f"the full path, or one from {Path.cwd()}"
-        raise DataError(f"there is no file {clipped(named)}", key=key, valid=WHERE, hint=hint)
+        raise DataError(f"there is no file {whole_path(named)}", key=key, valid=WHERE, hint=hint)
     kinds = {(kind_of(found), packing_of(found)): found.name for found in reversed(paths)}
     valid = ", ".join(READERS if not labelled else LABELLED)
     for (kind, _), name in kinds.items():
@@ -108,12 +108,12 @@ def find_files(named: str, key: str, *, labelled: bool = True) -> DataFiles:
             raise DataError(f"a text file has no labels: {clipped(name)}", key=key, valid=valid, hint=hint)
         if kind not in READERS:
             packings = " ".join(packing for packing in PACKINGS if packing)
-            what = f"lorakit cannot tell what kind of file {clipped(named if len(paths) == 1 else name)} is"
+            what = f"lorakit cannot tell what kind of file {whole_path(named if len(paths) == 1 else name)} is"
             raise DataError(
                 what, key=key, valid=f"{valid}; each also packed as {packings}", hint=unknown_hint(path, paths)
             )
     if len(kinds) > 1:
-        what = f"{clipped(named)} holds files of more than one kind: {listed(sorted(kinds.values()))}"
+        what = f"{whole_path(named)} holds files of more than one kind: {listed(sorted(kinds.values()))}"
         raise DataError(what, key=key, valid="files of one kind", hint=pattern_hint(path))
     refuse_many_splits(path, paths, key)
     return DataFiles(str(path), tuple(paths), next(iter(kinds))[0])
@@ -127,10 +127,10 @@ def shards(folder: Path, key: str) -> list[Path]:
         raise DataError(f"the folder cannot be read: {error.strerror}", where=str(folder), key=key) from error
     valid = "a folder of files, all of one kind and one split"
     if not found:
-        what = f"the folder {clipped(str(folder))} holds no files; those that begin with . or _ do not count"
+        what = f"the folder {whole_path(folder)} holds no files; those that begin with . or _ do not count"
         raise DataError(what, key=key, valid=valid)
     if others := [path.name for path in found if not path.is_file()]:
-        what = f"the folder {clipped(str(folder))} holds folders, or what is no file: {listed(others)}"
+        what = f"the folder {whole_path(folder)} holds folders, or what is no file: {listed(others)}"
         raise DataError(what, key=key, valid=valid, hint=pattern_hint(folder))
     return found
 
@@ -139,7 +139,7 @@ def refuse_many_splits(named: Path, paths: Sequence[Path], key: str) -> None:
     """Raise DataError where the names say that the files are of several splits: training on test rows is no mistake to make silently."""
     splits = {match[1].lower(): path.name for path in reversed(paths) if (match := SPLIT_WORD.search(path.name))}
     if len(splits) > 1:
-        what = f"{clipped(str(named))} holds files of several splits: {listed(sorted(splits.values()))}"
+        what = f"{whole_path(named)} holds files of several splits: {listed(sorted(splits.values()))}"
         raise DataError(what, key=key, valid="files of one split", hint=pattern_hint(named, "*train*"))
 
 
@@ -155,7 +155,7 @@ def unknown_hint(named: Path, paths: Sequence[Path]) -> str:
 
 def pattern_hint(named: Path, pattern: str = "*.csv") -> str:
     """A pattern for some of a folder's files."""
-    return f"name the files that are meant with a pattern: {clipped(str(named if named.is_dir() else named.parent))}/{pattern}"
+    return f"name the files that are meant with a pattern: {whole_path(named if named.is_dir() else named.parent)}/{pattern}"
 
 
 def listed(names: Sequence[str]) -> str:

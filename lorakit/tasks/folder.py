@@ -14,7 +14,7 @@ from lorakit.errors import DataError
 from lorakit.tasks.glue_tsv import find_tsv, read_glue_tsv, split_msr
 from lorakit.tasks.parquet import read_parquet
 from lorakit.tasks.rows import Columns
-from lorakit.tasks.table import Tables, clipped
+from lorakit.tasks.table import Tables, whole_path
 from lorakit.tasks.task import Task
 
 
@@ -25,7 +25,7 @@ def read_folder(task: Task, folder: Path, splits: Sequence[str] | None = None) -
     """
     if not os.path.isdir(folder):  # which takes any name, where pathlib raises
         valid = "hub, auto, or a folder with the task's parquet or tsv files"
-        raise DataError(f"there is no folder {clipped(str(folder))}", key="task.data", valid=valid)
+        raise DataError(f"there is no folder {whole_path(folder)}", key="task.data", valid=valid)
     tables: Tables = {}
     for base in (*named_folders(task, folder), folder):
         tables = read_task_folder(task, base)

@@ -14,6 +14,7 @@ CHUNK = 1000  # rows in a table of a file
 SHOWN = 5  # row numbers spelt out in a message
 SHOWN_COLUMNS = 30
 SHOWN_TEXT = 80
+LONGEST_PATH = 4096
 
 
 @dataclass
@@ -100,6 +101,12 @@ def clipped(text: str) -> str:
     """A text on one line, cut where it is long."""
     start = text[:SHOWN_TEXT].replace("\n", "\\n")
     return start if len(text) <= SHOWN_TEXT else f"{start}... ({len(text):,} characters)"
+
+
+def whole_path(named: object) -> str:
+    """A path, or what was given for one, on one line: whole, unless it is too long to be one."""
+    text = str(named)
+    return text.replace("\n", "\\n") if len(text) <= LONGEST_PATH else clipped(text)
 
 
 def refuse_twice(names: Sequence[str], where: str) -> None:
