@@ -80,8 +80,8 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, list[float]]:
         sides: dict[str, Callable[[], Any]] = {
             "predict_file": lambda: lorakit.predict_file(merged, source, out=folder / "out.csv", batch_size=BATCH),
             "stream": lambda: list(classifier.stream(sentences, BATCH)),
-            "plain": lambda: plain(model, tokenizer, sentences, classifier.max_length, by_length=True),
-            "unsorted": lambda: plain(model, tokenizer, sentences, classifier.max_length, by_length=False),
+            "plain": lambda: plain(model, tokenizer, sentences, classifier.cut.length, by_length=True),
+            "unsorted": lambda: plain(model, tokenizer, sentences, classifier.cut.length, by_length=False),
         }
         seconds: dict[str, list[float]] = {side: [] for side in sides}
         for number in range(1 + repeats):
