@@ -31,17 +31,16 @@ def copy_recipe(
 ) -> None:
     """Copy a recipe to a file of yours, to edit and train."""
     from lorakit.artifacts.files import write_text
-    from lorakit.recipe.load import find_recipe
-    from lorakit.recipe.own_data import is_data, write_own_data
-    from lorakit.tasks.task import name_of_files
+    from lorakit.recipe.load import find_recipe, names_data
 
     with envelope(offline=offline):
         columns = {"task.text": text, "task.label": label}
-        if is_data(recipe):
-            name, content = (
-                f"{name_of_files(recipe)}.yaml",
-                write_own_data(recipe, {**columns, "run.offline": offline})[0],
-            )
+        if names_data(recipe):
+            from lorakit.recipe.own_data import write_own_data
+            from lorakit.tasks.task import name_of_files
+
+            name = f"{name_of_files(recipe)}.yaml"
+            content, _ = write_own_data(recipe, {**columns, "run.offline": offline})
         elif any(columns.values()):
             raise UsageError("a recipe has its columns already", hint="leave --text and --label out, and edit the copy")
         else:

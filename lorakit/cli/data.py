@@ -20,7 +20,7 @@ from lorakit.cli.options import (
     open_recipe,
 )
 from lorakit.cli.output import warn, write
-from lorakit.reporting.tables import Column, count, facts, percent, scores, table
+from lorakit.reporting.tables import Column, baseline_facts, count, facts, percent, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,14 +59,8 @@ def tell(result: DataReport) -> None:
         ("from", result.origin),
         ("scripts", ", ".join(f"{name} {percent(share)}" for name, share in result.scripts.items()) or "no letters"),
     ]
-    pairs = [
-        (
-            f"baseline {found.name}",
-            f"{scores(found.scores) or 'not made'}  ({'; '.join(filter(None, (found.title, found.note)))})",
-        )
-        for found in result.baselines
-    ]
-    write(facts(columns), split_table(result), *([] if result.regression else [class_table(result)]), facts(pairs))
+    classes = [] if result.regression else [class_table(result)]
+    write(facts(columns), split_table(result), *classes, facts(baseline_facts(result.baselines)))
     for remark in result.remarks:
         warn(remark)
 

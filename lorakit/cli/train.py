@@ -26,7 +26,7 @@ from lorakit.cli.options import (
 )
 from lorakit.cli.output import next_line, say, warn, write
 from lorakit.errors import UsageError
-from lorakit.reporting.tables import Column, count, duration, facts, percent, scores, table
+from lorakit.reporting.tables import Column, baseline_facts, count, duration, facts, percent, scores, table
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import LoadedRecipe
@@ -141,7 +141,7 @@ def tell(result: TrainResult, *, offline: bool) -> None:
             f"{scores(result.best)}  (chosen by {result.metric} on the validation split)",
         ),
         *([("used", "the best weights, which the validation rows chose: their scores there flatter them")] * chosen),
-        *baseline_lines(result),
+        *baseline_facts(result.baselines),
         *calibration_lines(result),
         ("parameters", f"{count(result.adapter_parameters)} in adapters, {count(result.head_parameters)} in the head"),
         ("sites on", f"{result.sites_on} of {result.sites_total}"),
@@ -171,15 +171,4 @@ def calibration_lines(result: TrainResult) -> list[tuple[str, str]]:
             "calibration",
             f"error {told}  (temperature {found.temperature:.4g}, fitted on these {count(found.rows)} validation rows)",
         )
-    ]
-
-
-def baseline_lines(result: TrainResult) -> list[tuple[str, str]]:
-    """What simple classifiers get on the same rows, below the scores."""
-    return [
-        (
-            f"baseline {baseline.name}",
-            f"{scores(baseline.scores) or 'not made'}  ({'; '.join(filter(None, (baseline.title, baseline.note)))})",
-        )
-        for baseline in result.baselines
     ]

@@ -139,7 +139,9 @@ def run_folder(recipe: str | Path) -> Path | None:
 
 
 def names_data(recipe: str | Path) -> bool:
-    """Whether a person names data to make a recipe for, and no recipe."""
+    """Whether a person names data to make a recipe for, and no recipe. What reads data is imported where neither name nor ending tells."""
+    if str(recipe) in shipped_recipes() or str(recipe).endswith(SUFFIXES):
+        return False
     from lorakit.recipe.own_data import is_data
 
     return is_data(recipe)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lorakit.reporting.grid import Grid
+    from lorakit.tasks.baselines import Baseline
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,17 @@ def ranks(lowest: int, highest: int) -> str:
 def scores(values: Mapping[str, float]) -> str:
     """``accuracy 0.7892, f1 0.8512``."""
     return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+
+
+def baseline_facts(baselines: Iterable[Baseline]) -> list[tuple[str, str]]:
+    """A fact for each simple classifier: its scores, what it is, and which rows it was trained on where not all."""
+    return [
+        (
+            f"baseline {baseline.name}",
+            f"{scores(baseline.scores) or 'not made'}  ({'; '.join(filter(None, (baseline.title, baseline.note)))})",
+        )
+        for baseline in baselines
+    ]
 
 
 def percent(share: float) -> str:

@@ -71,9 +71,8 @@ def one_label(features: NDArray[np.float32], has: NDArray[np.int8]) -> tuple[NDA
     if number in (0, len(has)):
         odds = np.log(max(number, 0.5) / max(len(has) - number, 0.5))
         return np.zeros((1, features.shape[1])), np.array([odds])
-    fitted = LogisticRegression(C=FEW, max_iter=ITERATIONS).fit(
-        features, has
-    )  # one strength for all: labels may be many
+    # One strength for all labels, which may be many.
+    fitted = LogisticRegression(C=FEW, max_iter=ITERATIONS).fit(features, has)
     return fitted.coef_, fitted.intercept_
 
 

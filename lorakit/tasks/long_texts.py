@@ -86,7 +86,8 @@ def pieces(made: Any, cut: Cut, frame: Frame) -> tuple[dict[str, list[list[int]]
     for row, tokens in enumerate(made["input_ids"]):
         kept = places(len(tokens), cut, frame)
         counts.append(len(kept))
-        lost += len({place for piece in kept for part in piece for place in part}) < len(tokens)
+        if len(tokens) > cut.length:
+            lost += len({place for piece in kept for part in piece for place in part}) < len(tokens)
         for name in names:
             values = made[name][row]
             found[name] += [[value for part in piece for value in values[part.start : part.stop]] for piece in kept]

@@ -217,13 +217,18 @@ def open_run_for(
 
 
 def joined(path: Path, opened: Sequence[tuple[Any, TaskData]]) -> tuple[TrainedEnsemble, TaskData]:
-    """The runs of an ensemble as one, for the task of the first; the others' outputs are matched to its labels by name."""
-    task = opened[0][1].task
+    """The runs of an ensemble as one, for the task of the first; the others' outputs are matched to its labels by name.
+
+    Of a task that the runs did not learn, ``open_run_for`` has matched them already.
+    """
+    first, task = opened[0][0], opened[0][1].task
     members = [
-        member if task.regression else replace(member, outputs=order_by_name(data.task.labels, task.labels))
+        member
+        if task.regression or member.learnt
+        else replace(member, outputs=order_by_name(data.task.labels, task.labels))
         for member, data in opened
     ]
-    return TrainedEnsemble(members, f"{path} ({len(members)} runs)"), opened[0][1]
+    return TrainedEnsemble(members, f"{path} ({len(members)} runs)", learnt=first.learnt), opened[0][1]
 
 
 def wanted_splits(task: Task, split: str | None) -> Sequence[str]:

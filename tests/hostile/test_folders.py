@@ -45,13 +45,13 @@ def spoil_and_read(
     readers: dict[str, Reader],
     *files: str,
     writes_inside: bool = False,
-) -> None:
-    """Spoil a copy of ``source`` in one or two ways, and read it in one of the ways."""
+) -> int:
+    """Spoil a copy of ``source`` in one or two ways, and read it in one of the ways; how often that was tried, and went as it should."""
     folder, out = tmp_path / "copies" / "folder", tmp_path / "made" / "out"
-    count = 0
+    count = tried = 0
 
     def case(made: tuple[str, list[Spoiling]]) -> None:
-        nonlocal count
+        nonlocal count, tried
         name, ways = made
         fresh_copy(source, folder)
         if out.parent.exists():
@@ -62,9 +62,11 @@ def spoil_and_read(
         for way in ways:
             way.apply(folder, outside, files or None)
         count += survives(readers[name], folder, out, outside, writes_inside=writes_inside)
+        tried += 1
 
     try_all(effort, st.tuples(st.sampled_from(sorted(readers)), st.lists(spoilings, min_size=1, max_size=2)), case)
     print(f"{count} worked")  # told with pytest -s
+    return tried
 
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "lorakit.json", "lorakit_model.safetensors")
@@ -81,13 +83,13 @@ RECORDS = (
 
 @efforts(few=12)
 def test_adapter_of_a_plain_run(effort, bench, plain, tmp_path, outside):
-    spoil_and_read(effort, plain, tmp_path, outside, make_readers(bench, plain), *ADAPTER)
+    assert spoil_and_read(effort, plain, tmp_path, outside, make_readers(bench, plain), *ADAPTER) > 0
 
 
 @efforts(few=8)
 def test_adapter_of_a_searched_run(effort, bench, searched, plain, tmp_path, outside):
     readers = {name: read for name, read in make_readers(bench, plain).items() if name in ("load", "merge", "report")}
-    spoil_and_read(effort, searched, tmp_path, outside, readers, *ADAPTER)
+    assert spoil_and_read(effort, searched, tmp_path, outside, readers, *ADAPTER) > 0
 
 
 @efforts(few=8)
@@ -97,20 +99,23 @@ def test_records_of_a_run(effort, searched, plain, tmp_path, outside):
         "load": labelled,
         "compare": lambda folder, out: lorakit.compare([str(folder), str(plain)], train=False, folder=out),
     }
-    spoil_and_read(effort, searched, tmp_path, outside, readers, *RECORDS)
+    assert spoil_and_read(effort, searched, tmp_path, outside, readers, *RECORDS) > 0
 
 
 @pytest.mark.slow
 @efforts(few=10)
 def test_pages_of_a_run(effort, searched, tmp_path, outside):
-    spoil_and_read(
-        effort,
-        searched,
-        tmp_path,
-        outside,
-        {"report": lambda folder, out: lorakit.report(folder)},
-        *RECORDS,
-        writes_inside=True,
+    assert (
+        spoil_and_read(
+            effort,
+            searched,
+            tmp_path,
+            outside,
+            {"report": lambda folder, out: lorakit.report(folder)},
+            *RECORDS,
+            writes_inside=True,
+        )
+        > 0
     )
 
 
@@ -121,12 +126,15 @@ def test_a_run_to_go_on_with(effort, unfinished, tmp_path, outside):
             lorakit.train(load_recipe(folder / "recipe.yaml"), run_dir=folder, resume=True)
 
     files = {path.name for path in unfinished.rglob("*") if path.is_file()}
-    spoil_and_read(effort, unfinished, tmp_path, outside, {"resume": resume}, *sorted(files), writes_inside=True)
+    assert (
+        spoil_and_read(effort, unfinished, tmp_path, outside, {"resume": resume}, *sorted(files), writes_inside=True)
+        > 0
+    )
 
 
 @efforts(few=15)
 def test_a_merged_model(effort, merged, tmp_path, outside):
-    spoil_and_read(effort, merged, tmp_path, outside, {"load": labelled})
+    assert spoil_and_read(effort, merged, tmp_path, outside, {"load": labelled}) > 0
 
 
 @efforts(few=30)
@@ -144,4 +152,4 @@ def test_a_peft_adapter(effort, bench, exported, tmp_path, outside):
             folder, task="custom", out=out, overrides=settings, offline=True
         )
     }
-    spoil_and_read(effort, exported, tmp_path, outside, readers, *ADAPTER)
+    assert spoil_and_read(effort, exported, tmp_path, outside, readers, *ADAPTER) > 0

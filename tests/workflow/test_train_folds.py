@@ -93,6 +93,31 @@ def test_outputs_of_an_ensemble_are_matched_by_the_names_of_labels(bench, folds,
     assert lorakit.evaluate(both.out, file=path).rows == len(list(csv.DictReader(path.open(newline=""))))
 
 
+def test_an_ensemble_is_scored_on_another_task_by_the_names_of_labels(bench, tmp_path):
+    rows = list(csv.DictReader((bench.data() / "train.csv").open(newline="")))
+    names = {"happy": "positive"}
+    with (tmp_path / "own.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows(
+            [("sentence", "label"), *((row["sentence"], names.get(row["label"], "negative")) for row in rows)]
+        )
+    # The other way round than sst2 has them.
+    settings = [f"task.train={tmp_path / 'own.csv'}", "task.test=null", "task.labels=[positive, negative]"]
+    runs = [
+        bench.train(
+            *OPTIONS, *settings, "training.max_steps=12", f"run.seed={seed}", run_dir=tmp_path / str(seed)
+        ).run_dir
+        for seed in (0, 1)
+    ]
+    out = lorakit.ensemble(runs, out=tmp_path / "both").out
+    answers = lorakit.predict(out, [row["sentence"] for row in rows])
+    right = np.mean([a.label == names.get(row["label"], "negative") for a, row in zip(answers, rows, strict=True)])
+    scored = lorakit.evaluate(out, task="sst2", file=tmp_path / "own.csv")
+    assert scored.scores["accuracy"] == pytest.approx(right)
+    assert right != pytest.approx(1 - right)  # or the order would make no difference
+    assert scored.learnt == "own"
+
+
 def test_what_is_no_ensemble_is_told(bench, folds, tmp_path):
     with pytest.raises(UsageError, match="two runs or more"):
         lorakit.ensemble(folds.runs[:1], out=tmp_path / "one")
