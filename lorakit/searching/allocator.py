@@ -167,6 +167,9 @@ class Allocator(ABC):
     def after_step(self, step: int) -> None:
         """The optimiser has stepped; the gradients it used are still there. ``step`` counts this one already."""
 
+    def put_back(self) -> None:
+        """Give what no step may move, a rank unit that is closed, the values it had before the last one."""
+
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss to train on, given the one so far; itself by default."""
         return loss

@@ -29,6 +29,7 @@ from lorakit.training.evaluation import decide
 from lorakit.training.hooks import Hook
 from lorakit.training.loop import BEST
 from lorakit.training.loop import train as run_loop
+from lorakit.training.rate import FoundRate
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.training import Training
 from lorakit.workflow.baselines import measure_baselines
@@ -79,6 +80,8 @@ class TrainResult(Result):
         stopped: how it did, in a sentence; empty where it went to its end.
         selected: the weights that are used where nobody says which: ``last`` or ``best``. Of these are collapsed, confusion and
             warnings. Those that are best were chosen on the validation rows, whose scores then flatter them.
+        rate: how the learning rate was found, where ``training.lr`` is auto; else None.
+        rate_seconds: what that took of the training's time.
         calibration: of the last and the best weights the temperature for probabilities, fitted on the validation rows; empty where
             the recipe wants none, and for a number to predict.
     """
@@ -113,6 +116,8 @@ class TrainResult(Result):
     stopped: str
     selected: str
     calibration: dict[str, Calibration]
+    rate: FoundRate | None = None
+    rate_seconds: float = 0.0
 
 
 def train(
@@ -243,6 +248,8 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> Tr
         stopped=stopped_words(state, training.metric, training.recipe.training.early_stopping),
         selected=selected,
         calibration=calibrations(training),
+        rate=FoundRate(**state.rate) if state.rate else None,
+        rate_seconds=state.rate_seconds,
     )
 
 
