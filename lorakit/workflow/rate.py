@@ -10,7 +10,7 @@ from pathlib import Path
 from lorakit.artifacts.run import Run
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.tasks.task import TaskData
-from lorakit.training.rate import CHANGE, FoundRate, first_rate, search_rate
+from lorakit.training.rate import CHANGE, FoundRate, search_rate, usual_rate
 from lorakit.training.training import Training
 from lorakit.training.trial_steps import Trials
 from lorakit.workflow.prepare import prepare
@@ -40,7 +40,7 @@ def preview_rate(
         0.0021
     """
     with about_to_train(recipe, overrides, data) as training:
-        return search_rate(Trials(training).change, first_rate(training.recipe), training.schedule.total_steps, target)
+        return search_rate(Trials(training).change, usual_rate(training.recipe), training.schedule.total_steps, target)
 
 
 def measure_changes(
