@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import TrainingSection
 from lorakit.tasks.batching import ROW_SCALE, Batch, Encoded
-from lorakit.training import loop
+from lorakit.training.gradients import forward_backward
 from lorakit.training.loader import TrainLoader
 from lorakit.training.losses import ClassLoss, make_loss, row_scale
 from lorakit.workflow.setup import assemble
@@ -120,7 +120,7 @@ def test_a_step_in_parts_has_the_gradient_of_torchs_weighted_mean(
     step_batch = next(training.loader.step_batches(0))
     assert len(step_batch.batches) == 2 or training.recipe.training.micro_tokens
     for batch in step_batch.batches:
-        loop.forward_backward(training, step_batch, batch)
+        forward_backward(training, step_batch, batch)
     tensors = [tensor.parameter for tensor in training.adapted.trained()]
     seen = [parameter.grad for parameter in tensors]
     encoded, places = training.loader.encoded, training.loader.batches(0)[:2]

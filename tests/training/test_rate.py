@@ -9,6 +9,7 @@ import pytest
 
 from lorakit.errors import RunError
 from lorakit.training.rate import (
+    BLIND,
     FIRST,
     HIGHEST,
     HORIZON,
@@ -64,6 +65,14 @@ def test_above_a_collapse_nothing_is_expected():
     """The change at 0.04 is less than at 0.01: the model has lost what it knew, and 0.02 is the most that is left."""
     assert expected_rate({0.01: 0.2, 0.04: 0.1}, 0.5) <= 0.02
     assert search_rate(collapsing, 0.005, SHORT, 0.5).lr < 0.02
+
+
+@pytest.mark.parametrize("change", [lambda lr: 0.01, lambda lr: 1e-5 / lr])
+def test_what_hardly_moves_tells_nothing(change: Callable[[float], float]):
+    """Not even by falling: then the model has not collapsed, it has not begun to learn."""
+    found = search_rate(change, 1e-3, SHORT, 0.5)
+    assert (found.lr, found.rates) == (BLIND * 1e-3, [FIRST * 1e-3, HIGHEST * 1e-3])
+    assert told(found).endswith("and should by 0.5, which is too little to tell")
 
 
 def test_a_model_that_does_not_move_or_breaks_everywhere_is_an_error():
