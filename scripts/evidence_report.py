@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from evidence_stats import NATS, POINTS, Array, Gap, counts, gap, over_tasks, raw_losses, right, tempered_losses
 from evidence_unit import Outcome
+from numpy.typing import NDArray
 from readme_tables import grid
 
 from lorakit.artifacts.files import write_json, write_text
@@ -20,7 +21,9 @@ MEASURES = {"log_loss": NATS, "accuracy": POINTS}
 
 @dataclass(frozen=True)
 class Cell:
-    """A side on a task: by seed the losses and hits of every test row (rows,), and what its trainings told."""
+    """A side on a task at a rate: by seed the losses and hits of every test row (rows,), and what its trainings told; most_common:
+    the share of the most common label.
+    """
 
     side: str
     task: str
@@ -29,6 +32,7 @@ class Cell:
     raw: dict[int, Array]
     hits: dict[int, Array]
     told: dict[int, dict[str, Any]]
+    most_common: float
 
     @classmethod
     def read(cls, question: Any, side: str, task: str, rate: str) -> Cell | None:
@@ -45,6 +49,7 @@ class Cell:
             {seed: raw_losses(each.logits, each.labels) for seed, each in found.items()},
             {seed: right(each.logits, each.labels) for seed, each in found.items()},
             {seed: each.told for seed, each in found.items()},
+            most_common(next(iter(found.values())).labels),
         )
 
     def better_than(self, other: Cell, measure: str) -> Array | None:
@@ -79,6 +84,11 @@ class Cell:
         told = {seed: {key: each[key] for key in kept} for seed, each in self.told.items()}
         code = sorted({str((each["environment"]["git"] or {}).get("commit")) for each in self.told.values()})
         return {"side": self.side, "task": self.task, "rate": self.rate, **by_seed, "told": told, "code": code}
+
+
+def most_common(labels: NDArray[np.integer[Any]]) -> float:
+    """The share of the most common label."""
+    return float(np.bincount(labels).max() / len(labels))
 
 
 def average(by_seed: dict[int, Array]) -> float:
@@ -135,7 +145,12 @@ def report(question: Any) -> str:
     )
     text = [f"## {question.given['title']}", "", told]
     record = {"question": question.given, "cells": [cell.to_dict() for cell in cells]}
-    if not question.given.get("every_rate"):
+    if question.given.get("every_rate"):
+        from evidence_rates import rate_tables
+
+        tables, record["rates"] = rate_tables(cells, {cell.task: cell.most_common for cell in cells})
+        text = [text[0], "", tables]
+    else:
         gaps = differences(question, cells)
         rows = [
             (side, task, str(values), str(other), counts(values, NATS), counts(other, POINTS))
