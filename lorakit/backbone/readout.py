@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn.functional import layer_norm
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from lorakit.backbone.padding import padding_of
 from lorakit.errors import RecipeError
 
 READOUT_KEY = "model.readout"
@@ -109,7 +110,7 @@ def read_out(model: Any, readout: Readout, tokenizer: Any, name: str) -> list[st
     if isinstance(getattr(base, "pooler", None), nn.Module):
         prefix = model.base_model_prefix
         dropped += [f"{prefix}.pooler.{key}" for key, _ in base.pooler.named_parameters()]
-        base.pooler = None
+        base.pooler = nn.Identity()  # LayoutLM's base model calls it, whatever it is
     head = nn.Linear(width, model.config.num_labels)
     head.to(next(base.parameters()).dtype)
     setattr(model, readout.head, head)
@@ -127,10 +128,13 @@ def read_out(model: Any, readout: Readout, tokenizer: Any, name: str) -> list[st
 @torch.no_grad()
 def width_of(model: Any, readout: Readout, tokenizer: Any, name: str) -> int:
     """How wide what is read is. Raises RecipeError where the model does not give it, or it says nothing of the whole text."""
-    base, size = model.base_model, model.config.get_text_config().hidden_size
+    base, padding = model.base_model, padding_of(model.config)
+    size = getattr(model.config.get_text_config(), "hidden_size", None)
     if base is model or model.config.is_encoder_decoder:
         raise unfit(readout, name, "this architecture has no states of the text's tokens alone")
-    if readout.name == CLS and not starts_with_special(tokenizer):
+    if padding.multiple > 1:
+        raise unfit(readout, name, "it reads several tokens together, the last with padding")
+    if readout.name == CLS and (padding.left or not starts_with_special(tokenizer)):
         raise unfit(readout, name, "its texts begin with no token that stands for the whole")
     tokens = torch.tensor([[1, 1, 1], [1, 1, 2]], device=next(base.parameters()).device)
     deep = {"output_hidden_states": True} if readout.depth > 1 else {}

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from datasets import Dataset
+from support.every_family import tiny_classifier
 from support.models import SMALL, tiny_tokenizer
 from torch import nn
 from torch.nn.functional import cross_entropy, layer_norm
@@ -11,6 +13,7 @@ from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.backbone.head import output_names
 from lorakit.backbone.readout import READOUTS, read_out
 from lorakit.errors import RecipeError
+from lorakit.tasks.batching import encode
 
 TEXTS = ["a good film", "the plot was never dull , and the cast likes the old joke !", "bad"]
 ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2", "electra")
@@ -100,3 +103,32 @@ def test_models_without_states_of_the_texts_tokens_are_refused(readout):
         read_out(model, READOUTS[readout], tiny_tokenizer(), "some/bart")
     assert caught.value.problems[0].key == "model.readout"
     assert hasattr(model, "classification_head")  # it is as it was
+
+
+REFUSED = {
+    # family -> what it cannot be read out by
+    "xlnet": ["cls"],  # padded on the left: the first place of a batch is no token
+    "perceiver": ["cls", "mean", "layers"],  # latent states, none for a token
+    "funnel": ["cls", "mean", "layers"],  # pools
+    "canine": ["cls", "mean", "layers"],  # its layers see letters by fours
+    "layoutlm": [],  # whose base model calls its pooler
+}
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_a_read_out_is_the_texts_own_or_is_refused(family, tmp_path, load):
+    folder, refused = tiny_classifier(family, tmp_path / family), []
+    for name in READOUTS:
+        try:
+            backbone = load(folder, readout=name, head="new")
+        except RecipeError as error:
+            refused += [name] * ("cannot be read out" in str(error))
+            continue
+        dataset = Dataset.from_dict({"text": TEXTS, "idx": [0, 1, 2]})
+        encoded = encode(dataset, backbone.tokenizer, 32, padding=backbone.padding)
+        together, alone = (
+            torch.cat([backbone.model(**encoded.collate(rows)).logits for rows in batches])
+            for batches in ([[0, 1, 2]], [[0], [1], [2]])
+        )
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert refused == REFUSED[family]
