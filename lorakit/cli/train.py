@@ -142,6 +142,7 @@ def tell(result: TrainResult, *, offline: bool) -> None:
         ),
         *([("used", "the best weights, which the validation rows chose: their scores there flatter them")] * chosen),
         *baseline_facts(result.baselines),
+        *([("readout", str(result.readout))] if result.readout else []),
         *calibration_lines(result),
         ("parameters", f"{count(result.adapter_parameters)} in adapters, {count(result.head_parameters)} in the head"),
         ("sites on", f"{result.sites_on} of {result.sites_total}"),

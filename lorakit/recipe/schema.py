@@ -79,14 +79,21 @@ class ModelSection:
     head: Optional[str] = key(
         None,
         "a checkpoint's trained head: keep it in its own order, or make it new; by default it is kept where its label names are the "
-        "task's, its outputs in the task's order. probe: new, and starting as logistic regression on the frozen model's features",
-        choices=("keep", "new", "probe"),
+        "task's, its outputs in the task's order",
+        choices=("keep", "new"),
     )
-    pooling: str = key(
-        "default",
-        "what the head reads: what the family's own head does, or the mean of all tokens, as encoders of sentences are trained; "
-        "then a merged folder loads in lorakit alone",
-        choices=("default", "mean"),
+    head_start: str = key(
+        "random",
+        "what a new head starts as: drawn at random, or fitted: logistic regression on the frozen model's features",
+        choices=("random", "fitted"),
+        also=("head_init",),
+    )
+    readout: str = key(
+        "own",
+        "what the head reads: what the family's own classifier does, the first token (cls), the mean of all tokens, that mean in the "
+        "last four layers, or what logistic regression on training rows finds best (auto); own alone merges to a plain checkpoint",
+        choices=("own", "cls", "mean", "layers", "auto"),
+        also=("pooler", "pooling_mode", "classifier_pooling"),
     )
     trust_remote_code: bool = key(False, "run code that comes with a hub model")
 

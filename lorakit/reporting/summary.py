@@ -36,7 +36,8 @@ class Outcome:
     the numbers of parameters are None where the run has not written them; warnings: what says that it came to little; stopped: how it
     stopped early, a sentence; selected: the weights that are used where nobody says which; calibration: of these;
     labels, confusion: rows of the validation split by the label they have (down) and the label they got (across), where written;
-    by_label: where a row may have several labels, for each of them such a table of rows without it and with it.
+    by_label: where a row may have several labels, for each of them such a table of rows without it and with it; readout: what the
+    head reads, where that was found, and why.
     """
 
     task: str
@@ -55,6 +56,7 @@ class Outcome:
     head_parameters: int | None = None
     warnings: list[str] = field(default_factory=list)
     stopped: str = ""
+    readout: str = ""
     selected: str = "last"
     calibration: Calibration | None = None
     labels: tuple[str, ...] = ()
@@ -93,6 +95,7 @@ def outcome_words(outcome: Outcome) -> list[str]:
         words = [f"The run is not finished: so far it has recorded {trained}. What follows can still change."]
         if outcome.search_seconds:
             words.append(f"Its search ticks took {duration(outcome.search_seconds)} until now.")
+    words += [f"What its head reads was found before the training: {outcome.readout}."] * bool(outcome.readout)
     if not outcome.last:
         return [*words, "Nothing has been scored on the validation split yet."]
     words.append(f"Its last score on the validation split: {scores(outcome.last)}.")

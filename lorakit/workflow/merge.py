@@ -14,7 +14,7 @@ from lorakit.artifacts.files import folder, write_json
 from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_record
 from lorakit.backbone.adapted_folder import LENGTH, NO_LIMIT
 from lorakit.backbone.load import quiet_transformers
-from lorakit.backbone.mean_pooling import MEAN
+from lorakit.backbone.readout import OWN
 from lorakit.recipe.schema import ModelSection, TaskSection
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded, encode
@@ -99,8 +99,8 @@ def merge(
     check_foldable(adapted)
     reference = predict_reference(restored)
     kept = adapted.live_shortcuts
-    folded, pooling = fold(adapted), parts.recipe.model.pooling
-    otherwise = parts.backbone.padding.ours_alone or parts.recipe.task.long != TaskSection.long or pooling == MEAN
+    folded, readout = fold(adapted), parts.recipe.model.readout
+    otherwise = parts.backbone.padding.ours_alone or parts.recipe.task.long != TaskSection.long or readout != OWN
     closed = bool(kept) or otherwise  # another loader would read it, and answer otherwise
     with folder(target) as place:
         save_merged(adapted, place, kept, parts.max_length, closed=closed)
@@ -113,7 +113,7 @@ def merge(
             "pair": parts.task.pair,
             "long": parts.recipe.task.long,
             "window_pooling": parts.recipe.task.window_pooling,
-            "pooling": pooling,
+            "readout": readout,
             "temperature": restored.temperature,
             "shortcuts": shortcut_record(kept, parts.recipe.adapter.shortcut_norm) if kept else None,
         }

@@ -9,12 +9,15 @@ from statistics import mean
 
 from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
+from lorakit.backbone.readout import AUTO
+from lorakit.backbone.trained_head import FITTED
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.recipe.schema import CUSTOM
 from lorakit.result import Result
 from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
 from lorakit.searching.proxy import proxies
+from lorakit.tasks.baselines import FROZEN_ROWS
 from lorakit.tasks.batching import sorted_together
 from lorakit.tasks.survey import remarks
 from lorakit.training.schedule import Schedule, make_schedule
@@ -22,8 +25,11 @@ from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import estimate_footprint
 from lorakit.workflow.parts import Parts, encode_rows
+from lorakit.workflow.readout import candidates
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
 
+PASSES = 2
+"""Forward passes that a training step takes at least: there, and back through frozen weights."""
 SAMPLE = 1000
 """Training rows whose lengths a plan looks at."""
 SURVEYED = 50_000
@@ -149,7 +155,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
         evaluations=schedule.evaluations,
         search_overhead=search_overhead(parts, schedule),
         memory_bytes=estimate_footprint(parts, adapted).total,
-        notes=[*loaded.told, *make_notes(parts, schedule), *of_start],
+        notes=[*loaded.told, *make_notes(parts, schedule), *head_notes(parts, schedule), *of_start],
         remarks=survey_remarks(parts),
     )
 
@@ -195,6 +201,25 @@ def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
         steps=schedule.total_steps,
         accumulate=training.accumulate,
     )
+
+
+def head_notes(parts: Parts, schedule: Schedule) -> list[str]:
+    """What is found out of the head before the first step, and what that costs."""
+    model, told = parts.recipe.model, []
+    rows = min(schedule.rows, FROZEN_ROWS)
+    if model.readout == AUTO:
+        found = ", ".join(candidates(parts))
+        told.append(
+            f"what the head reads is decided before the first step, between {found}: by the loss of a linear model of the frozen "
+            f"features over folds of {rows:,} training rows; the head above is the family's own"
+        )
+    if model.head_start == FITTED:
+        told.append(f"the head starts as a linear model of the frozen features of {rows:,} training rows")
+    if told:
+        passes = schedule.total_steps * parts.recipe.training.accumulate * parts.recipe.training.batch_size
+        share = 100 * rows / max(PASSES * passes, 1)
+        told[-1] += f" (one forward pass over them: about {share:.1f} % of the training)"
+    return told
 
 
 def make_notes(parts: Parts, schedule: Schedule) -> list[str]:

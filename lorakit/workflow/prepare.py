@@ -30,9 +30,9 @@ from lorakit.training.training import Training
 from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
 from lorakit.workflow.accelerator import check_device, make_accelerator
 from lorakit.workflow.calibrate import calibrate
+from lorakit.workflow.head_start import start_head
 from lorakit.workflow.objective import objective_of
 from lorakit.workflow.parts import Parts
-from lorakit.workflow.probe import probe_head
 from lorakit.workflow.setup import adapt, drop_unused_work, make_allocator, warm_start
 
 
@@ -51,7 +51,8 @@ def prepare(
         schedule = make_schedule(recipe, len(encoded["train"]))
         check_device(recipe)
         if fresh:
-            probe_head(parts, encoded["train"])
+            start_head(parts)
+        parts.frozen.clear()  # nobody asks for it any more
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         if fresh:
             warm_start(recipe, adapted)

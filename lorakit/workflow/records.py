@@ -11,6 +11,7 @@ from typing import Any
 
 from lorakit.adapters.switching import ON
 from lorakit.artifacts.adapter_file import OURS, told_adapter
+from lorakit.artifacts.readout_file import as_choice
 from lorakit.artifacts.records import number, reading
 from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
@@ -147,6 +148,7 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             head_parameters=int(summary["head_parameters"]),
             warnings=list(summary.get("warnings", [])),
             stopped=str(summary.get("stopped", "")),
+            readout=str(as_choice(summary["readout"], path)) if summary.get("readout") else "",
             selected=str(summary.get("selected", "last")),
             calibration=read_calibration(summary),
             labels=task.labels,

@@ -18,8 +18,9 @@ from lorakit.training.loader import TrainLoader
 from lorakit.training.seeds import derive_seed
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.calibrate import calibrate
+from lorakit.workflow.head_start import start_head
 from lorakit.workflow.objective import objective_of
-from lorakit.workflow.probe import probe_head
+from lorakit.workflow.readout import settle_readout
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work, make_allocator, warm_start
 
 
@@ -107,8 +108,9 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
     parts = assemble(loaded)
     with loaded.locating_errors():
         check_decides_at_once(loaded.recipe.search)
+        loaded, parts, _ = settle_readout(loaded, parts)
         encoded = parts.encode("train")["train"]
-        probe_head(parts, encoded)
+        start_head(parts)
         adapted = adapt(parts, statistics=calibrate(parts, encoded))
         drop_unused_work(parts, adapted)
         warm_start(loaded.recipe, adapted)

@@ -16,7 +16,7 @@ from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import resolve, shortcut_spec
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.first_token import compute_first_token_only
-from lorakit.backbone.mean_pooling import MEAN
+from lorakit.backbone.readout import reads_first_token_alone
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
@@ -110,7 +110,7 @@ def drop_unused_work(parts: Parts, adapted: AdaptedModel) -> None:
 def only_sites_see_tokens(parts: Parts) -> bool:
     """Whether the sites' adapters are all that works on tokens: no search, shortcut, block or update looks at others than the head."""
     recipe = parts.recipe
-    if recipe.model.pooling == MEAN:
+    if not reads_first_token_alone(recipe.model.readout):
         return False
     search = recipe.search.method
     looks = search != "none" and allocators.get(search).sees_tokens

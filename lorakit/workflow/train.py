@@ -13,6 +13,7 @@ from lorakit.artifacts.adapter_file import check_saved, save_adapter
 from lorakit.artifacts.calibration_file import write_calibration
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.provenance import Provenance
+from lorakit.artifacts.readout_file import ReadoutChoice, write_choice
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import KEY
 from lorakit.errors import RunError
@@ -34,6 +35,7 @@ from lorakit.training.training import Training
 from lorakit.workflow.baselines import measure_baselines
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.prepare import prepare
+from lorakit.workflow.readout import as_begun, settle_readout
 from lorakit.workflow.resume import check_same_recipe, choose_run, holding
 from lorakit.workflow.same_data import check_same_base, check_same_data, remember, seen_before, seen_by, warn_of_seen
 from lorakit.workflow.setup import assemble
@@ -81,6 +83,7 @@ class TrainResult(Result):
             warnings. Those that are best were chosen on the validation rows, whose scores then flatter them.
         calibration: of the last and the best weights the temperature for probabilities, fitted on the validation rows; empty where
             the recipe wants none, and for a number to predict.
+        readout: what ``model.readout: auto`` chose, and why; None where the recipe says it.
     """
 
     run_dir: Path
@@ -113,6 +116,7 @@ class TrainResult(Result):
     stopped: str
     selected: str
     calibration: dict[str, Calibration]
+    readout: ReadoutChoice | None
 
 
 def train(
@@ -155,24 +159,29 @@ def train(
     if resume:
         run.check_own()
         check_same_recipe(loaded, run)
+        loaded, choice = as_begun(loaded, run)
     parts = assemble(loaded, data)
     if resume:
         with loaded.locating_errors():
             check_same_data(run, parts.data, parts.data.splits)
             check_same_base(run, parts.backbone)
     with holding(run, fresh=not resume):
+        if not resume:
+            with loaded.locating_errors():
+                loaded, parts, choice = settle_readout(loaded, parts)
         baselines = measure_baselines(parts)
         training = prepare(loaded, parts, run, hooks, fresh=not resume)
         if resume:
             logger.info("resuming from %s", load_checkpoint(training))
         elif training.accelerator.is_main_process:
             run.start(loaded.to_yaml(), parts.task, remember_start(parts))
+            write_choice(run, choice)
         try:
             run_loop(training)
         finally:
             if loaded.recipe.run.trackers:
                 training.accelerator.end_training()
-        result = summarise(training, parts, baselines)
+        result = summarise(training, parts, baselines, choice)
         if training.accelerator.is_main_process:
             with FaultPoint("last adapter"):
                 save_adapter(training.adapted, run.weights("last"))
@@ -191,7 +200,7 @@ def remember_start(parts: Parts) -> Provenance:
     return provenance
 
 
-def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> TrainResult:
+def summarise(training: Training, parts: Parts, baselines: list[Baseline], choice: ReadoutChoice | None) -> TrainResult:
     """What the run came to. Raises RunError where what is on is not what the budget allows."""
     adapted, state = training.adapted, training.state
     on = adapted.adapter_parameters()
@@ -243,6 +252,7 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> Tr
         stopped=stopped_words(state, training.metric, training.recipe.training.early_stopping),
         selected=selected,
         calibration=calibrations(training),
+        readout=choice,
     )
 
 

@@ -83,6 +83,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "stopped": "",
         "selected": "last",
         "calibration": {},
+        "readout": None,
     },
     "search": {
         "proxy": "gradnorm",
