@@ -33,6 +33,7 @@ WAYS = {
     "recomputed": (*SEARCH, "search.enable=0.5", "search.scoring=streaming", "training.gradient_checkpointing=true"),
     "adalora": (*UNITS, "search.method=adalora", "adapter.method=adalora"),
     "dylora": (*UNITS, "search.method=dylora"),
+    "squeeze": (*UNITS, "search.method=squeeze"),
     "weighted": ("training.class_weights={happy: 3}", "training.micro_tokens=20", *EARLY),
 }
 STOPPED = {
