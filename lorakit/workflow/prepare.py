@@ -66,7 +66,7 @@ def prepare(
     with loaded.locating_errors():
         if recipe.search.method != "none":
             allocator = make_allocator(parts, adapted, loader, objective, schedule, optimizer)
-            search = [SearchHook(allocator, run, writes=accelerator.is_main_process)]
+            search = [SearchHook(allocator, run, writes=accelerator.is_main_process, optimizer=optimizer)]
         updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader)
         graphs = None
         if recipe.training.cuda_graphs:

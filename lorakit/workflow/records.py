@@ -11,6 +11,7 @@ from typing import Any
 
 from lorakit.adapters.switching import ON
 from lorakit.artifacts.adapter_file import OURS, told_adapter
+from lorakit.artifacts.rank_curve_file import RankPoint, read_curve
 from lorakit.artifacts.readout_file import as_choice
 from lorakit.artifacts.records import number, reading
 from lorakit.artifacts.run import Run
@@ -33,6 +34,7 @@ class RecordedRun:
     metrics: Records
     history: History
     outcome: Outcome
+    curve: Sequence[RankPoint] = ()
 
 
 def read_run(run: Run) -> RecordedRun:
@@ -41,7 +43,7 @@ def read_run(run: Run) -> RecordedRun:
     metrics = read_records(run.path / "metrics.jsonl", run.metrics, check_metric)
     timeline = read_records(run.path / "timeline.jsonl", run.timeline, check_tick)
     history = search_history(run, timeline, loaded.recipe.adapter.rank or 1)
-    return RecordedRun(run, loaded, metrics, history, read_outcome(run, metrics, history))
+    return RecordedRun(run, loaded, metrics, history, read_outcome(run, metrics, history), read_curve(run))
 
 
 def read_records(path: Path, read: Callable[[], Records], check: Callable[[Mapping[str, Any]], None]) -> Records:
@@ -66,7 +68,8 @@ def check_metric(record: Mapping[str, Any]) -> None:
 
 def check_tick(record: Mapping[str, Any]) -> None:
     """What a tick tells of sites; the numbers beside them are read with the history."""
-    check_numbers(*(record["scores"] or {}).values(), *(record.get("ranks") or {}).values())
+    measured = record.get("measured") or {}
+    check_numbers(*(record["scores"] or {}).values(), *(record.get("ranks") or {}).values(), *measured.values())
     if not all(isinstance(name, str) for name in record["on"]):
         raise TypeError("on is no list of site names")
 
