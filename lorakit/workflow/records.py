@@ -18,6 +18,7 @@ from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.reporting.history import History, SiteRecord, named_sites, read_history, without_search
 from lorakit.reporting.summary import Outcome
+from lorakit.reporting.tables import averaged_words
 from lorakit.tasks.calibration import Calibration, as_calibration
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import higher_is_better
@@ -152,12 +153,18 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             warnings=list(summary.get("warnings", [])),
             stopped=str(summary.get("stopped", "")),
             readout=str(as_choice(summary["readout"], path)) if summary.get("readout") else "",
+            averaged=averaged_words(read_averaged(summary.get("averaged"))),
             selected=str(summary.get("selected", "last")),
             calibration=read_calibration(summary),
             labels=task.labels,
             confusion=read_confusion(summary.get("confusion"), len(task.labels)),
             by_label=read_by_label(summary.get("by_label"), len(task.labels)),
         )
+
+
+def read_averaged(told: Any) -> dict[str, float]:
+    """What the last weights are a mean of, as it was written, empty where they are none."""
+    return {name: number(value, f"averaged.{name}", low=0) for name, value in dict(told or {}).items()}
 
 
 def read_calibration(summary: Mapping[str, Any]) -> Calibration | None:

@@ -29,6 +29,7 @@ from lorakit.training.objective import Objective
 from lorakit.training.optim import moments_of
 from lorakit.training.schedule import Schedule
 from lorakit.training.seeds import generator
+from lorakit.training.tail_average import check_average
 from lorakit.training.update import chosen_updates
 from lorakit.workflow.accelerator import check_precision, check_trackers, this_process
 from lorakit.workflow.parts import Parts, load_data, load_model, start_at_frequencies
@@ -49,6 +50,7 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         if recipe.search.method != "none":
             check_acts_in_training(allocators.get(recipe.search.method))
         check_updates_go_on(recipe)
+        check_average(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
         if problems := conflicts_with_search(linear, recipe.search):
             raise RecipeError(problems)
