@@ -1,8 +1,8 @@
 import json
 from pathlib import Path
 
-from lorakit.cli.progress import ProgressHook
 from lorakit.artifacts.readout_file import ReadoutChoice
+from lorakit.cli.progress import ProgressHook
 from lorakit.tasks.calibration import Calibration, Reliability
 
 
