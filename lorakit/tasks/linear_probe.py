@@ -16,6 +16,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: the smaller, the nearer
 FEW = 1e-2  # where there are too few rows to choose
 FOLDS = 5
 ITERATIONS = 2_000
+DEAD = 1e-3  # of the usual deviation: features that differ less between rows are not looked at
 
 
 def fit_classes(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Any:
@@ -37,6 +38,7 @@ def loss_over_folds(features: NDArray[np.float32], labels: NDArray[Any], task: T
     several labels a row the mean over those that FOLDS rows have and lack; for numbers the mean squared error of ridge regression.
     Draws nothing. features: (n, width); labels: as ``fit_outputs`` has them.
     """
+    features = features * living(features)
     if task.regression:
         return None if len(labels) < FOLDS else number_loss(features, labels)
     if not task.multi_label:
@@ -103,8 +105,9 @@ def fit_outputs(
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler
 
+    alive = living(features)
     scaler = StandardScaler().fit(features)
-    features = scaler.transform(features)
+    features = scaler.transform(features) * alive
     if task.regression:
         ridge = RidgeCV(alphas=[1 / strength for strength in STRENGTHS]).fit(features, labels)
         found = [(np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_))]
@@ -112,9 +115,18 @@ def fit_outputs(
         found = [one_label(features, labels[:, place]) for place in range(labels.shape[1])]
     else:
         found = [all_classes(features, labels, task.num_labels)]
-    weight = np.concatenate([each for each, _ in found]) / scaler.scale_
+    weight = np.concatenate([each for each, _ in found]) / scaler.scale_ * alive
     bias = np.concatenate([each for _, each in found]) - weight @ scaler.mean_
     return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def living(features: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which features (width,) tell rows apart. MiniLM's states have three that are some 1e-9 in every text: scaled to deviation 1 they
+    are rounding, and an output layer that is to read it has weights of 1e30, which a training then moves texts along.
+    """
+    deviations = features.std(axis=0, dtype=np.float64)
+    found: NDArray[np.bool_] = deviations > DEAD * np.median(deviations)
+    return found
 
 
 def one_label(features: NDArray[np.float32], has: NDArray[np.int8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -178,8 +178,8 @@ def train(
         if resume:
             logger.info("resuming from %s", load_checkpoint(training))
         elif training.accelerator.is_main_process:
+            write_choice(run, choice)  # first: a recipe that says it without a reason is one that a person decided
             run.start(loaded.to_yaml(), parts.task, remember_start(parts))
-            write_choice(run, choice)
         try:
             run_loop(training)
         finally:

@@ -63,6 +63,20 @@ def test_numbers_are_fitted_by_least_squares():
     assert FEATURES @ weight[0] + bias[0] == pytest.approx(references, abs=0.4)
 
 
+def test_features_that_hardly_differ_are_not_read():
+    """Rounding, which happens to tell the classes apart here."""
+    references = np.arange(90) % 2
+    dead = (1e-9 * (references + 1.0)[:, None]).astype(np.float32)
+    features = np.concatenate([FEATURES, dead, np.full((90, 1), 3.0, np.float32)], axis=1)
+    weight, bias = fit_outputs(features, references, task("a", "b"))
+    assert not weight[:, 5:].any()
+    expected, intercept = fit_outputs(FEATURES, references, task("a", "b"))
+    assert weight[:, :5] == pytest.approx(expected, abs=1e-4)
+    assert bias == pytest.approx(intercept, abs=1e-4)
+    losses = [loss_over_folds(each, references, task("a", "b")) for each in (features, FEATURES)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 # -- the loss over folds ------------------------------------------------------------------------------------------------
 
 

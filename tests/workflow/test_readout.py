@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from support.runs import StopAt, edited_json, records
+from support.runs import SEARCH, StopAt, edited_json, records
 from transformers import AutoModelForSequenceClassification
 
 import lorakit
@@ -146,6 +146,12 @@ def test_a_stopped_run_goes_on_with_what_it_decided(bench, decided, tmp_path, mo
     monkeypatch.setattr(deciding, "decide", lambda parts: pytest.fail("it was decided before"))
     bench.train(*options, run_dir=tmp_path / "part", name="decided", resume=True)
     assert records(tmp_path / "part") == records(decided.run_dir)
+
+
+def test_a_search_before_a_training_decides_it_for_the_training(bench, tmp_path):
+    lorakit.search(bench.load(AUTO, "model.head_start=fitted", *SEARCH, "search.enable=0.5"), emit=tmp_path / "a.yaml")
+    model = lorakit.load_recipe(tmp_path / "a.yaml").recipe.model
+    assert (model.readout, model.head_start) == (decide(assemble(bench.load(AUTO))).chosen, "fitted")
 
 
 def test_a_trained_head_is_read_as_it_was_trained(bench, decided, tmp_path):
