@@ -82,6 +82,14 @@ class Decision:
     measured: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Preview:
+    """What would be decided: each site's score, and the share of its full rank that it would get."""
+
+    scores: Mapping[str, float]
+    shares: Mapping[str, float]
+
+
 class Allocator(ABC):
     """Decides who gets the budget: called at every tick, and at those points of a training step that it overrides.
 
@@ -163,6 +171,10 @@ class Allocator(ABC):
     @abstractmethod
     def decide(self, step: int) -> Decision:
         """Score, allocate, switch; before optimiser step ``step``."""
+
+    def preview(self) -> Preview:
+        """What the first tick would decide, with nothing switched: for allocators that decide at once (``at_once``)."""
+        raise NotImplementedError(f"{self.name} decides during a training")
 
     def allowed(self, step: int) -> int:
         """The most adapter parameters that may be on after a tick at ``step``; the budget, unless there is a way down to it."""

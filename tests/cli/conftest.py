@@ -10,6 +10,7 @@ import pytest
 
 import lorakit
 from lorakit.cli.app import main
+from lorakit.searching.split_half import SplitHalf
 
 
 class Ran(NamedTuple):
@@ -94,6 +95,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "seconds": 3.0,
         "emitted": Path("out.yaml"),
         "note": "reads the gradient, which is not zero there",
+        "stability": SplitHalf(rows=256, correlation=0.83, within_roles=0.4, caught=0.5, shuffled=0.45, p=0.2),
     },
     "evaluate": {
         "task": "mrpc",
