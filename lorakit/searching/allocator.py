@@ -195,6 +195,9 @@ class Allocator(ABC):
         """What the learning rates of optimiser step ``step`` are multiplied by."""
         return 1.0
 
+    def put_back(self) -> None:
+        """Give what no step may move, a rank unit that is closed, the values it had before the last one."""
+
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss to train on, given the one so far; itself by default."""
         return loss
