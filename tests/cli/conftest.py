@@ -59,6 +59,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "ticks": list(range(0, 705, 47)),
         "evaluations": [235, 470, 705],
         "search_overhead": 17.4,
+        "rate_overhead": 0.0,
         "memory_bytes": 3 * 2**30,
         "notes": ["the last epoch is short"],
         "remarks": ["validation: 2 of 30 texts are training texts too"],
@@ -86,6 +87,8 @@ RESULTS: dict[str, dict[str, Any]] = {
         "selected": "last",
         "calibration": {},
         "readout": None,
+        "rate": None,
+        "rate_seconds": 0.0,
     },
     "search": {
         "proxy": "gradnorm",
