@@ -107,7 +107,12 @@ def test_the_same_seed_finds_the_same(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [(), ("search.method=gradsvd", "adapter.shortcuts=[]", "search.options={start: svd}")]
+    "settings",
+    [
+        (),
+        ("search.method=gradsvd", "adapter.shortcuts=[]", "search.options={start: svd}"),
+        ("search.method=eva", "adapter.method=eva", "adapter.shortcuts=[]"),
+    ],
 )
 def test_two_halves_score_apart_and_change_nothing(
     place: Path, settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
