@@ -147,7 +147,7 @@ def width_of(model: Any, readout: Readout, tokenizer: Any, name: str) -> int:
         raise unfit(readout, name, "it does not give a state for each token")
     if readout.name == CLS and torch.equal(states[-1][0, 0], states[-1][1, 0]):
         raise unfit(readout, name, "its first token sees none of those that follow")
-    return len(states) * size
+    return len(states) * int(states[-1].shape[-1])
 
 
 def starts_with_special(tokenizer: Any) -> bool:

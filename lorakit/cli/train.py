@@ -26,7 +26,17 @@ from lorakit.cli.options import (
 )
 from lorakit.cli.output import next_line, say, warn, write
 from lorakit.errors import UsageError
-from lorakit.reporting.tables import Column, baseline_facts, count, duration, facts, percent, scores, table
+from lorakit.reporting.tables import (
+    Column,
+    averaged_words,
+    baseline_facts,
+    count,
+    duration,
+    facts,
+    percent,
+    scores,
+    table,
+)
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import LoadedRecipe
@@ -152,6 +162,8 @@ def tell(result: TrainResult, *, offline: bool) -> None:
     write(facts(pairs))
     if result.stopped:
         say(result.stopped)
+    if averaged := averaged_words(result.averaged):
+        say(averaged)
     for warning in result.warnings:
         warn(warning)
     evaluation = ["eval", result.name, "--run", result.run_dir, *(["--offline"] if offline else [])]

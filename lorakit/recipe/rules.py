@@ -313,6 +313,12 @@ def early_stopping_is_whole(draft: Draft) -> Iterator[Problem]:
         yield draft.problem(f"a patience of {given['patience']:g} is no number of evaluations", path, valid)
 
 
+def average_is_of_something(draft: Draft) -> Iterator[Problem]:
+    """What is averaged matters where something is."""
+    if not draft["training.average"] and draft.changed("training.average_of"):
+        yield draft.problem("has no effect: nothing is averaged", "training.average_of", "training.average: 0.4")
+
+
 RULES = (
     mandatory_keys,
     one_budget,
@@ -329,6 +335,7 @@ RULES = (
     windows_have_their_pooling,
     head_is_one,
     early_stopping_is_whole,
+    average_is_of_something,
     custom_task,
     only_custom,
 )

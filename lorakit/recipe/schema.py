@@ -340,6 +340,18 @@ class TrainingSection:
         high=1,
         also=("warmup_ratio", "warmup_steps"),
     )
+    average: Optional[float] = key(
+        None,
+        "share of the steps, the last ones, whose weights are averaged into those the run ends with; null or 0: none",
+        low=0,
+        below=1,
+        also=("tail_average", "swa", "weight_averaging"),
+    )
+    average_of: str = key(
+        "products",
+        "what of adapters whose update is a product B A: the products, cut back to their rank, or the factors by themselves",
+        choices=("products", "factors"),
+    )
     clip: float = key(1.0, "gradient norm limit; 0 switches it off", low=0, also=("max_grad_norm", "grad_clip"))
     nonfinite: str = key(
         "stop",

@@ -21,6 +21,7 @@ from lorakit.tasks.baselines import FROZEN_ROWS
 from lorakit.tasks.batching import sorted_together
 from lorakit.tasks.survey import remarks
 from lorakit.training.schedule import Schedule, make_schedule
+from lorakit.training.tail_average import snapshot_steps
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import estimate_footprint
@@ -241,6 +242,15 @@ def make_notes(parts: Parts, schedule: Schedule) -> list[str]:
         if search.off == "freeze":
             told.append(
                 "off: freeze keeps trained sites in the model: the budget bounds what trains, not what is carried"
+            )
+    if share := parts.recipe.training.average:
+        steps = snapshot_steps(share, schedule.total_steps, max(map(parts.rank_of, parts.sites), default=1))
+        told.append(
+            f"the last weights will be the mean of {len(steps)} snapshots, of steps {steps[0]:,} to {steps[-1]:,}"
+        )
+        if schedule.ticks and schedule.ticks[-1] >= steps[0]:
+            told.append(
+                f"that mean begins anew where the search's ticks, up to step {schedule.ticks[-1]:,}, change what is on"
             )
     if parts.recipe.adapter.shortcuts and parts.recipe.adapter.shortcut_norm == "paper":
         told.append("shortcut_norm: paper applies norms twice: a fresh model is not exactly the pretrained one")

@@ -26,6 +26,7 @@ from lorakit.training.optim import make_optimizer, make_scheduler
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import derive_seed, generator
+from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
 from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
 from lorakit.workflow.accelerator import check_device, make_accelerator
@@ -66,12 +67,13 @@ def prepare(
     with loaded.locating_errors():
         if recipe.search.method != "none":
             allocator = make_allocator(parts, adapted, loader, objective, schedule, optimizer)
-            search = [SearchHook(allocator, run, writes=accelerator.is_main_process)]
+            search = [SearchHook(allocator, run, writes=accelerator.is_main_process, optimizer=optimizer)]
         updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader)
         graphs = None
         if recipe.training.cuda_graphs:
             check_graphs(recipe, accelerator, adapted.model.config, [*search, *updates])
             graphs = Graphs(adapted)
+    average = [TailAverage(adapted, recipe, schedule)] if recipe.training.average else []
     state = TrainState(
         total_steps=schedule.total_steps,
         steps_per_epoch=schedule.steps_per_epoch,
@@ -97,7 +99,7 @@ def prepare(
         evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size, outputs),
         metric=main_metric(task),
         state=state,
-        hooks=[*search, *updates, *([graphs] if graphs else []), *hooks],
+        hooks=[*search, *updates, *average, *([graphs] if graphs else []), *hooks],
         graphs=graphs,
         outputs=outputs,
         calibrate=lambda: calibrate_first(parts, encoded, outputs),

@@ -11,12 +11,14 @@ from typing import Any
 
 from lorakit.adapters.switching import ON
 from lorakit.artifacts.adapter_file import OURS, told_adapter
+from lorakit.artifacts.rank_curve_file import RankPoint, read_curve
 from lorakit.artifacts.readout_file import as_choice
 from lorakit.artifacts.records import number, reading
 from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.reporting.history import History, SiteRecord, named_sites, read_history, without_search
 from lorakit.reporting.summary import Outcome
+from lorakit.reporting.tables import averaged_words
 from lorakit.tasks.calibration import Calibration, as_calibration
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import higher_is_better
@@ -33,6 +35,7 @@ class RecordedRun:
     metrics: Records
     history: History
     outcome: Outcome
+    curve: Sequence[RankPoint] = ()
 
 
 def read_run(run: Run) -> RecordedRun:
@@ -41,7 +44,7 @@ def read_run(run: Run) -> RecordedRun:
     metrics = read_records(run.path / "metrics.jsonl", run.metrics, check_metric)
     timeline = read_records(run.path / "timeline.jsonl", run.timeline, check_tick)
     history = search_history(run, timeline, loaded.recipe.adapter.rank or 1)
-    return RecordedRun(run, loaded, metrics, history, read_outcome(run, metrics, history))
+    return RecordedRun(run, loaded, metrics, history, read_outcome(run, metrics, history), read_curve(run))
 
 
 def read_records(path: Path, read: Callable[[], Records], check: Callable[[Mapping[str, Any]], None]) -> Records:
@@ -66,7 +69,8 @@ def check_metric(record: Mapping[str, Any]) -> None:
 
 def check_tick(record: Mapping[str, Any]) -> None:
     """What a tick tells of sites; the numbers beside them are read with the history."""
-    check_numbers(*(record["scores"] or {}).values(), *(record.get("ranks") or {}).values())
+    measured = record.get("measured") or {}
+    check_numbers(*(record["scores"] or {}).values(), *(record.get("ranks") or {}).values(), *measured.values())
     if not all(isinstance(name, str) for name in record["on"]):
         raise TypeError("on is no list of site names")
 
@@ -149,12 +153,18 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             warnings=list(summary.get("warnings", [])),
             stopped=str(summary.get("stopped", "")),
             readout=str(as_choice(summary["readout"], path)) if summary.get("readout") else "",
+            averaged=averaged_words(read_averaged(summary.get("averaged"))),
             selected=str(summary.get("selected", "last")),
             calibration=read_calibration(summary),
             labels=task.labels,
             confusion=read_confusion(summary.get("confusion"), len(task.labels)),
             by_label=read_by_label(summary.get("by_label"), len(task.labels)),
         )
+
+
+def read_averaged(told: Any) -> dict[str, float]:
+    """What the last weights are a mean of, as it was written, empty where they are none."""
+    return {name: number(value, f"averaged.{name}", low=0) for name, value in dict(told or {}).items()}
 
 
 def read_calibration(summary: Mapping[str, Any]) -> Calibration | None:

@@ -29,6 +29,7 @@ from lorakit.training.objective import Objective
 from lorakit.training.optim import moments_of
 from lorakit.training.schedule import Schedule
 from lorakit.training.seeds import generator
+from lorakit.training.tail_average import check_average
 from lorakit.training.update import chosen_updates
 from lorakit.workflow.accelerator import check_precision, check_trackers, this_process
 from lorakit.workflow.parts import Parts, load_data, load_model, start_at_frequencies
@@ -48,7 +49,8 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         check_trackers(recipe)
         if recipe.search.method != "none":
             check_acts_in_training(allocators.get(recipe.search.method))
-        chosen_updates(recipe)
+        check_updates_go_on(recipe)
+        check_average(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
         if problems := conflicts_with_search(linear, recipe.search):
             raise RecipeError(problems)
@@ -64,6 +66,19 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         options = read_site_options(recipe, linear, sites)
         budget = choose_budget(recipe, sites, linear, shortcut, ranks, options)
     return Parts(recipe, data, backbone, sites, linear, shortcut, budget, ranks, options)
+
+
+def check_updates_go_on(recipe: Recipe) -> None:
+    """RecipeError for updates that cannot be read, and for those of single entries where a search writes the factors anew."""
+    search = recipe.search.method
+    fixed = [kind.name for kind, _ in chosen_updates(recipe) if kind.fixes_entries]
+    if fixed and search != "none" and allocators.get(search).refactors:
+        raise RecipeError(
+            f"update '{fixed[0]}' chooses single entries of A and B, and allocator '{search}' writes both anew",
+            key="search.method",
+            valid="none or heterolora with this update",
+            hint="adapter.updates=[]",
+        )
 
 
 def adapt(

@@ -31,6 +31,7 @@ from lorakit.training.hooks import Hook
 from lorakit.training.loop import BEST
 from lorakit.training.loop import train as run_loop
 from lorakit.training.search_hook import SearchHook
+from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
 from lorakit.workflow.baselines import measure_baselines
 from lorakit.workflow.parts import Parts
@@ -81,6 +82,8 @@ class TrainResult(Result):
         stopped: how it did, in a sentence; empty where it went to its end.
         selected: the weights that are used where nobody says which: ``last`` or ``best``. Of these are collapsed, confusion and
             warnings. Those that are best were chosen on the validation rows, whose scores then flatter them.
+        averaged: what the last weights are a mean of (``training.average``): the first and the last step, how many snapshots, and what
+            share of the mean products' squared norm their ranks cannot hold; empty where they are no mean.
         calibration: of the last and the best weights the temperature for probabilities, fitted on the validation rows; empty where
             the recipe wants none, and for a number to predict.
         readout: what ``model.readout: auto`` chose, and why; None where the recipe says it.
@@ -115,6 +118,7 @@ class TrainResult(Result):
     planned_steps: int
     stopped: str
     selected: str
+    averaged: dict[str, float]
     calibration: dict[str, Calibration]
     readout: ReadoutChoice | None
 
@@ -251,6 +255,7 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline], choic
         planned_steps=state.total_steps,
         stopped=stopped_words(state, training.metric, training.recipe.training.early_stopping),
         selected=selected,
+        averaged=next((hook.told for hook in training.hooks if isinstance(hook, TailAverage)), {}),
         calibration=calibrations(training),
         readout=choice,
     )

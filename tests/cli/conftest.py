@@ -81,6 +81,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "collapsed": False,
         "warnings": [],
         "stopped": "",
+        "averaged": {},
         "selected": "last",
         "calibration": {},
         "readout": None,

@@ -34,6 +34,7 @@ WAYS = {
     "adalora": (*UNITS, "search.method=adalora", "adapter.method=adalora"),
     "dylora": (*UNITS, "search.method=dylora"),
     "read out": ("model.readout=auto", "model.head_start=fitted"),
+    "squeeze": (*UNITS, "search.method=squeeze"),
     "weighted": ("training.class_weights={happy: 3}", "training.micro_tokens=20", *EARLY),
 }
 STOPPED = {
