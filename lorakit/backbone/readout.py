@@ -129,7 +129,7 @@ def read_out(model: Any, readout: Readout, tokenizer: Any, name: str) -> list[st
 def width_of(model: Any, readout: Readout, tokenizer: Any, name: str) -> int:
     """How wide what is read is. Raises RecipeError where the model does not give it, or it says nothing of the whole text."""
     base, padding = model.base_model, padding_of(model.config)
-    size = getattr(model.config.get_text_config(), "hidden_size", None)
+    size = int(getattr(model.config.get_text_config(), "hidden_size", 0))
     if base is model or model.config.is_encoder_decoder:
         raise unfit(readout, name, "this architecture has no states of the text's tokens alone")
     if padding.multiple > 1:

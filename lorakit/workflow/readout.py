@@ -81,6 +81,7 @@ def decide(parts: Parts) -> ReadoutChoice:
         return ReadoutChoice(own, {}, measure, 0, f"it is what the head of {start} reads")
     features = training_features(parts, *candidates(parts))
     labels = labels_looked_at(parts)
+    logger.info("%s: comparing %s over folds", READOUT_KEY, ", ".join(features))
     losses: dict[str, float] = {}
     for name, found in features.items():
         if found is None or (

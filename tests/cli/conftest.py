@@ -127,6 +127,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "tolerance": 1e-3,
         "flips": 0,
         "plain": False,
+        "closed": ["it would leave out the shortcuts"],
         "load_line": "lorakit.load('runs/mrpc-0/merged')",
         "temperature": 1.0,
     },

@@ -36,6 +36,8 @@ def test_a_run_with_a_head_of_its_own_goes_through_everything(bench, tmp_path, r
     assert lorakit.evaluate(result.run_dir).scores == pytest.approx(result.last)
     merged = lorakit.merge(result.run_dir)
     assert not merged.plain
+    (why,) = merged.closed
+    assert why.startswith("its head would not read the")
     assert lorakit.load(merged.out).predict_proba(TEXTS) == pytest.approx(chances, abs=1e-5)
     with pytest.raises((ValueError, OSError, KeyError)):
         AutoModelForSequenceClassification.from_pretrained(merged.out)
