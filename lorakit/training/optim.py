@@ -51,7 +51,7 @@ def set_rates(optimizer: torch.optim.Optimizer, adapted: AdaptedModel, training:
         group.pop("initial_lr", None)
 
 
-def usual_rate(recipe: Recipe) -> float:
+def base_rate(recipe: Recipe) -> float:
     """The learning rate that the recipe gives, or its method's usual one where it is to be found."""
     given = recipe.training.lr
     return methods.get(recipe.adapter.method).lr if given is None or isinstance(given, str) else given

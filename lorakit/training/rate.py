@@ -2,11 +2,13 @@
 
     D(lr)    how far ``STEPS`` steps from the start move the logits (``trial_steps``)
     p        the slope of log D over log lr between two rates that were tried
-    rate     lr (C / D)^(1 / p), from the nearest rate that was tried
+    rate     lr (C / D)^(1 / p) s, from the nearest rate that was tried
+    s        (``SHORT`` / steps of the training)^h within bounds: a longer training wants a lower rate
 
 Good learning rates differ by two orders of magnitude from method to method, because they are rates of parameters; how fast the function
 may move differs little. The first rate that is tried is above the method's usual one; each further one is where the law through those
-before it expects C, until one is near, or C lies between two of them.
+before it expects C, until one is near, or C lies between two of them. Where the rows tell so little that C is not reached, the highest
+that is tried without a loss of movement is taken: no more than ``HIGHEST`` times the usual one.
 """
 
 from __future__ import annotations
@@ -29,10 +31,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHANGE = 0.25
-"""C: how far the first ``STEPS`` steps should move the logits."""
+CHANGE = 0.5
+"""C: how far the first ``STEPS`` steps of a short training should move the logits."""
+SHORT, HORIZON, LEAST = 40, 2 / 3, 1 / 16
+"""Steps of such a training, h, and the least that s may be."""
 FIRST = 4.0
-"""The first rate that is tried, over the method's usual one."""
+"""The first rate that is tried, over the method's usual one, which is for long trainings."""
+HIGHEST = 16.0
+"""The highest rate that is tried, over the method's usual one."""
 SLOPE, SLOPES = 2.0, (0.5, 4.0)
 """p where nothing tells it, and what it may be: beyond that it was noise."""
 NEAR = 1.5
@@ -51,7 +57,8 @@ class FoundRate(Result):
 
     Attributes:
         lr: the rate.
-        target: C, how far ``steps`` steps at it should move the logits.
+        target: C, how far ``steps`` steps of a short training should move the logits.
+        share: s, the rate over that of a short training.
         exponent: p, by which the change grows with the rate.
         rates: those that were tried, in order.
         changes: D at each of them; None where the model diverged.
@@ -60,6 +67,7 @@ class FoundRate(Result):
 
     lr: float
     target: float
+    share: float
     exponent: float
     rates: list[float]
     changes: list[float | None]
@@ -72,15 +80,14 @@ def find_rate(training: Training) -> None:
     RunError where no rate moves the model's answers, or every one breaks it.
     """
     began = time.perf_counter()
-    target = target_change(training.schedule.total_steps)
-    found = search_rate(Trials(training).change, first_rate(training.recipe), target)
+    found = search_rate(Trials(training).change, usual_rate(training.recipe), training.schedule.total_steps)
     training.use_rate(found, time.perf_counter() - began)
     logger.info("rate: %s, found in %.1f s: %s", f"{found.lr:.3g}", training.state.rate_seconds, told(found))
 
 
-def first_rate(recipe: Recipe) -> float:
-    """The first rate to try, from what is usual for the recipe's method."""
-    return FIRST * methods.get(recipe.adapter.method).lr
+def usual_rate(recipe: Recipe) -> float:
+    """What is usual for the recipe's method."""
+    return methods.get(recipe.adapter.method).lr
 
 
 def steps_worth(rows_a_step: int) -> float:
@@ -88,27 +95,22 @@ def steps_worth(rows_a_step: int) -> float:
     return 2 * STEPS + 3 * FORWARD * ROWS / rows_a_step
 
 
-def target_change(total_steps: int) -> float:
-    """C for a training of so many steps."""
-    return CHANGE
-
-
-def search_rate(change: Callable[[float], float], first: float, target: float) -> FoundRate:
-    """The rate at which ``change`` would be ``target``, as the file's head says.
+def search_rate(change: Callable[[float], float], usual: float, total_steps: int, target: float = CHANGE) -> FoundRate:
+    """The rate for a training of ``total_steps`` steps, as the file's head says; ``usual`` is the method's.
 
     RunError where no rate changes anything, or every one breaks the model.
 
     Example:
-        >>> search_rate(lambda lr: 100 * lr, first=1e-3, target=0.5).lr
-        0.005
+        >>> search_rate(lambda lr: 125 * lr, usual=1e-3, total_steps=40).lr
+        0.004
     """
     tried: dict[float, float] = {}
-    lr = first
+    lr = FIRST * usual
     while lr not in tried and len(tried) < MOST:
         tried[lr] = change(lr)
         if is_enough(tried, target):
             break
-        lr = expected_rate(tried, target)
+        lr = min(expected_rate(tried, target), HIGHEST * usual)
     if not sound(tried):
         what = "moves the model's answers" if not any(tried.values()) else "leaves them finite"
         raise RunError(
@@ -116,8 +118,9 @@ def search_rate(change: Callable[[float], float], first: float, target: float) -
             hint="training.lr=NUMBER",
         )
     changes = [found if math.isfinite(found) else None for found in tried.values()]
-    lr = expected_rate(tried, target)
-    return FoundRate(float(f"{lr:.3g}"), target, slope(tried, target), [*tried], changes)
+    share = max(min((SHORT / total_steps) ** HORIZON, 1.0), LEAST)
+    lr = share * min(expected_rate(tried, target), HIGHEST * usual)
+    return FoundRate(float(f"{lr:.3g}"), target, share, slope(tried, target), [*tried], changes)
 
 
 def sound(tried: Mapping[float, float]) -> list[float]:
@@ -165,4 +168,5 @@ def told(found: FoundRate) -> str:
         f"{'beyond all bounds' if change is None else f'by {change:.2g}'} at {lr:.2g}"
         for lr, change in zip(found.rates, found.changes, strict=True)
     )
-    return f"{found.steps} steps move the logits {tries}, and should by {found.target:.2g}"
+    words = f"{found.steps} steps move the logits {tries}, and should by {found.target:.2g}"
+    return words if found.share == 1 else f"{words}; of that rate {found.share:.2g}, as the training is long"

@@ -10,7 +10,7 @@ from pathlib import Path
 from lorakit.artifacts.run import Run
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.tasks.task import TaskData
-from lorakit.training.rate import FoundRate, first_rate, search_rate, target_change
+from lorakit.training.rate import CHANGE, FoundRate, search_rate, usual_rate
 from lorakit.training.training import Training
 from lorakit.training.trial_steps import Trials
 from lorakit.workflow.prepare import prepare
@@ -18,7 +18,7 @@ from lorakit.workflow.setup import assemble
 
 
 def preview_rate(
-    recipe: AnyRecipe, overrides: Sequence[str] = (), *, data: TaskData | None = None, target: float | None = None
+    recipe: AnyRecipe, overrides: Sequence[str] = (), *, data: TaskData | None = None, target: float = CHANGE
 ) -> FoundRate:
     """The rate that a training of this recipe would find, whatever rate the recipe gives; nothing is written.
 
@@ -26,7 +26,7 @@ def preview_rate(
         recipe: the name of a shipped recipe, a YAML file, a run's folder, a file of data, or a recipe that is loaded.
         overrides: ``KEY=VALUE`` each, which win over the recipe.
         data: the rows, where they are at hand already.
-        target: how far the logits should move; by default what the training would take.
+        target: how far the first steps of a short training should move the logits.
 
     Returns:
         The rate, and what was tried for it.
@@ -40,8 +40,7 @@ def preview_rate(
         0.0021
     """
     with about_to_train(recipe, overrides, data) as training:
-        wanted = target_change(training.schedule.total_steps) if target is None else target
-        return search_rate(Trials(training).change, first_rate(training.recipe), wanted)
+        return search_rate(Trials(training).change, usual_rate(training.recipe), training.schedule.total_steps, target)
 
 
 def measure_changes(

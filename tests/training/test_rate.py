@@ -8,7 +8,19 @@ from collections.abc import Callable
 import pytest
 
 from lorakit.errors import RunError
-from lorakit.training.rate import FARTHEST, MOST, FoundRate, expected_rate, search_rate, steps_worth, told
+from lorakit.training.rate import (
+    FIRST,
+    HIGHEST,
+    HORIZON,
+    LEAST,
+    MOST,
+    SHORT,
+    FoundRate,
+    expected_rate,
+    search_rate,
+    steps_worth,
+    told,
+)
 from lorakit.training.trial_steps import ROWS, STEPS
 
 
@@ -26,45 +38,55 @@ CURVES: dict[str, tuple[Callable[[float], float], float]] = {
 }
 
 
-@pytest.mark.parametrize("first", [2e-3, 4e-3, 0.016])
+@pytest.mark.parametrize("usual", [5e-4, 1e-3, 4e-3])
 @pytest.mark.parametrize("curve", CURVES)
-def test_the_rate_is_where_the_change_is_the_wanted_one(curve: str, first: float):
+def test_the_rate_is_where_the_change_is_the_wanted_one(curve: str, usual: float):
     change, wanted = CURVES[curve]
-    found = search_rate(change, first, 0.5)
+    found = search_rate(change, usual, SHORT, 0.5)
     assert found.lr == pytest.approx(wanted, rel=0.35)
     assert len(found.rates) == len(set(found.rates)) <= MOST
 
 
 def test_a_power_law_is_followed_exactly():
-    found = search_rate(lambda lr: 50 * lr**1.2, 1e-3, 0.5)
+    found = search_rate(lambda lr: 50 * lr**1.2, 2e-3, SHORT, 0.5)
     assert found.exponent == pytest.approx(1.2)
     assert found.lr == pytest.approx(0.01 ** (1 / 1.2), rel=5e-3)  # it has three digits
     assert found.changes == [50 * rate**1.2 for rate in found.rates]
 
 
-def test_no_step_is_longer_than_it_may_be():
+def test_no_rate_is_tried_that_is_far_above_the_usual_one():
     tried: list[float] = []
-    search_rate(lambda lr: tried.append(lr) or 1e-3 * lr, 1e-3, 0.5)  # type: ignore[func-returns-value]
-    assert tried == pytest.approx([1e-3 * FARTHEST**place for place in range(MOST)])
+    search_rate(lambda lr: tried.append(lr) or 1e-3 * lr, 1e-3, SHORT, 0.5)  # type: ignore[func-returns-value]
+    assert tried == pytest.approx([FIRST * 1e-3, HIGHEST * 1e-3])
 
 
 def test_above_a_collapse_nothing_is_expected():
     """The change at 0.04 is less than at 0.01: the model has lost what it knew, and 0.02 is the most that is left."""
     assert expected_rate({0.01: 0.2, 0.04: 0.1}, 0.5) <= 0.02
-    assert search_rate(collapsing, 0.02, 0.5).lr < 0.02
+    assert search_rate(collapsing, 0.005, SHORT, 0.5).lr < 0.02
 
 
 def test_a_model_that_does_not_move_or_breaks_everywhere_is_an_error():
-    with pytest.raises(RunError, match=r"8 steps at none of 0\.001, .* moves the model's answers") as caught:
-        search_rate(lambda lr: 0.0, 1e-3, 0.5)
+    with pytest.raises(RunError, match=r"8 steps at none of 0\.004, .* moves the model's answers") as caught:
+        search_rate(lambda lr: 0.0, 1e-3, SHORT, 0.5)
     assert caught.value.problems[0].hint == "training.lr=NUMBER"
     with pytest.raises(RunError, match="leaves them finite"):
-        search_rate(lambda lr: math.inf, 1e-3, 0.5)
+        search_rate(lambda lr: math.inf, 1e-3, SHORT, 0.5)
 
 
 def test_words_say_what_was_tried():
-    found = FoundRate(lr=0.004, target=0.5, exponent=1.5, rates=[0.002, 0.008], changes=[0.2, None])
+    found = FoundRate(lr=0.004, target=0.5, share=1.0, exponent=1.5, rates=[0.002, 0.008], changes=[0.2, None])
     assert told(found) == "8 steps move the logits by 0.2 at 0.002, beyond all bounds at 0.008, and should by 0.5"
+
+
+def test_longer_trainings_get_lower_rates():
+    """By a power of their length; trainings that are shorter than short ones get what those get."""
+    short, shorter, long = (search_rate(lambda lr: 125 * lr, 1e-3, steps).lr for steps in (SHORT, 5, 8 * SHORT))
+    assert short == shorter == 0.004
+    assert long == pytest.approx(0.004 / 8**HORIZON, rel=5e-3)
+    assert search_rate(lambda lr: 125 * lr, 1e-3, 10**6).lr == pytest.approx(0.004 * LEAST, rel=5e-3)
+    found = FoundRate(lr=0.001, target=0.5, share=0.25, exponent=1.5, rates=[0.004], changes=[0.5])
+    assert told(found).endswith("and should by 0.5; of that rate 0.25, as the training is long")
 
 
 def test_its_cost_is_that_of_two_trials_and_three_looks_at_the_probe():
