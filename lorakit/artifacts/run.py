@@ -95,6 +95,11 @@ class Run:
         """Record what the run came to: from here on it is finished."""
         write_json(self.path / "summary.json", summary)
 
+    @property
+    def rate(self) -> Path:
+        """How the learning rate was found, where the recipe left it to be found."""
+        return self.path / "rate.json"
+
     def timeline(self) -> list[dict[str, Any]]:
         """The search's ticks, in order."""
         return read_jsonl(self.path / "timeline.jsonl")

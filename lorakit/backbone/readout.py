@@ -27,7 +27,7 @@ from lorakit.backbone.padding import padding_of
 from lorakit.errors import RecipeError
 
 READOUT_KEY = "model.readout"
-OWN, CLS, MEAN, LAYERS, AUTO = "own", "cls", "mean", "layers", "auto"
+OWN, CLS, MEAN, LAYERS = "own", "cls", "mean", "layers"
 DEPTH = 4  # layers that are read together, of a model that has as many
 
 Tensor = torch.Tensor

@@ -144,6 +144,7 @@ def tell(result: TrainResult, *, offline: bool) -> None:
     time, chosen = duration(result.seconds), result.selected == "best"
     if result.search_seconds:
         time += f", {percent(result.search_seconds / result.seconds)} of it search"
+    found = result.rate
     pairs = [
         (f"last, step {result.steps}", scores(result.last)),
         (
@@ -156,6 +157,7 @@ def tell(result: TrainResult, *, offline: bool) -> None:
         *calibration_lines(result),
         ("parameters", f"{count(result.adapter_parameters)} in adapters, {count(result.head_parameters)} in the head"),
         ("sites on", f"{result.sites_on} of {result.sites_total}"),
+        *([("learning rate", f"{found.lr:.3g}, found in {duration(result.rate_seconds)}")] if found else []),
         ("time", time),
         ("run", str(result.run_dir)),
     ]

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lorakit.backbone.head import output_names
-from lorakit.backbone.readout import AUTO, MEAN, OWN, READOUTS
+from lorakit.backbone.readout import MEAN, OWN, READOUTS
 from lorakit.backbone.trained_head import FITTED, START_KEY
 from lorakit.errors import RecipeError
+from lorakit.recipe.schema import AUTO
 from lorakit.searching.scoring import streams_kept
 from lorakit.tasks.baselines import FROZEN, FROZEN_ROWS, some_rows
 from lorakit.tasks.batching import WINDOW_OF, Batch, Encoded, label_tensor

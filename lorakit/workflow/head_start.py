@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import torch
 
-from lorakit.backbone.readout import AUTO, OWN
+from lorakit.backbone.readout import OWN
 from lorakit.backbone.trained_head import FITTED
+from lorakit.recipe.schema import AUTO
 from lorakit.tasks.linear_probe import fit_outputs
 from lorakit.workflow.frozen_features import labels_looked_at, output_layer, training_features
 from lorakit.workflow.parts import Parts

@@ -18,10 +18,9 @@ from lorakit.adapters.counting import costs, shared_cost, spec_for
 from lorakit.adapters.method import Method, methods
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone, load_backbone
-from lorakit.backbone.readout import AUTO
 from lorakit.backbone.site import Site
 from lorakit.backbone.trained_head import output_bias
-from lorakit.recipe.schema import Recipe, TaskSection
+from lorakit.recipe.schema import AUTO, Recipe, TaskSection
 from lorakit.tasks.batching import Encoded, column_array, encode, label_array
 from lorakit.tasks.class_weights import class_weights, label_weights
 from lorakit.tasks.long_texts import Cut

@@ -9,10 +9,9 @@ from statistics import mean
 
 from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
-from lorakit.backbone.readout import AUTO
 from lorakit.backbone.trained_head import FITTED
 from lorakit.recipe.load import AnyRecipe, load_recipe
-from lorakit.recipe.schema import CUSTOM
+from lorakit.recipe.schema import AUTO, CUSTOM, Recipe
 from lorakit.result import Result
 from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
@@ -20,6 +19,7 @@ from lorakit.searching.proxy import proxies
 from lorakit.tasks.baselines import FROZEN_ROWS
 from lorakit.tasks.batching import sorted_together
 from lorakit.tasks.survey import remarks
+from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.tail_average import snapshot_steps
 from lorakit.workflow.calibrate import MEASURES
@@ -78,6 +78,7 @@ class Plan(Result):
         ticks: steps before which the search acts; empty without a search.
         evaluations: steps after which the validation splits are scored.
         search_overhead: percent of the training's time, predicted from what its passes and steps compute.
+        rate_overhead: percent of the training's time that finding a learning rate takes, 0 where the recipe gives one.
         memory_bytes: the peak, beside Python, its libraries and the data (``lorakit.workflow.memory``).
         notes: what to know before starting.
         remarks: what to look at in own data, as `lorakit data` says it; of at most 50,000 rows.
@@ -96,6 +97,7 @@ class Plan(Result):
     ticks: list[int]
     evaluations: list[int]
     search_overhead: float
+    rate_overhead: float
     memory_bytes: int
     notes: list[str]
     remarks: list[str]
@@ -155,6 +157,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
         ticks=schedule.ticks,
         evaluations=schedule.evaluations,
         search_overhead=search_overhead(parts, schedule),
+        rate_overhead=rate_overhead(loaded.recipe, schedule),
         memory_bytes=estimate_footprint(parts, adapted).total,
         notes=[*loaded.told, *make_notes(parts, schedule), *head_notes(parts, schedule), *of_start],
         remarks=survey_remarks(parts),
@@ -178,6 +181,14 @@ def search_overhead(parts: Parts, schedule: Schedule) -> float:
     batch = cost_model.batch(*allocator.trains(search, cost_model))
     added = allocator.work(search, schedule.ticks, cost_model)
     return 100 * added / (schedule.total_steps * cost_model.accumulate * batch)
+
+
+def rate_overhead(recipe: Recipe, schedule: Schedule) -> float:
+    """Percent of the training's steps that finding a learning rate is worth."""
+    if recipe.training.lr != AUTO:
+        return 0.0
+    rows_a_step = min(recipe.training.batch_size * recipe.training.accumulate, schedule.rows)
+    return 100 * steps_worth(rows_a_step) / schedule.total_steps
 
 
 def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:

@@ -22,7 +22,7 @@ from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
 from lorakit.training.malloc import give_memory_back
 from lorakit.training.objective import Objective
-from lorakit.training.optim import make_optimizer, make_scheduler
+from lorakit.training.optim import base_rate, make_optimizer, make_scheduler
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import derive_seed, generator
@@ -62,7 +62,7 @@ def prepare(
     model = accelerator.prepare_model(adapted.model)
     objective = objective_of(parts, accelerator)
     loader = make_loader(parts, encoded["train"], accelerator)
-    optimizer = make_optimizer(adapted, recipe.training)
+    optimizer = make_optimizer(adapted, recipe.training, base_rate(recipe))
     search: list[SearchHook] = []
     with loaded.locating_errors():
         if recipe.search.method != "none":
@@ -77,7 +77,7 @@ def prepare(
     state = TrainState(
         total_steps=schedule.total_steps,
         steps_per_epoch=schedule.steps_per_epoch,
-        lr=recipe.training.lr or 0.0,
+        lr=base_rate(recipe),
         sites_on=len(adapted.on),
         sites_total=len(adapted.sites),
         next_tick=schedule.next_tick(0),

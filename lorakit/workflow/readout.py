@@ -17,9 +17,10 @@ from accelerate.utils import broadcast_object_list
 from lorakit.artifacts.readout_file import ReadoutChoice, read_choice
 from lorakit.artifacts.run import Run
 from lorakit.backbone.head import output_names
-from lorakit.backbone.readout import AUTO, OWN, READOUT_KEY, READOUTS, width_of
+from lorakit.backbone.readout import OWN, READOUT_KEY, READOUTS, width_of
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.recipe.schema import AUTO
 from lorakit.tasks.linear_probe import loss_over_folds
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.frozen_features import labels_looked_at, output_layer, training_features

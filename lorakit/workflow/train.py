@@ -30,6 +30,7 @@ from lorakit.training.evaluation import decide
 from lorakit.training.hooks import Hook
 from lorakit.training.loop import BEST
 from lorakit.training.loop import train as run_loop
+from lorakit.training.rate import FoundRate
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
@@ -84,6 +85,8 @@ class TrainResult(Result):
             warnings. Those that are best were chosen on the validation rows, whose scores then flatter them.
         averaged: what the last weights are a mean of (``training.average``): the first and the last step, how many snapshots, and what
             share of the mean products' squared norm their ranks cannot hold; empty where they are no mean.
+        rate: how the learning rate was found, where ``training.lr`` is auto; else None.
+        rate_seconds: what that took of the training's time.
         calibration: of the last and the best weights the temperature for probabilities, fitted on the validation rows; empty where
             the recipe wants none, and for a number to predict.
         readout: what ``model.readout: auto`` chose, and why; None where the recipe says it.
@@ -121,6 +124,8 @@ class TrainResult(Result):
     averaged: dict[str, float]
     calibration: dict[str, Calibration]
     readout: ReadoutChoice | None
+    rate: FoundRate | None = None
+    rate_seconds: float = 0.0
 
 
 def train(
@@ -258,6 +263,8 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline], choic
         averaged=next((hook.told for hook in training.hooks if isinstance(hook, TailAverage)), {}),
         calibration=calibrations(training),
         readout=choice,
+        rate=FoundRate(**state.rate) if state.rate else None,
+        rate_seconds=state.rate_seconds,
     )
 
 

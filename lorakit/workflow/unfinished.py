@@ -8,10 +8,11 @@ from pathlib import Path
 from lorakit.artifacts.readout_file import read_choice
 from lorakit.artifacts.run import Run, named_runs
 from lorakit.artifacts.standing import standing
-from lorakit.backbone.readout import AUTO, READOUT_KEY
+from lorakit.backbone.readout import READOUT_KEY
 from lorakit.errors import LorakitError, UsageError, command_line
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.recipe.schema import AUTO
 
 FREE_ON_RESUME = (
     "training.nonfinite",

@@ -194,7 +194,7 @@ def records(run: Path) -> dict[str, Any]:
         for folder in ("adapter", "best")
         for path in sorted((run / folder).iterdir())
     }
-    summary = without(read_json(run / "summary.json"), ("seconds", "search_seconds", "run_dir"))
+    summary = without(read_json(run / "summary.json"), ("seconds", "search_seconds", "rate_seconds", "run_dir"))
     timeline = [without(tick, ("seconds",)) for tick in read_jsonl(run / "timeline.jsonl")]
     return weights | {"metrics": read_jsonl(run / "metrics.jsonl"), "timeline": timeline, "summary": summary}
 
