@@ -26,7 +26,17 @@ from lorakit.cli.options import (
 )
 from lorakit.cli.output import next_line, say, warn, write
 from lorakit.errors import UsageError
-from lorakit.reporting.tables import Column, baseline_facts, count, duration, facts, percent, scores, table
+from lorakit.reporting.tables import (
+    Column,
+    averaged_words,
+    baseline_facts,
+    count,
+    duration,
+    facts,
+    percent,
+    scores,
+    table,
+)
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import LoadedRecipe
@@ -134,6 +144,7 @@ def tell(result: TrainResult, *, offline: bool) -> None:
     time, chosen = duration(result.seconds), result.selected == "best"
     if result.search_seconds:
         time += f", {percent(result.search_seconds / result.seconds)} of it search"
+    found = result.rate
     pairs = [
         (f"last, step {result.steps}", scores(result.last)),
         (
@@ -142,15 +153,19 @@ def tell(result: TrainResult, *, offline: bool) -> None:
         ),
         *([("used", "the best weights, which the validation rows chose: their scores there flatter them")] * chosen),
         *baseline_facts(result.baselines),
+        *([("readout", str(result.readout))] if result.readout else []),
         *calibration_lines(result),
         ("parameters", f"{count(result.adapter_parameters)} in adapters, {count(result.head_parameters)} in the head"),
         ("sites on", f"{result.sites_on} of {result.sites_total}"),
+        *([("learning rate", f"{found.lr:.3g}, found in {duration(result.rate_seconds)}")] if found else []),
         ("time", time),
         ("run", str(result.run_dir)),
     ]
     write(facts(pairs))
     if result.stopped:
         say(result.stopped)
+    if averaged := averaged_words(result.averaged):
+        say(averaged)
     for warning in result.warnings:
         warn(warning)
     evaluation = ["eval", result.name, "--run", result.run_dir, *(["--offline"] if offline else [])]

@@ -82,6 +82,14 @@ class Decision:
     measured: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Preview:
+    """What would be decided: each site's score, and the share of its full rank that it would get."""
+
+    scores: Mapping[str, float]
+    shares: Mapping[str, float]
+
+
 class Allocator(ABC):
     """Decides who gets the budget: called at every tick, and at those points of a training step that it overrides.
 
@@ -164,6 +172,10 @@ class Allocator(ABC):
     def decide(self, step: int) -> Decision:
         """Score, allocate, switch; before optimiser step ``step``."""
 
+    def preview(self) -> Preview:
+        """What the first tick would decide, with nothing switched: for allocators that decide at once (``at_once``)."""
+        raise NotImplementedError(f"{self.name} decides during a training")
+
     def allowed(self, step: int) -> int:
         """The most adapter parameters that may be on after a tick at ``step``; the budget, unless there is a way down to it."""
         return self.context.budget.parameters
@@ -182,6 +194,9 @@ class Allocator(ABC):
     def rate(self, step: int) -> float:
         """What the learning rates of optimiser step ``step`` are multiplied by."""
         return 1.0
+
+    def put_back(self) -> None:
+        """Give what no step may move, a rank unit that is closed, the values it had before the last one."""
 
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss to train on, given the one so far; itself by default."""

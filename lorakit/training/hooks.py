@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, SupportsFloat
 
+import torch
+
 NEWEST = 5
 """Steps whose mean is called the newest loss."""
 
@@ -17,7 +19,8 @@ class TrainState:
     step: optimiser steps done; skipped: those left out because a gradient was not finite; loss: mean over the steps since the line
     before; scores: the last evaluation; best: the best one so far as {"step", "epoch", "scores"}; next_tick: the step before which the
     search acts next; seconds: training time, that before an interruption included; waited: evaluations since the score that counts
-    as the last improvement, and improved: that score, where the recipe stops early; stopped: whether it did.
+    as the last improvement, and improved: that score, where the recipe stops early; stopped: whether it did; rate: how the learning
+    rate was found (``FoundRate`` as a dictionary), where the recipe leaves it to be found; rate_seconds: how long that took.
     """
 
     total_steps: int
@@ -35,6 +38,8 @@ class TrainState:
     waited: int = 0
     improved: float | None = None
     stopped: bool = False
+    rate: dict[str, Any] | None = None
+    rate_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.pending: Sequence[SupportsFloat] = ()  # no field: checkpoints have these losses elsewhere
@@ -90,8 +95,17 @@ class Hook:
     def after_step(self, state: TrainState) -> None:
         """The optimiser has stepped; ``state.step`` counts it, and the gradients it used are still there."""
 
+    def after_trial_step(self) -> None:
+        """A step was taken that will be undone (``trial_steps``): put back what no step may move, and remember nothing of it.
+
+        No other point is called within such steps.
+        """
+
     def on_log(self, state: TrainState) -> None:
         """``state.loss`` is fresh."""
+
+    def before_evaluation(self, state: TrainState) -> None:
+        """The validation splits are about to be scored."""
 
     def on_evaluation(self, state: TrainState) -> None:
         """``state.scores`` and ``state.best`` are fresh."""
@@ -108,3 +122,10 @@ class Hook:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``."""
+
+    def tensor_state(self) -> dict[str, torch.Tensor]:
+        """What of the state is too large for JSON; kept beside it, of a hook with a ``name``."""
+        return {}
+
+    def load_tensor_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Continue from ``tensor_state()`` too, after ``load_state_dict``; called where there are any."""

@@ -67,6 +67,10 @@ class SearchHook(Hook):
         """Pass it on."""
         self.allocator.after_step(state.step)
 
+    def after_trial_step(self) -> None:
+        """Pass it on."""
+        self.allocator.put_back()
+
     def on_train_end(self, state: TrainState) -> None:
         """A search that never acted is an error, not a result; so is one whose last choice is not what is on."""
         if self.allocator.ticks_done == 0:

@@ -22,17 +22,18 @@ from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
 from lorakit.training.malloc import give_memory_back
 from lorakit.training.objective import Objective
-from lorakit.training.optim import make_optimizer, make_scheduler
+from lorakit.training.optim import base_rate, make_optimizer, make_scheduler
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import derive_seed, generator
+from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
 from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
 from lorakit.workflow.accelerator import check_device, make_accelerator
 from lorakit.workflow.calibrate import calibrate
+from lorakit.workflow.head_start import start_head
 from lorakit.workflow.objective import objective_of
 from lorakit.workflow.parts import Parts
-from lorakit.workflow.probe import probe_head
 from lorakit.workflow.setup import adapt, drop_unused_work, make_allocator, warm_start
 
 
@@ -51,7 +52,8 @@ def prepare(
         schedule = make_schedule(recipe, len(encoded["train"]))
         check_device(recipe)
         if fresh:
-            probe_head(parts, encoded["train"])
+            start_head(parts)
+        parts.frozen.clear()  # nobody asks for it any more
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         if fresh:
             warm_start(recipe, adapted)
@@ -60,7 +62,7 @@ def prepare(
     model = accelerator.prepare_model(adapted.model)
     objective = objective_of(parts, accelerator)
     loader = make_loader(parts, encoded["train"], accelerator)
-    optimizer = make_optimizer(adapted, recipe.training)
+    optimizer = make_optimizer(adapted, recipe.training, base_rate(recipe))
     search: list[SearchHook] = []
     with loaded.locating_errors():
         if recipe.search.method != "none":
@@ -71,10 +73,11 @@ def prepare(
         if recipe.training.cuda_graphs:
             check_graphs(recipe, accelerator, adapted.model.config, [*search, *updates])
             graphs = Graphs(adapted)
+    average = [TailAverage(adapted, recipe, schedule)] if recipe.training.average else []
     state = TrainState(
         total_steps=schedule.total_steps,
         steps_per_epoch=schedule.steps_per_epoch,
-        lr=recipe.training.lr or 0.0,
+        lr=base_rate(recipe),
         sites_on=len(adapted.on),
         sites_total=len(adapted.sites),
         next_tick=schedule.next_tick(0),
@@ -96,7 +99,7 @@ def prepare(
         evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size, outputs),
         metric=main_metric(task),
         state=state,
-        hooks=[*search, *updates, *([graphs] if graphs else []), *hooks],
+        hooks=[*search, *updates, *average, *([graphs] if graphs else []), *hooks],
         graphs=graphs,
         outputs=outputs,
         calibrate=lambda: calibrate_first(parts, encoded, outputs),

@@ -141,7 +141,7 @@ def restore_merged(section: ModelSection) -> AdaptedModel:
     folder = Path(section.name)
     labels, kind = read_labels(folder / "config.json")
     several = kind == problem_type(regression=False, multi_label=True)
-    section = replace(section, head=KEEP, pooling=read_merged(folder)["pooling"])
+    section = replace(section, head=KEEP, readout=read_merged(folder)["readout"])
     backbone = load_backbone(
         section, labels=labels, regression=not labels, seed=0, offline=True, merged=True, multi_label=several
     )
@@ -177,7 +177,7 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassi
     """
     recipe, merged = Recipe(model=ModelSection(name=name, head=KEEP)), is_merged(Path(name))
     if merged:
-        recipe.model.pooling = read_merged(Path(name))["pooling"]
+        recipe.model.readout = read_merged(Path(name))["readout"]
     try:
         backbone = load_backbone(
             recipe.model,

@@ -16,7 +16,7 @@ from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import resolve, shortcut_spec
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.first_token import compute_first_token_only
-from lorakit.backbone.mean_pooling import MEAN
+from lorakit.backbone.readout import reads_first_token_alone
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
@@ -29,6 +29,7 @@ from lorakit.training.objective import Objective
 from lorakit.training.optim import moments_of
 from lorakit.training.schedule import Schedule
 from lorakit.training.seeds import generator
+from lorakit.training.tail_average import check_average
 from lorakit.training.update import chosen_updates
 from lorakit.workflow.accelerator import check_precision, check_trackers, this_process
 from lorakit.workflow.parts import Parts, load_data, load_model, start_at_frequencies
@@ -49,6 +50,7 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         if recipe.search.method != "none":
             check_acts_in_training(allocators.get(recipe.search.method))
         check_updates_go_on(recipe)
+        check_average(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
         if problems := conflicts_with_search(linear, recipe.search):
             raise RecipeError(problems)
@@ -123,7 +125,7 @@ def drop_unused_work(parts: Parts, adapted: AdaptedModel) -> None:
 def only_sites_see_tokens(parts: Parts) -> bool:
     """Whether the sites' adapters are all that works on tokens: no search, shortcut, block or update looks at others than the head."""
     recipe = parts.recipe
-    if recipe.model.pooling == MEAN:
+    if not reads_first_token_alone(recipe.model.readout):
         return False
     search = recipe.search.method
     looks = search != "none" and allocators.get(search).sees_tokens

@@ -84,6 +84,7 @@ def test_merge_tells_the_proof_and_what_is_kept_beside(cli, here, workflow):
     assert settings == {"out": Path("m"), "weights": "best", "tolerance": 0.01, "force": True, "rank": 2}
     assert "128 rows: largest logit difference 3.1e-06 (allowed 0.001, largest logit 2.5), 0 labels changed" in ran.out
     assert "1 site that a plain checkpoint cannot hold: encoder.1.res1" in ran.out
+    assert "lorakit alone: of any other loader, it would leave out the shortcuts" in ran.out
     assert "lorakit.load('runs/mrpc-0/merged')" in ran.err
 
 

@@ -60,6 +60,10 @@ class SparseMask(Update):
         """What the optimiser moved of the pruned entries goes back to zero."""
         self.project()
 
+    def after_trial_step(self) -> None:
+        """The same."""
+        self.project()
+
     @torch.no_grad()
     def project(self) -> None:
         """Pruned entries are zero."""
