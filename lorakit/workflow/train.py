@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from lorakit.training.training import Training
 from lorakit.workflow.baselines import measure_baselines
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.prepare import prepare
-from lorakit.workflow.resume import check_same_recipe, choose_run, holding
+from lorakit.workflow.resume import as_found, check_same_recipe, choose_run, holding
 from lorakit.workflow.same_data import check_same_base, check_same_data, remember, seen_before, seen_by, warn_of_seen
 from lorakit.workflow.setup import assemble
 
@@ -82,6 +82,9 @@ class TrainResult(Result):
             warnings. Those that are best were chosen on the validation rows, whose scores then flatter them.
         averaged: what the last weights are a mean of (``training.average``): the first and the last step, how many snapshots, and what
             share of the mean products' squared norm their ranks cannot hold; empty where they are no mean.
+        frozen: of ``training.freeze_below``: how many lower layers, of how many; the bytes that their states take on disk, 0 where
+            they were computed in every step; the seconds that took before the training, which are not in ``seconds``. Empty
+            where none are.
         calibration: of the last and the best weights the temperature for probabilities, fitted on the validation rows; empty where
             the recipe wants none, and for a number to predict.
     """
@@ -116,6 +119,7 @@ class TrainResult(Result):
     stopped: str
     selected: str
     averaged: dict[str, float]
+    frozen: dict[str, float]
     calibration: dict[str, Calibration]
 
 
@@ -158,6 +162,7 @@ def train(
     run = choose_run(loaded, run_dir, resume)
     if resume:
         run.check_own()
+        loaded = as_found(loaded, run)
         check_same_recipe(loaded, run)
     parts = assemble(loaded, data)
     if resume:
@@ -170,7 +175,7 @@ def train(
         if resume:
             logger.info("resuming from %s", load_checkpoint(training))
         elif training.accelerator.is_main_process:
-            run.start(loaded.to_yaml(), parts.task, remember_start(parts))
+            run.start(replace(loaded, recipe=training.recipe).to_yaml(), parts.task, remember_start(parts))
         try:
             run_loop(training)
         finally:
@@ -247,6 +252,7 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> Tr
         stopped=stopped_words(state, training.metric, training.recipe.training.early_stopping),
         selected=selected,
         averaged=next((hook.told for hook in training.hooks if isinstance(hook, TailAverage)), {}),
+        frozen=training.states.record() if training.states else {},
         calibration=calibrations(training),
     )
 

@@ -14,6 +14,7 @@ from lorakit.recipe.load import LoadedRecipe, load_recipe
 FREE_ON_RESUME = (
     "training.nonfinite",
     "training.gradient_checkpointing",
+    "training.freeze_cache",
     "run.name",
     "run.folder",
     "run.offline",

@@ -82,6 +82,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "warnings": [],
         "stopped": "",
         "averaged": {},
+        "frozen": {},
         "selected": "last",
         "calibration": {},
     },
