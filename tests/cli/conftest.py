@@ -84,6 +84,8 @@ RESULTS: dict[str, dict[str, Any]] = {
         "warnings": [],
         "stopped": "",
         "averaged": {},
+        "frozen": {},
+        "frozen": {},
         "selected": "last",
         "calibration": {},
         "readout": None,
