@@ -26,7 +26,18 @@ from lorakit.cli.options import (
 )
 from lorakit.cli.output import next_line, say, warn, write
 from lorakit.errors import UsageError
-from lorakit.reporting.tables import Column, baseline_facts, count, duration, facts, percent, scores, table
+from lorakit.reporting.tables import (
+    Column,
+    averaged_words,
+    baseline_facts,
+    count,
+    duration,
+    facts,
+    frozen_words,
+    percent,
+    scores,
+    table,
+)
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import LoadedRecipe
@@ -143,6 +154,7 @@ def tell(result: TrainResult, *, offline: bool) -> None:
         ),
         *([("used", "the best weights, which the validation rows chose: their scores there flatter them")] * chosen),
         *baseline_facts(result.baselines),
+        *([("readout", str(result.readout))] if result.readout else []),
         *calibration_lines(result),
         ("parameters", f"{count(result.adapter_parameters)} in adapters, {count(result.head_parameters)} in the head"),
         ("sites on", f"{result.sites_on} of {result.sites_total}"),
@@ -153,6 +165,8 @@ def tell(result: TrainResult, *, offline: bool) -> None:
     write(facts(pairs))
     if result.stopped:
         say(result.stopped)
+    for told in filter(None, (frozen_words(result.frozen), averaged_words(result.averaged))):
+        say(told)
     for warning in result.warnings:
         warn(warning)
     evaluation = ["eval", result.name, "--run", result.run_dir, *(["--offline"] if offline else [])]

@@ -14,7 +14,7 @@ from typing import Any, Optional, Union
 from lorakit.recipe.vocabulary import names_of
 
 MISSING = "???"  # OmegaConf's mark for a key that the recipe must give
-AUTO = "auto"  # a learning rate that is to be found
+AUTO = "auto"  # what is to be found: a learning rate, what a head reads
 CUSTOM = "custom"  # the task whose data are the person's own files
 SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
 
@@ -82,14 +82,21 @@ class ModelSection:
     head: Optional[str] = key(
         None,
         "a checkpoint's trained head: keep it in its own order, or make it new; by default it is kept where its label names are the "
-        "task's, its outputs in the task's order. probe: new, and starting as logistic regression on the frozen model's features",
-        choices=("keep", "new", "probe"),
+        "task's, its outputs in the task's order",
+        choices=("keep", "new"),
     )
-    pooling: str = key(
-        "default",
-        "what the head reads: what the family's own head does, or the mean of all tokens, as encoders of sentences are trained; "
-        "then a merged folder loads in lorakit alone",
-        choices=("default", "mean"),
+    head_start: str = key(
+        "random",
+        "what a new head starts as: drawn at random, or fitted: logistic regression on the frozen model's features",
+        choices=("random", "fitted"),
+        also=("head_init",),
+    )
+    readout: str = key(
+        "own",
+        "what the head reads: what the family's own classifier does, the first token (cls), the mean of all tokens, that mean in the "
+        "last four layers, or what logistic regression on training rows finds best (auto); own alone merges to a plain checkpoint",
+        choices=("own", "cls", "mean", "layers", "auto"),
+        also=("pooler", "pooling_mode", "classifier_pooling"),
     )
     trust_remote_code: bool = key(False, "run code that comes with a hub model")
 
@@ -340,6 +347,18 @@ class TrainingSection:
         high=1,
         also=("warmup_ratio", "warmup_steps"),
     )
+    average: Optional[float] = key(
+        None,
+        "share of the steps, the last ones, whose weights are averaged into those the run ends with; null or 0: none",
+        low=0,
+        below=1,
+        also=("tail_average", "swa", "weight_averaging"),
+    )
+    average_of: str = key(
+        "products",
+        "what of adapters whose update is a product B A: the products, cut back to their rank, or the factors by themselves",
+        choices=("products", "factors"),
+    )
     clip: float = key(1.0, "gradient norm limit; 0 switches it off", low=0, also=("max_grad_norm", "grad_clip"))
     nonfinite: str = key(
         "stop",
@@ -389,6 +408,22 @@ class TrainingSection:
         "the weights that predict, eval, merge and export take where nobody says: last, or best on the validation split",
         choices=("last", "best"),
         also=("load_best_model_at_end", "save_best_model"),
+    )
+    freeze_below: Optional[str] = key(
+        None,
+        "this many lower layers get no adapters and no dropout, and are run once a row: a number, or auto, by where gradients are",
+        pattern=(r"auto|[0-9]{1,4}", "null, a number of layers, or auto"),
+        also=("frozen_layers", "num_frozen_layers", "freeze_layers"),
+    )
+    freeze_cache: float = key(
+        4.0,
+        "freeze_below: GiB on disk for what these layers make of the rows; where it takes more they run anew",
+        low=0,
+    )
+    freeze_dtype: str = key(
+        "own",
+        "freeze_below: how that is kept: own, as it comes, or rounded to half the size",
+        choices=("own", "float32", "bfloat16", "float16"),
     )
     length_grouping: bool = key(True, "batches of similar length: less padding", also=("group_by_length",))
     cuda_graphs: bool = key(

@@ -133,6 +133,29 @@ def baseline_facts(baselines: Iterable[Baseline]) -> list[tuple[str, str]]:
     ]
 
 
+def averaged_words(told: Mapping[str, float]) -> str:
+    """What the last weights are a mean of, in a sentence, for a summary's ``averaged``; empty where nothing was to be averaged."""
+    if not told:
+        return ""
+    if told["snapshots"] < 2:
+        return "the last weights are no mean: the training ended before a second snapshot of what was on"
+    words = f"the last weights are the mean of {told['snapshots']:.0f} snapshots, of steps {told['first']:,.0f} to {told['last']:,.0f}"
+    return words + (f"; the ranks lost {percent(told['cut'])} of its squared norm" if told["cut"] else "")
+
+
+def frozen_words(told: Mapping[str, float]) -> str:
+    """What became of frozen lower layers, in a sentence, for a summary's ``frozen``; empty where none were."""
+    if not told:
+        return ""
+    words = f"{told['layers']:.0f} of {told['of']:.0f} layers were frozen, and "
+    if not told["bytes"]:
+        return words + "run in every step"
+    return (
+        words
+        + f"run once a row, which took {duration(told['seconds'])} before the training and {memory(told['bytes'])} of disk"
+    )
+
+
 def percent(share: float) -> str:
     """``45 %``; small shares with a digit more: ``4.5 %``."""
     if 0 < share < 0.001:

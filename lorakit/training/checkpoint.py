@@ -4,7 +4,8 @@ checkpoints/step-N/model.safetensors       adapters and head (the frozen backbon
 checkpoints/step-N/optimizer.safetensors   AdamW's moments
 checkpoints/step-N/streams.safetensors     the states of every process's torch generators
 checkpoints/step-N/state.json              counters, best epoch, schedule, hooks
-checkpoints/step-N/sums.json               sha256 of the other four
+checkpoints/step-N/hooks.safetensors       what hooks remember that is too large for JSON, where there is anything
+checkpoints/step-N/sums.json               sha256 of the others
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MODEL, OPTIMIZER, STREAMS = "model.safetensors", "optimizer.safetensors", "streams.safetensors"
+HOOKS = "hooks.safetensors"
 SUMS = "sums.json"
 FORMAT = 2
 """Of state.json. 1, which does not say so, kept the states of hooks under the names of their classes."""
@@ -55,7 +57,10 @@ def save_checkpoint(training: Training, keep: int) -> Path:
             for index, entry in optimizer["state"].items()
             for name, value in entry.items()
         }
-        for name, tensors in ((MODEL, training.adapted.tensors()), (OPTIMIZER, moments), (STREAMS, streams)):
+        files = {MODEL: training.adapted.tensors(), OPTIMIZER: moments, STREAMS: streams}
+        if remembered := remembered_tensors(training):
+            files[HOOKS] = remembered
+        for name, tensors in files.items():
             with FaultPoint("checkpoint's tensors"):
                 save_tensors(tensors, target / name)
         record = {
@@ -69,7 +74,7 @@ def save_checkpoint(training: Training, keep: int) -> Path:
             "hooks": {name: hook.state_dict() for name, hook in stateful(training).items()},
         }
         write_json(target / STATE, record)
-        write_json(target / SUMS, {name: sha256_of(target / name) for name in SUMMED})
+        write_json(target / SUMS, {name: sha256_of(target / name) for name in (*files, STATE)})
     prune(root, keep)
     return path
 
@@ -155,13 +160,25 @@ def restore_hooks(training: Training, record: Mapping[str, Any], path: Path) -> 
             )
     for name, hook in hooks.items():
         hook.load_state_dict(states[name])
+    tensors = read_tensors(path / HOOKS) if (path / HOOKS).is_file() else {}
+    for name, hook in hooks.items():
+        own = {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
+        if own:
+            hook.load_tensor_state(own)
+
+
+def remembered_tensors(training: Training) -> dict[str, torch.Tensor]:
+    """``<hook>/<its name for it>`` -> what hooks remember in tensors."""
+    hooks = stateful(training).items()
+    return {f"{name}/{key}": tensor for name, hook in hooks for key, tensor in hook.tensor_state().items()}
 
 
 def intact(path: Path) -> bool:
     """Whether every file is there with the bytes that were written."""
     try:
         sums = read_json(path / SUMS)
-        return bool({name: sha256_of(path / name) for name in SUMMED} == sums)
+        held = [name for name in (*SUMMED, HOOKS) if name in SUMMED or name in sums]
+        return bool({name: sha256_of(path / name) for name in held} == sums)
     except (OSError, RunError):
         return False
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, SupportsFloat
 
+import torch
+
 NEWEST = 5
 """Steps whose mean is called the newest loss."""
 
@@ -102,6 +104,9 @@ class Hook:
     def on_log(self, state: TrainState) -> None:
         """``state.loss`` is fresh."""
 
+    def before_evaluation(self, state: TrainState) -> None:
+        """The validation splits are about to be scored."""
+
     def on_evaluation(self, state: TrainState) -> None:
         """``state.scores`` and ``state.best`` are fresh."""
 
@@ -117,3 +122,10 @@ class Hook:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``."""
+
+    def tensor_state(self) -> dict[str, torch.Tensor]:
+        """What of the state is too large for JSON; kept beside it, of a hook with a ``name``."""
+        return {}
+
+    def load_tensor_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Continue from ``tensor_state()`` too, after ``load_state_dict``; called where there are any."""

@@ -115,6 +115,7 @@ def evaluate(training: Training) -> None:
     """Score the validation splits; keep the adapter where it is the best so far (the first of equals); see whether to stop early."""
     state = training.state
     check_finite(training)
+    training.call("before_evaluation")
     state.scores = training.evaluate()
     settled = all(hook.settled(state) for hook in training.hooks)
     competes = settled or training.recipe.training.select != BEST

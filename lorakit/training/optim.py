@@ -79,9 +79,9 @@ def make_scheduler(
 
 
 def moments_of(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> list[torch.Tensor]:
-    """The optimiser's tensors of the parameter's own shape; none before its first step."""
+    """The optimiser's tensors of the parameter's own shape, of Adam the first moment and then the second; none before its first step."""
     return [
         value
-        for value in optimizer.state.get(parameter, {}).values()
+        for _, value in sorted(optimizer.state.get(parameter, {}).items())
         if getattr(value, "shape", None) == parameter.shape
     ]

@@ -7,24 +7,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
+from lorakit.backbone.trained_head import FITTED
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.recipe.schema import AUTO, CUSTOM, Recipe
 from lorakit.result import Result
 from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
 from lorakit.searching.proxy import proxies
+from lorakit.tasks.baselines import FROZEN_ROWS
 from lorakit.tasks.batching import sorted_together
 from lorakit.tasks.survey import remarks
+from lorakit.training.frozen_states import GIB
 from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule, make_schedule
+from lorakit.training.tail_average import snapshot_steps
 from lorakit.workflow.calibrate import MEASURES
+from lorakit.workflow.freeze import kept_bytes
 from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import estimate_footprint
 from lorakit.workflow.parts import Parts, encode_rows
+from lorakit.workflow.readout import candidates
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
+from lorakit.workflow.sites import frozen_layers
 
+PASSES = 2
+"""Forward passes that a training step takes at least: there, and back through frozen weights."""
 SAMPLE = 1000
 """Training rows whose lengths a plan looks at."""
 SURVEYED = 50_000
@@ -153,7 +165,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
         search_overhead=search_overhead(parts, schedule),
         rate_overhead=rate_overhead(loaded.recipe, schedule),
         memory_bytes=estimate_footprint(parts, adapted).total,
-        notes=[*loaded.told, *make_notes(parts, schedule), *of_start],
+        notes=[*loaded.told, *make_notes(parts, schedule), *head_notes(parts, schedule), *of_start],
         remarks=survey_remarks(parts),
     )
 
@@ -187,10 +199,8 @@ def rate_overhead(recipe: Recipe, schedule: Schedule) -> float:
 
 def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
     """The arithmetic of a training, with the padding that the lengths of ``SAMPLE`` rows let expect."""
-    search, training, rows = parts.recipe.search, parts.recipe.training, parts.data.splits["train"]
-    size, every = training.batch_size, max(len(rows) // SAMPLE, 1)
-    sample = rows.select(range(0, len(rows), every))
-    lengths = encode_rows(sample, parts.backbone, parts.cut, "train").lengths
+    search, training = parts.recipe.search, parts.recipe.training
+    size, lengths = training.batch_size, sampled_lengths(parts)
     whole = -(-schedule.rows // size)
     scored = longest_rows(lengths, size, min(search.batches, whole))
     together = sorted_together(schedule.rows, size) if training.length_grouping else 1
@@ -207,6 +217,52 @@ def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
         steps=schedule.total_steps,
         accumulate=training.accumulate,
     )
+
+
+def head_notes(parts: Parts, schedule: Schedule) -> list[str]:
+    """What is found out of the head before the first step, and what that costs."""
+    model, told = parts.recipe.model, []
+    rows = min(schedule.rows, FROZEN_ROWS)
+    if model.readout == AUTO:
+        found = ", ".join(candidates(parts))
+        told.append(
+            f"what the head reads is decided before the first step, between {found}: by the loss of a linear model of the frozen "
+            f"features over folds of {rows:,} training rows; the head above is the family's own"
+        )
+    if model.head_start == FITTED:
+        told.append(f"the head starts as a linear model of the frozen features of {rows:,} training rows")
+    if told:
+        passes = schedule.total_steps * parts.recipe.training.accumulate * parts.recipe.training.batch_size
+        share = 100 * rows / max(PASSES * passes, 1)
+        told[-1] += f" (one forward pass over them: about {share:.1f} % of the training)"
+    return told
+
+
+def freezing_notes(parts: Parts, schedule: Schedule) -> list[str]:
+    """What becomes of the lower layers, and how much room their states take, by the lengths of ``SAMPLE`` rows."""
+    training, count = parts.recipe.training, frozen_layers(parts.recipe)
+    if training.freeze_below == AUTO:
+        return [
+            "how many layers are frozen is found before the first step: this is the plan of a training of all of them"
+        ]
+    if not count:
+        return []
+    kept = kept_bytes(sampled_lengths(parts), schedule.rows, parts.backbone, training.freeze_dtype)
+    layers, size = len(parts.backbone.anatomy.layers), f"about {kept / GIB:.2f} GiB of disk"
+    if schedule.total_steps <= schedule.steps_per_epoch:
+        how = "every row is seen once, so nothing is kept"
+    elif kept > training.freeze_cache * GIB:
+        how = f"{size} are more than training.freeze_cache allows, so they run in every step"
+    else:
+        how = f"they run once a row, which takes {size}"
+    return [f"{count} of {layers} layers are frozen: {how}"]
+
+
+def sampled_lengths(parts: Parts) -> NDArray[np.int64]:
+    """The tokens of about ``SAMPLE`` training rows."""
+    rows = parts.data.splits["train"]
+    sample = rows.select(range(0, len(rows), max(len(rows) // SAMPLE, 1)))
+    return encode_rows(sample, parts.backbone, parts.cut, "train").lengths
 
 
 def make_notes(parts: Parts, schedule: Schedule) -> list[str]:
@@ -228,6 +284,16 @@ def make_notes(parts: Parts, schedule: Schedule) -> list[str]:
         if search.off == "freeze":
             told.append(
                 "off: freeze keeps trained sites in the model: the budget bounds what trains, not what is carried"
+            )
+    told += freezing_notes(parts, schedule)
+    if share := parts.recipe.training.average:
+        steps = snapshot_steps(share, schedule.total_steps, max(map(parts.rank_of, parts.sites), default=1))
+        told.append(
+            f"the last weights will be the mean of {len(steps)} snapshots, of steps {steps[0]:,} to {steps[-1]:,}"
+        )
+        if schedule.ticks and schedule.ticks[-1] >= steps[0]:
+            told.append(
+                f"that mean begins anew where the search's ticks, up to step {schedule.ticks[-1]:,}, change what is on"
             )
     if parts.recipe.adapter.shortcuts and parts.recipe.adapter.shortcut_norm == "paper":
         told.append("shortcut_norm: paper applies norms twice: a fresh model is not exactly the pretrained one")

@@ -11,12 +11,14 @@ from typing import Any
 
 from lorakit.adapters.switching import ON
 from lorakit.artifacts.adapter_file import OURS, told_adapter
+from lorakit.artifacts.rank_curve_file import RankPoint, read_curve
+from lorakit.artifacts.readout_file import as_choice
 from lorakit.artifacts.records import number, read_record, reading
 from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.reporting.history import History, SiteRecord, named_sites, read_history, without_search
 from lorakit.reporting.summary import Outcome
-from lorakit.reporting.tables import duration
+from lorakit.reporting.tables import averaged_words, duration, frozen_words
 from lorakit.tasks.calibration import Calibration, as_calibration
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import higher_is_better
@@ -34,6 +36,7 @@ class RecordedRun:
     metrics: Records
     history: History
     outcome: Outcome
+    curve: Sequence[RankPoint] = ()
 
 
 def read_run(run: Run) -> RecordedRun:
@@ -42,7 +45,7 @@ def read_run(run: Run) -> RecordedRun:
     metrics = read_records(run.path / "metrics.jsonl", run.metrics, check_metric)
     timeline = read_records(run.path / "timeline.jsonl", run.timeline, check_tick)
     history = search_history(run, timeline, loaded.recipe.adapter.rank or 1)
-    return RecordedRun(run, loaded, metrics, history, read_outcome(run, metrics, history))
+    return RecordedRun(run, loaded, metrics, history, read_outcome(run, metrics, history), read_curve(run))
 
 
 def read_records(path: Path, read: Callable[[], Records], check: Callable[[Mapping[str, Any]], None]) -> Records:
@@ -67,7 +70,8 @@ def check_metric(record: Mapping[str, Any]) -> None:
 
 def check_tick(record: Mapping[str, Any]) -> None:
     """What a tick tells of sites; the numbers beside them are read with the history."""
-    check_numbers(*(record["scores"] or {}).values(), *(record.get("ranks") or {}).values())
+    measured = record.get("measured") or {}
+    check_numbers(*(record["scores"] or {}).values(), *(record.get("ranks") or {}).values(), *measured.values())
     if not all(isinstance(name, str) for name in record["on"]):
         raise TypeError("on is no list of site names")
 
@@ -149,6 +153,9 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             head_parameters=int(summary["head_parameters"]),
             warnings=list(summary.get("warnings", [])),
             stopped=str(summary.get("stopped", "")),
+            readout=str(as_choice(summary["readout"], path)) if summary.get("readout") else "",
+            averaged=averaged_words(read_numbers(summary, "averaged")),
+            frozen=frozen_words(read_numbers(summary, "frozen")),
             selected=str(summary.get("selected", "last")),
             calibration=read_calibration(summary),
             rate=rate_words(run),
@@ -156,6 +163,11 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             confusion=read_confusion(summary.get("confusion"), len(task.labels)),
             by_label=read_by_label(summary.get("by_label"), len(task.labels)),
         )
+
+
+def read_numbers(summary: Mapping[str, Any], key: str) -> dict[str, float]:
+    """The numbers by name that a summary has under ``key``, empty where there are none."""
+    return {name: number(value, f"{key}.{name}", low=0) for name, value in dict(summary.get(key) or {}).items()}
 
 
 def rate_words(run: Run) -> str:

@@ -38,6 +38,7 @@ class SparseMask(Update):
     name = "sparse_mask"
     summary = "one-shot pruning of A and B before the first step; the pruned entries stay 0"
     source = "He et al. 2022, SparseAdapter, arXiv 2210.04284"
+    fixes_entries = True
     options: ClassVar = {
         "keep": Option(0.25, "share of all entries of A and B that stay", low=0.001, high=1),
         "score": Option("snip", "what ranks the entries", choices=("snip", "magnitude", "random")),
