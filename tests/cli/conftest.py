@@ -85,7 +85,6 @@ RESULTS: dict[str, dict[str, Any]] = {
         "stopped": "",
         "averaged": {},
         "frozen": {},
-        "frozen": {},
         "selected": "last",
         "calibration": {},
         "readout": None,
