@@ -101,6 +101,9 @@ WAYS = {
     "recomputed": ("training.gradient_checkpointing=true",),
     "sparse": ("adapter.method=sparse_adapter",),
     "hidden": ("adapter.method=hidden_key",),
+    "frozen": ("training.freeze_below=1",),
+    "squeezed": ("search.method=squeeze", "search.enable=0.5", "search.every=0.5"),
+    "averaged": ("training.average=0.4",),
 }
 
 
