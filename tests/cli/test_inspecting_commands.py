@@ -111,6 +111,12 @@ def test_plan_lists_sites_and_schedule(cli, here, workflow):
         assert text in ran.out
 
 
+def test_plan_says_what_finding_a_rate_costs(cli, here, workflow):
+    assert "learning rate" not in cli("plan", "small.yaml").out
+    workflow.changes = {"rate_overhead": 4.6}
+    assert "found before the first step: about 5 % on top of training" in cli("plan", "small.yaml").out
+
+
 def test_plan_gives_json(cli, here, workflow):
     data = json.loads(cli("plan", "small.yaml", "--json").out)
     assert (len(data["sites"]), data["budget"]) == (3, 4608)

@@ -4,6 +4,7 @@ from pathlib import Path
 from lorakit.artifacts.readout_file import ReadoutChoice
 from lorakit.cli.progress import ProgressHook
 from lorakit.tasks.calibration import Calibration, Reliability
+from lorakit.training.rate import FoundRate
 
 
 def test_train_calls_the_workflow_and_says_what_came_of_it(cli, here, workflow):
@@ -50,6 +51,13 @@ def test_what_the_head_reads_is_told_where_it_was_found(cli, here, workflow):
     assert "readout mean, by log-loss over folds of 500 training rows: mean 0.2500, own 0.5000" in text
     workflow.changes = {"readout": ReadoutChoice("own", {}, "log-loss", 0, "it is what the trained head reads")}
     assert "readout own: it is what the trained head reads" in " ".join(cli("train", "demo").out.split())
+
+
+def test_a_rate_that_was_found_is_told(cli, here, workflow):
+    assert "learning rate" not in cli("train", "demo").out
+    found = FoundRate(lr=0.0042, target=0.5, share=1.0, exponent=1.5, rates=[0.002], changes=[0.4])
+    workflow.changes = {"rate": found, "rate_seconds": 3.2}
+    assert "learning rate 0.0042, found in 3.2 s" in " ".join(cli("train", "demo").out.split())
 
 
 def test_options_win_over_overrides(cli, here, workflow):
