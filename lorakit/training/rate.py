@@ -57,8 +57,8 @@ FARTHEST = 4.0
 """The largest factor from a rate that was tried to one that is expected: D is no power law over more than that."""
 FAINT, BLIND = 0.1, 8.0
 """Movements below this share of C say nothing; the rate over the method's usual one where there are no others."""
-FORWARD = 0.4
-"""What a row's logits take of what it takes in a training step."""
+FORWARD = 0.6
+"""What a row's logits take, with all that is put back, of what it takes in a training step."""
 MOST = 4
 """Rates that are tried at most."""
 

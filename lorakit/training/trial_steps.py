@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 STEPS = 8
 """Optimiser steps of a trial."""
-ROWS = 128
+ROWS = 64
 """Training rows whose logits are looked at."""
 
 
