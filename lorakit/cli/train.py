@@ -33,6 +33,7 @@ from lorakit.reporting.tables import (
     count,
     duration,
     facts,
+    frozen_words,
     percent,
     scores,
     table,
@@ -164,8 +165,8 @@ def tell(result: TrainResult, *, offline: bool) -> None:
     write(facts(pairs))
     if result.stopped:
         say(result.stopped)
-    if averaged := averaged_words(result.averaged):
-        say(averaged)
+    for told in filter(None, (frozen_words(result.frozen), averaged_words(result.averaged))):
+        say(told)
     for warning in result.warnings:
         warn(warning)
     evaluation = ["eval", result.name, "--run", result.run_dir, *(["--offline"] if offline else [])]

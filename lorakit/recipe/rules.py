@@ -319,6 +319,26 @@ def average_is_of_something(draft: Draft) -> Iterator[Problem]:
         yield draft.problem("has no effect: nothing is averaged", "training.average_of", "training.average: 0.4")
 
 
+def freezing_goes_with_the_rest(draft: Draft) -> Iterator[Problem]:
+    """What is said of frozen layers needs them, and they need a step that Python looks at, and no work on tokens below."""
+    path = "training.freeze_below"
+    if draft[path] is None:
+        for name in ("training.freeze_cache", "training.freeze_dtype"):
+            if draft.changed(name):
+                yield draft.problem("has no effect: no layers are frozen", name, f"{path}: auto")
+        return
+    if draft["training.cuda_graphs"]:
+        yield draft.problem(
+            f"cannot read stored states, which {path} ({draft.where(path)}) brings", "training.cuda_graphs", "false"
+        )
+    if draft["adapter.shortcuts"]:
+        yield draft.problem(
+            f"join layers, and {path} ({draft.where(path)}) cuts the lower ones off",
+            "adapter.shortcuts",
+            "none with it",
+        )
+
+
 RULES = (
     mandatory_keys,
     one_budget,
@@ -336,6 +356,7 @@ RULES = (
     head_is_one,
     early_stopping_is_whole,
     average_is_of_something,
+    freezing_goes_with_the_rest,
     custom_task,
     only_custom,
 )

@@ -409,6 +409,22 @@ class TrainingSection:
         choices=("last", "best"),
         also=("load_best_model_at_end", "save_best_model"),
     )
+    freeze_below: Optional[str] = key(
+        None,
+        "this many lower layers get no adapters and no dropout, and are run once a row: a number, or auto, by where gradients are",
+        pattern=(r"auto|[0-9]{1,4}", "null, a number of layers, or auto"),
+        also=("frozen_layers", "num_frozen_layers", "freeze_layers"),
+    )
+    freeze_cache: float = key(
+        4.0,
+        "freeze_below: GiB on disk for what these layers make of the rows; where it takes more they run anew",
+        low=0,
+    )
+    freeze_dtype: str = key(
+        "own",
+        "freeze_below: how that is kept: own, as it comes, or rounded to half the size",
+        choices=("own", "float32", "bfloat16", "float16"),
+    )
     length_grouping: bool = key(True, "batches of similar length: less padding", also=("group_by_length",))
     cuda_graphs: bool = key(
         False, "on a GPU: start the kernels of a step by one call; pads batches to a multiple of 16"

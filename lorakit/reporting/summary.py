@@ -34,8 +34,9 @@ class Outcome:
 
     last and best: scores, empty where nothing was scored; origin: where an untrained run comes from, empty for a trained one;
     the numbers of parameters are None where the run has not written them; warnings: what says that it came to little; stopped: how it
-    stopped early, a sentence; averaged: what its last weights are a mean of, another; selected: the weights that are used where nobody
-    says which; calibration: of these; rate: how the learning rate was found, a sentence; empty where it was given;
+    stopped early, a sentence; averaged: what its last weights are a mean of, and frozen: what became of its lower layers, two others;
+    selected: the weights that are used where nobody says which; calibration: of these; rate: how the learning rate was found, a
+    sentence; empty where it was given;
     labels, confusion: rows of the validation split by the label they have (down) and the label they got (across), where written;
     by_label: where a row may have several labels, for each of them such a table of rows without it and with it; readout: what the
     head reads, where that was found, and why.
@@ -59,6 +60,7 @@ class Outcome:
     stopped: str = ""
     readout: str = ""
     averaged: str = ""
+    frozen: str = ""
     selected: str = "last"
     calibration: Calibration | None = None
     rate: str = ""
@@ -94,7 +96,7 @@ def outcome_words(outcome: Outcome) -> list[str]:
         if outcome.search_seconds:
             words[0] = words[0][:-1] + f", {percent(outcome.search_seconds / outcome.seconds)} of it search."
         words += [f"It {outcome.stopped}."] * bool(outcome.stopped)
-        words += [outcome.averaged[:1].upper() + f"{outcome.averaged[1:]}."] * bool(outcome.averaged)
+        words += [f"{told[:1].upper()}{told[1:]}." for told in (outcome.frozen, outcome.averaged) if told]
     else:
         words = [f"The run is not finished: so far it has recorded {trained}. What follows can still change."]
         if outcome.search_seconds:

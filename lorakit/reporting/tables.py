@@ -143,6 +143,19 @@ def averaged_words(told: Mapping[str, float]) -> str:
     return words + (f"; the ranks lost {percent(told['cut'])} of its squared norm" if told["cut"] else "")
 
 
+def frozen_words(told: Mapping[str, float]) -> str:
+    """What became of frozen lower layers, in a sentence, for a summary's ``frozen``; empty where none were."""
+    if not told:
+        return ""
+    words = f"{told['layers']:.0f} of {told['of']:.0f} layers were frozen, and "
+    if not told["bytes"]:
+        return words + "run in every step"
+    return (
+        words
+        + f"run once a row, which took {duration(told['seconds'])} before the training and {memory(told['bytes'])} of disk"
+    )
+
+
 def percent(share: float) -> str:
     """``45 %``; small shares with a digit more: ``4.5 %``."""
     if 0 < share < 0.001:

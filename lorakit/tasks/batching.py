@@ -30,6 +30,9 @@ SummedLoss = Callable[[nn.Module, Batch], torch.Tensor]
 
 Lengths = Sequence[int] | NDArray[np.int64]
 
+PARTS = "parts"
+"""Which pieces of a split's tokens the lines of a batch are (lines,), where the training has what the lower layers make of them."""
+
 WINDOW_OF = "window_of"
 """What a batch of windows calls the row that each is of."""
 
@@ -109,6 +112,16 @@ class Encoded:
             batch["labels"] = self.labels[list(rows)]
         if window_of is not None:
             batch[WINDOW_OF] = torch.from_numpy(window_of)
+        return batch
+
+    def unpadded(self, parts: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Pieces of ``tokens`` that have one length, as a batch without padding: what the model reads, each (len(parts), length) long."""
+        places = [slice(self.offsets[part], self.offsets[part + 1]) for part in parts]
+        ids = np.stack([self.tokens[place] for place in places]).astype(np.int64)
+        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.ones(ids.shape, dtype=torch.long)}
+        if self.types is not None:
+            types = np.stack([self.types[place] for place in places]).astype(np.int64)
+            batch["token_type_ids"] = torch.from_numpy(types)
         return batch
 
     def tokens_of(self, rows: Sequence[int], multiple: int = 1) -> int:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lorakit.recipe.schema import TrainingSection
-from lorakit.tasks.batching import Batch, Encoded, epoch_batches, evaluation_batches
+from lorakit.tasks.batching import PARTS, Batch, Encoded, epoch_batches, evaluation_batches
 from lorakit.training.losses import row_scale, scaled
 
 
@@ -32,7 +32,8 @@ class StepBatch:
 class TrainLoader:
     """The training rows, batched for one of ``processes`` processes, padded to a length that ``multiple`` divides.
 
-    weights: of the classes (classes,); with them each batch says what makes a mean over its step's rows one over their weights.
+    weights: of the classes (classes,); with them each batch says what makes a mean over its step's rows one over their weights;
+    numbered: whether each says which pieces of the tokens it holds.
     """
 
     encoded: Encoded
@@ -42,6 +43,7 @@ class TrainLoader:
     processes: int = 1
     multiple: int = 1
     weights: NDArray[np.float64] | None = None
+    numbered: bool = False
 
     def step_batches(self, epoch: int, skip: int = 0) -> Iterator[StepBatch]:
         """The epoch's steps in order, without the first ``skip``. Each batch is split over the processes row by row."""
@@ -73,6 +75,8 @@ class TrainLoader:
     def collate(self, rows: list[int], whole: list[int], multiple: int = 1) -> Batch:
         """These rows as a batch of a step over the rows ``whole``."""
         batch = self.encoded.collate(rows, multiple)
+        if self.numbered:
+            batch[PARTS] = torch.from_numpy(self.encoded.parts(rows)[0])
         if self.weights is None or self.encoded.labels is None:
             return batch
         return scaled(batch, row_scale(self.weights, self.encoded.labels[whole]))

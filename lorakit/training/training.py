@@ -17,6 +17,7 @@ from lorakit.recipe.schema import AUTO, Recipe
 from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.tasks.calibration import Calibration
 from lorakit.tasks.task import Task
+from lorakit.training.frozen_states import FrozenStates
 from lorakit.training.graphs import Graphs
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
@@ -33,7 +34,8 @@ class Training:
     model: ``adapted.model`` as Accelerate prepared it; loss: what is trained on, summed over a batch's rows: the task's, and what
     updates add; evaluate: scores of the validation splits, whose logits it leaves in outputs; calibrate: the
     temperature for the first of these, where the recipe wants one; metric: the score that
-    tells which evaluation is best; losses and norms: this process's loss and the gradient's norm of every step since the last log line.
+    tells which evaluation is best; states: of the frozen lower layers, where there are such; losses and norms: this process's loss and the
+    gradient's norm of every step since the last log line.
     """
 
     recipe: Recipe
@@ -54,6 +56,7 @@ class Training:
     state: TrainState
     hooks: Sequence[Hook] = ()
     graphs: Graphs | None = None
+    states: FrozenStates | None = None
     losses: list[torch.Tensor] = field(default_factory=list)
     norms: list[torch.Tensor] = field(default_factory=list)
     outputs: dict[str, np.ndarray] = field(default_factory=dict)

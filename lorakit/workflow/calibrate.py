@@ -35,26 +35,34 @@ def calibrate(parts: Parts, encoded: Encoded) -> Statistics:
     Without dropout, at the weights' own precision, and without a trace on the model. Every process gets the same, from the same rows.
     Raises RunError where a number is not finite.
     """
-    recipe, model = parts.recipe, parts.backbone.model
     init = inits.get(parts.linear.init)
     if init.needs not in MEASURES:
         return NO_SITE_STATISTICS
+    return measure(parts, encoded, init.needs, f"init '{init.name}'", ROWS)
+
+
+def measure(parts: Parts, encoded: Encoded, what: str, whose: str, stream: str) -> Statistics:
+    """``what`` of MEASURES over ``adapter.init_batches`` batches of a seeded sample, drawn from ``stream``, at the linear sites.
+
+    Raises RunError, which says for ``whose`` sake, where a number is not finite.
+    """
+    recipe, model = parts.recipe, parts.backbone.model
     loader = TrainLoader(encoded, recipe.training, derive_seed(recipe.run.seed, "data"), weights=parts.row_weights)
-    batches = loader.sample(recipe.adapter.init_batches, generator(recipe.run.seed, ROWS))
+    batches = loader.sample(recipe.adapter.init_batches, generator(recipe.run.seed, stream))
     accelerator = make_accelerator(replace(recipe, training=replace(recipe.training, precision="fp32")))
     sites = [site for site in parts.sites if site.kind in ("linear", "conv1d")]
     home = next(model.parameters()).device
     model.to(accelerator.device)
     try:
         with without_trace(
-            AdaptedModel(parts.backbone, {}, None), train_mode=False, seed=derive_seed(recipe.run.seed, ROWS)
+            AdaptedModel(parts.backbone, {}, None), train_mode=False, seed=derive_seed(recipe.run.seed, stream)
         ):
-            measured = MEASURES[init.needs](model, sites, batches, objective_of(parts, accelerator))
+            measured = MEASURES[what](model, sites, batches, objective_of(parts, accelerator))
     finally:
         model.to(home)
     for name, found in measured.items():
         if not all(tensor.isfinite().all() for tensor in found.values()):
-            raise RunError(f"init '{init.name}' needs finite numbers of training data, and got others", where=name)
+            raise RunError(f"{whose} needs finite numbers of training data, and got others", where=name)
     return {name: {key: tensor.to(home) for key, tensor in found.items()} for name, found in measured.items()}
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.trained_head import FITTED
@@ -19,15 +22,18 @@ from lorakit.searching.proxy import proxies
 from lorakit.tasks.baselines import FROZEN_ROWS
 from lorakit.tasks.batching import sorted_together
 from lorakit.tasks.survey import remarks
+from lorakit.training.frozen_states import GIB
 from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.tail_average import snapshot_steps
 from lorakit.workflow.calibrate import MEASURES
+from lorakit.workflow.freeze import kept_bytes
 from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import estimate_footprint
 from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.readout import candidates
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
+from lorakit.workflow.sites import frozen_layers
 
 PASSES = 2
 """Forward passes that a training step takes at least: there, and back through frozen weights."""
@@ -193,10 +199,8 @@ def rate_overhead(recipe: Recipe, schedule: Schedule) -> float:
 
 def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
     """The arithmetic of a training, with the padding that the lengths of ``SAMPLE`` rows let expect."""
-    search, training, rows = parts.recipe.search, parts.recipe.training, parts.data.splits["train"]
-    size, every = training.batch_size, max(len(rows) // SAMPLE, 1)
-    sample = rows.select(range(0, len(rows), every))
-    lengths = encode_rows(sample, parts.backbone, parts.cut, "train").lengths
+    search, training = parts.recipe.search, parts.recipe.training
+    size, lengths = training.batch_size, sampled_lengths(parts)
     whole = -(-schedule.rows // size)
     scored = longest_rows(lengths, size, min(search.batches, whole))
     together = sorted_together(schedule.rows, size) if training.length_grouping else 1
@@ -234,6 +238,33 @@ def head_notes(parts: Parts, schedule: Schedule) -> list[str]:
     return told
 
 
+def freezing_notes(parts: Parts, schedule: Schedule) -> list[str]:
+    """What becomes of the lower layers, and how much room their states take, by the lengths of ``SAMPLE`` rows."""
+    training, count = parts.recipe.training, frozen_layers(parts.recipe)
+    if training.freeze_below == AUTO:
+        return [
+            "how many layers are frozen is found before the first step: this is the plan of a training of all of them"
+        ]
+    if not count:
+        return []
+    kept = kept_bytes(sampled_lengths(parts), schedule.rows, parts.backbone, training.freeze_dtype)
+    layers, size = len(parts.backbone.anatomy.layers), f"about {kept / GIB:.2f} GiB of disk"
+    if schedule.total_steps <= schedule.steps_per_epoch:
+        how = "every row is seen once, so nothing is kept"
+    elif kept > training.freeze_cache * GIB:
+        how = f"{size} are more than training.freeze_cache allows, so they run in every step"
+    else:
+        how = f"they run once a row, which takes {size}"
+    return [f"{count} of {layers} layers are frozen: {how}"]
+
+
+def sampled_lengths(parts: Parts) -> NDArray[np.int64]:
+    """The tokens of about ``SAMPLE`` training rows."""
+    rows = parts.data.splits["train"]
+    sample = rows.select(range(0, len(rows), max(len(rows) // SAMPLE, 1)))
+    return encode_rows(sample, parts.backbone, parts.cut, "train").lengths
+
+
 def make_notes(parts: Parts, schedule: Schedule) -> list[str]:
     """What a person should know before starting."""
     told = [*parts.backbone.notes, f"data: {parts.data.origin}"]
@@ -254,6 +285,7 @@ def make_notes(parts: Parts, schedule: Schedule) -> list[str]:
             told.append(
                 "off: freeze keeps trained sites in the model: the budget bounds what trains, not what is carried"
             )
+    told += freezing_notes(parts, schedule)
     if share := parts.recipe.training.average:
         steps = snapshot_steps(share, schedule.total_steps, max(map(parts.rank_of, parts.sites), default=1))
         told.append(

@@ -31,6 +31,7 @@ from lorakit.training.training import Training
 from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
 from lorakit.workflow.accelerator import check_device, make_accelerator
 from lorakit.workflow.calibrate import calibrate
+from lorakit.workflow.freeze import freeze, settle_block
 from lorakit.workflow.head_start import start_head
 from lorakit.workflow.objective import objective_of
 from lorakit.workflow.parts import Parts
@@ -53,7 +54,9 @@ def prepare(
         check_device(recipe)
         if fresh:
             start_head(parts)
-        parts.frozen.clear()  # nobody asks for it any more
+            settle_block(parts, encoded["train"])
+            recipe = parts.recipe
+        parts.features.clear()  # nobody asks for it any more
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         if fresh:
             warm_start(recipe, adapted)
@@ -61,7 +64,9 @@ def prepare(
     accelerator = make_accelerator(recipe, run.path)
     model = accelerator.prepare_model(adapted.model)
     objective = objective_of(parts, accelerator)
-    loader = make_loader(parts, encoded["train"], accelerator)
+    with loaded.locating_errors():
+        states = freeze(parts, encoded["train"], objective, schedule)
+    loader = make_loader(parts, encoded["train"], accelerator, numbered=states is not None)
     optimizer = make_optimizer(adapted, recipe.training, base_rate(recipe))
     search: list[SearchHook] = []
     with loaded.locating_errors():
@@ -83,6 +88,7 @@ def prepare(
         next_tick=schedule.next_tick(0),
     )
     outputs: dict[str, np.ndarray] = {}
+    loss = summed_loss(objective, [*updates, *(hook.allocator for hook in search)])
     training = Training(
         recipe=recipe,
         task=task,
@@ -91,7 +97,7 @@ def prepare(
         model=model,
         accelerator=accelerator,
         objective=objective,
-        loss=summed_loss(objective, [*updates, *(hook.allocator for hook in search)]),
+        loss=states.around_loss(loss) if states else loss,
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, recipe.training, schedule),
         schedule=schedule,
@@ -101,6 +107,7 @@ def prepare(
         state=state,
         hooks=[*search, *updates, *average, *([graphs] if graphs else []), *hooks],
         graphs=graphs,
+        states=states,
         outputs=outputs,
         calibrate=lambda: calibrate_first(parts, encoded, outputs),
     )
@@ -119,8 +126,8 @@ def calibrate_first(
     return calibration_of(parts.task, outputs[first], labels.numpy())
 
 
-def make_loader(parts: Parts, rows: Encoded, accelerator: Accelerator) -> TrainLoader:
-    """The training rows, this process's part of them; in few lengths where graphs are taken of each."""
+def make_loader(parts: Parts, rows: Encoded, accelerator: Accelerator, *, numbered: bool = False) -> TrainLoader:
+    """The training rows, this process's part of them; in few lengths where graphs are taken of each, numbered where states are kept."""
     recipe = parts.recipe
     return TrainLoader(
         rows,
@@ -130,6 +137,7 @@ def make_loader(parts: Parts, rows: Encoded, accelerator: Accelerator) -> TrainL
         accelerator.num_processes,
         multiple=LENGTHS if recipe.training.cuda_graphs else 1,
         weights=parts.row_weights,
+        numbered=numbered,
     )
 
 

@@ -18,7 +18,7 @@ from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.reporting.history import History, SiteRecord, named_sites, read_history, without_search
 from lorakit.reporting.summary import Outcome
-from lorakit.reporting.tables import averaged_words, duration
+from lorakit.reporting.tables import averaged_words, duration, frozen_words
 from lorakit.tasks.calibration import Calibration, as_calibration
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import higher_is_better
@@ -154,7 +154,8 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             warnings=list(summary.get("warnings", [])),
             stopped=str(summary.get("stopped", "")),
             readout=str(as_choice(summary["readout"], path)) if summary.get("readout") else "",
-            averaged=averaged_words(read_averaged(summary.get("averaged"))),
+            averaged=averaged_words(read_numbers(summary, "averaged")),
+            frozen=frozen_words(read_numbers(summary, "frozen")),
             selected=str(summary.get("selected", "last")),
             calibration=read_calibration(summary),
             rate=rate_words(run),
@@ -164,9 +165,9 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
         )
 
 
-def read_averaged(told: Any) -> dict[str, float]:
-    """What the last weights are a mean of, as it was written, empty where they are none."""
-    return {name: number(value, f"averaged.{name}", low=0) for name, value in dict(told or {}).items()}
+def read_numbers(summary: Mapping[str, Any], key: str) -> dict[str, float]:
+    """The numbers by name that a summary has under ``key``, empty where there are none."""
+    return {name: number(value, f"{key}.{name}", low=0) for name, value in dict(summary.get(key) or {}).items()}
 
 
 def rate_words(run: Run) -> str:

@@ -32,6 +32,7 @@ from lorakit.training.seeds import generator
 from lorakit.training.tail_average import check_average
 from lorakit.training.update import chosen_updates
 from lorakit.workflow.accelerator import check_precision, check_trackers, this_process
+from lorakit.workflow.freeze import check_freezing
 from lorakit.workflow.parts import Parts, load_data, load_model, start_at_frequencies
 from lorakit.workflow.sites import choose_budget, choose_sites, read_site_options
 
@@ -51,6 +52,7 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
             check_acts_in_training(allocators.get(recipe.search.method))
         check_updates_go_on(recipe)
         check_average(recipe)
+        check_freezing(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
         if problems := conflicts_with_search(linear, recipe.search):
             raise RecipeError(problems)

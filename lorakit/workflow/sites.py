@@ -15,9 +15,11 @@ from lorakit.adapters.spec import AdapterSpec, read_options
 from lorakit.backbone.anatomy import Anatomy
 from lorakit.backbone.guessing import left_out
 from lorakit.backbone.load import Backbone
+from lorakit.backbone.lower_layers import KEY as FREEZE_KEY
+from lorakit.backbone.lower_layers import modules_below
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError, nearest
-from lorakit.recipe.schema import Recipe
+from lorakit.recipe.schema import AUTO, Recipe
 from lorakit.searching.allocator import allocators
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[s
     if ALL in (adapter.targets or method.targets) and not method.block:
         wanted = without_gates(recipe, wanted)
         tell_left_out(anatomy)
+    wanted = above(recipe, backbone, wanted)
     candidates = [*wanted, *anatomy.shortcuts(adapter.shortcuts)]
     if not adapter.allocation:
         return candidates, {}
@@ -55,6 +58,31 @@ def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[s
         raise RecipeError(problems)
     ranks = {name: rank for name, rank in adapter.allocation.items() if rank > 0}
     return [site for site in candidates if site.name in ranks], ranks
+
+
+def frozen_layers(recipe: Recipe) -> int:
+    """How many lower layers the recipe freezes; 0 where it does not, and where that has not been found yet."""
+    given = recipe.training.freeze_below
+    return int(given) if given and given != AUTO else 0
+
+
+def above(recipe: Recipe, backbone: Backbone, sites: list[Site]) -> list[Site]:
+    """The sites that are not below the layers that train. RecipeError where there is none, or one that must be at the bottom."""
+    count = frozen_layers(recipe)
+    if not count:
+        return sites
+    below = {id(module) for module in modules_below(backbone, count)}
+    if any(site.kind == "input" for site in sites):
+        what = f"method '{recipe.adapter.method}' trains what is below layer {count}"
+        raise RecipeError(what, key=FREEZE_KEY, valid="null with it")
+    kept = [
+        site
+        for site in sites
+        if site.layer >= count or (site.layer < 0 and id(backbone.model.get_submodule(site.name)) not in below)
+    ]
+    if not kept:
+        raise RecipeError(f"no target is at layer {count} or above", key=FREEZE_KEY, valid="a smaller number")
+    return kept
 
 
 def without_gates(recipe: Recipe, sites: list[Site]) -> list[Site]:

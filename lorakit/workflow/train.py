@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ from lorakit.workflow.baselines import measure_baselines
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.prepare import prepare
 from lorakit.workflow.readout import as_begun, settle_readout
-from lorakit.workflow.resume import check_same_recipe, choose_run, holding
+from lorakit.workflow.resume import as_found, check_same_recipe, choose_run, holding
 from lorakit.workflow.same_data import check_same_base, check_same_data, remember, seen_before, seen_by, warn_of_seen
 from lorakit.workflow.setup import assemble
 
@@ -87,6 +87,9 @@ class TrainResult(Result):
             share of the mean products' squared norm their ranks cannot hold; empty where they are no mean.
         rate: how the learning rate was found, where ``training.lr`` is auto; else None.
         rate_seconds: what that took of the training's time.
+        frozen: of ``training.freeze_below``: how many lower layers, of how many; the bytes that their states take on disk, 0 where
+            they were computed in every step; the seconds that took before the training, which are not in ``seconds``. Empty
+            where none are.
         calibration: of the last and the best weights the temperature for probabilities, fitted on the validation rows; empty where
             the recipe wants none, and for a number to predict.
         readout: what ``model.readout: auto`` chose, and why; None where the recipe says it.
@@ -122,6 +125,7 @@ class TrainResult(Result):
     stopped: str
     selected: str
     averaged: dict[str, float]
+    frozen: dict[str, float]
     calibration: dict[str, Calibration]
     readout: ReadoutChoice | None
     rate: FoundRate | None = None
@@ -167,6 +171,7 @@ def train(
     run = choose_run(loaded, run_dir, resume)
     if resume:
         run.check_own()
+        loaded = as_found(loaded, run)
         check_same_recipe(loaded, run)
         loaded, choice = as_begun(loaded, run)
     parts = assemble(loaded, data)
@@ -184,7 +189,7 @@ def train(
             logger.info("resuming from %s", load_checkpoint(training))
         elif training.accelerator.is_main_process:
             write_choice(run, choice)  # first: a recipe that says it without a reason is one that a person decided
-            run.start(loaded.to_yaml(), parts.task, remember_start(parts))
+            run.start(replace(loaded, recipe=training.recipe).to_yaml(), parts.task, remember_start(parts))
         try:
             run_loop(training)
         finally:
@@ -261,6 +266,7 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline], choic
         stopped=stopped_words(state, training.metric, training.recipe.training.early_stopping),
         selected=selected,
         averaged=next((hook.told for hook in training.hooks if isinstance(hook, TailAverage)), {}),
+        frozen=training.states.record() if training.states else {},
         calibration=calibrations(training),
         readout=choice,
         rate=FoundRate(**state.rate) if state.rate else None,

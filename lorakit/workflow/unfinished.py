@@ -17,6 +17,7 @@ from lorakit.recipe.schema import AUTO
 FREE_ON_RESUME = (
     "training.nonfinite",
     "training.gradient_checkpointing",
+    "training.freeze_cache",
     "run.name",
     "run.folder",
     "run.offline",

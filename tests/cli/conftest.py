@@ -84,6 +84,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "warnings": [],
         "stopped": "",
         "averaged": {},
+        "frozen": {},
         "selected": "last",
         "calibration": {},
         "readout": None,

@@ -26,6 +26,11 @@ RULES = [
     ("training:\n  early_stopping: {min_delta: 1}", "mine.yaml:4", "training.early_stopping", "says no patience"),
     ("training:\n  early_stopping: {patience: 1.5}", "mine.yaml:4", "training.early_stopping", "1.5 is no number of evaluations"),
     ("training:\n  early_stopping:\n    patience: 1\n    delta: 0", "mine.yaml:6", "training.early_stopping", "no setting 'delta'"),
+    ("training: {average_of: factors}", "mine.yaml:3", "training.average_of", "has no effect: nothing is averaged"),
+    ("training: {freeze_cache: 1}", "mine.yaml:3", "training.freeze_cache", "has no effect: no layers are frozen"),
+    ("training: {freeze_below: 2, cuda_graphs: true}", "mine.yaml:3", "training.cuda_graphs", "cannot read stored states"),
+    ("training: {freeze_below: auto}\nadapter: {shortcuts: [res1]}", "mine.yaml:4", "adapter.shortcuts", "cuts the lower ones off"),
+    ("training: {freeze_below: some}", "mine.yaml:3", "training.freeze_below", "'some' cannot be used here"),
     ("training: {loss: focal, label_smoothing: 0.1}", "mine.yaml:3", "training.label_smoothing", "is for cross_entropy"),
 ]  # fmt: skip
 
