@@ -107,17 +107,17 @@ def drawings(
     )
 
 
-def curve_drawing(points: Sequence[RankPoint], metric: str) -> Iterator[Drawing]:
+def curve_drawing(points: Sequence[RankPoint], outcome: Outcome) -> Iterator[Drawing]:
     """Loss and metric against adapter parameters, where the run was scored at several ranks."""
     if len(points) < 2:
         return
     least, most = min(points, key=lambda point: point.rank), max(points, key=lambda point: point.rank)
     yield Drawing(
         "rank_curve",
-        rank_curve_figure(points, metric),
+        rank_curve_figure(points, outcome.metric, sum(map(sum, outcome.confusion)) or None),
         "The run at every size",
-        f"Log-loss and {metric} against adapter parameters, from {least.parameters:,} at rank {least.rank} to {most.parameters:,} at rank "
-        f"{most.rank}.",
+        f"Log-loss and {outcome.metric} against adapter parameters, from {least.parameters:,} at rank {least.rank} to "
+        f"{most.parameters:,} at rank {most.rank}.",
         "One training, cut to lower ranks without training again and scored on the run's validation rows.",
     )
 

@@ -9,16 +9,19 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from lorakit.artifacts.rank_curve_file import RankPoint
 from lorakit.reporting.figures import INK, LINES, bare, canvas, unmarked
+from lorakit.reporting.score_axis import score_limits
 
 
-def rank_curve_figure(points: Sequence[RankPoint], metric: str) -> Figure:
-    """Draw every point with its rank beside it; a panel for what the points have: the loss, the metric."""
+def rank_curve_figure(points: Sequence[RankPoint], metric: str, rows: int | None = None) -> Figure:
+    """Draw every point with its rank beside it; a panel for what the points have: the loss from 0, the metric as ``score_limits`` says.
+
+    rows: how many were scored, where that is known.
+    """
     ordered = sorted(points, key=lambda point: point.parameters)
-    lines = {
-        "log-loss (nats)": [point.log_loss for point in ordered],
-        metric: [point.scores.get(metric) for point in ordered],
-    }
-    drawn = {name: values for name, values in lines.items() if None not in values}
+    losses = [point.log_loss for point in ordered if point.log_loss is not None]
+    scores = [point.scores[metric] for point in ordered if metric in point.scores]
+    lines = {"log-loss (nats)": losses, metric: scores}
+    drawn = {name: values for name, values in lines.items() if len(values) == len(ordered)}
     figure = canvas(7.6, 0.6 + 2.1 * max(len(drawn), 1))
     panels = figure.subplots(max(len(drawn), 1), 1, sharex=True, squeeze=False).flatten()
     sizes = [point.parameters for point in ordered]
@@ -34,7 +37,9 @@ def rank_curve_figure(points: Sequence[RankPoint], metric: str) -> Figure:
                 fontsize=8,
                 color=INK,
             )
-        panel.margins(y=0.25)
+        limits = score_limits(values, rows) if name == metric else (0.0, 1.15 * max(values) or 1.0)
+        if limits is not None:
+            panel.set_ylim(*limits)
         panel.set_ylabel(unmarked(name), color=INK)
         bare(panel)
     last = panels[-1]

@@ -111,7 +111,7 @@ def report(run: str | Path) -> ReportResult:
     paths, pictures = [], []
     figures = [
         *drawings(recorded.metrics, history, stability, recorded.outcome),
-        *curve_drawing(recorded.curve, recorded.outcome.metric),
+        *curve_drawing(recorded.curve, recorded.outcome),
     ]
     for drawing in figures:
         paths.append(save(drawing.figure, folder.report / f"{drawing.name}.png"))

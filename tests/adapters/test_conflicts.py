@@ -39,3 +39,31 @@ def test_a_site_that_moves_with_others_cannot_be_frozen(method: str, trainable: 
     assert all(f"share {shared}:" in problem.what for problem in found)
     assert conflicts_with_search(spec, SearchSection(method="heterolora", off="drop")) == []
     assert conflicts_with_search(spec, SearchSection(off="freeze")) == []
+
+
+@pytest.mark.parametrize(
+    ("axes", "reason"),
+    [
+        ({"method": "lora"}, ""),
+        ({"method": "rslora"}, ""),
+        ({"method": "lora_plus"}, ""),
+        ({"method": "dora"}, ""),
+        ({"method": "eva"}, ""),
+        ({"init": "gaussian"}, ""),
+        ({"method": "pissa"}, "subtracted"),
+        ({"method": "olora"}, "subtracted"),
+        ({"method": "lora_ga"}, "subtracted"),
+        ({"method": "lora_fa"}, "does not train"),
+        ({"method": "asymmetric"}, "does not train"),
+        ({"method": "adalora"}, "no plain product"),
+        ({"method": "vera"}, "no plain product"),
+        ({"method": "melora"}, "no plain product"),
+        ({"method": "bitfit"}, "no plain product"),
+    ],
+    ids=str,
+)
+def test_factors_are_written_anew_where_there_is_a_product_of_two_that_train(axes: dict[str, str], reason: str) -> None:
+    spec = resolve(AdapterSection(**axes))  # type: ignore[arg-type]
+    found = conflicts_with_search(spec, SearchSection(method="squeeze"))
+    assert [problem.key for problem in found] == (["search.method"] if reason else [])
+    assert all(reason in problem.what for problem in found)

@@ -11,7 +11,7 @@ from support.runs import Bench
 from transformers import get_scheduler
 
 from lorakit.recipe.schema import TrainingSection
-from lorakit.training.optim import make_optimizer, make_scheduler
+from lorakit.training.optim import make_optimizer, make_scheduler, moments_of
 from lorakit.training.schedule import Schedule
 
 
@@ -79,3 +79,16 @@ def test_schedules_are_transformers(ours: str, theirs: str):
     assert rates[0][0] == 0.0
     assert rates[0][7] == 0.5
     assert rates[0][-1] == pytest.approx(0.5 if ours == "constant" else 0.0)
+
+
+def test_moments_are_the_first_and_then_the_second_also_after_a_checkpoint() -> None:
+    """Whatever the order is in which a loaded state has them."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    assert moments_of(optimizer, weight) == []
+    weight.grad = torch.full((3,), 2.0)
+    optimizer.step()
+    optimizer.state[weight] = dict(reversed(optimizer.state[weight].items()))
+    first, second = moments_of(optimizer, weight)
+    assert first.tolist() == pytest.approx([0.2] * 3)  # (1 - 0.9) g
+    assert second.tolist() == pytest.approx([0.004] * 3)  # (1 - 0.999) g^2
