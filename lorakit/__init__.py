@@ -19,6 +19,7 @@ There is a function for each command of the command line, and each has its own h
     describe           what an adapter method is, costs and goes together with
 
     evaluate           the scores of a run or a checkpoint
+    rank_curve         a run's scores at several ranks, against its parameters
     load, predict      label new text
     predict_file       label the rows of a file
     report             a run as one page, with figures and plain words
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.plan import plan
     from lorakit.workflow.predict import load, predict
     from lorakit.workflow.predict_file import predict_file
+    from lorakit.workflow.rank_curve import rank_curve
     from lorakit.workflow.report import report
     from lorakit.workflow.search import search
     from lorakit.workflow.train import train
@@ -87,6 +89,7 @@ HOMES = {
     "plan_sweep": "lorakit.workflow.experiments.sweep",
     "predict": "lorakit.workflow.predict",
     "predict_file": "lorakit.workflow.predict_file",
+    "rank_curve": "lorakit.workflow.rank_curve",
     "report": "lorakit.workflow.report",
     "search": "lorakit.workflow.search",
     "sweep": "lorakit.workflow.experiments.sweep",
@@ -115,6 +118,7 @@ __all__ = [
     "plan_sweep",
     "predict",
     "predict_file",
+    "rank_curve",
     "report",
     "search",
     "sweep",

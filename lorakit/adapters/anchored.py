@@ -26,6 +26,7 @@ class Anchored(nn.Module):
     """Behaves as the delta it is made from, less that delta's start. The start's tensors are saved, and never train."""
 
     additive = True
+    plain_product = False
     replaces_parameters = False
     unmergeable = ""
     peft_names: Mapping[str, str] = {}

@@ -13,6 +13,7 @@ shared tensors that train x search.off: freeze     refused: a frozen site would 
 shared tensors that train x scoring: streaming     refused: a site that is off would move those of the others
 ratio of learning rates x vectors, gates           commute: groups by role; refused where A and B do not both train
 frozen A x init that gives A                       commute; refused where what that init starts at zero does not train
+anything but B A with both trained x squeeze        refused: there is no product to re-factor, or its start is subtracted
 parameters of two modules x training them          refused (``blocks.modules``); no delta sits on embeddings' weights otherwise
 """
 
@@ -68,7 +69,27 @@ def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Prob
                 valid="separate",
             )
         )
+    if search.method == "squeeze" and (why := unlike_a_product(spec)):
+        problems.append(
+            Problem(
+                f"allocator 'squeeze' writes the factors of an update B A anew, and {why}",
+                key="search.method",
+                valid="none or heterolora with this adapter",
+                hint="adapter.method=lora, rslora, lora_plus, dora or eva",
+            )
+        )
     return problems
+
+
+def unlike_a_product(spec: AdapterSpec) -> str:
+    """Why the update is not B A for two tensors that both train and may be any; empty where it is."""
+    if not deltas.get(spec.delta).plain_product:
+        return f"delta '{spec.delta}' is no plain product"
+    if inits.get(spec.init).anchors:
+        return f"init '{spec.init}' starts from factors that are subtracted again"
+    if not (spec.trains("A") and spec.trains("B")):
+        return f"with trainable '{spec.trainable}' one of the two does not train"
+    return ""
 
 
 def roles_of(delta: type[Delta]) -> set[str]:

@@ -48,6 +48,8 @@ class Declaration(ABC):
     """Whether the layer is ``W x + b + s dW x``; else ``Delta.layer_forward`` computes it."""
     takes_factors: ClassVar[bool] = False
     """Whether ``Delta.set_factors`` can make it any product B A."""
+    plain_product: ClassVar[bool] = False
+    """Whether dW is B A for its two tensors of these names, whatever they are: then any other factors of dW do as well."""
     replaces_parameters: ClassVar[bool] = False
     """Whether its tensors stand in for the module's own parameters."""
     unmergeable: ClassVar[str] = ""

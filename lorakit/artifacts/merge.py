@@ -29,6 +29,7 @@ from lorakit.backbone.adapted_folder import VARIANT, close_to_others
 from lorakit.backbone.load import Backbone, quiet_transformers
 from lorakit.errors import RunError
 from lorakit.recipe.keys import recipe_keys
+from lorakit.recipe.moved import said_now
 from lorakit.recipe.schema import SHORTCUTS
 
 
@@ -167,7 +168,9 @@ def read_merged(folder: Path) -> dict[str, Any]:
     record = read_record(path, what)
     with reading(path, what):
         number(record["max_length"], "max_length", low=1, whole=True)
-        for key in ("task.long", "task.window_pooling", "model.pooling"):
+        if "pooling" in record:  # of an older lorakit
+            _, record["readout"] = said_now("model.pooling", record.pop("pooling")) or ("", "")
+        for key in ("task.long", "task.window_pooling", "model.readout"):
             name = key.partition(".")[2]
             if record.setdefault(name, recipe_keys()[key].default) not in recipe_keys()[key].choices:
                 raise ValueError(f"there is no {name} {record[name]!r}")

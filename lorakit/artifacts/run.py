@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,11 @@ class Run:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Record what the run came to: from here on it is finished."""
         write_json(self.path / "summary.json", summary)
+
+    @property
+    def rate(self) -> Path:
+        """How the learning rate was found, where the recipe left it to be found."""
+        return self.path / "rate.json"
 
     def timeline(self) -> list[dict[str, Any]]:
         """The search's ticks, in order."""
@@ -186,20 +192,26 @@ def all_runs(folder: Path) -> list[Run]:
 
 def environment() -> dict[str, Any]:
     """Versions, platform and the state of the working copy lorakit runs from."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": versions,
+        "packages": versions(),
         "command": sys.argv,
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "git": git_state(Path(__file__).parent),
     }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Package -> its version; they are read once, for they do not change under a running process."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

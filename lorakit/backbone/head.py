@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lorakit.backbone.anatomy import Anatomy
-from lorakit.backbone.mean_pooling import HEAD
+from lorakit.backbone.readout import HEADS
 from lorakit.errors import RunError
 
 
@@ -67,7 +67,7 @@ def output_names(model: Any, among: Sequence[str]) -> list[str]:
 
     Empty where that cannot be told: for a model that is not made of its configuration alone, or grows in other places too.
     """
-    if own := [name for name in among if name.startswith(f"{HEAD}.")]:
+    if own := [name for name in among if name.partition(".")[0] in HEADS]:
         return own
     config = copy.deepcopy(model.config)
     config.num_labels = model.config.num_labels + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,10 @@ from lorakit.backbone.config_and_tokenizer import (
     read_tokenizer,
 )
 from lorakit.backbone.head import embedding_weight, find_new_parts, train_new_parts
-from lorakit.backbone.mean_pooling import HEAD, MEAN, read_mean
 from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.backbone.padding import padding_note, prepare_padding
 from lorakit.backbone.positions import position_limit
+from lorakit.backbone.readout import HEADS, READOUT_KEY, READOUTS, Readout, read_out
 from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
 from lorakit.backbone.unusable import refuse_half_precision, refuse_unusable
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
@@ -122,14 +122,13 @@ def load_backbone(
         except Exception as error:
             raise weights_error(error, folder, section) from error
     refuse_unusable(config, section.name)
-    if section.pooling != MEAN and any(name.startswith(f"{HEAD}.") for name in info["unexpected_keys"]):
-        what = f"the head of '{section.name}' reads the mean of all tokens"
-        raise RecipeError(what, key="model.pooling", valid=MEAN, hint=f"model.pooling={MEAN}")
-    if section.pooling == MEAN:
+    readout = READOUTS.get(section.readout)
+    check_readout(info["unexpected_keys"], readout, section.name)
+    if readout is not None:
         with seeded(seed):
-            dropped = read_mean(model, section.name)
-        brought = load_mean_head(model, folder)
-        missing = {*info["missing_keys"], *(() if brought else (f"{HEAD}.weight", f"{HEAD}.bias"))}
+            dropped = read_out(model, readout, tokenizer, section.name)
+        brought = load_own_head(model, readout.head, folder)
+        missing = {*info["missing_keys"], *(() if brought else (f"{readout.head}.weight", f"{readout.head}.bias"))}
         info = {
             "missing_keys": missing.difference(dropped),
             "mismatched_keys": [found for found in info["mismatched_keys"] if found[0] not in dropped],
@@ -156,15 +155,23 @@ def load_backbone(
     return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding)
 
 
-def load_mean_head(model: Any, folder: Path) -> bool:
-    """Put in the head on the mean that a merged folder brings; whether it does."""
+def check_readout(unexpected: Iterable[str], readout: Readout | None, name: str) -> None:
+    """Raise RecipeError (key ``model.readout``) where a merged folder's head reads another thing than the recipe says."""
+    brought = next((HEADS[head] for key in unexpected if (head := key.partition(".")[0]) in HEADS), None)
+    if brought is not None and brought is not readout:
+        what = f"the head of '{name}' reads {brought.told}"
+        raise RecipeError(what, key=READOUT_KEY, valid=brought.name, hint=f"{READOUT_KEY}={brought.name}")
+
+
+def load_own_head(model: Any, head: str, folder: Path) -> bool:
+    """Put in the head of this name that a merged folder brings; whether it does."""
     state: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob(f"model.{VARIANT}*.safetensors")) if is_closed(folder) else ():
         with safe_open(file, "pt") as tensors:
-            found = {HEAD + "." + name: name for name in ("weight", "bias")}
+            found = {f"{head}.{name}": name for name in ("weight", "bias")}
             state |= {found[key]: tensors.get_tensor(key) for key in set(tensors.keys()) & set(found)}
     if state:
-        getattr(model, HEAD).load_state_dict(state)
+        getattr(model, head).load_state_dict(state)
     return bool(state)
 
 

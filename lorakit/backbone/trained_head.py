@@ -19,8 +19,10 @@ from lorakit.errors import RecipeError
 from lorakit.recipe.schema import ModelSection
 from lorakit.tasks.label_order import order_by_name, told
 
-KEEP, NEW, PROBE = "keep", "new", "probe"
+KEEP, NEW = "keep", "new"
 HEAD_KEY = "model.head"
+FITTED = "fitted"
+START_KEY = "model.head_start"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def settle_head(model: Any, new: NewParts, had: Outputs, labels: tuple[str, ...]
     had: the checkpoint's outputs; labels: the task's, none for a number. Call it where the random state is the new head's own.
     Raises RecipeError (key ``model.head``) where a head is to be kept that is not there, or has another number of outputs.
     """
-    wanted = NEW if section.head == PROBE else section.head
+    wanted = NEW if section.head_start == FITTED else section.head
     brought = [name for name in new.outside if name not in new.fresh]
     another = not new.reshaped.isdisjoint(new.outside)
     if wanted == KEEP and not new.pretrained_head:

@@ -72,7 +72,7 @@ def values_of(path: str) -> list[str]:
         return [*BESIDES.get(path, []), *names_in(OF_REGISTRY[path])]
     if key.kind is bool:
         return ["true", "false"]
-    return [] if callable(key.rule.choices) else list(key.rule.choices)
+    return list(key.rule.words) if callable(key.rule.choices) else [*key.rule.choices, *key.rule.words]
 
 
 def complete_recipe_or_run_or_setting(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -12,10 +13,13 @@ from lorakit.cli.command import answer, envelope
 from lorakit.cli.completion import complete_run, complete_task
 from lorakit.cli.options import AsJson, CutRank, Force, Offline, Quiet, Weights, refuse_overwrite
 from lorakit.cli.output import say, write
-from lorakit.reporting.tables import counted, duration, facts
+from lorakit.errors import UsageError
+from lorakit.reporting.tables import Column, count, counted, duration, facts, table
 
 if TYPE_CHECKING:
+    from lorakit.artifacts.rank_curve_file import RankPoint
     from lorakit.workflow.evaluate import EvalResult, Trust
+    from lorakit.workflow.rank_curve import RankCurve
 
 
 def evaluate(
@@ -48,6 +52,12 @@ def evaluate(
     ] = None,
     weights: Weights = None,
     rank: CutRank = None,
+    ranks: Annotated[
+        Optional[str],
+        typer.Option(
+            "--ranks", metavar="K,K,...", help="Score the run cut to each of these ranks, or all; kept for its report."
+        ),
+    ] = None,
     predictions: Annotated[
         Optional[Path],
         typer.Option(
@@ -65,6 +75,19 @@ def evaluate(
             refuse_overwrite(predictions, force=force)
         if task and run is None and model is None and is_run(Path(task)):
             run, task = Path(task), None
+        if ranks is not None:
+            from lorakit.workflow.named_runs import newest_of
+
+            others = {"--model": model, "--file": file, "--by": by, "--rank": rank, "--predictions": predictions}
+            if given := [name for name, value in others.items() if value is not None]:
+                raise UsageError(
+                    f"--ranks and {given[0]} exclude each other", valid="--ranks with --run, --split and --weights"
+                )
+            path = run or newest_of(Path("runs"), task).path
+            say(f"evaluating {path} at ranks {ranks}")
+            curve = lorakit.rank_curve(path, ranks, split=split, weights=weights, offline=offline)
+            answer(curve, tell_curve, as_json=as_json)
+            return
         say(f"evaluating {model or run or 'the newest run'} on {file or task or 'its task'}")
         result = lorakit.evaluate(
             run,
@@ -111,6 +134,24 @@ def tell(result: EvalResult) -> None:
     write(facts(pairs), *([] if found is None else diagnosis_tables(found)))
     if result.slices:
         write(slice_table(result.slices, f"by {result.by}"))
+
+
+def tell_curve(curve: RankCurve) -> None:
+    """Write a line for each rank, and what the numbers may be used for."""
+    columns = [
+        Column("rank", lambda point: point.rank, right=True),
+        Column("adapter parameters", lambda point: count(point.parameters), right=True),
+    ]
+    if any(point.log_loss is not None for point in curve.points):
+        columns.append(Column("log-loss", lambda point: f"{point.log_loss:.4f}", right=True))
+    columns += [Column(name, partial(score_cell, name), right=True) for name in curve.points[0].scores]
+    title = f"{curve.run} ({curve.weights} weights) on {curve.task}, {curve.split}, {counted(curve.rows, 'row')}"
+    write(table(curve.points, columns, title=title), curve.note)
+
+
+def score_cell(name: str, point: RankPoint) -> str:
+    """A score of a point."""
+    return f"{point.scores[name]:.4f}"
 
 
 def trust_lines(found: Trust) -> list[tuple[str, str]]:

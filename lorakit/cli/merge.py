@@ -46,6 +46,8 @@ def tell(result: MergeResult) -> None:
     if result.kept:
         kept = f"{counted(len(result.kept), 'site')} that a plain checkpoint cannot hold: {', '.join(result.kept)}"
         pairs.append(("kept apart", kept))
+    if result.closed:
+        pairs.append(("loads in", f"lorakit alone: of any other loader, {'; '.join(result.closed)}"))
     if result.temperature != 1:
         told = f"{result.temperature:.4g}: lorakit divides logits by it before the softmax; transformers alone does not"
         pairs.append(("temperature", told))

@@ -76,7 +76,7 @@ CutRank = Annotated[
     typer.Option(
         "--rank",
         metavar="K",
-        help="Only the first K rank units of each site: what a run of search.method=dylora is for.",
+        help="Cut each site to rank K: its best approximation, or of a run of search.method=dylora its first K rank units.",
     ),
 ]
 

@@ -63,6 +63,10 @@ def tell(result: Plan) -> None:
         ("evaluations", at_steps(result.evaluations)),
         ("ticks", at_steps(result.ticks)),
         ("search", f"about {result.search_overhead:.0f} % on top of training" if result.ticks else "none"),
+        *(
+            [("learning rate", f"found before the first step: about {result.rate_overhead:.0f} % on top of training")]
+            * bool(result.rate_overhead)
+        ),
         ("memory", f"about {memory(result.memory_bytes)}"),
         *(("note", note) for note in result.notes),
         *(("in the data", remark) for remark in result.remarks),

@@ -33,6 +33,7 @@ from lorakit.reporting.tables import Column, bar, count, duration, facts, heat_m
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from lorakit.searching.split_half import SplitHalf
     from lorakit.workflow.search import SearchResult
 
 
@@ -148,7 +149,26 @@ def allocation(result: SearchResult) -> Table:
 
 def outcome(result: SearchResult) -> list[tuple[str, str]]:
     """What the search came to, as (name, value) pairs."""
-    pairs = [("budget", f"{count(result.used)} of {count(result.budget)} used"), ("time", duration(result.seconds))]
+    pairs = [
+        ("budget", f"{count(result.used)} of {count(result.budget)} used"),
+        ("two halves", agreement(result.stability)),
+        ("time", duration(result.seconds)),
+    ]
     if result.emitted is not None:
         pairs.append(("recipe", str(result.emitted)))
     return pairs
+
+
+def agreement(found: SplitHalf) -> str:
+    """How stable the ranking is, and what a shuffled one is worth."""
+    told = [f"of {count(found.rows)} training rows each:"]
+    if found.correlation is not None:
+        inside = "" if found.within_roles is None else f", {found.within_roles:.2f} within a role"
+        told.append(f"scores correlate by {found.correlation:.2f}{inside};")
+    if found.p is None:
+        return " ".join([*told, "within a role there is nothing to choose"])
+    told.append(
+        f"a choice by one has {found.caught:.0%} of the scores of the other, shuffled ones {found.shuffled:.0%}"
+    )
+    verdict = "a shuffled ranking would do: the scores are noise on these data" if found.noise else "no chance"
+    return " ".join([*told, f"(p = {found.p:.3f}): {verdict}"])

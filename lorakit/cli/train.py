@@ -145,6 +145,7 @@ def tell(result: TrainResult, *, offline: bool) -> None:
     time, chosen = duration(result.seconds), result.selected == "best"
     if result.search_seconds:
         time += f", {percent(result.search_seconds / result.seconds)} of it search"
+    found = result.rate
     pairs = [
         (f"last, step {result.steps}", scores(result.last)),
         (
@@ -153,9 +154,11 @@ def tell(result: TrainResult, *, offline: bool) -> None:
         ),
         *([("used", "the best weights, which the validation rows chose: their scores there flatter them")] * chosen),
         *baseline_facts(result.baselines),
+        *([("readout", str(result.readout))] if result.readout else []),
         *calibration_lines(result),
         ("parameters", f"{count(result.adapter_parameters)} in adapters, {count(result.head_parameters)} in the head"),
         ("sites on", f"{result.sites_on} of {result.sites_total}"),
+        *([("learning rate", f"{found.lr:.3g}, found in {duration(result.rate_seconds)}")] if found else []),
         ("time", time),
         ("run", str(result.run_dir)),
     ]

@@ -66,6 +66,7 @@ class Key:
             item = self.rule.doc
         else:
             item = " ".join(part for part in (NOUNS[self.kind], self.bounds()) if part)
+            item = ", or ".join([item, *self.rule.words])
         if self.shape == "list":
             item = f"a list of: {item}"
         elif self.shape == "mapping":
@@ -78,7 +79,7 @@ class Key:
 def read_key(path: str, hint: Any, default: Any, rule: Rule) -> Key:
     """The Key of one dataclass field from its type hint: ``int``, ``list[str]`` or ``dict[str, int]``, each maybe Optional.
 
-    ``Any`` is a word or, as the rule says, a mapping.
+    ``Any`` is a word or, as the rule says, a mapping; of a union the first is the kind, beside which the rule may have words.
     """
     arguments = get_args(hint)
     optional = NoneType in arguments

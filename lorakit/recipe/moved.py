@@ -1,4 +1,4 @@
-"""Keys that have become options of one proxy or allocator: where each went; and a key that older runs do not have.
+"""Keys that have become options of one proxy or allocator, or are called otherwise: where each went; and a key that older runs lack.
 
 A person who writes the old key is told where it went. The recipe in a run's folder is not a person's: an older lorakit wrote it, with
 every default spelt out, and it goes on meaning what it meant.
@@ -51,11 +51,34 @@ MOVED: Mapping[str, Moved] = {
 }
 
 
+@dataclass(frozen=True)
+class Renamed:
+    """to: what a key is called now; words: those of its values that are called otherwise too, old -> new."""
+
+    to: str
+    words: Mapping[str, str]
+
+
+RENAMED: Mapping[str, Renamed] = {"model.pooling": Renamed("model.readout", {"default": "own"})}
+REWORDED: Mapping[tuple[str, str], tuple[str, str]] = {("model.head", "probe"): ("model.head_start", "fitted")}
+"""A key and a value that it has no longer -> what says the same now."""
+
+
+def said_now(path: str, text: str) -> tuple[str, str] | None:
+    """The key and the value that say now what ``path: text`` said; None where they still do."""
+    if renamed := RENAMED.get(path):
+        return renamed.to, renamed.words.get(text, text)
+    return REWORDED.get((path, text))
+
+
 def where_it_went(path: str, text: str, equals: str) -> tuple[str, str]:
     """What to say of an old key that was given as ``text`` (empty where it is no single value): what, and what to try.
 
     equals: what stands between a key and its value there.
     """
+    if now := said_now(path, text):
+        what = f"is called {now[0]} now" if path in RENAMED else f"'{text}' has moved: it is a value of {now[0]} now"
+        return what, f"{now[0]}{equals}{now[1] or 'VALUE'}"
     moved, name = MOVED[path], path.rpartition(".")[2]
     kind = {"search.proxy": "proxy", "search.method": "allocator"}[moved.owner]
     what = f"has moved: it is an option of {kind} {' and '.join(moved.owners)}"

@@ -11,7 +11,7 @@ import yaml
 
 from lorakit.recipe.document import Place, parse, read_text, shown
 from lorakit.recipe.keys import recipe_keys, section_keys
-from lorakit.recipe.moved import MOVED, is_of_a_run, options_meant, split_meant, where_it_went
+from lorakit.recipe.moved import MOVED, RENAMED, is_of_a_run, options_meant, said_now, split_meant, where_it_went
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.values import UNREADABLE, described, read_value, scalar_kind
 
@@ -88,8 +88,8 @@ def read_overrides(overrides: Sequence[str], problems: Problems) -> Overlay:
             read_section(path, node or null_node(), overlay, place, problems)
         elif path in recipe_keys():
             set_value(path, node or null_node(), COMMAND_LINE, overlay, place, problems)
-        elif path in MOVED:
-            set_moved(path, node or null_node(), COMMAND_LINE, overlay, problems)
+        elif path in MOVED or path in RENAMED:
+            set_moved(path, node or null_node(), COMMAND_LINE, overlay, place, problems)
         elif path == "extends":
             problems.add(
                 "cannot be given here", where=COMMAND_LINE, key=path, hint="a recipe file with this line in it"
@@ -149,14 +149,17 @@ def read_section(section: str, node: yaml.Node, overlay: Overlay, place: Place, 
     for name, where, value in pairs(node, f"{section}.", place, problems):
         if name in section_keys()[section]:
             set_value(f"{section}.{name}", value, where, overlay, place, problems)
-        elif f"{section}.{name}" in MOVED:
-            set_moved(f"{section}.{name}", value, where, overlay, problems)
+        elif (path := f"{section}.{name}") in MOVED or path in RENAMED:
+            set_moved(path, value, where, overlay, place, problems)
         else:
             problems.unknown_key(f"{section}.{name}", where)
 
 
 def set_value(path: str, node: yaml.Node, where: str, overlay: Overlay, place: Place, problems: Problems) -> None:
     """Put one value, and the places of a mapping's entries, into ``overlay``."""
+    if isinstance(node, yaml.ScalarNode) and said_now(path, node.value):
+        set_moved(path, node, where, overlay, place, problems)
+        return
     overlay.values[path] = read_value(recipe_keys()[path], node, place, problems)
     overlay.places[path] = where
     if isinstance(node, yaml.MappingNode):
@@ -164,10 +167,14 @@ def set_value(path: str, node: yaml.Node, where: str, overlay: Overlay, place: P
             overlay.places[f"{path}.{name.value}"] = place(name.start_mark.line + 1)
 
 
-def set_moved(path: str, node: yaml.Node, where: str, overlay: Overlay, problems: Problems) -> None:
+def set_moved(path: str, node: yaml.Node, where: str, overlay: Overlay, place: Place, problems: Problems) -> None:
     """A key of old: kept for what it meant in a run's recipe, else a problem that says where it went."""
     text = node.value if isinstance(node, yaml.ScalarNode) else ""
-    if overlay.of_run:
+    now = said_now(path, text)
+    if overlay.of_run and now:
+        tag = "tag:yaml.org,2002:str"
+        set_value(now[0], yaml.ScalarNode(tag, now[1], node.start_mark), where, overlay, place, problems)
+    elif overlay.of_run:
         overlay.old[path] = text
     else:
         what, hint = where_it_went(path, text, equals="=" if where == COMMAND_LINE else ": ")

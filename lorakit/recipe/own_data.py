@@ -23,7 +23,7 @@ from lorakit.tasks.unpacking import PACKINGS
 COLUMNS = ("text", "text_pair", "label")
 DEFAULT_MODEL = "bundled:minilm"
 POOLING = ("1_Pooling", "config.json")  # where a folder of sentence-transformers says how its encoder was trained
-STEPS = 100  # optimiser steps that few rows are trained for; with a probed head more made it worse (scripts/README.md)
+STEPS = 100  # optimiser steps that few rows are trained for; with a fitted head more made it worse (scripts/README.md)
 MOST_EPOCHS, LEAST_EPOCHS, OF_MANY = 10, 3, 2
 MANY = 10_000  # rows
 BATCH = 16
@@ -100,9 +100,9 @@ def document(named: str, guess: Guess, *, mean: bool) -> list[str]:
         *(f"# {line}" for line in guess.told),
         "model:",
         f"  name: {DEFAULT_MODEL}",
-        "  head: probe # starts as logistic regression on the frozen model's features",
+        "  head_start: fitted # logistic regression on the frozen model's features",
         *(
-            ["  pooling: mean # as this encoder was trained; a merged folder then loads in lorakit alone"]
+            ["  readout: mean # as this encoder was trained; a merged folder then loads in lorakit alone"]
             if mean
             else []
         ),

@@ -286,6 +286,20 @@ def windows_have_their_pooling(draft: Draft) -> Iterator[Problem]:
         yield draft.problem(what, "task.window_pooling", "task.long: windows")
 
 
+def head_is_one(draft: Draft) -> Iterator[Problem]:
+    """A trained head that is kept starts as it is, and reads what it was trained on; a search with runs of its own decides nothing."""
+    kept, readout = draft["model.head"] == "keep", "model.readout"
+    if kept and draft["model.head_start"] == "fitted":
+        yield draft.problem(
+            "is for a new head, and model.head keeps one", "model.head_start", "random", "model.head: new"
+        )
+    valid = "own, cls, mean or layers"
+    if kept and draft[readout] == "auto":
+        yield draft.problem("is for a new head, and model.head keeps one", readout, valid)
+    if draft[readout] == "auto" and draft["search.method"] == "glora":
+        yield draft.problem("is decided in one training, and search.method: glora has several", readout, valid)
+
+
 def early_stopping_is_whole(draft: Draft) -> Iterator[Problem]:
     """Early stopping has a patience, in whole evaluations, and nothing else but a margin."""
     path = "training.early_stopping"
@@ -308,7 +322,7 @@ def average_is_of_something(draft: Draft) -> Iterator[Problem]:
 def freezing_goes_with_the_rest(draft: Draft) -> Iterator[Problem]:
     """What is said of frozen layers needs them, and they need a step that Python looks at, and no work on tokens below."""
     path = "training.freeze_below"
-    if draft[path] is None:
+    if not draft[path]:
         for name in ("training.freeze_cache", "training.freeze_dtype"):
             if draft.changed(name):
                 yield draft.problem("has no effect: no layers are frozen", name, f"{path}: auto")
@@ -339,6 +353,7 @@ RULES = (
     options_are_readable,
     loss_uses_its_settings,
     windows_have_their_pooling,
+    head_is_one,
     early_stopping_is_whole,
     average_is_of_something,
     freezing_goes_with_the_rest,

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from lorakit.recipe.vocabulary import names_of
 
 MISSING = "???"  # OmegaConf's mark for a key that the recipe must give
+AUTO = "auto"  # what is to be found: a learning rate, what a head reads
 CUSTOM = "custom"  # the task whose data are the person's own files
 SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
 
@@ -22,7 +23,8 @@ SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
 class Rule:
     """What is known of a key beyond its type. Bounds hold for the value, or for each item of a list or mapping.
 
-    doc: what the key means; choices: the accepted words, or where to look them up; mapping: the type of the values where a mapping
+    doc: what the key means; choices: the accepted words, or where to look them up; words: those that may stand in place of a number;
+    mapping: the type of the values where a mapping
     from names to them may stand in place of a word, within the bounds; low and high: bounds that are themselves
     accepted; above and below: bounds that are not; pattern: a regex and how to say it in words; also: names that other tools
     use for the same thing, for did-you-mean.
@@ -30,6 +32,7 @@ class Rule:
 
     doc: str
     choices: Sequence[str] | Callable[[], Sequence[str]] = ()
+    words: tuple[str, ...] = ()
     mapping: type | None = None
     low: float | None = None
     high: float | None = None
@@ -79,14 +82,21 @@ class ModelSection:
     head: Optional[str] = key(
         None,
         "a checkpoint's trained head: keep it in its own order, or make it new; by default it is kept where its label names are the "
-        "task's, its outputs in the task's order. probe: new, and starting as logistic regression on the frozen model's features",
-        choices=("keep", "new", "probe"),
+        "task's, its outputs in the task's order",
+        choices=("keep", "new"),
     )
-    pooling: str = key(
-        "default",
-        "what the head reads: what the family's own head does, or the mean of all tokens, as encoders of sentences are trained; "
-        "then a merged folder loads in lorakit alone",
-        choices=("default", "mean"),
+    head_start: str = key(
+        "random",
+        "what a new head starts as: drawn at random, or fitted: logistic regression on the frozen model's features",
+        choices=("random", "fitted"),
+        also=("head_init",),
+    )
+    readout: str = key(
+        "own",
+        "what the head reads: what the family's own classifier does, the first token (cls), the mean of all tokens, that mean in the "
+        "last four layers, or what logistic regression on training rows finds best (auto); own alone merges to a plain checkpoint",
+        choices=("own", "cls", "mean", "layers", "auto"),
+        also=("pooler", "pooling_mode", "classifier_pooling"),
     )
     trust_remote_code: bool = key(False, "run code that comes with a hub model")
 
@@ -315,8 +325,12 @@ class TrainingSection:
         low=1,
         also=("batch_tokens", "max_tokens", "max_tokens_per_batch"),
     )
-    lr: Optional[float] = key(
-        None, "peak learning rate of the adapters; the method's usual one by default", above=0, also=("learning_rate",)
+    lr: Union[float, str, None] = key(
+        None,
+        "peak learning rate of the adapters; the method's usual one by default; auto: found before the first step",
+        words=(AUTO,),
+        above=0,
+        also=("learning_rate",),
     )
     head_lr: Optional[float] = key(None, "learning rate of the new head; lr by default", above=0)
     weight_decay: float = key(0.01, "decoupled weight decay", low=0, also=("wd",))
@@ -395,10 +409,11 @@ class TrainingSection:
         choices=("last", "best"),
         also=("load_best_model_at_end", "save_best_model"),
     )
-    freeze_below: Optional[str] = key(
+    freeze_below: Union[int, str, None] = key(
         None,
-        "this many lower layers get no adapters and no dropout, and are run once a row: a number, or auto, by where gradients are",
-        pattern=(r"auto|[0-9]{1,4}", "null, a number of layers, or auto"),
+        "so many lower layers get no adapters and no dropout, and are run once a row; auto: as many as gradients are small in",
+        words=(AUTO,),
+        low=0,
         also=("frozen_layers", "num_frozen_layers", "freeze_layers"),
     )
     freeze_cache: float = key(

@@ -132,13 +132,16 @@ def read_scalar(key: Key, node: yaml.Node, refuse: Callable[..., Any]) -> Any:
         return read_words(key, node, kind, refuse)
     if kind is bool and key.kind is bool:
         return TRUTHS[node.value.lower()]
+    if kind is str and node.value in key.rule.words:
+        return node.value
     if kind is key.kind or (kind is int and key.kind is float):
         value = math.nan if NOT_FINITE.fullmatch(node.value) else key.kind(node.value)
         if not math.isfinite(value):
             return refuse(f"{node.value} is not a finite number", at=node)
         outside = out_of_bounds(key, value)
         return refuse(f"{node.value} is not {outside}", at=node) if outside else value
-    return refuse(f"wants {NOUNS[key.kind]}, not {described(node)}", at=node, hint=respelt(key, node.value))
+    hint = respelt(key, node.value) or (nearest(node.value.lower(), key.rule.words) if kind is str else "")
+    return refuse(f"wants {NOUNS[key.kind]}, not {described(node)}", at=node, hint=hint)
 
 
 def read_words(key: Key, node: yaml.ScalarNode, kind: type | None, refuse: Callable[..., Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -50,7 +50,7 @@ def site_from_name(name: str, rank: int) -> SiteRecord:
 class TickRecord:
     """One tick: counted from 0, at ``step`` and ``epoch``, scored by ``proxy``; see lorakit.searching.timeline.Tick.
 
-    cut: the lowest score that was on, None where sites have no scores.
+    cut: the lowest score that was on, None where sites have no scores; measured: what else the allocator told, name -> number.
     """
 
     tick: int
@@ -62,6 +62,7 @@ class TickRecord:
     parameters: int
     budget: int
     seconds: float
+    measured: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +176,7 @@ def read_tick(tick: Mapping[str, Any]) -> TickRecord:
         parameters=int(tick["parameters"]),
         budget=int(tick["budget"]),
         seconds=float(tick["seconds"]),
+        measured={str(name): float(value) for name, value in (tick.get("measured") or {}).items()},
     )
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from lorakit.artifacts.rank_curve_file import RankPoint
 from lorakit.reporting.budget_shares import by_role
 from lorakit.reporting.confusion_figure import confusion
 from lorakit.reporting.figures import curves, heat_map
 from lorakit.reporting.history import History
+from lorakit.reporting.rank_curve_figure import rank_curve_figure
 from lorakit.reporting.search_figures import budget_over_time, changes, over_time, score_spread
 from lorakit.reporting.stability import Stability
 from lorakit.reporting.summary import Outcome
@@ -102,6 +104,21 @@ def drawings(
         f"Adapter parameters on after each tick, {history.ticks[-1].parameters:,} at the last, and the budget, "
         f"{history.ticks[-1].budget:,} there.",
         "Adapter parameters that trained from each tick to the next, without the head, and how many were allowed.",
+    )
+
+
+def curve_drawing(points: Sequence[RankPoint], metric: str) -> Iterator[Drawing]:
+    """Loss and metric against adapter parameters, where the run was scored at several ranks."""
+    if len(points) < 2:
+        return
+    least, most = min(points, key=lambda point: point.rank), max(points, key=lambda point: point.rank)
+    yield Drawing(
+        "rank_curve",
+        rank_curve_figure(points, metric),
+        "The run at every size",
+        f"Log-loss and {metric} against adapter parameters, from {least.parameters:,} at rank {least.rank} to {most.parameters:,} at rank "
+        f"{most.rank}.",
+        "One training, cut to lower ranks without training again and scored on the run's validation rows.",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorakit.artifacts.rank_curve_file import RankPoint
 from lorakit.reporting.budget_shares import Share, by_layer, by_role
 from lorakit.reporting.history import History
 from lorakit.reporting.page import Numbers
@@ -72,11 +73,31 @@ def share_table(title: str, history: History, groups: Sequence[Share]) -> Number
     return Numbers(title, columns, rows, note)
 
 
+def curve_table(points: Sequence[RankPoint]) -> list[Numbers]:
+    """The run at several ranks, where they were scored."""
+    if not points:
+        return []
+    names = list(points[0].scores)
+    rows = [
+        [
+            f"rank {point.rank}",
+            f"{point.parameters:,}",
+            "" if point.log_loss is None else f"{point.log_loss:.4f}",
+            *(f"{point.scores[name]:.4f}" if name in point.scores else "" for name in names),
+        ]
+        for point in points
+    ]
+    note = "Every site cut to at most this rank, without training again. The rows are the run's validation rows; nothing is chosen by them."
+    return [Numbers("The run at lower ranks", ["", "adapter parameters", "log-loss", *names], rows, note)]
+
+
 def tick_table(history: History, stability: Stability) -> Numbers:
     """A row per tick."""
     columns = ["tick", "step", "epoch", "sites on", "parameters", "churn"]
     columns += ["rank moved"] if history.ranked else []
-    columns += [*(["correlation"] if stability.correlations else []), "seconds"]
+    measured = list(dict.fromkeys(name for tick in history.ticks for name in tick.measured))
+    columns += [*(["correlation"] if stability.correlations else []), *(name.replace("_", " ") for name in measured)]
+    columns.append("seconds")
     rows = []
     for place, (tick, on) in enumerate(zip(history.ticks, history.sites_on, strict=True)):
         row = [str(tick.tick), f"{tick.step:,}", f"{tick.epoch:.2f}", str(on), f"{tick.parameters:,}"]
@@ -86,6 +107,7 @@ def tick_table(history: History, stability: Stability) -> Numbers:
         if stability.correlations:
             value = stability.correlation[place - 1] if place else None
             row.append("" if value is None else f"{value:.2f}")
+        row += [f"{tick.measured[name]:.3g}" if name in tick.measured else "" for name in measured]
         rows.append([*row, f"{tick.seconds:.1f}"])
     note = "Churn: the share of the sites on at the tick before that went off. Correlation: Spearman's, with the scores of the tick before."
     return Numbers(

@@ -35,9 +35,11 @@ class Outcome:
     last and best: scores, empty where nothing was scored; origin: where an untrained run comes from, empty for a trained one;
     the numbers of parameters are None where the run has not written them; warnings: what says that it came to little; stopped: how it
     stopped early, a sentence; averaged: what its last weights are a mean of, and frozen: what became of its lower layers, two others;
-    selected: the weights that are used where nobody says which; calibration: of these;
+    selected: the weights that are used where nobody says which; calibration: of these; rate: how the learning rate was found, a
+    sentence; empty where it was given;
     labels, confusion: rows of the validation split by the label they have (down) and the label they got (across), where written;
-    by_label: where a row may have several labels, for each of them such a table of rows without it and with it.
+    by_label: where a row may have several labels, for each of them such a table of rows without it and with it; readout: what the
+    head reads, where that was found, and why.
     """
 
     task: str
@@ -56,10 +58,12 @@ class Outcome:
     head_parameters: int | None = None
     warnings: list[str] = field(default_factory=list)
     stopped: str = ""
+    readout: str = ""
     averaged: str = ""
     frozen: str = ""
     selected: str = "last"
     calibration: Calibration | None = None
+    rate: str = ""
     labels: tuple[str, ...] = ()
     confusion: list[list[int]] = field(default_factory=list)
     by_label: list[list[list[int]]] = field(default_factory=list)
@@ -97,6 +101,8 @@ def outcome_words(outcome: Outcome) -> list[str]:
         words = [f"The run is not finished: so far it has recorded {trained}. What follows can still change."]
         if outcome.search_seconds:
             words.append(f"Its search ticks took {duration(outcome.search_seconds)} until now.")
+    words += [f"What its head reads was found before the training: {outcome.readout}."] * bool(outcome.readout)
+    words += [outcome.rate] * bool(outcome.rate)
     if not outcome.last:
         return [*words, "Nothing has been scored on the validation split yet."]
     words.append(f"Its last score on the validation split: {scores(outcome.last)}.")

@@ -70,12 +70,24 @@ class SearchContext:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a tick decided on: by which proxy, each site's score (none where nothing is scored), see Selection for the rest."""
+    """What a tick decided on: by which proxy, each site's score (none where nothing is scored), see Selection for the rest.
+
+    measured: what else it has to tell, name -> number.
+    """
 
     proxy: str = ""
     scores: Scores = field(default_factory=dict)
     cut: float | None = None
     margin: float | None = None
+    measured: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What would be decided: each site's score, and the share of its full rank that it would get."""
+
+    scores: Mapping[str, float]
+    shares: Mapping[str, float]
 
 
 class Allocator(ABC):
@@ -105,9 +117,11 @@ class Allocator(ABC):
     (``workflow.glora``); whether its first decision, on a fresh model, is one to train by (`lorakit search`)."""
 
     empties: ClassVar[bool] = False
+    refactors: ClassVar[bool] = False
     steady: ClassVar[bool] = False
     sees_tokens: ClassVar[bool] = True
-    """What the training must know: whether its steps may close what the last tick left on; ``Hook.steady``, where watched sites may
+    """What the training must know: whether its steps may close what the last tick left on; whether it writes the factors of an update
+    anew, so that no entry of them keeps its meaning; ``Hook.steady``, where watched sites may
     be an exception; whether it looks at what modules compute for each token, and not at gradients, weights and logits alone."""
 
     def __init__(self, context: SearchContext):
@@ -120,6 +134,11 @@ class Allocator(ABC):
     def settings_from(cls, given: Mapping[str, str]) -> dict[str, Any]:
         """The value of every option. Raises RecipeError with all names and values that it does not have."""
         return read_settings(f"allocator '{cls.name}'", cls.options, given, "search.options")
+
+    @classmethod
+    def own_ticks(cls, search: SearchSection, total_steps: int) -> list[int]:
+        """The steps before which it acts, where it says so itself; none where ``search.every`` does. RecipeError where there is no time."""
+        return []
 
     # -- at a tick -----------------------------------------------------------------------------------------------------
 
@@ -146,11 +165,16 @@ class Allocator(ABC):
             parameters=adapted.adapter_parameters(),
             budget=self.allowed(step),
             seconds=time.perf_counter() - started,
+            measured=decided.measured,
         )
 
     @abstractmethod
     def decide(self, step: int) -> Decision:
         """Score, allocate, switch; before optimiser step ``step``."""
+
+    def preview(self) -> Preview:
+        """What the first tick would decide, with nothing switched: for allocators that decide at once (``at_once``)."""
+        raise NotImplementedError(f"{self.name} decides during a training")
 
     def allowed(self, step: int) -> int:
         """The most adapter parameters that may be on after a tick at ``step``; the budget, unless there is a way down to it."""
@@ -166,6 +190,13 @@ class Allocator(ABC):
 
     def after_step(self, step: int) -> None:
         """The optimiser has stepped; the gradients it used are still there. ``step`` counts this one already."""
+
+    def rate(self, step: int) -> float:
+        """What the learning rates of optimiser step ``step`` are multiplied by."""
+        return 1.0
+
+    def put_back(self) -> None:
+        """Give what no step may move, a rank unit that is closed, the values it had before the last one."""
 
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss to train on, given the one so far; itself by default."""

@@ -11,7 +11,7 @@ from lorakit.adapters.options import Option
 from lorakit.adapters.switching import DROPPED, ON
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocator import Decision, SearchContext
+from lorakit.searching.allocator import Decision, Preview, SearchContext
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.selection import select_units
 from lorakit.searching.unit_allocator import UnitAllocator, Units
@@ -59,6 +59,15 @@ class FixedRanks(UnitAllocator):
         chosen = self.allocate(scores, self.allowed(step) - self.common)
         self.give({name: int(units.sum()) for name, units in chosen.items()})
         return Decision(self.context.search.method, {name: float(values.sum()) for name, values in scores.items()})
+
+    def preview(self) -> Preview:
+        """The scores, and the ranks that the budget is for."""
+        scores = self.unit_scores()
+        chosen = self.allocate(scores, self.allowed(0) - self.common)
+        return Preview(
+            {name: float(values.sum()) for name, values in scores.items()},
+            {name: float(units.sum()) / self.adapters[name].rank for name, units in chosen.items()},
+        )
 
     def allocate(self, scores: Units, limit: int) -> dict[str, torch.Tensor]:
         """Site -> which of its rank units ``limit`` parameters pay for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -13,7 +13,7 @@ class Tick:
     tick: counted from 0; step and epoch: when; proxy: what scored; scores: site -> score; on: the sites that train from here; ranks:
     site -> its live rank units, 0 where it is off; cut, margin: see Selection, None where no score decides; churn: share of the
     sites on before that went off (0 at the first tick); parameters: trained adapter parameters after it; budget: what was allowed;
-    seconds: what the tick took.
+    seconds: what the tick took; measured: what else the allocator had to tell.
     """
 
     tick: int
@@ -29,10 +29,11 @@ class Tick:
     parameters: int
     budget: int
     seconds: float
+    measured: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
+        """Ready for JSON; ``measured`` where there is something."""
+        return {name: value for name, value in asdict(self).items() if name != "measured" or value}
 
 
 def churn(before: list[str], after: list[str]) -> float:

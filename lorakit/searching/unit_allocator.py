@@ -102,6 +102,11 @@ class UnitAllocator(Allocator):
     def after_step(self, step: int) -> None:
         """Observe, then put closed units back: nothing moves them."""
         self.observe(step)
+        self.put_back()
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Closed units are as they were."""
         for tensor, axis, closed, values in self.held:
             tensor.index_copy_(axis, closed, values)
 

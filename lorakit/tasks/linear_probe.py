@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: the smaller, the nearer
 FEW = 1e-2  # where there are too few rows to choose
 FOLDS = 5
 ITERATIONS = 2_000
+DEAD = 1e-3  # of the usual deviation: features that differ less between rows are not looked at
 
 
 def fit_classes(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Any:
@@ -22,20 +24,74 @@ def fit_classes(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Any
 
     Its strength is the one with the smallest log-loss over FOLDS folds of these rows. A pipeline: ``predict``, ``predict_proba``.
     """
-    from sklearn.linear_model import LogisticRegression
+    if int(np.unique(labels, return_counts=True)[1].min()) < 2:
+        with warnings.catch_warnings():  # labels of text are classes, however many there are
+            warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
+            return logistic().fit(features, labels)
+    return class_search(features, labels, STRENGTHS, refit=True).best_estimator_
+
+
+def loss_over_folds(features: NDArray[np.float32], labels: NDArray[Any], task: Task) -> float | None:
+    """What a linear model of these features costs on rows that it was not fitted to, over FOLDS folds of them; None for too few rows.
+
+    The mean log-loss of logistic regression at its best strength, over the classes of FOLDS rows or more where there are two of them; of
+    several labels a row the mean over those that FOLDS rows have and lack; for numbers the mean squared error of ridge regression.
+    Draws nothing. features: (n, width); labels: as ``fit_outputs`` has them.
+    """
+    features = features * living(features)
+    if task.regression:
+        return None if len(labels) < FOLDS else number_loss(features, labels)
+    if not task.multi_label:
+        return class_loss(features, labels)
+    often = [place for place in range(labels.shape[1]) if FOLDS <= labels[:, place].sum() <= len(labels) - FOLDS]
+    found = [class_loss(features, labels[:, place].astype(np.int64), (FEW,)) for place in often]
+    return float(np.mean([loss for loss in found if loss is not None])) if found else None
+
+
+def class_loss(
+    features: NDArray[np.float32], labels: NDArray[np.int64], strengths: Sequence[float] = STRENGTHS
+) -> float | None:
+    """The log-loss over folds for classes that exclude each other, of those of ``strengths`` the lowest; None for fewer than two."""
+    present, rows = np.unique(labels, return_counts=True)
+    least = FOLDS if (rows >= FOLDS).sum() > 1 else 2
+    chosen = np.isin(labels, present[rows >= least])
+    if (rows >= least).sum() < 2:
+        return None
+    return -float(class_search(features[chosen], labels[chosen], strengths, refit=False).best_score_)
+
+
+def class_search(
+    features: NDArray[np.float32], labels: NDArray[np.int64], strengths: Sequence[float], *, refit: bool
+) -> Any:
+    """Logistic regression at each strength on each of FOLDS folds, fewer where the rarest class has fewer rows; of two or more."""
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+    fewest = int(np.unique(labels, return_counts=True)[1].min())
+    folds = StratifiedKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
+    grid = {"logisticregression__C": [*strengths]}
+    return GridSearchCV(logistic(), grid, scoring="neg_log_loss", cv=folds, refit=refit).fit(features, labels)
+
+
+def logistic(strength: float = FEW) -> Any:
+    """Logistic regression on features that are scaled to mean 0 and deviation 1."""
+    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=FEW, max_iter=ITERATIONS))
-    fewest = int(np.unique(labels, return_counts=True)[1].min())
-    if fewest < 2:
-        with warnings.catch_warnings():  # labels of text are classes, however many there are
-            warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
-            return model.fit(features, labels)
-    folds = StratifiedKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
-    grid = {"logisticregression__C": STRENGTHS}
-    return GridSearchCV(model, grid, scoring="neg_log_loss", cv=folds).fit(features, labels).best_estimator_
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS))
+
+
+def number_loss(features: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
+    """The squared error of ridge regression over folds, at the best of STRENGTHS."""
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GridSearchCV, KFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model, folds = make_pipeline(StandardScaler(), Ridge()), KFold(FOLDS, shuffle=True, random_state=0)
+    grid = {"ridge__alpha": [1 / strength for strength in STRENGTHS]}
+    search = GridSearchCV(model, grid, scoring="neg_mean_squared_error", cv=folds, refit=False)
+    return -float(search.fit(features, labels).best_score_)
 
 
 def fit_outputs(
@@ -49,8 +105,9 @@ def fit_outputs(
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler
 
+    alive = living(features)
     scaler = StandardScaler().fit(features)
-    features = scaler.transform(features)
+    features = scaler.transform(features) * alive
     if task.regression:
         ridge = RidgeCV(alphas=[1 / strength for strength in STRENGTHS]).fit(features, labels)
         found = [(np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_))]
@@ -58,9 +115,18 @@ def fit_outputs(
         found = [one_label(features, labels[:, place]) for place in range(labels.shape[1])]
     else:
         found = [all_classes(features, labels, task.num_labels)]
-    weight = np.concatenate([each for each, _ in found]) / scaler.scale_
+    weight = np.concatenate([each for each, _ in found]) / scaler.scale_ * alive
     bias = np.concatenate([each for _, each in found]) - weight @ scaler.mean_
     return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def living(features: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which features (width,) tell rows apart. MiniLM's states have three that are some 1e-9 in every text: scaled to deviation 1 they
+    are rounding, and an output layer that is to read it has weights of 1e30, which a training then moves texts along.
+    """
+    deviations = features.std(axis=0, dtype=np.float64)
+    found: NDArray[np.bool_] = deviations > DEAD * np.median(deviations)
+    return found
 
 
 def one_label(features: NDArray[np.float32], has: NDArray[np.int8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

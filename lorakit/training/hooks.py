@@ -19,7 +19,8 @@ class TrainState:
     step: optimiser steps done; skipped: those left out because a gradient was not finite; loss: mean over the steps since the line
     before; scores: the last evaluation; best: the best one so far as {"step", "epoch", "scores"}; next_tick: the step before which the
     search acts next; seconds: training time, that before an interruption included; waited: evaluations since the score that counts
-    as the last improvement, and improved: that score, where the recipe stops early; stopped: whether it did.
+    as the last improvement, and improved: that score, where the recipe stops early; stopped: whether it did; rate: how the learning
+    rate was found (``FoundRate`` as a dictionary), where the recipe leaves it to be found; rate_seconds: how long that took.
     """
 
     total_steps: int
@@ -37,6 +38,8 @@ class TrainState:
     waited: int = 0
     improved: float | None = None
     stopped: bool = False
+    rate: dict[str, Any] | None = None
+    rate_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.pending: Sequence[SupportsFloat] = ()  # no field: checkpoints have these losses elsewhere
@@ -91,6 +94,12 @@ class Hook:
 
     def after_step(self, state: TrainState) -> None:
         """The optimiser has stepped; ``state.step`` counts it, and the gradients it used are still there."""
+
+    def after_trial_step(self) -> None:
+        """A step was taken that will be undone (``trial_steps``): put back what no step may move, and remember nothing of it.
+
+        No other point is called within such steps.
+        """
 
     def on_log(self, state: TrainState) -> None:
         """``state.loss`` is fresh."""

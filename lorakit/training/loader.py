@@ -102,8 +102,16 @@ class TrainLoader:
 
     def sample(self, number: int, generator: torch.Generator) -> list[Batch]:
         """``number`` batches of rows drawn without replacement, similar lengths together."""
-        size = self.training.batch_size
-        rows = torch.randperm(len(self.encoded), generator=generator)[: number * size].tolist()
+        return self.sampled(torch.randperm(len(self.encoded), generator=generator)[: number * self.training.batch_size])
+
+    def halves(self, number: int, generator: torch.Generator) -> tuple[list[Batch], list[Batch]]:
+        """Twice ``number`` batches, or as many as there are rows for, without a row in common."""
+        rows = torch.randperm(len(self.encoded), generator=generator)[: 2 * number * self.training.batch_size]
+        return self.sampled(rows[::2]), self.sampled(rows[1::2])
+
+    def sampled(self, drawn: torch.Tensor) -> list[Batch]:
+        """Rows that were drawn (n,) as batches, similar lengths together."""
+        rows = drawn.tolist()
         lengths = [self.encoded.lengths[row] for row in rows]
-        parts = [[rows[place] for place in places] for places in evaluation_batches(lengths, size)]
+        parts = [[rows[place] for place in places] for places in evaluation_batches(lengths, self.training.batch_size)]
         return [self.collate(part, part) for part in parts]

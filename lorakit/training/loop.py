@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import asdict
-from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -16,13 +14,14 @@ from torch import nn
 from lorakit.artifacts.adapter_file import save_adapter
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.errors import Interrupted, command_line
-from lorakit.tasks.batching import Batch
 from lorakit.training.checkpoint import save_checkpoint
 from lorakit.training.early_stopping import better, watch
 from lorakit.training.evaluation import decide
+from lorakit.training.gradients import step_gradients
 from lorakit.training.interrupt import StopRequest, listening
 from lorakit.training.loader import StepBatch
 from lorakit.training.nonfinite import check_finite, skip_nonfinite
+from lorakit.training.rate import find_rate
 from lorakit.training.training import Training
 
 BEST = "best"
@@ -45,6 +44,8 @@ def train(training: Training) -> None:
                 if state.step in schedule.ticks:
                     check_finite(training)
                     training.call("on_tick")
+                if training.rate_is_open:
+                    find_rate(training)
                 step(training, step_batch)
                 state.seconds = time.perf_counter() - begun
                 if state.step % training.recipe.run.log_every == 0 or state.step == schedule.total_steps:
@@ -72,11 +73,7 @@ def step(training: Training, step_batch: StepBatch) -> None:
     """One optimiser step over all of its batches: the loss is the mean over all its rows, on all processes."""
     accelerator, state = training.accelerator, training.state
     training.call("before_forward")
-    loss = torch.zeros((), device=accelerator.device)
-    last = len(step_batch.batches) - 1
-    for place, batch in enumerate(step_batch.batches):
-        with accelerator.no_sync(training.model) if place < last else nullcontext():
-            loss += training.passes(partial(forward_backward, training, step_batch), batch)
+    loss = step_gradients(training, step_batch, training.passes)
     if accelerator.scaler is not None:
         accelerator.scaler.unscale_(training.optimizer)
     left_out = skip_nonfinite(training)
@@ -98,14 +95,6 @@ def step(training: Training, step_batch: StepBatch) -> None:
     state.next_tick = training.schedule.next_tick(state.step)
     training.call("after_step")
     training.optimizer.zero_grad(set_to_none=True)
-
-
-def forward_backward(training: Training, step_batch: StepBatch, batch: Batch) -> torch.Tensor:
-    """A batch's part of the step's loss; its gradients are added to those that are there."""
-    summed: Any = training.loss(training.model, batch) * step_batch.share
-    training.accelerator.backward(summed * (training.accelerator.num_processes / step_batch.rows))
-    part: torch.Tensor = summed.detach() / step_batch.rows
-    return part
 
 
 def log(training: Training) -> None:

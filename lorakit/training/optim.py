@@ -8,31 +8,53 @@ import torch
 
 from lorakit.adapters.adapted_model import HEAD, AdaptedModel, TrainedTensor
 from lorakit.adapters.delta import deltas
-from lorakit.recipe.schema import TrainingSection
+from lorakit.adapters.method import methods
+from lorakit.recipe.schema import AUTO, Recipe, TrainingSection
 from lorakit.training.schedule import Schedule
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-def make_optimizer(adapted: AdaptedModel, training: TrainingSection) -> torch.optim.AdamW:
-    """One group a (learning rate, weight decay) pair.
+def make_optimizer(adapted: AdaptedModel, training: TrainingSection, base: float | None = None) -> torch.optim.AdamW:
+    """One group a (learning rate, weight decay) pair; ``base`` is the learning rate of the adapters, the recipe's by default.
 
     Tensors of role B learn ``lr_ratio`` times faster (LoRA+), others as their delta says; the head at ``head_lr``. Vectors
     (magnitudes, biases, norms) and gates do not decay.
     """
-    assert training.lr is not None
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
+    if base is None:
+        assert training.lr is not None
+        base = float(training.lr)
+    groups: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = defaultdict(list)
     for tensor in adapted.trained():
-        if tensor.role == HEAD:
-            lr = training.lr if training.head_lr is None else training.head_lr
-        else:
-            lr = training.lr * faster(adapted, tensor)
+        own = tensor.role == HEAD and training.head_lr is not None
         decay = training.weight_decay if tensor.parameter.ndim > 1 and tensor.role != "gate" else 0.0
-        groups[lr, decay].append(tensor.parameter)
+        # what has a rate of its own stays apart from equal rates that are not settled yet
+        groups[rate_of(adapted, training, base, tensor), decay, own and training.lr == AUTO].append(tensor.parameter)
     return torch.optim.AdamW(
-        [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()],
+        [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay, _), group in groups.items()],
         fused=True,
     )
+
+
+def rate_of(adapted: AdaptedModel, training: TrainingSection, base: float, tensor: TrainedTensor) -> float:
+    """The learning rate of a tensor where that of the adapters is ``base``."""
+    if tensor.role == HEAD:
+        return base if training.head_lr is None else training.head_lr
+    return base * faster(adapted, tensor)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, adapted: AdaptedModel, training: TrainingSection, base: float) -> None:
+    """Put an optimiser that was made with another ``base`` to this one; a schedule is to be made anew."""
+    rates = {t.parameter: rate_of(adapted, training, base, t) for t in adapted.trained()}
+    for group in optimizer.param_groups:
+        group["lr"] = rates[group["params"][0]]
+        group.pop("initial_lr", None)
+
+
+def base_rate(recipe: Recipe) -> float:
+    """The learning rate that the recipe gives, or its method's usual one where it is to be found."""
+    given = recipe.training.lr
+    return methods.get(recipe.adapter.method).lr if given is None or isinstance(given, str) else given
 
 
 def faster(adapted: AdaptedModel, tensor: TrainedTensor) -> float:
@@ -57,9 +79,9 @@ def make_scheduler(
 
 
 def moments_of(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> list[torch.Tensor]:
-    """The optimiser's tensors of the parameter's own shape; none before its first step."""
+    """The optimiser's tensors of the parameter's own shape, of Adam the first moment and then the second; none before its first step."""
     return [
         value
-        for value in optimizer.state.get(parameter, {}).values()
+        for _, value in sorted(optimizer.state.get(parameter, {}).items())
         if getattr(value, "shape", None) == parameter.shape
     ]

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from lorakit.errors import Problem, RecipeError
-from lorakit.recipe.schema import Recipe
+from lorakit.recipe.schema import Recipe, SearchSection
+from lorakit.searching.allocator import allocators
 
 
 @dataclass(frozen=True)
@@ -33,35 +34,41 @@ def make_schedule(recipe: Recipe, rows: int) -> Schedule:
     total = steps_in(training.epochs, per_epoch)
     if training.max_steps is not None:
         total = min(total, training.max_steps)
-    ticks = []
-    if search.method != "none":
-        period = steps_in(search.every, per_epoch)
-        if search.every * per_epoch < 1:
-            raise RecipeError(
-                Problem(
-                    f"a tick every {search.every:g} epochs is more than one a step: an epoch has {per_epoch} steps",
-                    key="search.every",
-                    valid=f"at least {1 / per_epoch:.3g}",
-                )
-            )
-        # ticks restart with the epoch, as the authors' do, so that 0.2 gives five an epoch whatever its length
-        ticks = [s for s in range(total) if s % per_epoch % period == 0]
-        if search.every >= 1:
-            ticks = list(range(0, total, period))
-        first, last = steps_in(search.warmup, total), total - steps_in(search.tail, total)
-        ticks = [s for s in ticks if first <= s <= last]
-        if not ticks:
-            raise RecipeError(
-                Problem(
-                    f"no tick is left between the first {search.warmup:.0%} and the last {search.tail:.0%} of {total} steps",
-                    key="search.every",
-                    hint="a smaller search.every, search.warmup or search.tail",
-                )
-            )
+    ticks = [] if search.method == "none" else search_ticks(search, per_epoch, total)
     evaluations = every(recipe.evaluation.every_steps or steps_in(recipe.evaluation.every, per_epoch), total)
     checkpoints = every(steps_in(recipe.run.checkpoint_every, per_epoch), total)
     warmup = steps_in(training.warmup, total)
     return Schedule(rows, per_epoch, total, warmup, ticks, evaluations, checkpoints)
+
+
+def search_ticks(search: SearchSection, per_epoch: int, total: int) -> list[int]:
+    """The steps before which the search acts. Raises RecipeError where there is none."""
+    if own := allocators.get(search.method).own_ticks(search, total):
+        return own
+    period = steps_in(search.every, per_epoch)
+    if search.every * per_epoch < 1:
+        raise RecipeError(
+            Problem(
+                f"a tick every {search.every:g} epochs is more than one a step: an epoch has {per_epoch} steps",
+                key="search.every",
+                valid=f"at least {1 / per_epoch:.3g}",
+            )
+        )
+    # ticks restart with the epoch, as the authors' do, so that 0.2 gives five an epoch whatever its length
+    ticks = [s for s in range(total) if s % per_epoch % period == 0]
+    if search.every >= 1:
+        ticks = list(range(0, total, period))
+    first, last = steps_in(search.warmup, total), total - steps_in(search.tail, total)
+    ticks = [s for s in ticks if first <= s <= last]
+    if not ticks:
+        raise RecipeError(
+            Problem(
+                f"no tick is left between the first {search.warmup:.0%} and the last {search.tail:.0%} of {total} steps",
+                key="search.every",
+                hint="a smaller search.every, search.warmup or search.tail",
+            )
+        )
+    return ticks
 
 
 def steps_in(share: float, steps: int) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
@@ -14,13 +16,15 @@ from lorakit.training.hooks import Hook, TrainState
 class SearchHook(Hook):
     """Calls the allocator at every tick and writes its record to timeline.jsonl.
 
-    seconds: what all ticks of this run took; writes: whether this process keeps the diary.
+    seconds: what all ticks of this run took; writes: whether this process keeps the diary; optimizer: whose learning rates the allocator
+    may lower for a step.
     """
 
     name = "search"
 
-    def __init__(self, allocator: Allocator, run: Run, *, writes: bool):
+    def __init__(self, allocator: Allocator, run: Run, *, writes: bool, optimizer: torch.optim.Optimizer | None = None):
         self.allocator = allocator
+        self.optimizer = optimizer
         self.run = run
         self.writes = writes
         self.seconds = 0.0
@@ -52,9 +56,20 @@ class SearchHook(Hook):
         """Pass it on."""
         self.allocator.after_backward(state.step)
 
+    def before_optimizer_step(self, state: TrainState) -> None:
+        """Lower the learning rates for this step, where the allocator wants it; the schedule sets them again after it."""
+        factor = self.allocator.rate(state.step)
+        if self.optimizer is not None and factor != 1:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= factor
+
     def after_step(self, state: TrainState) -> None:
         """Pass it on."""
         self.allocator.after_step(state.step)
+
+    def after_trial_step(self) -> None:
+        """Pass it on."""
+        self.allocator.put_back()
 
     def on_train_end(self, state: TrainState) -> None:
         """A search that never acted is an error, not a result; so is one whose last choice is not what is on."""

@@ -207,7 +207,7 @@ def check_average(recipe: Recipe) -> None:
     """RecipeError for a recipe whose updates or search decide on single entries or units in between, which a mean would undo."""
     if not recipe.training.average:
         return
-    wrong = [f"update '{kind.name}'" for kind, _ in chosen_updates(recipe) if kind.moulds]
+    wrong = [f"update '{kind.name}'" for kind, _ in chosen_updates(recipe) if kind.fixes_entries]
     if recipe.search.method != "none" and allocators.get(recipe.search.method).empties:
         wrong.append(f"search '{recipe.search.method}'")
     if wrong:

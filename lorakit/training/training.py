@@ -11,8 +11,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import Run
-from lorakit.recipe.schema import Recipe
+from lorakit.recipe.schema import AUTO, Recipe
 from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.tasks.calibration import Calibration
 from lorakit.tasks.task import Task
@@ -21,6 +22,8 @@ from lorakit.training.graphs import Graphs
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
 from lorakit.training.objective import Objective
+from lorakit.training.optim import make_scheduler, set_rates
+from lorakit.training.rate import FoundRate
 from lorakit.training.schedule import Schedule
 
 
@@ -65,6 +68,19 @@ class Training:
     def passes(self, compute: Callable[[Batch], torch.Tensor], batch: Batch) -> torch.Tensor:
         """``compute(batch)``, by a graph where the training has them."""
         return self.graphs.run(compute, batch) if self.graphs else compute(batch)
+
+    @property
+    def rate_is_open(self) -> bool:
+        """Whether the learning rate is still to be found, before the first step."""
+        return self.recipe.training.lr == AUTO and self.state.rate is None
+
+    def use_rate(self, rate: FoundRate, seconds: float) -> None:
+        """Train at the rate that was found, and remember it."""
+        self.state.rate, self.state.rate_seconds, self.state.lr = rate.to_dict(), seconds, rate.lr
+        set_rates(self.optimizer, self.adapted, self.recipe.training, rate.lr)
+        self.scheduler = make_scheduler(self.optimizer, self.recipe.training, self.schedule)
+        if self.accelerator.is_main_process:
+            write_json(self.run.rate, self.state.rate | {"seconds": seconds})
 
     def call(self, point: str) -> None:
         """Every hook's method of this name."""

@@ -44,8 +44,9 @@ class Update(Hook):
     """A training update; override the points of ``Hook`` it acts at. Its state goes into checkpoints.
 
     name: what recipes call it; summary: a line; source: paper and section; options: its own, whose values an instance has as
-    ``settings``; sees_tokens: whether it reaches into what modules compute for each token; moulds: whether it decides that entries of
-    tensors are zero, or stay as they are, which a mean over steps would undo. What it decides must come out the same on
+    ``settings``; sees_tokens: whether it reaches into what modules compute for each token; fixes_entries: whether it decides that
+    single entries of tensors are zero, or stay as they are, which a mean over steps or new factors would undo. What it decides must
+    come out the same on
     every process: from gradients after the backward pass, which are the same everywhere, and its own stream.
     Raises RecipeError where the recipe's adapters or its search leave it nothing to do.
     """
@@ -56,7 +57,7 @@ class Update(Hook):
     options: ClassVar[Mapping[str, Option]] = {}
     steady = False
     sees_tokens: ClassVar[bool] = False
-    moulds: ClassVar[bool] = False
+    fixes_entries: ClassVar[bool] = False
 
     def __init__(self, context: UpdateContext):
         self.context = context

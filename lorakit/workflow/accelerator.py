@@ -12,7 +12,7 @@ from torch import nn
 
 from lorakit.errors import Problem, RecipeError, UsageError
 from lorakit.recipe.keys import plain_values
-from lorakit.recipe.schema import Recipe
+from lorakit.recipe.schema import AUTO, Recipe
 from lorakit.training.losses import ClassLoss, LabelLoss
 from lorakit.training.objective import Objective
 
@@ -67,7 +67,14 @@ def check_precision(recipe: Recipe) -> None:
 
 
 def check_device(recipe: Recipe) -> None:
-    """Accelerate trains in plain float32, and says nothing, where float16 is asked for and there is no GPU."""
+    """Accelerate trains in plain float32, and says nothing, where float16 is asked for and there is no GPU.
+
+    Steps in float16 depend on how its loss scale was found, which steps that are undone again must not touch.
+    """
+    if recipe.training.precision == "fp16" and recipe.training.lr == AUTO:
+        raise RecipeError(
+            "no rate can be found in float16", key="training.lr", valid="a number; or training.precision=bf16"
+        )
     if recipe.training.precision == "fp16" and this_process().device.type == "cpu":
         raise RecipeError(
             "float16 needs a GPU, and there is none here", key="training.precision", valid="fp32, or bf16 on a CPU too"

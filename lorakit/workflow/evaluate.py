@@ -118,7 +118,7 @@ def evaluate(
             says by default.
         predictions: a file to write, with a row for each example; in GLUE's form for its test splits.
         offline: never touch the network.
-        rank: use the first so many rank units of each site alone, which a run of search.method=dylora is made for.
+        rank: cut each site to this rank: the best approximation of its update; of a run of search.method=dylora its first units.
 
     Returns:
         The scores, with a confidence interval of the main one.

@@ -20,9 +20,9 @@ from lorakit.artifacts.peft.import_ import is_peft, read_peft
 from lorakit.artifacts.peft.translate import section_for, sites_of
 from lorakit.backbone.config_and_tokenizer import first_line
 from lorakit.backbone.load import DTYPES, Backbone, quiet_transformers
-from lorakit.backbone.mean_pooling import MEAN
 from lorakit.backbone.model_folder import BUNDLED
 from lorakit.backbone.padding import padding_note
+from lorakit.backbone.readout import OWN, READOUTS
 from lorakit.errors import RunError, UsageError, nearest
 from lorakit.recipe.schema import ModelSection, SearchSection, TaskSection
 from lorakit.result import Result
@@ -119,11 +119,12 @@ def export(
             where=str(run),
             hint="lorakit.load reads the run, and a merged folder",
         )
-    if parts.recipe.model.pooling == MEAN:
+    if parts.recipe.model.readout != OWN:
+        told = READOUTS[parts.recipe.model.readout].told
         raise RunError(
-            "PEFT would answer otherwise: the head reads the mean of all tokens (model.pooling), which nothing but lorakit does",
+            f"PEFT would answer otherwise: the head reads {told} (model.readout), which nothing but lorakit does",
             where=str(run),
-            hint="lorakit.load reads the run, and a merged folder; a run with model.pooling=default can be exported",
+            hint="lorakit.load reads the run, and a merged folder; a run with model.readout=own can be exported",
         )
     if parts.recipe.task.long != TaskSection.long:
         logger.warning(

@@ -12,7 +12,7 @@ from lorakit.adapters.method import methods
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.lower_layers import KEY, LowerLayers
 from lorakit.errors import RecipeError
-from lorakit.recipe.schema import Recipe
+from lorakit.recipe.schema import AUTO, Recipe
 from lorakit.tasks.batching import Encoded
 from lorakit.training.frozen_states import DTYPES, FrozenStates, frozen_states
 from lorakit.training.objective import Objective
@@ -20,7 +20,7 @@ from lorakit.training.schedule import Schedule
 from lorakit.training.update import chosen_updates
 from lorakit.workflow.calibrate import measure
 from lorakit.workflow.parts import Parts
-from lorakit.workflow.sites import AUTO, above, choose_budget, frozen_layers
+from lorakit.workflow.sites import above, choose_budget, frozen_layers
 
 SHARE = 0.9
 STREAM = "freeze/rows"
@@ -70,7 +70,7 @@ def settle_block(parts: Parts, encoded: Encoded) -> None:
     logger.info(
         "freeze_below: %d of %d layers; gains %s", count, len(gains), " ".join(f"{g / gains.sum():.0%}" for g in gains)
     )
-    parts.recipe = replace(recipe, training=replace(recipe.training, freeze_below=str(count)))
+    parts.recipe = replace(recipe, training=replace(recipe.training, freeze_below=count))
     if count:
         parts.sites = above(parts.recipe, parts.backbone, parts.sites)
         parts.budget = choose_budget(
@@ -86,7 +86,7 @@ def lower_part(gains: NDArray[np.float64]) -> int:
 
 def check_freezing(recipe: Recipe) -> None:
     """RecipeError where an update would reach into the tokens of the layers that are frozen, or auto has no gradients to look at."""
-    if recipe.training.freeze_below is None:
+    if not recipe.training.freeze_below:
         return
     if recipe.training.freeze_below == AUTO and methods.get(recipe.adapter.method).block:
         raise RecipeError(

@@ -34,8 +34,8 @@ from lorakit.workflow.verify import check_target
 
 logger = logging.getLogger(__name__)
 
-DECIDED = ("adapter.", "search.")
-"""Sections of the recipe that the imported adapter decides."""
+DECIDED = ("adapter.", "search.", "model.readout")
+"""What of the recipe the imported adapter decides: whole sections, and that its head is the family's own."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from lorakit.adapters.adapter import Adapter
 from lorakit.artifacts.files import folder, write_json
 from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_record
 from lorakit.backbone.adapted_folder import LENGTH, NO_LIMIT
 from lorakit.backbone.load import quiet_transformers
-from lorakit.backbone.mean_pooling import MEAN
+from lorakit.backbone.readout import READOUTS
 from lorakit.recipe.schema import ModelSection, TaskSection
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded, encode
@@ -40,6 +42,7 @@ class MergeResult(Result):
         tolerance: the difference that was allowed.
         flips: labels that changed.
         plain: whether transformers alone can load it, which is where nothing was kept, and texts are padded and cut as it does.
+        closed: why not: what another loader would do otherwise, in words; empty where it can.
         load_line: the line of Python that loads it.
         temperature: what its logits are to be divided by before a softmax; ``lorakit.load`` does that, transformers does not. 1: none.
     """
@@ -53,6 +56,7 @@ class MergeResult(Result):
     tolerance: float
     flips: int
     plain: bool
+    closed: list[str]
     load_line: str
     temperature: float
 
@@ -99,11 +103,9 @@ def merge(
     check_foldable(adapted)
     reference = predict_reference(restored)
     kept = adapted.live_shortcuts
-    folded, pooling = fold(adapted), parts.recipe.model.pooling
-    otherwise = parts.backbone.padding.ours_alone or parts.recipe.task.long != TaskSection.long or pooling == MEAN
-    closed = bool(kept) or otherwise  # another loader would read it, and answer otherwise
+    folded, closed = fold(adapted), why_closed(parts, kept)
     with folder(target) as place:
-        save_merged(adapted, place, kept, parts.max_length, closed=closed)
+        save_merged(adapted, place, kept, parts.max_length, closed=bool(closed))
         record: dict[str, Any] = {
             "run": str(run),
             "weights": restored.weights,
@@ -113,7 +115,7 @@ def merge(
             "pair": parts.task.pair,
             "long": parts.recipe.task.long,
             "window_pooling": parts.recipe.task.window_pooling,
-            "pooling": pooling,
+            "readout": parts.recipe.model.readout,
             "temperature": restored.temperature,
             "shortcuts": shortcut_record(kept, parts.recipe.adapter.shortcut_norm) if kept else None,
         }
@@ -137,10 +139,22 @@ def merge(
         folded=folded,
         kept=[adapter.site.name for adapter in kept],
         plain=not closed,
+        closed=closed,
         load_line=f'lorakit.load("{target}")' if closed else load_line,
         temperature=restored.temperature,
         **vars(proof),
     )
+
+
+def why_closed(parts: Parts, kept: Sequence[Adapter]) -> list[str]:
+    """What a loader that is not lorakit's would do otherwise with the merged folder, and say nothing."""
+    model, task = parts.recipe.model, parts.recipe.task
+    return [
+        *["it would leave out the shortcuts"] * bool(kept),
+        *["it would pad texts otherwise"] * parts.backbone.padding.ours_alone,
+        *[f"it would not read long texts by task.long: {task.long}"] * (task.long != TaskSection.long),
+        *([f"its head would not read {READOUTS[model.readout].told}"] if model.readout in READOUTS else []),
+    ]
 
 
 def load_plain(folder: Path, texts: Dataset, parts: Parts, *, trust: bool) -> tuple[nn.Module, Encoded]:

@@ -20,7 +20,7 @@ from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.backbone.trained_head import output_bias
-from lorakit.recipe.schema import Recipe, TaskSection
+from lorakit.recipe.schema import AUTO, Recipe, TaskSection
 from lorakit.tasks.batching import Encoded, column_array, encode, label_array
 from lorakit.tasks.class_weights import class_weights, label_weights
 from lorakit.tasks.long_texts import Cut
@@ -36,14 +36,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TELL_EVERY = 5  # seconds
+UNDECIDED_SEED = 0
+"""What a head is drawn from on which nothing may depend, while it is not decided which one the model gets."""
+
+Features = NDArray[np.float32]
 
 
 @dataclass
 class Parts:
     """What a recipe names, loaded (``setup.assemble``); adapters are attached by ``setup.adapt``.
 
-    sites: those that get adapters; ranks and options: site name -> rank, settings of its delta, where they are not its spec's;
-    budget: what may be on at once.
+    frozen: read-out -> features (n, width) of training rows before any training, None where the model has none
+    (``frozen_features``); sites: those that get adapters; ranks and options: site name -> rank, settings of its delta, where they are
+    not its spec's; budget: what may be on at once.
     """
 
     recipe: Recipe
@@ -55,6 +60,7 @@ class Parts:
     budget: Budget
     ranks: dict[str, int] = field(default_factory=dict)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    frozen: dict[str, Features | None] = field(default_factory=dict)
 
     @property
     def method(self) -> Method:
@@ -120,13 +126,14 @@ def load_data(recipe: Recipe, *, splits: Sequence[str] | None = None, learnt: Ta
 
 
 def load_model(recipe: Recipe, task: Task) -> Backbone:
-    """The recipe's frozen backbone, with a new head for the task."""
+    """The recipe's frozen backbone, with a new head for the task: the family's own where it is not decided yet."""
+    seed = UNDECIDED_SEED if recipe.model.readout == AUTO else recipe.run.seed
     return load_backbone(
         recipe.model,
         labels=task.labels,
         regression=task.regression,
         multi_label=task.multi_label,
-        seed=derive_seed(recipe.run.seed, "init/head"),
+        seed=derive_seed(seed, "init/head"),
         offline=recipe.run.offline,
     )
 

@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 
 from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
+from lorakit.backbone.trained_head import FITTED
 from lorakit.recipe.load import AnyRecipe, load_recipe
-from lorakit.recipe.schema import CUSTOM
+from lorakit.recipe.schema import AUTO, CUSTOM, Recipe
 from lorakit.result import Result
 from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
 from lorakit.searching.proxy import proxies
+from lorakit.tasks.baselines import FROZEN_ROWS
 from lorakit.tasks.batching import sorted_together
 from lorakit.tasks.survey import remarks
 from lorakit.training.frozen_states import GIB
+from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.tail_average import snapshot_steps
 from lorakit.workflow.calibrate import MEASURES
@@ -28,9 +31,12 @@ from lorakit.workflow.freeze import kept_bytes
 from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import estimate_footprint
 from lorakit.workflow.parts import Parts, encode_rows
+from lorakit.workflow.readout import candidates
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
-from lorakit.workflow.sites import AUTO, frozen_layers
+from lorakit.workflow.sites import frozen_layers
 
+PASSES = 2
+"""Forward passes that a training step takes at least: there, and back through frozen weights."""
 SAMPLE = 1000
 """Training rows whose lengths a plan looks at."""
 SURVEYED = 50_000
@@ -78,6 +84,7 @@ class Plan(Result):
         ticks: steps before which the search acts; empty without a search.
         evaluations: steps after which the validation splits are scored.
         search_overhead: percent of the training's time, predicted from what its passes and steps compute.
+        rate_overhead: percent of the training's time that finding a learning rate takes, 0 where the recipe gives one.
         memory_bytes: the peak, beside Python, its libraries and the data (``lorakit.workflow.memory``).
         notes: what to know before starting.
         remarks: what to look at in own data, as `lorakit data` says it; of at most 50,000 rows.
@@ -96,6 +103,7 @@ class Plan(Result):
     ticks: list[int]
     evaluations: list[int]
     search_overhead: float
+    rate_overhead: float
     memory_bytes: int
     notes: list[str]
     remarks: list[str]
@@ -155,8 +163,9 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
         ticks=schedule.ticks,
         evaluations=schedule.evaluations,
         search_overhead=search_overhead(parts, schedule),
+        rate_overhead=rate_overhead(loaded.recipe, schedule),
         memory_bytes=estimate_footprint(parts, adapted).total,
-        notes=[*loaded.told, *make_notes(parts, schedule), *of_start],
+        notes=[*loaded.told, *make_notes(parts, schedule), *head_notes(parts, schedule), *of_start],
         remarks=survey_remarks(parts),
     )
 
@@ -178,6 +187,14 @@ def search_overhead(parts: Parts, schedule: Schedule) -> float:
     batch = cost_model.batch(*allocator.trains(search, cost_model))
     added = allocator.work(search, schedule.ticks, cost_model)
     return 100 * added / (schedule.total_steps * cost_model.accumulate * batch)
+
+
+def rate_overhead(recipe: Recipe, schedule: Schedule) -> float:
+    """Percent of the training's steps that finding a learning rate is worth."""
+    if recipe.training.lr != AUTO:
+        return 0.0
+    rows_a_step = min(recipe.training.batch_size * recipe.training.accumulate, schedule.rows)
+    return 100 * steps_worth(rows_a_step) / schedule.total_steps
 
 
 def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
@@ -227,6 +244,25 @@ def sampled_lengths(parts: Parts) -> NDArray[np.int64]:
     rows = parts.data.splits["train"]
     sample = rows.select(range(0, len(rows), max(len(rows) // SAMPLE, 1)))
     return encode_rows(sample, parts.backbone, parts.cut, "train").lengths
+
+
+def head_notes(parts: Parts, schedule: Schedule) -> list[str]:
+    """What is found out of the head before the first step, and what that costs."""
+    model, told = parts.recipe.model, []
+    rows = min(schedule.rows, FROZEN_ROWS)
+    if model.readout == AUTO:
+        found = ", ".join(candidates(parts))
+        told.append(
+            f"what the head reads is decided before the first step, between {found}: by the loss of a linear model of the frozen "
+            f"features over folds of {rows:,} training rows; the head above is the family's own"
+        )
+    if model.head_start == FITTED:
+        told.append(f"the head starts as a linear model of the frozen features of {rows:,} training rows")
+    if told:
+        passes = schedule.total_steps * parts.recipe.training.accumulate * parts.recipe.training.batch_size
+        share = 100 * rows / max(PASSES * passes, 1)
+        told[-1] += f" (one forward pass over them: about {share:.1f} % of the training)"
+    return told
 
 
 def make_notes(parts: Parts, schedule: Schedule) -> list[str]:

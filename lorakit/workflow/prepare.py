@@ -22,7 +22,7 @@ from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
 from lorakit.training.malloc import give_memory_back
 from lorakit.training.objective import Objective
-from lorakit.training.optim import make_optimizer, make_scheduler
+from lorakit.training.optim import base_rate, make_optimizer, make_scheduler
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import derive_seed, generator
@@ -32,9 +32,9 @@ from lorakit.training.update import Update, UpdateContext, chosen_updates, summe
 from lorakit.workflow.accelerator import check_device, make_accelerator
 from lorakit.workflow.calibrate import calibrate
 from lorakit.workflow.freeze import freeze, settle_block
+from lorakit.workflow.head_start import start_head
 from lorakit.workflow.objective import objective_of
 from lorakit.workflow.parts import Parts
-from lorakit.workflow.probe import probe_head
 from lorakit.workflow.setup import adapt, drop_unused_work, make_allocator, warm_start
 
 
@@ -53,9 +53,10 @@ def prepare(
         schedule = make_schedule(recipe, len(encoded["train"]))
         check_device(recipe)
         if fresh:
-            probe_head(parts, encoded["train"])
+            start_head(parts)
             settle_block(parts, encoded["train"])
             recipe = parts.recipe
+        parts.frozen.clear()  # nobody asks for it any more
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         if fresh:
             warm_start(recipe, adapted)
@@ -66,12 +67,12 @@ def prepare(
     with loaded.locating_errors():
         states = freeze(parts, encoded["train"], objective, schedule)
     loader = make_loader(parts, encoded["train"], accelerator, numbered=states is not None)
-    optimizer = make_optimizer(adapted, recipe.training)
+    optimizer = make_optimizer(adapted, recipe.training, base_rate(recipe))
     search: list[SearchHook] = []
     with loaded.locating_errors():
         if recipe.search.method != "none":
             allocator = make_allocator(parts, adapted, loader, objective, schedule, optimizer)
-            search = [SearchHook(allocator, run, writes=accelerator.is_main_process)]
+            search = [SearchHook(allocator, run, writes=accelerator.is_main_process, optimizer=optimizer)]
         updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader)
         graphs = None
         if recipe.training.cuda_graphs:
@@ -81,7 +82,7 @@ def prepare(
     state = TrainState(
         total_steps=schedule.total_steps,
         steps_per_epoch=schedule.steps_per_epoch,
-        lr=recipe.training.lr or 0.0,
+        lr=base_rate(recipe),
         sites_on=len(adapted.on),
         sites_total=len(adapted.sites),
         next_tick=schedule.next_tick(0),

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from lorakit.adapters.switching import ON
 from lorakit.artifacts.adapter_file import OURS, told_adapter
-from lorakit.artifacts.records import number, reading
+from lorakit.artifacts.rank_curve_file import RankPoint, read_curve
+from lorakit.artifacts.readout_file import as_choice
+from lorakit.artifacts.records import number, read_record, reading
 from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.reporting.history import History, SiteRecord, named_sites, read_history, without_search
 from lorakit.reporting.summary import Outcome
-from lorakit.reporting.tables import averaged_words, frozen_words
+from lorakit.reporting.tables import averaged_words, duration, frozen_words
 from lorakit.tasks.calibration import Calibration, as_calibration
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import higher_is_better
+from lorakit.training.rate import FoundRate, told
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -33,6 +36,7 @@ class RecordedRun:
     metrics: Records
     history: History
     outcome: Outcome
+    curve: Sequence[RankPoint] = ()
 
 
 def read_run(run: Run) -> RecordedRun:
@@ -41,7 +45,7 @@ def read_run(run: Run) -> RecordedRun:
     metrics = read_records(run.path / "metrics.jsonl", run.metrics, check_metric)
     timeline = read_records(run.path / "timeline.jsonl", run.timeline, check_tick)
     history = search_history(run, timeline, loaded.recipe.adapter.rank or 1)
-    return RecordedRun(run, loaded, metrics, history, read_outcome(run, metrics, history))
+    return RecordedRun(run, loaded, metrics, history, read_outcome(run, metrics, history), read_curve(run))
 
 
 def read_records(path: Path, read: Callable[[], Records], check: Callable[[Mapping[str, Any]], None]) -> Records:
@@ -66,7 +70,8 @@ def check_metric(record: Mapping[str, Any]) -> None:
 
 def check_tick(record: Mapping[str, Any]) -> None:
     """What a tick tells of sites; the numbers beside them are read with the history."""
-    check_numbers(*(record["scores"] or {}).values(), *(record.get("ranks") or {}).values())
+    measured = record.get("measured") or {}
+    check_numbers(*(record["scores"] or {}).values(), *(record.get("ranks") or {}).values(), *measured.values())
     if not all(isinstance(name, str) for name in record["on"]):
         raise TypeError("on is no list of site names")
 
@@ -127,7 +132,7 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
     if not run.finished and not metrics and run.weights("last").is_dir():
         return Outcome(task.name, metric, finished=True, origin="put together by a search")
     if not run.finished:
-        return outcome_so_far(task.name, metric, metrics, history)
+        return replace(outcome_so_far(task.name, metric, metrics, history), rate=rate_words(run))
     path = run.path / "summary.json"
     summary = run.checked_summary()
     with reading(path, "a run's summary"):
@@ -148,10 +153,12 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
             head_parameters=int(summary["head_parameters"]),
             warnings=list(summary.get("warnings", [])),
             stopped=str(summary.get("stopped", "")),
+            readout=str(as_choice(summary["readout"], path)) if summary.get("readout") else "",
             averaged=averaged_words(read_numbers(summary, "averaged")),
             frozen=frozen_words(read_numbers(summary, "frozen")),
             selected=str(summary.get("selected", "last")),
             calibration=read_calibration(summary),
+            rate=rate_words(run),
             labels=task.labels,
             confusion=read_confusion(summary.get("confusion"), len(task.labels)),
             by_label=read_by_label(summary.get("by_label"), len(task.labels)),
@@ -161,6 +168,18 @@ def read_outcome(run: Run, metrics: Records, history: History) -> Outcome:
 def read_numbers(summary: Mapping[str, Any], key: str) -> dict[str, float]:
     """The numbers by name that a summary has under ``key``, empty where there are none."""
     return {name: number(value, f"{key}.{name}", low=0) for name, value in dict(summary.get(key) or {}).items()}
+
+
+def rate_words(run: Run) -> str:
+    """How its learning rate was found, in a sentence; nothing where the recipe gives one."""
+    if not run.rate.is_file():
+        return ""
+    what = "the record of how a learning rate was found"
+    record = read_record(run.rate, what)
+    with reading(run.rate, what):
+        found = FoundRate(**{name: value for name, value in record.items() if name != "seconds"})
+        check_numbers(found.lr, *found.rates, *(change for change in found.changes if change is not None))
+        return f"Its learning rate, {found.lr:.3g}, was found in {duration(record['seconds'])}: {told(found)}."
 
 
 def read_calibration(summary: Mapping[str, Any]) -> Calibration | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.artifacts.files import write_text
+from lorakit.artifacts.rank_curve_file import RankPoint
 from lorakit.artifacts.run import Run, open_run
 from lorakit.artifacts.standing import GENERATIONS
 from lorakit.errors import UsageError, command_line
@@ -23,8 +24,8 @@ from lorakit.reporting.budget_shares import (
 from lorakit.reporting.figures import as_svg, save
 from lorakit.reporting.history import History
 from lorakit.reporting.page import Numbers, Page, Picture, render
-from lorakit.reporting.page_figures import drawings
-from lorakit.reporting.page_tables import class_table, tables
+from lorakit.reporting.page_figures import curve_drawing, drawings
+from lorakit.reporting.page_tables import class_table, curve_table, tables
 from lorakit.reporting.stability import Stability, measure_stability
 from lorakit.reporting.summary import Outcome, Passage, passages
 from lorakit.reporting.tables import duration, percent
@@ -53,6 +54,7 @@ class ReportResult(Result):
         value_against_query: how the two compare; None where not both have sites.
         settling: what changed between ticks.
         summary: the page in plain words.
+        rank_curve: the run at several ranks, where `lorakit eval --ranks` scored it.
     """
 
     run: Path
@@ -69,6 +71,7 @@ class ReportResult(Result):
     value_against_query: ValueAgainstQuery | None
     settling: Stability
     summary: list[Passage]
+    rank_curve: list[RankPoint]
 
     def to_dict(self) -> dict[str, Any]:
         """The same, ready for JSON; every share with its lift."""
@@ -106,13 +109,29 @@ def report(run: str | Path) -> ReportResult:
     history, stability = recorded.history, measure_stability(recorded.history)
     words = passages(recorded.outcome, history, stability)
     paths, pictures = [], []
-    for drawing in drawings(recorded.metrics, history, stability, recorded.outcome):
+    figures = [
+        *drawings(recorded.metrics, history, stability, recorded.outcome),
+        *curve_drawing(recorded.curve, recorded.outcome.metric),
+    ]
+    for drawing in figures:
         paths.append(save(drawing.figure, folder.report / f"{drawing.name}.png"))
         svg = as_svg(drawing.figure, drawing.name)
         pictures.append(Picture(drawing.title, svg, drawing.alt, drawing.caption))
     page = folder.report / PAGE
     write_text(
-        page, render(lay_out(recorded, words, [*pictures, *class_table(recorded.outcome), *tables(history, stability)]))
+        page,
+        render(
+            lay_out(
+                recorded,
+                words,
+                [
+                    *pictures,
+                    *class_table(recorded.outcome),
+                    *curve_table(recorded.curve),
+                    *tables(history, stability),
+                ],
+            )
+        ),
     )
     searched = bool(history.ticks)
     return ReportResult(
@@ -130,6 +149,7 @@ def report(run: str | Path) -> ReportResult:
         value_against_query=value_against_query(history),
         settling=stability,
         summary=words,
+        rank_curve=list(recorded.curve),
     )
 
 

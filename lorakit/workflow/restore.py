@@ -22,6 +22,7 @@ from lorakit.errors import RecipeError, RunError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import ModelSection, Recipe, TaskSection
 from lorakit.tasks.task import Task, TaskData
+from lorakit.workflow.cut_to_rank import cut_to_rank
 from lorakit.workflow.parts import Parts, load_data
 from lorakit.workflow.same_data import check_same_base, check_same_data
 from lorakit.workflow.setup import adapt, assemble
@@ -29,8 +30,6 @@ from lorakit.workflow.trained import TrainedClassifier
 
 logger = logging.getLogger(__name__)
 
-EVERY_RANK = "dylora"
-"""The allocator whose runs serve every rank."""
 TRUST = "LORAKIT_TRUST_REMOTE_CODE"
 """The environment variable that lets a run's model execute its own code."""
 
@@ -77,7 +76,7 @@ def restore_run(
     temperature = read_temperature(run, which) if rank is None else 1.0
     restored = RestoredRun(run, loaded, parts, adapted, which, temperature)
     if rank is not None:
-        cut_to_rank(restored, rank)
+        cut_to_rank(adapted, rank, loaded.recipe.search.method, str(path))
     return restored
 
 
@@ -116,29 +115,6 @@ def warn_of_other_bases(folder: Path, name: str) -> None:
             )
 
 
-def cut_to_rank(restored: RestoredRun, rank: int) -> None:
-    """Leave every site its first ``rank`` live rank units, with the scale of that rank; one that has no more stays as it is.
-
-    Raises UsageError for a rank above what the run has, and for adapters without rank units.
-    """
-    adapters = [restored.adapted.adapters[name] for name in restored.adapted.in_function]
-    where, recipe = str(restored.run.path), restored.loaded.recipe
-    if fixed := [adapter for adapter in adapters if not adapter.units.divisible]:
-        what = f"delta '{fixed[0].spec.delta}' has no rank units to take out"
-        raise UsageError(f"this run cannot be cut to a rank: {what}", where=where, hint="leave --rank out")
-    highest = max((adapter.units.live for adapter in adapters), default=0)
-    if not 1 <= rank <= highest:
-        raise UsageError(f"this run has no rank {rank}", where=where, valid=f"1 to {highest}")
-    if rank < highest and recipe.search.method != EVERY_RANK:
-        logger.warning(
-            "this run was not trained to be cut to rank %d: search.method=%s is what does that", rank, EVERY_RANK
-        )
-    for adapter in adapters:
-        if adapter.units.live > rank:
-            adapter.units.keep(adapter.units.mask & (adapter.units.mask.cumsum(0) <= rank))
-            adapter.scale = adapter.spec.scale_at(rank)
-
-
 def open_trained(path: str | Path, weights: str | None) -> tuple[Run, str]:
     """The run in ``path``, and which of its weights are meant. RunError where its ``last`` or ``best`` adapter is not written yet.
 
@@ -165,7 +141,7 @@ def restore_merged(section: ModelSection) -> AdaptedModel:
     folder = Path(section.name)
     labels, kind = read_labels(folder / "config.json")
     several = kind == problem_type(regression=False, multi_label=True)
-    section = replace(section, head=KEEP, pooling=read_merged(folder)["pooling"])
+    section = replace(section, head=KEEP, readout=read_merged(folder)["readout"])
     backbone = load_backbone(
         section, labels=labels, regression=not labels, seed=0, offline=True, merged=True, multi_label=several
     )
@@ -201,7 +177,7 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassi
     """
     recipe, merged = Recipe(model=ModelSection(name=name, head=KEEP)), is_merged(Path(name))
     if merged:
-        recipe.model.pooling = read_merged(Path(name))["pooling"]
+        recipe.model.readout = read_merged(Path(name))["readout"]
     try:
         backbone = load_backbone(
             recipe.model,

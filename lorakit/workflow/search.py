@@ -6,20 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.files import write_text
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import SearchSection
 from lorakit.result import Result
-from lorakit.searching.allocator import allocators
+from lorakit.searching.allocator import Allocator, Preview, allocators
 from lorakit.searching.proxy import proxies
+from lorakit.searching.split_half import SplitHalf, split_half
+from lorakit.tasks.batching import Batch
 from lorakit.training.loader import TrainLoader
 from lorakit.training.seeds import derive_seed
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.calibrate import calibrate
+from lorakit.workflow.head_start import start_head
 from lorakit.workflow.objective import objective_of
-from lorakit.workflow.probe import probe_head
+from lorakit.workflow.readout import settle_readout
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work, make_allocator, warm_start
 
 
@@ -60,6 +65,7 @@ class SearchResult(Result):
         seconds: that scoring took.
         emitted: the recipe that was written, None where none was asked for.
         note: what to know of this proxy where B is still zero; may be empty.
+        stability: whether two halves of the training rows agree on the sites, and whether a shuffled ranking would do as well.
     """
 
     proxy: str
@@ -69,6 +75,7 @@ class SearchResult(Result):
     seconds: float
     emitted: Path | None
     note: str
+    stability: SplitHalf
 
 
 def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path | None = None) -> SearchResult:
@@ -107,8 +114,9 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
     parts = assemble(loaded)
     with loaded.locating_errors():
         check_decides_at_once(loaded.recipe.search)
+        loaded, parts, _ = settle_readout(loaded, parts)
         encoded = parts.encode("train")["train"]
-        probe_head(parts, encoded)
+        start_head(parts)
         adapted = adapt(parts, statistics=calibrate(parts, encoded))
         drop_unused_work(parts, adapted)
         warm_start(loaded.recipe, adapted)
@@ -118,6 +126,7 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
     loader = TrainLoader(encoded, loaded.recipe.training, seed, weights=parts.row_weights)
     with loaded.locating_errors():
         allocator = make_allocator(parts, adapted, loader, objective)
+    stability = on_two_halves(allocator, loader, derive_seed(loaded.recipe.run.seed, "search/halves"))
     tick = allocator.tick(0, 0.0)
     site_costs, adapters = parts.costs, adapted.adapters
     ranked = [
@@ -143,7 +152,22 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
         seconds=tick.seconds,
         emitted=emit,
         note=f"where B = 0: {proxies.get(tick.proxy).at_zero}" if allocator.by_proxy else "",
+        stability=stability,
     )
+
+
+def on_two_halves(allocator: Allocator, loader: TrainLoader, seed: int) -> SplitHalf:
+    """How far two allocators like this one agree that see other rows, as many batches each as this one, or half of the rows."""
+    halves = loader.halves(allocator.context.search.batches, torch.Generator().manual_seed(seed))
+
+    def preview(batches: list[Batch]) -> Preview:
+        own = torch.Generator().manual_seed(seed)  # ties are broken alike
+        seeing = replace(allocator.context, draw=lambda number, generator: batches, generator=own)
+        return type(allocator)(seeing).preview()
+
+    first, second = map(preview, halves)
+    rows = min(sum(len(batch["labels"]) for batch in batches) for batches in halves)
+    return split_half(first, second, allocator.context.adapted.sites, rows, seed)
 
 
 def search_before_training(section: SearchSection) -> SearchSection:

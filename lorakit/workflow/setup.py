@@ -16,7 +16,7 @@ from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import resolve, shortcut_spec
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.first_token import compute_first_token_only
-from lorakit.backbone.mean_pooling import MEAN
+from lorakit.backbone.readout import reads_first_token_alone
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
@@ -50,7 +50,7 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         check_trackers(recipe)
         if recipe.search.method != "none":
             check_acts_in_training(allocators.get(recipe.search.method))
-        chosen_updates(recipe)
+        check_updates_go_on(recipe)
         check_average(recipe)
         check_freezing(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
@@ -68,6 +68,19 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         options = read_site_options(recipe, linear, sites)
         budget = choose_budget(recipe, sites, linear, shortcut, ranks, options)
     return Parts(recipe, data, backbone, sites, linear, shortcut, budget, ranks, options)
+
+
+def check_updates_go_on(recipe: Recipe) -> None:
+    """RecipeError for updates that cannot be read, and for those of single entries where a search writes the factors anew."""
+    search = recipe.search.method
+    fixed = [kind.name for kind, _ in chosen_updates(recipe) if kind.fixes_entries]
+    if fixed and search != "none" and allocators.get(search).refactors:
+        raise RecipeError(
+            f"update '{fixed[0]}' chooses single entries of A and B, and allocator '{search}' writes both anew",
+            key="search.method",
+            valid="none or heterolora with this update",
+            hint="adapter.updates=[]",
+        )
 
 
 def adapt(
@@ -114,7 +127,7 @@ def drop_unused_work(parts: Parts, adapted: AdaptedModel) -> None:
 def only_sites_see_tokens(parts: Parts) -> bool:
     """Whether the sites' adapters are all that works on tokens: no search, shortcut, block or update looks at others than the head."""
     recipe = parts.recipe
-    if recipe.model.pooling == MEAN:
+    if not reads_first_token_alone(recipe.model.readout):
         return False
     search = recipe.search.method
     looks = search != "none" and allocators.get(search).sees_tokens

@@ -24,7 +24,7 @@ from lorakit.searching.allocator import allocators
 
 logger = logging.getLogger(__name__)
 
-ALL, AUTO = "all", "auto"
+ALL = "all"
 SHOWN = 4  # modules that one line names
 
 
@@ -63,7 +63,7 @@ def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[s
 def frozen_layers(recipe: Recipe) -> int:
     """How many lower layers the recipe freezes; 0 where it does not, and where that has not been found yet."""
     given = recipe.training.freeze_below
-    return int(given) if given and given != AUTO else 0
+    return given if isinstance(given, int) else 0
 
 
 def above(recipe: Recipe, backbone: Backbone, sites: list[Site]) -> list[Site]:

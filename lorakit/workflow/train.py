@@ -13,6 +13,7 @@ from lorakit.artifacts.adapter_file import check_saved, save_adapter
 from lorakit.artifacts.calibration_file import write_calibration
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.provenance import Provenance
+from lorakit.artifacts.readout_file import ReadoutChoice, write_choice
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import KEY
 from lorakit.errors import RunError
@@ -29,12 +30,14 @@ from lorakit.training.evaluation import decide
 from lorakit.training.hooks import Hook
 from lorakit.training.loop import BEST
 from lorakit.training.loop import train as run_loop
+from lorakit.training.rate import FoundRate
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
 from lorakit.workflow.baselines import measure_baselines
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.prepare import prepare
+from lorakit.workflow.readout import as_begun, settle_readout
 from lorakit.workflow.resume import as_found, check_same_recipe, choose_run, holding
 from lorakit.workflow.same_data import check_same_base, check_same_data, remember, seen_before, seen_by, warn_of_seen
 from lorakit.workflow.setup import assemble
@@ -85,8 +88,11 @@ class TrainResult(Result):
         frozen: of ``training.freeze_below``: how many lower layers, of how many; the bytes that their states take on disk, 0 where
             they were computed in every step; the seconds that took before the training, which are not in ``seconds``. Empty
             where none are.
+        rate: how the learning rate was found, where ``training.lr`` is auto; else None.
+        rate_seconds: what that took of the training's time.
         calibration: of the last and the best weights the temperature for probabilities, fitted on the validation rows; empty where
             the recipe wants none, and for a number to predict.
+        readout: what ``model.readout: auto`` chose, and why; None where the recipe says it.
     """
 
     run_dir: Path
@@ -121,6 +127,9 @@ class TrainResult(Result):
     averaged: dict[str, float]
     frozen: dict[str, float]
     calibration: dict[str, Calibration]
+    readout: ReadoutChoice | None
+    rate: FoundRate | None = None
+    rate_seconds: float = 0.0
 
 
 def train(
@@ -164,24 +173,29 @@ def train(
         run.check_own()
         loaded = as_found(loaded, run)
         check_same_recipe(loaded, run)
+        loaded, choice = as_begun(loaded, run)
     parts = assemble(loaded, data)
     if resume:
         with loaded.locating_errors():
             check_same_data(run, parts.data, parts.data.splits)
             check_same_base(run, parts.backbone)
     with holding(run, fresh=not resume):
+        if not resume:
+            with loaded.locating_errors():
+                loaded, parts, choice = settle_readout(loaded, parts)
         baselines = measure_baselines(parts)
         training = prepare(loaded, parts, run, hooks, fresh=not resume)
         if resume:
             logger.info("resuming from %s", load_checkpoint(training))
         elif training.accelerator.is_main_process:
+            write_choice(run, choice)  # first: a recipe that says it without a reason is one that a person decided
             run.start(replace(loaded, recipe=training.recipe).to_yaml(), parts.task, remember_start(parts))
         try:
             run_loop(training)
         finally:
             if loaded.recipe.run.trackers:
                 training.accelerator.end_training()
-        result = summarise(training, parts, baselines)
+        result = summarise(training, parts, baselines, choice)
         if training.accelerator.is_main_process:
             with FaultPoint("last adapter"):
                 save_adapter(training.adapted, run.weights("last"))
@@ -200,7 +214,7 @@ def remember_start(parts: Parts) -> Provenance:
     return provenance
 
 
-def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> TrainResult:
+def summarise(training: Training, parts: Parts, baselines: list[Baseline], choice: ReadoutChoice | None) -> TrainResult:
     """What the run came to. Raises RunError where what is on is not what the budget allows."""
     adapted, state = training.adapted, training.state
     on = adapted.adapter_parameters()
@@ -254,6 +268,9 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline]) -> Tr
         averaged=next((hook.told for hook in training.hooks if isinstance(hook, TailAverage)), {}),
         frozen=training.states.record() if training.states else {},
         calibration=calibrations(training),
+        readout=choice,
+        rate=FoundRate(**state.rate) if state.rate else None,
+        rate_seconds=state.rate_seconds,
     )
 
 

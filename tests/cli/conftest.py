@@ -10,6 +10,7 @@ import pytest
 
 import lorakit
 from lorakit.cli.app import main
+from lorakit.searching.split_half import SplitHalf
 
 
 class Ran(NamedTuple):
@@ -58,6 +59,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "ticks": list(range(0, 705, 47)),
         "evaluations": [235, 470, 705],
         "search_overhead": 17.4,
+        "rate_overhead": 0.0,
         "memory_bytes": 3 * 2**30,
         "notes": ["the last epoch is short"],
         "remarks": ["validation: 2 of 30 texts are training texts too"],
@@ -85,6 +87,9 @@ RESULTS: dict[str, dict[str, Any]] = {
         "frozen": {},
         "selected": "last",
         "calibration": {},
+        "readout": None,
+        "rate": None,
+        "rate_seconds": 0.0,
     },
     "search": {
         "proxy": "gradnorm",
@@ -94,6 +99,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "seconds": 3.0,
         "emitted": Path("out.yaml"),
         "note": "reads the gradient, which is not zero there",
+        "stability": SplitHalf(rows=256, correlation=0.83, within_roles=0.4, caught=0.5, shuffled=0.45, p=0.2),
     },
     "evaluate": {
         "task": "mrpc",
@@ -122,6 +128,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "tolerance": 1e-3,
         "flips": 0,
         "plain": False,
+        "closed": ["it would leave out the shortcuts"],
         "load_line": "lorakit.load('runs/mrpc-0/merged')",
         "temperature": 1.0,
     },

@@ -66,7 +66,8 @@ def test_keys_and_their_values():
         f"training.schedule={word}" for word in ("linear", "cosine", "constant")
     ]
     assert complete_setting(NOTHING, "run.offline=t") == ["run.offline=true"]
-    assert complete_setting(NOTHING, "training.lr=") == complete_setting(NOTHING, "no.key=") == []
+    assert complete_setting(NOTHING, "training.lr=") == ["training.lr=auto"]
+    assert complete_setting(NOTHING, "training.epochs=") == complete_setting(NOTHING, "no.key=") == []
     for path, key in recipe_keys().items():
         if path in OF_REGISTRY:
             assert sorted(values_of(path)) == sorted(key.choices)

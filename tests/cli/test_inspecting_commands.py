@@ -7,9 +7,12 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+import lorakit
+from lorakit.artifacts.rank_curve_file import RankPoint
 from lorakit.cli.plan import at_steps
 from lorakit.tasks.calibration import Reliability
 from lorakit.workflow.evaluate import Trust
+from lorakit.workflow.rank_curve import RankCurve
 
 
 def test_eval_hands_everything_on_and_prints_the_interval(cli, here, workflow):
@@ -52,6 +55,23 @@ def test_eval_tells_how_good_the_probabilities_are(cli, here, workflow):
     assert "log-loss           0.5000\n" in cli("eval", "mrpc").out
 
 
+def test_eval_at_several_ranks_is_a_line_for_each(cli, here, monkeypatch):
+    points = [RankPoint(4, 4096, {"accuracy": 0.875}, 0.31), RankPoint(1, 1024, {"accuracy": 0.75}, 0.52)]
+    curve = RankCurve(Path("runs/a"), "mrpc", "validation", 408, "last", "accuracy", points, "nothing is chosen")
+    asked = []
+    monkeypatch.setattr(lorakit, "rank_curve", lambda *args, **named: asked.append((args, named)) or curve)
+    ran = cli("eval", "--run", "runs/a", "--ranks", "1,4", "--weights", "best", "--offline")
+    assert asked == [((Path("runs/a"), "1,4"), {"split": None, "weights": "best", "offline": True})]
+    lines = [" ".join(line.split()) for line in ran.out.splitlines()]
+    assert "4 4,096 0.3100 0.8750" in lines
+    assert "1 1,024 0.5200 0.7500" in lines
+    assert lines[-1] == "nothing is chosen"
+    assert json.loads(cli("eval", "--run", "runs/a", "--ranks", "1,4", "--json").out)["points"][1]["log_loss"] == 0.52
+    refused = cli("eval", "--run", "runs/a", "--ranks", "1,4", "--rank", "2")
+    assert refused.code == 2
+    assert "--ranks and --rank exclude each other" in refused.err
+
+
 @pytest.mark.parametrize(("command", "key"), [(("eval", "mrpc"), "scores"), (("merge", "runs/a"), "folded")])
 def test_results_come_as_json(cli, here, workflow, command, key):
     assert key in json.loads(cli(*command, "--json").out)
@@ -64,6 +84,7 @@ def test_merge_tells_the_proof_and_what_is_kept_beside(cli, here, workflow):
     assert settings == {"out": Path("m"), "weights": "best", "tolerance": 0.01, "force": True, "rank": 2}
     assert "128 rows: largest logit difference 3.1e-06 (allowed 0.001, largest logit 2.5), 0 labels changed" in ran.out
     assert "1 site that a plain checkpoint cannot hold: encoder.1.res1" in ran.out
+    assert "lorakit alone: of any other loader, it would leave out the shortcuts" in ran.out
     assert "lorakit.load('runs/mrpc-0/merged')" in ran.err
 
 

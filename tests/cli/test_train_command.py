@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+from lorakit.artifacts.readout_file import ReadoutChoice
 from lorakit.cli.progress import ProgressHook
 from lorakit.tasks.calibration import Calibration, Reliability
 
@@ -41,6 +42,14 @@ def test_an_early_end_the_chosen_weights_and_the_calibration_are_told(cli, here,
     text = " ".join(cli("train", "small.yaml").out.split())
     assert "calibration none: too few rows" in text
     assert "which the validation rows chose" not in text
+
+
+def test_what_the_head_reads_is_told_where_it_was_found(cli, here, workflow):
+    workflow.changes = {"readout": ReadoutChoice("mean", {"own": 0.5, "mean": 0.25}, "log-loss", 500)}
+    text = " ".join(cli("train", "demo").out.split())
+    assert "readout mean, by log-loss over folds of 500 training rows: mean 0.2500, own 0.5000" in text
+    workflow.changes = {"readout": ReadoutChoice("own", {}, "log-loss", 0, "it is what the trained head reads")}
+    assert "readout own: it is what the trained head reads" in " ".join(cli("train", "demo").out.split())
 
 
 def test_options_win_over_overrides(cli, here, workflow):

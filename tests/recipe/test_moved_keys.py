@@ -55,6 +55,54 @@ def test_they_are_options_now_with_the_same_defaults_and_no_keys():
             assert str(registry.get(owner).options[path.partition(".")[2]].default) == moved.default
 
 
+RENAMED = [
+    # old key, its value, what, what to try
+    ("pooling", "mean", "is called model.readout now", "model.readout{}mean"),
+    ("pooling", "default", "is called model.readout now", "model.readout{}own"),
+    ("pooling", "", "is called model.readout now", "model.readout{}VALUE"),
+    ("head", "probe", "'probe' has moved: it is a value of model.head_start now", "model.head_start{}fitted"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "what", "hint"), RENAMED)
+def test_a_key_that_is_called_otherwise_says_how(folder, name, value, what, hint):
+    Path("mine.yaml").write_text(f"model:\n  name: x\n  {name}: {value}\ntask: {{name: rte}}\n")
+    Path("other.yaml").write_text("model: {name: x}\ntask: {name: rte}\n")
+    for recipe, override, where, equals in (
+        ("mine.yaml", [], "mine.yaml:3", ": "),
+        ("other.yaml", [f"model.{name}={value}"], "command line", "="),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(recipe, override)
+        (problem,) = caught.value.problems
+        assert (problem.where, problem.key) == (where, f"model.{name}")
+        assert (problem.what, problem.hint) == (what, hint.format(equals))
+
+
+OLD_HEADS = [
+    # what a run of old said, what it means
+    ("head: null, pooling: default", (None, "random", "own")),
+    ("head: probe, pooling: mean", (None, "fitted", "mean")),
+    ("head: keep, pooling: mean", ("keep", "random", "mean")),
+    ("head: probe", (None, "fitted", "own")),
+]
+
+
+@pytest.mark.parametrize(("said", "meant"), OLD_HEADS)
+def test_a_runs_head_is_what_it_was(folder, said, meant):
+    path = old_run("  method: none\n")
+    path.write_text(path.read_text().replace("{name: x}", f"{{name: x, {said}}}"))
+    model = load_recipe(path).recipe.model
+    assert (model.head, model.head_start, model.readout) == meant
+
+
+def test_a_runs_recipe_that_says_nonsense_is_told_where(folder):
+    path = old_run("  method: none\n")
+    path.write_text(path.read_text().replace("{name: x}", "{name: x, pooling: soup}"))
+    with pytest.raises(RecipeError, match="'soup' is not one of the choices"):
+        load_recipe(path)
+
+
 # -- in a run's folder -------------------------------------------------------------------------------------------------
 
 SPELT = {

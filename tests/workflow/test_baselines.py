@@ -18,7 +18,7 @@ import lorakit
 from lorakit.artifacts.files import read_json
 from lorakit.errors import RecipeError, RunError
 from lorakit.tasks.batching import encode
-from lorakit.workflow.baselines import mean_features
+from lorakit.workflow.frozen_features import read_features
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.setup import assemble
 
@@ -65,7 +65,7 @@ def test_the_summary_has_the_majoritys_share(bench: Bench, finished: lorakit.Tra
 def test_features_are_means_of_last_hidden_states(bench: Bench, family: str):
     parts: Parts = assemble(bench.load(family=family))
     rows = parts.data.splits["validation"].select(range(5))
-    found = mean_features(parts, encode(rows, parts.backbone.tokenizer, parts.max_length))
+    found = read_features(parts, encode(rows, parts.backbone.tokenizer, parts.max_length), ("mean",))["mean"]
     model = AutoModel.from_pretrained(bench.backbone(family)).eval()
     tokenizer = AutoTokenizer.from_pretrained(bench.backbone(family))
     with torch.no_grad():

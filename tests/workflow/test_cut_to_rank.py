@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 from support.runs import Bench, records
 
 import lorakit
+from lorakit.adapters.adapter import Adapter
 from lorakit.artifacts.files import read_json, write_json
 from lorakit.errors import UsageError
 from lorakit.workflow.predict import Classifier
+from lorakit.workflow.restore import restore_run
 from lorakit.workflow.train import TrainResult
 
 RANK, ALPHA = 4, 16.0
@@ -78,14 +80,40 @@ def test_a_budget_ends_at_its_rank_and_scale(bench: Bench) -> None:
     assert records(again.run_dir) == records(run.run_dir)
 
 
-def test_another_run_is_cut_with_a_word(
-    finished: TrainResult, dylora: TrainResult, caplog: pytest.LogCaptureFixture
+def test_a_product_is_cut_to_its_best_approximation(finished: TrainResult, caplog: pytest.LogCaptureFixture) -> None:
+    """By the dense updates' singular values (Eckart & Young), at the scale that each has."""
+    with caplog.at_level(logging.WARNING, logger="lorakit"):
+        whole, cut = (restore_run(finished.run_dir, None, rank=rank).adapted for rank in (None, 1))
+    assert not caplog.records
+    assert cut.in_function == whole.in_function != []
+    for name in whole.in_function:
+        before, after = whole.adapters[name], cut.adapters[name]
+        assert (before.units.live > 1, after.units.live, after.scale) == (True, 1, before.scale)
+        u, values, vt = torch.linalg.svd(before.delta.dense().detach())
+        torch.testing.assert_close(
+            after.delta.dense().detach(), values[0] * torch.outer(u[:, 0], vt[0]), rtol=1e-4, atol=1e-6
+        )
+        assert_saved_whole(after)
+    rank = max(adapter.units.live for adapter in whole.adapters.values())
+    assert rank * cut.adapter_parameters() == whole.adapter_parameters()
+
+
+def assert_saved_whole(adapter: Adapter) -> None:
+    """The live units' tensors alone are the update."""
+    parts = {name: adapter.units.live_part(name, tensor.detach()) for name, tensor, _ in adapter.tensors()}
+    assert parts["A"].shape[0] == parts["B"].shape[1] == adapter.units.live
+    torch.testing.assert_close(parts["B"] @ parts["A"], adapter.delta.dense().detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_what_is_no_plain_product_is_cut_with_a_word(
+    bench: Bench, dylora: TrainResult, caplog: pytest.LogCaptureFixture
 ) -> None:
+    other = bench.train("adapter.method=adalora", "training.max_steps=1", name="no-product")
     with caplog.at_level(logging.WARNING, logger="lorakit"):
         lorakit.load(dylora.run_dir, rank=2)
         assert not caplog.records
-        lorakit.load(finished.run_dir, rank=2)
-    assert "not trained to be cut to rank 2" in caplog.text
+        lorakit.load(other.run_dir, rank=1)
+    assert "not trained to be cut to rank 1" in caplog.text
 
 
 def test_one_rank_is_merged_and_exported(dylora: TrainResult, tmp_path: Path) -> None:

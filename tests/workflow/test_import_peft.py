@@ -375,6 +375,7 @@ def test_what_cannot_be_imported_is_one_run_error_and_writes_nothing(
     [
         ({"task": "castom"}, "no task called 'castom'"),
         ({"overrides": ["adapter.rank=3"]}, "adapter.rank is what the imported adapter decides"),
+        ({"overrides": ["model.readout=auto"]}, "model.readout is what the imported adapter decides"),
         ({"overrides": ["task.name=sst2"]}, "task.name=sst2 is not --task custom"),
         ({"overrides": ["traning.lr=3"]}, "no section or key 'traning.lr'"),
         ({"overrides": ["task.text=nothing"]}, "must be given for a custom task"),

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import f1_score
-from support.runs import SEARCH, VALIDATION_ROWS, Bench, edited_json, read_json
+from support.runs import BASELINES, SEARCH, VALIDATION_ROWS, Bench, edited_json, read_json
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import lorakit
@@ -25,7 +25,7 @@ LABELS = ("happy", "long", "odd")
 
 @pytest.fixture(scope="module")
 def run(bench: Bench) -> TrainResult:
-    return bench.train("training.epochs=6", "training.lr=2e-2", kind="several", name="several")
+    return bench.train(BASELINES, "training.epochs=6", "training.lr=2e-2", kind="several", name="several")
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,25 @@ def test_the_same_seed_finds_the_same(place: Path) -> None:
     assert len(others) > 1
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("search.method=gradsvd", "adapter.shortcuts=[]", "search.options={start: svd}"),
+        ("search.method=eva", "adapter.method=eva", "adapter.shortcuts=[]"),
+    ],
+)
+def test_two_halves_score_apart_and_change_nothing(
+    place: Path, settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = search(place, *settings)
+    assert found.stability.rows == 2 * 8  # search.batches of training.batch_size
+    assert -1 <= found.stability.correlation <= 1
+    assert search(place, *settings, "search.batches=100").stability.rows == 60 // 2  # all rows, half of them each
+    monkeypatch.setattr("lorakit.workflow.search.on_two_halves", lambda *arguments: found.stability)
+    assert search(place, *settings).ranked == found.ranked
+
+
 def test_a_recipe_without_a_search_is_searched_with_the_defaults(place: Path) -> None:
     with_method = search(place)
     without = search(place, "search.method=none")

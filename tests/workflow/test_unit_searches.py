@@ -21,6 +21,7 @@ CASES = {
     "adalora": ("search.method=adalora", "adapter.method=adalora", "adapter.rank=4", "search.uniform_rank=2"),
     "sora": ("search.method=sora", "adapter.method=sora", "search.enable=0.5", "search.options={threshold: 0.001}"),
     "dynamic_dora": ("search.method=dynamic_dora", "adapter.method=trilora", "search.uniform_rank=2", "run.seed=1"),
+    "squeeze": ("search.method=squeeze", "adapter.rank=4", "search.uniform_rank=2", "search.warmup=0", "search.tail=0"),
     "adalora with lora": ("search.method=adalora", "adapter.method=lora", "search.enable=0.4"),
 }
 SHORTCUTS = ("adapter.shortcuts=[res1,mid]", "adapter.decomposition=magnitude")

@@ -32,6 +32,7 @@ class LowRank(Factored):
     rank_axes: ClassVar = {"A": 0, "B": 1}
     sliceable: ClassVar = True
     takes_factors: ClassVar = True
+    plain_product: ClassVar = True
     peft_names: ClassVar = {"A": "lora_A.weight", "B": "lora_B.weight"}
     A: nn.Parameter
     B: nn.Parameter

@@ -23,7 +23,7 @@ from lorakit.adapters.options import Option
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocator import Allocator, Decision, SearchContext, allocators
+from lorakit.searching.allocator import Allocator, Decision, Preview, SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.proxy import Probe, Proxy, Scores, proxies
 from lorakit.searching.scoring import without_trace
@@ -76,6 +76,15 @@ class HeteroLoRA(Allocator):
         if self.settings["moments"] == "reset" and self.ticks_done:
             self.forget(set(chosen.on) - before)
         return Decision(self.proxy.name, scores, chosen.cut, chosen.margin)
+
+    def preview(self) -> Preview:
+        """The scores, and the sites that the budget is for."""
+        context, scores = self.context, self.score_apart()
+        sites = context.adapted.sites
+        chosen = select_sites(
+            self.weighed(scores), sites, context.costs, context.budget, context.search, context.generator
+        )
+        return Preview(scores, {site.name: float(site.name in chosen.on) for site in sites})
 
     def score(self) -> Scores:
         """By the recipe's proxy: from the gradients of the steps before the tick where there are any, else by passes of its own."""

@@ -32,6 +32,7 @@ from lorakit.errors import RecipeError
 from lorakit.searching.allocator import Decision, SearchContext, allocators
 from lorakit.searching.fixed_ranks import FixedRanks
 from lorakit.searching.input_statistics import modules_of, seen_inputs
+from lorakit.searching.over_processes import over_processes
 from lorakit.searching.streaming import steps_before
 from lorakit.searching.unit_allocator import Units
 from lorakit.tasks.batching import Batch, SummedLoss
@@ -172,14 +173,6 @@ def pruned_tensor(adapter: Adapter) -> nn.Parameter | None:
     """A (rank x in), where it is the site's own and trains."""
     shape = (adapter.rank, adapter.site.in_features)
     return next((t for _, t, role in adapter.trained_tensors() if role == "A" and tuple(t.shape) == shape), None)
-
-
-def over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, each of which has seen its part of every batch."""
-    total = tensor.clone()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(total)
-    return total
 
 
 allocators.register(PRILoRA)

@@ -37,7 +37,7 @@ class AFLoRA(Update):
     name = "aflora"
     summary = "A and B tensors are frozen for good, one after the other, by sensitivity times uncertainty"
     source = "Liu et al. 2024, AFLoRA, arXiv 2403.13269"
-    moulds = True
+    fixes_entries = True
     options: ClassVar = {
         "window": Option(10, "steps between decisions", low=1),
         "begin": Option(0.1, "share of the steps before anything is frozen", low=0, high=1),

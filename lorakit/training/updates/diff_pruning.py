@@ -31,7 +31,7 @@ class DiffPruning(Update):
     name: ClassVar = "diff_pruning"
     summary: ClassVar = "a penalty on open gates, then the largest changes alone"
     source: ClassVar = "Guo et al. 2021, section 3"
-    moulds = True
+    fixes_entries = True
     options: ClassVar = {
         "penalty": Option(1.25e-7, "added to the loss for each gate that is expected to be open", low=0.0),
         "keep": Option(0.005, "share of the adapted weights that may differ in the end", low=0.0, high=1.0),

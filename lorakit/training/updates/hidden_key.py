@@ -94,6 +94,10 @@ class HiddenKey(Update):
         """Whatever else is computed is untouched; the backward pass, which may repeat layers, is over."""
         self.active, self.logits = False, torch.empty(0)
 
+    def after_trial_step(self) -> None:
+        """The same."""
+        self.active, self.logits = False, torch.empty(0)
+
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss of two passes, and how far they are apart."""
 

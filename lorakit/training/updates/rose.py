@@ -34,7 +34,7 @@ class Rose(Update):
     name = "rose"
     summary = "A is pruned within its rows and B within its columns, more and more of them, by a mean of |p * dL/dp|"
     source = "Wang et al. 2024, RoseLoRA, arXiv 2406.10777"
-    moulds = True
+    fixes_entries = True
     options: ClassVar = {
         "keep": Option(0.05, "share kept in the end, of each column of B and row of A", low=0, high=1),
         "beta": Option(0.8, "how slowly the importance changes", low=0, high=0.9999),

@@ -38,7 +38,7 @@ class SparseMask(Update):
     name = "sparse_mask"
     summary = "one-shot pruning of A and B before the first step; the pruned entries stay 0"
     source = "He et al. 2022, SparseAdapter, arXiv 2210.04284"
-    moulds = True
+    fixes_entries = True
     options: ClassVar = {
         "keep": Option(0.25, "share of all entries of A and B that stay", low=0.001, high=1),
         "score": Option("snip", "what ranks the entries", choices=("snip", "magnitude", "random")),
@@ -58,6 +58,10 @@ class SparseMask(Update):
 
     def after_step(self, state: TrainState) -> None:
         """What the optimiser moved of the pruned entries goes back to zero."""
+        self.project()
+
+    def after_trial_step(self) -> None:
+        """The same."""
         self.project()
 
     @torch.no_grad()

@@ -51,7 +51,7 @@ def check_backbones(runs: Sequence[Run]) -> None:
     for path, other in others:
         for key, ours, theirs in (
             ("model", (own.model.name, own.model.revision), (other.model.name, other.model.revision)),
-            ("model.pooling", (own.model.pooling,), (other.model.pooling,)),
+            ("model.readout", (own.model.readout,), (other.model.readout,)),
             ("task.long", (own.task.long, own.task.window_pooling), (other.task.long, other.task.window_pooling)),
         ):
             if theirs != ours:

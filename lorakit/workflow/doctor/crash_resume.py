@@ -20,7 +20,17 @@ from lorakit.workflow.doctor.faults import REFUSED, Kill, run_process
 from lorakit.workflow.glora.evolve import RESULT
 
 # STATE: its sum in a checkpoint, because the seconds are in it.
-NEVER_THE_SAME = ("seconds", "search_seconds", "supernet_seconds", "run_dir", "folder", "found", "emitted", STATE)
+NEVER_THE_SAME = (
+    "seconds",
+    "search_seconds",
+    "rate_seconds",
+    "supernet_seconds",
+    "run_dir",
+    "folder",
+    "found",
+    "emitted",
+    STATE,
+)
 """Keys of what a run writes that tell times, and the run's own place."""
 OF_THE_MACHINE = ("environment.json", "report", "merged")
 

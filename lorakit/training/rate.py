@@ -1,0 +1,172 @@
+"""``training.lr: auto``: the learning rate at which a few steps move the model's answers by what suits every method.
+
+    D(lr)    how far ``STEPS`` steps from the start move the logits (``trial_steps``)
+    p        the slope of log D over log lr between two rates that were tried
+    rate     lr (C / D)^(1 / p) s, from the nearest rate that was tried
+    s        (``SHORT`` / steps of the training)^h within bounds: a longer training wants a lower rate
+
+Good learning rates differ by two orders of magnitude from method to method, because they are rates of parameters; how fast the function
+may move differs little. The first rate that is tried is above the method's usual one; each further one is where the law through those
+before it expects C, until one is near, or C lies between two of them. Where the rows tell so little that C is not reached, the highest
+that is tried without a loss of movement is taken: no more than ``HIGHEST`` times the usual one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lorakit.adapters.method import methods
+from lorakit.errors import RunError
+from lorakit.recipe.schema import Recipe
+from lorakit.result import Result
+from lorakit.training.trial_steps import ROWS, STEPS, Trials
+
+if TYPE_CHECKING:
+    from lorakit.training.training import Training
+
+logger = logging.getLogger(__name__)
+
+CHANGE = 0.5
+"""C: how far the first ``STEPS`` steps of a short training should move the logits."""
+SHORT, HORIZON, LEAST = 40, 2 / 3, 1 / 16
+"""Steps of such a training, h, and the least that s may be."""
+FIRST = 4.0
+"""The first rate that is tried, over the method's usual one, which is for long trainings."""
+HIGHEST = 16.0
+"""The highest rate that is tried, over the method's usual one."""
+SLOPE, SLOPES = 2.0, (0.5, 4.0)
+"""p where nothing tells it, and what it may be: beyond that it was noise."""
+NEAR = 1.5
+"""A rate is near enough where its D is C to within this factor."""
+FARTHEST = 4.0
+"""The largest factor from a rate that was tried to one that is expected: D is no power law over more than that."""
+FORWARD = 0.4
+"""What a row's logits take of what it takes in a training step."""
+MOST = 4
+"""Rates that are tried at most."""
+
+
+@dataclass(frozen=True)
+class FoundRate(Result):
+    """A learning rate that was found.
+
+    Attributes:
+        lr: the rate.
+        target: C, how far ``steps`` steps of a short training should move the logits.
+        share: s, the rate over that of a short training.
+        exponent: p, by which the change grows with the rate.
+        rates: those that were tried, in order.
+        changes: D at each of them; None where the model diverged.
+        steps: optimiser steps of each trial.
+    """
+
+    lr: float
+    target: float
+    share: float
+    exponent: float
+    rates: list[float]
+    changes: list[float | None]
+    steps: int = STEPS
+
+
+def find_rate(training: Training) -> None:
+    """Find the learning rate of a training that is about to take its first step, and set it.
+
+    RunError where no rate moves the model's answers, or every one breaks it.
+    """
+    began = time.perf_counter()
+    found = search_rate(Trials(training).change, usual_rate(training.recipe), training.schedule.total_steps)
+    training.use_rate(found, time.perf_counter() - began)
+    logger.info("rate: %s, found in %.1f s: %s", f"{found.lr:.3g}", training.state.rate_seconds, told(found))
+
+
+def usual_rate(recipe: Recipe) -> float:
+    """What is usual for the recipe's method."""
+    return methods.get(recipe.adapter.method).lr
+
+
+def steps_worth(rows_a_step: int) -> float:
+    """About what finding a rate takes, in optimiser steps of ``rows_a_step`` rows: two trials, and the probe's rows three times."""
+    return 2 * STEPS + 3 * FORWARD * ROWS / rows_a_step
+
+
+def search_rate(change: Callable[[float], float], usual: float, total_steps: int, target: float = CHANGE) -> FoundRate:
+    """The rate for a training of ``total_steps`` steps, as the file's head says; ``usual`` is the method's.
+
+    RunError where no rate changes anything, or every one breaks the model.
+
+    Example:
+        >>> search_rate(lambda lr: 125 * lr, usual=1e-3, total_steps=40).lr
+        0.004
+    """
+    tried: dict[float, float] = {}
+    lr = FIRST * usual
+    while lr not in tried and len(tried) < MOST:
+        tried[lr] = change(lr)
+        if is_enough(tried, target):
+            break
+        lr = min(expected_rate(tried, target), HIGHEST * usual)
+    if not sound(tried):
+        what = "moves the model's answers" if not any(tried.values()) else "leaves them finite"
+        raise RunError(
+            f"no learning rate was found: {STEPS} steps at none of {', '.join(f'{rate:.2g}' for rate in tried)} {what}",
+            hint="training.lr=NUMBER",
+        )
+    changes = [found if math.isfinite(found) else None for found in tried.values()]
+    share = max(min((SHORT / total_steps) ** HORIZON, 1.0), LEAST)
+    lr = share * min(expected_rate(tried, target), HIGHEST * usual)
+    return FoundRate(float(f"{lr:.3g}"), target, share, slope(tried, target), [*tried], changes)
+
+
+def sound(tried: Mapping[float, float]) -> list[float]:
+    """The rates that moved the model and left it whole, ascending: above one that moves it less than a lower one did, none is."""
+    rates: list[float] = []
+    for rate in sorted(tried):
+        if not math.isfinite(tried[rate]) or (rates and tried[rate] < tried[rates[-1]]):
+            break
+        rates += [rate] * (tried[rate] > 0)
+    return rates
+
+
+def is_enough(tried: Mapping[float, float], target: float) -> bool:
+    """Whether a rate is near, or the wanted one lies between two."""
+    changes = [tried[rate] for rate in sound(tried)]
+    near = any(target / NEAR <= change <= target * NEAR for change in changes)
+    return near or (bool(changes) and changes[0] <= target <= changes[-1])
+
+
+def expected_rate(tried: Mapping[float, float], target: float) -> float:
+    """Where the change should be ``target``; where none was sound, well below those tried or above them."""
+    rates = sound(tried)
+    broken = min((rate for rate in tried if rates and rate > rates[-1]), default=math.inf)
+    if not rates:
+        return max(tried) * FARTHEST if not any(tried.values()) else min(tried) / FARTHEST**2
+    nearest = min(rates, key=lambda rate: abs(math.log(tried[rate] / target)))
+    factor = (target / tried[nearest]) ** (1 / slope(tried, target))
+    return min(nearest * min(max(factor, 1 / FARTHEST), FARTHEST), max(broken / 2, nearest))
+
+
+def slope(tried: Mapping[float, float], target: float) -> float:
+    """p, between the two sound rates around ``target``, or those nearest to it."""
+    rates = sound(tried)
+    if len(rates) < 2:
+        return SLOPE
+    above = next((place for place, rate in enumerate(rates) if tried[rate] >= target), len(rates) - 1)
+    low, high = rates[max(above, 1) - 1], rates[max(above, 1)]
+    measured = math.log(tried[high] / tried[low]) / math.log(high / low)
+    return min(max(measured, SLOPES[0]), SLOPES[1])
+
+
+def told(found: FoundRate) -> str:
+    """How it was found, in words."""
+    tries = ", ".join(
+        f"{'beyond all bounds' if change is None else f'by {change:.2g}'} at {lr:.2g}"
+        for lr, change in zip(found.rates, found.changes, strict=True)
+    )
+    words = f"{found.steps} steps move the logits {tries}, and should by {found.target:.2g}"
+    return words if found.share == 1 else f"{words}; of that rate {found.share:.2g}, as the training is long"

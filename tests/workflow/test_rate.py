@@ -1,0 +1,157 @@
+"""A training whose learning rate is found: the same as one that is given that rate; remembered, told, and never found twice."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from support.runs import SEARCH, Bench, StopAt, edited_json, records
+
+import lorakit
+from lorakit.artifacts.files import read_json
+from lorakit.artifacts.run import Run
+from lorakit.errors import Interrupted, RecipeError, RunError
+from lorakit.reporting.summary import outcome_words
+from lorakit.tasks.cache import sha256_of
+from lorakit.training import loop
+from lorakit.training.rate import find_rate, steps_worth, told
+from lorakit.workflow.rate import measure_changes, preview_rate
+from lorakit.workflow.records import read_run
+from lorakit.workflow.train import TrainResult
+
+FOUND = ("training.lr=auto", "adapter.dropout=0.2", "run.checkpoint_every=0.5")
+WAYS = {
+    "lora": (),
+    "searched": (*SEARCH, "search.enable=0.5", "search.scoring=streaming", "search.every=0.5"),
+    "adalora": (
+        "adapter.method=adalora",
+        "search.method=adalora",
+        "search.enable=0.5",
+        "search.every=0.5",
+        "training.accumulate=2",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def found(bench: Bench) -> dict[str, TrainResult]:
+    """Way -> a run that found its rate."""
+    return {way: bench.train(*FOUND, *settings) for way, settings in WAYS.items()}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_found_rate_trains_as_the_same_rate_given(bench: Bench, found: dict[str, TrainResult], way: str):
+    """To the bit, with dropout: nothing is left of the trials."""
+    rate = found[way].rate
+    assert rate is not None
+    given = bench.train(*FOUND, *WAYS[way], f"training.lr={rate.lr!r}")
+    ours, theirs = records(found[way].run_dir), records(given.run_dir)
+    assert ours["summary"].pop("rate") == rate.to_dict()
+    assert theirs["summary"].pop("rate") is None
+    assert ours == theirs
+    assert max(record.get("lr", 0) for record in ours["metrics"]) <= rate.lr
+
+
+def test_what_was_found_is_written_and_told(found: dict[str, TrainResult]):
+    result = found["lora"]
+    assert result.rate is not None
+    assert read_json(result.run_dir / "rate.json") == result.rate.to_dict() | {"seconds": result.rate_seconds}
+    assert 0 < result.rate_seconds < result.seconds
+    words = read_run(Run(result.run_dir)).outcome.rate
+    assert words.startswith(f"Its learning rate, {result.rate.lr:.3g}, was found in ")
+    assert told(result.rate) in words
+    assert words in " ".join(outcome_words(read_run(Run(result.run_dir)).outcome))
+
+
+def test_a_preview_is_what_a_training_finds(bench: Bench, found: dict[str, TrainResult]):
+    """Whatever rate the recipe gives, and nothing is written."""
+    rate = found["searched"].rate
+    assert rate is not None
+    folders = sorted(bench.folder.glob("runs/*"))
+    recipe = bench.load(*FOUND, *WAYS["searched"], "training.lr=7e-5")
+    assert preview_rate(recipe) == rate
+    assert measure_changes(recipe, rate.rates) == rate.changes
+    first = rate.changes[0]
+    assert first
+    assert preview_rate(recipe, target=first).lr == pytest.approx(rate.rates[0])
+    assert sorted(bench.folder.glob("runs/*")) == folders
+
+
+@pytest.mark.parametrize("way", ["lora", "searched"])
+def test_a_resumed_run_keeps_the_rate_it_found(bench: Bench, found: dict[str, TrainResult], tmp_path: Path, way: str):
+    with pytest.raises(Interrupted):
+        bench.train(*FOUND, *WAYS[way], hooks=[StopAt(5)], run_dir=tmp_path / "run")
+    with mock.patch.object(loop, "find_rate", side_effect=AssertionError("found twice")):
+        result = bench.train(*FOUND, *WAYS[way], run_dir=tmp_path / "run", resume=True)
+    assert result.rate == found[way].rate
+    assert records(tmp_path / "run") == records(found[way].run_dir)
+
+
+def test_a_run_of_before_has_no_rate_and_goes_on(bench: Bench, tmp_path: Path):
+    """Checkpoints of older versions say nothing of a rate."""
+    with pytest.raises(Interrupted):
+        bench.train(hooks=[StopAt(3)], run_dir=tmp_path / "run")
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    with edited_json(checkpoint / "state.json") as state:
+        del state["train"]["rate"], state["train"]["rate_seconds"]
+    with edited_json(checkpoint / "sums.json") as sums:
+        sums["state.json"] = sha256_of(checkpoint / "state.json")
+    assert bench.train(run_dir=tmp_path / "run", resume=True).rate is None
+
+
+OTHERS = {
+    "number": ({"kind": "number"}, ()),
+    "several": ({"kind": "several"}, ("training.precision=bf16",)),
+    "decoder": ({"family": "llama"}, ("adapter.rank=16", "adapter.method=rslora")),
+    "houlsby": ({}, ("adapter.method=houlsby", "adapter.dropout=0")),
+    "prefix": ({}, ("adapter.method=prefix_tuning", "adapter.dropout=0")),
+    "prompt": ({}, ("adapter.method=prompt_tuning", "adapter.dropout=0")),
+    "bitfit": ({}, ("adapter.method=bitfit", "adapter.dropout=0")),
+    "vera": ({}, ("adapter.method=vera",)),
+    "pissa": ({}, ("adapter.method=pissa",)),
+    "dora": ({}, ("adapter.method=dora",)),
+    "full": ({}, ("adapter.method=full", "adapter.dropout=0")),
+}
+
+
+@pytest.mark.parametrize("way", OTHERS)
+def test_every_kind_of_training_finds_a_rate_and_leaves_no_trace(bench: Bench, tmp_path: Path, way: str):
+    options, settings = OTHERS[way]
+    training = bench.prepare(tmp_path, "training.lr=auto", *settings, **options)
+    training.model.train()
+    before = {name: tensor.clone() for name, tensor in training.adapted.model.state_dict().items()}
+    stream = torch.get_rng_state()
+    find_rate(training)
+    rate = training.state.rate
+    assert rate is not None
+    assert any(rate["changes"])
+    assert not training.rate_is_open
+    assert rate["lr"] in [group["initial_lr"] for group in training.optimizer.param_groups]
+    for name, tensor in training.adapted.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert not training.optimizer.state
+
+
+def test_a_plan_says_what_finding_costs(bench: Bench):
+    """12 steps of 8 rows: two trials of 8 steps, and three looks at the probe, are more than that."""
+    planned = lorakit.plan(bench.load("training.lr=auto"))
+    assert planned.rate_overhead == pytest.approx(100 * steps_worth(8) / planned.total_steps)
+    assert lorakit.plan(bench.load()).rate_overhead == 0
+
+
+def test_float16_is_refused(bench: Bench):
+    with pytest.raises(RecipeError, match="no rate can be found in float16") as caught:
+        bench.train("training.lr=auto", "training.precision=fp16")
+    assert caught.value.problems[0].key == "training.lr"
+
+
+def test_a_broken_record_is_named(found: dict[str, TrainResult], tmp_path: Path):
+    folder = Path(shutil.copytree(found["lora"].run_dir, tmp_path / "run"))
+    for text in ("[]", "{", '{"lr": "x"}', '{"lr": 1e-3, "rates": 3}'):
+        (folder / "rate.json").write_text(text)
+        with pytest.raises(RunError, match=r"rate\.json"):
+            read_run(Run(folder))
