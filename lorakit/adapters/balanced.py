@@ -5,7 +5,9 @@
     T  = R_A^T V S^-1/2,            T^-1 = S^-1/2 U^T R_B      so that B' A' = B A, for every r and without forming B A
 
 Unit i of B' A' is sigma_i times an outer product of unit vectors, and the first k units are the best approximation of rank k
-(Eckart & Young 1936). Its columns and rows have the same length, sqrt(sigma_i): neither factor learns faster than the other.
+(Eckart & Young 1936). Its column and row have the same length, sqrt(sigma_i): neither factor learns faster than the other.
+With weights g (out,) and c (in,) the same is done to diag(g) B and A diag(c), so that the first k units are best where the square of
+an entry of the error counts g_i^2 c_j^2; then a unit's column and row are brought to one length, which changes T by a diagonal.
 
 Gradients go the other way round. From <dL/dB, dB> with dB = dB' T^-1, and from dA = T dA':
 
@@ -33,25 +35,15 @@ Tensor = torch.Tensor
 class Balanced:
     """The balanced form of a product, in float64 on the CPU.
 
-    left (out x r) and right (r x in) have orthonormal columns and rows, values (r,) fall; turn is T, back is T^-1 (r x r), with zeros
-    in the place of units without a direction.
+    b is B' (out x r), a is A' (r x in); values (r,) fall, singular ones of the weighted product; turn is T, back is T^-1 (r x r), with
+    zeros in the place of units without a direction.
     """
 
-    left: Tensor
+    b: Tensor
+    a: Tensor
     values: Tensor
-    right: Tensor
     turn: Tensor
     back: Tensor
-
-    @property
-    def b(self) -> Tensor:
-        """B' (out x r)."""
-        return self.left * self.values.sqrt()
-
-    @property
-    def a(self) -> Tensor:
-        """A' (r x in)."""
-        return self.values.sqrt()[:, None] * self.right
 
     @property
     def has_direction(self) -> Tensor:
@@ -81,8 +73,10 @@ class Balanced:
 
 
 @torch.no_grad()
-def balance(b: Tensor, a: Tensor) -> Balanced:
+def balance(b: Tensor, a: Tensor, outputs: Tensor | None = None, inputs: Tensor | None = None) -> Balanced:
     """The balanced form of b a, for b (out x r) and a (r x in) with r at most either width.
+
+    outputs (out,) and inputs (in,): positive weights g and c; 1 where there are none.
 
     Example:
         >>> found = balance(torch.tensor([[2.0], [0.0]]), torch.tensor([[0.0, 3.0]]))
@@ -90,11 +84,17 @@ def balance(b: Tensor, a: Tensor) -> Balanced:
         (tensor([6.], dtype=torch.float64), tensor([[0., 6.],
                 [0., 0.]], dtype=torch.float64))
     """
-    q_b, r_b = torch.linalg.qr(wide(b))
-    q_a, r_a = torch.linalg.qr(wide(a).T)
+    b, a = wide(b), wide(a)
+    _, r_b = torch.linalg.qr(b if outputs is None else wide(outputs)[:, None] * b)
+    _, r_a = torch.linalg.qr((a if inputs is None else a * wide(inputs)).T)
     u, values, vt = torch.linalg.svd(r_b @ r_a.T)
-    inverse = torch.where(values > SMALLEST * values[:1], values.clamp_min(torch.finfo(values.dtype).tiny).rsqrt(), 0.0)
-    return Balanced(q_b @ u, values, vt @ q_a.T, (r_a.T @ vt.T) * inverse, inverse[:, None] * (u.T @ r_b))
+    there = values > SMALLEST * values[:1]
+    inverse = torch.where(there, values.clamp_min(torch.finfo(values.dtype).tiny).rsqrt(), 0.0)
+    turn, back = (r_a.T @ vt.T) * inverse, inverse[:, None] * (u.T @ r_b)
+    lengths = (b @ turn).norm(dim=0), (back @ a).norm(dim=1)
+    evened = torch.where(there, lengths[1] / lengths[0].clamp_min(torch.finfo(values.dtype).tiny), 1.0).sqrt()
+    turn, back = turn * evened, back / evened[:, None]
+    return Balanced(b @ turn, back @ a, values, turn, back)
 
 
 def wide(tensor: Tensor) -> Tensor:

@@ -67,9 +67,8 @@ def settle_block(parts: Parts, encoded: Encoded) -> None:
         if site.name in measured:
             gains[site.layer] += float(measured[site.name]["gradient"].square().sum())
     count = lower_part(gains)
-    logger.info(
-        "freeze_below: %d of %d layers; gains %s", count, len(gains), " ".join(f"{g / gains.sum():.0%}" for g in gains)
-    )
+    shares = " ".join(f"{share:.0%}" for share in gains / max(gains.sum(), np.finfo(float).tiny))
+    logger.info("%s: %d of %d layers; of the gains they hold %s", KEY, count, len(gains), shares)
     parts.recipe = replace(recipe, training=replace(recipe.training, freeze_below=count))
     if count:
         parts.sites = above(parts.recipe, parts.backbone, parts.sites)

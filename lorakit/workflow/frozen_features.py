@@ -51,14 +51,14 @@ def training_features(parts: Parts, *names: str) -> dict[str, Features | None]:
 
     What else this run will ask for is computed with them, and all of it once.
     """
-    lacking = {*names, *asked_for(parts)} - parts.frozen.keys()
+    lacking = {*names, *asked_for(parts)} - parts.features.keys()
     if lacking:
         rows, note = rows_looked_at(parts)
         logger.info("features of %d training rows by the frozen model%s", len(rows), f" ({note})" * bool(note))
         chosen = parts.data.splits["train"].select(rows)
         found = read_features(parts, encode_rows(chosen, parts.backbone, parts.cut, "train"), lacking)
-        parts.frozen |= {name: found.get(name) for name in lacking}
-    return {name: parts.frozen[name] for name in names}
+        parts.features |= {name: found.get(name) for name in lacking}
+    return {name: parts.features[name] for name in names}
 
 
 def asked_for(parts: Parts) -> set[str]:

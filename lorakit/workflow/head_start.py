@@ -2,7 +2,8 @@
 
 Fine-tuning from a head that is drawn at random first bends the features towards that head; from one that already reads them well it
 keeps what is good in them (Kumar et al. 2022, Fine-Tuning can Distort Pretrained Features, section 4: linear probing, then
-fine-tuning).
+fine-tuning). Its logits start at a quarter of the fit's, which decides the same: of a head that is as sure as the fit, small moves of
+the features make large ones of the logits, and it ends surer than it is right (scripts/README.md). Numbers to predict start as fitted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from lorakit.recipe.schema import AUTO
 from lorakit.tasks.linear_probe import fit_outputs
 from lorakit.workflow.frozen_features import labels_looked_at, output_layer, training_features
 from lorakit.workflow.parts import Parts
+
+SHARE = 0.25
+"""Of the fit's logits."""
 
 
 def start_head(parts: Parts) -> None:
@@ -30,7 +34,8 @@ def start_head(parts: Parts) -> None:
     if features is None:
         raise ValueError(f"the read-out '{name}' was loaded and has no features")
     weight, bias = fit_outputs(features, labels_looked_at(parts), parts.task)
+    share = 1.0 if parts.task.regression else SHARE
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weight))
+        layer.weight.copy_(share * torch.from_numpy(weight))
         if layer.bias is not None:
-            layer.bias.copy_(torch.from_numpy(bias))
+            layer.bias.copy_(share * torch.from_numpy(bias))

@@ -46,7 +46,7 @@ Features = NDArray[np.float32]
 class Parts:
     """What a recipe names, loaded (``setup.assemble``); adapters are attached by ``setup.adapt``.
 
-    frozen: read-out -> features (n, width) of training rows before any training, None where the model has none
+    features: read-out -> features (n, width) of training rows before any training, None where the model has none
     (``frozen_features``); sites: those that get adapters; ranks and options: site name -> rank, settings of its delta, where they are
     not its spec's; budget: what may be on at once.
     """
@@ -60,7 +60,7 @@ class Parts:
     budget: Budget
     ranks: dict[str, int] = field(default_factory=dict)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    frozen: dict[str, Features | None] = field(default_factory=dict)
+    features: dict[str, Features | None] = field(default_factory=dict)
 
     @property
     def method(self) -> Method:

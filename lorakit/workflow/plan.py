@@ -220,6 +220,25 @@ def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
     )
 
 
+def head_notes(parts: Parts, schedule: Schedule) -> list[str]:
+    """What is found out of the head before the first step, and what that costs."""
+    model, told = parts.recipe.model, []
+    rows = min(schedule.rows, FROZEN_ROWS)
+    if model.readout == AUTO:
+        found = ", ".join(candidates(parts))
+        told.append(
+            f"what the head reads is decided before the first step, between {found}: by the loss of a linear model of the frozen "
+            f"features over folds of {rows:,} training rows; the head above is the family's own"
+        )
+    if model.head_start == FITTED:
+        told.append(f"the head starts as a linear model of the frozen features of {rows:,} training rows")
+    if told:
+        passes = schedule.total_steps * parts.recipe.training.accumulate * parts.recipe.training.batch_size
+        share = 100 * rows / max(PASSES * passes, 1)
+        told[-1] += f" (one forward pass over them: about {share:.1f} % of the training)"
+    return told
+
+
 def freezing_notes(parts: Parts, schedule: Schedule) -> list[str]:
     """What becomes of the lower layers, and how much room their states take, by the lengths of ``SAMPLE`` rows."""
     training, count = parts.recipe.training, frozen_layers(parts.recipe)
@@ -245,25 +264,6 @@ def sampled_lengths(parts: Parts) -> NDArray[np.int64]:
     rows = parts.data.splits["train"]
     sample = rows.select(range(0, len(rows), max(len(rows) // SAMPLE, 1)))
     return encode_rows(sample, parts.backbone, parts.cut, "train").lengths
-
-
-def head_notes(parts: Parts, schedule: Schedule) -> list[str]:
-    """What is found out of the head before the first step, and what that costs."""
-    model, told = parts.recipe.model, []
-    rows = min(schedule.rows, FROZEN_ROWS)
-    if model.readout == AUTO:
-        found = ", ".join(candidates(parts))
-        told.append(
-            f"what the head reads is decided before the first step, between {found}: by the loss of a linear model of the frozen "
-            f"features over folds of {rows:,} training rows; the head above is the family's own"
-        )
-    if model.head_start == FITTED:
-        told.append(f"the head starts as a linear model of the frozen features of {rows:,} training rows")
-    if told:
-        passes = schedule.total_steps * parts.recipe.training.accumulate * parts.recipe.training.batch_size
-        share = 100 * rows / max(PASSES * passes, 1)
-        told[-1] += f" (one forward pass over them: about {share:.1f} % of the training)"
-    return told
 
 
 def make_notes(parts: Parts, schedule: Schedule) -> list[str]:

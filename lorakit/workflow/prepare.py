@@ -56,7 +56,7 @@ def prepare(
             start_head(parts)
             settle_block(parts, encoded["train"])
             recipe = parts.recipe
-        parts.frozen.clear()  # nobody asks for it any more
+        parts.features.clear()  # nobody asks for it any more
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         if fresh:
             warm_start(recipe, adapted)

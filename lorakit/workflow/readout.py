@@ -66,8 +66,8 @@ def read_out_so(parts: Parts, loaded: LoadedRecipe) -> Parts:
     backbone = load_model(loaded.recipe, parts.task)
     start_at_frequencies(backbone, parts.data)
     drawn = set(backbone.new_parts).difference(output_names(backbone.model, backbone.new_parts))
-    kept = {name: found for name, found in parts.frozen.items() if name != OWN or not drawn}
-    return replace(parts, recipe=loaded.recipe, backbone=backbone, frozen=kept)
+    kept = {name: found for name, found in parts.features.items() if name != OWN or not drawn}
+    return replace(parts, recipe=loaded.recipe, backbone=backbone, features=kept)
 
 
 def decide(parts: Parts) -> ReadoutChoice:

@@ -85,11 +85,11 @@ class TrainResult(Result):
             warnings. Those that are best were chosen on the validation rows, whose scores then flatter them.
         averaged: what the last weights are a mean of (``training.average``): the first and the last step, how many snapshots, and what
             share of the mean products' squared norm their ranks cannot hold; empty where they are no mean.
+        rate: how the learning rate was found, where ``training.lr`` is auto; else None.
+        rate_seconds: what that took of the training's time.
         frozen: of ``training.freeze_below``: how many lower layers, of how many; the bytes that their states take on disk, 0 where
             they were computed in every step; the seconds that took before the training, which are not in ``seconds``. Empty
             where none are.
-        rate: how the learning rate was found, where ``training.lr`` is auto; else None.
-        rate_seconds: what that took of the training's time.
         calibration: of the last and the best weights the temperature for probabilities, fitted on the validation rows; empty where
             the recipe wants none, and for a number to predict.
         readout: what ``model.readout: auto`` chose, and why; None where the recipe says it.

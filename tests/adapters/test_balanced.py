@@ -33,7 +33,8 @@ def test_same_product_with_the_singular_value_decomposition_s_own_units() -> Non
     assert_close(found.values, values[:RANK])
     assert_close(found.b @ found.a, b @ a)
     for unit in range(RANK):
-        assert_close(torch.outer(found.left[:, unit], found.right[unit]), torch.outer(u[:, unit], vt[unit]))
+        expected = values[unit] * torch.outer(u[:, unit], vt[unit])
+        assert_close(torch.outer(found.b[:, unit], found.a[unit]), expected)
     assert_close(found.b.norm(dim=0), found.a.norm(dim=1))
     assert_close(b @ found.turn, found.b)
     assert_close(found.back @ a, found.a)
@@ -46,6 +47,22 @@ def test_first_units_are_the_best_approximation() -> None:
     found = balance(b, a)
     rest = torch.linalg.svdvals(b @ a)[2:].norm()
     assert_close((b @ a - found.b[:, :2] @ found.a[:2]).norm(), rest)
+
+
+def test_weighted_units_are_the_best_approximation_where_entries_count_by_weights() -> None:
+    b, a = factors()
+    g, c = torch.linspace(0.1, 3, OUT, dtype=torch.double), torch.linspace(2, 0.2, IN, dtype=torch.double)
+    found = balance(b, a, g, c)
+    assert_close(found.b @ found.a, b @ a)
+    assert_close(found.turn @ found.back, torch.eye(RANK, dtype=torch.double))
+    assert_close(found.b.norm(dim=0), found.a.norm(dim=1))
+    rest = torch.linalg.svdvals(g[:, None] * (b @ a) * c)
+    assert_close(found.values, rest[:RANK])
+    error = b @ a - found.b[:, :2] @ found.a[:2]
+    assert_close((g[:, None] * error * c).norm(), rest[2:].norm())
+    old, new = gradients(b, a), gradients(found.b, found.a)
+    assert_close(found.mean_of_b(old[0]), new[0])
+    assert_close(found.mean_of_a(old[1]), new[1])
 
 
 def test_means_of_gradients_are_those_of_the_new_factors() -> None:

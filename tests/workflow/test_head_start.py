@@ -40,9 +40,18 @@ def test_a_fitted_head_starts_as_a_linear_model_of_what_it_reads(bench, family, 
     handle.remove()
     features = np.stack([each[0, -1].numpy() if each.ndim == 3 else each[0].numpy() for each in seen])
     weight, bias = fit_outputs(features, encoded.labels.numpy(), parts.task)
-    assert owner.weight.detach().numpy() == pytest.approx(weight, rel=1e-2, abs=1e-3)
+    assert owner.weight.detach().numpy() == pytest.approx(weight / 4, rel=1e-2, abs=1e-3)
     if owner.bias is not None:
-        assert owner.bias.detach().numpy() == pytest.approx(bias, rel=1e-2, abs=1e-2)
+        assert owner.bias.detach().numpy() == pytest.approx(bias / 4, rel=1e-2, abs=1e-2)
+
+
+def test_numbers_start_as_they_are_fitted(bench):
+    parts = assemble(bench.load("model.head_start=fitted", "model.readout=mean", kind="number"))
+    features = frozen_features.training_features(parts, "mean")["mean"]
+    weight, bias = fit_outputs(features, frozen_features.labels_looked_at(parts), parts.task)
+    start_head(parts)
+    assert parts.backbone.model.mean_head.weight.detach().numpy() == pytest.approx(weight, abs=1e-6)
+    assert parts.backbone.model.mean_head.bias.detach().numpy() == pytest.approx(bias, abs=1e-6)
 
 
 def test_rows_in_windows_have_the_mean_of_their_windows_features(bench):

@@ -6,7 +6,9 @@
 
 A step of size lr on B with A = V_k^T changes the loss by -lr s^2 sigma_k^2 in first order: `power: 2` takes the gain of that step,
 lower powers spread the budget over more sites. `per: site` divides by the site's own sum first, so that sites compete by the shape of
-their spectrum and not by its size. `floor` units are given to every site before anything is compared. Nothing is searched
+their spectrum and not by its size; with `per: role` each role has its share of the budget, and sites compete within it. `fit: halves` takes
+the units of one half of the batches and judges them by the other, `whiten: diagonal` divides by what is usual at the site
+(``lorakit.searching.spectra``). `floor` units are given to every site before anything is compared. Nothing is searched
 after step 0: a step costs what its ranks cost.
 On MiniLM and SST-2 the budget had to be spread widely (power 0.5, the default), and A in the gradient's directions did worse than a
 random one at every learning rate tried (0.84 to 0.85 against 0.86): `start: svd` is there to be compared. With `scale: own` it did
@@ -32,6 +34,9 @@ from lorakit.searching.cost_model import CostModel
 from lorakit.searching.fixed_ranks import FixedRanks
 from lorakit.searching.scoring import without_trace
 from lorakit.searching.selection import select_units
+from lorakit.searching.shuffled_ranks import shuffle_ranks
+from lorakit.searching.site_moments import SiteMoments
+from lorakit.searching.spectra import cross_fitted, whitened
 from lorakit.searching.unit_allocator import Units
 from lorakit.searching.weight_gradients import weight_gradients
 from lorakit.tasks.batching import Batch
@@ -49,9 +54,24 @@ class GradientSVD(FixedRanks):
         **FixedRanks.options,
         "power": Option(0.5, "a unit is worth its singular value to this power", low=0.0),
         "per": Option(
-            "network", "compare values as they are, or as shares of their site's sum", choices=("network", "site")
+            "network",
+            "compare values as they are, as shares of their site's sum, or as they are within each role",
+            choices=("network", "site", "role"),
+        ),
+        "fit": Option(
+            "same",
+            "judge units by the rows they came from, or those of one half by the other half",
+            choices=("same", "halves"),
+        ),
+        "whiten": Option(
+            "none",
+            "the gradient as it is, or over the site's mean squares of inputs and of output gradients",
+            choices=("none", "diagonal"),
         ),
         "floor": Option(1, "rank units that every site gets", low=0),
+        "ranks": Option(
+            "scored", "by the values; or, as a control, those permuted within each role", choices=("scored", "shuffled")
+        ),
         "start": Option(
             "init", "A's rows: as the init drew them, or the gradient's directions", choices=("init", "svd")
         ),
@@ -68,14 +88,24 @@ class GradientSVD(FixedRanks):
             )
         if self.settings["start"] == "svd":
             self.check_start()
+        if self.settings["fit"] == "halves" and context.search.batches < 2:
+            raise RecipeError("two halves need two batches", key="search.batches", valid="2 or more, best 32")
 
     @classmethod
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """One look, with the gradients of whole weights, and their singular values."""
-        return cost_model.of_weights() + cost_model.spectra()
+        halves = 1 + (cls.settings_from(search.options)["fit"] == "halves")
+        return cost_model.of_weights() + halves * cost_model.spectra()
 
     def check_start(self) -> None:
-        """Refuse adapters that cannot start from given factors."""
+        """Refuse adapters that cannot start from given factors, and spectra that are not the gradient's own."""
+        if other := [name for name in ("fit", "whiten") if self.settings[name] != self.options[name].default]:
+            raise RecipeError(
+                f"units start in the gradient's own directions, and {other[0]} {self.settings[other[0]]} counts others",
+                key="search.options",
+                valid="start: init",
+                hint=f"leave start or {other[0]} out",
+            )
         for adapter in self.adapters.values():
             if isinstance(adapter.delta, Anchored) or not adapter.delta.takes_factors:
                 raise RecipeError(
@@ -87,30 +117,70 @@ class GradientSVD(FixedRanks):
 
     def unit_scores(self) -> Units:
         """Site -> what each of its units is worth, by the spectrum of the gradient; ``directions`` are kept where they are the start."""
-        context = self.context
-        seed = context.seed()
-        batches = context.batches()
-
-        def summed(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-            return context.loss(model, batch) * len(batch["labels"])
-
-        with without_trace(context.adapted, train_mode=False, seed=seed):
-            found = weight_gradients(context.adapted.model, context.adapted.sites, batches, summed)
+        seed, batches = self.context.seed(), self.context.batches()
+        halves = [batches[::2], batches[1::2]] if self.settings["fit"] == "halves" else [batches]
+        found = [self.gradients(half, seed) for half in halves]
         self.directions: dict[str, torch.Tensor] = {}
         scores: Units = {}
-        for name, gradient in found.items():
-            if self.settings["start"] == "svd":
-                _, values, self.directions[name] = torch.linalg.svd(gradient, full_matrices=False)
+        for name in self.adapters:
+            gradients = [of[name] for of in found]
+            if self.settings["fit"] == "halves":
+                values = cross_fitted(gradients[0], gradients[1], min(gradients[0].shape))
+            elif self.settings["start"] == "svd":
+                _, values, self.directions[name] = torch.linalg.svd(gradients[0], full_matrices=False)
             else:
-                values = torch.linalg.svdvals(gradient)  # in two thirds of the time
+                values = torch.linalg.svdvals(gradients[0])  # in two thirds of the time
             worth = values[: self.adapters[name].rank].double() ** self.settings["power"]
             scores[name] = (
                 worth / (values.double() ** self.settings["power"]).sum() if self.settings["per"] == "site" else worth
             )
         return scores
 
+    def gradients(self, batches: Sequence[Batch], seed: int) -> dict[str, torch.Tensor]:
+        """Site -> the gradient of its weight (out, in), whitened where that is asked for."""
+        context = self.context
+        moments = SiteMoments(context.adapted, [1], 1) if self.settings["whiten"] == "diagonal" else None
+
+        def summed(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+            return context.loss(model, batch) * len(batch["labels"])
+
+        with without_trace(context.adapted, train_mode=False, seed=seed):
+            if moments:
+                moments.before_forward(0)
+            found = weight_gradients(context.adapted.model, context.adapted.sites, batches, summed)
+        if moments is None:
+            return found
+        moments.after_backward(0)
+        seen = moments.take()
+        return {name: whitened(gradient, seen[name]) for name, gradient in found.items()}
+
     def allocate(self, scores: Units, limit: int) -> dict[str, torch.Tensor]:
-        """The floor to every site, then the best units per parameter."""
+        """The best units, at their sites or at others of the same role."""
+        chosen = self.chosen(scores, limit)
+        if self.settings["ranks"] == "scored":
+            return chosen
+        live = {name: len(values) for name, values in scores.items()}
+        roles = {site.name: site.role for site in self.context.adapted.sites}
+        ranks = shuffle_ranks(
+            {name: int(units.sum()) for name, units in chosen.items()}, live, roles, self.context.generator
+        )
+        return {name: torch.arange(live[name]) < rank for name, rank in ranks.items()}
+
+    def chosen(self, scores: Units, limit: int) -> dict[str, torch.Tensor]:
+        """The floor to every site, then the best units per parameter; within each role, where roles have their shares."""
+        if self.settings["per"] != "role":
+            return self.best(scores, limit)
+        roles: dict[str, Units] = {}
+        for site in self.context.adapted.sites:
+            roles.setdefault(site.role, {})[site.name] = scores[site.name]
+        whole = {name: self.adapters[name].parameters_at(self.adapters[name].rank) for name in scores}
+        chosen: dict[str, torch.Tensor] = {}
+        for own in roles.values():
+            chosen |= self.best(own, int(limit * sum(whole[name] for name in own) / sum(whole.values())))
+        return {name: chosen[name] for name in scores}
+
+    def best(self, scores: Units, limit: int) -> dict[str, torch.Tensor]:
+        """The floor to each of these sites, then the best units per parameter."""
         first = min(self.settings["floor"], *(adapter.rank for adapter in self.adapters.values()))
         lifted = {
             name: torch.cat([torch.full_like(v[:first], torch.finfo(v.dtype).max / 2), v[first:]])

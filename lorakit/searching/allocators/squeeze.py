@@ -3,11 +3,12 @@
     tick     B A = U S V^T at every site, B' = U S^1/2, A' = S^1/2 V^T      the same update, its units orthogonal (``adapters.balanced``)
     score    of unit i = (s sigma_i)^2 (u_i' G u_i) (v_i' C v_i)            over the parameters it costs; G, C: second moments of output
              gradients and inputs, diagonals alone, in the `search.batches` steps before the tick (``site_moments``)
+    basis    weighted: the same of G^1/2 B A C^1/2, whose units do not share what they score (G and C with a tenth of their mean in them)
     choice   the best `floor` units of every site, then the best of all sites, until the tick's budget is spent; what goes is gone
     moments  Adam's go through the same change of basis; for `rewarm` of the steps the learning rate comes back from zero
 
-The `cuts` ticks lie evenly from `begin` to `end` of the steps and take equal parts of what is above the budget: rank 4 to 1 goes by
-ranks 3 and 2. The last `1 - end` of the training has exactly the budget. `search.every` has no effect. Units that are off cost nothing
+The `cuts` ticks lie evenly from `begin` to `end` of the steps, and each leaves the same share of the parameters: rank 4 to 1 goes by
+2.52 and 1.59. The last `1 - end` of the training has exactly the budget. `search.every` has no effect. Units that are off cost nothing
 to compute with. The scale s stays that of `adapter.rank`, so that nothing jumps.
 The score is the expected square of what the loss changes by to first order when the unit is taken out, if tokens' gradients are
 uncorrelated and independent of inputs (Kronecker-factored: Martens & Grosse 2015); with a magnitude, G is that of what it multiplies.
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 PROBE = 2
 """Batches of training rows on which a tick measures what it changed."""
+SMOOTHING = 0.1
+"""The part of the mean in the weights of the weighted basis."""
 REFACTORING, LISTENING = 60, 8
 """Small operations at a site: to refactor it, and to look at it during a step."""
 
@@ -66,6 +69,11 @@ class Squeeze(UnitAllocator):
         "floor": Option(1, "units that every site keeps; with 0 sites may go", low=0),
         "rewarm": Option(
             0.02, "share of the steps over which the learning rate comes back after a cut", low=0.0, high=0.2
+        ),
+        "basis": Option(
+            "svd",
+            "which units an update is written in: its singular vectors, or those of it weighted as the score weighs it",
+            choices=("svd", "weighted"),
         ),
         "ranks": Option(
             "scored",
@@ -118,12 +126,12 @@ class Squeeze(UnitAllocator):
         return ticks
 
     def allowed(self, step: int) -> int:
-        """Everything before the first cut, the budget from the last one on; equal parts go in between."""
+        """Everything before the first cut, the budget from the last one on; each cut leaves the same share."""
         ticks, final = self.context.ticks, self.context.budget.parameters
         done = sum(tick <= step for tick in ticks)
         if done == len(ticks):
             return final
-        limit = self.everything - (self.everything - final) * done // len(ticks)
+        limit = max(int(self.everything * (final / self.everything) ** (done / len(ticks))), final)
         return max(limit, self.cost_of(self.uniform_rank(limit, least=True))) if self.uniform else limit
 
     @property
@@ -153,9 +161,7 @@ class Squeeze(UnitAllocator):
         """Re-factor, score, keep the best, and measure what that did."""
         probe = self.context.draw(PROBE, self.context.generator)
         before = self.logits(probe)
-        seen = self.seen.take()
-        found = {name: balanced(adapter) for name, adapter in self.adapters.items()}
-        scores = {name: unit_scores(self.adapters[name], found[name], seen[name]) for name in found}
+        found, scores = self.refactor()
         chosen = self.choose(scores, self.allowed(step))
         for name, adapter in self.adapters.items():
             self.land(adapter, found[name], chosen[name])
@@ -180,10 +186,19 @@ class Squeeze(UnitAllocator):
         )
         return Decision(self.name, {name: float(values.sum()) for name, values in scores.items()}, measured=measured)
 
+    def refactor(self) -> tuple[dict[str, Balanced | None], Units]:
+        """Every update in balanced form, and what each of its units is worth, by what was seen until now."""
+        weighted, found, scores = self.settings["basis"] == "weighted", {}, {}
+        for name, seen in self.seen.take().items():
+            adapter = self.adapters[name]
+            weights = weights_of(adapter, seen)
+            found[name] = balanced(adapter, Seen(*map(smoothed, weights)) if weighted else None)
+            scores[name] = unit_scores(adapter, found[name], weights)
+        return found, scores
+
     def unit_scores(self) -> Units:
-        """What each live unit is worth, by what was seen until now."""
-        seen = self.seen.take()
-        return {name: unit_scores(a, balanced(a), seen[name]) for name, a in self.adapters.items()}
+        """What each live unit is worth."""
+        return self.refactor()[1]
 
     def choose(self, scores: Units, limit: int) -> dict[str, torch.Tensor]:
         """Site -> the numbers of its units that stay, in order."""
@@ -267,26 +282,36 @@ class Squeeze(UnitAllocator):
         self.seen.load_state_dict(state["seen"])
 
 
-def balanced(adapter: Adapter) -> Balanced | None:
+def weights_of(adapter: Adapter, seen: Seen) -> Seen:
+    """The diagonals C and G of the site's update; with a magnitude, G is that of the sum that it multiplies."""
+    if adapter.spec.decomposition != "magnitude":
+        return seen
+    factor = wide(adapter.magnitude / adapter.row_norms())
+    return Seen(seen.inputs, seen.gradients * factor.square())
+
+
+def smoothed(diagonal: torch.Tensor) -> torch.Tensor:
+    """The diagonal with a part of its mean in it, as weights: nothing counts as nothing; ones where nothing was seen."""
+    mean = diagonal.mean()
+    return ((1 - SMOOTHING) * diagonal / mean + SMOOTHING).sqrt() if mean > 0 else torch.ones_like(diagonal)
+
+
+def balanced(adapter: Adapter, weights: Seen | None) -> Balanced | None:
     """The balanced form of the live units; None while the update is zero, or gone."""
     if not adapter.units.live:
         return None
     factors = adapter.delta.factors()
     assert factors is not None  # a plain product has them
-    found = balance(*factors)
+    b, a = factors
+    found = balance(b, a) if weights is None else balance(b, a, weights.gradients, weights.inputs)
     return found if found.values[0] > 0 else None
 
 
-def unit_scores(adapter: Adapter, found: Balanced | None, seen: Seen) -> torch.Tensor:
+def unit_scores(adapter: Adapter, found: Balanced | None, weights: Seen) -> torch.Tensor:
     """What each live unit is worth (live,), in float64: zeros while the update is zero."""
     if found is None:
         return torch.zeros(adapter.units.live, dtype=torch.double)
-    gradients = seen.gradients
-    if adapter.spec.decomposition == "magnitude":
-        gradients = gradients * wide(adapter.magnitude / adapter.row_norms()).square()
-    outputs = found.left.square().T @ gradients
-    inputs = found.right.square() @ seen.inputs
-    return (adapter.scale * found.values).square() * outputs * inputs
+    return adapter.scale**2 * (found.b.square().T @ weights.gradients) * (found.a.square() @ weights.inputs)
 
 
 def unit_cost(adapter: Adapter) -> int:

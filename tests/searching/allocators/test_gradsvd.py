@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch.testing import assert_close
 
 from lorakit.errors import RecipeError
 from lorakit.searching.scoring import without_trace
+from lorakit.searching.site_moments import Seen
+from lorakit.searching.spectra import cross_fitted, whitened
 
 Make = Callable[..., Scene]
 RANK = 6
@@ -135,3 +138,96 @@ def test_shortcuts_and_starts_that_take_no_factors_are_refused(make: Make) -> No
     for section in ({"init": "pissa"}, {"method": "vera"}):
         with pytest.raises(RecipeError, match="start: init"):
             make("bert", targets=["q"], **section).allocator(method="gradsvd", enable=1.0, options={"start": "svd"})
+
+
+def test_units_of_one_half_are_judged_by_the_other_after_whitening(scene: Scene) -> None:
+    """By the gradients and diagonals of each half, taken layer by layer."""
+    options = {"power": "1.0", "fit": "halves", "whiten": "diagonal", "per": "role", "floor": "1"}
+    allocator = scene.allocator(3, method="gradsvd", uniform_rank=3, batches=4, options=options)
+    tick = allocator.tick(0, 0.0)
+    batches = drawn(scene, 3, 4)
+    halves = [diagonals_and_gradients(scene, batches[place::2]) for place in (0, 1)]
+    for name, score in tick.scores.items():
+        first, second = (whitened(*half[name]) for half in halves)
+        assert score == pytest.approx(cross_fitted(first, second, RANK).sum().item(), rel=1e-3)
+    budget, cost_model = tick.budget, {site.name: site.in_features + site.out_features for site in scene.adapted.sites}
+    by_role: dict[str, int] = {}
+    for site in scene.adapted.sites:
+        by_role[site.role] = by_role.get(site.role, 0) + tick.ranks[site.name] * cost_model[site.name]
+    for role, spent in by_role.items():
+        share = (
+            budget * sum(cost_model[s.name] for s in scene.adapted.sites if s.role == role) / sum(cost_model.values())
+        )
+        dearest = max(cost_model[s.name] for s in scene.adapted.sites if s.role == role)
+        assert share - dearest < spent <= share
+
+
+def test_shuffled_ranks_are_those_of_the_role_in_another_order(scene: Scene, make: Make) -> None:
+    def ranks(which: str, seed: int = 3) -> dict[str, list[int]]:
+        fresh = make("bert", targets=["q", "v", "up", "down"], rank=RANK)
+        options = {"floor": "0", "ranks": which}
+        tick = fresh.allocator(seed, method="gradsvd", uniform_rank=2, batches=2, options=options).tick(0, 0.0)
+        return {
+            role: [tick.ranks[site.name] for site in fresh.adapted.sites if site.role == role]
+            for role in ("q", "v", "up", "down")
+        }
+
+    moved = 0
+    for seed in range(3, 8):  # a role has two sites here, so that half of all orders are as they were
+        scored, shuffled = ranks("scored", seed), ranks("shuffled", seed)
+        assert {role: sorted(of) for role, of in scored.items()} == {role: sorted(of) for role, of in shuffled.items()}
+        moved += scored != shuffled
+    assert moved
+
+
+def keep(
+    name: str,
+    mask: torch.Tensor,
+    seen: dict[str, list[torch.Tensor]],
+    outputs: dict[str, torch.Tensor],
+    module: Any,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
+) -> None:
+    """Take down what a site saw, and its output for the gradient to come."""
+    seen[name].append(inputs[0].detach()[mask])
+    output.retain_grad()
+    outputs[name] = output
+
+
+def diagonals_and_gradients(scene: Scene, batches: list[Any]) -> dict[str, tuple[torch.Tensor, Seen]]:
+    """Site -> its weight's gradient averaged over the rows, and the diagonals by tokens that are no padding."""
+    model = copy.deepcopy(scene.pretrained).requires_grad_(True)
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in scene.adapted.adapters}
+    slopes: dict[str, list[torch.Tensor]] = {name: [] for name in seen}
+    rows = sum(len(batch["labels"]) for batch in batches)
+    for batch in batches:
+        outputs: dict[str, torch.Tensor] = {}
+        hooks = [
+            model.get_submodule(name).register_forward_hook(
+                partial(keep, name, batch["attention_mask"].bool(), seen, outputs)
+            )
+            for name in seen
+        ]
+        (loss(model, batch) * len(batch["labels"])).backward()
+        for name, output in outputs.items():
+            slopes[name].append(output.grad.flatten(0, -2))
+        for hook in hooks:
+            hook.remove()
+    return {
+        name: (
+            model.get_submodule(name).weight.grad / rows,
+            Seen(
+                torch.cat(seen[name]).double().square().mean(dim=0),
+                torch.cat(slopes[name]).double().square().sum(dim=0),
+            ),
+        )
+        for name in seen
+    }
+
+
+def test_directions_that_are_not_the_gradients_own_are_no_start(scene: Scene) -> None:
+    with pytest.raises(RecipeError, match="units start in the gradient's own directions, and whiten diagonal"):
+        scene.allocator(3, method="gradsvd", uniform_rank=2, options={"start": "svd", "whiten": "diagonal"})
+    with pytest.raises(RecipeError, match="two halves need two batches"):
+        scene.allocator(3, method="gradsvd", uniform_rank=2, batches=1, options={"fit": "halves"})

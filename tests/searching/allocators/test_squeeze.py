@@ -45,7 +45,8 @@ def test_it_lands_on_the_budget_with_the_function_of_the_live_units(make: Make, 
     scales = {name: adapter.scale for name, adapter in adapted.adapters.items()}
     ticks = act(scene, allocator, optimizer, range(STEPS))
     everything, final = allocator.everything, allocator.context.budget.parameters
-    assert [tick["budget"] for tick in ticks] == [everything - (everything - final) * cut // 3 for cut in (1, 2, 3)]
+    share = (final / everything) ** (1 / 3)
+    assert [tick["budget"] for tick in ticks] == [int(everything * share), int(everything * share**2), final]
     cheapest = min(adapter.parameters_at(2) - adapter.parameters_at(1) for adapter in adapted.adapters.values())
     for tick in ticks:
         assert tick["budget"] - 3 * cheapest < tick["parameters"] <= tick["budget"]
@@ -66,11 +67,13 @@ def test_it_lands_on_the_budget_with_the_function_of_the_live_units(make: Make, 
     assert_close(evaluated(adapted.model, batch), out, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("ranks", "floor"), [("scored", 0), ("shuffled", 1), ("uniform", 1)])
-def test_it_repeats_and_resumes_before_at_and_between_cuts(make: Make, ranks: str, floor: int) -> None:
+@pytest.mark.parametrize(
+    "options", [{"floor": "0", "basis": "weighted"}, {"ranks": "shuffled"}, {"ranks": "uniform"}], ids=str
+)
+def test_it_repeats_and_resumes_before_at_and_between_cuts(make: Make, options: dict[str, str]) -> None:
     def build(seed: int = 0) -> tuple[Scene, Any]:
         scene = scene_of(make)
-        return scene, squeeze(scene, seed, options={"ranks": ranks, "floor": str(floor)}, uniform_rank=2)
+        return scene, squeeze(scene, seed, options=options, uniform_rank=2)
 
     check_repetition(build)
 
@@ -144,6 +147,27 @@ def test_scores_are_the_formula(make: Make) -> None:
         if (price := sites[name].parameters_at(1)) <= left:
             expected[name], left = expected[name] + 1, left - price
     assert tick.ranks == expected
+
+
+def test_units_of_the_weighted_basis_share_no_score(make: Make) -> None:
+    """The squared weighted entries of the whole update are the sum of its units' scores; those of the plain basis are not."""
+    found = {}
+    for basis in ("svd", "weighted"):
+        scene = scene_of(make, shortcuts=[])
+        disturb(scene.adapted)
+        allocator = squeeze(scene, options={"basis": basis})
+        for step in range(CUTS[0]):
+            allocator.before_forward(step)
+            loss(scene.adapted.model, scene.batches()[step]).backward()
+            allocator.after_backward(step)
+        seen = copy.deepcopy(allocator.seen).take()
+        scores = allocator.unit_scores()
+        for name, adapter in scene.adapted.adapters.items():
+            dense = adapter.scale * adapter.delta.dense().detach().double()
+            whole = (dense.square() * seen[name].gradients[:, None] * seen[name].inputs).sum()
+            found[basis, name] = abs(float(scores[name].sum() / whole) - 1)
+    names = list(scene.adapted.adapters)
+    assert sum(found["weighted", name] for name in names) < 0.5 * sum(found["svd", name] for name in names)
 
 
 def test_controls_have_the_same_ranks_elsewhere_or_the_same_everywhere(make: Make) -> None:
