@@ -322,7 +322,7 @@ def average_is_of_something(draft: Draft) -> Iterator[Problem]:
 def freezing_goes_with_the_rest(draft: Draft) -> Iterator[Problem]:
     """What is said of frozen layers needs them, and they need a step that Python looks at, and no work on tokens below."""
     path = "training.freeze_below"
-    if draft[path] is None:
+    if not draft[path]:
         for name in ("training.freeze_cache", "training.freeze_dtype"):
             if draft.changed(name):
                 yield draft.problem("has no effect: no layers are frozen", name, f"{path}: auto")

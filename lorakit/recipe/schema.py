@@ -409,10 +409,11 @@ class TrainingSection:
         choices=("last", "best"),
         also=("load_best_model_at_end", "save_best_model"),
     )
-    freeze_below: Optional[str] = key(
+    freeze_below: Union[int, str, None] = key(
         None,
-        "this many lower layers get no adapters and no dropout, and are run once a row: a number, or auto, by where gradients are",
-        pattern=(r"auto|[0-9]{1,4}", "null, a number of layers, or auto"),
+        "so many lower layers get no adapters and no dropout, and are run once a row; auto: as many as gradients are small in",
+        words=(AUTO,),
+        low=0,
         also=("frozen_layers", "num_frozen_layers", "freeze_layers"),
     )
     freeze_cache: float = key(

@@ -4,6 +4,8 @@
     step       tokens (frozen (DROPOUT + BACKWARD reach) + 3 paths (on + WATCHED watched))        reach: how deep its gradients go
     scoring    tokens (frozen (1 + BACKWARD) + 3 paths)                                           every site on, without dropout
 
+With frozen lower layers a step is through the others alone, and so is the way back of a scoring pass.
+
 The unit is a multiply-add of a wide matrix product. frozen: the weights of the layers; paths: THIN rank (in + out), summed over all
 sites; 3: forward, the gradient of the input, those of A and B. What the constants say was measured on MiniLM in float32 on one CPU core,
 at batch 8 and 32 with 64 tokens; scripts/search_overhead.py tells how far predictions are from what is measured. On a GPU, where small
@@ -43,7 +45,7 @@ class CostModel:
 
     frozen: weights of the layers; ranks: site -> rank; tokens: of a training batch with its padding; scored: of each batch that a
     search draws, the longest first; share: the budget's part of all sites' parameters; steps: of the training; accumulate: batches
-    a step; parameters: of the model.
+    a step; parameters: of the model; below: the share of the layers that training steps leave out (``training.freeze_below``).
     """
 
     sites: Sequence[Site]
@@ -56,6 +58,7 @@ class CostModel:
     share: float
     steps: int
     accumulate: int
+    below: float = 0.0
 
     @property
     def paths(self) -> float:
@@ -64,8 +67,8 @@ class CostModel:
         return THIN * sum(rank * (site.in_features + site.out_features) for site, rank in shapes)
 
     def batch(self, on: float = 1.0, reach: float = 1.0, watched: float = 0.0) -> float:
-        """A training batch, forward and backward, with these shares of the sites on and watched, down to ``reach`` of the layers."""
-        frozen = self.frozen * (DROPOUT + BACKWARD * reach)
+        """A training batch, forward and backward, with these shares of the sites on and watched, down to ``reach`` of its layers."""
+        frozen = self.frozen * (1 - self.below) * (DROPOUT + BACKWARD * reach)
         return self.tokens * (frozen + 3 * self.paths * (on + WATCHED * watched))
 
     def forward(self, batches: int | None = None) -> float:
@@ -74,12 +77,14 @@ class CostModel:
 
     def scoring(self, batches: int | None = None) -> float:
         """The same with the gradients of every site."""
-        return sum(self.scored[:batches]) * (self.frozen * (1 + BACKWARD) + 3 * self.paths)
+        return sum(self.scored[:batches]) * (self.frozen * (1 + BACKWARD * (1 - self.below)) + 3 * self.paths)
 
     def of_weights(self) -> float:
         """The same with the gradients of the weights under the sites, in place of their A and B."""
         weights = sum(site.in_features * site.out_features for site in self.sites)
-        return sum(self.scored) * (self.frozen * (1 + BACKWARD) + GRADIENT * weights + 2 * self.paths)
+        return sum(self.scored) * (
+            self.frozen * (1 + BACKWARD * (1 - self.below)) + GRADIENT * weights + 2 * self.paths
+        )
 
     def covariances(self) -> float:
         """The same forward with the products of the sites' inputs, and the eigenvalues of those."""

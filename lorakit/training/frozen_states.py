@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import transformers
 from torch import nn
 
 from lorakit.backbone.lower_layers import LowerLayers, modules_below
+from lorakit.errors import DataError
 from lorakit.tasks.batching import PARTS, Batch, Encoded, SummedLoss
 from lorakit.tasks.cache import PART, cache_dir, cached
 from lorakit.training.objective import Objective
@@ -40,7 +41,18 @@ FILE = "states.bin"
 TOGETHER = 16_384
 """Tokens of rows of one length that a GPU computes at once."""
 TELL_EVERY = 10  # seconds
-OWN = "own"
+OF_THE_HEAD = (
+    "id2label",
+    "label2id",
+    "num_labels",
+    "problem_type",
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "use_cache",
+)
+"""What of a configuration has nothing to do with the layers."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -59,7 +71,7 @@ class FrozenStates:
     width: int
     stored: torch.Tensor | None = None
     seconds: float = 0.0
-    told: str = field(default="")
+    told: str = ""
 
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss of numbered batches from their states; of any other batch as it was."""
@@ -132,14 +144,18 @@ class FrozenStates:
             why = f"{room / GIB:.2f} are free" if allowed else f"training.freeze_cache allows {limit:g}"
             self.told = f"their states, {size}, are computed in every step: {why}"
             return
-        begun = time.perf_counter()
-        with cached(NAME + self.key(), self.fill) as folder:
-            shape = int(self.encoded.offsets[-1]), self.width
-            flat = torch.from_file(str(folder / FILE), shared=False, size=shape[0] * shape[1], dtype=self.dtype)
-            self.stored = flat.view(shape)
-            if not folder.name.endswith(PART):
-                os.utime(folder)
-        make_room(limit, NAME + self.key())
+        begun, entry = time.perf_counter(), NAME + self.key()
+        try:
+            with cached(entry, self.fill) as folder:
+                shape = int(self.encoded.offsets[-1]), self.width
+                flat = torch.from_file(str(folder / FILE), shared=False, size=shape[0] * shape[1], dtype=self.dtype)
+                self.stored = flat.view(shape)
+                if not folder.name.endswith(PART):
+                    os.utime(folder)
+        except DataError as error:  # the disk filled up meanwhile
+            self.told = f"their states, {size}, are computed in every step: {error.problems[0].what}"
+            return
+        make_room(limit, entry)
         self.seconds = time.perf_counter() - begun
         self.told = f"their states, {size}, were kept on disk, which took {self.seconds:.1f} s"
 
@@ -182,20 +198,6 @@ class FrozenStates:
                     digest.update(f"{name} {tensor.dtype} {[*tensor.shape]}".encode())
                     digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:40]
-
-
-OF_THE_HEAD = (
-    "id2label",
-    "label2id",
-    "num_labels",
-    "problem_type",
-    "_name_or_path",
-    "transformers_version",
-    "architectures",
-    "use_cache",
-)
-"""What of a configuration has nothing to do with the layers."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def frozen_states(

@@ -67,10 +67,9 @@ def settle_block(parts: Parts, encoded: Encoded) -> None:
         if site.name in measured:
             gains[site.layer] += float(measured[site.name]["gradient"].square().sum())
     count = lower_part(gains)
-    logger.info(
-        "freeze_below: %d of %d layers; gains %s", count, len(gains), " ".join(f"{g / gains.sum():.0%}" for g in gains)
-    )
-    parts.recipe = replace(recipe, training=replace(recipe.training, freeze_below=str(count)))
+    shares = " ".join(f"{share:.0%}" for share in gains / max(gains.sum(), np.finfo(float).tiny))
+    logger.info("%s: %d of %d layers; of the gains they hold %s", KEY, count, len(gains), shares)
+    parts.recipe = replace(recipe, training=replace(recipe.training, freeze_below=count))
     if count:
         parts.sites = above(parts.recipe, parts.backbone, parts.sites)
         parts.budget = choose_budget(
@@ -86,7 +85,7 @@ def lower_part(gains: NDArray[np.float64]) -> int:
 
 def check_freezing(recipe: Recipe) -> None:
     """RecipeError where an update would reach into the tokens of the layers that are frozen, or auto has no gradients to look at."""
-    if recipe.training.freeze_below is None:
+    if not recipe.training.freeze_below:
         return
     if recipe.training.freeze_below == AUTO and methods.get(recipe.adapter.method).block:
         raise RecipeError(

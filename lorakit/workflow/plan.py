@@ -216,6 +216,7 @@ def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
         share=min(parts.budget.parameters / max(sum(parts.costs.values()) + parts.shared_cost, 1), 1.0),
         steps=schedule.total_steps,
         accumulate=training.accumulate,
+        below=frozen_layers(parts.recipe) / len(parts.backbone.anatomy.layers),
     )
 
 

@@ -13,8 +13,8 @@ from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
 from lorakit.errors import UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.recipe.schema import AUTO
 from lorakit.workflow.accelerator import this_process
-from lorakit.workflow.sites import AUTO
 from lorakit.workflow.unfinished import changed_keys, refuse_unfinished
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from lorakit.backbone.lower_layers import KEY as FREEZE_KEY
 from lorakit.backbone.lower_layers import modules_below
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError, nearest
-from lorakit.recipe.schema import AUTO, Recipe
+from lorakit.recipe.schema import Recipe
 from lorakit.searching.allocator import allocators
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[s
 def frozen_layers(recipe: Recipe) -> int:
     """How many lower layers the recipe freezes; 0 where it does not, and where that has not been found yet."""
     given = recipe.training.freeze_below
-    return int(given) if given and given != AUTO else 0
+    return given if isinstance(given, int) else 0
 
 
 def above(recipe: Recipe, backbone: Backbone, sites: list[Site]) -> list[Site]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from lorakit.artifacts.readout_file import read_choice
 from lorakit.artifacts.run import Run, named_runs
 from lorakit.artifacts.standing import standing
+from lorakit.backbone.lower_layers import KEY as FREEZE_KEY
 from lorakit.backbone.readout import READOUT_KEY
 from lorakit.errors import LorakitError, UsageError, command_line
 from lorakit.recipe.keys import plain_values
@@ -74,5 +75,7 @@ def changed_keys(loaded: LoadedRecipe, run: Run) -> list[str]:
     begun, given = plain_values(load_recipe(run.recipe).recipe), plain_values(loaded.recipe)
     if given[READOUT_KEY] == AUTO and (choice := read_choice(run)):  # the run's recipe says what was decided
         given = {**given, READOUT_KEY: choice.chosen}
+    if given[FREEZE_KEY] == AUTO:  # as above
+        given = {**given, FREEZE_KEY: begun[FREEZE_KEY]}
     keys = {**given, **begun}  # an entry of a mapping, such as a site's rank, may be in one of them alone
     return [key for key in keys if given.get(key) != begun.get(key) and key not in FREE_ON_RESUME]

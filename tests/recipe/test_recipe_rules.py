@@ -30,7 +30,7 @@ RULES = [
     ("training: {freeze_cache: 1}", "mine.yaml:3", "training.freeze_cache", "has no effect: no layers are frozen"),
     ("training: {freeze_below: 2, cuda_graphs: true}", "mine.yaml:3", "training.cuda_graphs", "cannot read stored states"),
     ("training: {freeze_below: auto}\nadapter: {shortcuts: [res1]}", "mine.yaml:4", "adapter.shortcuts", "cuts the lower ones off"),
-    ("training: {freeze_below: some}", "mine.yaml:3", "training.freeze_below", "'some' cannot be used here"),
+    ("training: {freeze_below: some}", "mine.yaml:3", "training.freeze_below", "wants a whole number"),
     ("training: {loss: focal, label_smoothing: 0.1}", "mine.yaml:3", "training.label_smoothing", "is for cross_entropy"),
 ]  # fmt: skip
 

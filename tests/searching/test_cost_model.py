@@ -150,3 +150,11 @@ def test_rows_of_one_length_need_no_padding() -> None:
 def test_gradients_of_weights_take_the_place_of_those_of_a_and_b(make) -> None:
     told = cost_model(make("bert"))  # every frozen weight is a site
     assert told.scoring() - told.of_weights() == pytest.approx(150 * (told.paths - GRADIENT * told.frozen))
+
+
+def test_steps_are_through_the_layers_that_are_not_frozen_and_scoring_goes_back_through_these_alone(scene: Scene):
+    whole, upper = cost_model(scene), cost_model(scene, below=0.5)
+    frozen, paths = whole.frozen, whole.paths
+    assert upper.batch() == pytest.approx(70 * (frozen / 2 * (DROPOUT + BACKWARD) + 3 * paths))
+    assert whole.scoring() - upper.scoring() == pytest.approx(150 * frozen * BACKWARD / 2)
+    assert upper.forward() == whole.forward()

@@ -184,6 +184,20 @@ def test_nothing_is_kept_where_rows_are_seen_once_or_there_is_no_room(bench: Ben
     assert full.frozen["bytes"] == 0
 
 
+def test_a_disk_that_fills_up_is_no_end(
+    bench: Bench, kept: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LORAKIT_CACHE_DIR", str(tmp_path / "cache"))
+
+    def fill(self: FrozenStates, folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FrozenStates, "fill", fill)
+    result = bench.train(*FROZEN)
+    assert result.frozen["bytes"] == 0
+    assert outcome(result.run_dir) == kept
+
+
 @pytest.mark.parametrize("settings", [(), (ANEW,)], ids=["kept", "anew"])
 def test_resumed_is_never_stopped(bench: Bench, kept: dict[str, Any], tmp_path: Path, settings: tuple[str, ...]):
     """Also where what may be kept has changed meanwhile."""
@@ -198,6 +212,7 @@ def test_the_run_is_like_any_other(bench: Bench):
     result = bench.train(*FROZEN)
     evaluated = lorakit.evaluate(result.run_dir, task="custom")
     assert evaluated.scores[result.metric] == result.last[result.metric]
+    assert lorakit.merge(result.run_dir).largest_difference < 1e-4
     assert (result.sites_total, result.frozen["layers"], result.frozen["of"]) == (2, 1, 2)
     assert read_run(Run(result.run_dir)).outcome.frozen.startswith(
         "1 of 2 layers were frozen, and run once a row, which took "

@@ -52,7 +52,7 @@ def gains(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     def measure(parts: Any, encoded: Any, what: str, whose: str, stream: str) -> dict[str, dict[str, torch.Tensor]]:
         assert (what, whose) == ("gradient", "training.freeze_below: auto")
-        assert not parts.recipe.training.freeze_below.isdecimal()
+        assert parts.recipe.training.freeze_below == "auto"
         return {s.name: {"gradient": torch.full((2, 1), (found[s.layer] / 4) ** 0.5)} for s in parts.sites}
 
     monkeypatch.setattr(freeze, "measure", measure)
@@ -64,7 +64,7 @@ def test_auto_becomes_a_number_in_the_run(bench: Bench, tmp_path: Path, gains: l
     settings = (*four_layers(bench), "training.freeze_below=auto")
     result = bench.train(*settings, run_dir=tmp_path / "run")
     assert (result.frozen["layers"], result.frozen["of"]) == (2, 4)
-    assert load_recipe(str(tmp_path / "run")).recipe.training.freeze_below == "2"
+    assert load_recipe(str(tmp_path / "run")).recipe.training.freeze_below == 2
     numbered = bench.train(*four_layers(bench), "training.freeze_below=2", run_dir=tmp_path / "numbered")
     assert (result.sites_total, result.budget) == (numbered.sites_total, numbered.budget) == (4, 4 * 4 * 64)
     assert lorakit.evaluate(tmp_path / "run", task="custom").scores[result.metric] == result.last[result.metric]
@@ -86,10 +86,10 @@ def test_auto_may_find_that_all_layers_are_wanted(bench: Bench, tmp_path: Path, 
 
 def test_real_gradients_are_looked_at_without_a_trace(bench: Bench, tmp_path: Path):
     """The training is that of the number that was found."""
-    result = bench.train("training.freeze_below=auto", "model.head=probe", run_dir=tmp_path / "auto")
+    result = bench.train("training.freeze_below=auto", "model.head_start=fitted", run_dir=tmp_path / "auto")
     found = load_recipe(str(tmp_path / "auto")).recipe.training.freeze_below
     assert result.frozen.get("layers", 0) == int(found or 0)
-    bench.train(f"training.freeze_below={found}", "model.head=probe", run_dir=tmp_path / "number")
+    bench.train(f"training.freeze_below={found}", "model.head_start=fitted", run_dir=tmp_path / "number")
     assert records(tmp_path / "auto")["metrics"] == records(tmp_path / "number")["metrics"]
 
 

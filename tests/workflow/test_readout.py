@@ -104,7 +104,7 @@ def test_the_lowest_loss_over_folds_decides(bench, family, names):
     parts = assemble(bench.load(AUTO, family=family))
     choice = decide(parts)
     labels = np.asarray(parts.data.splits["train"]["label"])
-    expected = {name: folds_by_hand(features, labels) for name, features in parts.frozen.items()}
+    expected = {name: folds_by_hand(features, labels) for name, features in parts.features.items()}
     assert choice.losses.keys() == names
     assert choice.losses == pytest.approx(expected, rel=1e-4)
     assert choice.chosen == min(expected, key=expected.get)
@@ -190,7 +190,7 @@ def test_the_losses_are_told_before(bench):
 def test_candidates_that_are_the_familys_own_are_left_out(bench, monkeypatch):
     parts = assemble(bench.load(AUTO))
     features = dict(training_features(parts, "own", "cls", "mean", "layers"))
-    parts.frozen["cls"] = features["own"].copy()
+    parts.features["cls"] = features["own"].copy()
     assert "cls" not in decide(parts).losses
 
 
