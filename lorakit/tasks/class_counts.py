@@ -30,8 +30,8 @@ def measure_of(
     classes = 1 + max(1, int(predictions.max()), int(references.max()))
 
     def measure(times: NDArray[np.int64]) -> float:
-        hits = np.bincount(references, times * right, classes)
-        return float(formula(hits, np.bincount(predictions, times, classes), np.bincount(references, times, classes)))
+        sums = ((references, times * right), (predictions, times), (references, times))
+        return float(formula(*(np.bincount(ids, weights, classes).astype(float) for ids, weights in sums)))
 
     return measure
 
