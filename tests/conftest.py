@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 
 pytest.register_assert_rewrite("support")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before torch is imported: on models this small, threads only wait for each other, and a worker for the other's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Processes that tests start import this copy of lorakit, whichever one is installed and wherever they run.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 

@@ -202,6 +202,8 @@ class AdaptedModel:
         chosen = set(self.on if sites is None else sites)
         own = sum(self.adapters[name].parameters_at(self.adapters[name].units.live) for name in chosen)
         used = {f"{SHARED}.{group}" for group in self.shared if chosen & set(self.sites_sharing(group))}
+        if not used:
+            return own
         return own + sum(
             tensor.parameter.numel()
             for tensor in self.trained()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -53,7 +54,7 @@ def read_text(path: Path, problems: Problems) -> str | None:
 def parse(text: str, place: Place, problems: Problems) -> yaml.Node | None:
     """The YAML node of ``text``, scalars unresolved, or None: with a problem that names line and column, or where it is empty."""
     try:
-        return yaml.compose(text, Loader=yaml.BaseLoader)
+        return compose(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -66,6 +67,13 @@ def parse(text: str, place: Place, problems: Problems) -> yaml.Node | None:
     except RecursionError:
         problems.add("is nested too deeply to be a recipe", where=place(1))
     return None
+
+
+@lru_cache(maxsize=16)
+def compose(text: str) -> yaml.Node | None:
+    """PyYAML's node, not to be changed. One command reads a run's recipe several times over, which is most of a restoring."""
+    node: yaml.Node | None = yaml.compose(text, Loader=yaml.BaseLoader)
+    return node
 
 
 def syntax_hint(line: str, what: str) -> str:

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
 from lorakit.errors import LorakitError, RecipeError
 from lorakit.recipe.document import SUFFIXES, missing_file, shown
 from lorakit.recipe.draft import Draft
-from lorakit.recipe.keys import key_values, recipe_keys
+from lorakit.recipe.keys import key_values, recipe_keys, section_keys
 from lorakit.recipe.overlays import Overlay, read_file, read_overrides
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.rules import BUDGETS, check
@@ -163,18 +163,41 @@ def with_usual(recipe: Recipe) -> Recipe:
 
 
 def build(values: dict[str, Any]) -> Recipe:
-    """The dataclasses from checked values by key path, through OmegaConf's strict structured merge."""
-    nested: dict[str, dict[str, Any]] = {}
+    """The dataclasses from checked values by key path, through OmegaConf's strict structured merge.
+
+    Only what is not the default is merged: a run's recipe spells all of them out, and a merge takes as long as its values are many.
+    """
+    given: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
         section, name = path.split(".")
-        nested.setdefault(section, {})[name] = value
-    return cast(Recipe, OmegaConf.to_object(OmegaConf.merge(structure(), nested)))
+        if repr(value) != usual_values()[path]:
+            given.setdefault(section, {})[name] = value
+    sections: dict[str, Any] = {}
+    for section, names in section_keys().items():
+        if section in given or any(recipe_keys()[f"{section}.{name}"].mandatory for name in names):
+            merged = OmegaConf.merge(structure(section), given.get(section, {}))
+            sections[section] = OmegaConf.to_object(merged)
+        else:
+            sections[section] = section_type(section)()
+    return Recipe(**sections)
 
 
 @cache
-def structure() -> DictConfig:
-    """The recipe's sections, keys, types and defaults as OmegaConf knows them; ``merge`` copies it and leaves it as it is."""
-    return OmegaConf.structured(Recipe)
+def usual_values() -> dict[str, str]:
+    """Each key's default as ``repr`` writes it, which tells 1 from 1.0 and True."""
+    return {path: repr(key.default) for path, key in recipe_keys().items()}
+
+
+@cache
+def section_type(section: str) -> type[Any]:
+    """The dataclass of one section."""
+    return cast(type[Any], get_type_hints(Recipe)[section])
+
+
+@cache
+def structure(section: str) -> DictConfig:
+    """A section's keys, types and defaults as OmegaConf knows them; ``merge`` copies it and leaves it as it is."""
+    return OmegaConf.structured(section_type(section))
 
 
 def merge(overlays: Sequence[Overlay]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -83,7 +83,8 @@ def read_overrides(overrides: Sequence[str], problems: Problems) -> Overlay:
         if len(problems) > before:
             continue
         if isinstance(node, yaml.ScalarNode) and node.style is None and " #" in text:
-            node.value = text.strip()  # a comment to YAML; nobody writes one here, and the name of a folder may hold it
+            # A comment to YAML; nobody writes one here, and the name of a folder may hold it.
+            node = yaml.ScalarNode(node.tag, text.strip(), node.start_mark, node.end_mark)
         if path in section_keys():
             read_section(path, node or null_node(), overlay, place, problems)
         elif path in recipe_keys():

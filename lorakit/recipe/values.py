@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import yaml
@@ -213,5 +214,16 @@ OneLine.add_representer(str, OneLine.represent_text)
 
 def written(value: Any) -> str:
     """A value as YAML on one line: ``[q, v]``, ``0.0005``, ``null``."""
+    return written_word(value) if type(value) is str else dumped(value)
+
+
+def dumped(value: Any) -> str:
+    """What ``written`` gives, by PyYAML."""
     text: str = yaml.dump(value, Dumper=OneLine, default_flow_style=True, width=10**9, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
+
+
+@lru_cache(maxsize=1024)
+def written_word(text: str) -> str:
+    """The same of text: two thirds of a recipe's values are a few words and the names of keys, again and again."""
+    return dumped(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 from lorakit.errors import DataError
@@ -30,6 +31,12 @@ def read_bundled() -> dict[str, Table]:
             where=str(path),
             hint=INSTALL,
         )
+    return {split: table.select(range(len(table))) for split, table in parse(path).items()}
+
+
+@cache
+def parse(path: Path) -> dict[str, Table]:
+    """The tables in the file, which is always the same one: read once, however many trainings a process runs."""
     table = whole(read_csv(path))
     table = table.select([row for row, source in enumerate(table.column("source")) if source == "rotten_tomatoes"])
     table.columns["idx"] = list(range(len(table)))

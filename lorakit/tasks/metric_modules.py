@@ -36,7 +36,18 @@ class LocalMetric(evaluate.Metric):
             description=type(self).__doc__ or "", citation="", inputs_description="", features=features
         )
 
-    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+    def compute(self, *, predictions: Any = None, references: Any = None, **settings: Any) -> dict[str, float] | None:
+        """The score of what is given, in its kind of number and without a table of Arrow in between; else of what was added before."""
+        if predictions is None or references is None:
+            scores: dict[str, float] | None = super().compute(
+                predictions=predictions, references=references, **settings
+            )
+            return scores
+        return self._compute(
+            *(np.asarray(each).astype(self.dtype, casting="same_kind") for each in (predictions, references))
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         return {self.key: type(self).formula(np.asarray(predictions), np.asarray(references))}
 
 

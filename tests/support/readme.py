@@ -25,6 +25,7 @@ import typer
 
 from lorakit.cli.app import app, main
 from lorakit.recipe.keys import recipe_keys, section_keys
+from lorakit.workflow import train as training
 
 ROOT = Path(__file__).parents[2]
 READMES = [ROOT / "README.md", ROOT / "scripts" / "README.md", *sorted((ROOT / "lorakit").rglob("README.md"))]
@@ -68,7 +69,11 @@ def blocks(readme: Path) -> list[Block]:
 
 
 def play(readme: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, slow: bool) -> int:
-    """Run a README's blocks in the working folder; how many commands were run. slow: those that are marked so too."""
+    """Run a README's blocks in the working folder; how many commands were run. slow: those that are marked so too.
+
+    A training draws no figures; a report does.
+    """
+    monkeypatch.setattr(training, "draw", lambda *arguments: None)
     ran = 0
     for block in blocks(readme):
         if block.mark == "file":

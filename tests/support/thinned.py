@@ -13,11 +13,14 @@ def thinned(cases: Iterable[Any], every: int) -> list[Any]:
     return [as_parameter(case, slow=place % every > 0) for place, case in enumerate(cases)]
 
 
-def crossed(rows: Iterable[Any], columns: Iterable[Any]) -> list[Any]:
-    """All pairs; half of them, as on a chessboard, are slow: each row meets half of the columns in the default run."""
+def crossed(rows: Iterable[Any], columns: Iterable[Any], *, turn: int) -> list[Any]:
+    """All pairs; in the default run each row meets one column, each next row the next one, and the others are slow.
+
+    turn: where the first row begins. Over as many turns as there are columns, every row meets every column.
+    """
     columns = list(columns)
     return [
-        as_parameter((row, column), slow=(down + across) % 2 > 0)
+        as_parameter((row, column), slow=(down + turn - across) % len(columns) > 0)
         for down, row in enumerate(rows)
         for across, column in enumerate(columns)
     ]

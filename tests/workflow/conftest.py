@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.runs import BASELINES, SEARCH, Bench
+from support.runs import SEARCH, Bench
 
 import lorakit
 from lorakit.workflow.train import TrainResult
@@ -13,7 +13,7 @@ from lorakit.workflow.train import TrainResult
 @pytest.fixture(scope="session")
 def finished(bench: Bench) -> TrainResult:
     """A run of plain LoRA trained to its end, figures and all. Not to be written into."""
-    return lorakit.train(bench.load(BASELINES, name="finished"))
+    return lorakit.train(bench.load(name="finished"))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 from support.every_family import tiny_classifier
-from support.runs import SEARCH, Bench, edited_json, records, without
+from support.runs import BASELINES, SEARCH, Bench, edited_json, records, without
 from transformers import AutoModel, AutoTokenizer
 
 import lorakit
@@ -46,18 +46,19 @@ def test_a_model_without_a_state_for_each_token_has_no_features(bench: Bench, tm
     assert caught.value.problems[0].key == "evaluation.baselines"
 
 
-def test_the_summary_has_the_majoritys_share(bench: Bench, finished: lorakit.TrainResult):
+def test_the_summary_has_the_majoritys_share(bench: Bench):
+    run = bench.train(BASELINES, "training.max_steps=1")
     labels = {
         name: [row["label"] for row in csv.DictReader((bench.data() / f"{name}.csv").open())]
         for name in ("train", "validation")
     }
     most = Counter(labels["train"]).most_common(1)[0][0]
     share = accuracy_score(labels["validation"], [most] * len(labels["validation"]))
-    found = {baseline.name: baseline for baseline in finished.baselines}
+    found = {baseline.name: baseline for baseline in run.baselines}
     assert set(found) == {"majority", "tfidf"}
     assert found["majority"].scores["accuracy"] == pytest.approx(share)
     assert found["majority"].title == f"always {most}"
-    saved = read_json(finished.run_dir / "summary.json")
+    saved = read_json(run.run_dir / "summary.json")
     assert saved["baselines"][0]["scores"] == found["majority"].scores
 
 
@@ -103,12 +104,11 @@ def test_the_report_shows_classes_as_eval_does(bench: Bench):
 
 
 @pytest.mark.parametrize("spoilt", [[[1, 2]], [[1, -2], [0, 1]], "all", [[1.5, 0], [0, 1]]])
-def test_a_broken_confusion_is_one_error_that_names_the_file(bench: Bench, spoilt: object):
-    run = bench.train("training.max_steps=1")
-    with edited_json(run.run_dir / "summary.json") as summary:
+def test_a_broken_confusion_is_one_error_that_names_the_file(copied: Path, spoilt: object):
+    with edited_json(copied / "summary.json") as summary:
         summary["confusion"] = spoilt
     with pytest.raises(RunError, match=r"confusion|is not a run's summary"):
-        lorakit.report(run.run_dir)
+        lorakit.report(copied)
 
 
 def test_numbers_to_predict_have_no_baselines(bench: Bench):

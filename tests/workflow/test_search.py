@@ -16,6 +16,7 @@ from lorakit.artifacts.run import Run
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import load_recipe
 from lorakit.searching.proxy import Probe, Proxy, proxies
+from lorakit.workflow import train as running
 from lorakit.workflow.search import SearchResult
 from lorakit.workflow.setup import adapt, assemble
 
@@ -51,10 +52,17 @@ adapter:
   {{targets: [q, v], rank: {RANK}, alpha: 6, shortcuts: [res1, mid], shortcut_rank: {SHORTCUT_RANK}, shortcut_alpha: 3}}
 {SEARCH}
 training: {{epochs: 1, batch_size: 8}}
+evaluation: {{baselines: []}}
 run: {{offline: true, seed: 3}}
 """
     )
     return folder
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures would take half of the time."""
+    monkeypatch.setattr(running, "draw", lambda *arguments: None)
 
 
 def search(place: Path, *overrides: str, emit: Path | None = None) -> SearchResult:

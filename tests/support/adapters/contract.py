@@ -34,6 +34,7 @@ from torch.testing import assert_close
 
 from lorakit.adapters.adapted_model import HEAD
 from lorakit.adapters.counting import costs, shared_cost
+from lorakit.adapters.method import methods
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError, RunError
 from lorakit.recipe.schema import AdapterSection
@@ -50,13 +51,13 @@ def contract(
     rank: int = RANK,
     **section: Any,
 ) -> Callable[..., None]:
-    """A test of every check on every family, half of them in the default run.
+    """A test of every check on every family; in the default run of each on one, another one for each method.
 
     parameters: (rank, in, out) -> trained parameters of a site, or Site -> that number where it depends on more; shared: (rank, sites) ->
     trained parameters that sites have in common; all as the paper has it; section: what else the adapter section says.
     """
 
-    pairs = crossed(CHECKS, families)
+    pairs = crossed(CHECKS, families, turn=methods.names().index(method))
 
     @pytest.mark.parametrize(("check", "family"), pairs, ids=named)
     def test(check: Callable[[Case], None], family: str, fresh: Fresh) -> None:
