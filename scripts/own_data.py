@@ -29,9 +29,10 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from lorakit.artifacts.files import read_json, write_json
 from lorakit.artifacts.run import environment
+from lorakit.backbone.readout import MEAN
 from lorakit.recipe.load import load_recipe
 from lorakit.tasks.baselines import frozen, majority, tfidf
-from lorakit.workflow.baselines import features_of
+from lorakit.workflow.frozen_features import read_features
 from lorakit.workflow.setup import assemble
 
 PEER = Path(__file__).with_name("setfit_peer.py")
@@ -120,8 +121,9 @@ def simple(own: Path, test: Path) -> dict[str, Any]:
     parts = assemble(load_recipe(own, ["run.offline=true", f"task.test={json.dumps(str(test))}"]))
     train, rows, task = parts.data.splits["train"], parts.data.splits["test"], parts.task
     labels, references = np.asarray(train["label"]), np.asarray(rows["label"])
-    inputs, _ = features_of(parts, train, "train")
-    outputs, _ = features_of(parts, rows, "test")
+    inputs, outputs = (
+        read_features(parts, encoded, (MEAN,))[MEAN] for encoded in parts.encode("train", "test").values()
+    )
     found = [
         majority(task, labels, references),
         tfidf(task, train, rows),
