@@ -184,7 +184,7 @@ def work(question: Question, until: float) -> None:
     from evidence_unit import run
 
     from lorakit.artifacts.lock import claimed
-    from lorakit.errors import LorakitError
+    from lorakit.errors import Interrupted, LorakitError
 
     logging.disable(logging.INFO)
     failed: set[Path] = set()
@@ -201,6 +201,8 @@ def work(question: Question, until: float) -> None:
                 started = time.perf_counter()
                 try:
                     run(unit, question.text).write(file)
+                except Interrupted:  # by Ctrl-C or SIGTERM: this training is lost, what was finished is kept
+                    return
                 except LorakitError as error:
                     failed.add(file)
                     print(f"{unit.task} {unit.rate} {unit.seed} {unit.side}: {error}", flush=True)

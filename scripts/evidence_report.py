@@ -22,7 +22,7 @@ MEASURES = {"log_loss": NATS, "accuracy": POINTS}
 @dataclass(frozen=True)
 class Cell:
     """A side on a task at a rate: by seed the losses and hits of every test row (rows,), and what its trainings told; most_common:
-    the share of the most common label.
+    the share of the most common label; curve: shares of the steps and the log-loss of the first test rows there (points,).
     """
 
     side: str
@@ -33,6 +33,7 @@ class Cell:
     hits: dict[int, Array]
     told: dict[int, dict[str, Any]]
     most_common: float
+    curve: tuple[Array, Array] | None
 
     @classmethod
     def read(cls, question: Any, side: str, task: str, rate: str) -> Cell | None:
@@ -50,6 +51,7 @@ class Cell:
             {seed: right(each.logits, each.labels) for seed, each in found.items()},
             {seed: each.told for seed, each in found.items()},
             most_common(next(iter(found.values())).labels),
+            mean_curve([*found.values()]),
         )
 
     def better_than(self, other: Cell, measure: str) -> Array | None:
@@ -89,6 +91,42 @@ class Cell:
 def most_common(labels: NDArray[np.integer[Any]]) -> float:
     """The share of the most common label."""
     return float(np.bincount(labels).max() / len(labels))
+
+
+def mean_curve(outcomes: Sequence[Outcome]) -> tuple[Array, Array] | None:
+    """Shares of the steps, and the tempered log-loss at each, the mean over seeds; None where none was taken."""
+    taken = [each for each in outcomes if each.curve]
+    if not taken:
+        return None
+    losses = [
+        [float(tempered_losses(logits, each.labels[: len(logits)]).mean()) for logits in each.curve["logits"]]
+        for each in taken
+    ]
+    return taken[0].curve["steps"] / taken[0].curve["steps"][-1], np.mean(losses, axis=0)
+
+
+def share_to_reach(curve: tuple[Array, Array], target: float) -> float | None:
+    """The share of the steps after which a log-loss is first as low as ``target``, between points by a line; None where it never is."""
+    shares, losses = curve
+    reached = np.flatnonzero(losses <= target)
+    if not len(reached):
+        return None
+    place = int(reached[0])
+    if place == 0:
+        return float(shares[0])
+    before, after = losses[place - 1], losses[place]
+    return float(shares[place - 1] + (shares[place] - shares[place - 1]) * (before - target) / (before - after))
+
+
+def speed_table(cells: Sequence[Cell], reference: str) -> str:
+    """Side by task: the share of the steps that it needs for the log-loss at which the reference ends."""
+    ends = {cell.task: float(cell.curve[1][-1]) for cell in cells if cell.side == reference and cell.curve}
+    rows: dict[str, dict[str, str]] = {}
+    for cell in cells:
+        if cell.curve and cell.task in ends:
+            share = share_to_reach(cell.curve, ends[cell.task])
+            rows.setdefault(cell.side, {})[cell.task] = "never" if share is None else f"{share:.2f}"
+    return grid(("side", *ends), [(side, *(of.get(task, "") for task in ends)) for side, of in rows.items()])
 
 
 def average(by_seed: dict[int, Array]) -> float:
@@ -163,6 +201,9 @@ def report(question: Any) -> str:
             side: {measure: {task: each.to_dict() for task, each in by.items()} for measure, by in of.items()}
             for side, of in gaps.items()
         }
+        if any(cell.curve for cell in cells):
+            what = f"The share of the steps that a side needs for the log-loss at which `{question.reference}` ends:"
+            text += ["", what, "", speed_table(cells, question.reference)]
         draw(gaps, question.out / f"{question.name}.png", question.given["title"])
     write_json(question.out / f"{question.name}.json", record)
     write_text(question.out / f"{question.name}.md", "\n".join(text) + "\n")

@@ -24,8 +24,10 @@ from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.training.evaluation import predict_logits
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loop import train as run_loop
+from lorakit.training.optim import base_rate
 from lorakit.workflow.parts import encode_rows
 from lorakit.workflow.prepare import prepare
+from lorakit.workflow.readout import settle_readout
 from lorakit.workflow.setup import assemble
 
 TEST, HELD = "test", "held"
@@ -163,6 +165,7 @@ def run(unit: Unit, text: Path) -> Outcome:
         parts = assemble(loaded)
         curve = Curve(unit.curve)
         started = time.perf_counter()
+        loaded, parts, readout = settle_readout(loaded, parts)
         training = prepare(loaded, parts, Run(folder / "run"), [curve] if unit.curve else [])
         prepared = time.perf_counter() - started
         rows = parts.data.splits[parts.task.validation[0]]
@@ -175,10 +178,12 @@ def run(unit: Unit, text: Path) -> Outcome:
             "task": unit.task,
             "rate": unit.rate,
             "seed": unit.seed,
-            "lr": max(training.optimizer.defaults["lr"], *(g["initial_lr"] for g in training.optimizer.param_groups)),
+            "lr": training.state.rate["lr"] if training.state.rate else base_rate(training.recipe),
+            "found_rate": training.state.rate,
+            "readout": readout.chosen if readout else parts.recipe.model.readout,
             "steps": training.state.step,
             "seconds": training.state.seconds,
-            "prepared": prepared,
+            "prepared": prepared,  # adapters, a fitted head, states of frozen layers
             "adapter_parameters": training.adapted.adapter_parameters(),
             "head_parameters": training.adapted.head_parameters(),
             "losses": [record["loss"] for record in training.run.metrics() if "loss" in record],

@@ -128,3 +128,12 @@ def test_a_question_tunes_each_side_and_waits_for_it(tmp_path):
     assert question.waiting
     assert question.reference == "a"
     assert {unit.scored for unit in question.units() if unit.rate != "auto"} == {"held"}
+
+
+def test_steps_to_a_loss_are_read_between_the_points():
+    import evidence_report
+
+    curve = (np.array([0.25, 0.5, 0.75, 1.0]), np.array([0.9, 0.5, 0.3, 0.4]))
+    assert evidence_report.share_to_reach(curve, 0.4) == pytest.approx(0.625)
+    assert evidence_report.share_to_reach(curve, 0.95) == 0.25
+    assert evidence_report.share_to_reach(curve, 0.2) is None
