@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -86,3 +86,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory, tiny: TinyModels) -> Bench:
     from support.runs import Bench
 
     return Bench(tmp_path_factory.mktemp("bench"), tiny)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Neighbours share trainings, so with ``-n`` alone, too, a worker takes tests in a row, as with ``--dist worksteal``."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
