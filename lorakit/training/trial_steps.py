@@ -1,13 +1,9 @@
-"""A few optimiser steps that are undone again: how far the model's answers move at a learning rate.
+"""A few optimiser steps that are undone again: how far the adapters alone bring the loss down at a learning rate.
 
-    D(lr) = root mean square, over probe rows and outputs, of the change of the logits after ``STEPS`` steps of AdamW at lr,
-            without what all rows have in common
+    D(lr) = (L - L') / L        L, L': the training's loss of probe rows before and after ``STEPS`` steps of AdamW at lr, without dropout
 
 The steps are the training's own first ones, with its loss, its batches, its clipping and its optimiser's groups, at one rate without a
-warm-up; logits are without dropout. A head that has a rate of its own stands still: what it does says nothing of the adapters' rate.
-What all rows have in common is the frequency of the classes, which a head learns at once where they are uneven, whatever the rate is. Of
-classes that exclude each other a shift that all logits of a row have in common counts nothing either, as softmax does not see it;
-numbers to predict are measured by the deviation of the training rows' labels.
+warm-up. The head stands still: it learns how frequent the classes are at once, whatever the adapters do.
 """
 
 from __future__ import annotations
@@ -36,7 +32,7 @@ if TYPE_CHECKING:
 STEPS = 8
 """Optimiser steps of a trial."""
 ROWS = 64
-"""Training rows whose logits are looked at."""
+"""Training rows whose loss is looked at."""
 
 
 class Trials:
@@ -51,21 +47,24 @@ class Trials:
         self.stream = generator(training.recipe.run.seed, "rate")
         self.seed = int(torch.randint(2**31, (), generator=self.stream))
         self.probe = self.probe_batches()
-        section = training.recipe.training
-        self.section = section if section.head_lr is None else replace(section, head_lr=0.0)
-        self.scale = scale_of_outputs(training)
-        self.before: list[torch.Tensor] | None = None
+        self.section = replace(training.recipe.training, head_lr=0.0)
+        self.before: float | None = None
 
-    def change(self, lr: float) -> float:
-        """D at ``lr``, the same number on every process; inf where the model diverged. Nothing of the training is changed."""
+    def fall(self, lr: float) -> float:
+        """D at ``lr``, the same number on every process, below 0 where the loss rises; -inf where the model diverged.
+
+        Nothing of the training is changed.
+        """
         training = self.training
         with undone(training, self.seed):
             if self.before is None:
-                self.before = self.logits()
+                self.before = self.loss()
             optimizer = make_optimizer(training.adapted, self.section, lr)
             for step_batch in self.steps:
                 take(training, optimizer, step_batch)
-            return self.distance(self.logits(), self.before)
+            after = self.loss()
+        fall = (self.before - after) / self.before if self.before else 0.0
+        return fall if math.isfinite(fall) else -math.inf
 
     def probe_batches(self) -> list[Batch]:
         """At most ``ROWS`` training rows, drawn from a stream of their own, this process's part of them."""
@@ -75,31 +74,20 @@ class Trials:
         places = evaluation_batches(lengths, recipe.evaluation.batch_size, equal=encoded.padding.equal)
         accelerator = self.training.accelerator
         mine = places[accelerator.process_index :: accelerator.num_processes]
-        return [encoded.collate([rows[place] for place in part]) for part in mine]
+        loader = self.training.loader  # which knows how much the rows of each class weigh
+        return [loader.collate([rows[place] for place in part], rows) for part in mine]
 
     @torch.no_grad()
-    def logits(self) -> list[torch.Tensor]:
-        """(rows, outputs) of each batch of the probe."""
-        model = self.training.adapted.model
+    def loss(self) -> float:
+        """The mean loss of the probe's rows, of all processes."""
+        model, objective, accelerator = self.training.adapted.model, self.training.objective, self.training.accelerator
         model.eval()
-        found = [self.training.objective.logits(model, batch) for batch in self.probe]
+        summed = torch.zeros(2, device=accelerator.device)
+        for batch in self.probe:
+            summed += torch.stack([objective.summed(model, batch), summed.new_tensor(len(batch["labels"]))])
         model.train()
-        return found
-
-    def distance(self, after: list[torch.Tensor], before: list[torch.Tensor]) -> float:
-        """The root mean square of what lies between two sets of logits, of all processes' rows."""
-        accelerator = self.training.accelerator
-        rows, first, second = (torch.zeros((), device=accelerator.device) for _ in range(3))
-        for new, old in zip(after, before, strict=True):
-            moved = new - old
-            if not (self.training.task.regression or self.training.objective.multi_label):
-                moved -= moved.mean(dim=1, keepdim=True)
-            rows, first, second = rows + len(moved), first + moved.sum(dim=0), second + moved.square().sum(dim=0)
-        outputs = self.training.task.num_labels
-        sums: Any = accelerator.reduce(torch.stack([part.expand(outputs) for part in (rows, first, second)]))
-        rows, first, second = sums
-        variance = float((second / rows - (first / rows).square()).clamp_min(0).mean())
-        return math.sqrt(variance) / self.scale if math.isfinite(variance) else math.inf
+        total: Any = accelerator.reduce(summed)
+        return float(total[0] / total[1])
 
 
 def all_steps(training: Training) -> Iterator[StepBatch]:
@@ -133,11 +121,3 @@ def undone(training: Training, seed: int) -> Iterator[None]:
         with torch.no_grad():
             for tensor, value in zip(held, before, strict=True):
                 tensor.copy_(value)
-
-
-def scale_of_outputs(training: Training) -> float:
-    """What a change of the outputs is measured by: 1, or of numbers to predict the deviation of the training rows'."""
-    labels = training.loader.encoded.labels
-    if not training.task.regression or labels is None or len(labels) < 2:
-        return 1.0
-    return float(labels.double().std()) or 1.0

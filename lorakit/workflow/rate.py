@@ -10,7 +10,7 @@ from pathlib import Path
 from lorakit.artifacts.run import Run
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.tasks.task import TaskData
-from lorakit.training.rate import CHANGE, FoundRate, search_rate, usual_rate
+from lorakit.training.rate import FALL, FoundRate, search_rate, usual_rate
 from lorakit.training.training import Training
 from lorakit.training.trial_steps import Trials
 from lorakit.workflow.prepare import prepare
@@ -18,7 +18,7 @@ from lorakit.workflow.setup import assemble
 
 
 def preview_rate(
-    recipe: AnyRecipe, overrides: Sequence[str] = (), *, data: TaskData | None = None, target: float = CHANGE
+    recipe: AnyRecipe, overrides: Sequence[str] = (), *, data: TaskData | None = None, target: float = FALL
 ) -> FoundRate:
     """The rate that a training of this recipe would find, whatever rate the recipe gives; nothing is written.
 
@@ -26,37 +26,37 @@ def preview_rate(
         recipe: the name of a shipped recipe, a YAML file, a run's folder, a file of data, or a recipe that is loaded.
         overrides: ``KEY=VALUE`` each, which win over the recipe.
         data: the rows, where they are at hand already.
-        target: how far the first steps of a short training should move the logits.
+        target: by what share the first steps of a short training should bring the loss down.
 
     Returns:
         The rate, and what was tried for it.
 
     Raises:
         RecipeError: for a wrong recipe, or one that does not fit its model.
-        RunError: where no rate moves the model's answers, or every one breaks it.
+        RunError: where no rate brings the loss down.
 
     Example:
         >>> preview_rate("demo").lr                                            # doctest: +SKIP
         0.0021
     """
     with about_to_train(recipe, overrides, data) as training:
-        return search_rate(Trials(training).change, usual_rate(training.recipe), training.schedule.total_steps, target)
+        return search_rate(Trials(training).fall, usual_rate(training.recipe), training.schedule.total_steps, target)
 
 
-def measure_changes(
+def measure_falls(
     recipe: AnyRecipe, rates: Sequence[float], overrides: Sequence[str] = (), *, data: TaskData | None = None
 ) -> list[float]:
-    """How far the first steps of a training at each of these rates move its logits (``training.trial_steps``), inf where they break it.
+    """By what share the first steps at each of these rates bring a training's loss down (``training.trial_steps``); -inf: they break it.
 
     Args, errors: those of ``preview_rate``.
 
     Example:
-        >>> measure_changes("demo", [1e-3, 2e-3])                              # doctest: +SKIP
+        >>> measure_falls("demo", [1e-3, 2e-3])                              # doctest: +SKIP
         [0.021, 0.048]
     """
     with about_to_train(recipe, overrides, data) as training:
         trials = Trials(training)
-        return [trials.change(rate) for rate in rates]
+        return [trials.fall(rate) for rate in rates]
 
 
 @contextmanager

@@ -178,7 +178,7 @@ def rate_words(run: Run) -> str:
     record = read_record(run.rate, what)
     with reading(run.rate, what):
         found = FoundRate(**{name: value for name, value in record.items() if name != "seconds"})
-        check_numbers(found.lr, *found.rates, *(change for change in found.changes if change is not None))
+        check_numbers(found.lr, *found.rates, *(fall for fall in found.falls if fall is not None))
         return f"Its learning rate, {found.lr:.3g}, was found in {duration(record['seconds'])}: {told(found)}."
 
 

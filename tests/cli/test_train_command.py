@@ -55,7 +55,7 @@ def test_what_the_head_reads_is_told_where_it_was_found(cli, here, workflow):
 
 def test_a_rate_that_was_found_is_told(cli, here, workflow):
     assert "learning rate" not in cli("train", "demo").out
-    found = FoundRate(lr=0.0042, target=0.5, share=1.0, exponent=1.5, rates=[0.002], changes=[0.4])
+    found = FoundRate(lr=0.0042, target=0.5, share=1.0, exponent=1.5, rates=[0.002], falls=[0.4])
     workflow.changes = {"rate": found, "rate_seconds": 3.2}
     assert "learning rate 0.0042, found in 3.2 s" in " ".join(cli("train", "demo").out.split())
 
