@@ -40,7 +40,7 @@ def lost(cell: Cell, share: float) -> int:
 
 def rate_tables(cells: Sequence[Cell], shares: dict[str, float]) -> tuple[str, dict[str, Any]]:
     """The tables as Markdown, and the numbers. shares: task -> of the most common label among its test rows."""
-    by_cell = losses(cells)
+    by_cell = {key: of for key, of in losses(cells).items() if len(set(of).difference(RULES)) > 1}
     rates = sorted({cell.rate for cell in cells if cell.rate not in RULES}, key=float)
     rules = [rule for rule in RULES if any(cell.rate == rule for cell in cells)]
     rows, numbers = [], []
