@@ -27,7 +27,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,14 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Question:
-    """What is compared, and where its units are."""
+    """What is compared, and where its units are; best: side and task -> its rate, where that is chosen."""
 
     name: str
     given: dict[str, Any]
     out: Path
     text: Path
     stage: int
+    best: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, out: Path, text: Path, stage: int) -> Question:
@@ -106,10 +107,10 @@ class Question:
         tuning = self.tuning(side, task)
         if not tuning:
             return self.rates(side)
-        if not all(unit.file(self.out).exists() for unit in tuning):
-            return []
-        losses = self.held_losses(side, task)
-        return [min(losses, key=lambda rate: losses[rate])]
+        if (side, task) not in self.best and all(unit.file(self.out).exists() for unit in tuning):
+            losses = self.held_losses(side, task)
+            self.best[side, task] = [min(losses, key=lambda rate: losses[rate])]
+        return self.best.get((side, task), [])
 
     def held_losses(self, side: str, task: str) -> dict[str, float]:
         """Rate -> mean tempered log-loss on held-out rows."""

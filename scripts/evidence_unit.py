@@ -74,7 +74,7 @@ class Unit:
     def file(self, out: Path) -> Path:
         """Where its result is: sides of the same keys share it, whatever a question calls them."""
         made_of = hashlib.sha256(json.dumps(sorted(self.values.items())).encode()).hexdigest()[:10]
-        scored = f"{self.scored}{self.test_rows or ''}"
+        scored = f"{self.scored}{self.test_rows or ''}" + f"-curve{self.curve}" * bool(self.curve)
         return out / "units" / self.task / made_of / f"{scored}-{self.rate}-{self.seed}.npz"
 
 

@@ -3,15 +3,16 @@
     python scripts/time_to_tuned.py --text shared/text --out results/tuned --tasks subj@1000 trec@1000 cr@1000 --seeds 0 1 2
 
 Both sides have the same rows, the same number of epochs and rows a step, LoRA of rank 8 on every projection. lorakit is run as a command
-with nothing said but what --set adds; the other side is `peft_sweep.py`, one process for its four rates. Seconds are from the start of the
-command to its end, scoring of test rows left out. The log-loss is that after a temperature of the other half of the test rows. Rows and
-test rows are those of `evidence.py`. Each result is written as it comes, to OUT/TASK-SEED.json.
+with nothing said but what --set adds; the other side is `bench/peft_sweep.py`, one process for four rates. Seconds are from the start of
+the command to its end, scoring of test rows left out. The log-loss is that after a temperature of the other half of the test rows. Rows
+and test rows are those of `evidence.py`. Each result is written as it comes, to OUT/TASK-SEED.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from lorakit.artifacts.run import Run, environment
 from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.recipe.load import load_recipe
 
-PEER = Path(__file__).with_name("peft_sweep.py")
+PEER = Path(__file__).parent / "bench" / "peft_sweep.py"
 TEST_ROWS = 2_000
 
 
@@ -72,6 +73,7 @@ def both(task: str, seed: int, options: argparse.Namespace, found: dict[str, Any
 def by_lorakit(place: Path, test: pd.DataFrame, seed: int, settings: list[str]) -> dict[str, Any]:
     """One command, then the probabilities of its answers."""
     run = place / "run"
+    shutil.rmtree(run, ignore_errors=True)  # of a try that was cut short
     pair = ["task.text_pair=text_pair"] if "text_pair" in test else []
     words = ["train", place / "rows.csv", "--run-dir", run, "--seed", seed, "--offline", "-q", *pair, *settings]
     seconds = seconds_of(sys.executable, "-m", "lorakit", *words)
@@ -79,7 +81,7 @@ def by_lorakit(place: Path, test: pd.DataFrame, seed: int, settings: list[str]) 
     seconds_of(sys.executable, "-m", "lorakit", "predict", run, place / "test.csv", "--out", answers, "-q")
     said = pd.read_csv(answers)
     labels = sorted(test["label"].unique())
-    chances = said[[f"probability_{label}" for label in labels]].to_numpy()
+    chances = said[[f"p({label})" for label in labels]].to_numpy()
     summary = Run(run).summary()
     rate = (summary.get("rate") or {}).get("lr")
     return {"seconds": seconds, "rate": rate, "steps": summary["steps"], **scored(np.log(chances + 1e-12), test)}

@@ -121,8 +121,8 @@ class Allocator(ABC):
     steady: ClassVar[bool] = False
     sees_tokens: ClassVar[bool] = True
     """What the training must know: whether its steps may close what the last tick left on; whether it writes the factors of an update
-    anew, so that no entry of them keeps its meaning; ``Hook.steady``, where watched sites may
-    be an exception; whether it looks at what modules compute for each token, and not at gradients, weights and logits alone."""
+    anew, so that no entry of them keeps its meaning; ``Hook.steady``, where watched sites may be an exception; whether it looks at what
+    modules compute for each token, and not at gradients, weights and logits alone."""
 
     def __init__(self, context: SearchContext):
         check_acts_in_training(type(self))
@@ -173,8 +173,8 @@ class Allocator(ABC):
         """Score, allocate, switch; before optimiser step ``step``."""
 
     def preview(self) -> Preview:
-        """What the first tick would decide, with nothing switched: for allocators that decide at once (``at_once``)."""
-        raise NotImplementedError(f"{self.name} decides during a training")
+        """What the first tick would decide, with nothing switched. RecipeError for allocators that do not decide at once (``at_once``)."""
+        raise decides_later(self.name)
 
     def allowed(self, step: int) -> int:
         """The most adapter parameters that may be on after a tick at ``step``; the budget, unless there is a way down to it."""
@@ -237,6 +237,16 @@ class Allocator(ABC):
 
 
 allocators: Registry[type[Allocator]] = Registry("allocator", "lorakit.searching.allocators")
+
+
+def decides_later(name: str) -> RecipeError:
+    """Of an allocator whose first decision is none to train by."""
+    return RecipeError(
+        f"allocator '{name}' decides during a training, not before it",
+        key="search.method",
+        valid=", ".join(other for other, kind in allocators.items() if kind.at_once),
+        hint="lorakit train",
+    )
 
 
 def comes_before_training(search: SearchSection) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, SupportsFloat
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 NEWEST = 5
 """Steps whose mean is called the newest loss."""

@@ -15,15 +15,12 @@ from lorakit.training.schedule import Schedule
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-def make_optimizer(adapted: AdaptedModel, training: TrainingSection, base: float | None = None) -> torch.optim.AdamW:
-    """One group a (learning rate, weight decay) pair; ``base`` is the learning rate of the adapters, the recipe's by default.
+def make_optimizer(adapted: AdaptedModel, training: TrainingSection, base: float) -> torch.optim.AdamW:
+    """One group a (learning rate, weight decay) pair; ``base`` is the learning rate of the adapters.
 
     Tensors of role B learn ``lr_ratio`` times faster (LoRA+), others as their delta says; the head at ``head_lr``. Vectors
     (magnitudes, biases, norms) and gates do not decay.
     """
-    if base is None:
-        assert training.lr is not None
-        base = float(training.lr)
     groups: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = defaultdict(list)
     for tensor in adapted.trained():
         own = tensor.role == HEAD and training.head_lr is not None

@@ -46,8 +46,7 @@ class Update(Hook):
     name: what recipes call it; summary: a line; source: paper and section; options: its own, whose values an instance has as
     ``settings``; sees_tokens: whether it reaches into what modules compute for each token; fixes_entries: whether it decides that
     single entries of tensors are zero, or stay as they are, which a mean over steps or new factors would undo. What it decides must
-    come out the same on
-    every process: from gradients after the backward pass, which are the same everywhere, and its own stream.
+    come out the same on every process: from gradients after the backward pass, which are the same everywhere, and its own stream.
     Raises RecipeError where the recipe's adapters or its search leave it nothing to do.
     """
 

@@ -79,11 +79,11 @@ def read_features(parts: Parts, encoded: Encoded, names: Collection[str]) -> dic
     """
     model, device, accelerator = parts.backbone.model, this_process().device, make_accelerator(parts.recipe)
     path = output_layer(parts)[0] if OWN in names else ""
-    home, training = next(model.parameters()).device, model.training
+    home = next(model.parameters()).device
     found: dict[str, list[Features]] = {}
     order: list[int] = []
     with streams_kept(), replaced(model, path):
-        model.to(device).eval()
+        model.to(device)
         for rows in encoded.batches(parts.recipe.evaluation.batch_size):
             batch = encoded.collate(rows)
             with accelerator.autocast():
@@ -93,7 +93,7 @@ def read_features(parts: Parts, encoded: Encoded, names: Collection[str]) -> dic
                 each = pooled(each, batch[WINDOW_OF], OVER_WINDOWS) if WINDOW_OF in batch else each
                 found.setdefault(name, []).append(each.cpu().numpy())
             order += rows
-        model.to(home).train(training)
+        model.to(home)
     places = np.argsort(order)
     return {name: np.concatenate(each)[places] for name, each in found.items()}
 
@@ -149,13 +149,14 @@ def output_layer(parts: Parts) -> tuple[str, nn.Linear]:
 
 @contextmanager
 def replaced(model: nn.Module, path: str) -> Iterator[None]:
-    """The model with what goes into the output layer at ``path`` in the place of its logits; as it is where the path is empty."""
-    if not path:
-        yield
-        return
-    layer = model.get_submodule(path)
-    model.set_submodule(path, nn.Identity())
+    """The model without dropout, with what goes into the output layer at ``path`` in the place of its logits, where there is a path."""
+    layer, training = model.get_submodule(path), model.training
+    if path:
+        model.set_submodule(path, nn.Identity())
+    model.eval()
     try:
         yield
     finally:
-        model.set_submodule(path, layer)
+        if path:
+            model.set_submodule(path, layer)
+        model.train(training)

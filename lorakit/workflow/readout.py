@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from accelerate.utils import broadcast_object_list
 
-from lorakit.artifacts.readout_file import ReadoutChoice, read_choice
-from lorakit.artifacts.run import Run
+from lorakit.artifacts.readout_file import ReadoutChoice
 from lorakit.backbone.head import output_names
 from lorakit.backbone.readout import OWN, READOUT_KEY, READOUTS, width_of
 from lorakit.errors import RecipeError
@@ -42,20 +41,9 @@ def settle_readout(loaded: LoadedRecipe, parts: Parts) -> tuple[LoadedRecipe, Pa
     if choice is None:
         raise ValueError("the main process decided nothing")
     logger.info("%s: %s", READOUT_KEY, choice)
-    decided = with_readout(loaded, choice.chosen)
+    model = replace(loaded.recipe.model, readout=choice.chosen)
+    decided = replace(loaded, recipe=replace(loaded.recipe, model=model))
     return decided, read_out_so(parts, decided), choice
-
-
-def with_readout(loaded: LoadedRecipe, readout: str) -> LoadedRecipe:
-    """The recipe with this read-out."""
-    recipe = loaded.recipe
-    return replace(loaded, recipe=replace(recipe, model=replace(recipe.model, readout=readout)))
-
-
-def as_begun(loaded: LoadedRecipe, run: Run) -> tuple[LoadedRecipe, ReadoutChoice | None]:
-    """The recipe to resume ``run`` with: what it decided when it began stands."""
-    choice = read_choice(run)
-    return (loaded if choice is None else with_readout(loaded, choice.chosen)), choice
 
 
 def read_out_so(parts: Parts, loaded: LoadedRecipe) -> Parts:
@@ -84,11 +72,8 @@ def decide(parts: Parts) -> ReadoutChoice:
     logger.info("%s: comparing %s over folds", READOUT_KEY, ", ".join(features))
     losses: dict[str, float] = {}
     for name, found in features.items():
-        if found is None or (
-            name != OWN and is_same(found, features.get(OWN))
-        ):  # XLM's own head is one on the first token
-            continue
-        loss = loss_over_folds(found, labels, parts.task)
+        twin = name != OWN and is_same(found, features.get(OWN))  # XLM's own head is one on the first token
+        loss = None if found is None or twin else loss_over_folds(found, labels, parts.task)
         if loss is not None:
             losses[name] = loss
     if not losses:
@@ -96,9 +81,9 @@ def decide(parts: Parts) -> ReadoutChoice:
     return ReadoutChoice(min(losses, key=losses.__getitem__), losses, measure, len(labels))
 
 
-def is_same(found: Features, own: Features | None) -> bool:
+def is_same(found: Features | None, own: Features | None) -> bool:
     """Whether the family's own head reads just that."""
-    return own is not None and np.array_equal(found, own)
+    return found is not None and own is not None and np.array_equal(found, own)
 
 
 def candidates(parts: Parts) -> list[str]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from lorakit.artifacts.files import mend
 from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
 from lorakit.errors import UsageError, command_line
-from lorakit.recipe.load import LoadedRecipe, load_recipe
-from lorakit.recipe.schema import AUTO
+from lorakit.recipe.load import LoadedRecipe
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.unfinished import changed_keys, refuse_unfinished
 
@@ -52,15 +50,6 @@ def holding(run: Run, *, fresh: bool) -> Iterator[None]:
             logger.warning("%s: taken over from %s, which has ended", run.path, lock.left_by)
         mend(run.path)
         yield
-
-
-def as_found(loaded: LoadedRecipe, run: Run) -> LoadedRecipe:
-    """The recipe with what a run, which goes on with it, has found where it says auto."""
-    found = load_recipe(run.recipe).recipe.training.freeze_below
-    if loaded.recipe.training.freeze_below != AUTO:
-        return loaded
-    recipe = replace(loaded.recipe, training=replace(loaded.recipe.training, freeze_below=found))
-    return replace(loaded, recipe=recipe)
 
 
 def check_same_recipe(loaded: LoadedRecipe, run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from lorakit.errors import RecipeError
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import SearchSection
 from lorakit.result import Result
-from lorakit.searching.allocator import Allocator, Preview, allocators
+from lorakit.searching.allocator import Allocator, Preview, allocators, decides_later
 from lorakit.searching.proxy import proxies
 from lorakit.searching.split_half import SplitHalf, split_half
 from lorakit.tasks.batching import Batch
@@ -62,7 +63,7 @@ class SearchResult(Result):
         ranked: the sites, best first.
         budget: adapter parameters that are allowed.
         used: those that the sites that are on have.
-        seconds: that scoring took.
+        seconds: that scoring took, that of the two halves too.
         emitted: the recipe that was written, None where none was asked for.
         note: what to know of this proxy where B is still zero; may be empty.
         stability: whether two halves of the training rows agree on the sites, and whether a shuffled ranking would do as well.
@@ -113,7 +114,8 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
     loaded = replace(loaded, recipe=replace(given, search=search_before_training(given.search)))
     parts = assemble(loaded)
     with loaded.locating_errors():
-        check_decides_at_once(loaded.recipe.search)
+        if not allocators.get(loaded.recipe.search.method).at_once:
+            raise decides_later(loaded.recipe.search.method)
         loaded, parts, _ = settle_readout(loaded, parts)
         encoded = parts.encode("train")["train"]
         start_head(parts)
@@ -126,6 +128,7 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
     loader = TrainLoader(encoded, loaded.recipe.training, seed, weights=parts.row_weights)
     with loaded.locating_errors():
         allocator = make_allocator(parts, adapted, loader, objective)
+    started = time.perf_counter()
     stability = on_two_halves(allocator, loader, derive_seed(loaded.recipe.run.seed, "search/halves"))
     tick = allocator.tick(0, 0.0)
     site_costs, adapters = parts.costs, adapted.adapters
@@ -149,7 +152,7 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
         ranked=ranked,
         budget=parts.budget.parameters,
         used=sum(site.parameters for site in ranked if site.on),
-        seconds=tick.seconds,
+        seconds=time.perf_counter() - started,
         emitted=emit,
         note=f"where B = 0: {proxies.get(tick.proxy).at_zero}" if allocator.by_proxy else "",
         stability=stability,
@@ -173,17 +176,6 @@ def on_two_halves(allocator: Allocator, loader: TrainLoader, seed: int) -> Split
 def search_before_training(section: SearchSection) -> SearchSection:
     """The search to do: heterolora where the recipe has none, and never by training steps, of which there are none."""
     return replace(section, method="heterolora" if section.method == "none" else section.method, scoring="separate")
-
-
-def check_decides_at_once(section: SearchSection) -> None:
-    """Refuse an allocator that needs a training to decide."""
-    if not allocators.get(section.method).at_once:
-        raise RecipeError(
-            f"allocator '{section.method}' decides during a training, not before it",
-            key="search.method",
-            valid=", ".join(name for name, kind in allocators.items() if kind.at_once),
-            hint="lorakit train",
-        )
 
 
 def static_recipe(loaded: LoadedRecipe, ranks: Mapping[str, int], adapted: AdaptedModel) -> str:

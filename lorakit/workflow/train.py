@@ -13,7 +13,7 @@ from lorakit.artifacts.adapter_file import check_saved, save_adapter
 from lorakit.artifacts.calibration_file import write_calibration
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.provenance import Provenance
-from lorakit.artifacts.readout_file import ReadoutChoice, write_choice
+from lorakit.artifacts.readout_file import ReadoutChoice, read_choice, write_choice
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import KEY
 from lorakit.errors import RunError
@@ -37,10 +37,11 @@ from lorakit.training.training import Training
 from lorakit.workflow.baselines import measure_baselines
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.prepare import prepare
-from lorakit.workflow.readout import as_begun, settle_readout
-from lorakit.workflow.resume import as_found, check_same_recipe, choose_run, holding
+from lorakit.workflow.readout import settle_readout
+from lorakit.workflow.resume import check_same_recipe, choose_run, holding
 from lorakit.workflow.same_data import check_same_base, check_same_data, remember, seen_before, seen_by, warn_of_seen
 from lorakit.workflow.setup import assemble
+from lorakit.workflow.unfinished import as_begun
 
 logger = logging.getLogger(__name__)
 
@@ -171,9 +172,8 @@ def train(
     run = choose_run(loaded, run_dir, resume)
     if resume:
         run.check_own()
-        loaded = as_found(loaded, run)
+        loaded, choice = as_begun(loaded, run), read_choice(run)
         check_same_recipe(loaded, run)
-        loaded, choice = as_begun(loaded, run)
     parts = assemble(loaded, data)
     if resume:
         with loaded.locating_errors():

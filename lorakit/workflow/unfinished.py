@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorakit.artifacts.readout_file import read_choice
 from lorakit.artifacts.run import Run, named_runs
 from lorakit.artifacts.standing import standing
-from lorakit.backbone.lower_layers import KEY as FREEZE_KEY
-from lorakit.backbone.readout import READOUT_KEY
 from lorakit.errors import LorakitError, UsageError, command_line
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.load import LoadedRecipe, load_recipe
-from lorakit.recipe.schema import AUTO
+from lorakit.recipe.schema import AUTO, Recipe
 
 FREE_ON_RESUME = (
     "training.nonfinite",
@@ -70,12 +68,24 @@ def resumable(loaded: LoadedRecipe, run: Run) -> Resumable | None:
     return Resumable(run, became.step, became.steps)
 
 
+def as_begun(loaded: LoadedRecipe, run: Run) -> LoadedRecipe:
+    """The recipe to go on with ``run`` by: what was found before its first step stands where the recipe says auto."""
+    return replace(loaded, recipe=with_found(loaded.recipe, load_recipe(run.recipe).recipe, run))
+
+
+def with_found(recipe: Recipe, own: Recipe, run: Run) -> Recipe:
+    """``recipe`` with what the run's ``own`` one says in the place of auto, where that is what the run found."""
+    model, training = recipe.model, recipe.training
+    if model.readout == AUTO and read_choice(run):
+        model = replace(model, readout=own.model.readout)
+    if training.freeze_below == AUTO:
+        training = replace(training, freeze_below=own.training.freeze_below)
+    return replace(recipe, model=model, training=training)
+
+
 def changed_keys(loaded: LoadedRecipe, run: Run) -> list[str]:
     """The keys, of those that matter, in which the recipe is not the one the run was begun with."""
-    begun, given = plain_values(load_recipe(run.recipe).recipe), plain_values(loaded.recipe)
-    if given[READOUT_KEY] == AUTO and (choice := read_choice(run)):  # the run's recipe says what was decided
-        given = {**given, READOUT_KEY: choice.chosen}
-    if given[FREEZE_KEY] == AUTO:  # as above
-        given = {**given, FREEZE_KEY: begun[FREEZE_KEY]}
+    own = load_recipe(run.recipe).recipe
+    begun, given = plain_values(own), plain_values(with_found(loaded.recipe, own, run))
     keys = {**given, **begun}  # an entry of a mapping, such as a site's rank, may be in one of them alone
     return [key for key in keys if given.get(key) != begun.get(key) and key not in FREE_ON_RESUME]

@@ -52,29 +52,27 @@ def main() -> None:
         ),
         batched=True,
     )
-    model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2, dtype="float32")
-    config = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=SITES, task_type="SEQ_CLS")
-    trainer = Trainer(
-        model=get_peft_model(model, config),
-        args=TrainingArguments(
-            output_dir=str(options.out),
-            num_train_epochs=options.epochs,
-            per_device_train_batch_size=options.batch_size,
-            per_device_eval_batch_size=options.eval_batch_size,
-            learning_rate=options.lr,
-            warmup_steps=options.warmup,  # a share, being less than 1
-            weight_decay=options.weight_decay,
-            max_grad_norm=options.clip,
-            eval_strategy="epoch",
-            save_strategy="epoch",
-            save_total_limit=2,
-            seed=options.seed,
-        ),
-        train_dataset=rows["train"],
-        eval_dataset=rows["validation"],
-        data_collator=DataCollatorWithPadding(tokenizer),
+    trainer = lora_trainer(
+        options.model,
+        2,
+        tokenizer,
+        rows["train"],
+        rows["validation"],
+        rank=options.rank,
+        alpha=options.alpha,
         compute_metrics=scores,
-        processing_class=tokenizer,
+        output_dir=str(options.out),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.eval_batch_size,
+        learning_rate=options.lr,
+        warmup_steps=options.warmup,  # a share, being less than 1
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.clip,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        seed=options.seed,
     )
     trainer.train()
     trainer.save_model()
@@ -85,6 +83,32 @@ def main() -> None:
         "steps": trainer.state.global_step,
     }
     (options.out / "scores.json").write_text(json.dumps(result))
+
+
+def lora_trainer(
+    folder: str,
+    labels: int,
+    tokenizer: Any,
+    train: Any,
+    validation: Any,
+    *,
+    rank: int,
+    alpha: int,
+    compute_metrics: Any = None,
+    **arguments: Any,
+) -> Any:
+    """A Trainer for PEFT's LoRA on every linear module and a new head, with dynamic padding; arguments are the Trainer's own."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=labels, dtype="float32")
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=SITES, task_type="SEQ_CLS")
+    return Trainer(
+        model=get_peft_model(model, config),
+        args=TrainingArguments(**arguments),
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=compute_metrics,
+        processing_class=tokenizer,
+    )
 
 
 def scores(predicted: Any) -> dict[str, float]:

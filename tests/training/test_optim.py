@@ -11,7 +11,7 @@ from support.runs import Bench
 from transformers import get_scheduler
 
 from lorakit.recipe.schema import TrainingSection
-from lorakit.training.optim import make_optimizer, make_scheduler, moments_of
+from lorakit.training.optim import base_rate, make_optimizer, make_scheduler, moments_of
 from lorakit.training.schedule import Schedule
 
 
@@ -19,7 +19,7 @@ def groups_by_tensor(bench: Bench, folder: Path, *overrides: str) -> dict[str, t
     """Tensor name -> (learning rate, weight decay) at the start of the optimiser's life."""
     training = bench.prepare(folder, *overrides)
     names = {tensor.parameter: tensor.name for tensor in training.adapted.trained()}
-    optimizer = make_optimizer(training.adapted, training.recipe.training)
+    optimizer = make_optimizer(training.adapted, training.recipe.training, base_rate(training.recipe))
     assert isinstance(optimizer, torch.optim.AdamW)
     return {
         names[parameter]: (group["lr"], group["weight_decay"])
@@ -37,7 +37,7 @@ def test_one_rate_for_all_and_no_decay_on_vectors(bench: Bench, tmp_path: Path):
 
 def test_every_trained_tensor_is_there_once(bench: Bench, tmp_path: Path):
     training = bench.prepare(tmp_path, "adapter.shortcuts=[res1]")
-    optimizer = make_optimizer(training.adapted, training.recipe.training)
+    optimizer = make_optimizer(training.adapted, training.recipe.training, base_rate(training.recipe))
     listed = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     trainable = {parameter for parameter in training.adapted.model.parameters() if parameter.requires_grad}
     assert len(listed) == len(set(listed))

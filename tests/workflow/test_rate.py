@@ -18,7 +18,6 @@ from lorakit.reporting.summary import outcome_words
 from lorakit.tasks.cache import sha256_of
 from lorakit.training import loop
 from lorakit.training.rate import find_rate, steps_worth, told
-from lorakit.workflow.rate import measure_falls, preview_rate
 from lorakit.workflow.records import read_run
 from lorakit.workflow.train import TrainResult
 
@@ -64,20 +63,6 @@ def test_what_was_found_is_written_and_told(found: dict[str, TrainResult]):
     assert words.startswith(f"Its learning rate, {result.rate.lr:.3g}, was found in ")
     assert told(result.rate) in words
     assert words in " ".join(outcome_words(read_run(Run(result.run_dir)).outcome))
-
-
-def test_a_preview_is_what_a_training_finds(bench: Bench, found: dict[str, TrainResult]):
-    """Whatever rate the recipe gives, and nothing is written."""
-    rate = found["searched"].rate
-    assert rate is not None
-    folders = sorted(bench.folder.glob("runs/*"))
-    recipe = bench.load(*FOUND, *WAYS["searched"], "training.lr=7e-5")
-    assert preview_rate(recipe) == rate
-    assert measure_falls(recipe, rate.rates) == rate.falls
-    first = rate.falls[0]
-    assert first
-    assert preview_rate(recipe, target=first).lr == pytest.approx(rate.rates[0] * rate.share, rel=5e-3)
-    assert sorted(bench.folder.glob("runs/*")) == folders
 
 
 @pytest.mark.parametrize("way", ["lora", "searched"])

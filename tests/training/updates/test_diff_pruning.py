@@ -14,7 +14,7 @@ from lorakit.adapters.deltas.sparse import FOR_GOOD
 from lorakit.errors import RecipeError
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loop import train
-from lorakit.training.optim import make_optimizer
+from lorakit.training.optim import base_rate, make_optimizer
 from lorakit.training.training import Training
 from lorakit.training.updates.diff_pruning import DiffPruning
 
@@ -119,7 +119,7 @@ def test_in_training_the_mask_comes_on_time_and_stays(bench: Bench, tmp_path: Pa
 
 def test_gates_learn_faster_and_never_decay(bench: Bench, tmp_path: Path) -> None:
     training, update = prepared(bench, tmp_path)
-    groups = make_optimizer(training.adapted, training.recipe.training).param_groups
+    groups = make_optimizer(training.adapted, training.recipe.training, base_rate(training.recipe)).param_groups
     settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     for _, delta in update.gated:
         assert settings[id(delta.w)] == (5e-5, 0.01)

@@ -1,6 +1,6 @@
 """What a user of PEFT and the Trainer does who does not know the learning rate: try several, keep the best on held-out rows.
 
-    python scripts/peft_sweep.py --model FOLDER --train rows.csv --test test.csv --out FOLDER
+    python scripts/bench/peft_sweep.py --model FOLDER --train rows.csv --test test.csv --out FOLDER
 
 Nothing of lorakit is imported. A fifth of the training rows is held out, each rate trains on the others in this one process, the run with
 the least loss on the held-out rows answers. OUT/told.json has seconds and losses by rate, OUT/logits.npy the test rows' logits (rows,
@@ -18,17 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from run_glue import lora_trainer
+from transformers import AutoTokenizer, set_seed
 
-SITES = r".*\.encoder\.layer\.\d+\..*(query|key|value|dense)"  # every linear module of BERT's layers
 HELD_OUT = 0.2
 
 
@@ -80,26 +72,24 @@ def tokenized(rows: pd.DataFrame, tokenizer: Any, labels: list[str], length: int
 def trained(rate: float, labels: list[str], encoded: dict[str, Dataset], tokenizer: Any, options: Any) -> Any:
     """A Trainer that has trained LoRA and a new head at this rate."""
     set_seed(options.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=len(labels), dtype="float32")
-    config = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules=SITES, task_type="SEQ_CLS")
-    trainer = Trainer(
-        model=get_peft_model(model, config),
-        args=TrainingArguments(
-            output_dir=str(options.out / f"{rate:g}"),
-            num_train_epochs=options.epochs,
-            per_device_train_batch_size=options.batch_size,
-            per_device_eval_batch_size=64,
-            learning_rate=rate,
-            warmup_steps=0.06,  # a share, being less than 1
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=options.seed,
-        ),
-        train_dataset=encoded["fit"],
-        eval_dataset=encoded["held"],
-        data_collator=DataCollatorWithPadding(tokenizer),
-        processing_class=tokenizer,
+    trainer = lora_trainer(
+        options.model,
+        len(labels),
+        tokenizer,
+        encoded["fit"],
+        encoded["held"],
+        rank=options.rank,
+        alpha=2 * options.rank,
+        output_dir=str(options.out / f"{rate:g}"),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=64,
+        learning_rate=rate,
+        warmup_steps=0.06,  # a share, being less than 1
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=options.seed,
     )
     trainer.train()
     return trainer
