@@ -78,7 +78,7 @@ def by_lorakit(place: Path, test: pd.DataFrame, seed: int, settings: list[str]) 
     words = ["train", place / "rows.csv", "--run-dir", run, "--seed", seed, "--offline", "-q", *pair, *settings]
     seconds = seconds_of(sys.executable, "-m", "lorakit", *words)
     answers = place / "labelled.csv"
-    seconds_of(sys.executable, "-m", "lorakit", "predict", run, place / "test.csv", "--out", answers, "-q")
+    seconds_of(sys.executable, "-m", "lorakit", "predict", run, place / "test.csv", "--out", answers, "--force", "-q")
     said = pd.read_csv(answers)
     labels = sorted(test["label"].unique())
     chances = said[[f"p({label})" for label in labels]].to_numpy()
