@@ -1,10 +1,9 @@
-"""How well logits tell rows apart by their labels, whatever the logits' scale and however common each label is.
+"""How well logits tell rows apart by their labels, however common each label is.
 
-    least loss    min over a >= 0 and b of the loss of a z + b       z: logits (n, outputs); a: one scale; b: an offset per output
+    least loss    min over b of the loss of z + b        z: logits (n, outputs); b: an offset per output
 
-A training's first steps change a and b more than anything else: how sure the model is, and which label it gives to all rows alike. What is
-left of a fall of the loss without these two has been learnt of the texts. Convex in a and b (Guo et al. 2017, On Calibration of Modern
-Neural Networks, section 4.2, has a alone), so that there is one least loss.
+What adapters change first is which label all rows are given alike: on classes of uneven size the loss falls fast by that, and nothing has
+been learnt of the texts. With the best offsets before and after, such a fall is none. Convex in b, so that there is one least loss.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LARGEST = 1e3
-"""a at most, for logits of deviation 1: rows that are told apart for certain have no best one."""
+"""An offset at most: of a label that no row has there is no best one."""
 
 
 def least_loss(
@@ -31,29 +30,21 @@ def least_loss(
     """
     scores = logits.astype(np.float64)
     if regression:
-        return least_squares(scores[:, 0], labels.astype(np.float64))
+        return float((labels - scores[:, 0]).var())
     from scipy.optimize import minimize
     from scipy.special import expit, log_softmax, softmax
 
     outputs = scores.shape[1]
-    scores = scores / (scores.std(axis=0).max() or 1.0)
     wanted = labels.astype(np.float64) if multi_label else np.eye(outputs)[labels]
 
-    def loss(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        z = at[0] * scores + at[1:]
+    def loss(offsets: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        z = scores + offsets
         value = (np.logaddexp(0, z) - wanted * z).sum() if multi_label else -(wanted * log_softmax(z, axis=1)).sum()
         push = (expit(z) if multi_label else softmax(z, axis=1)) - wanted
-        return value / len(z), np.concatenate([[(push * scores).sum()], push.sum(axis=0)]) / len(z)
+        return value / len(z), push.mean(axis=0)
 
-    bounds = [(0.0, LARGEST)] + [(-LARGEST, LARGEST)] * outputs
-    return float(minimize(loss, np.zeros(1 + outputs), jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-10).fun)
-
-
-def least_squares(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> float:
-    """The mean squared error of a z + b, a not below 0: the labels' variance where z goes against them."""
-    varies = scores.std() * labels.std()
-    correlation = np.cov(scores, labels, bias=True)[0, 1] / varies if varies > 0 else 0.0
-    return float(labels.var() * (1 - max(correlation, 0.0) ** 2))
+    bounds = [(-LARGEST, LARGEST)] * outputs
+    return float(minimize(loss, np.zeros(outputs), jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-10).fun)
 
 
 def spread(logits: NDArray[np.floating], *, softmax: bool = True) -> float:

@@ -34,7 +34,8 @@ class Training:
     model: ``adapted.model`` as Accelerate prepared it; loss: what is trained on, summed over a batch's rows: the task's, and what
     updates add; evaluate: scores of the validation splits, whose logits it leaves in outputs; calibrate: the
     temperature for the first of these, where the recipe wants one; metric: the score that
-    tells which evaluation is best; states: of the frozen lower layers, where there are such; losses and norms: this process's loss and the
+    tells which evaluation is best; states: of the frozen lower layers, where there are such; head_reads: whether the head starts with what
+    tells the labels apart, fitted or trained before; losses and norms: this process's loss and the
     gradient's norm of every step since the last log line.
     """
 
@@ -60,6 +61,7 @@ class Training:
     losses: list[torch.Tensor] = field(default_factory=list)
     norms: list[torch.Tensor] = field(default_factory=list)
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
+    head_reads: bool = False
 
     def __post_init__(self) -> None:
         self.parameters = [tensor.parameter for tensor in self.adapted.trained()]

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.run import Run
+from lorakit.backbone.trained_head import FITTED
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Encoded
@@ -110,6 +111,7 @@ def prepare(
         states=states,
         outputs=outputs,
         calibrate=lambda: calibrate_first(parts, encoded, outputs),
+        head_reads=parts.backbone.head.kept or recipe.model.head_start == FITTED or bool(recipe.adapter.start),
     )
     seed_dropout(recipe)
     return training

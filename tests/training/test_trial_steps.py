@@ -44,16 +44,14 @@ def loss_of(training: Training, model: torch.nn.Module, rows: list[int]) -> torc
 
 
 def least(training: Training, model: torch.nn.Module, rows: list[int]) -> float:
-    """The least loss of these rows over a scale and offsets, by PyTorch's optimiser."""
+    """The least loss of these rows over offsets of their logits, by PyTorch's optimiser."""
     logits, labels = (tensor.detach().double() for tensor in logits_of(training, model, rows))
-    scale, offsets = torch.ones(1, dtype=torch.double), torch.zeros(logits.shape[1], dtype=torch.double)
-    optimizer = torch.optim.LBFGS(
-        [scale.requires_grad_(), offsets.requires_grad_()], max_iter=500, line_search_fn="strong_wolfe"
-    )
+    offsets = torch.zeros(logits.shape[1], dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([offsets], max_iter=500, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        z = scale**2 * logits / logits.std() + offsets
+        z = logits + offsets
         if training.task.regression:
             found = F.mse_loss(z[:, 0], labels)
         elif training.task.multi_label:
