@@ -59,8 +59,10 @@ NEAR = 1.5
 """A rate is near enough where its D is C to within this factor."""
 FARTHEST = 4.0
 """The largest factor from a rate that was tried to one that is expected: D is no power law over more than that."""
-FAINT, BLIND = 0.04, 8.0
-"""Falls below this share of C say nothing; the rate over the method's usual one where there are no others."""
+FAINT, NOISE, BLIND = 0.04, 0.05, 8.0
+"""Falls below this share of C say nothing; above this share of the loss it has not risen by chance; the rate over the method's usual one
+where nothing is said.
+"""
 FORWARD = 0.6
 """What a row's loss takes, with all that is put back, of what it takes in a training step."""
 MOST = 4
@@ -93,7 +95,7 @@ class FoundRate(Result):
 def find_rate(training: Training) -> None:
     """Find the learning rate of a training that is about to take its first step, and set it.
 
-    RunError where no rate brings the loss down.
+    RunError where every rate breaks the model.
     """
     began = time.perf_counter()
     target = FALL_READING if training.head_reads else FALL_DRAWN
@@ -115,7 +117,7 @@ def steps_worth(rows_a_step: int) -> float:
 def search_rate(fall: Callable[[float], float], usual: float, total_steps: int, target: float) -> FoundRate:
     """The rate for a training of ``total_steps`` steps, as the file's head says; ``usual`` is the method's.
 
-    RunError where no rate brings the loss down.
+    RunError where every rate breaks the model.
 
     Example:
         >>> search_rate(lambda lr: 125 * lr, usual=1e-3, total_steps=94, target=0.25).lr
@@ -128,16 +130,25 @@ def search_rate(fall: Callable[[float], float], usual: float, total_steps: int, 
         if is_enough(tried, target):
             break
         lr = min(expected_rate(tried, target), HIGHEST * usual)
-    if not sound(tried, target) and not all_faint(tried, target):
+    standing = [rate for rate in tried if not breaks(tried[rate])]
+    if not standing:
         rates = ", ".join(f"{rate:.2g}" for rate in tried)
         raise RunError(
-            f"no learning rate was found: {STEPS} steps at none of {rates} bring the loss of training rows down",
-            hint="training.lr=NUMBER",
+            f"no learning rate was found: {STEPS} steps at each of {rates} break the model", hint="training.lr=NUMBER"
         )
     falls = [found if math.isfinite(found) else None for found in tried.values()]
     share = max(min((SHORT / total_steps) ** HORIZON, MOST_SHARE), LEAST)
-    lr = share * min(settled_rate(tried, target), HIGHEST * usual) if tells(tried, target) else share * BLIND * usual
+    if tells(tried, target):
+        lr = min(settled_rate(tried, target), HIGHEST * usual)
+    else:
+        lr = BLIND * usual if len(standing) == len(tried) else max(standing)
+    lr *= share
     return FoundRate(float(f"{lr:.3g}"), target, share, slope(tried, target), [*tried], falls)
+
+
+def breaks(fall: float) -> bool:
+    """Whether rows are told apart clearly worse than before, or no longer."""
+    return fall < -NOISE
 
 
 def tells(tried: Mapping[float, float], target: float) -> bool:
@@ -145,16 +156,11 @@ def tells(tried: Mapping[float, float], target: float) -> bool:
     return any(fall >= FAINT * target for fall in tried.values())
 
 
-def all_faint(tried: Mapping[float, float], target: float) -> bool:
-    """Whether no rate does anything to speak of, up or down."""
-    return all(abs(fall) < FAINT * target for fall in tried.values())
-
-
 def sound(tried: Mapping[float, float], target: float) -> list[float]:
     """The rates that brought it down, ascending: above one that brings it down less than a lower one did, none is."""
     rates: list[float] = []
     for rate in sorted(tried):
-        if not math.isfinite(tried[rate]) or (rates and tried[rate] < tried[rates[-1]] >= FAINT * target):
+        if breaks(tried[rate]) or (rates and tried[rate] < tried[rates[-1]] >= FAINT * target):
             break
         rates += [rate] * (tried[rate] > 0)
     return rates
@@ -178,13 +184,14 @@ def settled_rate(tried: Mapping[float, float], target: float) -> float:
 
 
 def expected_rate(tried: Mapping[float, float], target: float) -> float:
-    """Where the fall should be ``target``; where none was sound, well below those tried or above them."""
-    if all_faint(tried, target):
-        return max(tried) * FARTHEST
+    """Where the fall should be ``target``; where nothing was learnt, well above those tried, or below them where they break the model."""
+    if not tells(tried, target):
+        standing = [rate for rate in tried if not breaks(tried[rate])]
+        if not standing:
+            return min(tried) / FARTHEST**2
+        return max(standing) * (FARTHEST if len(standing) == len(tried) else 1)
     rates = sound(tried, target)
     broken = min((rate for rate in tried if rates and rate > rates[-1]), default=math.inf)
-    if not rates:
-        return min(tried) / FARTHEST**2
     nearest = min(rates, key=lambda rate: abs(math.log(tried[rate] / target)))
     factor = (target / tried[nearest]) ** (1 / slope(tried, target))
     return min(nearest * min(max(factor, 1 / FARTHEST), FARTHEST), max(broken / 2, nearest))
