@@ -80,6 +80,13 @@ class LoadedRecipe:
         return "\n".join(lines) + "\n"
 
 
+CHOICES = ("adapter", "search", "training")
+NOTHING_CHOSEN = "auto"
+TOLD_NOTHING_CHOSEN = (
+    f"it says nothing of {', '.join(CHOICES)}: they are those of the shipped recipe '{NOTHING_CHOSEN}'"
+)
+"""The sections, the shipped recipe that one without them extends, and what a person is told then."""
+
 AnyRecipe = str | Path | LoadedRecipe
 """What a function takes for a recipe: a shipped recipe's name, a YAML file, a run's folder, a file of data, or a recipe that is loaded."""
 
@@ -120,8 +127,11 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bo
     else:
         path = find_recipe(recipe) if folder is None else folder / "recipe.yaml"
         overlays = read_chain(path, problems)
-        loaded = LoadedRecipe(Recipe(), path.stem, path, folder=folder)
+        told = [TOLD_NOTHING_CHOSEN] if chooses_nothing(overlays) else []
+        loaded = LoadedRecipe(Recipe(), path.stem, path, folder=folder, told=told)
     overlays.append(given or read_overrides(settings, problems))
+    if TOLD_NOTHING_CHOSEN in loaded.told:
+        overlays.insert(0, where_nothing_is_chosen(overlays[-1], problems))
     values, places = merge(overlays)
     loaded = replace(loaded, places=places)
     if all(overlay.complete for overlay in overlays):
@@ -130,6 +140,21 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bo
     if values.get("run.name") is None:
         values["run.name"] = loaded.name
     return replace(loaded, recipe=with_usual(build(values)))
+
+
+def chooses_nothing(overlays: Sequence[Overlay]) -> bool:
+    """Whether a recipe names model and data and leaves all else to lorakit; what cannot be read may say anything."""
+    if not all(overlay.complete for overlay in overlays) or any(overlay.of_run for overlay in overlays):
+        return False
+    return not {path.partition(".")[0] for overlay in overlays for path in overlay.places}.intersection(CHOICES)
+
+
+def where_nothing_is_chosen(given: Overlay, problems: Problems) -> Overlay:
+    """What the shipped recipe says; nothing of the adapter where ``given`` names another method, which has a usual rank of its own."""
+    overlay = read_file(shipped_recipes()[NOTHING_CHOSEN], problems)
+    if "adapter.method" in given.values:
+        overlay.values = {path: value for path, value in overlay.values.items() if not path.startswith("adapter.")}
+    return overlay
 
 
 def run_folder(recipe: str | Path) -> Path | None:
@@ -152,6 +177,9 @@ def own_values(loaded: LoadedRecipe) -> Overlay:
     usual = key_values(with_usual(Recipe(adapter=AdapterSection(method=loaded.recipe.adapter.method))))
     values = key_values(loaded.recipe)
     own = {path: value for path, value in values.items() if path in loaded.places or value != usual[path]}
+    if TOLD_NOTHING_CHOSEN in loaded.told:
+        below = read_file(shipped_recipes()[NOTHING_CHOSEN], Problems()).values
+        own = {path: value for path, value in own.items() if path not in below or value != below[path]}
     return Overlay(own, dict(loaded.places))
 
 

@@ -1,15 +1,16 @@
-"""``training.lr: auto``: the learning rate at which a few steps bring the loss down by what suits every method.
+"""``training.lr: auto``: the learning rate at which a few steps learn of the texts what suits every method.
 
-    D(lr)    how far ``STEPS`` steps from the start bring the loss of training rows down, as a share of it (``trial_steps``)
+    D(lr)    how much better ``STEPS`` steps from the start tell rows apart by their labels, as a share of the loss (``trial_steps``)
     p        the slope of log D over log lr between two rates that were tried
-    rate     lr (C / D)^(1 / p) s, from the nearest rate that was tried
+    rate     lr (C / D)^(1 / p) s, from the nearest rate that was tried; OVER times the best of them, s, where no rate comes to C
     s        (``SHORT`` / steps of the training)^h within bounds: a longer training wants a lower rate
 
-Good learning rates differ by two orders of magnitude from method to method, because they are rates of parameters; how fast the loss should
-fall differs little. The first rate that is tried is the method's usual one; each further one is where the law through those before it
-expects C, until one is near, or C lies between two of them, or ``HIGHEST`` times the usual one was tried. A rate that brings the loss down
-less than a lower one did has broken the model. Where all that is tried hardly brings it down, too little is learnt in these
-steps to tell, and the rate is ``BLIND`` times the usual one.
+Good learning rates differ by two orders of magnitude from method to method, because they are rates of parameters; how fast texts are told
+apart should differ little. The first rate that is tried is the method's usual one; each further one is where the law through those
+before it expects C, until one is near, or C lies between two of them, or ``HIGHEST`` times the usual one was tried. A rate by which rows
+are told apart worse than by a lower one is too high for these steps; the training, which warms up and slows down, bears a little more than
+the best one below it. Where no rate does anything to speak of, too little is learnt in these steps to tell, and the rate is ``BLIND`` times
+the usual one.
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FALL = 0.036
-"""C: by what share the first ``STEPS`` steps of a training of ``SHORT`` steps should bring the loss down.
+FALL = 0.25
+"""C: by what share the least loss should fall in the first ``STEPS`` steps of a training of ``SHORT`` steps.
 
 By grids of rates in factors of 2 and test log-loss, one seed: TREC and SST-2, 500 rows, 94 steps of 16 rows, LoRA of rank 1, 8 and 64,
-rsLoRA, PiSSA, VeRA, Houlsby, BitFit and AdaLoRA on all projections of the bundled encoder. Of twelve cells the rate at C was to lose 0.04
-nats to the best of the grid on the mean, 0.13 at most; the best rate for all, 1e-3, loses 0.46 and 1.3. How far logits or features move
-told less.
+DoRA, PiSSA, VeRA, BitFit and AdaLoRA on all projections of the bundled encoder, and LoRA on MPQA, 1,000 rows. The rate at C
+was to lose 0.03 nats to the best of the grid on the mean of these 19 cells, 0.23 at most. The fall of the loss as it is, without
+offsets and scale fitted, was to lose twice that, eight steps in place of 16 two thirds more; how far logits move told less.
 """
+OVER = 1.5
+"""Over the best of the rates that were tried, where none comes to C."""
 SHORT, HORIZON, LEAST, MOST_SHARE = 94, 2 / 3, 1 / 16, 2.0
 """Steps of such a training, h, the least and the most that s may be.
 
@@ -54,7 +57,7 @@ NEAR = 1.5
 """A rate is near enough where its D is C to within this factor."""
 FARTHEST = 4.0
 """The largest factor from a rate that was tried to one that is expected: D is no power law over more than that."""
-FAINT, BLIND = 0.1, 8.0
+FAINT, BLIND = 0.04, 8.0
 """Falls below this share of C say nothing; the rate over the method's usual one where there are no others."""
 FORWARD = 0.6
 """What a row's loss takes, with all that is put back, of what it takes in a training step."""
@@ -68,7 +71,7 @@ class FoundRate(Result):
 
     Attributes:
         lr: the rate.
-        target: C, by what share ``steps`` steps of a short training should bring the loss down.
+        target: C, by what share ``steps`` steps of a short training should bring the calibrated loss down.
         share: s, the rate over that of a short training.
         exponent: p, by which the fall grows with the rate.
         rates: those that were tried, in order.
@@ -112,7 +115,7 @@ def search_rate(fall: Callable[[float], float], usual: float, total_steps: int, 
     RunError where no rate brings the loss down.
 
     Example:
-        >>> search_rate(lambda lr: 18 * lr, usual=1e-3, total_steps=94).lr
+        >>> search_rate(lambda lr: 125 * lr, usual=1e-3, total_steps=94).lr
         0.002
     """
     tried: dict[float, float] = {}
@@ -125,17 +128,17 @@ def search_rate(fall: Callable[[float], float], usual: float, total_steps: int, 
     if not sound(tried, target) and not all_faint(tried, target):
         rates = ", ".join(f"{rate:.2g}" for rate in tried)
         raise RunError(
-            f"no learning rate was found: {STEPS} steps at none of {rates} bring the loss of the training rows down",
+            f"no learning rate was found: {STEPS} steps at none of {rates} bring the calibrated loss of training rows down",
             hint="training.lr=NUMBER",
         )
     falls = [found if math.isfinite(found) else None for found in tried.values()]
     share = max(min((SHORT / total_steps) ** HORIZON, MOST_SHARE), LEAST)
-    lr = share * min(expected_rate(tried, target), HIGHEST * usual) if tells(tried, target) else share * BLIND * usual
+    lr = share * min(settled_rate(tried, target), HIGHEST * usual) if tells(tried, target) else share * BLIND * usual
     return FoundRate(float(f"{lr:.3g}"), target, share, slope(tried, target), [*tried], falls)
 
 
 def tells(tried: Mapping[float, float], target: float) -> bool:
-    """Whether a rate brings the loss down by more than steps do that learn nothing yet."""
+    """Whether a rate brings it down by more than steps do that learn nothing yet."""
     return any(fall >= FAINT * target for fall in tried.values())
 
 
@@ -145,7 +148,7 @@ def all_faint(tried: Mapping[float, float], target: float) -> bool:
 
 
 def sound(tried: Mapping[float, float], target: float) -> list[float]:
-    """The rates that brought the loss down, ascending: above one that brings it down less than a lower one did, none is."""
+    """The rates that brought it down, ascending: above one that brings it down less than a lower one did, none is."""
     rates: list[float] = []
     for rate in sorted(tried):
         if not math.isfinite(tried[rate]) or (rates and tried[rate] < tried[rates[-1]] >= FAINT * target):
@@ -159,6 +162,16 @@ def is_enough(tried: Mapping[float, float], target: float) -> bool:
     falls = [tried[rate] for rate in sound(tried, target)]
     near = any(target / NEAR <= fall <= target * NEAR for fall in falls)
     return near or (bool(falls) and falls[0] <= target <= falls[-1])
+
+
+def settled_rate(tried: Mapping[float, float], target: float) -> float:
+    """Where the fall should be ``target``, by all that was tried; a little above the best of them where none came to it and higher ones
+    were worse.
+    """
+    rates = sound(tried, target)
+    if rates and tried[rates[-1]] < target and max(tried) > rates[-1]:
+        return OVER * rates[-1]
+    return expected_rate(tried, target)
 
 
 def expected_rate(tried: Mapping[float, float], target: float) -> float:
@@ -191,7 +204,7 @@ def told(found: FoundRate) -> str:
         f"{'beyond all bounds' if fall is None else f'by {fall:.1%}'} at {lr:.2g}"
         for lr, fall in zip(found.rates, found.falls, strict=True)
     )
-    words = f"{found.steps} steps bring the loss down {tries}, and should by {found.target:.1%}"
+    words = f"{found.steps} steps bring the calibrated loss down {tries}, and should by {found.target:.1%}"
     if all(fall is None or fall < FAINT * found.target for fall in found.falls):
         words += ", which is too little to tell"
     if found.share == 1:

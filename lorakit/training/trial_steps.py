@@ -1,9 +1,10 @@
-"""A few optimiser steps that are undone again: how far the adapters alone bring the loss down at a learning rate.
+"""A few optimiser steps that are undone again: how much better the adapters alone tell rows apart by their labels at a learning rate.
 
-    D(lr) = (L - L') / L        L, L': the training's loss of probe rows before and after ``STEPS`` steps of AdamW at lr, without dropout
+    D(lr) = (L - L') / L        L, L': the least loss (``told_apart``) of probe rows before and after ``STEPS`` steps of AdamW at lr
 
 The steps are the training's own first ones, with its loss, its batches, its clipping and its optimiser's groups, at one rate without a
-warm-up. The head stands still: it learns how frequent the classes are at once, whatever the adapters do.
+warm-up. The head stands still. Probe rows are looked at without dropout, as many of each class as there are; where logits differ less
+than ``COLLAPSED`` of what they did from row to row, the model answers the same whatever it reads, and that is worse than any loss.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from torch import nn
 
 from lorakit.searching.scoring import without_trace
@@ -25,14 +29,16 @@ from lorakit.training.loader import StepBatch
 from lorakit.training.nonfinite import SKIP
 from lorakit.training.optim import make_optimizer
 from lorakit.training.seeds import generator
+from lorakit.training.told_apart import least_loss, spread
 
 if TYPE_CHECKING:
     from lorakit.training.training import Training
 
-STEPS = 8
+STEPS = 16
 """Optimiser steps of a trial."""
-ROWS = 64
-"""Training rows whose loss is looked at."""
+ROWS = 128
+"""Training rows that are looked at."""
+COLLAPSED = 0.25
 
 
 class Trials:
@@ -48,46 +54,70 @@ class Trials:
         self.seed = int(torch.randint(2**31, (), generator=self.stream))
         self.probe = self.probe_batches()
         self.section = replace(training.recipe.training, head_lr=0.0)
-        self.before: float | None = None
+        self.before: Look | None = None
 
     def fall(self, lr: float) -> float:
-        """D at ``lr``, the same number on every process, below 0 where the loss rises; -inf where the model diverged.
+        """D at ``lr``, the same number on every process, below 0 where rows are told apart worse; -inf where the model broke.
 
         Nothing of the training is changed.
         """
         training = self.training
         with undone(training, self.seed):
             if self.before is None:
-                self.before = self.loss()
+                self.before = self.look()
             optimizer = make_optimizer(training.adapted, self.section, lr)
             for step_batch in self.steps:
                 take(training, optimizer, step_batch)
-            after = self.loss()
-        fall = (self.before - after) / self.before if self.before else 0.0
-        return fall if math.isfinite(fall) else -math.inf
+            after = self.look()
+        if after is None or self.before is None or after.spread < COLLAPSED * self.before.spread:
+            return -math.inf
+        return (self.before.loss - after.loss) / self.before.loss if self.before.loss else 0.0
 
     def probe_batches(self) -> list[Batch]:
-        """At most ``ROWS`` training rows, drawn from a stream of their own, this process's part of them."""
+        """This process's part of at most ``ROWS`` training rows, which are drawn from a stream of their own."""
         encoded, recipe = self.training.loader.encoded, self.training.recipe
-        rows = torch.randperm(len(encoded), generator=self.stream)[:ROWS].tolist()
-        lengths = [encoded.lengths[row] for row in rows]
-        places = evaluation_batches(lengths, recipe.evaluation.batch_size, equal=encoded.padding.equal)
+        rows = torch.randperm(len(encoded), generator=self.stream).numpy()
+        labels = encoded.labels
+        if labels is not None and labels.ndim == 1 and not self.training.task.regression:
+            rows = evenly(rows, labels.numpy())
+        rows = rows[:ROWS]
+        places = evaluation_batches(
+            [encoded.lengths[row] for row in rows], recipe.evaluation.batch_size, equal=encoded.padding.equal
+        )
         accelerator = self.training.accelerator
         mine = places[accelerator.process_index :: accelerator.num_processes]
-        loader = self.training.loader  # which knows how much the rows of each class weigh
-        return [loader.collate([rows[place] for place in part], rows) for part in mine]
+        return [encoded.collate([int(rows[place]) for place in part]) for part in mine]
 
     @torch.no_grad()
-    def loss(self) -> float:
-        """The mean loss of the probe's rows, of all processes."""
-        model, objective, accelerator = self.training.adapted.model, self.training.objective, self.training.accelerator
+    def look(self) -> Look | None:
+        """How the probe's rows are told apart, those of all processes; None where a logit is no number."""
+        model, objective = self.training.adapted.model, self.training.objective
         model.eval()
-        summed = torch.zeros(2, device=accelerator.device)
-        for batch in self.probe:
-            summed += torch.stack([objective.summed(model, batch), summed.new_tensor(len(batch["labels"]))])
+        found = [(objective.logits(model, batch).cpu().numpy(), batch["labels"].numpy()) for batch in self.probe]
         model.train()
-        total: Any = accelerator.reduce(summed)
-        return float(total[0] / total[1])
+        logits, labels = (np.concatenate(parts) for parts in zip(*gather_object(found), strict=True))
+        if not np.isfinite(logits).all():
+            return None
+        regression, multi_label = objective.regression, objective.multi_label
+        loss = least_loss(logits, labels, regression=regression, multi_label=multi_label)
+        return Look(loss, spread(logits, softmax=not (regression or multi_label)))
+
+
+@dataclass(frozen=True)
+class Look:
+    """loss: the least, of the probe's rows; spread: how far their logits differ from row to row."""
+
+    loss: float
+    spread: float
+
+
+def evenly(rows: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows in their order, but for each further one of a class behind those of which there are fewer so far."""
+    nth = np.empty(len(rows), dtype=np.int64)
+    for label in np.unique(labels):
+        of_it = labels[rows] == label
+        nth[of_it] = np.arange(of_it.sum())
+    return rows[np.argsort(nth, kind="stable")]
 
 
 def all_steps(training: Training) -> Iterator[StepBatch]:

@@ -18,7 +18,7 @@ NAMES = [
 
 
 def test_all_are_there():
-    assert sorted(shipped_recipes()) == sorted(NAMES)
+    assert sorted(shipped_recipes()) == sorted(["auto", *NAMES])
 
 
 @pytest.mark.parametrize("name", NAMES)

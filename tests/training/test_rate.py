@@ -15,6 +15,7 @@ from lorakit.training.rate import (
     LEAST,
     MOST,
     MOST_SHARE,
+    OVER,
     SHORT,
     FoundRate,
     expected_rate,
@@ -78,7 +79,7 @@ def test_what_hardly_falls_tells_nothing(fall: Callable[[float], float]):
 @pytest.mark.parametrize("fall", [lambda lr: -1.0, lambda lr: -math.inf])
 def test_a_loss_that_rises_at_every_rate_is_an_error(fall: Callable[[float], float]):
     with pytest.raises(
-        RunError, match=r"8 steps at none of 0\.001, .* bring the loss of the training rows down"
+        RunError, match=r"16 steps at none of 0\.001, .* bring the calibrated loss of training rows down"
     ) as caught:
         search_rate(fall, 1e-3, SHORT, 0.5)
     assert caught.value.problems[0].hint == "training.lr=NUMBER"
@@ -90,14 +91,21 @@ def test_where_the_usual_rate_is_too_high_lower_ones_are_tried():
 
 
 def test_words_say_what_was_tried():
-    found = FoundRate(lr=0.004, target=0.036, share=1.0, exponent=1.5, rates=[0.002, 0.008], falls=[0.0123, None])
-    assert told(found) == "8 steps bring the loss down by 1.2% at 0.002, beyond all bounds at 0.008, and should by 3.6%"
+    found = FoundRate(lr=0.004, target=0.25, share=1.0, exponent=1.5, rates=[0.002, 0.008], falls=[0.123, None])
+    words = "16 steps bring the calibrated loss down by 12.3% at 0.002, beyond all bounds at 0.008, and should by 25.0%"
+    assert told(found) == words
+
+
+def test_where_none_comes_to_the_target_it_is_a_little_above_the_best():
+    """0.02 breaks the model and 0.01 does not, and falls by a fifth of what is wanted."""
+    found = search_rate(lambda lr: 10 * lr if lr <= 0.01 else -math.inf, 5e-3, SHORT, 0.5)
+    assert (found.lr, found.rates) == (pytest.approx(OVER * 0.01), pytest.approx([0.005, 0.02, 0.01]))
 
 
 def test_longer_trainings_get_lower_rates():
     """By a power of their length, within bounds."""
     same, twice, long, shortest, longest = (
-        search_rate(lambda lr: 9 * lr, 1e-3, steps).lr for steps in (SHORT, SHORT / 2, 8 * SHORT, 1, 10**6)
+        search_rate(lambda lr: 62.5 * lr, 1e-3, steps).lr for steps in (SHORT, SHORT / 2, 8 * SHORT, 1, 10**6)
     )
     assert same == 0.004
     assert twice == pytest.approx(0.004 * 2**HORIZON, rel=5e-3)
