@@ -1,5 +1,7 @@
 """What the frozen model makes of rows before anything is adapted: the features of every read-out that is wanted, in one pass.
 
+(One that encodes the texts of pairs apart takes a pass of its own.)
+
 The ``frozen`` baseline, ``model.readout: auto`` and ``model.head_start: fitted`` look at the same training rows, at most FROZEN_ROWS,
 and share what is computed of them.
 """

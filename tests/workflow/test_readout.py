@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 import lorakit
 from lorakit.artifacts.readout_file import read_choice
 from lorakit.artifacts.run import Run
-from lorakit.errors import Interrupted, LorakitError, RecipeError, RunError
+from lorakit.errors import Interrupted, LorakitError, RecipeError, RunError, UsageError
 from lorakit.workflow import readout as deciding
 from lorakit.workflow.frozen_features import training_features
 from lorakit.workflow.readout import decide
@@ -130,11 +130,16 @@ def test_pairs_are_read_as_wholes_or_apart_but_not_in_windows(bench):
         bench.load("model.readout=pair", "task.long=windows", kind="pair")
 
 
-def test_one_text_has_no_other_to_be_compared_with(bench):
+def test_one_text_has_no_other_to_be_compared_with(bench, tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match="the rows of train have one") as caught:
         assemble(bench.load("model.readout=pair"))
     (problem,) = caught.value.problems
     assert (problem.key, problem.valid) == ("model.readout", "own, cls, mean, layers, auto")
+    run = bench.train("model.readout=pair", "training.max_steps=1", kind="pair", run_dir=tmp_path / "run").run_dir
+    merged = lorakit.merge(run).out
+    monkeypatch.setenv("LORAKIT_GLUE_DIR", str(bench.data()))
+    with pytest.raises(UsageError, match="head compares the two texts of a row, and the rows of sst2 have one"):
+        lorakit.evaluate(model=merged, task="sst2", split="validation")
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
