@@ -17,6 +17,12 @@ AXES = tuple(
     f"adapter.{axis}"
     for axis in ("method", "dropout", "options", "delta", "init", "scale", "decomposition", "lr_ratio", "trainable")
 )
+OF_WHOLE_ROWS = {
+    "task.long": "is for single texts",
+    "training.freeze_below": "keeps the states of rows as wholes",
+    "training.cuda_graphs": "replays batches of one shape",
+}
+"""What does not go together with texts of a pair that are encoded apart, and why."""
 BUDGETS = ("search.enable", "search.uniform_rank", "search.parameters")
 
 
@@ -293,11 +299,20 @@ def head_is_one(draft: Draft) -> Iterator[Problem]:
         yield draft.problem(
             "is for a new head, and model.head keeps one", "model.head_start", "random", "model.head: new"
         )
-    valid = "own, cls, mean or layers"
+    valid = "own, cls, mean, layers or pair"
     if kept and draft[readout] == "auto":
         yield draft.problem("is for a new head, and model.head keeps one", readout, valid)
     if draft[readout] == "auto" and draft["search.method"] == "glora":
         yield draft.problem("is decided in one training, and search.method: glora has several", readout, valid)
+
+
+def pairs_are_taken_apart(draft: Draft) -> Iterator[Problem]:
+    """A head that compares texts encoded by themselves has no use for what is made of both in one."""
+    readout = "model.readout"
+    for path, why in OF_WHOLE_ROWS.items():
+        if draft[readout] == "pair" and draft.changed(path):
+            valid = written(recipe_keys()[path].default)
+            yield draft.problem(f"{why}, and {readout}: pair ({draft.where(readout)}) takes them apart", path, valid)
 
 
 def early_stopping_is_whole(draft: Draft) -> Iterator[Problem]:
@@ -354,6 +369,7 @@ RULES = (
     loss_uses_its_settings,
     windows_have_their_pooling,
     head_is_one,
+    pairs_are_taken_apart,
     early_stopping_is_whole,
     average_is_of_something,
     freezing_goes_with_the_rest,

@@ -94,8 +94,9 @@ class ModelSection:
     readout: str = key(
         "own",
         "what the head reads: what the family's own classifier does, the first token (cls), the mean of all tokens, that mean in the "
-        "last four layers, or what logistic regression on training rows finds best (auto); own alone merges to a plain checkpoint",
-        choices=("own", "cls", "mean", "layers", "auto"),
+        "last four layers, the means of both texts of a pair, encoded apart and compared, or what logistic regression on training rows "
+        "finds best (auto); own alone merges to a plain checkpoint",
+        choices=("own", "cls", "mean", "layers", "pair", "auto"),
         also=("pooler", "pooling_mode", "classifier_pooling"),
     )
     trust_remote_code: bool = key(False, "run code that comes with a hub model")

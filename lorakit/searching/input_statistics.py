@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.backbone.pair_texts import takes_mask
 from lorakit.backbone.site import Site
 from lorakit.searching.proxy import Logits
 from lorakit.tasks.batching import Batch
@@ -23,12 +25,16 @@ def modules_of(adapted: AdaptedModel) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def seen_inputs(modules: Mapping[str, nn.Module], batch: Batch, see: See) -> Iterator[None]:
-    """Within it, ``see`` is told what each module takes in while the model computes ``batch``.
+def seen_inputs(model: nn.Module, modules: Mapping[str, nn.Module], see: See) -> Iterator[None]:
+    """Within it, ``see`` is told what each module takes in while ``model`` computes a batch.
 
     Inputs that are not one for each token (embeddings of relative positions, for instance) are told whole.
     """
-    real = batch["attention_mask"].bool()  # (rows, tokens): which are no padding
+    real = torch.empty(0)  # (rows, tokens): which are no padding
+
+    def note_mask(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        nonlocal real
+        real = named["attention_mask"].bool()
 
     def watch(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
         def tell(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -39,6 +45,7 @@ def seen_inputs(modules: Mapping[str, nn.Module], batch: Batch, see: See) -> Ite
         return tell
 
     with ExitStack() as hooks:
+        hooks.callback(takes_mask(model).register_forward_pre_hook(note_mask, with_kwargs=True).remove)
         for name, module in modules.items():
             hooks.callback(module.register_forward_pre_hook(watch(name)).remove)
         yield
@@ -72,6 +79,6 @@ def input_means(
     seen = {site.name: Inputs(site.in_features, device) for site in sites}
     modules = {name: model.get_submodule(name) for name in seen}
     for batch in batches:
-        with seen_inputs(modules, batch, lambda name, x: seen[name].add(x)):
+        with seen_inputs(model, modules, lambda name, x: seen[name].add(x)):
             logits(model, batch)
     return {name: inputs.means() for name, inputs in seen.items()}

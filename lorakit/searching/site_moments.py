@@ -22,6 +22,7 @@ from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.json_tensors import pack_all, unpack_all
+from lorakit.backbone.pair_texts import takes_mask
 from lorakit.searching.input_statistics import modules_of
 from lorakit.searching.over_processes import over_processes
 from lorakit.searching.streaming import steps_before
@@ -53,8 +54,8 @@ class SiteMoments:
         """Listen, where this step is looked at."""
         if step not in self.steps:
             return
-        model = self.adapted.model
-        self.hooks.callback(model.register_forward_pre_hook(self.note_mask, with_kwargs=True).remove)
+        masked = takes_mask(self.adapted.model)
+        self.hooks.callback(masked.register_forward_pre_hook(self.note_mask, with_kwargs=True).remove)
         for name, module in modules_of(self.adapted).items():
             self.hooks.callback(module.register_forward_hook(self.listener(name)).remove)
 

@@ -1,5 +1,7 @@
 """What the frozen model makes of rows before anything is adapted: the features of every read-out that is wanted, in one pass.
 
+(One that encodes the texts of pairs apart takes a pass of its own.)
+
 The ``frozen`` baseline, ``model.readout: auto`` and ``model.head_start: fitted`` look at the same training rows, at most FROZEN_ROWS,
 and share what is computed of them.
 """
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lorakit.backbone.head import output_names
+from lorakit.backbone.pair_texts import PairFrame
 from lorakit.backbone.readout import MEAN, OWN, READOUTS
 from lorakit.backbone.trained_head import FITTED, START_KEY
 from lorakit.errors import RecipeError
@@ -87,7 +90,7 @@ def read_features(parts: Parts, encoded: Encoded, names: Collection[str]) -> dic
         for rows in encoded.batches(parts.recipe.evaluation.batch_size):
             batch = encoded.collate(rows)
             with accelerator.autocast():
-                read = features_of_batch(model, batch, device, names)
+                read = features_of_batch(model, batch, device, names) | read_apart(parts, batch, device, names)
             for name, features in read.items():
                 each = features.float()
                 each = pooled(each, batch[WINDOW_OF], OVER_WINDOWS) if WINDOW_OF in batch else each
@@ -100,10 +103,10 @@ def read_features(parts: Parts, encoded: Encoded, names: Collection[str]) -> dic
 
 def features_of_batch(
     model: Any, batch: Batch, device: torch.device, names: Collection[str]
-) -> Mapping[str, torch.Tensor]:
-    """What each read-out reads of a batch, in one forward pass of a model whose output layer is taken out where OWN is wanted."""
+) -> dict[str, torch.Tensor]:
+    """What each read-out of whole rows reads, in one forward pass of a model whose output layer is taken out where OWN is wanted."""
     inputs = {name: tensor.to(device) for name, tensor in batch.items() if name not in NO_INPUTS}
-    chosen = [READOUTS[name] for name in names if name != OWN]
+    chosen = [READOUTS[name] for name in names if name != OWN and not READOUTS[name].apart]
     deep = {"output_hidden_states": True} if any(readout.depth > 1 for readout in chosen) else {}
     found: dict[str, torch.Tensor] = {}
     output: Any = None
@@ -120,6 +123,14 @@ def features_of_batch(
     if not chosen or output.last_hidden_state.shape[:2] != mask.shape:  # Funnel pools
         return found
     return found | {readout.name: readout.of(output, mask) for readout in chosen}
+
+
+def read_apart(parts: Parts, batch: Batch, device: torch.device, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """What each read-out of single texts reads of a batch of pairs, in another pass."""
+    inputs = {name: tensor.to(device) for name, tensor in batch.items() if name not in NO_INPUTS}
+    base, frame = parts.backbone.model.base_model, PairFrame.of(parts.backbone.tokenizer)
+    chosen = [READOUTS[name] for name in names if name != OWN and READOUTS[name].apart]
+    return {readout.name: readout.features(base, frame=frame, **inputs) for readout in chosen}
 
 
 @contextmanager

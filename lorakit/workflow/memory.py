@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.backbone.pair_texts import encoded_apart
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.scoring import without_trace
 from lorakit.workflow.accelerator import this_process
@@ -138,7 +139,8 @@ def count_bytes(adapted: AdaptedModel, precision: str, rows: int, tokens: int) -
         return tensor
 
     device = next(model.parameters()).device
-    ids = torch.ones(rows, tokens, dtype=torch.long, device=device)
+    frame = encoded_apart(model)
+    ids = frame.halves(rows, tokens, device) if frame else torch.ones(rows, tokens, dtype=torch.long, device=device)
     autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
     with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor), autocast:
         model(input_ids=ids, attention_mask=torch.ones_like(ids))

@@ -18,8 +18,10 @@ from lorakit.adapters.counting import costs, shared_cost, spec_for
 from lorakit.adapters.method import Method, methods
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone, load_backbone
+from lorakit.backbone.readout import OWN, PAIR, READOUT_KEY, READOUTS
 from lorakit.backbone.site import Site
 from lorakit.backbone.trained_head import output_bias
+from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AUTO, Recipe, TaskSection
 from lorakit.tasks.batching import Encoded, column_array, encode, label_array
 from lorakit.tasks.class_weights import class_weights, label_weights
@@ -126,7 +128,16 @@ def load_data(recipe: Recipe, *, splits: Sequence[str] | None = None, learnt: Ta
 
 
 def load_model(recipe: Recipe, task: Task) -> Backbone:
-    """The recipe's frozen backbone, with a new head for the task: the family's own where it is not decided yet."""
+    """The recipe's frozen backbone, with a new head for the task: the family's own where it is not decided yet.
+
+    RecipeError (key ``model.readout``) where the head would compare two texts, and the task has one.
+    """
+    if recipe.model.readout == PAIR and not task.pair:
+        raise RecipeError(
+            f"compares the two texts of a row, and the rows of {task.known_as} have one",
+            key=READOUT_KEY,
+            valid=", ".join([OWN, *(name for name in READOUTS if name != PAIR), AUTO]),
+        )
     seed = UNDECIDED_SEED if recipe.model.readout == AUTO else recipe.run.seed
     return load_backbone(
         recipe.model,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
+from lorakit.backbone.readout import PAIR
 from lorakit.backbone.trained_head import FITTED
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.recipe.schema import AUTO, CUSTOM, Recipe
@@ -223,9 +224,10 @@ def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
 def head_notes(parts: Parts, schedule: Schedule) -> list[str]:
     """What is found out of the head before the first step, and what that costs."""
     model, told = parts.recipe.model, []
-    rows = min(schedule.rows, FROZEN_ROWS)
+    rows, number = min(schedule.rows, FROZEN_ROWS), 1
     if model.readout == AUTO:
-        found = ", ".join(candidates(parts))
+        names = candidates(parts)
+        found, number = ", ".join(names), 1 + (PAIR in names)
         told.append(
             f"what the head reads is decided before the first step, between {found}: by the loss of a linear model of the frozen "
             f"features over folds of {rows:,} training rows; the head above is the family's own"
@@ -234,8 +236,9 @@ def head_notes(parts: Parts, schedule: Schedule) -> list[str]:
         told.append(f"the head starts as a linear model of the frozen features of {rows:,} training rows")
     if told:
         passes = schedule.total_steps * parts.recipe.training.accumulate * parts.recipe.training.batch_size
-        share = 100 * rows / max(PASSES * passes, 1)
-        told[-1] += f" (one forward pass over them: about {share:.1f} % of the training)"
+        share = 100 * number * rows / max(PASSES * passes, 1)
+        times = "one forward pass" if number == 1 else "two forward passes"
+        told[-1] += f" ({times} over them: about {share:.1f} % of the training)"
     return told
 
 

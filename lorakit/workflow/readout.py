@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from accelerate.utils import broadcast_object_list
 
 from lorakit.artifacts.readout_file import ReadoutChoice
 from lorakit.backbone.head import output_names
-from lorakit.backbone.readout import OWN, READOUT_KEY, READOUTS, width_of
+from lorakit.backbone.readout import OWN, PAIR, READOUT_KEY, READOUTS, width_of
 from lorakit.errors import RecipeError
+from lorakit.recipe.keys import recipe_keys
 from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.recipe.rules import OF_WHOLE_ROWS
 from lorakit.recipe.schema import AUTO
 from lorakit.tasks.linear_probe import loss_over_folds
 from lorakit.workflow.accelerator import this_process
@@ -90,6 +93,8 @@ def candidates(parts: Parts) -> list[str]:
     """The read-outs that a model, loaded with its family's own, can have; its own first, where that has an output layer to fit."""
     found = []
     for name in (OWN, *READOUTS):
+        if name == PAIR and not takes_apart(parts):
+            continue
         try:
             if name == OWN:
                 output_layer(parts)
@@ -99,3 +104,9 @@ def candidates(parts: Parts) -> list[str]:
             continue
         found.append(name)
     return found
+
+
+def takes_apart(parts: Parts) -> bool:
+    """Whether rows have two texts, and nothing in the recipe needs both in one."""
+    told = ((attrgetter(path)(parts.recipe), recipe_keys()[path].default) for path in OF_WHOLE_ROWS)
+    return parts.task.pair and all(value == default for value, default in told)

@@ -17,6 +17,7 @@ from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import Run, open_run
 from lorakit.backbone.config_and_tokenizer import problem_type
 from lorakit.backbone.load import load_backbone
+from lorakit.backbone.readout import PAIR
 from lorakit.backbone.trained_head import HEAD_KEY, KEEP
 from lorakit.errors import RecipeError, RunError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
@@ -178,6 +179,9 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassi
     recipe, merged = Recipe(model=ModelSection(name=name, head=KEEP)), is_merged(Path(name))
     if merged:
         recipe.model.readout = read_merged(Path(name))["readout"]
+        if recipe.model.readout == PAIR and not task.pair:
+            what = f"this checkpoint's head compares the two texts of a row, and the rows of {task.known_as} have one"
+            raise UsageError(what, where=name, valid="a task of pairs")
     try:
         backbone = load_backbone(
             recipe.model,

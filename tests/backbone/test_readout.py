@@ -17,6 +17,7 @@ from lorakit.tasks.batching import encode
 
 TEXTS = ["a good film", "the plot was never dull , and the cast likes the old joke !", "bad"]
 ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2", "electra")
+WHOLE = [name for name, readout in READOUTS.items() if not readout.apart]  # of pairs: test_pair_texts.py
 
 
 def read_plainly(folder, batch, readout):
@@ -40,7 +41,7 @@ def read_plainly(folder, batch, readout):
 
 @pytest.mark.parametrize(
     ("family", "readout"),
-    [*((family, readout) for family in ENCODERS for readout in READOUTS), ("llama", "mean"), ("llama", "layers")],
+    [*((family, readout) for family in ENCODERS for readout in WHOLE), ("llama", "mean"), ("llama", "layers")],
 )
 def test_a_head_reads_what_its_name_says(family, readout, tiny, load):
     folder = tiny(family)
@@ -87,6 +88,14 @@ def test_decoders_have_no_token_at_the_front_that_saw_the_text(tiny, load):
     assert (problem.key, problem.hint) == ("model.readout", "model.readout=own")
 
 
+@pytest.mark.parametrize("eos", [False, True])
+def test_texts_of_a_pair_are_compared_of_encoders(tiny, load, eos):
+    backbone = load(tiny("llama"))
+    why = "its first token sees none of those" if eos else "its tokenizer puts no token before every text and another"
+    with pytest.raises(RecipeError, match=why):
+        read_out(backbone.model, READOUTS["pair"], tiny_tokenizer(decoder=True, eos=eos, pad="<unk>"), "some/llama")
+
+
 def test_a_text_without_a_token_for_the_whole_is_not_read_by_its_first(tiny, load):
     backbone, tokenizer = load(tiny("bert")), tiny_tokenizer()
     tokenizer.backend_tokenizer.post_processor = None
@@ -107,10 +116,11 @@ def test_models_without_states_of_the_texts_tokens_are_refused(readout):
 
 REFUSED = {
     # family -> what it cannot be read out by
-    "xlnet": ["cls"],  # padded on the left: the first place of a batch is no token
-    "perceiver": ["cls", "mean", "layers"],  # latent states, none for a token
-    "funnel": ["cls", "mean", "layers"],  # pools
-    "canine": ["cls", "mean", "layers"],  # its layers see letters by fours
+    "xlnet": ["cls", "pair"],  # padded on the left: the first place of a batch is no token
+    "perceiver": ["cls", "mean", "layers", "pair"],  # latent states, none for a token
+    "funnel": ["cls", "mean", "layers", "pair"],  # pools
+    "canine": ["cls", "mean", "layers", "pair"],  # its layers see letters by fours
+    "fnet": ["pair"],  # takes padding for text: two lengths are in one batch
     "layoutlm": [],  # whose base model calls its pooler
 }
 
@@ -124,11 +134,12 @@ def test_a_read_out_is_the_texts_own_or_is_refused(family, tmp_path, load):
         except RecipeError as error:
             refused += [name] * ("cannot be read out" in str(error))
             continue
-        dataset = Dataset.from_dict({"text": TEXTS, "idx": [0, 1, 2]})
+        second = {"text_pair": TEXTS[::-1]} if READOUTS[name].apart else {}
+        dataset = Dataset.from_dict({"text": TEXTS, **second, "idx": [0, 1, 2]})
         encoded = encode(dataset, backbone.tokenizer, 32, padding=backbone.padding)
         together, alone = (
             torch.cat([backbone.model(**encoded.collate(rows)).logits for rows in batches])
-            for batches in ([[0, 1, 2]], [[0], [1], [2]])
+            for batches in (encoded.batches(3), [[row] for rows in encoded.batches(3) for row in rows])
         )
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     assert refused == REFUSED[family]

@@ -18,11 +18,12 @@ LAYERS = {"bert": "classifier", "roberta": "classifier.out_proj", "llama": "scor
 
 
 @pytest.mark.parametrize("family", LAYERS)
-@pytest.mark.parametrize("readout", ["own", "cls", "mean", "layers"])
+@pytest.mark.parametrize("readout", ["own", "cls", "mean", "layers", "pair"])
 def test_a_fitted_head_starts_as_a_linear_model_of_what_it_reads(bench, family, readout):
-    if (family, readout) == ("llama", "cls"):
+    if (family, readout) in (("llama", "cls"), ("llama", "pair")):
         pytest.skip("a decoder has no such token")
-    parts = assemble(bench.load("model.head_start=fitted", f"model.readout={readout}", family=family))
+    kind = "pair" if readout == "pair" else "one"
+    parts = assemble(bench.load("model.head_start=fitted", f"model.readout={readout}", family=family, kind=kind))
     model = parts.backbone.model
     layer = LAYERS[family] if readout == "own" else f"{readout}_head"
     owner = model.get_submodule(layer)

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 import lorakit
 from lorakit.artifacts.readout_file import read_choice
 from lorakit.artifacts.run import Run
-from lorakit.errors import Interrupted, LorakitError, RecipeError, RunError
+from lorakit.errors import Interrupted, LorakitError, RecipeError, RunError, UsageError
 from lorakit.workflow import readout as deciding
 from lorakit.workflow.frozen_features import training_features
 from lorakit.workflow.readout import decide
@@ -29,16 +29,18 @@ AUTO = "model.readout=auto"
 SHORT = "training.max_steps=4"
 
 
-@pytest.mark.parametrize("readout", ["cls", "layers"])
-def test_a_run_with_a_head_of_its_own_goes_through_everything(bench, tmp_path, readout):
-    result = bench.train(f"model.readout={readout}", "model.head_start=fitted", SHORT, run_dir=tmp_path / "run")
-    chances = lorakit.load(result.run_dir).predict_proba(TEXTS)
+@pytest.mark.parametrize(("readout", "kind"), [("cls", "one"), ("layers", "one"), ("pair", "pair")])
+def test_a_run_with_a_head_of_its_own_goes_through_everything(bench, tmp_path, readout, kind):
+    texts = list(zip(TEXTS, TEXTS[::-1], strict=True)) if kind == "pair" else TEXTS
+    options = [f"model.readout={readout}", "model.head_start=fitted", SHORT]
+    result = bench.train(*options, kind=kind, run_dir=tmp_path / "run")
+    chances = lorakit.load(result.run_dir).predict_proba(texts)
     assert lorakit.evaluate(result.run_dir).scores == pytest.approx(result.last)
     merged = lorakit.merge(result.run_dir)
     assert not merged.plain
     (why,) = merged.closed
     assert why.startswith("its head would not read the")
-    assert lorakit.load(merged.out).predict_proba(TEXTS) == pytest.approx(chances, abs=1e-5)
+    assert lorakit.load(merged.out).predict_proba(texts) == pytest.approx(chances, abs=1e-5)
     with pytest.raises((ValueError, OSError, KeyError)):
         AutoModelForSequenceClassification.from_pretrained(merged.out)
     with pytest.raises(RunError, match=r"the head reads the .* \(model.readout\)"):
@@ -78,9 +80,11 @@ def test_runs_that_read_long_texts_in_other_ways_are_not_combined(bench, tmp_pat
         lorakit.combine(runs, out=tmp_path / "both")
 
 
-@pytest.mark.parametrize(("readout", "alone"), [("own", True), ("cls", True), ("mean", False), ("layers", False)])
+@pytest.mark.parametrize(
+    ("readout", "alone"), [("own", True), ("cls", True), ("mean", False), ("layers", False), ("pair", False)]
+)
 def test_the_other_tokens_of_the_last_layer_are_computed_where_they_are_read(bench, readout, alone):
-    assert only_sites_see_tokens(assemble(bench.load(f"model.readout={readout}"))) == alone
+    assert only_sites_see_tokens(assemble(bench.load(f"model.readout={readout}", kind="pair"))) == alone
 
 
 # -- auto ------------------------------------------------------------------------------------------------------------
@@ -94,14 +98,16 @@ def folds_by_hand(features, labels):
 
 
 @pytest.mark.parametrize(
-    ("family", "names"),
+    ("family", "kind", "names"),
     [
-        ("bert", {"own", "cls", "mean", "layers"}),
-        ("llama", {"own", "mean", "layers"}),
+        ("bert", "one", {"own", "cls", "mean", "layers"}),
+        ("bert", "pair", {"own", "cls", "mean", "layers", "pair"}),
+        ("llama", "one", {"own", "mean", "layers"}),
+        ("llama", "pair", {"own", "mean", "layers"}),
     ],
 )
-def test_the_lowest_loss_over_folds_decides(bench, family, names):
-    parts = assemble(bench.load(AUTO, family=family))
+def test_the_lowest_loss_over_folds_decides(bench, family, kind, names):
+    parts = assemble(bench.load(AUTO, family=family, kind=kind))
     choice = decide(parts)
     labels = np.asarray(parts.data.splits["train"]["label"])
     expected = {name: folds_by_hand(features, labels) for name, features in parts.features.items()}
@@ -109,6 +115,31 @@ def test_the_lowest_loss_over_folds_decides(bench, family, names):
     assert choice.losses == pytest.approx(expected, rel=1e-4)
     assert choice.chosen == min(expected, key=expected.get)
     assert (choice.measure, choice.rows) == ("log-loss", 45)
+
+
+@pytest.mark.parametrize("option", ["training.freeze_below=1", "training.cuda_graphs=true"])
+def test_pairs_are_not_compared_where_rows_are_wanted_whole(bench, option):
+    assert deciding.candidates(assemble(bench.load(AUTO, option, kind="pair"))) == ["own", "cls", "mean", "layers"]
+    key, _, _ = option.partition("=")
+    with pytest.raises(RecipeError, match=rf"{key}: .*, and model\.readout: pair .* takes them apart"):
+        bench.load("model.readout=pair", option, kind="pair")
+
+
+def test_pairs_are_read_as_wholes_or_apart_but_not_in_windows(bench):
+    with pytest.raises(RecipeError, match=r"task\.long: is for single texts"):
+        bench.load("model.readout=pair", "task.long=windows", kind="pair")
+
+
+def test_one_text_has_no_other_to_be_compared_with(bench, tmp_path, monkeypatch):
+    with pytest.raises(RecipeError, match="the rows of train have one") as caught:
+        assemble(bench.load("model.readout=pair"))
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.valid) == ("model.readout", "own, cls, mean, layers, auto")
+    run = bench.train("model.readout=pair", "training.max_steps=1", kind="pair", run_dir=tmp_path / "run").run_dir
+    merged = lorakit.merge(run).out
+    monkeypatch.setenv("LORAKIT_GLUE_DIR", str(bench.data()))
+    with pytest.raises(UsageError, match="head compares the two texts of a row, and the rows of sst2 have one"):
+        lorakit.evaluate(model=merged, task="sst2", split="validation")
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
@@ -182,9 +213,11 @@ def test_too_few_rows_decide_for_the_familys_own(bench, tmp_path):
 
 
 def test_the_losses_are_told_before(bench):
-    (note,) = [note for note in lorakit.plan(bench.load(AUTO)).notes if "what the head reads" in note]
-    assert "between own, cls, mean, layers" in note
-    assert "one forward pass over them" in note
+    for kind, told, passes in (("one", "layers", "one forward pass"), ("pair", "layers, pair", "two forward passes")):
+        plan = lorakit.plan(bench.load(AUTO, kind=kind))
+        (note,) = [note for note in plan.notes if "what the head reads" in note]
+        assert f"between own, cls, mean, {told}:" in note
+        assert f"({passes} over them" in note
 
 
 def test_candidates_that_are_the_familys_own_are_left_out(bench, monkeypatch):

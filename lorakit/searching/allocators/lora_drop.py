@@ -100,7 +100,7 @@ class LoRADrop(Allocator):
 
         with without_trace(adapted, train_mode=False, seed=seed):
             for batch in batches:
-                with seen_inputs(modules_of(adapted), batch, see):
+                with seen_inputs(adapted.model, modules_of(adapted), see):
                     context.logits(adapted.model, batch)
         return sums
 

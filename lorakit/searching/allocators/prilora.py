@@ -111,7 +111,7 @@ class PRILoRA(FixedRanks):
         def watched(model: nn.Module, batch: Batch) -> torch.Tensor:
             if not self.watching:
                 return loss(model, batch)
-            with seen_inputs(self.modules, batch, self.see):
+            with seen_inputs(self.context.adapted.model, self.modules, self.see):
                 return loss(model, batch)
 
         return watched
