@@ -22,7 +22,6 @@ from lorakit.tasks.unpacking import PACKINGS
 
 COLUMNS = ("text", "text_pair", "label")
 DEFAULT_MODEL = "bundled:minilm"
-POOLING = ("1_Pooling", "config.json")  # where a folder of sentence-transformers says how its encoder was trained
 STEPS = 100  # optimiser steps that few rows are trained for; with a fitted head more made it worse (scripts/README.md)
 MOST_EPOCHS, LEAST_EPOCHS, OF_MANY = 10, 3, 2
 MANY = 10_000  # rows
@@ -73,23 +72,11 @@ def write_own_data(named: str, given: Mapping[str, Any]) -> tuple[str, list[str]
     guess = guess_columns(source, **columns, label_columns=given.get("task.label_columns") or ())
     if given.get("task.regression"):
         guess = replace(guess, regression=True)
-    mean = reads_mean(str(given.get("model.name") or DEFAULT_MODEL))
-    return "\n".join(document(named, guess, mean=mean)) + "\n", guess.told
+    return "\n".join(document(named, guess)) + "\n", guess.told
 
 
-def reads_mean(model: str) -> bool:
-    """Whether a model is an encoder of sentences, made for the mean of its tokens, as far as its name or folder tells."""
-    if model == DEFAULT_MODEL or model.startswith("sentence-transformers/"):
-        return True
-    try:
-        told = json.loads(Path(os.path.expanduser(model), *POOLING).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(told, dict) and told.get("pooling_mode_mean_tokens") is True
-
-
-def document(named: str, guess: Guess, *, mean: bool) -> list[str]:
-    """The lines of the recipe; mean: whether the model's head is to read the mean of all tokens."""
+def document(named: str, guess: Guess) -> list[str]:
+    """The lines of the recipe: what the shipped recipe ``auto`` chooses, and what the data tell."""
     pair = [f"  text_pair: {json.dumps(guess.text[1], ensure_ascii=False)}"] if len(guess.text) == 2 else []
     number = "regression: true # the labels are numbers to predict"
     several = "multi_label: true # a row may have any number of labels"
@@ -101,11 +88,7 @@ def document(named: str, guess: Guess, *, mean: bool) -> list[str]:
         "model:",
         f"  name: {DEFAULT_MODEL}",
         "  head_start: fitted # logistic regression on the frozen model's features",
-        *(
-            ["  readout: mean # as this encoder was trained; a merged folder then loads in lorakit alone"]
-            if mean
-            else []
-        ),
+        "  readout: auto # what of the features is best to read; where it is not own, a merged folder loads in lorakit alone",
         "task:",
         "  name: custom",
         f"  train: {json.dumps(named, ensure_ascii=False)}",
@@ -123,7 +106,7 @@ def document(named: str, guess: Guess, *, mean: bool) -> list[str]:
         "training:",
         f"  epochs: {epochs(guess.rows)} # fewer rows are seen more often",
         f"  batch_size: {BATCH}",
-        "  lr: 3.0e-4",
+        "  lr: auto # found before the first step",
         "evaluation:",
         "  baselines: [majority, tfidf, frozen]",
         "run:",

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from lorakit.errors import DataError, RecipeError
@@ -111,3 +113,13 @@ def test_what_is_said_of_the_labels_is_kept(tmp_path, monkeypatch):
     assert (task.text, task.label, task.label_columns) == ("text", None, ["rude", "angry"])
     task = load_recipe("a.csv", ["task.label=angry", "task.regression=true"]).recipe.task
     assert (task.regression, task.metric) == (True, None)
+
+
+def test_it_chooses_what_the_recipe_auto_does(reviews):
+    """But for how often few rows are seen."""
+    own, auto = (
+        load_recipe("reviews.csv").recipe,
+        load_recipe("auto", ["model.name=bundled:minilm", "task.name=mrpc"]).recipe,
+    )
+    assert (own.model, own.adapter, own.search) == (auto.model, auto.adapter, auto.search)
+    assert replace(own.training, epochs=auto.training.epochs) == auto.training

@@ -1,7 +1,5 @@
 """``model.head_start: fitted``: what the head starts at, for each read-out; and features that are computed once a run."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -112,17 +110,3 @@ def test_heads_of_every_kind_of_task_start_fitted(bench, kind, tmp_path):
     result = bench.train(*options, kind=kind, run_dir=tmp_path / "run")
     assert result.readout.measure == ("squared error" if kind == "number" else "log-loss")
     assert lorakit.evaluate(result.run_dir).scores == pytest.approx(result.last)
-
-
-def test_own_data_starts_from_the_mean_where_the_folder_says_that(bench, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rows = "".join(f"film {row},{'ab'[row % 2]}\n" for row in range(10))
-    (tmp_path / "a.csv").write_text("text,label\n" + rows)
-    (tmp_path / "model" / "1_Pooling").mkdir(parents=True)
-    stated = tmp_path / "model" / "1_Pooling" / "config.json"
-    for says, expected in ((True, "mean"), (False, "own")):
-        stated.write_text(json.dumps({"pooling_mode_mean_tokens": says}))
-        assert lorakit.load_recipe("a.csv", ["model.name=model"]).recipe.model.readout == expected
-    model = lorakit.load_recipe("a.csv").recipe.model
-    assert (model.readout, model.head_start) == ("mean", "fitted")
-    assert lorakit.load_recipe("a.csv", ["model.name=roberta-base"]).recipe.model.readout == "own"
