@@ -15,8 +15,8 @@ from lorakit.training.rate import (
     LEAST,
     MOST,
     MOST_SHARE,
-    OVER,
     SHORT,
+    Aim,
     FoundRate,
     expected_rate,
     search_rate,
@@ -44,13 +44,13 @@ CURVES: dict[str, tuple[Callable[[float], float], float]] = {
 @pytest.mark.parametrize("curve", CURVES)
 def test_the_rate_is_where_the_change_is_the_wanted_one(curve: str, usual: float):
     change, wanted = CURVES[curve]
-    found = search_rate(change, usual, SHORT, 0.5)
+    found = search_rate(change, usual, SHORT, Aim(0.5, 1.5))
     assert found.lr == pytest.approx(wanted, rel=0.35)
     assert len(found.rates) == len(set(found.rates)) <= MOST
 
 
 def test_a_power_law_is_followed_exactly():
-    found = search_rate(lambda lr: 50 * lr**1.2, 2e-3, SHORT, 0.5)
+    found = search_rate(lambda lr: 50 * lr**1.2, 2e-3, SHORT, Aim(0.5, 1.5))
     assert found.exponent == pytest.approx(1.2)
     assert found.lr == pytest.approx(0.01 ** (1 / 1.2), rel=5e-3)  # it has three digits
     assert found.falls == [50 * rate**1.2 for rate in found.rates]
@@ -58,20 +58,20 @@ def test_a_power_law_is_followed_exactly():
 
 def test_no_rate_is_tried_that_is_far_above_the_usual_one():
     tried: list[float] = []
-    search_rate(lambda lr: tried.append(lr) or 1e-3 * lr, 1e-3, SHORT, 0.5)  # type: ignore[func-returns-value]
+    search_rate(lambda lr: tried.append(lr) or 1e-3 * lr, 1e-3, SHORT, Aim(0.5, 1.5))  # type: ignore[func-returns-value]
     assert tried == pytest.approx([1e-3, 4e-3, HIGHEST * 1e-3])
 
 
 def test_above_a_collapse_nothing_is_expected():
     """The fall at 0.04 is less than at 0.01: the model has lost what it knew, and 0.02 is the most that is left."""
     assert expected_rate({0.01: 0.2, 0.04: 0.1}, 0.5) <= 0.02
-    assert search_rate(collapsing, 0.005, SHORT, 0.5).lr < 0.02
+    assert search_rate(collapsing, 0.005, SHORT, Aim(0.5, 1.5)).lr < 0.02
 
 
 @pytest.mark.parametrize("fall", [lambda lr: 0.01, lambda lr: 1e-5 / lr, lambda lr: -1e-4, lambda lr: 0.0])
 def test_what_hardly_falls_tells_nothing(fall: Callable[[float], float]):
     """Not even by falling less at a higher rate: then the model has not collapsed, it has not begun to learn."""
-    found = search_rate(fall, 1e-3, SHORT, 0.5)
+    found = search_rate(fall, 1e-3, SHORT, Aim(0.5, 1.5))
     assert (found.lr, found.rates) == (BLIND * 1e-3, pytest.approx([1e-3, 4e-3, HIGHEST * 1e-3]))
     assert told(found).endswith("and should by 50.0%, which is too little to tell")
 
@@ -79,12 +79,12 @@ def test_what_hardly_falls_tells_nothing(fall: Callable[[float], float]):
 @pytest.mark.parametrize("fall", [lambda lr: -1.0, lambda lr: -math.inf])
 def test_a_loss_that_rises_at_every_rate_is_an_error(fall: Callable[[float], float]):
     with pytest.raises(RunError, match=r"16 steps at each of 0\.001, .* break the model") as caught:
-        search_rate(fall, 1e-3, SHORT, 0.5)
+        search_rate(fall, 1e-3, SHORT, Aim(0.5, 1.5))
     assert caught.value.problems[0].hint == "training.lr=NUMBER"
 
 
 def test_where_the_usual_rate_is_too_high_lower_ones_are_tried():
-    found = search_rate(lambda lr: 1e4 * lr if lr < 1e-4 else -1.0, 1e-3, SHORT, 0.5)
+    found = search_rate(lambda lr: 1e4 * lr if lr < 1e-4 else -1.0, 1e-3, SHORT, Aim(0.5, 1.5))
     assert found.lr == pytest.approx(5e-5, rel=0.35)
 
 
@@ -96,14 +96,15 @@ def test_words_say_what_was_tried():
 
 def test_where_none_comes_to_the_target_it_is_a_little_above_the_best():
     """0.02 breaks the model and 0.01 does not, and falls by a fifth of what is wanted."""
-    found = search_rate(lambda lr: 10 * lr if lr <= 0.01 else -math.inf, 5e-3, SHORT, 0.5)
-    assert (found.lr, found.rates) == (pytest.approx(OVER * 0.01), pytest.approx([0.005, 0.02, 0.01]))
+    found = search_rate(lambda lr: 10 * lr if lr <= 0.01 else -math.inf, 5e-3, SHORT, Aim(0.5, 1.5))
+    assert (found.lr, found.rates) == (pytest.approx(1.5 * 0.01), pytest.approx([0.005, 0.02, 0.01]))
 
 
 def test_longer_trainings_get_lower_rates():
     """By a power of their length, within bounds."""
     same, twice, long, shortest, longest = (
-        search_rate(lambda lr: 62.5 * lr, 1e-3, steps, 0.25).lr for steps in (SHORT, SHORT / 2, 8 * SHORT, 1, 10**6)
+        search_rate(lambda lr: 62.5 * lr, 1e-3, steps, Aim(0.25, 1.5)).lr
+        for steps in (SHORT, SHORT / 2, 8 * SHORT, 1, 10**6)
     )
     assert same == 0.004
     assert twice == pytest.approx(0.004 * 2**HORIZON, rel=5e-3)
