@@ -8,8 +8,8 @@
 Good learning rates differ by two orders of magnitude from method to method, because they are rates of parameters; how fast texts are told
 apart should differ little. The first rate that is tried is the method's usual one; each further one is where the law through those
 before it expects C, until one is near, or C lies between two of them, or ``HIGHEST`` times the usual one was tried. A rate by which rows
-are told apart worse than by a lower one is too high. Where no rate does anything to speak of, too little is learnt in these steps to tell, and the rate is ``BLIND`` times
-the usual one.
+are told apart worse than by a lower one is too high. Where no rate does anything to speak of, too little is learnt in these steps to tell,
+and the rate is ``BLIND`` times the usual one.
 """
 
 from __future__ import annotations
