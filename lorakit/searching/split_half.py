@@ -58,10 +58,7 @@ class SplitHalf(Result):
 
 def split_half(first: Preview, second: Preview, sites: Sequence[Site], rows: int, seed: int = 0) -> SplitHalf:
     """How far both halves agree. Scores below 0 count as 0, for what is caught."""
-    names = [site.name for site in sites]
-    roles: dict[str, list[int]] = {}
-    for place, site in enumerate(sites):
-        roles.setdefault(site.role, []).append(place)
+    names, roles = [site.name for site in sites], places_by_role(sites)
     scores = [np.array([half.scores[name] for name in names], dtype=float) for half in (first, second)]
     shares = [np.array([half.shares[name] for name in names], dtype=float) for half in (first, second)]
     worth = [share_of_all(scores[1]), share_of_all(scores[0])]  # what each choice is judged by: the other half
@@ -74,17 +71,28 @@ def split_half(first: Preview, second: Preview, sites: Sequence[Site], rows: int
         ]
     )
     given = all(np.ptp(choice[places]) == 0 for choice in shares for places in roles.values())
-    within_role = [
-        found for places in roles.values() if (found := correlation(*(s[places] for s in scores))) is not None
-    ]
     return SplitHalf(
         rows=rows,
         correlation=correlation(*scores),
-        within_roles=float(np.mean(within_role)) if within_role else None,
+        within_roles=correlation_within(roles, *scores),
         caught=caught,
         shuffled=float(chance.mean()),
         p=None if given else float((1 + (chance >= caught - 1e-12).sum()) / (1 + SHUFFLES)),
     )
+
+
+def places_by_role(sites: Sequence[Site]) -> dict[str, list[int]]:
+    """Role -> where its sites stand."""
+    roles: dict[str, list[int]] = {}
+    for place, site in enumerate(sites):
+        roles.setdefault(site.role, []).append(place)
+    return roles
+
+
+def correlation_within(roles: Mapping[str, list[int]], a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+    """The mean of the correlations within each role; None where no role has one."""
+    found = [within for places in roles.values() if (within := correlation(a[places], b[places])) is not None]
+    return float(np.mean(found)) if found else None
 
 
 def share_of_all(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,8 +8,9 @@ A step of size lr on B with A = V_k^T changes the loss by -lr s^2 sigma_k^2 in f
 lower powers spread the budget over more sites. `per: site` divides by the site's own sum first, so that sites compete by the shape of
 their spectrum and not by its size; with `per: role` each role has its share of the budget, and sites compete within it. `fit: halves` takes
 the units of one half of the batches and judges them by the other, `whiten: diagonal` divides by what is usual at the site
-(``lorakit.searching.spectra``). `floor` units are given to every site before anything is compared. Nothing is searched
-after step 0: a step costs what its ranks cost.
+(``lorakit.searching.spectra``). `floor` units are given to every site before anything is compared. With `agree: 0.7` the ranks
+are the same everywhere where the halves' gradients do not agree on the sites: Spearman's correlation of their norms, within the roles
+where those have their shares. Nothing is searched after step 0: a step costs what its ranks cost.
 On MiniLM and SST-2 the budget had to be spread widely (power 0.5, the default), and A in the gradient's directions did worse than a
 random one at every learning rate tried (0.84 to 0.85 against 0.86): `start: svd` is there to be compared. With `scale: own` it did
 worse still (0.81 at 1e-3, nothing at 2e-3); that scale was not tried with a random A.
@@ -19,9 +20,12 @@ When to use it: where ranks should follow the gradient at no cost in training; m
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from lorakit.adapters.anchored import Anchored
@@ -29,7 +33,7 @@ from lorakit.adapters.inits.gradient import start_from_gradient
 from lorakit.adapters.options import Option
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import SearchSection
-from lorakit.searching.allocator import SearchContext, allocators
+from lorakit.searching.allocator import Decision, SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.fixed_ranks import FixedRanks
 from lorakit.searching.scoring import without_trace
@@ -37,9 +41,12 @@ from lorakit.searching.selection import select_units
 from lorakit.searching.shuffled_ranks import shuffle_ranks
 from lorakit.searching.site_moments import SiteMoments
 from lorakit.searching.spectra import cross_fitted, whitened
+from lorakit.searching.split_half import correlation, correlation_within, places_by_role
 from lorakit.searching.unit_allocator import Units
 from lorakit.searching.weight_gradients import weight_gradients
 from lorakit.tasks.batching import Batch
+
+logger = logging.getLogger(__name__)
 
 
 class GradientSVD(FixedRanks):
@@ -68,6 +75,12 @@ class GradientSVD(FixedRanks):
             "the gradient as it is, or over the site's mean squares of inputs and of output gradients",
             choices=("none", "diagonal"),
         ),
+        "agree": Option(
+            0.0,
+            "with fit: halves, the correlation of the halves' scores of sites below which all sites get the same rank",
+            low=0.0,
+            high=1.0,
+        ),
         "floor": Option(1, "rank units that every site gets", low=0),
         "ranks": Option(
             "scored", "by the values; or, as a control, those permuted within each role", choices=("scored", "shuffled")
@@ -90,6 +103,9 @@ class GradientSVD(FixedRanks):
             self.check_start()
         if self.settings["fit"] == "halves" and context.search.batches < 2:
             raise RecipeError("two halves need two batches", key="search.batches", valid="2 or more, best 32")
+        if self.settings["agree"] and self.settings["fit"] != "halves":
+            raise RecipeError("whether halves agree is for fit: halves", key="search.options", valid="fit: halves")
+        self.agreement: float | None = None
 
     @classmethod
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
@@ -120,6 +136,7 @@ class GradientSVD(FixedRanks):
         seed, batches = self.context.seed(), self.context.batches()
         halves = [batches[::2], batches[1::2]] if self.settings["fit"] == "halves" else [batches]
         found = [self.gradients(half, seed) for half in halves]
+        self.agreement = self.agreement_of(*found) if len(found) == 2 else None
         self.directions: dict[str, torch.Tensor] = {}
         scores: Units = {}
         for name in self.adapters:
@@ -135,6 +152,37 @@ class GradientSVD(FixedRanks):
                 worth / (values.double() ** self.settings["power"]).sum() if self.settings["per"] == "site" else worth
             )
         return scores
+
+    def agreement_of(self, first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> float | None:
+        """How far the norms of two halves' gradients rank the sites alike; None for too few sites."""
+        sites = self.context.adapted.sites
+        norms = [np.array([float(half[site.name].norm()) for site in sites]) for half in (first, second)]
+        if self.settings["per"] == "role":
+            return correlation_within(places_by_role(sites), *norms)
+        return correlation(*norms)
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the halves do not agree as far as is asked for."""
+        return self.settings["agree"] > 0 and (self.agreement is None or self.agreement < self.settings["agree"])
+
+    def price(self, name: str) -> int:
+        """What a site's first unit costs, in parameters."""
+        return self.adapters[name].parameters_at(1)
+
+    def decide(self, step: int) -> Decision:
+        """Ranks, at the first tick; what the halves' agreement is, and where it was too little, is told."""
+        decision = super().decide(step)
+        if not decision.scores:
+            return decision
+        if self.is_noise:
+            found = "nothing that could be told" if self.agreement is None else f"{self.agreement:.2f}"
+            logger.info(
+                "the scores are noise on these data: two halves of the rows agree on the sites by %s, below %g, so all get the same rank",
+                found,
+                self.settings["agree"],
+            )
+        return decision if self.agreement is None else replace(decision, measured={"agreement": self.agreement})
 
     def gradients(self, batches: Sequence[Batch], seed: int) -> dict[str, torch.Tensor]:
         """Site -> the gradient of its weight (out, in), whitened where that is asked for."""
@@ -155,7 +203,11 @@ class GradientSVD(FixedRanks):
         return {name: whitened(gradient, seen[name]) for name, gradient in found.items()}
 
     def allocate(self, scores: Units, limit: int) -> dict[str, torch.Tensor]:
-        """The best units, at their sites or at others of the same role."""
+        """The best units, at their sites or at others of the same role; the same rank everywhere where the halves do not agree."""
+        if self.is_noise:
+            return self.chosen(
+                {name: torch.arange(len(values), 0, -1.0) * self.price(name) for name, values in scores.items()}, limit
+            )
         chosen = self.chosen(scores, limit)
         if self.settings["ranks"] == "scored":
             return chosen

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from support.adapters.cases import evaluated
 from support.search.scene import Scene, loss, train
 from torch.testing import assert_close
@@ -231,3 +232,30 @@ def test_directions_that_are_not_the_gradients_own_are_no_start(scene: Scene) ->
         scene.allocator(3, method="gradsvd", uniform_rank=2, options={"start": "svd", "whiten": "diagonal"})
     with pytest.raises(RecipeError, match="two halves need two batches"):
         scene.allocator(3, method="gradsvd", uniform_rank=2, batches=1, options={"fit": "halves"})
+
+
+@pytest.mark.parametrize(("agree", "same"), [("0", False), ("1", True)])
+@pytest.mark.parametrize("per", ["network", "role"])
+def test_where_halves_do_not_agree_all_sites_get_the_same_rank(scene: Scene, agree: str, same: bool, per: str) -> None:
+    """Within two sites of one rank, for what is left of the budget."""
+    options = {"fit": "halves", "per": per, "agree": agree}
+    tick = scene.allocator(3, method="gradsvd", uniform_rank=3, batches=4, options=options).tick(0, 0.0)
+    assert (max(tick.ranks.values()) - min(tick.ranks.values()) <= 1) == same
+    halves = [{}, {}]
+    batches = drawn(scene, 3, 4)
+    for half, some in zip(halves, (batches[::2], batches[1::2]), strict=True):
+        half.update({name: np.linalg.norm(s) for name, s in spectra(scene, some).items()})
+    roles: dict[str, list[str]] = {}
+    for site in scene.adapted.sites:
+        roles.setdefault(site.role if per == "role" else "", []).append(site.name)
+    found = [
+        spearmanr(*([half[name] for name in names] for half in halves)).statistic
+        for names in roles.values()
+        if len(names) > 2
+    ]
+    assert tick.measured == ({"agreement": pytest.approx(np.mean(found))} if found else {})
+
+
+def test_agreement_is_of_halves(scene: Scene) -> None:
+    with pytest.raises(RecipeError, match="fit: halves"):
+        scene.allocator(3, method="gradsvd", uniform_rank=3, options={"agree": "0.7"})
