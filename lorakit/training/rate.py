@@ -182,13 +182,14 @@ def is_enough(tried: Mapping[float, float], target: float) -> bool:
 
 
 def settled_rate(tried: Mapping[float, float], aim: Aim) -> float:
-    """Where the fall should be that of ``aim``, by all that was tried; ``over`` times the best of them where none came to it and higher
-    ones were worse.
+    """Where the fall should be that of ``aim``, by all that was tried; ``over`` times the best of them where none came to it, and higher
+    ones were worse or hardly better.
     """
     rates = sound(tried, aim.fall)
-    if rates and tried[rates[-1]] < aim.fall and max(tried) > rates[-1]:
-        return aim.over * rates[-1]
-    return expected_rate(tried, aim.fall)
+    if not rates or tried[rates[-1]] >= aim.fall:
+        return expected_rate(tried, aim.fall)
+    levels_off = len(rates) > 1 and steepness(tried, *rates[-2:]) < SLOPES[0]
+    return aim.over * rates[-1] if levels_off or max(tried) > rates[-1] else expected_rate(tried, aim.fall)
 
 
 def expected_rate(tried: Mapping[float, float], target: float) -> float:
@@ -211,9 +212,13 @@ def slope(tried: Mapping[float, float], target: float) -> float:
     if len(rates) < 2:
         return SLOPE
     above = next((place for place, rate in enumerate(rates) if tried[rate] >= target), len(rates) - 1)
-    low, high = rates[max(above, 1) - 1], rates[max(above, 1)]
-    measured = math.log(tried[high] / tried[low]) / math.log(high / low)  # below 0 where both are faint
+    measured = steepness(tried, rates[max(above, 1) - 1], rates[max(above, 1)])  # below 0 where both are faint
     return min(max(measured, SLOPES[0]), SLOPES[1])
+
+
+def steepness(tried: Mapping[float, float], low: float, high: float) -> float:
+    """The slope of log D over log lr between two rates at which the loss fell."""
+    return math.log(tried[high] / tried[low]) / math.log(high / low)
 
 
 def told(found: FoundRate) -> str:

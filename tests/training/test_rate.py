@@ -100,6 +100,12 @@ def test_where_none_comes_to_the_target_it_is_a_little_above_the_best():
     assert (found.lr, found.rates) == (pytest.approx(1.5 * 0.01), pytest.approx([0.005, 0.02, 0.01]))
 
 
+def test_where_the_fall_levels_off_below_the_target_no_more_is_hoped_for():
+    """Nine tenths of what can be learnt are, at 0.004: the loss falls by 0.36 at most."""
+    found = search_rate(lambda lr: 0.4 * lr / (lr + 4.4e-4), 1e-3, SHORT, Aim(0.5, 0.7))
+    assert found.lr == pytest.approx(0.7 * max(found.rates), rel=5e-3)
+
+
 def test_longer_trainings_get_lower_rates():
     """By a power of their length, within bounds."""
     same, twice, long, shortest, longest = (
