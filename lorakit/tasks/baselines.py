@@ -95,6 +95,7 @@ def frozen(
     validation: NDArray[np.float32],
     references: NDArray[np.int64],
     note: str,
+    strength: float | None = None,
 ) -> Baseline:
     """Logistic regression on features (n, width) that the model gives before any training (``fit_outputs``)."""
     title = "frozen features, logistic regression"
@@ -102,7 +103,7 @@ def frozen(
         return Baseline(FROZEN, title, {}, problem)
     with warnings.catch_warnings():
         quiet_about_classes()
-        weight, bias = fit_outputs(features, labels, task)
+        weight, bias = fit_outputs(features, labels, task, strength)
     logits = validation @ weight.T + bias
     decided = (logits > 0).astype(np.int8) if task.multi_label else logits.argmax(axis=1)
     return Baseline(FROZEN, title, score(task, decided, references), note)

@@ -63,7 +63,8 @@ def measure_frozen(parts: Parts) -> Baseline:
     if train is None or held_out is None:
         raise no_features(parts.backbone.model)
     references = np.asarray(validation["label"])
-    return frozen(parts.task, train[places], labels_looked_at(parts)[places], held_out, references, note)
+    labels, strength = labels_looked_at(parts)[places], parts.strengths.get(MEAN)
+    return frozen(parts.task, train[places], labels, held_out, references, note, strength)
 
 
 def no_features(model: Any) -> RecipeError:

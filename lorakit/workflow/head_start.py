@@ -33,7 +33,7 @@ def start_head(parts: Parts) -> None:
     features = training_features(parts, name)[name]
     if features is None:
         raise ValueError(f"the read-out '{name}' was loaded and has no features")
-    weight, bias = fit_outputs(features, labels_looked_at(parts), parts.task)
+    weight, bias = fit_outputs(features, labels_looked_at(parts), parts.task, parts.strengths.get(name))
     share = 1.0 if parts.task.regression else SHARE
     with torch.no_grad():
         layer.weight.copy_(share * torch.from_numpy(weight))

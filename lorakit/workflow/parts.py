@@ -49,7 +49,8 @@ class Parts:
     """What a recipe names, loaded (``setup.assemble``); adapters are attached by ``setup.adapt``.
 
     features: read-out -> features (n, width) of training rows before any training, None where the model has none
-    (``frozen_features``); sites: those that get adapters; ranks and options: site name -> rank, settings of its delta, where they are
+    (``frozen_features``); strengths: read-out -> that of the best linear model of these, where it is known; sites: those that get adapters;
+    ranks and options: site name -> rank, settings of its delta, where they are
     not its spec's; budget: what may be on at once.
     """
 
@@ -63,6 +64,7 @@ class Parts:
     ranks: dict[str, int] = field(default_factory=dict)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     features: dict[str, Features | None] = field(default_factory=dict)
+    strengths: dict[str, float] = field(default_factory=dict)
 
     @property
     def method(self) -> Method:

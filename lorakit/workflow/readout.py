@@ -23,7 +23,7 @@ from lorakit.recipe.keys import recipe_keys
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.rules import OF_WHOLE_ROWS
 from lorakit.recipe.schema import AUTO
-from lorakit.tasks.linear_probe import loss_over_folds
+from lorakit.tasks.linear_probe import probe
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.frozen_features import labels_looked_at, output_layer, training_features
 from lorakit.workflow.parts import Features, Parts, load_model, start_at_frequencies
@@ -58,7 +58,8 @@ def read_out_so(parts: Parts, loaded: LoadedRecipe) -> Parts:
     start_at_frequencies(backbone, parts.data)
     drawn = set(backbone.new_parts).difference(output_names(backbone.model, backbone.new_parts))
     kept = {name: found for name, found in parts.features.items() if name != OWN or not drawn}
-    return replace(parts, recipe=loaded.recipe, backbone=backbone, features=kept)
+    strengths = {name: found for name, found in parts.strengths.items() if name in kept}
+    return replace(parts, recipe=loaded.recipe, backbone=backbone, features=kept, strengths=strengths)
 
 
 def decide(parts: Parts) -> ReadoutChoice:
@@ -76,9 +77,11 @@ def decide(parts: Parts) -> ReadoutChoice:
     losses: dict[str, float] = {}
     for name, found in features.items():
         twin = name != OWN and is_same(found, features.get(OWN))  # XLM's own head is one on the first token
-        loss = None if found is None or twin else loss_over_folds(found, labels, parts.task)
-        if loss is not None:
-            losses[name] = loss
+        probed = None if found is None or twin else probe(found, labels, parts.task)
+        if probed is not None:
+            losses[name] = probed.loss
+            if probed.strength is not None:
+                parts.strengths[name] = probed.strength
     if not losses:
         return ReadoutChoice(OWN, {}, measure, len(labels), "there are too few training rows to compare others with it")
     return ReadoutChoice(min(losses, key=losses.__getitem__), losses, measure, len(labels))

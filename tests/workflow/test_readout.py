@@ -112,7 +112,7 @@ def test_the_lowest_loss_over_folds_decides(bench, family, kind, names):
     labels = np.asarray(parts.data.splits["train"]["label"])
     expected = {name: folds_by_hand(features, labels) for name, features in parts.features.items()}
     assert choice.losses.keys() == names
-    assert choice.losses == pytest.approx(expected, rel=1e-4)
+    assert choice.losses == pytest.approx(expected, rel=1e-3)
     assert choice.chosen == min(expected, key=expected.get)
     assert (choice.measure, choice.rows) == ("log-loss", 45)
 
