@@ -153,7 +153,8 @@ def draft_recipe(adapter: PeftAdapter, task: str, overrides: Sequence[str], *, o
         logger.info("the base model is the one that the adapter names: %s", model)
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "recipe.yaml"
-        path.write_text(f"model:\n  name: {written(model)}\ntask:\n  name: {written(task)}\n", encoding="utf-8")
+        named = f"model:\n  name: {written(model)}\ntask:\n  name: {written(task)}\n"
+        path.write_text(f"{named}search:\n  method: none\n", encoding="utf-8")
         try:
             loaded = load_recipe(path, overrides, offline=offline)
         except LorakitError as error:
