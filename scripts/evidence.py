@@ -38,7 +38,6 @@ import yaml
 WAIT = 5.0  # seconds
 STAGES = {1: range(4), 2: range(12)}
 TUNING_SEEDS = (1000,)
-AUTO = "auto"
 
 
 @dataclass(frozen=True)

@@ -118,20 +118,21 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bo
             return recipe
         loaded, overlays = recipe, [own_values(recipe)]
     elif (folder := run_folder(recipe)) is None and names_data(recipe):
-        from lorakit.recipe.own_data import read_own_data
+        from lorakit.recipe.own_data import BASE, read_own_data
 
         given = read_overrides(settings, problems)
         problems.raise_if_any()
         made, told = read_own_data(str(recipe), given.values, problems)
-        overlays, loaded = [made], LoadedRecipe(Recipe(), made.values["run.name"], Path(recipe), told=told)
+        overlays = [read_file(shipped_recipes()[BASE], problems), made]
+        loaded = LoadedRecipe(Recipe(), made.values["run.name"], Path(recipe), told=told)
     else:
         path = find_recipe(recipe) if folder is None else folder / "recipe.yaml"
         overlays = read_chain(path, problems)
-        told = [TOLD_NOTHING_CHOSEN] if chooses_nothing(overlays) else []
-        loaded = LoadedRecipe(Recipe(), path.stem, path, folder=folder, told=told)
+        loaded = LoadedRecipe(Recipe(), path.stem, path, folder=folder)
+        if chooses_nothing(overlays):
+            overlays.insert(0, read_file(shipped_recipes()[NOTHING_CHOSEN], problems))
+            loaded = replace(loaded, told=[TOLD_NOTHING_CHOSEN])
     overlays.append(given or read_overrides(settings, problems))
-    if TOLD_NOTHING_CHOSEN in loaded.told:
-        overlays.insert(0, where_nothing_is_chosen(overlays[-1], problems))
     values, places = merge(overlays)
     loaded = replace(loaded, places=places)
     if all(overlay.complete for overlay in overlays):
@@ -147,14 +148,6 @@ def chooses_nothing(overlays: Sequence[Overlay]) -> bool:
     if not all(overlay.complete for overlay in overlays) or any(overlay.of_run for overlay in overlays):
         return False
     return not {path.partition(".")[0] for overlay in overlays for path in overlay.places}.intersection(CHOICES)
-
-
-def where_nothing_is_chosen(given: Overlay, problems: Problems) -> Overlay:
-    """What the shipped recipe says; nothing of the adapter where ``given`` names another method, which has a usual rank of its own."""
-    overlay = read_file(shipped_recipes()[NOTHING_CHOSEN], problems)
-    if "adapter.method" in given.values:
-        overlay.values = {path: value for path, value in overlay.values.items() if not path.startswith("adapter.")}
-    return overlay
 
 
 def run_folder(recipe: str | Path) -> Path | None:
@@ -177,9 +170,6 @@ def own_values(loaded: LoadedRecipe) -> Overlay:
     usual = key_values(with_usual(Recipe(adapter=AdapterSection(method=loaded.recipe.adapter.method))))
     values = key_values(loaded.recipe)
     own = {path: value for path, value in values.items() if path in loaded.places or value != usual[path]}
-    if TOLD_NOTHING_CHOSEN in loaded.told:
-        below = read_file(shipped_recipes()[NOTHING_CHOSEN], Problems()).values
-        own = {path: value for path, value in own.items() if path not in below or value != below[path]}
     return Overlay(own, dict(loaded.places))
 
 

@@ -1,6 +1,6 @@
 """A file of texts and labels as a recipe: ``lorakit train reviews.csv`` trains what is written here, and ``lorakit copy`` writes it down.
 
-Plain LoRA on every projection, no search. What depends on the data is its columns, its rows and their length.
+It extends the shipped recipe ``auto``; what it says itself is what depends on the data: columns, rows and their length.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from lorakit.tasks.unpacking import PACKINGS
 
 COLUMNS = ("text", "text_pair", "label")
 DEFAULT_MODEL = "bundled:minilm"
+BASE = "auto"  # the shipped recipe that chooses all else
 STEPS = 100  # optimiser steps that few rows are trained for; with a fitted head more made it worse (scripts/README.md)
 MOST_EPOCHS, LEAST_EPOCHS, OF_MANY = 10, 3, 2
 MANY = 10_000  # rows
-BATCH = 16
+BATCH = 16  # rows a step of that recipe
 CHARACTERS = 3.5  # of a token, at least, in most texts
 LENGTHS = (64, 128, 256, 512)
 
@@ -76,7 +77,7 @@ def write_own_data(named: str, given: Mapping[str, Any]) -> tuple[str, list[str]
 
 
 def document(named: str, guess: Guess) -> list[str]:
-    """The lines of the recipe: what the shipped recipe ``auto`` chooses, and what the data tell."""
+    """The lines of the recipe: what the data tell."""
     pair = [f"  text_pair: {json.dumps(guess.text[1], ensure_ascii=False)}"] if len(guess.text) == 2 else []
     number = "regression: true # the labels are numbers to predict"
     several = "multi_label: true # a row may have any number of labels"
@@ -85,10 +86,9 @@ def document(named: str, guess: Guess) -> list[str]:
     return [
         f"# For {name_of_files(named)}, {guess.rows:,} rows: plain LoRA on every projection. To train it: lorakit train THIS_FILE",
         *(f"# {line}" for line in guess.told),
+        f"extends: {BASE} # head, rate and what the head reads are found: lorakit show THIS_FILE",
         "model:",
         f"  name: {DEFAULT_MODEL}",
-        "  head_start: fitted # logistic regression on the frozen model's features",
-        "  readout: auto # what of the features is best to read; where it is not own, a merged folder loads in lorakit alone",
         "task:",
         "  name: custom",
         f"  train: {json.dumps(named, ensure_ascii=False)}",
@@ -97,16 +97,8 @@ def document(named: str, guess: Guess) -> list[str]:
         *([f"  label: {json.dumps(guess.label, ensure_ascii=False)}"] if guess.label is not None else []),
         f"  {kind}",
         f"  max_length: {length(guess.characters)} # tokens; longer texts are cut",
-        "adapter:",
-        "  method: lora",
-        "  targets: [all]",
-        "  rank: 8",
-        "search:",
-        "  method: none",
         "training:",
         f"  epochs: {epochs(guess.rows)} # fewer rows are seen more often",
-        f"  batch_size: {BATCH}",
-        "  lr: auto # found before the first step",
         "evaluation:",
         "  baselines: [majority, tfidf, frozen]",
         "run:",

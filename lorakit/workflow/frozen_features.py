@@ -126,10 +126,12 @@ def features_of_batch(
 
 
 def read_apart(parts: Parts, batch: Batch, device: torch.device, names: Collection[str]) -> dict[str, torch.Tensor]:
-    """What each read-out of single texts reads of a batch of pairs, in another pass."""
+    """What each read-out of single texts reads of a batch of pairs, in another pass; nothing where none is wanted."""
+    chosen = [READOUTS[name] for name in names if name != OWN and READOUTS[name].apart]
+    if not chosen:
+        return {}
     inputs = {name: tensor.to(device) for name, tensor in batch.items() if name not in NO_INPUTS}
     base, frame = parts.backbone.model.base_model, PairFrame.of(parts.backbone.tokenizer)
-    chosen = [READOUTS[name] for name in names if name != OWN and READOUTS[name].apart]
     return {readout.name: readout.features(base, frame=frame, **inputs) for readout in chosen}
 
 

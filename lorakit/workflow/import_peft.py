@@ -154,6 +154,7 @@ def draft_recipe(adapter: PeftAdapter, task: str, overrides: Sequence[str], *, o
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "recipe.yaml"
         named = f"model:\n  name: {written(model)}\ntask:\n  name: {written(task)}\n"
+        # That nothing is searched is said: who chooses nothing gets what ``auto`` chooses, and here the adapter has chosen.
         path.write_text(f"{named}search:\n  method: none\n", encoding="utf-8")
         try:
             loaded = load_recipe(path, overrides, offline=offline)

@@ -37,7 +37,7 @@ def test_other_sections_and_the_command_line_choose_what_they_name(load: Load):
 
 
 def test_another_method_keeps_its_usual_rank(load: Load):
-    usual = load("adapter: {method: vera}").recipe
+    usual = load("adapter: {method: vera, targets: all}").recipe
     for recipe in (load("", "adapter.method=vera").recipe, load_recipe(load(), ["adapter.method=vera"]).recipe):
         assert recipe.adapter == usual.adapter
         assert recipe.training.lr == "auto"

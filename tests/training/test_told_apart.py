@@ -47,7 +47,7 @@ def test_logits_that_say_nothing_leave_the_entropy_of_the_labels():
     labels = np.array([0, 0, 0, 1, 2, 2])
     assert least_loss(np.ones((6, 3)), labels) == pytest.approx(entropy([3, 1, 2]), rel=1e-6)
     assert least_loss(np.zeros((6, 4)), labels) == pytest.approx(
-        entropy([3, 1, 2]), abs=1e-2
+        entropy([3, 1, 2]), abs=1e-4
     )  # and a label that no row has
 
 
