@@ -63,7 +63,11 @@ def settle_head(model: Any, new: NewParts, had: Outputs, labels: tuple[str, ...]
     had: the checkpoint's outputs; labels: the task's, none for a number. Call it where the random state is the new head's own.
     Raises RecipeError (key ``model.head``) where a head is to be kept that is not there, or has another number of outputs.
     """
-    wanted = NEW if section.head_start == FITTED else section.head
+    fitted = section.head_start == FITTED
+    wanted = (
+        NEW if fitted and not labels and section.head is None else section.head
+    )  # a number has no name to be told by
+    and_not_fitted = ", and not fitted" if fitted else ""
     brought = [name for name in new.outside if name not in new.fresh]
     another = not new.reshaped.isdisjoint(new.outside)
     if wanted == KEEP and not new.pretrained_head:
@@ -80,10 +84,12 @@ def settle_head(model: Any, new: NewParts, had: Outputs, labels: tuple[str, ...]
         return TrainedHead()
     order, brings = order_by_name(had.names, labels), f"the checkpoint brings a trained head for {told(had.names)}"
     if order == [*range(len(labels))] and wanted != NEW:
-        return TrainedHead(True, note=f"{brings}: it is kept and trained on") if new.pretrained_head else TrainedHead()
+        note = f"{brings}: it is kept and trained on{and_not_fitted}"
+        return TrainedHead(True, note=note) if new.pretrained_head else TrainedHead()
     if order is None and wanted == KEEP:
         what = f"{section.name} calls its outputs {told(had.names)}"
-        return TrainedHead(True, note=f"{what}: they are taken, in this order, for {told(labels)}", loud=True)
+        note = f"{what}: they are taken, in this order{and_not_fitted}, for {told(labels)}"
+        return TrainedHead(True, note=note, loud=True)
     outputs = output_names(model, new.outside)
     if outputs and new.fresh.issuperset(outputs):  # brought is only what stands before them
         return TrainedHead()
@@ -97,7 +103,8 @@ def settle_head(model: Any, new: NewParts, had: Outputs, labels: tuple[str, ...]
         for name in outputs:
             parameter = model.get_parameter(name)
             parameter.copy_(parameter[order])
-    return TrainedHead(True, order, f"{brings}: it is kept and trained on, its outputs in the order {told(labels)}")
+    note = f"{brings}: it is kept and trained on{and_not_fitted}, its outputs in the order {told(labels)}"
+    return TrainedHead(True, order, note)
 
 
 def told_outputs(had: Outputs) -> str:

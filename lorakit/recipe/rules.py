@@ -292,16 +292,9 @@ def windows_have_their_pooling(draft: Draft) -> Iterator[Problem]:
         yield draft.problem(what, "task.window_pooling", "task.long: windows")
 
 
-def head_is_one(draft: Draft) -> Iterator[Problem]:
-    """A trained head that is kept starts as it is, and reads what it was trained on; a search with runs of its own decides nothing."""
-    kept, readout = draft["model.head"] == "keep", "model.readout"
-    if kept and draft["model.head_start"] == "fitted":
-        yield draft.problem(
-            "is for a new head, and model.head keeps one", "model.head_start", "random", "model.head: new"
-        )
-    valid = "own, cls, mean, layers or pair"
-    if kept and draft[readout] == "auto":
-        yield draft.problem("is for a new head, and model.head keeps one", readout, valid)
+def readout_is_found_in_one_training(draft: Draft) -> Iterator[Problem]:
+    """A search with runs of its own does not decide what the head reads."""
+    readout, valid = "model.readout", "own, cls, mean, layers or pair"
     if draft[readout] == "auto" and draft["search.method"] == "glora":
         yield draft.problem("is decided in one training, and search.method: glora has several", readout, valid)
 
@@ -368,7 +361,7 @@ RULES = (
     options_are_readable,
     loss_uses_its_settings,
     windows_have_their_pooling,
-    head_is_one,
+    readout_is_found_in_one_training,
     pairs_are_taken_apart,
     early_stopping_is_whole,
     average_is_of_something,

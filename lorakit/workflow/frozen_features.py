@@ -64,10 +64,15 @@ def training_features(parts: Parts, *names: str) -> dict[str, Features | None]:
     return {name: parts.features[name] for name in names}
 
 
+def starts_fitted(parts: Parts) -> bool:
+    """Whether the head is a new one, and the recipe has it fitted."""
+    return parts.recipe.model.head_start == FITTED and not parts.backbone.head.kept
+
+
 def asked_for(parts: Parts) -> set[str]:
     """The read-outs whose features a training asks for once it is known which one the head has."""
     recipe = parts.recipe
-    found = {recipe.model.readout} if recipe.model.head_start == FITTED else set()
+    found = {recipe.model.readout} if starts_fitted(parts) else set()
     if FROZEN in recipe.evaluation.baselines and not parts.task.regression and this_process().is_main_process:
         found.add(MEAN)
     return found - {AUTO}

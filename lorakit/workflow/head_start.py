@@ -11,10 +11,9 @@ from __future__ import annotations
 import torch
 
 from lorakit.backbone.readout import OWN
-from lorakit.backbone.trained_head import FITTED
 from lorakit.recipe.schema import AUTO
 from lorakit.tasks.linear_probe import fit_outputs
-from lorakit.workflow.frozen_features import labels_looked_at, output_layer, training_features
+from lorakit.workflow.frozen_features import labels_looked_at, output_layer, starts_fitted, training_features
 from lorakit.workflow.parts import Parts
 
 SHARE = 0.25
@@ -22,11 +21,11 @@ SHARE = 0.25
 
 
 def start_head(parts: Parts) -> None:
-    """Start the head at what fits the training rows best, at most FROZEN_ROWS of them, where the recipe asks for that.
+    """Start a new head at what fits the training rows best, at most FROZEN_ROWS of them, where the recipe asks for that.
 
     RecipeError (key ``model.head_start``) where the model's outputs are not one linear layer.
     """
-    if parts.recipe.model.head_start != FITTED:
+    if not starts_fitted(parts):
         return
     _, layer = output_layer(parts)
     name = OWN if parts.recipe.model.readout == AUTO else parts.recipe.model.readout

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.readout import PAIR
-from lorakit.backbone.trained_head import FITTED
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.recipe.schema import AUTO, CUSTOM, Recipe
 from lorakit.result import Result
@@ -29,6 +28,7 @@ from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.tail_average import snapshot_steps
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.freeze import kept_bytes
+from lorakit.workflow.frozen_features import starts_fitted
 from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import estimate_footprint
 from lorakit.workflow.parts import Parts, encode_rows
@@ -225,14 +225,14 @@ def head_notes(parts: Parts, schedule: Schedule) -> list[str]:
     """What is found out of the head before the first step, and what that costs."""
     model, told = parts.recipe.model, []
     rows, number = min(schedule.rows, FROZEN_ROWS), 1
-    if model.readout == AUTO:
+    if model.readout == AUTO and not parts.backbone.head.kept:
         names = candidates(parts)
         found, number = ", ".join(names), 1 + (PAIR in names)
         told.append(
             f"what the head reads is decided before the first step, between {found}: by the loss of a linear model of the frozen "
             f"features over folds of {rows:,} training rows; the head above is the family's own"
         )
-    if model.head_start == FITTED:
+    if starts_fitted(parts):
         told.append(f"the head starts as a linear model of the frozen features of {rows:,} training rows")
     if told:
         passes = schedule.total_steps * parts.recipe.training.accumulate * parts.recipe.training.batch_size

@@ -1,15 +1,21 @@
 """``model.head_start: fitted``: what the head starts at, for each read-out; and features that are computed once a run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import lorakit
 from lorakit.errors import RecipeError
 from lorakit.tasks.linear_probe import fit_outputs
+from lorakit.training.schedule import make_schedule
 from lorakit.workflow import frozen_features
 from lorakit.workflow.head_start import start_head
+from lorakit.workflow.plan import head_notes
+from lorakit.workflow.readout import settle_readout
 from lorakit.workflow.setup import assemble
 
 LAYERS = {"bert": "classifier", "roberta": "classifier.out_proj", "llama": "score"}
@@ -102,6 +108,51 @@ def test_outputs_that_are_not_one_linear_layer_are_refused(bench):
     with pytest.raises(RecipeError, match="not one linear layer") as caught:
         start_head(parts)
     assert caught.value.problems[0].key == "model.head_start"
+
+
+@pytest.fixture
+def goes_on(bench, tmp_path):
+    """``goes_on(*options, kind=...)``: the parts of a training from a checkpoint whose head was trained on the same labels."""
+
+    def make(*options, kind="one"):
+        checkpoint = tmp_path / "merged"
+        if not checkpoint.exists():
+            run = bench.train("training.max_steps=1", kind=kind, run_dir=tmp_path / "first").run_dir
+            lorakit.merge(run, out=checkpoint)
+        loaded = bench.load(*options, kind=kind)
+        model = replace(loaded.recipe.model, name=str(checkpoint))
+        return replace(loaded, recipe=replace(loaded.recipe, model=model)), checkpoint
+
+    return make
+
+
+@pytest.mark.parametrize("head", [[], ["model.head=keep"]])
+def test_a_trained_head_of_the_same_labels_is_kept_and_not_fitted(goes_on, head):
+    loaded, checkpoint = goes_on("model.readout=auto", "model.head_start=fitted", *head)
+    _, parts, choice = settle_readout(loaded, assemble(loaded))
+    start_head(parts)
+    assert choice.chosen == "own"
+    assert parts.features == {}
+    assert "kept and trained on, and not fitted" in parts.backbone.head.note
+    assert torch.equal(
+        parts.backbone.model.classifier.weight, load_file(checkpoint / "model.safetensors")["classifier.weight"]
+    )
+    assert head_notes(parts, make_schedule(parts.recipe, 45)) == []
+
+
+def test_a_trained_head_is_fitted_anew_where_that_is_asked_for(goes_on):
+    loaded, _ = goes_on("model.readout=own", "model.head_start=fitted", "model.head=new")
+    parts = assemble(loaded)
+    start_head(parts)
+    assert not parts.backbone.head.kept
+    assert parts.features.keys() == {"own"}
+
+
+def test_a_number_has_no_name_by_which_its_head_could_be_known(goes_on):
+    loaded, _ = goes_on("model.readout=own", "model.head_start=fitted", kind="number")
+    assert not assemble(loaded).backbone.head.kept
+    loaded, _ = goes_on("model.readout=own", "model.head_start=fitted", "model.head=keep", kind="number")
+    assert assemble(loaded).backbone.head.kept
 
 
 @pytest.mark.parametrize("kind", ["number", "several", "pair"])

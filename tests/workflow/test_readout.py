@@ -112,10 +112,12 @@ def folds_by_hand(features, labels):
 )
 def test_the_lowest_loss_over_folds_decides(bench, family, kind, names, monkeypatch):
     monkeypatch.setattr(linear_probe, "TOLERANCE", TIGHT)
+    over_folds = linear_probe.over_folds  # in numbers of 64 bits, as where fits of 32 end depends on the processor
+    monkeypatch.setattr(linear_probe, "over_folds", lambda x, *rest: over_folds(x.astype(np.float64), *rest))
     parts = assemble(bench.load(AUTO, family=family, kind=kind))
     choice = decide(parts)
     labels = np.asarray(parts.data.splits["train"]["label"])
-    expected = {name: folds_by_hand(features, labels) for name, features in parts.features.items()}
+    expected = {name: folds_by_hand(features.astype(np.float64), labels) for name, features in parts.features.items()}
     assert choice.losses.keys() == names
     assert choice.losses == pytest.approx(expected, rel=1e-4)
     assert choice.chosen == min(expected, key=expected.get)
@@ -240,11 +242,7 @@ def test_broken_records_are_named(decided, tmp_path):
         read_choice(Run(run))
 
 
-def test_glora_and_kept_heads_decide_nothing(bench):
-    with pytest.raises(RecipeError, match=r"model\.readout: is for a new head"):
-        bench.load(AUTO, "model.head=keep")
-    with pytest.raises(RecipeError, match=r"model\.head_start: is for a new head"):
-        bench.load("model.head_start=fitted", "model.head=keep")
+def test_glora_decides_nothing(bench):
     with pytest.raises(RecipeError, match=r"model\.readout: is decided in one training"):
         bench.load(AUTO, "search.method=glora", "adapter.method=glora", "adapter.shortcuts=[]")
 
