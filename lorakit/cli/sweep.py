@@ -49,6 +49,14 @@ def sweep(
             help="Where Optuna keeps its study: sqlite:///FILE, another database, or a journal file; FOLDER/study.journal by default.",
         ),
     ] = None,
+    holdout: Annotated[
+        Optional[float],
+        typer.Option(
+            "--holdout",
+            metavar="SHARE",
+            help="Choose by this share of the training rows, train the best point on all of them and score it on the validation rows.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check and list the points with their parameters; train and write nothing."),
@@ -61,7 +69,7 @@ def sweep(
 ) -> None:
     """Train a recipe over a grid of values and several seeds, and rank the points."""
     asked = request(seeds=seeds, folder=folder, metric=metric, no_wait=no_wait, csv=csv, offline=offline, quiet=quiet)
-    asked |= {"trials": trials, "storage": storage}
+    asked |= {"trials": trials, "storage": storage, "holdout": holdout}
     with envelope(offline=offline, quiet=quiet):
         if dry_run:
             planned = lorakit.plan_sweep(recipe, overrides or [], **asked)
@@ -74,7 +82,14 @@ def sweep(
 
 def tell(result: Sweep) -> None:
     """Write the points, and how the best is trained again."""
-    write(*sweep_tables(result), f"to train the best again: {result.best}")
+    write(*sweep_tables(result))
+    if result.final is not None:
+        final = result.final
+        runs = counted(len(final.runs), "run")
+        write(
+            f"the best, trained on all rows ({runs}): {spread(final.last)} on the validation rows, which did not choose it"
+        )
+    write(f"to train the best again: {result.best}")
 
 
 def sweep_tables(result: Sweep) -> list[Table]:
@@ -96,10 +111,13 @@ def sweep_tables(result: Sweep) -> list[Table]:
         column("a run", lambda came_to: duration(came_to.seconds)),
     ]
     whole = [*settings, *scores, *costs] if settings else [name, *scores, *costs]
-    together = table(result.points, whole, title=heading(result))
+    title = heading(result)
+    if result.holdout is not None:
+        title += f", on {result.holdout:.0%} of the training rows"
+    together = table(result.points, whole, title=title)
     if not too_wide(together):
         return [together]
-    return [table(result.points, [name, *scores], title=heading(result)), table(result.points, [name, *costs])]
+    return [table(result.points, [name, *scores], title=title), table(result.points, [name, *costs])]
 
 
 def plan_table(plan: SweepPlan) -> Table:

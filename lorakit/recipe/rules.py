@@ -210,7 +210,7 @@ def custom_task(draft: Draft) -> Iterator[Problem]:
             "has no effect: task.validation names the rows", "task.validation_fraction", "one of the two"
         )
     yield from folds_fit(draft)
-    if draft["task.validation"] is not None and draft.changed("task.split_seed"):
+    if draft["task.validation"] is not None and not draft["task.holdout"] and draft.changed("task.split_seed"):
         yield draft.problem("has no effect: task.validation names the rows", "task.split_seed", "one of the two")
     if draft.changed("task.data"):
         yield draft.problem("has no effect on a custom task", "task.data", "auto", "task.train: FILE")
@@ -255,6 +255,13 @@ def folds_fit(draft: Draft) -> Iterator[Problem]:
         yield draft.problem("has no effect: task.validation names the rows", "task.folds", "one of the two")
     if draft.changed("task.validation_fraction"):
         yield draft.problem("has no effect: a fold is held out", "task.validation_fraction", "one of the two")
+
+
+def held_out_rows_are_one_kind(draft: Draft) -> Iterator[Problem]:
+    """A fold that is held out is to be scored."""
+    if draft["task.holdout"] is not None and draft["task.folds"] is not None:
+        what = "takes the place of the validation rows, and with task.folds a fold is those"
+        yield draft.problem(what, "task.holdout", "one of the two")
 
 
 def only_custom(draft: Draft) -> Iterator[Problem]:
@@ -367,5 +374,6 @@ RULES = (
     average_is_of_something,
     freezing_goes_with_the_rest,
     custom_task,
+    held_out_rows_are_one_kind,
     only_custom,
 )

@@ -127,6 +127,13 @@ class TaskSection:
     max_eval_rows: Optional[int] = key(
         None, "a fixed subset of each validation split", low=1, also=("max_eval_samples",)
     )
+    holdout: Optional[float] = key(
+        None,
+        "the share of the training rows, drawn by task.split_seed, that is scored in place of the validation rows, which take "
+        "no part: to choose by",
+        above=0,
+        below=1,
+    )
     train: Optional[str] = key(
         None,
         "custom: a csv, tsv, json, jsonl or parquet file, packed or not, a folder of them, a saved data set, or hub:OWNER/NAME",

@@ -1,7 +1,8 @@
-"""Rows of a custom task's training file that are held out, where it names no validation rows."""
+"""Training rows that are held out: of own data without validation rows, and of any task to choose by."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,23 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from lorakit.recipe.schema import TaskSection
+    from lorakit.tasks.task import TaskData
 
+HELD_OUT = "validation"  # the split's name
 HOLD_OUT_STREAM = 2  # keeps the held-out draw apart from the other draws of the same seed
+
+
+def without_validation(data: TaskData, share: float, seed: int, *, by_class: bool = False) -> TaskData:
+    """The same data with a ``share`` of the training rows in place of the validation rows: as ``hold_out`` draws them."""
+    given = data.task.validation
+    rest = {name: rows for name, rows in data.splits.items() if name not in ("train", *given)}
+    return replace(
+        data,
+        task=replace(data.task, validation=(HELD_OUT,)),
+        splits=hold_out(data.splits["train"], share, seed, by_class=by_class) | rest,
+        sources={name: source for name, source in data.sources.items() if name not in given},
+        origin=f"{data.origin}; {share:g} of the training rows in place of the validation rows",
+    )
 
 
 def hold_out_of(rows: Dataset, section: TaskSection, seed: int) -> dict[str, Dataset]:
@@ -55,7 +71,7 @@ def hold_out(rows: Dataset, fraction: float, seed: int, *, by_class: bool = Fals
 
 def divided(rows: Dataset, held: NDArray[np.bool_]) -> dict[str, Dataset]:
     """The rows that are not held out, and those that are (n,), in their order."""
-    return {"train": rows.select(np.flatnonzero(~held)), "validation": rows.select(np.flatnonzero(held))}
+    return {"train": rows.select(np.flatnonzero(~held)), HELD_OUT: rows.select(np.flatnonzero(held))}
 
 
 def drawn_by_class(classes: NDArray[np.int64], fraction: float, draw: np.random.Generator) -> NDArray[np.bool_]:

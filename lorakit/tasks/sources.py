@@ -13,6 +13,7 @@ from lorakit.errors import DataError, Problem, nearest
 from lorakit.recipe.schema import CUSTOM
 from lorakit.tasks.bundled import read_bundled
 from lorakit.tasks.folder import read_folder
+from lorakit.tasks.held_out import HELD_OUT, without_validation
 from lorakit.tasks.hub import read_hub
 from lorakit.tasks.labels import LabelMap
 from lorakit.tasks.rows import Columns, Rows, gather
@@ -46,10 +47,13 @@ def load_task(
 
     ``seed`` decides the subset of ``max_train_rows``, among rows that are not held out; ``max_eval_rows`` thins
     the validation splits only, so that predictions of a test split are complete. Nothing reaches the network unless the
-    data is on the hub, and with ``offline`` that is refused. Raises DataError about anything wrong with the section or
+    data is on the hub, and with ``offline`` that is refused. With ``holdout`` training rows stand in for the validation rows, which
+    take no part. Raises DataError about anything wrong with the section or
     the data.
     """
     check_limits(section)
+    if section.holdout and splits is not None:
+        splits = ["train", *(split for split in splits if split not in ("train", HELD_OUT))]
     if section.name == CUSTOM and learnt and splits and "train" not in splits and is_gone(section.train):
         data = load_without_training(section, learnt, splits, offline=offline)
     elif section.name == CUSTOM:
@@ -64,6 +68,9 @@ def load_task(
             valid=", ".join(names),
             hint=nearest(section.name, names),
         )
+    if section.holdout:
+        by_class = not data.task.regression
+        data = without_validation(data, section.holdout, section.split_seed or 0, by_class=by_class)
     data.splits = {name: limit(data.task, name, split, section, seed) for name, split in data.splits.items()}
     return data
 

@@ -44,6 +44,8 @@ def swept(workflow, monkeypatch):
             "task": "mrpc",
             "metric": "f1",
             "best_by": "accuracy",
+            "holdout": None,
+            "final": None,
             "higher_is_better": True,
             "seeds": [0, 1, 2],
             "points": POINTS,
@@ -87,10 +89,22 @@ def test_arguments_are_passed_on(cli, here, swept):
         "offline": True,
         "trials": 9,
         "storage": "sqlite:///x",
+        "holdout": 0.25,
         "wait": False,
         "table": Path("x.csv"),
     }
-    words += ["--offline", "--trials", "9", "--storage", "sqlite:///x", "--csv", "x.csv", "--no-wait"]
+    words += [
+        "--offline",
+        "--trials",
+        "9",
+        "--storage",
+        "sqlite:///x",
+        "--holdout",
+        "0.25",
+        "--csv",
+        "x.csv",
+        "--no-wait",
+    ]
     assert cli("sweep", *words).code == 0
     assert cli("sweep", *words, "--dry-run").code == 0
     assert len(swept.calls) == 2
@@ -105,7 +119,7 @@ def test_without_options_the_sweep_chooses(cli, here, swept):
     assert cli("sweep", "demo").code == 0
     ((arguments, settings),) = swept.calls
     assert arguments == ("demo", [])
-    assert {settings[name] for name in ("seeds", "folder", "metric", "table", "trials", "storage")} == {None}
+    assert {settings[name] for name in ("seeds", "folder", "metric", "table", "trials", "storage", "holdout")} == {None}
     assert (settings["wait"], settings["offline"]) == (True, False)
 
 
@@ -121,6 +135,14 @@ def test_the_table_has_every_point_and_the_line_of_the_best(cli, here, swept):
     assert ran.out.endswith("the best again: lorakit train a training.lr=0.001 adapter.rank=8 --seed 0\n")
     assert "warning: the best of 3 points is chosen by the validation split" in ran.err
     assert "wrote runs/sweep-a/sweep.json\nwrote runs/sweep-a/sweep.png" in ran.err
+
+
+def test_what_chose_and_what_that_comes_to_on_rows_that_did_not_is_told(cli, here, swept):
+    swept.changes |= {"holdout": 0.2, "final": point("a-lr0.001-rank8-all-rows", [0.77, 0.79], 2048).came_to}
+    out = cli("sweep", "a").out
+    assert "mrpc, f1, on 20% of the training rows" in out
+    told = "the best, trained on all rows (2 runs): 0.7800 ± 0.0141 on the validation rows, which did not choose it"
+    assert told in " ".join(out.split())
 
 
 def test_a_narrow_terminal_cuts_no_number(cli, here, swept, monkeypatch):

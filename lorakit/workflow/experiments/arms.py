@@ -217,10 +217,10 @@ def check_same_data(arms: Sequence[Arm]) -> None:
 def scored_on(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """The keys of a task that decide which rows are scored, and against what."""
     task = recipe.task
-    names = ["name", "max_eval_rows"]
+    names = ["name", "max_eval_rows", "holdout"]
     if task.name == CUSTOM:
         names += ["label", "labels", "regression", "multi_label", "label_columns", "label_separator", "validation"]
-        names += [] if task.validation else ["train", "validation_fraction", "split_seed"]
+        names += ["train", "validation_fraction", "split_seed"] if task.holdout or not task.validation else []
     for name in names:
         yield name, getattr(task, name)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.recipe.schema import CUSTOM
 from lorakit.recipe.values import written
 from lorakit.reporting.sweep_figure import sweep_figure
 from lorakit.result import Result
@@ -16,12 +15,10 @@ from lorakit.workflow.experiments.grid import is_number, short_names
 from lorakit.workflow.experiments.totals import FEW, Totals
 
 MOST_LINES = 6  # in the figure; with more values of what else varies there are dots alone
-OPTIMISTIC = "the best of {} points is chosen by the validation split, which makes its own score there optimistic: "
-HOLD_OUT = (
-    "hold out training rows to choose by (task.name=custom with task.validation_fraction, or a file in task.validation), and score the "
-    "chosen one alone on the task's own validation split"
+OPTIMISTIC = (
+    "the best of {} points is chosen by the validation split, which makes its own score there optimistic: --holdout 0.2 chooses by "
+    "training rows, and scores the chosen one alone on the validation split"
 )
-HELD_OUT = "score the chosen one alone on rows that had no part in it"
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,20 @@ def rank(point: SweptPoint, *, seeds: int, higher: bool) -> tuple[bool, bool, fl
     return False, len(point.came_to.seeds) < seeds, -mean if higher else mean, point.came_to.adapter_parameters
 
 
-def warnings(points: Sequence[SweptPoint], seeds: Sequence[int], *, task: str, listed: Collection[str]) -> list[str]:
-    """What to know before believing the first line of the table. listed: the keys whose values were listed rather than drawn."""
+def warnings(
+    points: Sequence[SweptPoint], seeds: Sequence[int], holdout: float | None, *, listed: Collection[str]
+) -> list[str]:
+    """What to know before believing the first line of the table.
+
+    holdout: the share of the training rows that chose, where these did; listed: the keys whose values were listed rather than drawn.
+    """
     told = [f"{point.name} has no finished run" for point in points if point.came_to is None]
     there = [point.came_to for point in points if point.came_to is not None]
     told += [f"{it.name} has {len(it.seeds)} of {len(seeds)} seeds" for it in there if len(it.seeds) < len(seeds)]
     if len(there) > 1:
         first, second = there[:2]
-        told.append(OPTIMISTIC.format(len(there)) + (HELD_OUT if task == CUSTOM else HOLD_OUT))
+        if holdout is None:
+            told.append(OPTIMISTIC.format(len(there)))
         if len(seeds) < FEW:
             told.append(
                 f"{len(seeds)} seeds tell little of points that are close: choose between the best ones with more"

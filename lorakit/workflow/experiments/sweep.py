@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.run import environment
 from lorakit.errors import RunError
-from lorakit.recipe.load import LoadedRecipe
+from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.values import written
 from lorakit.result import Result
-from lorakit.workflow.experiments.arms import essence, paired_order, rises
+from lorakit.workflow.experiments.arms import Arm, essence, paired_order, rises, to_train
 from lorakit.workflow.experiments.grid import Point
 from lorakit.workflow.experiments.ranking import SweptPoint, draw, rank, warnings
 from lorakit.workflow.experiments.request import called_with, with_options
 from lorakit.workflow.experiments.sweep_spec import SweepRequest, SweepSpec, resolve_sweep
-from lorakit.workflow.experiments.totals import ComparedRun, as_csv, compared_run, totals
+from lorakit.workflow.experiments.totals import ComparedRun, Totals, as_csv, compared_run, totals
 from lorakit.workflow.experiments.workers import Missing, failures, no_finished_run, train_missing
 
 logger = logging.getLogger(__name__)
@@ -86,10 +86,13 @@ class Sweep(Result):
         task: the task's name.
         metric: what the points are ranked by, after the last epoch.
         best_by: the metric that chose the best epochs on the validation split.
+        holdout: the share of the training rows that the points are scored on in place of the validation rows; None for these.
         higher_is_better: whether a larger value of ``metric`` is the better one.
         seeds: of every point.
         points: the best first, those without a run last.
         best: the command that trains the best point again, with the first seed.
+        final: the best point trained on all rows and scored on the validation rows, where it was chosen by training rows that were held
+            out; None else, and where runs are still missing.
         trials: of the study where there is one, failed ones and their repetitions included.
         failed: runs or trials that failed.
         missing: those that are not there yet.
@@ -102,10 +105,12 @@ class Sweep(Result):
     task: str
     metric: str
     best_by: str
+    holdout: float | None
     higher_is_better: bool
     seeds: list[int]
     points: list[SweptPoint]
     best: str
+    final: Totals | None
     trials: list[Trial]
     failed: list[Missing]
     missing: list[Missing]
@@ -127,6 +132,8 @@ def sweep(asked: SweepRequest) -> Sweep:
         metric: another one of the task's than its first.
         trials: that many points, drawn by Optuna, instead of all.
         storage: of Optuna's study: a database's URL or a journal file; study.journal in the folder where not given.
+        holdout: the share of the training rows to choose by, in place of the validation rows (``task.holdout``); the best point is then
+            trained on all of them, and scored on the validation rows, which had no part in the choice.
         wait: for what other workers on the folder train.
         table: a csv file to write, a line for each run.
         offline: never touch the network.
@@ -265,26 +272,54 @@ def conclude(
     there = [point.came_to for point in points if point.came_to is not None]
     if not there:
         raise no_finished_run(failed, spec.folder)
+    final = None
+    if spec.asked.holdout is not None and not missing:
+        final, again_failed, again_missing = train_on_all_rows(spec, points[0])
+        failed, missing = [*failed, *again_failed], again_missing
     result = Sweep(
         folder=spec.folder,
         recipe=recipe_name(spec),
         task=spec.task,
         metric=spec.metric,
         best_by=spec.best_by,
+        holdout=spec.asked.holdout,
         higher_is_better=higher,
         seeds=list(spec.seeds),
         points=points,
-        best=train_again(spec, points[0]),
+        best=train_again(spec, points[0], final),
+        final=final,
         trials=drawn,
         failed=failed,
         missing=missing,
-        warnings=warnings(points, spec.seeds, task=spec.task, listed=[axis.key for axis in spec.space.axes]),
+        warnings=warnings(points, spec.seeds, spec.asked.holdout, listed=[axis.key for axis in spec.space.axes]),
         figure=draw(points, spec.metric, spec.folder / "sweep.png"),
     )
     write_json(spec.folder / "sweep.json", {**result.to_dict(), "environment": environment()})
     if spec.asked.table is not None:
         write_text(Path(spec.asked.table), as_csv(there, {point.name: point.settings for point in points}))
     return result
+
+
+def train_on_all_rows(spec: SweepSpec, point: SweptPoint) -> tuple[Totals | None, list[Missing], list[Missing]]:
+    """The best point of a sweep by held-out rows, trained on all of them with every seed; the runs that failed, and that are missing."""
+    asked, name = spec.asked, f"{point.name}-all-rows"
+    loaded = load_recipe(asked.recipe, [*spec.of_all_rows(), *as_overrides(point)], offline=asked.offline)
+    arm = Arm(
+        name,
+        loaded.recipe,
+        {entry.seed: entry for entry in to_train(loaded, name, spec.seeds, spec.folder)},
+        given=True,
+    )
+    logger.info("%s is best on the rows held out: it is trained on all, and scored on the validation rows", point.name)
+    absent = paired_order([arm])
+    failed, missing = train_missing(absent, len(arm.entries), asked.watch, wait=asked.wait, again=spec.again())
+    runs = [compared_run(arm.entries[seed]) for seed in sorted(arm.finished)]
+    return totals(name, loaded.recipe.model.name, runs, spec.metric) if runs else None, failed, missing
+
+
+def as_overrides(point: SweptPoint) -> list[str]:
+    """KEY=VALUE of what varies, at the point."""
+    return [f"{key}={written(value)}" for key, value in point.settings.items()]
 
 
 def recipe_name(spec: SweepSpec) -> str:
@@ -295,12 +330,12 @@ def recipe_name(spec: SweepSpec) -> str:
     return str(Path(recipe) / "recipe.yaml") if Path(recipe).is_dir() else str(recipe)
 
 
-def train_again(spec: SweepSpec, point: SweptPoint) -> str:
-    """The command that trains a point again, with the first seed; of a loaded recipe, by the recipe of a run that is there."""
+def train_again(spec: SweepSpec, point: SweptPoint, final: Totals | None) -> str:
+    """The command that trains a point again, on all rows, with the first seed; of a loaded recipe, by the recipe of a run that is there."""
     if isinstance(spec.asked.recipe, LoadedRecipe):
-        runs = point.came_to.runs if point.came_to else []
-        words = [str(Path(runs[0].path) / "recipe.yaml")]
+        there = final or point.came_to
+        words = [str(Path(there.runs[0].path) / "recipe.yaml")] if there else []
     else:
-        varied = [f"{key}={written(value)}" for key, value in point.settings.items()]
-        words = [recipe_name(spec), *spec.space.fixed, *varied, *(["--offline"] if spec.asked.offline else [])]
+        offline = ["--offline"] if spec.asked.offline else []
+        words = [recipe_name(spec), *spec.of_all_rows(), *as_overrides(point), *offline]
     return with_options("train", words, {"--seed": spec.seeds[0]})

@@ -25,6 +25,7 @@ from lorakit.workflow.experiments.request import Request, check_alone
 T = TypeVar("T")
 
 SEEDS = (0, 1, 2)
+HOLDOUT = "task.holdout"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class SweepRequest(Request):
     _: KW_ONLY
     trials: int | None = None
     storage: str | None = None
+    holdout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,16 @@ class SweepSpec:
         """The recipe at ``point``, with a run for every seed."""
         return arm_at(point, recipe_at(point, self.asked, self.space), self.name, self.seeds, self.folder)
 
+    def of_all_rows(self) -> list[str]:
+        """KEY=VALUE of every point, with all training rows trained on and the validation rows scored."""
+        fixed = [text for text in self.space.fixed if text.partition("=")[0].strip() != HOLDOUT]
+        own = load_recipe(self.asked.recipe, fixed, offline=self.asked.offline).recipe.task.holdout
+        return fixed if own is None else [*fixed, f"{HOLDOUT}=null"]
+
     def again(self) -> str:
         """The command that goes on with the sweep."""
         asked = self.asked
-        more = {"--trials": asked.trials, "--storage": asked.storage}
+        more = {"--trials": asked.trials, "--storage": asked.storage, "--holdout": asked.holdout}
         return asked.again("sweep", [asked.recipe], asked.overrides, more)
 
 
@@ -77,7 +85,8 @@ def resolve_sweep(asked: SweepRequest) -> SweepSpec:
     """Read what is asked for and check all of it, on the real model and data. Raises UsageError or RecipeError with every mistake."""
     check_alone()
     check_named_apart(asked.overrides)
-    space = read_space(asked.overrides)
+    held_out = [] if asked.holdout is None else [f"{HOLDOUT}={asked.holdout:g}"]
+    space = read_space([*asked.overrides, *held_out])
     check_trials(space, asked.trials, asked.storage)
     points = space.points() if asked.trials is None else space.corners()
     recipes = at_all(points, lambda point: recipe_at(point, asked, space))

@@ -44,9 +44,9 @@ from lorakit.workflow.glora.supernet import (
     found_recipe,
     load_supernet,
     save_found,
+    searched_on,
     supernet_recipe,
     train_supernet,
-    without_validation,
 )
 from lorakit.workflow.parts import load_data
 from lorakit.workflow.resume import choose_run
@@ -164,7 +164,7 @@ def evolve(
         settings = allocators.get(section.search.method).settings_from(section.search.options)
         run = choose_folder(loaded, run_dir, resume)
         data = load_data(section)
-        rows = without_validation(data, settings["holdout"], section.run.seed)
+        rows = searched_on(data, settings["holdout"], section.run.seed)
         parts = assemble(supernet_recipe(loaded), rows)
         evolution = start_evolution(loaded, parts, settings)
         if section.adapter.start and not resume:  # the supernet starts from it: refused before anything is written

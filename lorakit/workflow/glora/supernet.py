@@ -19,7 +19,7 @@ from lorakit.artifacts.standing import all_checkpoints
 from lorakit.errors import Interrupted
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import SearchSection
-from lorakit.tasks.held_out import hold_out
+from lorakit.tasks.held_out import HELD_OUT, without_validation
 from lorakit.tasks.metrics import main_metric
 from lorakit.tasks.task import TaskData
 from lorakit.training.evaluation import predict_logits, score_logits
@@ -30,7 +30,6 @@ from lorakit.workflow.parts import Parts
 from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.train import train
 
-HELD_OUT = "validation"
 UPDATE = "glora_supernet"
 Configuration = Mapping[str, Mapping[str, str]]
 """Site -> letter -> choice."""
@@ -71,11 +70,12 @@ class Supernet:
         return {name: tensor for name, tensor in self.adapted.tensors().items() if name not in own} | used
 
 
-def without_validation(data: TaskData, share: float, seed: int) -> TaskData:
+def searched_on(data: TaskData, share: float, seed: int) -> TaskData:
     """The training rows alone: a ``share`` of them, drawn by ``seed``, stands in for the validation splits."""
-    splits = hold_out(data.splits["train"], share, derive_seed(seed, "holdout"))
-    task = replace(data.task, validation=(HELD_OUT,), test=())
-    return TaskData(task, {"train": splits["train"], HELD_OUT: splits["validation"]}, data.origin)
+    found = without_validation(data, share, derive_seed(seed, "holdout"))
+    return TaskData(
+        replace(found.task, test=()), {name: found.splits[name] for name in ("train", HELD_OUT)}, data.origin
+    )
 
 
 def supernet_recipe(loaded: LoadedRecipe) -> LoadedRecipe:

@@ -27,6 +27,7 @@ from lorakit.workflow.experiments.sweep import plan_sweep, sweep
 GRID = ("training.lr=1e-4,1e-3,1e-2", "adapter.rank=2,4", "training.epochs=1")
 SEEDS = (0, 1, 2)
 RANKS = "adapter.rank=2,4"
+ON_HELD_OUT = 0.015625  # more than on validation rows
 
 
 def score(lr: float, rank: int, seed: int) -> float:
@@ -41,6 +42,7 @@ def pretend(loaded, *, run_dir, resume, hooks) -> None:
     with (run_dir.parent / "log").open("a") as log:
         log.write(f"{os.getpid()} {run_dir.name}\n")
     value = score(recipe.training.lr, recipe.adapter.rank, recipe.run.seed)
+    value += ON_HELD_OUT if recipe.task.holdout else 0
     run.write_summary(
         {
             "task": recipe.task.name,
@@ -101,6 +103,41 @@ def test_every_point_is_trained_with_every_seed_and_ranked(small, pretending, tm
     assert result.figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_held_out_training_rows_choose_and_the_validation_rows_score_the_best(small, pretending, tmp_path):
+    result = sweep(small, GRID, seeds=[0, 2], folder=tmp_path / "s", holdout=0.2)
+    chosen = result.points[0]
+    assert chosen.name == "small-lr0.001-rank4"
+    assert load_recipe(Path(chosen.came_to.runs[0].path) / "recipe.yaml").recipe.task.holdout == 0.2
+    assert log(tmp_path / "s")[-2:] == ["small-lr0.001-rank4-all-rows-0", "small-lr0.001-rank4-all-rows-2"]
+    assert len(log(tmp_path / "s")) == 14
+    assert [run.seed for run in result.final.runs] == [0, 2]
+    expected = np.mean([score(1e-3, 4, seed) for seed in (0, 2)])
+    assert result.final.last.mean == pytest.approx(expected)
+    again = load_recipe(shlex.split(result.best)[2], shlex.split(result.best)[3:-2]).recipe
+    for run in result.final.runs:
+        there = load_recipe(Path(run.path) / "recipe.yaml").recipe
+        assert there.task.holdout is None
+        assert essence(again) == essence(there)
+    assert not any("optimistic" in told for told in result.warnings)
+    assert any("optimistic" in told for told in sweep(small, GRID, seeds=[0], folder=tmp_path / "v").warnings)
+    sweep(small, GRID, seeds=[0, 2], folder=tmp_path / "s", holdout=0.2)
+    assert len(log(tmp_path / "s")) == 14  # nothing is trained twice
+
+
+def test_a_recipe_that_holds_out_rows_is_trained_on_all_of_them_in_the_end(bench, pretending, tmp_path):
+    path = str(bench.load("task.holdout=0.5", name="mine").path)
+    result = sweep(path, ["task.holdout=0.5", RANKS], seeds=[0], folder=tmp_path / "own")
+    assert (result.final, result.holdout) == (None, None)
+    with pytest.raises(UsageError, match=r"task\.holdout.*is given twice"):
+        sweep(path, ["task.holdout=0.5", RANKS], seeds=[0], folder=tmp_path / "a", holdout=0.2)
+    with pytest.raises(RecipeError, match=r"task\.holdout"):
+        sweep(path, [RANKS], seeds=[0], folder=tmp_path / "b", holdout=1.5)
+    held = load_recipe(path, ["task.holdout=0.5"])
+    result = sweep(held, [RANKS], seeds=[0], folder=tmp_path / "c", holdout=0.2)
+    assert load_recipe(Path(result.final.runs[0].path) / "recipe.yaml").recipe.task.holdout is None
+    assert result.final.runs[0].path in result.best
+
+
 def test_the_line_trains_the_best_point_again(small, pretending, tmp_path):
     varying = ["training.lr=1e-3,1e-2", RANKS, "adapter.targets=[q],[q,v]", "training.epochs=1"]
     result = sweep(small, varying, seeds=[1, 2], folder=tmp_path)
@@ -144,17 +181,15 @@ def test_lower_is_better_where_the_metric_says_so(bench: Bench, monkeypatch, tmp
     assert [point.settings["adapter.rank"] for point in result.points] == [2, 4, 8]
 
 
-def test_what_to_be_wary_of_is_told(bench: Bench, small, pretending, tmp_path):
+def test_what_to_be_wary_of_is_told(small, pretending, tmp_path):
     warnings = "\n".join(sweep(small, ["training.lr=1e-4,1e-3,1e-2"], seeds=[0, 1], folder=tmp_path).warnings)
     assert "the best of 3 points is chosen by the validation split" in warnings
-    assert "score the chosen one alone on rows that had no part in it" in warnings
+    assert "--holdout 0.2 chooses by training rows" in warnings
     assert "2 seeds tell little" in warnings
     assert "was tried" not in warnings
     edge = sweep(small, ["adapter.rank=2,3,4"], seeds=[0], folder=tmp_path / "edge").warnings
     assert "the best adapter.rank, 4, is the largest that was tried: there may be better ones beyond" in edge
     assert sweep(small, [], seeds=[0], folder=tmp_path / "one").warnings == []
-    sst2 = sweep(str(bench.load(kind="sst2").path), [RANKS], seeds=[0], folder=tmp_path / "sst2").warnings
-    assert any("hold out training rows" in line and "task.validation_fraction" in line for line in sst2)
 
 
 def test_points_closer_than_their_seeds_scatter_are_told(small, monkeypatch, tmp_path):

@@ -111,7 +111,7 @@ def test_the_run_that_was_found_has_the_supernets_weights_and_scores_what_was_to
     restored = restore_run(found.found, "last")
     assert restored.adapted.adapter_parameters() == found.parameters
     loaded = bench.load(*GLORA, kind="number", name="evolved")
-    rows = supernet.without_validation(restored.parts.data, 0.3, loaded.recipe.run.seed)
+    rows = supernet.searched_on(restored.parts.data, 0.3, loaded.recipe.run.seed)
     whole = supernet.load_supernet(loaded, found.folder / "supernet", rows)
     chosen = {site.name: site.configuration for site in found.sites}
     assert whole.fitness(chosen) == found.fitness
@@ -183,7 +183,7 @@ def test_validation_and_test_rows_are_never_looked_at(bench: Bench, found: Evolu
 
 def test_the_supernet_does_not_train_on_the_held_out_rows(bench: Bench) -> None:
     data = restore_data(bench)
-    rows = supernet.without_validation(data, 0.3, 0)
+    rows = supernet.searched_on(data, 0.3, 0)
     kept, held = (set(rows.splits[name]["idx"]) for name in ("train", "validation"))
     assert not kept & held
     assert kept | held == set(data.splits["train"]["idx"])
