@@ -10,7 +10,19 @@ import typer
 import lorakit
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.completion import complete_recipe_or_run_or_setting
-from lorakit.cli.experiments import Csv, Folder, Metric, NoWait, Seeds, heading, request, say_the_rest, spread, too_wide
+from lorakit.cli.experiments import (
+    Csv,
+    Folder,
+    Metric,
+    NoWait,
+    Seeds,
+    Workers,
+    heading,
+    request,
+    say_the_rest,
+    spread,
+    too_wide,
+)
 from lorakit.cli.options import AsJson, Offline, Quiet
 from lorakit.cli.output import write
 from lorakit.reporting.tables import Column, count, duration, table
@@ -35,6 +47,7 @@ def compare(
     folder: Folder = None,
     metric: Metric = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Train nothing; compare the runs that exist.")] = False,
+    workers: Workers = None,
     no_wait: NoWait = False,
     figure: Annotated[
         Optional[Path],
@@ -48,7 +61,16 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare recipes over several seeds, and runs that exist; train what is missing."""
-    asked = request(seeds=seeds, folder=folder, metric=metric, no_wait=no_wait, csv=csv, offline=offline, quiet=quiet)
+    asked = request(
+        seeds=seeds,
+        folder=folder,
+        metric=metric,
+        no_wait=no_wait,
+        workers=workers,
+        csv=csv,
+        offline=offline,
+        quiet=quiet,
+    )
     arms, overrides = sorted_out(arguments)
     with envelope(offline=offline, quiet=quiet):
         result = lorakit.compare(arms, overrides, **asked, train=not no_train, figure=figure)

@@ -39,6 +39,15 @@ Folder = Annotated[
 ]
 Metric = Annotated[Optional[str], typer.Option("--metric", help="Another of the task's metrics to compare by.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for runs that other workers are training.")]
+Workers = Annotated[
+    Optional[int],
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Train so many runs side by side on this machine; by default as many as there are GPUs, or one.",
+    ),
+]
 Csv = Annotated[
     Optional[Path],
     typer.Option("--csv", metavar="FILE", help="Also write all runs to this file, one per line.", dir_okay=False),
@@ -51,6 +60,7 @@ def request(
     folder: Path | None,
     metric: str | None,
     no_wait: bool,
+    workers: int | None,
     csv: Path | None,
     offline: bool,
     quiet: bool,
@@ -69,6 +79,7 @@ def request(
         "wait": not no_wait,
         "table": csv,
         "offline": offline,
+        "workers": workers,
         "watch": watch,
     }
 

@@ -10,7 +10,19 @@ import typer
 import lorakit
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.completion import complete_setting
-from lorakit.cli.experiments import Csv, Folder, Metric, NoWait, Seeds, heading, request, say_the_rest, spread, too_wide
+from lorakit.cli.experiments import (
+    Csv,
+    Folder,
+    Metric,
+    NoWait,
+    Seeds,
+    Workers,
+    heading,
+    request,
+    say_the_rest,
+    spread,
+    too_wide,
+)
 from lorakit.cli.options import AsJson, Offline, Quiet, RecipeName
 from lorakit.cli.output import write
 from lorakit.reporting.tables import Column, count, counted, duration, table
@@ -61,6 +73,7 @@ def sweep(
         bool,
         typer.Option("--dry-run", help="Check and list the points with their parameters; train and write nothing."),
     ] = False,
+    workers: Workers = None,
     no_wait: NoWait = False,
     csv: Csv = None,
     offline: Offline = False,
@@ -68,7 +81,16 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe over a grid of values and several seeds, and rank the points."""
-    asked = request(seeds=seeds, folder=folder, metric=metric, no_wait=no_wait, csv=csv, offline=offline, quiet=quiet)
+    asked = request(
+        seeds=seeds,
+        folder=folder,
+        metric=metric,
+        no_wait=no_wait,
+        workers=workers,
+        csv=csv,
+        offline=offline,
+        quiet=quiet,
+    )
     asked |= {"trials": trials, "storage": storage, "holdout": holdout}
     with envelope(offline=offline, quiet=quiet):
         if dry_run:

@@ -85,6 +85,8 @@ def test_arguments_are_sorted_and_passed_on(cli, here, compared):
             "--csv",
             "x.csv",
             "--offline",
+            "--workers",
+            "3",
         ),
     )
     assert ran.code == 0, ran.err
@@ -102,6 +104,7 @@ def test_arguments_are_sorted_and_passed_on(cli, here, compared):
         "figure": Path("x.png"),
         "table": Path("x.csv"),
         "offline": True,
+        "workers": 3,
     }
 
 

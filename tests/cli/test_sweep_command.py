@@ -90,6 +90,7 @@ def test_arguments_are_passed_on(cli, here, swept):
         "trials": 9,
         "storage": "sqlite:///x",
         "holdout": 0.25,
+        "workers": 3,
         "wait": False,
         "table": Path("x.csv"),
     }
@@ -104,6 +105,8 @@ def test_arguments_are_passed_on(cli, here, swept):
         "--csv",
         "x.csv",
         "--no-wait",
+        "--workers",
+        "3",
     ]
     assert cli("sweep", *words).code == 0
     assert cli("sweep", *words, "--dry-run").code == 0

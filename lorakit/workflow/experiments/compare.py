@@ -22,6 +22,7 @@ from lorakit.workflow.experiments.arms import (
     paired_order,
     rises,
 )
+from lorakit.workflow.experiments.more_workers import more_workers
 from lorakit.workflow.experiments.request import Request, called_with, check_alone
 from lorakit.workflow.experiments.totals import ComparedArm, apart, as_csv, side_by_side, warnings
 from lorakit.workflow.experiments.workers import Missing, no_finished_run, train_missing
@@ -89,6 +90,7 @@ def compare(asked: CompareRequest) -> Comparison:
         figure: the file of the figure; comparison.png in the folder where not given.
         table: a csv file to write, a line for each run.
         offline: never touch the network.
+        workers: processes on this machine that share the runs, this one among them; one for each GPU where not given, else one.
         watch: makes the hook that shows a training's progress, as a context.
 
     Returns:
@@ -118,7 +120,8 @@ def compare(asked: CompareRequest) -> Comparison:
     missing = [Missing(str(entry.run.path), "not trained yet") for entry in absent]
     if asked.train and absent:
         again = asked.again("compare", asked.arms, asked.overrides, {"--figure": asked.figure})
-        failed, missing = train_missing(absent, len(every), asked.watch, wait=asked.wait, again=again)
+        with more_workers(compare, asked, folder, len(absent)):
+            failed, missing = train_missing(absent, len(every), asked.watch, wait=asked.wait, again=again)
     compared = side_by_side(arms, metric)
     if not compared:
         raise no_finished_run(failed, folder)

@@ -33,7 +33,8 @@ class Request:
 
     seeds: a run each, of every recipe or point; folder: where the runs are, which several workers may share; metric: another one of
     the task's; wait: for what other workers train; table: a csv file to write, a line for each run; offline: as ``run.offline=true``;
-    watch: makes the hook that shows a training's progress, as a context. None: the experiment's own.
+    watch: makes the hook that shows a training's progress, as a context; workers: processes on this machine, this one among them, one
+    for each GPU by default. None: the experiment's own.
     """
 
     seeds: Sequence[int] | None = None
@@ -42,6 +43,7 @@ class Request:
     wait: bool = True
     table: str | Path | None = None
     offline: bool = False
+    workers: int | None = None
     watch: Watch = unwatched
 
     def again(
@@ -52,7 +54,7 @@ class Request:
             return "the same call again"
         words = [*map(str, recipes), *overrides, *(["--offline"] if self.offline else [])]
         shared = {"--seeds": self.seeds, "--folder": self.folder, "--metric": self.metric, "--csv": self.table}
-        return with_options(command, words, {**shared, **more})
+        return with_options(command, words, {**shared, "--workers": self.workers, **more})
 
 
 def called_with(request: Callable[P, Asked]) -> Callable[[Callable[[Asked], Found]], Callable[P, Found]]:

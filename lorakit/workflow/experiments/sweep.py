@@ -20,6 +20,7 @@ from lorakit.recipe.values import written
 from lorakit.result import Result
 from lorakit.workflow.experiments.arms import Arm, essence, paired_order, rises, to_train
 from lorakit.workflow.experiments.grid import Point
+from lorakit.workflow.experiments.more_workers import more_workers
 from lorakit.workflow.experiments.ranking import SweptPoint, draw, rank, warnings
 from lorakit.workflow.experiments.request import called_with, with_options
 from lorakit.workflow.experiments.sweep_spec import SweepRequest, SweepSpec, resolve_sweep
@@ -137,6 +138,7 @@ def sweep(asked: SweepRequest) -> Sweep:
         wait: for what other workers on the folder train.
         table: a csv file to write, a line for each run.
         offline: never touch the network.
+        workers: processes on this machine that share the runs, this one among them; one for each GPU where not given, else one.
         watch: makes the hook that shows a training's progress, as a context.
 
     Returns:
@@ -152,13 +154,15 @@ def sweep(asked: SweepRequest) -> Sweep:
         >>> found.points[0].settings                                                      # doctest: +SKIP
     """
     spec = resolve_sweep(asked)
-    if asked.trials is None:
-        found, failed, missing = train_grid(spec)
-        drawn: list[Trial] = []
-    else:
-        drawn = draw_trials(spec, asked.trials)
-        found, failed, missing = from_trials(spec, drawn)
-    return conclude(spec, found, drawn, failed, missing)
+    runs = len(paired_order(spec.arms)) if asked.trials is None else asked.trials
+    with more_workers(sweep, asked, spec.folder, runs):
+        if asked.trials is None:
+            found, failed, missing = train_grid(spec)
+            drawn: list[Trial] = []
+        else:
+            drawn = draw_trials(spec, asked.trials)
+            found, failed, missing = from_trials(spec, drawn)
+        return conclude(spec, found, drawn, failed, missing)
 
 
 @called_with(SweepRequest)
