@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,20 @@ def whole(bench: Bench) -> dict[tuple[str, ...], dict[str, Any]]:
             return self[overrides]
 
     return Runs(cache)
+
+
+@pytest.fixture(scope="session")
+def put_stopped(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """``put_stopped(folder, step, *overrides)``: a copy of the run that Ctrl-C ended during ``step``, trained once."""
+    made: dict[tuple[int, tuple[str, ...]], Path] = {}
+
+    def put(folder: Path, step: int, *overrides: str) -> None:
+        if (step, overrides) not in made:
+            made[step, overrides] = tmp_path_factory.mktemp("stopped") / "run"
+            stopped(bench, made[step, overrides], step, *overrides)
+        shutil.copytree(made[step, overrides], folder)
+
+    return put
 
 
 # Epochs are 6 steps (3 where two batches make one); HETERO ticks before steps 0, 3, 6, 9, FREEZE before 0, 2, 3, 5.
@@ -109,8 +123,10 @@ def test_killed_without_warning(bench: Bench, tmp_path: Path, whole: Any, overri
     "file", ["model.safetensors", "optimizer.safetensors", "streams.safetensors", "state.json", "sums.json"]
 )
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
-def test_a_damaged_checkpoint_is_passed_over(bench: Bench, tmp_path: Path, whole: Any, file: str, damage: str):
-    stopped(bench, tmp_path / "run", 8, *PLAIN)
+def test_a_damaged_checkpoint_is_passed_over(
+    bench: Bench, put_stopped: Callable[..., None], tmp_path: Path, whole: Any, file: str, damage: str
+):
+    put_stopped(tmp_path / "run", 8, *PLAIN)
     newest = tmp_path / "run" / "checkpoints" / "step-8" / file
     content = newest.read_bytes()
     newest.unlink()
@@ -122,8 +138,10 @@ def test_a_damaged_checkpoint_is_passed_over(bench: Bench, tmp_path: Path, whole
     assert records(tmp_path / "run") == whole[PLAIN]
 
 
-def test_without_a_whole_checkpoint_there_is_nothing_to_resume(bench: Bench, tmp_path: Path):
-    stopped(bench, tmp_path / "run", 2)
+def test_without_a_whole_checkpoint_there_is_nothing_to_resume(
+    bench: Bench, put_stopped: Callable[..., None], tmp_path: Path
+):
+    put_stopped(tmp_path / "run", 2)
     (tmp_path / "run" / "checkpoints" / "step-2" / "state.json").write_text("{")
     with pytest.raises(RunError, match="no checkpoint to resume from") as caught:
         bench.train(run_dir=tmp_path / "run", resume=True)
@@ -150,8 +168,10 @@ def resealed(checkpoint: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("missing", "what"), [(True, "has no state of search"), (False, "has the state of stranger")])
-def test_a_state_without_its_hook_or_a_hook_without_its_state(bench: Bench, tmp_path: Path, missing: bool, what: str):
-    stopped(bench, tmp_path / "run", 4, *HETERO)
+def test_a_state_without_its_hook_or_a_hook_without_its_state(
+    bench: Bench, put_stopped: Callable[..., None], tmp_path: Path, missing: bool, what: str
+):
+    put_stopped(tmp_path / "run", 4, *HETERO)
     with resealed(tmp_path / "run" / "checkpoints" / "step-4") as state:
         if missing:
             del state["hooks"]["search"]
@@ -166,9 +186,11 @@ def test_two_hooks_of_one_name_are_a_mistake_of_who_wrote_them(bench: Bench, tmp
         bench.train(hooks=[Recorder("recorder"), Recorder("recorder")], run_dir=tmp_path / "run")
 
 
-def test_a_checkpoint_of_the_first_format_is_resumed(bench: Bench, tmp_path: Path, whole: Any):
+def test_a_checkpoint_of_the_first_format_is_resumed(
+    bench: Bench, put_stopped: Callable[..., None], tmp_path: Path, whole: Any
+):
     """It kept states under class names, the search's allocator as a policy."""
-    stopped(bench, tmp_path / "run", 4, *HETERO)
+    put_stopped(tmp_path / "run", 4, *HETERO)
     with resealed(tmp_path / "run" / "checkpoints" / "step-4") as state:
         del state["format"]
         search = state["hooks"].pop("search")
@@ -215,8 +237,8 @@ def test_seconds_count_what_came_before_the_stop(bench: Bench, tmp_path: Path):
     assert result.seconds > result.search_seconds >= state["hooks"]["search"]["seconds"] > 0
 
 
-def test_a_changed_recipe_is_not_resumed(bench: Bench, tmp_path: Path):
-    stopped(bench, tmp_path / "run", 2)
+def test_a_changed_recipe_is_not_resumed(bench: Bench, put_stopped: Callable[..., None], tmp_path: Path):
+    put_stopped(tmp_path / "run", 2)
     with pytest.raises(UsageError, match=r"the recipe has changed since this run began: training\.lr"):
         bench.train("training.lr=1e-4", run_dir=tmp_path / "run", resume=True)
     bench.train("run.keep_checkpoints=1", run_dir=tmp_path / "run", resume=True)
@@ -224,9 +246,9 @@ def test_a_changed_recipe_is_not_resumed(bench: Bench, tmp_path: Path):
         bench.train(run_dir=tmp_path / "run", resume=True)
 
 
-def test_a_checkpoint_that_does_not_fit_is_an_error(bench: Bench, tmp_path: Path):
+def test_a_checkpoint_that_does_not_fit_is_an_error(bench: Bench, put_stopped: Callable[..., None], tmp_path: Path):
     """Whole by its sums, but of another model."""
-    stopped(bench, tmp_path / "run", 2)
+    put_stopped(tmp_path / "run", 2)
     stopped(bench, tmp_path / "other", 2, "adapter.rank=2")
     ours, theirs = (tmp_path / name / "checkpoints" / "step-2" for name in ("run", "other"))
     (ours / "model.safetensors").write_bytes((theirs / "model.safetensors").read_bytes())
