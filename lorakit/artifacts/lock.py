@@ -1,26 +1,45 @@
-"""A lock file that says who holds it, so that several workers share a folder and none is waited for after its death."""
+"""A lock file that says who holds it, so that several workers share a folder and none is waited for after its death.
+
+Of a process on this machine it is known whether it lives. One elsewhere gives signs of life: it writes how often it has, every
+``BEAT`` seconds, into a file beside the lock. Who has watched that number stand still for ``SILENCE`` seconds by a clock of its own
+takes the lock over. Nothing rests on other machines' clocks, on locks of the file system, or on files that are open being renamed: of
+several workers one makes a link (``os.link``) first, on network file systems too.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import json
+import logging
 import os
 import socket
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from lorakit.artifacts.files import writing
+from lorakit.errors import RunError
+
+logger = logging.getLogger(__name__)
+
+BEAT = 15.0  # seconds between signs of life
+SILENCE = 120.0  # seconds without one, after which a worker elsewhere has ended
+
+SEEN: dict[Path, tuple[str, float]] = {}
+"""A lock -> its holder's last sign that this process has seen, and when it first saw that, by ``time.monotonic``."""
 
 
 @dataclass(frozen=True)
 class Worker:
     """Who holds a lock: host and process, when it was taken, and what tells the process from a later one of the same number.
 
-    born: the process's start in clock ticks since boot, empty where the system does not say; token: of this one taking.
+    born: the process's start in clock ticks since boot, empty where the system does not say; token: of this one taking; machine: what
+    tells hosts of one name apart, containers too; empty of older workers.
     """
 
     host: str
@@ -28,17 +47,23 @@ class Worker:
     born: str
     since: str
     token: str
+    machine: str = ""
 
     @classmethod
     def this(cls) -> Worker:
         """This process, now."""
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        return cls(socket.gethostname(), os.getpid(), born(os.getpid()), now, uuid.uuid4().hex)
+        return cls(socket.gethostname(), os.getpid(), born(os.getpid()), now, uuid.uuid4().hex, this_machine())
+
+    @property
+    def near(self) -> bool:
+        """Whether its process is one that this process would see."""
+        return self.host == socket.gethostname() and self.machine in ("", this_machine())
 
     @property
     def dead(self) -> bool:
-        """Whether the process is known to be gone; of another host nothing is known."""
-        if self.host != socket.gethostname():
+        """Whether the process is known to be gone; of one elsewhere nothing is known."""
+        if not self.near:
             return False
         try:
             os.kill(self.pid, 0)
@@ -51,7 +76,7 @@ class Worker:
     @property
     def here(self) -> bool:
         """Whether it is this process."""
-        return (self.host, self.pid, self.born) == (socket.gethostname(), os.getpid(), born(os.getpid()))
+        return self.near and (self.pid, self.born) == (os.getpid(), born(os.getpid()))
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
@@ -68,6 +93,7 @@ class Lock:
         self.mine: Worker | None = None
         self.held_by: Worker | None = None
         self.left_by: Worker | None = None
+        self.released = threading.Event()
 
     def take(self) -> None:
         """Take the lock, in one step for all workers, unless a live one has it."""
@@ -82,41 +108,79 @@ class Lock:
                         os.link(draft, self.path)  # whole at once, and refused where there is one
                         self.mine = me
                     except FileExistsError:
-                        self.held_by = self.live_holder()
+                        self.face(draft, me)
             finally:
-                draft.unlink()
+                draft.unlink(missing_ok=True)
+        if self.mine is not None:
+            self.beat(0)
+            threading.Thread(target=self.live, daemon=True).start()
 
-    def live_holder(self) -> Worker | None:
-        """Who has it; None where it is free, as it is after a dead worker's lock was taken away."""
+    def face(self, draft: Path, me: Worker) -> None:
+        """There is a lock: it is a live worker's, or it becomes ours by ``draft``, or it has gone meanwhile."""
+        worker = holder_in(self.path)
+        if worker is None:
+            return
+        if not (worker.dead or silent(self.path, worker)):
+            self.held_by = worker
+            return
+        heir = self.path.with_name(f".{self.path.name}.{worker.token or 'old'}.heir")
         try:
-            stream = self.path.open(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        with stream:
-            worker = read(stream.read())
-            if not worker.dead:
-                return worker
-            fcntl.flock(stream, fcntl.LOCK_EX)  # of several that find it, one takes it away: this file, not a newer one
-            with suppress(FileNotFoundError):
-                if os.fstat(stream.fileno()).st_ino == self.path.stat().st_ino:
-                    self.path.unlink()
-                    self.left_by = worker
-            return None
+            os.link(draft, heir)
+        except FileExistsError:  # one takes it over; where that one has died over it, the next try is another's
+            other = holder_in(heir)
+            if other is not None and (other.dead or silent(heir, other)):
+                heir.unlink(missing_ok=True)
+            self.held_by = other
+            return
+        try:
+            if holder_in(self.path) == worker:  # and not of one who was faster: his is another token
+                os.replace(draft, self.path)
+                self.mine, self.left_by = me, worker
+        finally:
+            heir.unlink(missing_ok=True)
+
+    def live(self) -> None:
+        """Give signs of life until the lock is released; ends with the process, too."""
+        count = 0
+        while not self.released.wait(BEAT):
+            count += 1
+            with suppress(OSError):  # a full disk, a network that is away: then there is no sign
+                self.beat(count)
+
+    def beat(self, count: int) -> None:
+        """One sign of life, whole at once."""
+        if self.mine is None or self.released.is_set():
+            return
+        sign = beside(self.path)
+        draft = sign.with_name(f"{sign.name}.{self.mine.token}")
+        draft.write_text(f"{self.mine.token} {count}", encoding="utf-8")
+        os.replace(draft, sign)
 
     def release(self) -> None:
         """Give it back, where it is still ours."""
-        with suppress(FileNotFoundError):
-            if self.mine is not None and read(self.path.read_text(encoding="utf-8")) == self.mine:
-                self.path.unlink()
+        self.released.set()
+        if self.mine is not None and holder_in(self.path) == self.mine:
+            with suppress(OSError):
+                beside(self.path).unlink()
+            self.path.unlink(missing_ok=True)
         self.mine = None
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[Lock]:
-    """A try at the lock in ``path``, given back at the end of the block; ``held_by`` tells whether another has it."""
+def claimed(path: Path, *, patient: bool = False) -> Iterator[Lock]:
+    """A try at the lock in ``path``, given back at the end of the block; ``held_by`` tells whether another has it.
+
+    patient: where that is a worker elsewhere, wait until it gives a sign of life, or has given none for ``SILENCE`` seconds.
+    """
     lock = Lock(path)
     try:
         lock.take()
+        if patient and lock.held_by is not None and may_be_dead(path, lock.held_by):
+            logger.warning("%s: waiting up to %.0f seconds for a sign of life of %s", path, SILENCE, lock.held_by)
+            while lock.held_by is not None and may_be_dead(path, lock.held_by):
+                time.sleep(BEAT / 3)
+                lock.held_by = None
+                lock.take()
         yield lock
     finally:
         lock.release()
@@ -124,25 +188,76 @@ def claimed(path: Path) -> Iterator[Lock]:
 
 def holder(path: Path) -> Worker | None:
     """The live worker that has the lock in ``path``; None where it is free. Nothing is taken or taken away."""
+    worker = holder_in(path)
+    return None if worker is None or worker.dead else worker
+
+
+def check_held(path: Path) -> None:
+    """Raises RunError where the lock in ``path`` is another worker's now: this process was silent too long, asleep or cut off."""
+    worker = holder_in(path)
+    if worker is not None and not worker.here:
+        raise RunError(
+            f"taken over by {worker}: this process gave no sign of life for {SILENCE:.0f} seconds",
+            where=str(path),
+            hint="the other one goes on with it",
+        )
+
+
+def silent(path: Path, worker: Worker) -> bool:
+    """Whether a worker elsewhere has given no sign of life while this process looked, several times, for ``SILENCE`` seconds."""
+    if worker.near:
+        return False
     try:
-        worker = read(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        sign = beside(path).read_text(encoding="utf-8")
+    except OSError:  # one of an older lorakit, which gives none
+        return False
+    now, seen = time.monotonic(), SEEN.get(path)
+    if seen is None or seen[0] != sign:
+        SEEN[path] = (sign, now)
+        return False
+    return now - seen[1] > SILENCE
+
+
+def may_be_dead(path: Path, worker: Worker) -> bool:
+    """Whether a worker elsewhere, which gives signs of life, has given none since this process first looked."""
+    seen = SEEN.get(path)
+    try:
+        return not worker.near and seen is not None and seen[0] == beside(path).read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def beside(path: Path) -> Path:
+    """The file of the signs of life of whoever holds the lock in ``path``."""
+    return path.with_name(f".{path.name}.alive")
+
+
+def holder_in(path: Path) -> Worker | None:
+    """The worker that a lock file names, alive or not; None where there is no file. An unknown one, never taken for dead, where it is not
+    one of ours.
+    """
+    try:
+        return Worker(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
         return None
-    return None if worker.dead else worker
-
-
-def read(text: str) -> Worker:
-    """The worker that a lock file names; an unknown one, never taken for dead, where it is not one of ours."""
-    try:
-        return Worker(**json.loads(text))
-    except (ValueError, TypeError):
+    except (OSError, ValueError, TypeError):  # OSError: on network file systems, one that is just taken away
         return Worker("an unknown host", 0, "", "an unknown time", "")
 
 
 def born(pid: int) -> str:
     """When the process started, in clock ticks since boot; empty where there is no telling, ``ended`` of one that is no more."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        state, *told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return ""
-    return "ended" if state == "Z" else fields[18]
+    return "ended" if state == "Z" else told[18]
+
+
+@cache
+def this_machine() -> str:
+    """What tells this boot of this machine, and this container, from others of the same name; empty where the system does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lorakit.artifacts.files import mend
-from lorakit.artifacts.lock import claimed
+from lorakit.artifacts.lock import BEAT, check_held, claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
 from lorakit.errors import UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe
+from lorakit.training.hooks import Hook, TrainState
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.unfinished import changed_keys, refuse_unfinished
 
@@ -31,13 +33,28 @@ def choose_run(loaded: LoadedRecipe, run_dir: str | Path | None, resume: bool) -
     return claim(folder)
 
 
+class StillOurs(Hook):
+    """Stops a training whose run another worker has taken over, because this process was asleep or cut off for too long."""
+
+    def __init__(self, run: Run) -> None:
+        self.lock, self.looked = run.lock, time.monotonic()
+
+    def after_step(self, state: TrainState) -> None:
+        """Look from time to time."""
+        if time.monotonic() - self.looked > BEAT:
+            check_held(self.lock)
+            self.looked = time.monotonic()
+
+
 @contextmanager
-def holding(run: Run, *, fresh: bool) -> Iterator[None]:
-    """The run's folder is ours during the block, and what a kill left half done in it is put right. UsageError where another trains."""
+def holding(run: Run, *, fresh: bool) -> Iterator[list[Hook]]:
+    """The run's folder is ours during the block, and what a kill left half done in it is put right; what the training is to have to see
+    to it. UsageError where another trains.
+    """
     if not this_process().is_main_process:
-        yield
+        yield []
         return
-    with claimed(run.lock) as lock:
+    with claimed(run.lock, patient=True) as lock:
         if lock.held_by and not lock.held_by.here:
             raise UsageError(
                 f"another process trains this run: {lock.held_by}",
@@ -49,7 +66,7 @@ def holding(run: Run, *, fresh: bool) -> Iterator[None]:
         if lock.left_by:
             logger.warning("%s: taken over from %s, which has ended", run.path, lock.left_by)
         mend(run.path)
-        yield
+        yield [StillOurs(run)]
 
 
 def check_same_recipe(loaded: LoadedRecipe, run: Run) -> None:

@@ -179,12 +179,12 @@ def train(
         with loaded.locating_errors():
             check_same_data(run, parts.data, parts.data.splits)
             check_same_base(run, parts.backbone)
-    with holding(run, fresh=not resume):
+    with holding(run, fresh=not resume) as guard:
         if not resume:
             with loaded.locating_errors():
                 loaded, parts, choice = settle_readout(loaded, parts)
         baselines = measure_baselines(parts)
-        training = prepare(loaded, parts, run, hooks, fresh=not resume)
+        training = prepare(loaded, parts, run, [*guard, *hooks], fresh=not resume)
         if resume:
             logger.info("resuming from %s", load_checkpoint(training))
         elif training.accelerator.is_main_process:

@@ -4,12 +4,15 @@ import json
 import multiprocessing
 import os
 import subprocess
+import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from lorakit.artifacts.lock import Lock, Worker, born, claimed
+from lorakit.artifacts import lock as module
+from lorakit.artifacts.lock import Lock, Worker, born, check_held, claimed, silent
 from lorakit.errors import RunError
 
 
@@ -107,3 +110,130 @@ def test_a_place_where_no_lock_can_be_is_one_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
         Lock(tmp_path / "file" / "run.lock").take()
+
+
+# -- workers elsewhere ------------------------------------------------------------------------------------------------
+
+
+HOST = """
+import socket, sys, time
+socket.gethostname = lambda: "elsewhere"
+from pathlib import Path
+from lorakit.artifacts import lock as module
+module.BEAT = 0.02
+lock = module.Lock(Path(sys.argv[1]))
+lock.take()
+print("held" if lock.mine else "refused", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def elsewhere():
+    """``elsewhere(path)``: a process on another host, as far as names tell, that takes the lock and lives until it is killed."""
+    begun = []
+
+    def begin(path: Path) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        begun.append(subprocess.Popen([sys.executable, "-c", HOST, str(path)], stdin=pipe, stdout=pipe, text=True))
+        assert begun[-1].stdout.readline() == "held\n"
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def tries(path: Path, seconds: float) -> Worker | None:
+    """The dead worker that the lock was taken over from, within so many seconds of trying; None where it never was ours."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with claimed(path) as lock:
+            if lock.mine:
+                return lock.left_by
+        time.sleep(0.01)
+    return None
+
+
+def test_a_worker_elsewhere_is_taken_over_from_after_its_silence_alone(tmp_path, monkeypatch, elsewhere):
+    monkeypatch.setattr(module, "SILENCE", 0.5)
+    path = tmp_path / "run.lock"
+    other = elsewhere(path)
+    assert tries(path, 1.5) is None  # it lives: thrice the silence
+    other.kill()
+    assert tries(path, 30).host == "elsewhere"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_hosts_find_the_same_silence_and_one_takes_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SILENCE", 0.0)
+    gone = replace(Worker.this(), host="gone")
+    first, second = tmp_path / "run.lock", Lock(tmp_path / "run.lock")
+    leave(first, gone)
+    (tmp_path / ".run.lock.alive").write_text("gone 7")
+    assert not silent(first, gone)  # seen for the first time
+    time.sleep(0.01)
+    link, faster = os.link, Lock(first)
+
+    def late(source: Path, target: Path) -> None:
+        """Both have found the silence; before the second acts on it, the first takes over, from start to end."""
+        if target.suffix == ".heir" and not faster.mine and not faster.held_by:
+            monkeypatch.setattr(os, "link", link)
+            faster.take()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    second.take()
+    assert faster.left_by == gone
+    assert (second.mine, second.held_by) == (None, faster.mine)
+    assert module.holder_in(first) == faster.mine
+    faster.release()
+    assert [path for path in tmp_path.iterdir() if "alive" not in path.name] == []
+
+
+def test_one_who_died_taking_over_is_in_nobodys_way(tmp_path):
+    path, dead = tmp_path / "run.lock", dead_worker()
+    leave(path, dead)
+    leave(tmp_path / ".run.lock.dead.heir", replace(dead, token="heir"))
+    with claimed(path) as lock:
+        assert lock.held_by is not None
+    with claimed(path) as lock:
+        assert lock.left_by == dead
+
+
+def test_patience_ends_at_a_sign_of_life_or_with_the_silence(tmp_path, monkeypatch, caplog, elsewhere):
+    for name, value in (("SILENCE", 0.5), ("BEAT", 0.03)):
+        monkeypatch.setattr(module, name, value)
+    path = tmp_path / "run.lock"
+    other = elsewhere(path)
+    with claimed(path, patient=True) as lock:
+        assert lock.held_by.host == "elsewhere"
+    other.kill()
+    other.wait()
+    with claimed(path, patient=True) as lock:
+        assert lock.left_by.host == "elsewhere"
+    assert "waiting up to" in caplog.text
+
+
+def test_a_container_of_the_same_name_is_elsewhere():
+    me = Worker.this()
+    assert me.near
+    assert replace(me, machine="").near  # of an older worker
+    other = replace(me, machine="another boot", born="1")
+    assert not other.near
+    assert not other.dead
+
+
+def test_who_was_taken_over_from_stops(tmp_path):
+    path = tmp_path / "run.lock"
+    with claimed(path) as lock:
+        check_held(path)
+        leave(path, replace(lock.mine, host="elsewhere", token="other"))
+        with pytest.raises(RunError, match=r"taken over by process \d+ on elsewhere"):
+            check_held(path)
+    assert json.loads(path.read_text())["host"] == "elsewhere"  # it is the other's
+    path.unlink()
+    check_held(path)

@@ -21,6 +21,7 @@ from lorakit.artifacts.files import mend
 from lorakit.artifacts.lock import claimed
 from lorakit.errors import Interrupted, RunError, UsageError
 from lorakit.training.hooks import Hook, TrainState
+from lorakit.workflow import resume
 
 SETTINGS = ("adapter.dropout=0.2", "evaluation.every_steps=4", "run.log_every=3")
 
@@ -165,3 +166,19 @@ def test_a_saved_adapter_is_compared_with_what_was_trained(bench: Bench, tmp_pat
     assert "was not saved as it was trained" in spoil("head")
     assert "the ranks that were saved" in spoil("rank")
     assert "the parameters that were saved" in spoil("count")
+
+
+def test_a_training_that_was_taken_over_stops(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It was asleep for so long that a worker elsewhere went on with its run."""
+    lock = tmp_path / "run.lock"
+    monkeypatch.setattr(resume, "BEAT", 0.0)
+
+    class Asleep(Hook):
+        def before_forward(self, state: TrainState) -> None:
+            if state.step == 2:
+                lock.write_text(json.dumps(json.loads(lock.read_text()) | {"host": "elsewhere", "token": "other"}))
+
+    with pytest.raises(RunError, match="taken over by process"):
+        bench.train("run.checkpoint_every=100", run_dir=tmp_path / "run", hooks=[Asleep()])
+    assert json.loads(lock.read_text())["host"] == "elsewhere"
+    assert not (tmp_path / "run" / "summary.json").exists()

@@ -196,9 +196,9 @@ def checkpoints(run: Run) -> Finding:
 
 def lock(run: Run) -> Finding:
     """Whether somebody trains it now."""
-    if not run.lock.exists():
+    holder = locks.holder_in(run.lock)
+    if holder is None:
         return Finding("free")
-    holder = locks.read(run.lock.read_text(encoding="utf-8"))
     if holder.dead:
         return Finding(f"left by {holder}, which has ended", advice="nothing to do: it is taken over")
     return Finding(f"{holder} trains it", WARNING, f"wait for it; where that process has ended, delete {run.lock}")
