@@ -106,7 +106,7 @@ class Nf4Linear(QuantisedLinear):
     scale_absmax: Tensor
     scale_table: Tensor
     scale_offset: Tensor
-    double: bool
+    double_quant: bool
 
     def quantise(self, weight: Tensor, *, double: bool) -> None:
         """Put the place of the nearest of 16 numbers for each; double: quantise the scales too."""
@@ -122,14 +122,14 @@ class Nf4Linear(QuantisedLinear):
             }
         for name, tensor in held.items():
             self.register_buffer(name, tensor)
-        self.double = double
+        self.double_quant = double
 
     def state(self, dtype: torch.dtype) -> Any:
         """What bitsandbytes has beside the codes, for a weight in ``dtype``."""
         from bitsandbytes.functional import QuantState
 
         scales, offset = None, None
-        if self.double:
+        if self.double_quant:
             offset = self.scale_offset
             scales = QuantState(self.scale_absmax, code=self.scale_table, blocksize=256, dtype=torch.float32)
         shape = torch.Size((self.out_features, self.in_features))
