@@ -19,6 +19,7 @@ one costs (``switching``). Single parts of dW can be taken out (``rank_units``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from types import MappingProxyType
 from typing import cast
 
@@ -36,6 +37,7 @@ from lorakit.adapters.rank_units import RankUnits
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.adapters.switching import DROPPED, FROZEN, ON, WATCHED
+from lorakit.backbone.quantised import QuantisedLinear
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 
@@ -108,7 +110,7 @@ class Adapter(nn.Module):
             self.register_buffer("base_squared", squared, persistent=False)
             self.magnitude = nn.Parameter(squared.sqrt())
         if base is not None:
-            self.to(next(base.parameters()).device)
+            self.to(next(chain(base.parameters(), base.buffers())).device)
         switching.freeze(self)
 
     # -- the hot path: `switching` gives the module one of these as its forward ---------------------------------------
@@ -217,6 +219,11 @@ class Adapter(nn.Module):
         """The frozen W as (out x in), whatever way round the module keeps it."""
         weight: torch.Tensor = self.base.weight  # type: ignore[union-attr, assignment]
         return weight.T if self.site.kind == "conv1d" else weight
+
+    @property
+    def base_dtype(self) -> torch.dtype:
+        """W's, or what it is made dense in where it is quantised."""
+        return self.base.dtype if isinstance(self.base, QuantisedLinear) else self.base_weight().dtype
 
     def base_bias(self) -> torch.Tensor | None:
         """The frozen b (out,), where there is one."""

@@ -14,6 +14,8 @@ shared tensors that train x scoring: streaming     refused: a site that is off w
 ratio of learning rates x vectors, gates           commute: groups by role; refused where A and B do not both train
 frozen A x init that gives A                       commute; refused where what that init starts at zero does not train
 anything but B A with both trained x squeeze        refused: there is no product to re-factor, or its start is subtracted
+quantised W x DoRA, starts from W, merging          commute: W is made dense, one site at a time
+quantised W x what holds W dense                   refused: it would save nothing; so is training W itself (``blocks.modules``)
 parameters of two modules x training them          refused (``blocks.modules``); no delta sits on embeddings' weights otherwise
 """
 
@@ -24,8 +26,9 @@ from typing import TYPE_CHECKING
 
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import Init, inits
+from lorakit.backbone.quantised import KEY, NONE
 from lorakit.errors import Problem
-from lorakit.recipe.schema import SearchSection
+from lorakit.recipe.schema import ModelSection, SearchSection
 
 if TYPE_CHECKING:
     from lorakit.adapters.spec import AdapterSpec
@@ -79,6 +82,19 @@ def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Prob
             )
         )
     return problems
+
+
+def conflicts_with_base(spec: AdapterSpec, model: ModelSection) -> list[Problem]:
+    """What of ``spec`` a quantised base cannot serve."""
+    reason = deltas.get(spec.delta).keeps_dense
+    if model.quantization == NONE or not reason:
+        return []
+    what = f"delta '{spec.delta}' {reason}: quantised weights would save nothing"
+    return [
+        Problem(
+            what, key=KEY, valid=f"{NONE} with this adapter", hint="adapter.method=lora, or another that adds to W x"
+        )
+    ]
 
 
 def unlike_a_product(spec: AdapterSpec) -> str:

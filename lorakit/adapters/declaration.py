@@ -54,6 +54,8 @@ class Declaration(ABC):
     """Whether its tensors stand in for the module's own parameters."""
     unmergeable: ClassVar[str] = ""
     """Why it cannot be folded into a weight, empty where it can."""
+    keeps_dense: ClassVar[str] = ""
+    """Why quantising W would save nothing, empty where a dense W is never held for longer than a product."""
     peft_names: ClassVar[Mapping[str, str]] = {}
     """Tensor -> its name in PEFT's files, empty where PEFT has no such parametrisation."""
 

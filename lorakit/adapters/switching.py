@@ -119,7 +119,7 @@ def adapted_forward(adapter: Adapter) -> Forward:
         return adapter.decomposed_fused if fused else adapter.decomposed
     if fused:
         return adapter.added_fused
-    if not adapter.on_weight or adapter.base_weight().dtype == adapter.delta_dtype():
+    if not adapter.on_weight or adapter.base_dtype == adapter.delta_dtype():
         return adapter.added
     return adapter.added_in_float32
 

@@ -27,6 +27,7 @@ from lorakit.artifacts.calibration_file import temperature_in
 from lorakit.artifacts.records import number, read_record, reading
 from lorakit.backbone.adapted_folder import VARIANT, close_to_others
 from lorakit.backbone.load import Backbone, quiet_transformers
+from lorakit.backbone.quantised import make_dense
 from lorakit.errors import RunError
 from lorakit.recipe.keys import recipe_keys
 from lorakit.recipe.moved import said_now
@@ -37,9 +38,11 @@ from lorakit.recipe.schema import SHORTCUTS
 def fold(adapted: AdaptedModel) -> int:
     """Write W' into every adapted weight and take the adapters away; the number of sites folded.
 
-    Sums are made in float64 and rounded once. Shortcuts stay as they are. Raises RunError where an adapter cannot be folded.
+    Sums are made in float64 and rounded once. Quantised weights are made dense first, and stay so. Shortcuts stay as they are.
+    Raises RunError where an adapter cannot be folded.
     """
     check_own_weights(adapted)
+    make_dense(adapted.model)
     for shared in adapted.shared.values():
         shared.double()
     folded = 0

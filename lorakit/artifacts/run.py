@@ -28,6 +28,7 @@ PACKAGES = (
     "accelerate",
     "evaluate",
     "safetensors",
+    "bitsandbytes",
     "numpy",
     "scikit-learn",
 )

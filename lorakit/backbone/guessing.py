@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
+from lorakit.backbone.quantised import QuantisedLinear
+
 # Endings of module paths that say what a projection does, in the models transformers ships. The longest ending wins.
 ENDINGS = {
     "q": "query query_proj q_proj q_lin q attention.wq",
@@ -23,7 +25,7 @@ ENDINGS = {
     "down": "down_proj fc2 lin2 fc_out dense_4h_to_h output.dense mlp.c_proj mlp.Wo DenseReluDense.wo",
 }
 TOWERS = ("vision", "visual", "audio")  # parts of multimodal models that text never passes through
-PLAIN = (nn.Linear.forward, Conv1D.forward)
+PLAIN = (nn.Linear.forward, Conv1D.forward, QuantisedLinear.forward)
 READ_NOT_CALLED = {
     "JambaMambaMixer": ("dt_proj",)
 }  # class -> its Linears whose weight it reads, as MultiheadAttention does
@@ -83,6 +85,8 @@ def left_out(layers: Sequence[tuple[str, nn.Module]]) -> list[str]:
 
 def shape_of(module: nn.Module) -> tuple[int, int]:
     """(in_features, out_features) of a Linear, weight (out, in), or of a Conv1D, weight (in, out)."""
+    if isinstance(module, QuantisedLinear):
+        return module.in_features, module.out_features
     rows, columns = module.get_parameter("weight").shape
     return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
 

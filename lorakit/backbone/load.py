@@ -29,6 +29,7 @@ from lorakit.backbone.head import embedding_weight, find_new_parts, train_new_pa
 from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.backbone.padding import padding_note, prepare_padding
 from lorakit.backbone.positions import position_limit
+from lorakit.backbone.quantised import NONE, check_installed, quantise_sites
 from lorakit.backbone.readout import HEADS, READOUT_KEY, READOUTS, Readout, read_out
 from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
 from lorakit.backbone.unusable import refuse_half_precision, refuse_unusable
@@ -92,6 +93,8 @@ def load_backbone(
     if section.dtype not in DTYPES:
         hint = nearest(section.dtype, DTYPES)
         raise RecipeError(f"there is no dtype '{section.dtype}'", key="model.dtype", valid=", ".join(DTYPES), hint=hint)
+    if section.quantization != NONE:
+        check_installed()
     folder = find_checkpoint(section, offline=offline, merged=merged)
     # The files are here by now: only code that a model borrows from another repository may still need the network.
     local = offline or not section.trust_remote_code
@@ -152,6 +155,10 @@ def load_backbone(
         notes.append(f"{config.model_type} models have no {section.attention} attention in transformers: eager is used")
     if head.note and not head.loud:
         notes.append(head.note)
+    if section.quantization != NONE:
+        compute = None if section.compute_dtype is None else DTYPES[section.compute_dtype]
+        double = section.double_quant
+        notes.append(quantise_sites(model, anatomy, section.quantization, double=double, compute_dtype=compute))
     return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding)
 
 

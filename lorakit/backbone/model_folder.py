@@ -167,10 +167,10 @@ def check_config(folder: Path, name: str, *, merged: bool = False) -> None:
         how = next(settings for key in QUANTISED if (settings := config.get(key)))
         named = how.get("quant_method") if isinstance(how, dict) else None
         raise RecipeError(
-            f"'{name}' is quantised{f' ({named})' if named else ''}, and quantised models are not supported yet",
+            f"'{name}' is quantised{f' ({named})' if named else ''}, and models that are stored so are not supported yet",
             key="model.name",
             valid="a model with plain weights",
-            hint="the model that it was quantised from; model.dtype=bfloat16 halves its memory",
+            hint="the model that it was quantised from: model.quantization=nf4 quantises it when it is loaded",
         )
     if not merged and has_shortcuts(folder):
         raise RecipeError(

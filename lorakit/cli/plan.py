@@ -57,7 +57,7 @@ def tell(result: Plan) -> None:
         ("adapters", f"{count(result.adapter_parameters)} parameters with every site on"),
         ("budget", f"{count(result.budget)} parameters, {result.budget_source}"),
         ("head", f"{count(result.head_parameters)} parameters, not in the budget"),
-        ("backbone", f"{count(result.model_parameters)} parameters"),
+        ("backbone", f"{count(result.model_parameters)} parameters, {memory(result.model_bytes)} frozen"),
         ("training rows", count(result.rows)),
         ("steps", f"{count(result.total_steps)}, {result.steps_per_epoch} an epoch, {result.warmup_steps} of warm-up"),
         ("evaluations", at_steps(result.evaluations)),

@@ -315,6 +315,15 @@ def pairs_are_taken_apart(draft: Draft) -> Iterator[Problem]:
             yield draft.problem(f"{why}, and {readout}: pair ({draft.where(readout)}) takes them apart", path, valid)
 
 
+def quantising_has_its_settings(draft: Draft) -> Iterator[Problem]:
+    """What is said of quantised weights needs some."""
+    path = "model.quantization"
+    for name, kinds in (("double_quant", ("nf4",)), ("compute_dtype", ("int8", "nf4"))):
+        if draft[path] not in kinds and draft.changed(f"model.{name}"):
+            what = f"has no effect: {path} is {draft[path]} ({draft.where(path)})"
+            yield draft.problem(what, f"model.{name}", written(recipe_keys()[f"model.{name}"].default), f"{path}: nf4")
+
+
 def early_stopping_is_whole(draft: Draft) -> Iterator[Problem]:
     """Early stopping has a patience, in whole evaluations, and nothing else but a margin."""
     path = "training.early_stopping"
@@ -370,6 +379,7 @@ RULES = (
     windows_have_their_pooling,
     readout_is_found_in_one_training,
     pairs_are_taken_apart,
+    quantising_has_its_settings,
     early_stopping_is_whole,
     average_is_of_something,
     freezing_goes_with_the_rest,

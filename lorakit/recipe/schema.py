@@ -73,6 +73,22 @@ class ModelSection:
         choices=("float32", "bfloat16", "float16"),
         also=("torch_dtype",),
     )
+    quantization: str = key(
+        "none",
+        "how the frozen projections are kept: as they are loaded, or rounded to 8 (int8) or 4 bits (nf4) a number by bitsandbytes, which "
+        "the extra lorakit[quantized] installs",
+        choices=("none", "int8", "nf4"),
+        also=("load_in_4bit", "load_in_8bit", "quantize", "quantization_config", "bnb_4bit_quant_type"),
+    )
+    double_quant: bool = key(
+        False, "nf4: the scales are quantised too, which saves 0.4 bits a number", also=("bnb_4bit_use_double_quant",)
+    )
+    compute_dtype: Optional[str] = key(
+        None,
+        "what products with quantised weights are computed in; by default in what their inputs come in",
+        choices=("float32", "bfloat16", "float16"),
+        also=("bnb_4bit_compute_dtype",),
+    )
     attention: str = key(
         "sdpa",
         "the attention implementation",

@@ -40,7 +40,8 @@ class Proxy:
     score: computes it; work: the multiply-adds of a tick; options: its own settings (``search.proxy_options``), whose values the
     probe has as ``settings``; reach: how far down from the top the sites lie that it prefers, in layers for each layer's worth of
     sites that are on, as measured; None where it prefers none; of_gradients: the score from gradients alone, where that is all it
-    looks at, so that those of ordinary training steps will do (`search.scoring: streaming`).
+    looks at, so that those of ordinary training steps will do (`search.scoring: streaming`); rewrites_weights: whether it gives the
+    frozen weights other values meanwhile.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Proxy:
     options: Mapping[str, Option] = field(default_factory=dict)
     reach: float | None = None
     of_gradients: OfGradients | None = None
+    rewrites_weights: bool = False
 
     def settings_from(self, given: Mapping[str, str]) -> dict[str, Any]:
         """The value of every option. Raises RecipeError with all names and values that it does not have."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from lorakit.backbone.quantised import weight_leaves
 from lorakit.backbone.site import Site
 from lorakit.tasks.batching import Batch
 
@@ -22,17 +23,17 @@ def weight_gradients(
     sites: linear and conv1d ones; summed: (model, batch) -> the loss summed over the batch's rows. Leaves every parameter without
     gradients and switched off: call it where that is put back (``scoring.without_trace``).
     """
-    weights = [model.get_submodule(site.name).get_parameter("weight") for site in sites]
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    for weight in weights:
-        weight.requires_grad_(True)
-    sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-    for batch in batches:
-        found = torch.autograd.grad(summed(model, batch), weights, allow_unused=True)
-        for total, gradient in zip(sums, found, strict=True):
-            if gradient is not None:
-                total += gradient
+    with weight_leaves([model.get_submodule(site.name) for site in sites]) as weights:
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for weight in weights:
+            weight.requires_grad_(True)
+        sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+        for batch in batches:
+            found = torch.autograd.grad(summed(model, batch), weights, allow_unused=True)
+            for total, gradient in zip(sums, found, strict=True):
+                if gradient is not None:
+                    total += gradient
     rows = sum(len(batch["labels"]) for batch in batches)
     return {
         site.name: (total.T if site.kind == "conv1d" else total) / rows for site, total in zip(sites, sums, strict=True)

@@ -27,6 +27,7 @@ import transformers
 from torch import nn
 
 from lorakit.backbone.lower_layers import LowerLayers, modules_below
+from lorakit.backbone.quantised import quantised_modules
 from lorakit.errors import DataError
 from lorakit.tasks.batching import PARTS, Batch, Encoded, SummedLoss
 from lorakit.tasks.cache import PART, cache_dir, cached
@@ -185,6 +186,7 @@ class FrozenStates:
             "attention": backbone.model.config._attn_implementation,
             "precision": accelerator.mixed_precision,
             "dtype": str(self.dtype),
+            "products": sorted({str(module.compute_dtype) for module in quantised_modules(backbone.model)}),
             "on": [device.type, machine, torch.__version__, transformers.__version__],
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())

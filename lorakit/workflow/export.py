@@ -22,8 +22,9 @@ from lorakit.backbone.config_and_tokenizer import first_line
 from lorakit.backbone.load import DTYPES, Backbone, quiet_transformers
 from lorakit.backbone.model_folder import BUNDLED
 from lorakit.backbone.padding import padding_note
+from lorakit.backbone.quantised import NONE
 from lorakit.backbone.readout import OWN, READOUTS
-from lorakit.errors import RunError, UsageError, nearest
+from lorakit.errors import RunError, UsageError, command_line, nearest
 from lorakit.recipe.schema import ModelSection, SearchSection, TaskSection
 from lorakit.result import Result
 from lorakit.workflow.import_peft import put_on_model
@@ -118,6 +119,12 @@ def export(
             f"PEFT would answer otherwise: {padding_note(parts.backbone.model.config)}, which nothing but lorakit does",
             where=str(run),
             hint="lorakit.load reads the run, and a merged folder",
+        )
+    if parts.recipe.model.quantization != NONE:
+        raise RunError(
+            "an adapter of quantised weights cannot be exported yet: on the weights of before PEFT would answer otherwise",
+            where=str(run),
+            hint=f"lorakit.load reads the run, and {command_line('merge', run)} writes a plain checkpoint",
         )
     if parts.recipe.model.readout != OWN:
         told = READOUTS[parts.recipe.model.readout].told

@@ -9,7 +9,8 @@
 The four numbers of ``kept`` are counted, not guessed: by autograd's own account of forward passes over rows of a few tokens, which is
 exactly such a polynomial. So they hold for any model, method, dropout, precision and attention: c is what does not depend on the
 rows (weights cast by autocast), c2 is there only where the attention stores its table. holes is what malloc's heap adds on a CPU,
-where nothing makes it give memory back (``training.malloc``).
+where nothing makes it give memory back (``training.malloc``). Of quantised weights one at a time is dense, in at most float32, in a
+step and in an evaluation.
 
 Not counted: Python and its libraries (about half a gigabyte on a CPU, with what they compile), the tokenised data, and what an init
 looks at before the first step. The batch is that of one process.
@@ -27,6 +28,7 @@ from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.backbone.pair_texts import encoded_apart
+from lorakit.backbone.quantised import quantised_modules
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.scoring import without_trace
 from lorakit.workflow.accelerator import this_process
@@ -84,11 +86,12 @@ def estimate_footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
         whole = inputs + whole / len(anatomy.layers)
     holes = 1.0 if recipe.training.gradient_checkpointing or this_process().device.type != "cpu" else HOLES
     trained = sum(tensor.parameter.numel() for tensor in adapted.trained())
+    dense = max((4 * m.in_features * m.out_features for m in quantised_modules(adapted.model)), default=0)
     return Footprint(
         weights=sum(p.numel() * p.element_size() for p in all_tensors(adapted.model)),
         learning=12 * trained,
-        step=holes * (whole + 2 * rows * tokens * wide),
-        evaluation=evaluated * (tokens * (2 * wide + 3 * size * anatomy.hidden_size) + table * tokens**2),
+        step=holes * (whole + 2 * rows * tokens * wide) + dense,
+        evaluation=dense + evaluated * (tokens * (2 * wide + 3 * size * anatomy.hidden_size) + table * tokens**2),
     )
 
 
@@ -97,6 +100,14 @@ def rows_at_once(recipe: Recipe, tokens: int) -> int:
     size, limit = recipe.training.batch_size, recipe.training.micro_tokens
     scored = recipe.search.method != "none" and recipe.search.scoring == "separate"
     return size if limit is None or scored else min(size, max(limit // tokens, 1))
+
+
+def frozen_bytes(adapted: AdaptedModel) -> int:
+    """What the backbone is kept in, without its head and the adapters."""
+    held = (*adapted.adapters.values(), *adapted.shared.values())
+    own = {id(tensor) for module in held for tensor in all_tensors(module)}
+    own |= {id(tensor.parameter) for tensor in adapted.trained()}
+    return sum(tensor.nbytes for tensor in all_tensors(adapted.model) if id(tensor) not in own)
 
 
 def all_tensors(model: nn.Module) -> list[torch.Tensor]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
+from lorakit.backbone.quantised import number_count
 from lorakit.backbone.readout import PAIR
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.recipe.schema import AUTO, CUSTOM, Recipe
@@ -30,7 +31,7 @@ from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.freeze import kept_bytes
 from lorakit.workflow.frozen_features import starts_fitted
 from lorakit.workflow.inspect_data import survey
-from lorakit.workflow.memory import estimate_footprint
+from lorakit.workflow.memory import estimate_footprint, frozen_bytes
 from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.readout import candidates
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
@@ -76,6 +77,7 @@ class Plan(Result):
         adapter_parameters: with every site on.
         head_parameters: of the task's head, not in the budget.
         model_parameters: of the frozen backbone and the head.
+        model_bytes: what the frozen backbone is kept in, quantised where the recipe says so.
         budget: adapter parameters that may be on at once.
         budget_source: the keys that say so.
         rows: of the training split.
@@ -95,6 +97,7 @@ class Plan(Result):
     adapter_parameters: int
     head_parameters: int
     model_parameters: int
+    model_bytes: int
     budget: int
     budget_source: str
     rows: int
@@ -153,8 +156,9 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
         sites=sites,
         adapter_parameters=sum(site_costs.values()) + parts.shared_cost,
         head_parameters=adapted.head_parameters(),
-        model_parameters=sum(p.numel() for p in adapted.model.parameters())
+        model_parameters=number_count(adapted.model)
         - sum(p.numel() for held in (*adapted.adapters.values(), *adapted.shared.values()) for p in held.parameters()),
+        model_bytes=frozen_bytes(adapted),
         budget=parts.budget.parameters,
         budget_source=parts.budget.source,
         rows=schedule.rows,
@@ -211,7 +215,7 @@ def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
         ranks=[parts.rank_of(site) for site in parts.sites],
         layers=len(parts.backbone.anatomy.layers),
         frozen=sum(site.in_features * site.out_features for site in sites),
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=number_count(model),
         tokens=size * mean(longest_rows(lengths, size, together)),
         scored=tuple(size * longest for longest in scored),
         share=min(parts.budget.parameters / max(sum(parts.costs.values()) + parts.shared_cost, 1), 1.0),

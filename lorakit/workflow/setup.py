@@ -11,16 +11,18 @@ import torch
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.attach import NO_SITE_STATISTICS, attach
-from lorakit.adapters.conflicts import conflicts_with_search
+from lorakit.adapters.conflicts import conflicts_with_base, conflicts_with_search
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import resolve, shortcut_spec
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.first_token import compute_first_token_only
+from lorakit.backbone.quantised import NONE
 from lorakit.backbone.readout import reads_first_token_alone
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.allocator import Allocator, SearchContext, allocators, check_acts_in_training
+from lorakit.searching.proxy import proxies
 from lorakit.tasks.task import TaskData
 from lorakit.training.dropout import fast_dropout
 from lorakit.training.loader import TrainLoader
@@ -51,10 +53,11 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         if recipe.search.method != "none":
             check_acts_in_training(allocators.get(recipe.search.method))
         check_updates_go_on(recipe)
+        check_proxy_leaves_weights(recipe)
         check_average(recipe)
         check_freezing(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
-        if problems := conflicts_with_search(linear, recipe.search):
+        if problems := [*conflicts_with_search(linear, recipe.search), *conflicts_with_base(linear, recipe.model)]:
             raise RecipeError(problems)
         data = data or load_data(recipe)
         check_suits(recipe.training, data.task)
@@ -80,6 +83,17 @@ def check_updates_go_on(recipe: Recipe) -> None:
             key="search.method",
             valid="none or heterolora with this update",
             hint="adapter.updates=[]",
+        )
+
+
+def check_proxy_leaves_weights(recipe: Recipe) -> None:
+    """RecipeError for a proxy that rewrites weights which are quantised."""
+    rewriting = [name for name, proxy in proxies.items() if proxy.rewrites_weights]
+    if recipe.model.quantization != NONE and recipe.search.method != "none" and recipe.search.proxy in rewriting:
+        raise RecipeError(
+            f"proxy '{recipe.search.proxy}' rewrites the frozen weights, and these are quantised to {recipe.model.quantization}",
+            key="search.proxy",
+            valid=", ".join(name for name in proxies.names() if name not in rewriting),
         )
 
 

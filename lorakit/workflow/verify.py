@@ -65,8 +65,9 @@ class Reference:
     @property
     def usual_tolerance(self) -> float:
         """What logits may differ by where nobody says it: more for weights whose type rounds more."""
-        rounding = torch.finfo(DTYPES[self.recipe.model.dtype]).eps * float(np.abs(self.logits).max())
-        return max(USUAL, ROUNDINGS * rounding)
+        model = self.recipe.model
+        eps = max(torch.finfo(DTYPES[name]).eps for name in (model.dtype, model.compute_dtype or model.dtype))
+        return max(USUAL, ROUNDINGS * eps * float(np.abs(self.logits).max()))
 
     def prove(
         self, written: nn.Module, tolerance: float | None, *, what: str, where: Path, rows: Encoded | None = None

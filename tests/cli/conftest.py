@@ -50,6 +50,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "adapter_parameters": 18432,
         "head_parameters": 770,
         "model_parameters": 22713216,
+        "model_bytes": 90852864,
         "budget": 4608,
         "budget_source": "search.enable 0.25",
         "rows": 7500,

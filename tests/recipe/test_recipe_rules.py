@@ -133,3 +133,18 @@ def test_custom_keys_of_another_task(mistakes):
     assert [problem.key for problem in problems] == ["task.train", "task.labels", "task.regression"]
     assert problems[0].what == "is for a custom task only, and the task is 'mrpc' (mine.yaml:2)"
     assert {problem.hint for problem in problems} == {"task.name: custom"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ("double_quant: true", "model.double_quant"),
+        ("quantization: int8, double_quant: true", "model.double_quant"),
+        ("compute_dtype: bfloat16", "model.compute_dtype"),
+    ],
+)
+def test_settings_of_quantised_weights_need_some(mistakes, load, settings, key):
+    head = "model: {name: bundled:minilm, %s}\ntask: {name: mrpc}\n"
+    (problem,) = mistakes(head=head % settings)
+    assert problem.key == key
+    load(head=head % "quantization: nf4, double_quant: true, compute_dtype: bfloat16")

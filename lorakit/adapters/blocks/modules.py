@@ -9,6 +9,7 @@ from torch import nn
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.shared import Shared
 from lorakit.backbone.load import Backbone
+from lorakit.backbone.quantised import KEY, NONE, QuantisedLinear
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 
@@ -28,6 +29,13 @@ def module_sites(backbone: Backbone, role: str, wanted: Callable[[nn.Module, str
         if module in adapters:
             continue
         layer = next((number for name, number in layers.items() if path == name or path.startswith(f"{name}.")), -1)
+        if isinstance(module, QuantisedLinear) and wanted(module, "weight"):
+            raise RecipeError(
+                f"this adapter trains the weight of {path}, which is quantised",
+                key=KEY,
+                valid=f"{NONE} with it",
+                hint="adapter.method=lora, or another that adds to W x",
+            )
         parameters = []
         for name, parameter in module.named_parameters(recurse=False):
             if f"{path}.{name}" in new or not wanted(module, name):

@@ -58,6 +58,7 @@ class GLoRA(Delta):
     }
     kinds: ClassVar = ("linear", "conv1d")
     additive: ClassVar = False
+    keeps_dense: ClassVar = "keeps a product of each dense weight for the way back"
 
     def __init__(self, site: Site, rank: int, options: Options = NO_OPTIONS, shared: Shared | None = None):
         super().__init__(site, rank, options, shared)

@@ -63,6 +63,7 @@ class SingularValues(Decomposed):
         "link": Option("linear", "f of the new singular value: itself, or max(0, it)", choices=("linear", "relu"))
     }
     free_rank: ClassVar = True
+    keeps_dense: ClassVar = "keeps all singular vectors of the dense weight"
     d: nn.Parameter
 
     @classmethod

@@ -129,7 +129,7 @@ def added_by(adapter: Adapter, x: torch.Tensor) -> torch.Tensor:
     """s dW x for x (tokens x in): what the site adds to its layer's output."""
     if adapter.delta.additive and adapter.spec.decomposition == "none":
         return adapter.delta(x.to(adapter.delta_dtype()), adapter.scale)
-    x = x.to(adapter.base_weight().dtype)
+    x = x.to(adapter.base_dtype)
     return adapted_forward(adapter)(x) - adapter.frozen_forward(x)
 
 

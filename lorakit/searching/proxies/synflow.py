@@ -76,5 +76,6 @@ proxies.register(
         work=lambda cost_model: cost_model.scoring(1) + SIGNS * cost_model.parameters,
         options={"untrained": UNTRAINED},
         reach=2.0,
+        rewrites_weights=True,
     ),
 )

@@ -14,6 +14,7 @@ from lorakit.artifacts.combination import Combination, Factors, Setting, Update,
 from lorakit.artifacts.merge import fold
 from lorakit.artifacts.run import Run
 from lorakit.backbone.head import output_names
+from lorakit.backbone.quantised import weight_leaves
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import load_recipe
@@ -141,17 +142,17 @@ def squared_gradients(
     model: torch.nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
 ) -> Tensors:
     """Mean over rows of (dL/dW)^2 (out x in), each row's gradient by itself."""
-    weights = [model.get_submodule(site.name).get_parameter("weight").requires_grad_(True) for site in sites]
-    totals = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
     count = 0
-    for batch in batches:
-        for row in range(len(batch["labels"])):
-            one = {name: tensor[row : row + 1] for name, tensor in batch.items()}
-            gradients = torch.autograd.grad(objective.summed(model, one), weights, allow_unused=True)
-            for total, gradient in zip(totals, gradients, strict=True):
-                if gradient is not None:
-                    total += gradient.float().square()
-            count += 1
+    with weight_leaves([model.get_submodule(site.name) for site in sites]) as weights:
+        totals = [torch.zeros_like(weight.requires_grad_(True), dtype=torch.float32) for weight in weights]
+        for batch in batches:
+            for row in range(len(batch["labels"])):
+                one = {name: tensor[row : row + 1] for name, tensor in batch.items()}
+                gradients = torch.autograd.grad(objective.summed(model, one), weights, allow_unused=True)
+                for total, gradient in zip(totals, gradients, strict=True):
+                    if gradient is not None:
+                        total += gradient.float().square()
+                count += 1
     return {
         site.name: (total.T if site.kind == "conv1d" else total) / count
         for site, total in zip(sites, totals, strict=True)

