@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
 
 import lorakit
 from lorakit.cli.command import answer, envelope
@@ -21,6 +23,7 @@ from lorakit.cli.output import write
 from lorakit.reporting.tables import Column, count, counted, facts, memory, table
 
 if TYPE_CHECKING:
+    from lorakit.workflow.fit import Fit
     from lorakit.workflow.plan import Plan
 
 
@@ -32,12 +35,18 @@ def plan(
     model: ModelName = None,
     seed: Seed = None,
     offline: Offline = False,
+    fit: Annotated[
+        Optional[str],
+        typer.Option(
+            "--fit", metavar="SIZE", help="Look for settings that make the training fit into so much memory, as 24GB."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the sites, budget, steps, ticks and memory of a recipe; train nothing."""
     with envelope(offline=offline, quiet=True):
         loaded = open_recipe(recipe, overrides, seed=seed, offline=offline, text=text, label=label, model=model)
-        answer(lorakit.plan(loaded), tell, as_json=as_json)
+        answer(lorakit.plan(loaded, fit=fit), tell, as_json=as_json)
 
 
 def tell(result: Plan) -> None:
@@ -72,6 +81,21 @@ def tell(result: Plan) -> None:
         *(("in the data", remark) for remark in result.remarks),
     ]
     write(facts(pairs), sites)
+    if result.fit is not None:
+        tell_fit(result.fit)
+
+
+def tell_fit(fit: Fit) -> None:
+    """Write what was tried to make the training fit, and what does."""
+    peak = Column("peak", lambda tried: memory(tried.peak) if tried.peak is not None else "-", right=True)
+    answer = Column("fits", lambda tried: "yes" if tried.fits else tried.why or "no")
+    settings = Column("settings", lambda tried: " ".join(tried.settings) or "as it is")
+    title = f"what fits into {memory(fit.limit)}, without driver and libraries"
+    if fit.settings is None:
+        last = "nothing that was tried fits: shorter rows (task.max_length), a smaller model, fewer sites"
+    else:
+        last = f"it fits with {' '.join(fit.settings)}" if fit.settings else "it fits as it is"
+    write(table(fit.tried, [settings, peak, answer], title=title), last)
 
 
 def at_steps(steps: list[int], shown: int = 8) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -55,6 +55,14 @@ class Kept:
         """For so many rows of so many tokens."""
         return self.constant + rows * (self.per_row + self.per_token * tokens + self.per_pair * tokens**2)
 
+    def __add__(self, other: Kept) -> Kept:
+        """Both."""
+        return Kept(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, share: float) -> Kept:
+        """A share of it."""
+        return Kept(*(share * mine for mine in astuple(self)))
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -71,27 +79,56 @@ class Footprint:
         return int(self.weights + self.learning + max(self.step, self.evaluation))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a training takes beside its rows, and for each of them.
+
+    weights and learning: as in ``Footprint``; dense: the largest quantised weight, made dense; tokens: of a row at full length; kept:
+    what autograd keeps; made: bytes a row that are made on the way back; holes: malloc's factor; scored: bytes a row of an evaluation.
+    """
+
+    weights: int
+    learning: int
+    dense: int
+    tokens: int
+    kept: Kept
+    made: int
+    holes: float
+    scored: int
+
+    def at(self, rows: int, evaluated: int) -> Footprint:
+        """With so many rows in a pass that keeps something, and so many in one of an evaluation."""
+        step = self.holes * (self.kept.bytes(rows, self.tokens) + rows * self.made) + self.dense
+        return Footprint(self.weights, self.learning, step, self.dense + evaluated * self.scored)
+
+
 def estimate_footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
     """What training the recipe takes, with every row at full length and every site on, as when sites are scored."""
+    recipe = parts.recipe
+    return measure(parts, adapted).at(rows_at_once(recipe, parts.max_length), recipe.evaluation.batch_size)
+
+
+def measure(parts: Parts, adapted: AdaptedModel) -> Measured:
+    """The numbers of the account, for the recipe's precision, attention and recomputing."""
     recipe, anatomy = parts.recipe, parts.backbone.anatomy
     precision, tokens = recipe.training.precision, parts.max_length
-    rows, evaluated = rows_at_once(recipe, tokens), recipe.evaluation.batch_size
     size = min(parts.backbone.model.dtype.itemsize, PRECISIONS[precision].itemsize)
     wide = size * max(max(site.out_features, site.in_features) for site in anatomy.sites)
     config = parts.backbone.model.config.get_text_config()
     table = 2 * 4 * getattr(config, "num_attention_heads", 0) * (config._attn_implementation == "eager")
-    whole = measure_kept(adapted, precision).bytes(rows, tokens)
+    kept = measure_kept(adapted, precision)
     if recipe.training.gradient_checkpointing:
-        inputs = measure_kept(adapted, precision, recomputed=True).bytes(rows, tokens)
-        whole = inputs + whole / len(anatomy.layers)
-    holes = 1.0 if recipe.training.gradient_checkpointing or this_process().device.type != "cpu" else HOLES
-    trained = sum(tensor.parameter.numel() for tensor in adapted.trained())
-    dense = max((4 * m.in_features * m.out_features for m in quantised_modules(adapted.model)), default=0)
-    return Footprint(
+        kept = measure_kept(adapted, precision, recomputed=True) + kept * (1 / len(anatomy.layers))
+    whole = recipe.training.gradient_checkpointing or this_process().device.type != "cpu"
+    return Measured(
         weights=sum(p.numel() * p.element_size() for p in all_tensors(adapted.model)),
-        learning=12 * trained,
-        step=holes * (whole + 2 * rows * tokens * wide) + dense,
-        evaluation=dense + evaluated * (tokens * (2 * wide + 3 * size * anatomy.hidden_size) + table * tokens**2),
+        learning=12 * sum(tensor.parameter.numel() for tensor in adapted.trained()),
+        dense=max((4 * m.in_features * m.out_features for m in quantised_modules(adapted.model)), default=0),
+        tokens=tokens,
+        kept=kept,
+        made=2 * tokens * wide,
+        holes=1.0 if whole else HOLES,
+        scored=tokens * (2 * wide + 3 * size * anatomy.hidden_size) + table * tokens**2,
     )
 
 

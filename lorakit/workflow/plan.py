@@ -28,6 +28,7 @@ from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.tail_average import snapshot_steps
 from lorakit.workflow.calibrate import MEASURES
+from lorakit.workflow.fit import Fit, find_fit, read_size
 from lorakit.workflow.freeze import kept_bytes
 from lorakit.workflow.frozen_features import starts_fitted
 from lorakit.workflow.inspect_data import survey
@@ -89,6 +90,7 @@ class Plan(Result):
         search_overhead: percent of the training's time, predicted from what its passes and steps compute.
         rate_overhead: percent of the training's time that finding a learning rate takes, 0 where the recipe gives one.
         memory_bytes: the peak, beside Python, its libraries and the data (``lorakit.workflow.memory``).
+        fit: what makes it fit into the memory that was named; None where none was.
         notes: what to know before starting.
         remarks: what to look at in own data, as `lorakit data` says it; of at most 50,000 rows.
     """
@@ -109,16 +111,18 @@ class Plan(Result):
     search_overhead: float
     rate_overhead: float
     memory_bytes: int
+    fit: Fit | None
     notes: list[str]
     remarks: list[str]
 
 
-def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
+def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = None) -> Plan:
     """Work a recipe out on its real model and data; nothing is trained or written.
 
     Args:
         recipe: the name of a shipped recipe, a YAML file, a run's folder, a file of data, or a recipe that is loaded.
         overrides: ``KEY=VALUE`` each, which win over the recipe.
+        fit: an amount of memory, as ``24GB``, for which settings are looked for.
 
     Returns:
         Its sites, budget, steps, search ticks and memory.
@@ -131,7 +135,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
         >>> planned = lorakit.plan("demo", ["adapter.rank=4"])                 # doctest: +SKIP
         >>> planned.budget, planned.total_steps, planned.memory_bytes          # doctest: +SKIP
     """
-    loaded = load_recipe(recipe, overrides)
+    loaded, size = load_recipe(recipe, overrides), None if fit is None else read_size(fit)
     parts = assemble(loaded)
     with loaded.locating_errors():
         schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
@@ -170,6 +174,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> Plan:
         search_overhead=search_overhead(parts, schedule),
         rate_overhead=rate_overhead(loaded.recipe, schedule),
         memory_bytes=estimate_footprint(parts, adapted).total,
+        fit=None if size is None else find_fit(loaded, size),
         notes=[*loaded.told, *make_notes(parts, schedule), *head_notes(parts, schedule), *of_start],
         remarks=survey_remarks(parts),
     )

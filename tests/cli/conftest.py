@@ -62,6 +62,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "search_overhead": 17.4,
         "rate_overhead": 0.0,
         "memory_bytes": 3 * 2**30,
+        "fit": None,
         "notes": ["the last epoch is short"],
         "remarks": ["validation: 2 of 30 texts are training texts too"],
     },

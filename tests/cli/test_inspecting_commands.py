@@ -12,6 +12,7 @@ from lorakit.artifacts.rank_curve_file import RankPoint
 from lorakit.cli.plan import at_steps
 from lorakit.tasks.calibration import Reliability
 from lorakit.workflow.evaluate import Trust
+from lorakit.workflow.fit import Fit, Tried
 from lorakit.workflow.rank_curve import RankCurve
 
 
@@ -115,6 +116,26 @@ def test_plan_says_what_finding_a_rate_costs(cli, here, workflow):
     assert "learning rate" not in cli("plan", "small.yaml").out
     workflow.changes = {"rate_overhead": 4.6}
     assert "found before the first step: about 5 % on top of training" in cli("plan", "small.yaml").out
+
+
+def test_plan_says_what_makes_it_fit(cli, here, workflow):
+    tried = [
+        Tried([], 30 * 2**30, False),
+        Tried(["model.quantization=nf4"], None, False, "this model has none"),
+        Tried(["training.micro_tokens=512"], 7 * 2**30, True),
+    ]
+    workflow.changes = {"fit": Fit(2**33, tried, ["training.micro_tokens=512"])}
+    ran = cli("plan", "small.yaml", "--fit", "8.5GiB")
+    assert workflow.call[2] == {"fit": "8.5GiB"}
+    rows = [line.split() for line in ran.out.splitlines()]
+    assert ["as", "it", "is", "30.0", "GiB", "no"] in rows
+    assert ["model.quantization=nf4", "-", "this", "model", "has", "none"] in rows
+    assert ["training.micro_tokens=512", "7.0", "GiB", "yes"] in rows
+    assert ran.out.endswith("it fits with training.micro_tokens=512\n")
+    workflow.changes = {"fit": Fit(2**33, tried[:2], None)}
+    assert "nothing that was tried fits" in cli("plan", "small.yaml", "--fit", "8.5GiB").out
+    workflow.changes = {"fit": Fit(2**33, tried[2:], [])}
+    assert cli("plan", "small.yaml", "--fit", "8.5GiB").out.endswith("it fits as it is\n")
 
 
 def test_plan_gives_json(cli, here, workflow):
