@@ -32,6 +32,7 @@ from lorakit.training.training import Training
 from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss
 from lorakit.workflow.accelerator import check_device, make_accelerator
 from lorakit.workflow.calibrate import calibrate
+from lorakit.workflow.data_parallel import tell_no_more_than_needed
 from lorakit.workflow.freeze import freeze, settle_block
 from lorakit.workflow.head_start import start_head
 from lorakit.workflow.objective import objective_of
@@ -63,6 +64,7 @@ def prepare(
             warm_start(recipe, adapted)
     drop_unused_work(parts, adapted)
     accelerator = make_accelerator(recipe, run.path)
+    tell_no_more_than_needed(accelerator, recipe, adapted)
     model = accelerator.prepare_model(adapted.model)
     objective = objective_of(parts, accelerator)
     with loaded.locating_errors():

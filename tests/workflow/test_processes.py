@@ -36,6 +36,7 @@ WAYS = {
     "found": (*SEARCH, "search.enable=0.5", "training.lr=auto"),
     "read out": ("model.readout=auto", "model.head_start=fitted"),
     "squeeze": (*UNITS, "search.method=squeeze"),
+    "quantised": ("search.method=none", "model.quantization=nf4"),
     "weighted": ("training.class_weights={happy: 3}", "training.micro_tokens=20", *EARLY),
 }
 STOPPED = {
@@ -87,7 +88,7 @@ def test_two_processes_are_one(pairs: dict[str, tuple[Path, Path]], way: str):
     alone, two = pairs[way]
     ticks = [[(t["on"], t["ranks"]) for t in read_jsonl(run / "timeline.jsonl")] for run in (alone, two)]
     assert ticks[0] == ticks[1]
-    assert bool(ticks[0]) == (way not in ("lora", "read out", "weighted"))
+    assert bool(ticks[0]) == (way not in ("lora", "read out", "quantised", "weighted"))
     lines = [read_jsonl(run / "metrics.jsonl") for run in (alone, two)]
     assert [line.get("scores") for line in lines[0]] == [line.get("scores") for line in lines[1]]
     assert [line.get("loss", 0) for line in lines[1]] == pytest.approx(

@@ -1,0 +1,64 @@
+"""What processes look for and send in a step: as little as the recipe allows."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+
+from lorakit.workflow.data_parallel import all_reached, may_be_unused, tell_no_more_than_needed
+from lorakit.workflow.setup import adapt, assemble
+
+
+def adapted_by(bench, *settings, **kind):
+    parts = assemble(bench.load(*settings, **kind))
+    return parts.recipe, adapt(parts, statistics=None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (["search.method=none"], {}),
+        (["search.method=none", "model.readout=pair"], {"kind": "pair"}),
+        (["search.method=none", "training.gradient_checkpointing=true"], {"family": "llama"}),
+        (["search.method=none", "adapter.method=dora"], {}),
+    ],
+)
+def test_where_every_parameter_has_a_gradient_none_is_looked_for(bench, settings, kind):
+    recipe, adapted = adapted_by(bench, *settings, **kind)
+    drawn = torch.get_rng_state()
+    assert not may_be_unused(recipe, adapted)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(tensor.parameter.grad is None for tensor in adapted.trained())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["search.method=heterolora", "search.enable=0.5"],
+        ["search.method=none", "adapter.updates=[drop_bp]"],
+        ["search.method=none", "training.freeze_below=1"],
+    ],
+)
+def test_what_switches_or_leaves_out_is_looked_for(bench, settings):
+    assert may_be_unused(*adapted_by(bench, *settings))
+
+
+def test_a_parameter_that_the_outputs_do_not_depend_on_is_seen(bench):
+    recipe, adapted = adapted_by(bench, "search.method=none")
+    assert all_reached(adapted)
+    adapted.model.register_parameter("idle", nn.Parameter(torch.ones(2)))
+    adapted.new_parts.append("idle")
+    assert may_be_unused(recipe, adapted)
+
+
+def test_buffers_are_sent_where_they_change(bench):
+    recipe, adapted = adapted_by(bench, "search.method=none")
+    handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+    for processes, found in ((1, (True, True)), (2, (False, False))):
+        tell_no_more_than_needed(SimpleNamespace(num_processes=processes, ddp_handler=handler), recipe, adapted)
+        assert (handler.find_unused_parameters, handler.broadcast_buffers) == found
+    adapted.model.norm = nn.BatchNorm1d(2, affine=False)
+    tell_no_more_than_needed(SimpleNamespace(num_processes=2, ddp_handler=handler), recipe, adapted)
+    assert handler.broadcast_buffers
