@@ -29,7 +29,16 @@ def until(done, what: str) -> None:
         time.sleep(0.05)
 
 
-def test_workers_share_the_runs_of_one_call(bench, tmp_path, monkeypatch):
+def test_a_worker_that_fails_says_why_and_ends_as_it_should(tmp_path):
+    helper = start(sweep, SweepRequest(str(tmp_path / "nothing.yaml"), folder=tmp_path), tmp_path, 1, 2)
+    assert helper.process.wait(LONG) == 1
+    assert "nothing.yaml" in helper.log.read_text()
+    assert "Fatal" not in helper.log.read_text()
+    helper.stop()
+
+
+@pytest.mark.slow
+def test_workers_share_the_runs_of_one_call(bench, tmp_path, monkeypatch, caplog):
     path, folder = str(bench.load("training.max_steps=1", name="many").path), tmp_path / "s"
     mine = []
 
@@ -47,6 +56,7 @@ def test_workers_share_the_runs_of_one_call(bench, tmp_path, monkeypatch):
     assert (result.failed, result.missing) == ([], [])
     assert [len(point.came_to.runs) for point in result.points] == [2, 2]
     assert 1 <= len(mine) <= 3
+    assert "ended with an error" not in caplog.text
     told = (folder / "worker-1.log").read_text()
     assert all(f"many-rank{rank}, seed {seed}" in told for rank in (1, 2) for seed in (0, 1)) == (len(mine) == 0)
     assert told.count(", seed ") == 4 - len(mine)
