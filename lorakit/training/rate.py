@@ -25,6 +25,7 @@ from lorakit.adapters.method import methods
 from lorakit.errors import RunError
 from lorakit.recipe.schema import Recipe
 from lorakit.result import Result
+from lorakit.training.search_hook import SearchHook
 from lorakit.training.trial_steps import ROWS, STEPS, Trials
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ def find_rate(training: Training) -> None:
     aim = READING if training.head_reads else DRAWN
     found = search_rate(Trials(training).fall, usual_rate(training.recipe), training.schedule.total_steps, aim)
     training.use_rate(found, time.perf_counter() - began)
+    for hook in training.hooks:
+        if isinstance(hook, SearchHook) and (much := hook.to_close()):
+            what = "the rate is found with %s adapter parameters on, as the search has closed none yet: the %s that stay may want more"
+            logger.warning(what, *(f"{number:,}" for number in much))
     logger.info("rate: %s, found in %.1f s: %s", f"{found.lr:.3g}", training.state.rate_seconds, told(found))
 
 

@@ -12,6 +12,8 @@ from lorakit.errors import RunError
 from lorakit.searching.allocator import Allocator
 from lorakit.training.hooks import Hook, TrainState
 
+MANY = 2
+
 
 class SearchHook(Hook):
     """Calls the allocator at every tick and writes its record to timeline.jsonl.
@@ -35,6 +37,11 @@ class SearchHook(Hook):
         """Whether the search has acted, and come down to its budget where there is a way to it."""
         allowed, budget = self.allocator.allowed(state.step), self.allocator.context.budget.parameters
         return self.decided is not None and max(self.decided, allowed) <= budget
+
+    def to_close(self) -> tuple[int, int] | None:
+        """Adapter parameters that are on, and the budget, where that is less than half of them: the search has not acted yet."""
+        on, budget = self.allocator.context.adapted.adapter_parameters(), self.allocator.context.budget.parameters
+        return (on, budget) if on > MANY * budget else None
 
     @FaultPoint("tick")
     def on_tick(self, state: TrainState) -> None:

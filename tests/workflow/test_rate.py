@@ -128,6 +128,24 @@ def test_a_plan_says_what_finding_costs(bench: Bench):
     assert lorakit.plan(bench.load()).rate_overhead == 0
 
 
+@pytest.mark.parametrize(("warmup", "told"), [(0.3, True), (0.0, False)])
+def test_a_rate_of_more_sites_than_will_stay_is_told(bench: Bench, tmp_path: Path, caplog, warmup: float, told: bool):
+    """Before the first choice all sites are on."""
+    settings = (
+        *SEARCH,
+        "adapter.targets=[q,k,v,o]",
+        "search.enable=0.25",
+        f"search.warmup={warmup}",
+        "training.lr=auto",
+    )
+    training = bench.prepare(tmp_path, *settings)
+    training.model.train()
+    if not warmup:
+        training.call("on_tick")
+    find_rate(training)
+    assert ("as the search has closed none yet" in caplog.text) == told
+
+
 def test_float16_is_refused(bench: Bench):
     with pytest.raises(RecipeError, match="no rate can be found in float16") as caught:
         bench.train("training.lr=auto", "training.precision=fp16")
