@@ -138,7 +138,8 @@ def work() -> int:
 
 def stop_at_the_end_of_input() -> None:
     """Stop politely once the process that started this one is gone, or asks for it."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):  # not by sys.stdin, which could then not be closed at this process's own end
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -29,7 +29,7 @@ def until(done, what: str) -> None:
         time.sleep(0.05)
 
 
-def test_workers_share_the_runs_of_one_call(bench, tmp_path, monkeypatch):
+def test_workers_share_the_runs_of_one_call(bench, tmp_path, monkeypatch, caplog):
     path, folder = str(bench.load("training.max_steps=1", name="many").path), tmp_path / "s"
     mine = []
 
@@ -50,6 +50,7 @@ def test_workers_share_the_runs_of_one_call(bench, tmp_path, monkeypatch):
     told = (folder / "worker-1.log").read_text()
     assert all(f"many-rank{rank}, seed {seed}" in told for rank in (1, 2) for seed in (0, 1)) == (len(mine) == 0)
     assert told.count(", seed ") == 4 - len(mine)
+    assert "ended with an error" not in caplog.text
 
 
 @pytest.mark.slow
