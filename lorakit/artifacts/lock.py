@@ -82,6 +82,10 @@ class Worker:
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
+UNKNOWN = Worker("an unknown host", 0, "", "an unknown time", "")
+"""Who holds a lock that cannot be read."""
+
+
 class Lock:
     """The file ``path`` while somebody holds it.
 
@@ -193,23 +197,33 @@ def holder(path: Path) -> Worker | None:
 
 
 def check_held(path: Path) -> None:
-    """Raises RunError where the lock in ``path`` is another worker's now: this process was silent too long, asleep or cut off."""
+    """Raises RunError where the lock in ``path`` is not this process's any more: another worker's, or taken away.
+
+    This process was silent for too long then, asleep or cut off; who took over may have finished and given the lock back.
+    """
     worker = holder_in(path)
-    if worker is not None and not worker.here:
+    if worker == UNKNOWN or (worker is not None and worker.here):  # unknown: it cannot be read at the moment
+        return
+    silent_for = f"this process gave no sign of life for {SILENCE:.0f} seconds"
+    if worker is None:
         raise RunError(
-            f"taken over by {worker}: this process gave no sign of life for {SILENCE:.0f} seconds",
+            f"the lock is gone: {silent_for} and another one has finished, or somebody deleted the file",
             where=str(path),
-            hint="the other one goes on with it",
+            hint="look at the run before it is gone on with",
         )
+    raise RunError(
+        f"taken over by {worker}: {silent_for}",
+        where=str(path),
+        hint="the other one goes on with it",
+    )
 
 
 def silent(path: Path, worker: Worker) -> bool:
     """Whether a worker elsewhere has given no sign of life while this process looked, several times, for ``SILENCE`` seconds."""
     if worker.near:
         return False
-    try:
-        sign = beside(path).read_text(encoding="utf-8")
-    except OSError:  # one of an older lorakit, which gives none
+    sign = sign_of(path, worker)
+    if not sign:  # of an older lorakit, which gives none
         return False
     now, seen = time.monotonic(), SEEN.get(path)
     if seen is None or seen[0] != sign:
@@ -221,10 +235,18 @@ def silent(path: Path, worker: Worker) -> bool:
 def may_be_dead(path: Path, worker: Worker) -> bool:
     """Whether a worker elsewhere, which gives signs of life, has given none since this process first looked."""
     seen = SEEN.get(path)
+    return not worker.near and seen is not None and seen[0] == sign_of(path, worker)
+
+
+def sign_of(path: Path, worker: Worker) -> str:
+    """The sign of life that there is beside the lock in ``path`` while ``worker`` has it; empty where there is none.
+
+    The worker is part of it: what one before it left is watched for ``SILENCE`` seconds anew.
+    """
     try:
-        return not worker.near and seen is not None and seen[0] == beside(path).read_text(encoding="utf-8")
+        return f"{worker.token}: {beside(path).read_text(encoding='utf-8')}"
     except OSError:
-        return False
+        return ""
 
 
 def beside(path: Path) -> Path:
@@ -241,7 +263,7 @@ def holder_in(path: Path) -> Worker | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError):  # OSError: on network file systems, one that is just taken away
-        return Worker("an unknown host", 0, "", "an unknown time", "")
+        return UNKNOWN
 
 
 def born(pid: int) -> str:

@@ -52,7 +52,10 @@ def load_task(
     the data.
     """
     check_limits(section)
-    if section.holdout and splits is not None:
+    held_out = (
+        section.holdout if splits is None or {"train", HELD_OUT} & {*splits} else None
+    )  # test rows need no training rows
+    if held_out and splits is not None:
         splits = ["train", *(split for split in splits if split not in ("train", HELD_OUT))]
     if section.name == CUSTOM and learnt and splits and "train" not in splits and is_gone(section.train):
         data = load_without_training(section, learnt, splits, offline=offline)
@@ -68,9 +71,9 @@ def load_task(
             valid=", ".join(names),
             hint=nearest(section.name, names),
         )
-    if section.holdout:
+    if held_out:
         by_class = not data.task.regression
-        data = without_validation(data, section.holdout, section.split_seed or 0, by_class=by_class)
+        data = without_validation(data, held_out, section.split_seed or 0, by_class=by_class)
     data.splits = {name: limit(data.task, name, split, section, seed) for name, split in data.splits.items()}
     return data
 

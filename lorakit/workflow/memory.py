@@ -135,8 +135,12 @@ def measure(parts: Parts, adapted: AdaptedModel) -> Measured:
 def rows_at_once(recipe: Recipe, tokens: int) -> int:
     """Rows of ``tokens`` tokens in the largest pass that keeps something for the way back; scoring passes are whole batches."""
     size, limit = recipe.training.batch_size, recipe.training.micro_tokens
-    scored = recipe.search.method != "none" and recipe.search.scoring == "separate"
-    return size if limit is None or scored else min(size, max(limit // tokens, 1))
+    return size if limit is None or scored_whole(recipe) else min(size, max(limit // tokens, 1))
+
+
+def scored_whole(recipe: Recipe) -> bool:
+    """Whether a search has passes of its own, which cutting a batch into parts does not make smaller."""
+    return recipe.search.method != "none" and recipe.search.scoring == "separate"
 
 
 def frozen_bytes(adapted: AdaptedModel) -> int:

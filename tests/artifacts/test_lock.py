@@ -235,5 +235,35 @@ def test_who_was_taken_over_from_stops(tmp_path):
         with pytest.raises(RunError, match=r"taken over by process \d+ on elsewhere"):
             check_held(path)
     assert json.loads(path.read_text())["host"] == "elsewhere"  # it is the other's
-    path.unlink()
-    check_held(path)
+
+
+def test_who_was_taken_over_from_stops_when_the_other_has_finished_too(tmp_path):
+    path = tmp_path / "run.lock"
+    with claimed(path):
+        check_held(path)
+        path.unlink()
+        with pytest.raises(RunError, match="the lock is gone"):
+            check_held(path)
+
+
+def test_a_lock_that_cannot_be_read_now_is_no_reason_to_stop(tmp_path):
+    path = tmp_path / "run.lock"
+    with claimed(path):
+        held = path.read_text()
+        path.write_text("")
+        check_held(path)
+        path.write_text(held)
+
+
+def test_the_sign_of_the_one_before_is_not_the_silence_of_a_new_holder(tmp_path, monkeypatch):
+    """A third worker looks after another has taken the lock over, and before that one's first sign of life."""
+    monkeypatch.setattr(module, "SILENCE", 0.0)
+    path, gone = tmp_path / "run.lock", replace(Worker.this(), host="gone")
+    leave(path, gone)
+    (tmp_path / ".run.lock.alive").write_text(f"{gone.token} 7")
+    assert not silent(path, gone)
+    time.sleep(0.01)
+    assert silent(path, gone)
+    heir = replace(gone, host="heir", token="heir")
+    leave(path, heir)
+    assert not silent(path, heir)

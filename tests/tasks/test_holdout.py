@@ -70,3 +70,9 @@ def test_folds_have_held_out_rows_of_their_own() -> None:
     keys = ["task.name=custom", "task.train=a.csv", "task.text=t", "task.label=l", "task.folds=3", "task.fold=1"]
     with pytest.raises(RecipeError, match=r"task\.holdout: takes the place of the validation rows"):
         load_recipe("auto", ["model.name=bundled:minilm", *keys, "task.holdout=0.2"])
+
+
+def test_test_rows_are_read_without_the_training_rows(own: TaskSection) -> None:
+    learnt = load_task(own, seed=0).task
+    Path(str(own.train)).unlink()
+    assert texts(load_task(own, seed=0, splits=["test"], learnt=learnt), "test") == [f"test {row}" for row in range(4)]

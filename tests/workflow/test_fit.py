@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.runs import Bench
+from support.runs import SEARCH, Bench
 
 import lorakit
 from lorakit.errors import UsageError
@@ -48,6 +48,17 @@ def test_a_batch_is_cut_first(bench: Bench):
     assert found.settings == [f"training.micro_tokens={8 * tokens}"]
     assert found.tried[0].peak == half.total
     assert half.total == peak(loaded, *found.settings).total < whole.total
+
+
+def test_a_batch_that_a_search_scores_whole_is_not_cut(bench: Bench):
+    """Scoring passes are of whole batches: parts of one would be promised a peak that they do not have."""
+    loaded = bench.load(*SEARCH, "training.batch_size=16", "evaluation.batch_size=4")
+    whole = peak(loaded).total
+    assert whole == peak(loaded, f"training.micro_tokens={loaded.recipe.task.max_length}").total
+    found = find_fit(loaded, OTHERS + whole - 1)
+    assert (found.tried[0].settings, found.tried[0].peak, found.tried[0].fits) == ([], whole, False)
+    assert found.settings
+    assert peak(loaded, *found.settings).total < whole
 
 
 def test_evaluations_take_fewer_rows_where_they_are_what_is_too_large(bench: Bench):
