@@ -132,7 +132,7 @@ class Lock:
             os.link(draft, heir)
         except FileExistsError:  # one takes it over; where that one has died over it, the next try is another's
             other = holder_in(heir)
-            if other is not None and (other.dead or silent(heir, other)):
+            if other is not None and (other.dead or (not other.near and unchanged(heir, other.token))):
                 heir.unlink(missing_ok=True)
             self.held_by = other
             return
@@ -223,8 +223,11 @@ def silent(path: Path, worker: Worker) -> bool:
     if worker.near:
         return False
     sign = sign_of(path, worker)
-    if not sign:  # of an older lorakit, which gives none
-        return False
+    return bool(sign) and unchanged(path, sign)  # none: of an older lorakit, which gives none
+
+
+def unchanged(path: Path, sign: str) -> bool:
+    """Whether this process has seen the same sign at ``path`` for ``SILENCE`` seconds."""
     now, seen = time.monotonic(), SEEN.get(path)
     if seen is None or seen[0] != sign:
         SEEN[path] = (sign, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from accelerate import Accelerator, PartialState
@@ -24,6 +25,11 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 def this_process() -> PartialState:
     """Which of the processes this is; Accelerate's own default misses `accelerate launch --cpu` where nothing was made before."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def core_count() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:

@@ -6,6 +6,8 @@ some out, or a part of the model is not reached. Buffers stay as they are loaded
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,6 +19,8 @@ from lorakit.searching.scoring import without_trace
 from lorakit.training.update import chosen_updates
 
 TOKENS = 4
+CHANGES_BY_ITSELF = ("layerdrop", "encoder_layerdrop", "num_experts", "num_local_experts", "n_routed_experts")
+"""What a configuration calls layers that are left out now and then, and parts that only some tokens go through."""
 
 
 def tell_no_more_than_needed(accelerator: Accelerator, recipe: Recipe, adapted: AdaptedModel) -> None:
@@ -30,7 +34,9 @@ def tell_no_more_than_needed(accelerator: Accelerator, recipe: Recipe, adapted: 
 
 def may_be_unused(recipe: Recipe, adapted: AdaptedModel) -> bool:
     """Whether a step can leave a trained parameter without a gradient. Leaves no trace."""
+    config: Any = adapted.model.config
     changing = recipe.search.method != "none" or chosen_updates(recipe) or recipe.training.freeze_below
+    changing = changing or any(getattr(config, name, None) for name in CHANGES_BY_ITSELF)
     return bool(changing) or not all_reached(adapted)
 
 

@@ -204,6 +204,16 @@ def test_one_who_died_taking_over_is_in_nobodys_way(tmp_path):
         assert lock.left_by == dead
 
 
+def test_one_elsewhere_who_died_taking_over_is_in_nobodys_way_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SILENCE", 0.05)
+    path, dead = tmp_path / "run.lock", dead_worker()
+    leave(path, dead)
+    leave(tmp_path / ".run.lock.dead.heir", replace(dead, host="elsewhere", token="heir"))
+    with claimed(path) as lock:
+        assert lock.held_by is not None
+    assert tries(path, 10) == dead
+
+
 def test_patience_ends_at_a_sign_of_life_or_with_the_silence(tmp_path, monkeypatch, caplog, elsewhere):
     for name, value in (("SILENCE", 0.5), ("BEAT", 0.03)):
         monkeypatch.setattr(module, name, value)

@@ -48,6 +48,10 @@ def test_what_switches_or_leaves_out_is_looked_for(bench, settings):
 def test_a_parameter_that_the_outputs_do_not_depend_on_is_seen(bench):
     recipe, adapted = adapted_by(bench, "search.method=none")
     assert all_reached(adapted)
+    adapted.model.config.encoder_layerdrop = 0.1
+    assert may_be_unused(recipe, adapted)
+    adapted.model.config.encoder_layerdrop = 0.0
+    assert not may_be_unused(recipe, adapted)
     adapted.model.register_parameter("idle", nn.Parameter(torch.ones(2)))
     adapted.new_parts.append("idle")
     assert may_be_unused(recipe, adapted)

@@ -27,6 +27,7 @@ from lorakit.reporting.tables import memory
 from lorakit.result import Result
 from lorakit.tasks.bundled import INSTALL, PACKAGE, read_bundled
 from lorakit.tasks.sources import GLUE_DIR
+from lorakit.workflow.accelerator import core_count
 
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 MODEL = "bundled:minilm"
@@ -137,7 +138,7 @@ def device() -> Finding:
     place = PartialState().device
     name = f"{place} ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else str(place)
     threads = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = core_count()
     told = f"PyTorch {torch.__version__} on {name}, {threads} threads, {cores} cores"
     if threads > cores:
         return Finding(told, WARNING, f"set OMP_NUM_THREADS={cores}: more threads than cores wait for each other")

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from lorakit.errors import LorakitError, UsageError
+from lorakit.workflow.accelerator import core_count
 from lorakit.workflow.experiments.request import Request, unwatched
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def gpus() -> list[str]:
 
 def share_of_cores(workers: int) -> int:
     """Threads of each worker."""
-    return max(len(os.sched_getaffinity(0)) // workers, 1)
+    return max(core_count() // workers, 1)
 
 
 def start(call: Any, asked: Request, folder: Path, place: int, workers: int) -> Helper:

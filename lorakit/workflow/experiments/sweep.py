@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.experiments.optuna_trials import Trial
 
 JOURNAL = "study.journal"
+ENDED_BY_VALIDATION = "training.early_stopping ended the runs on all rows by the validation rows, which makes their scores there optimistic"
 
 
 @dataclass(frozen=True)
@@ -295,12 +296,18 @@ def conclude(
         trials=drawn,
         failed=failed,
         missing=missing,
-        warnings=warnings(points, spec.seeds, spec.asked.holdout, listed=[axis.key for axis in spec.space.axes]),
+        warnings=[
+            *warnings(points, spec.seeds, spec.asked.holdout, listed=[axis.key for axis in spec.space.axes]),
+            *([ENDED_BY_VALIDATION] if final is not None and spec.arms[0].recipe.training.early_stopping else []),
+        ],
         figure=draw(points, spec.metric, spec.folder / "sweep.png"),
     )
     write_json(spec.folder / "sweep.json", {**result.to_dict(), "environment": environment()})
     if spec.asked.table is not None:
-        write_text(Path(spec.asked.table), as_csv(there, {point.name: point.settings for point in points}))
+        settings = {point.name: point.settings for point in points}
+        if final is not None:
+            there, settings[final.name] = [*there, final], points[0].settings
+        write_text(Path(spec.asked.table), as_csv(there, settings))
     return result
 
 

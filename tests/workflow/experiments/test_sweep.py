@@ -22,7 +22,7 @@ from lorakit.recipe.load import load_recipe
 from lorakit.workflow import train as running
 from lorakit.workflow.experiments import request, workers
 from lorakit.workflow.experiments.arms import essence
-from lorakit.workflow.experiments.sweep import plan_sweep, sweep
+from lorakit.workflow.experiments.sweep import ENDED_BY_VALIDATION, plan_sweep, sweep
 
 GRID = ("training.lr=1e-4,1e-3,1e-2", "adapter.rank=2,4", "training.epochs=1")
 SEEDS = (0, 1, 2)
@@ -104,7 +104,7 @@ def test_every_point_is_trained_with_every_seed_and_ranked(small, pretending, tm
 
 
 def test_held_out_training_rows_choose_and_the_validation_rows_score_the_best(small, pretending, tmp_path):
-    result = sweep(small, GRID, seeds=[0, 2], folder=tmp_path / "s", holdout=0.2)
+    result = sweep(small, GRID, seeds=[0, 2], folder=tmp_path / "s", holdout=0.2, table=tmp_path / "all.csv")
     chosen = result.points[0]
     assert chosen.name == "small-lr0.001-rank4"
     assert load_recipe(Path(chosen.came_to.runs[0].path) / "recipe.yaml").recipe.task.holdout == 0.2
@@ -119,6 +119,9 @@ def test_held_out_training_rows_choose_and_the_validation_rows_score_the_best(sm
         assert there.task.holdout is None
         assert essence(again) == essence(there)
     assert not any("optimistic" in told for told in result.warnings)
+    rows = list(csv.DictReader((tmp_path / "all.csv").open()))
+    assert [row["side"] for row in rows[-2:]] == ["small-lr0.001-rank4-all-rows"] * 2
+    assert (len(rows), rows[-1]["training.lr"]) == (14, "0.001")
     assert any("optimistic" in told for told in sweep(small, GRID, seeds=[0], folder=tmp_path / "v").warnings)
     sweep(small, GRID, seeds=[0, 2], folder=tmp_path / "s", holdout=0.2)
     assert len(log(tmp_path / "s")) == 14  # nothing is trained twice
@@ -132,6 +135,11 @@ def test_a_recipe_that_holds_out_rows_is_trained_on_all_of_them_in_the_end(bench
         sweep(path, ["task.holdout=0.5", RANKS], seeds=[0], folder=tmp_path / "a", holdout=0.2)
     with pytest.raises(RecipeError, match=r"task\.holdout"):
         sweep(path, [RANKS], seeds=[0], folder=tmp_path / "b", holdout=1.5)
+    early = ["training.early_stopping={patience: 2}", "task.holdout=null"]
+    assert (
+        ENDED_BY_VALIDATION
+        in sweep(load_recipe(path, early), [RANKS], seeds=[0], folder=tmp_path / "e", holdout=0.2).warnings
+    )
     held = load_recipe(path, ["task.holdout=0.5"])
     result = sweep(held, [RANKS], seeds=[0], folder=tmp_path / "c", holdout=0.2)
     assert load_recipe(Path(result.final.runs[0].path) / "recipe.yaml").recipe.task.holdout is None
