@@ -179,9 +179,11 @@ def claimed(path: Path, *, patient: bool = False) -> Iterator[Lock]:
     lock = Lock(path)
     try:
         lock.take()
-        if patient and lock.held_by is not None and may_be_dead(path, lock.held_by):
-            logger.warning("%s: waiting up to %.0f seconds for a sign of life of %s", path, SILENCE, lock.held_by)
-            while lock.held_by is not None and may_be_dead(path, lock.held_by):
+        if patient and lock.held_by is not None and not lock.held_by.near:
+            first, worker = sign_of(path, lock.held_by), lock.held_by
+            if first:
+                logger.warning("%s: waiting up to %.0f seconds for a sign of life of %s", path, SILENCE, worker)
+            while first and lock.held_by is not None and sign_of(path, lock.held_by) == first:
                 time.sleep(BEAT / 3)
                 lock.held_by = None
                 lock.take()
@@ -233,12 +235,6 @@ def unchanged(path: Path, sign: str) -> bool:
         SEEN[path] = (sign, now)
         return False
     return now - seen[1] > SILENCE
-
-
-def may_be_dead(path: Path, worker: Worker) -> bool:
-    """Whether a worker elsewhere, which gives signs of life, has given none since this process first looked."""
-    seen = SEEN.get(path)
-    return not worker.near and seen is not None and seen[0] == sign_of(path, worker)
 
 
 def sign_of(path: Path, worker: Worker) -> str:

@@ -215,12 +215,13 @@ def test_one_elsewhere_who_died_taking_over_is_in_nobodys_way_for_long(tmp_path,
 
 
 def test_patience_ends_at_a_sign_of_life_or_with_the_silence(tmp_path, monkeypatch, caplog, elsewhere):
-    for name, value in (("SILENCE", 0.5), ("BEAT", 0.03)):
-        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module, "BEAT", 0.03)
     path = tmp_path / "run.lock"
-    other = elsewhere(path)
+    other, began = elsewhere(path), time.monotonic()
     with claimed(path, patient=True) as lock:
         assert lock.held_by.host == "elsewhere"
+    assert time.monotonic() - began < module.SILENCE / 10
+    monkeypatch.setattr(module, "SILENCE", 0.5)
     other.kill()
     other.wait()
     with claimed(path, patient=True) as lock:

@@ -7,24 +7,26 @@ long as the process that started it lives, and nothing else is on it after the c
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lorakit.artifacts.files import write_text
 from lorakit.errors import LorakitError, UsageError
+from lorakit.recipe.load import LoadedRecipe
 from lorakit.workflow.accelerator import core_count
-from lorakit.workflow.experiments.request import Request, unwatched
+from lorakit.workflow.experiments.request import Request
 
 logger = logging.getLogger(__name__)
 
@@ -116,21 +118,36 @@ def start(call: Any, asked: Request, folder: Path, place: int, workers: int) -> 
             env=os.environ | own,
             start_new_session=True,  # Ctrl-C is for the process that started it, which asks it to stop
         )
-    alone = replace(asked, workers=1, watch=unwatched, table=None)
     if process.stdin is None:
         raise RuntimeError("a pipe was asked for")
-    process.stdin.write(pickle.dumps((call.__module__, call.__name__, alone)))
+    process.stdin.write(json.dumps([call.__module__, call.__name__, arguments(asked, folder)]).encode() + b"\n")
     process.stdin.flush()
     return Helper(process, log)
+
+
+def arguments(asked: Request, folder: Path) -> dict[str, Any]:
+    """What another worker is called with; recipes that are loaded are written into ``folder``, for it to read."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, LoadedRecipe):
+            path = folder / f"worker-{value.recipe.run.name or value.name}.yaml"
+            write_text(path, value.to_yaml())
+            return str(path)
+        if isinstance(value, Path):
+            return str(value)
+        return [plain(each) for each in value] if isinstance(value, (list, tuple, range)) else value
+
+    given = {name: plain(value) for name, value in vars(asked).items() if name != "watch"}
+    return given | {"workers": 1, "table": None}
 
 
 def work() -> int:
     """What a worker does; its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    module, name, asked = pickle.load(sys.stdin.buffer)
+    module, name, given = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=stop_at_the_end_of_input, daemon=True).start()
     try:
-        getattr(importlib.import_module(module), name).__wrapped__(asked)
+        getattr(importlib.import_module(module), name)(**given)
     except LorakitError as error:
         logging.error("%s", error)
         return 1

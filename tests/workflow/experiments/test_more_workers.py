@@ -1,6 +1,7 @@
 """Workers that one call starts: what they are given, that they share the runs, and that they end with it."""
 
 import io
+import json
 import logging
 import os
 import time
@@ -11,9 +12,10 @@ import torch
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.standing import all_checkpoints
 from lorakit.errors import UsageError
+from lorakit.recipe.load import load_recipe
 from lorakit.workflow.experiments import more_workers as module
 from lorakit.workflow.experiments import workers
-from lorakit.workflow.experiments.more_workers import gpus, how_many, more_workers, start
+from lorakit.workflow.experiments.more_workers import arguments, gpus, how_many, more_workers, start
 from lorakit.workflow.experiments.request import Request
 from lorakit.workflow.experiments.sweep import sweep
 from lorakit.workflow.experiments.sweep_spec import SweepRequest
@@ -115,6 +117,20 @@ def test_an_error_of_another_worker_is_told(monkeypatch, tmp_path, caplog):
     with caplog.at_level(logging.WARNING), more_workers(sweep, Request(workers=2), tmp_path, 9):
         pass
     assert f"a worker ended with an error: {tmp_path / 'worker-1.log'}" in caplog.text
+
+
+def test_another_worker_is_called_with_the_same(bench, tmp_path):
+    """A recipe that is loaded, changed settings and all, is read again from a file."""
+    loaded = load_recipe(bench.load().path, ["adapter.rank=2"])
+    asked = SweepRequest(
+        loaded, ["training.lr=1e-3,1e-2"], seeds=range(2), folder=tmp_path, workers=3, table=tmp_path / "t"
+    )
+    given = json.loads(json.dumps(arguments(asked, tmp_path)))
+    recipe = load_recipe(given.pop("recipe")).recipe
+    assert recipe == loaded.recipe
+    same = {"metric": None, "offline": False, "trials": None, "storage": None, "holdout": None, "wait": True}
+    own = {"workers": 1, "table": None, "seeds": [0, 1], "folder": str(tmp_path)}
+    assert given == same | own | {"overrides": ["training.lr=1e-3,1e-2"]}
 
 
 def test_numbers_of_workers(monkeypatch):
