@@ -84,6 +84,12 @@ def encoded_apart(model: nn.Module) -> PairFrame | None:
     return frame
 
 
+def rows_of_nothing(model: nn.Module, rows: int, tokens: int, device: torch.device) -> Tensor:
+    """Ids (rows, tokens) that a classifier can read, to measure with."""
+    frame = encoded_apart(model)
+    return frame.halves(rows, tokens, device) if frame else torch.ones(rows, tokens, dtype=torch.long, device=device)
+
+
 def takes_mask(model: nn.Module) -> nn.Module:
     """The module whose ``attention_mask`` says which tokens are padding, of those that layers see: mostly the model's own."""
     base: nn.Module = model.base_model if encoded_apart(model) else model  # type: ignore[assignment]

@@ -15,6 +15,7 @@ and their int8 rounds activations too.
 from __future__ import annotations
 
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ BLOCK = 64
 """Numbers that have a scale in common, with nf4."""
 
 
-class QuantisedLinear(nn.Linear):
+class QuantisedLinear(nn.Linear, ABC):
     """``W x + b`` for x (..., in), with W kept quantised in buffers."""
 
     dtype: torch.dtype
@@ -52,13 +53,13 @@ class QuantisedLinear(nn.Linear):
         """W (out x in), made dense now."""
         return self.dense(self.dtype) if self.leaf is None else self.leaf
 
+    @abstractmethod
     def quantise(self, weight: Tensor, *, double: bool) -> None:
         """Keep ``weight`` (out x in) quantised."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dense(self, dtype: torch.dtype) -> Tensor:
         """W (out x in)."""
-        raise NotImplementedError
 
     def product(self, x: Tensor) -> Tensor:
         """``W x``, computed in x's dtype."""

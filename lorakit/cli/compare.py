@@ -61,16 +61,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare recipes over several seeds, and runs that exist; train what is missing."""
-    asked = request(
-        seeds=seeds,
-        folder=folder,
-        metric=metric,
-        no_wait=no_wait,
-        workers=workers,
-        csv=csv,
-        offline=offline,
-        quiet=quiet,
-    )
+    asked = request(seeds, folder, metric, csv, no_wait=no_wait, workers=workers, offline=offline, quiet=quiet)
     arms, overrides = sorted_out(arguments)
     with envelope(offline=offline, quiet=quiet):
         result = lorakit.compare(arms, overrides, **asked, train=not no_train, figure=figure)

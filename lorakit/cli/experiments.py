@@ -55,13 +55,13 @@ Csv = Annotated[
 
 
 def request(
-    *,
     seeds: str | None,
     folder: Path | None,
     metric: str | None,
+    csv: Path | None,
+    *,
     no_wait: bool,
     workers: int | None,
-    csv: Path | None,
     offline: bool,
     quiet: bool,
 ) -> dict[str, Any]:

@@ -81,16 +81,7 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe over a grid of values and several seeds, and rank the points."""
-    asked = request(
-        seeds=seeds,
-        folder=folder,
-        metric=metric,
-        no_wait=no_wait,
-        workers=workers,
-        csv=csv,
-        offline=offline,
-        quiet=quiet,
-    )
+    asked = request(seeds, folder, metric, csv, no_wait=no_wait, workers=workers, offline=offline, quiet=quiet)
     asked |= {"trials": trials, "storage": storage, "holdout": holdout}
     with envelope(offline=offline, quiet=quiet):
         if dry_run:

@@ -52,10 +52,10 @@ def load_task(
     the data.
     """
     check_limits(section)
-    held_out = (
-        section.holdout if splits is None or {"train", HELD_OUT} & {*splits} else None
-    )  # test rows need no training rows
-    if held_out and splits is not None:
+    held_out = section.holdout
+    if splits is not None and not {"train", HELD_OUT} & {*splits}:  # test rows need no training rows
+        held_out = None
+    elif held_out and splits is not None:
         splits = ["train", *(split for split in splits if split not in ("train", HELD_OUT))]
     if section.name == CUSTOM and learnt and splits and "train" not in splits and is_gone(section.train):
         data = load_without_training(section, learnt, splits, offline=offline)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lorakit.adapters.adapted_model import AdaptedModel
-from lorakit.backbone.pair_texts import encoded_apart
+from lorakit.backbone.pair_texts import rows_of_nothing
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.scoring import without_trace
 from lorakit.training.update import chosen_updates
@@ -44,9 +44,7 @@ def all_reached(adapted: AdaptedModel) -> bool:
     """Whether the outputs depend on every parameter that trains, by a pass over one short row."""
     model = adapted.model
     trained = [tensor.parameter for tensor in adapted.trained() if tensor.parameter.requires_grad]
-    device = trained[0].device
-    frame = encoded_apart(model)
-    ids = frame.halves(1, TOKENS, device) if frame else torch.ones(1, TOKENS, dtype=torch.long, device=device)
+    ids = rows_of_nothing(model, 1, TOKENS, trained[0].device)
     with without_trace(adapted, train_mode=True, seed=0, all_on=False):
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         found = torch.autograd.grad(logits.float().sum(), trained, allow_unused=True)

@@ -75,20 +75,19 @@ def read_size(text: str) -> int:
     return size
 
 
-def find_fit(loaded: LoadedRecipe, size: int) -> Fit:
-    """What makes the training of ``loaded`` fit into ``size`` bytes. The recipe itself is known to be right."""
+def find_fit(loaded: LoadedRecipe, as_it_is: Measured, size: int) -> Fit:
+    """What makes the training of ``loaded`` fit into ``size`` bytes; as_it_is: its account without any change."""
     limit, settings, tried = size - OTHERS, list[str](), list[Tried]()
     fallback: list[str] | None = None
-    for step in ([], *([step] for step in STEPS if not there(loaded, step))):
+    for step in ("", *(step for step in STEPS if not there(loaded, step))):
+        wanted = [*settings, step] if step else []
         try:
-            changed = load_recipe(loaded, [*settings, *step])
-            found = measured(changed)
+            changed = load_recipe(loaded, wanted)
+            found = measured(changed) if step else as_it_is
         except LorakitError as error:
-            if not step:
-                raise
-            tried.append(Tried([*settings, *step], None, False, error.problems[0].what))
+            tried.append(Tried(wanted, None, False, error.problems[0].what))
             continue
-        settings = [*settings, *step]
+        settings = wanted
         parts, rows, footprint = largest_parts(changed, found, limit)
         whole, fits = [*settings, *parts], footprint.total <= limit
         tried.append(Tried(whole, footprint.total, fits))

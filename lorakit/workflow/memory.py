@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
-from lorakit.backbone.pair_texts import encoded_apart
+from lorakit.backbone.pair_texts import rows_of_nothing
 from lorakit.backbone.quantised import quantised_modules
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.scoring import without_trace
@@ -104,8 +104,12 @@ class Measured:
 
 def estimate_footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
     """What training the recipe takes, with every row at full length and every site on, as when sites are scored."""
-    recipe = parts.recipe
-    return measure(parts, adapted).at(rows_at_once(recipe, parts.max_length), recipe.evaluation.batch_size)
+    return footprint_of(parts.recipe, measure(parts, adapted))
+
+
+def footprint_of(recipe: Recipe, measured: Measured) -> Footprint:
+    """What training the recipe takes, by the numbers of its account."""
+    return measured.at(rows_at_once(recipe, measured.tokens), recipe.evaluation.batch_size)
 
 
 def measure(parts: Parts, adapted: AdaptedModel) -> Measured:
@@ -191,8 +195,7 @@ def count_bytes(adapted: AdaptedModel, precision: str, rows: int, tokens: int) -
         return tensor
 
     device = next(model.parameters()).device
-    frame = encoded_apart(model)
-    ids = frame.halves(rows, tokens, device) if frame else torch.ones(rows, tokens, dtype=torch.long, device=device)
+    ids = rows_of_nothing(model, rows, tokens, device)
     autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
     with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor), autocast:
         model(input_ids=ids, attention_mask=torch.ones_like(ids))

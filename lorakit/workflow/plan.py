@@ -32,7 +32,7 @@ from lorakit.workflow.fit import Fit, find_fit, read_size
 from lorakit.workflow.freeze import kept_bytes
 from lorakit.workflow.frozen_features import starts_fitted
 from lorakit.workflow.inspect_data import survey
-from lorakit.workflow.memory import estimate_footprint, frozen_bytes
+from lorakit.workflow.memory import footprint_of, frozen_bytes, measure
 from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.readout import candidates
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
@@ -143,7 +143,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         drop_unused_work(parts, adapted)
         start = loaded.recipe.adapter.start
         of_start = start_from(adapted, Path(start)) if start else []
-    site_costs = parts.costs
+    measured, site_costs = measure(parts, adapted), parts.costs
     sites = [
         PlannedSite(
             name=site.name,
@@ -173,8 +173,8 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         evaluations=schedule.evaluations,
         search_overhead=search_overhead(parts, schedule),
         rate_overhead=rate_overhead(loaded.recipe, schedule),
-        memory_bytes=estimate_footprint(parts, adapted).total,
-        fit=None if size is None else find_fit(loaded, size),
+        memory_bytes=footprint_of(loaded.recipe, measured).total,
+        fit=None if size is None else find_fit(loaded, measured, size),
         notes=[*loaded.told, *make_notes(parts, schedule), *head_notes(parts, schedule), *of_start],
         remarks=survey_remarks(parts),
     )

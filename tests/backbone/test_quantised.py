@@ -12,7 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from lorakit.backbone.anatomy import Anatomy
-from lorakit.backbone.quantised import QuantisedLinear, make_dense, number_count, quantise, weight_leaves
+from lorakit.backbone.quantised import (
+    QuantisedLinear,
+    make_dense,
+    number_count,
+    quantise,
+    quantised_modules,
+    weight_leaves,
+)
 from lorakit.errors import RecipeError
 
 # Dettmers et al. 2023, appendix E
@@ -201,5 +208,6 @@ def test_without_the_library_one_message_says_how_to_get_it(tiny, load):
 
 
 def test_a_plain_base_needs_no_library(tiny, load):
-    with mock.patch.dict(sys.modules, {"bitsandbytes": None}):
-        load(tiny("bert"))
+    with mock.patch.dict(sys.modules, {"bitsandbytes": None}):  # an import of it fails
+        loaded = load(tiny("bert"))
+    assert not list(quantised_modules(loaded.model))

@@ -8,7 +8,7 @@ from support.runs import SEARCH, Bench
 import lorakit
 from lorakit.errors import UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
-from lorakit.workflow.fit import OTHERS, STEPS, find_fit, read_size
+from lorakit.workflow.fit import OTHERS, STEPS, Fit, find_fit, measured, read_size
 from lorakit.workflow.memory import Footprint, estimate_footprint
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
 
@@ -18,6 +18,10 @@ def peak(loaded: LoadedRecipe, *settings: str) -> Footprint:
     adapted = adapt(parts, statistics=None)
     drop_unused_work(parts, adapted)
     return estimate_footprint(parts, adapted)
+
+
+def fit(loaded: LoadedRecipe, size: int) -> Fit:
+    return find_fit(loaded, measured(loaded), size)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,7 @@ def test_what_is_no_amount(text: str):
 
 def test_a_training_that_fits_is_left_as_it_is(bench: Bench):
     loaded = bench.load()
-    found = find_fit(loaded, OTHERS + peak(loaded).total)
+    found = fit(loaded, OTHERS + peak(loaded).total)
     assert (found.settings, [tried.peak for tried in found.tried]) == ([], [peak(loaded).total])
 
 
@@ -44,7 +48,7 @@ def test_a_batch_is_cut_first(bench: Bench):
     loaded = bench.load("training.batch_size=16", "evaluation.batch_size=4")
     whole, tokens = peak(loaded), loaded.recipe.task.max_length
     half = peak(loaded, f"training.micro_tokens={8 * tokens}")
-    found = find_fit(loaded, OTHERS + (whole.total + half.total) // 2)
+    found = fit(loaded, OTHERS + (whole.total + half.total) // 2)
     assert found.settings == [f"training.micro_tokens={8 * tokens}"]
     assert found.tried[0].peak == half.total
     assert half.total == peak(loaded, *found.settings).total < whole.total
@@ -55,7 +59,7 @@ def test_a_batch_that_a_search_scores_whole_is_not_cut(bench: Bench):
     loaded = bench.load(*SEARCH, "training.batch_size=16", "evaluation.batch_size=4")
     whole = peak(loaded).total
     assert whole == peak(loaded, f"training.micro_tokens={loaded.recipe.task.max_length}").total
-    found = find_fit(loaded, OTHERS + whole - 1)
+    found = fit(loaded, OTHERS + whole - 1)
     assert (found.tried[0].settings, found.tried[0].peak, found.tried[0].fits) == ([], whole, False)
     assert found.settings
     assert peak(loaded, *found.settings).total < whole
@@ -63,7 +67,7 @@ def test_a_batch_that_a_search_scores_whole_is_not_cut(bench: Bench):
 
 def test_evaluations_take_fewer_rows_where_they_are_what_is_too_large(bench: Bench):
     loaded = bench.load("training.batch_size=1", "evaluation.batch_size=256")
-    found = find_fit(loaded, OTHERS + peak(loaded, "evaluation.batch_size=64").total)
+    found = fit(loaded, OTHERS + peak(loaded, "evaluation.batch_size=64").total)
     assert found.settings == ["evaluation.batch_size=64"]
 
 
@@ -71,7 +75,7 @@ def test_what_changes_more_is_tried_later(bench: Bench):
     """Parts of less than a quarter of the batch are not what is taken as long as something else can be tried."""
     loaded = bench.load("training.batch_size=16", "evaluation.batch_size=1")
     limit = peak(loaded, *STEPS[:2], f"training.micro_tokens={4 * loaded.recipe.task.max_length}").total
-    found = find_fit(loaded, OTHERS + limit)
+    found = fit(loaded, OTHERS + limit)
     quarter = 4 * loaded.recipe.task.max_length
     sizes = [int(tried.settings[-1].removeprefix("training.micro_tokens=")) for tried in found.tried]
     assert all(size < quarter for size in sizes[:-1])
@@ -86,7 +90,7 @@ def test_what_changes_more_is_tried_later(bench: Bench):
 
 
 def test_where_nothing_fits_all_is_told(bench: Bench):
-    found = find_fit(bench.load(), OTHERS + 1)
+    found = fit(bench.load(), OTHERS + 1)
     assert found.settings is None
     assert len(found.tried) == 1 + len(STEPS)
     assert not any(tried.fits for tried in found.tried)
@@ -94,7 +98,7 @@ def test_where_nothing_fits_all_is_told(bench: Bench):
 
 def test_what_a_model_refuses_is_told_and_left_out(bench: Bench):
     """GPT-2 has no plain Linear to quantise."""
-    found = find_fit(bench.load(family="gpt2"), OTHERS + 1)
+    found = fit(bench.load(family="gpt2"), OTHERS + 1)
     assert "no layer of this gpt2 model has a plain Linear" in found.tried[-1].why
     assert found.tried[-1].peak is None
 

@@ -67,11 +67,11 @@ class AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """The layer's output, and the thin product added to it in place."""
-        rows = flat(x)
-        thin = a @ rows.T
+        thin = a @ flat(x).T
         ctx.save_for_backward(x, weight, a, b, thin)
         ctx.scale = scale
-        return shaped(linear(rows, weight, bias).addmm_(thin.T, b.T, alpha=scale), x)
+        out = flat(linear(x, weight, bias))  # of x as it comes: of rows in another order a plain layer rounds otherwise
+        return shaped(out.addmm_(thin.T, b.T, alpha=scale), x)
 
     @staticmethod
     @once_differentiable

@@ -163,7 +163,11 @@ def sweep(asked: SweepRequest) -> Sweep:
         else:
             drawn = draw_trials(spec, asked.trials)
             found, failed, missing = from_trials(spec, drawn)
-        return conclude(spec, found, drawn, failed, missing)
+        points, final = ranked(spec, found, failed), None
+        if asked.holdout is not None and not missing:
+            final, again_failed, missing = train_on_all_rows(spec, points[0])
+            failed = [*failed, *again_failed]
+    return conclude(spec, points, final, drawn, failed, missing)
 
 
 @called_with(SweepRequest)
@@ -268,19 +272,22 @@ def swept(spec: SweepSpec, name: str, settings: dict[str, Any], runs: Sequence[C
     return SweptPoint(name, settings, totals(name, model, runs, spec.metric) if runs else None)
 
 
-def conclude(
-    spec: SweepSpec, found: Sequence[SweptPoint], drawn: list[Trial], failed: list[Missing], missing: list[Missing]
-) -> Sweep:
-    """Rank the points, and write figure, JSON and table. Raises RunError where no run is finished."""
-    higher = rises(spec.metric)
-    points = sorted(found, key=partial(rank, seeds=len(spec.seeds), higher=higher))
-    there = [point.came_to for point in points if point.came_to is not None]
-    if not there:
+def ranked(spec: SweepSpec, found: Sequence[SweptPoint], failed: Sequence[Missing]) -> list[SweptPoint]:
+    """The points, the best first. Raises RunError where no run is finished."""
+    if all(point.came_to is None for point in found):
         raise no_finished_run(failed, spec.folder)
-    final = None
-    if spec.asked.holdout is not None and not missing:
-        final, again_failed, again_missing = train_on_all_rows(spec, points[0])
-        failed, missing = [*failed, *again_failed], again_missing
+    return sorted(found, key=partial(rank, seeds=len(spec.seeds), higher=rises(spec.metric)))
+
+
+def conclude(
+    spec: SweepSpec,
+    points: list[SweptPoint],
+    final: Totals | None,
+    drawn: list[Trial],
+    failed: list[Missing],
+    missing: list[Missing],
+) -> Sweep:
+    """What the sweep came to; writes figure, JSON and table."""
     result = Sweep(
         folder=spec.folder,
         recipe=recipe_name(spec),
@@ -288,7 +295,7 @@ def conclude(
         metric=spec.metric,
         best_by=spec.best_by,
         holdout=spec.asked.holdout,
-        higher_is_better=higher,
+        higher_is_better=rises(spec.metric),
         seeds=list(spec.seeds),
         points=points,
         best=train_again(spec, points[0], final),
@@ -304,10 +311,10 @@ def conclude(
     )
     write_json(spec.folder / "sweep.json", {**result.to_dict(), "environment": environment()})
     if spec.asked.table is not None:
-        settings = {point.name: point.settings for point in points}
-        if final is not None:
-            there, settings[final.name] = [*there, final], points[0].settings
-        write_text(Path(spec.asked.table), as_csv(there, settings))
+        sides = [*((point.came_to, point.settings) for point in points), (final, points[0].settings)]
+        there = [(came_to, settings) for came_to, settings in sides if came_to is not None]
+        settings = {came_to.name: settings for came_to, settings in there}
+        write_text(Path(spec.asked.table), as_csv([came_to for came_to, _ in there], settings))
     return result
 
 

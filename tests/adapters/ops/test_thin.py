@@ -103,3 +103,13 @@ def test_what_comes_out_may_be_changed_in_place():
         assert torch.equal(out, expected)
         (gradient,) = torch.autograd.grad(out.sum(), a)
         assert_close(gradient, b.sum(dim=0)[:, None] * x.sum(dim=(0, 1)))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_product_that_is_zero_leaves_the_layer_s_output_to_the_bit(bias: bool):
+    """Of rows in another order in memory, too, which a plain layer sums up otherwise (Longformer's)."""
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(32, 32, bias=bias).requires_grad_(False)
+    a, b = torch.randn(4, 32, generator=generator), torch.zeros(32, 4)
+    for x in (torch.randn(56, 3, 32, generator=generator), torch.randn(3, 56, 32, generator=generator).transpose(0, 1)):
+        assert torch.equal(adapted_linear(x, layer, a, b, 2.0), layer(x))

@@ -12,6 +12,8 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from support import pretended
+from support.pretended import log, pretend, score
 from support.runs import Bench, records
 
 import lorakit
@@ -22,56 +24,11 @@ from lorakit.recipe.load import load_recipe
 from lorakit.workflow import train as running
 from lorakit.workflow.experiments import request, workers
 from lorakit.workflow.experiments.arms import essence
-from lorakit.workflow.experiments.sweep import ENDED_BY_VALIDATION, plan_sweep, sweep
+from lorakit.workflow.experiments.sweep import plan_sweep, sweep
 
 GRID = ("training.lr=1e-4,1e-3,1e-2", "adapter.rank=2,4", "training.epochs=1")
 SEEDS = (0, 1, 2)
 RANKS = "adapter.rank=2,4"
-ON_HELD_OUT = 0.015625  # more than on validation rows
-
-
-def score(lr: float, rank: int, seed: int) -> float:
-    """Best at 1e-3 and rank 4."""
-    return 0.75 - 0.125 * abs(np.log10(lr) + 3) + rank / 64 + seed / 1024
-
-
-def pretend(loaded, *, run_dir, resume, hooks) -> None:
-    """In place of a training: writes what says that there was one."""
-    run, recipe = Run(run_dir), loaded.recipe
-    write_text(run.recipe, loaded.to_yaml())
-    with (run_dir.parent / "log").open("a") as log:
-        log.write(f"{os.getpid()} {run_dir.name}\n")
-    value = score(recipe.training.lr, recipe.adapter.rank, recipe.run.seed)
-    value += ON_HELD_OUT if recipe.task.holdout else 0
-    run.write_summary(
-        {
-            "task": recipe.task.name,
-            "metric": "accuracy",
-            "last": {"accuracy": value, "f1": -value},
-            "best": {"accuracy": value + 0.125, "f1": 0.5},
-            "adapter_parameters": 100 * recipe.adapter.rank,
-            "head_parameters": 66,
-            "steps": 6,
-            "epochs": 1.0,
-            "seconds": 10.0 + recipe.run.seed,
-            "seed": recipe.run.seed,
-        }
-    )
-
-
-@pytest.fixture
-def small(bench: Bench) -> str:
-    return str(bench.load(name="small").path)
-
-
-@pytest.fixture
-def pretending(monkeypatch) -> None:
-    monkeypatch.setattr(workers, "train", pretend)
-    monkeypatch.setattr(workers, "POLL", 0.02)
-
-
-def log(folder: Path) -> list[str]:
-    return [line.split()[1] for line in (folder / "log").read_text().splitlines()]
 
 
 def test_every_point_is_trained_with_every_seed_and_ranked(small, pretending, tmp_path):
@@ -101,49 +58,6 @@ def test_every_point_is_trained_with_every_seed_and_ranked(small, pretending, tm
     }
     assert result.figure == tmp_path / "s" / "sweep.png"
     assert result.figure.read_bytes().startswith(b"\x89PNG")
-
-
-def test_held_out_training_rows_choose_and_the_validation_rows_score_the_best(small, pretending, tmp_path):
-    result = sweep(small, GRID, seeds=[0, 2], folder=tmp_path / "s", holdout=0.2, table=tmp_path / "all.csv")
-    chosen = result.points[0]
-    assert chosen.name == "small-lr0.001-rank4"
-    assert load_recipe(Path(chosen.came_to.runs[0].path) / "recipe.yaml").recipe.task.holdout == 0.2
-    assert log(tmp_path / "s")[-2:] == ["small-lr0.001-rank4-all-rows-0", "small-lr0.001-rank4-all-rows-2"]
-    assert len(log(tmp_path / "s")) == 14
-    assert [run.seed for run in result.final.runs] == [0, 2]
-    expected = np.mean([score(1e-3, 4, seed) for seed in (0, 2)])
-    assert result.final.last.mean == pytest.approx(expected)
-    again = load_recipe(shlex.split(result.best)[2], shlex.split(result.best)[3:-2]).recipe
-    for run in result.final.runs:
-        there = load_recipe(Path(run.path) / "recipe.yaml").recipe
-        assert there.task.holdout is None
-        assert essence(again) == essence(there)
-    assert not any("optimistic" in told for told in result.warnings)
-    rows = list(csv.DictReader((tmp_path / "all.csv").open()))
-    assert [row["side"] for row in rows[-2:]] == ["small-lr0.001-rank4-all-rows"] * 2
-    assert (len(rows), rows[-1]["training.lr"]) == (14, "0.001")
-    assert any("optimistic" in told for told in sweep(small, GRID, seeds=[0], folder=tmp_path / "v").warnings)
-    sweep(small, GRID, seeds=[0, 2], folder=tmp_path / "s", holdout=0.2)
-    assert len(log(tmp_path / "s")) == 14  # nothing is trained twice
-
-
-def test_a_recipe_that_holds_out_rows_is_trained_on_all_of_them_in_the_end(bench, pretending, tmp_path):
-    path = str(bench.load("task.holdout=0.5", name="mine").path)
-    result = sweep(path, ["task.holdout=0.5", RANKS], seeds=[0], folder=tmp_path / "own")
-    assert (result.final, result.holdout) == (None, None)
-    with pytest.raises(UsageError, match=r"task\.holdout.*is given twice"):
-        sweep(path, ["task.holdout=0.5", RANKS], seeds=[0], folder=tmp_path / "a", holdout=0.2)
-    with pytest.raises(RecipeError, match=r"task\.holdout"):
-        sweep(path, [RANKS], seeds=[0], folder=tmp_path / "b", holdout=1.5)
-    early = ["training.early_stopping={patience: 2}", "task.holdout=null"]
-    assert (
-        ENDED_BY_VALIDATION
-        in sweep(load_recipe(path, early), [RANKS], seeds=[0], folder=tmp_path / "e", holdout=0.2).warnings
-    )
-    held = load_recipe(path, ["task.holdout=0.5"])
-    result = sweep(held, [RANKS], seeds=[0], folder=tmp_path / "c", holdout=0.2)
-    assert load_recipe(Path(result.final.runs[0].path) / "recipe.yaml").recipe.task.holdout is None
-    assert result.final.runs[0].path in result.best
 
 
 def test_the_line_trains_the_best_point_again(small, pretending, tmp_path):
@@ -201,7 +115,7 @@ def test_what_to_be_wary_of_is_told(small, pretending, tmp_path):
 
 
 def test_points_closer_than_their_seeds_scatter_are_told(small, monkeypatch, tmp_path):
-    monkeypatch.setattr(sys.modules[__name__], "score", lambda lr, rank, seed: seed / 4 + rank / 1024)
+    monkeypatch.setattr(pretended, "score", lambda lr, rank, seed: seed / 4 + rank / 1024)
     monkeypatch.setattr(workers, "train", pretend)
     told = sweep(small, ["adapter.rank=2,4"], seeds=[0, 1], folder=tmp_path).warnings
     assert "small-rank4 and small-rank2 are closer than their seeds scatter" in told

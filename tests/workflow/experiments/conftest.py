@@ -1,0 +1,20 @@
+"""What the tests of experiments share."""
+
+from __future__ import annotations
+
+import pytest
+from support.pretended import pretend
+from support.runs import Bench
+
+from lorakit.workflow.experiments import workers
+
+
+@pytest.fixture
+def small(bench: Bench) -> str:
+    return str(bench.load(name="small").path)
+
+
+@pytest.fixture
+def pretending(monkeypatch) -> None:
+    monkeypatch.setattr(workers, "train", pretend)
+    monkeypatch.setattr(workers, "POLL", 0.02)
