@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lorakit.tasks.batching import Batch
+from lorakit.tasks.batching import IDLE, Batch
 from lorakit.training.loader import StepBatch
 
 if TYPE_CHECKING:
@@ -31,18 +31,18 @@ def step_gradients(
     """Forward and backward of each of the step's batches; its loss, this process's part. ``passes`` is how a batch is computed."""
     accelerator = training.accelerator
     loss = torch.zeros((), device=accelerator.device)
-    last, counted = len(step_batch.batches) - 1, len(step_batch.batches) - step_batch.idle
+    last = len(step_batch.batches) - 1
     for place, batch in enumerate(step_batch.batches):
         with accelerator.no_sync(training.model) if place < last else nullcontext():
-            loss += passes(partial(forward_backward, training, step_batch, float(place < counted)), batch)
+            loss += passes(partial(forward_backward, training, step_batch), batch)
     if training.sharded:
         average_gradients(training.parameters)
     return loss
 
 
-def forward_backward(training: Training, step_batch: StepBatch, share: float, batch: Batch) -> torch.Tensor:
-    """A batch's part of the step's loss, times ``share``; its gradients are added to those that are there."""
-    summed: Any = training.loss(training.model, batch) * share
+def forward_backward(training: Training, step_batch: StepBatch, batch: Batch) -> torch.Tensor:
+    """A batch's part of the step's loss; its gradients are added to those that are there."""
+    summed: Any = training.loss(training.model, batch) * (IDLE not in batch)
     training.accelerator.backward(summed * (training.accelerator.num_processes / step_batch.rows))
     part: torch.Tensor = summed.detach() / step_batch.rows
     return part

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lorakit.recipe.schema import TrainingSection
-from lorakit.tasks.batching import PARTS, Batch, Encoded, epoch_batches, evaluation_batches
+from lorakit.tasks.batching import IDLE, PARTS, Batch, Encoded, epoch_batches, evaluation_batches
 from lorakit.training.losses import row_scale, scaled
 
 
@@ -18,13 +18,12 @@ from lorakit.training.losses import row_scale, scaled
 class StepBatch:
     """What one optimiser step sees.
 
-    batches: this process's part of ``accumulate`` batches, each cut where ``micro_tokens`` says; rows: of all of them, on all
-    processes; idle: how many at the end repeat a row and count nothing, so that the others need not wait for this process.
+    batches: this process's part of ``accumulate`` batches, each cut where ``micro_tokens`` says, and behind them what is passed for
+    the others alone (``IDLE``); rows: of all that count, on all processes.
     """
 
     batches: list[Batch]
     rows: int
-    idle: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,12 @@ class TrainLoader:
             mine = self.parts(step_batch, self.process)
             others = range(self.processes) if self.in_step else ()
             passes = max([1, len(mine), *(len(self.parts(step_batch, process)) for process in others)])
-            idle = passes - len(mine)
             whole = [row for rows in step_batch for row in rows]
-            passed = [self.collate(rows, whole, self.multiple) for rows in [*mine, *[step_batch[0][:1]] * idle]]
-            yield StepBatch(passed, len(whole), idle)
+            passed = [self.collate(rows, whole, self.multiple) for rows in mine]
+            for _ in range(passes - len(mine)):
+                one = self.collate(step_batch[0][:1], whole, self.multiple)
+                passed.append({**one, IDLE: torch.ones(1, dtype=torch.bool)})
+            yield StepBatch(passed, len(whole))
 
     def parts(self, step_batch: list[list[int]], process: int) -> list[list[int]]:
         """The rows of each pass that is ``process``'s part of a step."""

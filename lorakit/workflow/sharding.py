@@ -156,7 +156,7 @@ def shard(adapted: AdaptedModel, accelerator: Accelerator) -> nn.Module:
 
 def units(adapted: AdaptedModel) -> list[nn.Module]:
     """What is gathered by itself, the model for the rest last."""
-    embedding = adapted.model.get_input_embeddings()
+    embedding = adapted.model.get_input_embeddings()  # type: ignore[operator]
     return [*(layer for _, layer in adapted.backbone.anatomy.layers), embedding, adapted.model]
 
 
