@@ -38,7 +38,7 @@ from lorakit.workflow.head_start import start_head
 from lorakit.workflow.objective import objective_of
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.setup import adapt, drop_unused_work, make_allocator, warm_start
-from lorakit.workflow.sharding import shard
+from lorakit.workflow.sharding import check_model, shard
 
 
 def prepare(
@@ -62,6 +62,8 @@ def prepare(
         encoded = parts.encode("train", *task.validation)
         schedule = make_schedule(recipe, len(encoded["train"]))
         check_device(recipe)
+        if sharded:
+            check_model(parts.backbone.model)
         if fresh:
             start_head(parts)
             settle_block(parts, encoded["train"])
@@ -73,8 +75,7 @@ def prepare(
     drop_unused_work(parts, adapted)
     accelerator = make_accelerator(recipe, run.path)
     if sharded:
-        with loaded.locating_errors():
-            model = shard(adapted, accelerator)
+        model = shard(adapted, accelerator)
     else:
         tell_no_more_than_needed(accelerator, recipe, adapted)
         model = accelerator.prepare_model(adapted.model)

@@ -118,12 +118,11 @@ def of_quantised(kind: str) -> Problem:
     )
 
 
-def check_model(adapted: AdaptedModel) -> None:
+def check_model(model: nn.Module) -> None:
     """RecipeError for a model that cannot be sharded: quantised in its folder, or with layers that are left out at random."""
-    config = adapted.model.config
-    if any(True for _ in quantised_modules(adapted.model)):
+    if any(True for _ in quantised_modules(model)):
         raise RecipeError(of_quantised("few bits"))
-    if dropped := [name for name in LAYERS_LEFT_OUT if getattr(config, name, None)]:
+    if dropped := [name for name in LAYERS_LEFT_OUT if getattr(model.config, name, None)]:
         raise RecipeError(
             f"the model leaves layers out at random ({dropped[0]}), others on each process, and all must gather the same ones",
             key="model.name",
@@ -135,12 +134,10 @@ def shard(adapted: AdaptedModel, accelerator: Accelerator) -> nn.Module:
     """Leave this process its shard of each frozen matrix, on the accelerator's device; the model, which is changed.
 
     Layer by layer: the device never holds more than one whole. What stays whole starts as it is on the first process.
-    Raises RecipeError as ``check_model`` does.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    check_model(adapted)
     device = accelerator.device
     model: nn.Module = accelerator.prepare_model(adapted.model, device_placement=False, evaluation_mode=True)
     mesh = init_device_mesh(device.type, (accelerator.num_processes,))

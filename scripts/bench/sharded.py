@@ -3,7 +3,7 @@
     python scripts/bench/sharded.py --out results/sharded                                # minutes, and 6 GiB
     python scripts/bench/sharded.py --out results/sharded --layers 2 --width 256         # a moment
 
-A Llama of random float32 weights, LoRA of rank 8 on q and v, a few steps of 4 rows of 64 tokens, on the CPU. Memory is resident memory by
+A Llama of random float32 weights, LoRA of rank 8 on q and v, two steps of 8 rows of 32 tokens, on the CPU. Memory is resident memory by
 the kernel, everything in it: Python, libraries, data. Of each side, the larger of the two processes: `load`, the most up to the first step,
 when the model has been read and shared out; `before`, what is there then; `training`, the most from there to the end. Writes
 OUT/sharded.json.
@@ -23,7 +23,7 @@ from typing import Any
 
 SIDES = {"whole": {}, "sharded": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}}
 MOMENTS = ("load", "before", "training")
-ROWS, BATCH, LENGTH = 16, 4, 64
+ROWS, BATCH, LENGTH = 16, 8, 32
 SETTINGS = [
     "adapter.method=lora",
     "adapter.rank=8",

@@ -167,12 +167,15 @@ def test_what_needs_frozen_weights_whole_in_training_is_refused_before_anything_
     assert [problem.key for problem in caught.value.problems] == [key]
 
 
-def test_layers_left_out_at_random_are_refused(bench: Bench):
-    adapted = adapt(assemble(bench.load("search.method=none")), statistics=None)
-    check_model(adapted)
-    adapted.model.config.encoder_layerdrop = 0.1
+def test_models_that_cannot_be_sharded_are_refused(bench: Bench):
+    model = assemble(bench.load("search.method=none")).backbone.model
+    check_model(model)
+    model.config.encoder_layerdrop = 0.1
     with pytest.raises(RecipeError, match="leaves layers out at random"):
-        check_model(adapted)
+        check_model(model)
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(RecipeError, match="kept in buffers, which FSDP leaves whole"):
+        check_model(assemble(bench.load("search.method=none", "model.quantization=nf4")).backbone.model)
 
 
 @pytest.mark.slow
