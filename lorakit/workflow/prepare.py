@@ -56,7 +56,7 @@ def prepare(
     the processes share the frozen weights out, once the adapters have started (``sharding``).
     """
     recipe, task = loaded.recipe, parts.task
-    if recipe.training.gradient_checkpointing:  # memory counts more than time
+    if recipe.training.gradient_checkpointing or sharded:  # memory counts more than time
         give_memory_back()
     with loaded.locating_errors():
         encoded = parts.encode("train", *task.validation)

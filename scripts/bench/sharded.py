@@ -1,6 +1,6 @@
 """Memory of each of two processes, with the model whole on both (data parallel) and shared out (FSDP version 2).
 
-    python scripts/bench/sharded.py --out results/sharded                                # minutes, and 6 GiB
+    python scripts/bench/sharded.py --out results/sharded                                # minutes, and 4 GiB
     python scripts/bench/sharded.py --out results/sharded --layers 2 --width 256         # a moment
 
 A Llama of random float32 weights, LoRA of rank 8 on q and v, two steps of 8 rows of 32 tokens, on the CPU. Memory is resident memory by
@@ -31,6 +31,7 @@ SETTINGS = [
     "adapter.shortcuts=[]",
     "search.method=none",
     "training.epochs=1",
+    "training.lr=1e-3",
     "evaluation.baselines=[]",
     "run.offline=true",
 ]
@@ -39,7 +40,7 @@ SETTINGS = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
