@@ -114,7 +114,7 @@ def of_quantised(kind: str) -> Problem:
         f"weights quantised to {kind} are kept in buffers, which FSDP leaves whole on every process",
         key=KEY,
         valid=f"{NONE} with FSDP",
-        hint="data parallel: four bits on each process are what eight would hold of bfloat16 in halves; or model.dtype=bfloat16 with FSDP",
+        hint="data parallel, where every process holds the few bits whole; or model.dtype=bfloat16 with FSDP",
     )
 
 
