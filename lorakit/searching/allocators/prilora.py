@@ -35,7 +35,7 @@ from lorakit.searching.input_statistics import modules_of, seen_inputs
 from lorakit.searching.over_processes import over_processes
 from lorakit.searching.streaming import steps_before
 from lorakit.searching.unit_allocator import Units
-from lorakit.tasks.batching import Batch, SummedLoss
+from lorakit.tasks.batching import IDLE, Batch, SummedLoss
 
 
 class PRILoRA(FixedRanks):
@@ -109,7 +109,7 @@ class PRILoRA(FixedRanks):
         """The loss itself; inputs are seen on the way."""
 
         def watched(model: nn.Module, batch: Batch) -> torch.Tensor:
-            if not self.watching:
+            if not self.watching or IDLE in batch:
                 return loss(model, batch)
             with seen_inputs(self.context.adapted.model, self.modules, self.see):
                 return loss(model, batch)
