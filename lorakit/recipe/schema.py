@@ -522,7 +522,11 @@ SEARCH_PRESETS: dict[str, dict[str, Any]] = {
         "search.batches": 32,
         "search.data": "first",
         "search.mode": "train",
-        "search.proxy_options": {"norm": "l2", "untrained": "literal"},  # those of them that the proxy has
+        "search.proxy_options": {
+            "norm": "l2",
+            "untrained": "literal",
+            "tolerance": "0.005",
+        },  # those of them that the proxy has
         "adapter.shortcut_norm": "paper",
     },
     "best": {  # of what was tried for heterolora on held-out training rows: see scripts/README.md

@@ -36,6 +36,8 @@ from lorakit.searching.selection import select_units
 from lorakit.searching.unit_allocator import UnitAllocator, Units, check_later_tick
 
 ROUNDING = 1e-5
+BETAS = (0.5, 0.999)
+"""Of the authors' Adam."""
 
 
 class AutoLoRA(UnitAllocator):
@@ -66,7 +68,7 @@ class AutoLoRA(UnitAllocator):
             if adapter.spec.trains(SELECTION):
                 raise RecipeError("the shares would be trained by two optimisers", key="adapter.trainable", valid="A+B")
             self.alphas[site] = found[0]
-        self.adam = torch.optim.Adam(list(self.alphas.values()), lr=self.settings["lr"])
+        self.adam = torch.optim.Adam(list(self.alphas.values()), lr=self.settings["lr"], betas=BETAS)
 
     @classmethod
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
