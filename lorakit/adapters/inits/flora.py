@@ -1,6 +1,7 @@
 """FLoRA's start in its authors' code: every factor ~ N(0, 1/(2 rank)) (Si et al. 2024, arXiv 2405.14739).
 
 Kaiming-normal with a = sqrt(3) and the rank, the smaller side of a factor, as the number of inputs, of A as of B.
+Checked against the authors' code.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ rank (in + out) + rank + out parameters a site at first, rank + out once its A a
 as in the authors' code A and B of square layers never train, unless adapter.update_options says `square: trained`. Merges exactly.
 VeRA's product with matrices of each site's own. What freezes, and when, is the update `aflora` (adapter.update_options); since it decides
 what trains, it does not go with a search.
+Differs from the authors' code in: the head learns at the rate of the rest unless training.head_lr is given, theirs at one of its own.
 When to use it: at low rank on all projections, for VeRA's size in the end without VeRA's high rank; wants a high learning rate.
 """
 

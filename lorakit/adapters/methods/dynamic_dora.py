@@ -4,6 +4,7 @@
 
 rank (in + out) + rank parameters a site, of which `search.method=dynamic_dora` leaves the budget. s stays that of the first rank while
 units go. Merges exactly. Trained without that search it is TriLoRA with a wider start. Not weight-decomposed DoRA, which is `dora`.
+Checked against the authors' code.
 When to use it: with `search.method=dynamic_dora`, from about one and a half times the rank that the budget pays for.
 """
 

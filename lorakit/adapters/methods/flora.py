@@ -3,8 +3,9 @@
     dW = s B G A        A: rank x in and B: out x rank ~ N(0, 1/(2 rank)), G: rank x rank, starts at 0, all trained
 
 rank (in + out) + rank^2 parameters a site. Merges exactly. Where LoRA pairs row k of A with column k of B, G pairs all with all.
-Differs from the paper: one rank for both sides instead of r_1 and r_2, and s = alpha / rank instead of a constant (scale: constant).
 Not the Flora that compresses gradients by random projections (Hao et al. 2024), which is an optimiser.
+Differs from the authors' code in: one rank for both sides instead of r_1 and r_2, and s = alpha / rank instead of a constant (scale:
+constant).
 When to use it: where LoRA's rank is the limit and widths, not ranks, make the cost: G adds little.
 """
 

@@ -5,6 +5,7 @@
     merge     the mean of w_i times those that have that sign
 
 Weights are 1 where none are given.
+Checked against PEFT's code.
 """
 
 from __future__ import annotations

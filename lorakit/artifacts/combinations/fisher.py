@@ -4,8 +4,9 @@
 
 With `labels: expected` that is the mean over the labels that the model itself gives, as likely as it finds them; with `own` L is the loss
 of a row's own label. `normalise: l2` divides each model's F by its norm, so that a model whose gradients are larger does not
-count for more. Both first ones are the authors'; their norm is over all weights, this one over those that are adapted.
+count for more. Both first ones are the authors'.
 Where no adapter has any Fisher information the plain weighted mean stands.
+Differs from the authors' code in: the norm is over the weights that are adapted, theirs over all.
 """
 
 from __future__ import annotations

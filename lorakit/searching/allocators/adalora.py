@@ -11,10 +11,10 @@ a half times the rank that they end with. The gate of a closed unit has a gradie
 the optimiser would take; so a unit can come back, until the tail begins.
 Works with every adapter that has rank units: the score sums, over the trained tensors that have a rank axis, the mean of the unit's
 slice. The orthogonality term acts where a gate or a core lies between A and B; elsewhere the two carry the size of the update.
-Differs from PEFT: all of a closed unit stands still, between ticks too (PEFT zeroes the gate alone, when it allocates, and lets the
-orthogonality term move the rest), and one that comes back begins at a gate of zero; ties are drawn, not closed together; s = alpha /
-rank without PEFT's 1e-5 below the line; sites of different size compete for parameters, not for ranks. PEFT's weight of orthogonality
-is 0.5; the authors' are 0.1 to 0.5 by task.
+Differs from the authors' code in: all of a closed unit stands still, between ticks too (theirs, and PEFT's, zeroes the gate alone, when
+it allocates, and lets the orthogonality term move the rest), and one that comes back begins at a gate of zero; ties are drawn, not closed
+together; s = alpha / rank without PEFT's 1e-5 below the line; sites of different size compete for parameters, not for ranks. PEFT's
+weight of orthogonality is 0.5; the authors' are 0.1 to 0.5 by task.
 When to use it: where a uniform rank wastes parameters and you can spend rank above the budget in the first part of the training.
 In three epochs of MRPC it wanted 16 times LoRA's learning rate and learnt nothing at 4 times, here and in PEFT alike: try high ones.
 """

@@ -6,14 +6,14 @@
 
 At the last tick the units with the largest rank * share stay, over all sites together, within the budget; the others are closed, alpha
 stands still, and A and B train on: `search.tail` is how much of the training that is. Until then everything trains.
-The paper keeps the units with a share of at least 1 / rank (rank * share >= 1); the diary's scores are how many of a site's those are. Its
-code compares alpha / sum(alpha) with 1 / rank, though its model computes with softmax(alpha): not followed here.
-Weaker than the paper in two ways. The gradient of alpha is of first order: the paper differentiates through one step of A and B. And
-the second stream is not disjoint: it is drawn anew from all training rows, where the paper splits them in two.
-The paper then trains again from scratch at the ranks found; here training goes on from the units that are kept. For a training
-from scratch, give the ranks of the last line of timeline.jsonl as adapter.allocation.
+The paper keeps the units with a share of at least 1 / rank (rank * share >= 1); the diary's scores are how many of a site's those are.
+For a training from scratch at the ranks found, give those of the last line of timeline.jsonl as adapter.allocation.
 The batches of the shares are computed without dropout unless search.mode=train.
 Costs a second forward and backward pass at each `period`-th step. alpha is not counted: it is in no optimiser of the training.
+Differs from the authors' code in: the gradient of alpha is of first order, where theirs differentiates through one step of A and B; the
+second stream is drawn anew from all training rows, where theirs splits them 70 to 30; units compete over all sites, where theirs keeps
+those of a share of at least 1 / rank, and compares alpha / sum(alpha) with it though its model computes with softmax(alpha); training
+goes on, where theirs begins anew at the ranks found.
 When to use it: where ranks may take time to find; a larger `lr` where trainings are short.
 """
 

@@ -9,8 +9,8 @@ That is what the authors' released trainer always does (rank 8, alpha 16, lr 4e-
 A site whose rank is below b (a shortcut) takes part whole. The scale is that of the recipe's rule at rank b (`adapter.scale`).
 Same for every process: b comes from the search's stream. Ticks decide nothing; they record the ranks.
 Works with every adapter that has rank units. What belongs to no unit (a magnitude, what sites share) trains in every step.
-Differs from the authors' code: shortcuts; the budget. A budget below the whole leaves only the units of the largest rank that it holds
-on all sites: b is drawn up to that rank, and the others never train.
+Differs from the authors' code in: `frozen`, which is none unless asked for; shortcuts; the budget. A budget below the whole leaves only
+the units of the largest rank that it holds on all sites: b is drawn up to that rank, and the others never train.
 When to use it: where the rank is to be chosen after the training, or several are needed: it costs one training, each step less than
 one at rank R. A single rank trained alone is usually a little better at that rank.
 """

@@ -12,8 +12,9 @@ said by a share, which is 1 for the first `begin` of the run, falls as a cubic, 
 
 Freezing is for good. Sensitivity is |dL/dp|, not |p * dL/dp|. With `square: frozen` A and B of square layers never train.
 With final = 0 every factor ends frozen, so something else of the adapter must train (AFLoRA's vectors); for a plain LoRA give final.
-Follows the authors' code, `entries` and `frozen` too; window, begin and final depend on the task there, and settle is 0.7 for small tasks.
+In the authors' code, which has `entries` and `frozen`, window, begin and final depend on the task, and settle is 0.7 for small ones.
 It decides what trains, so it does not go with a search.
+Checked against the authors' code.
 When to use it: with `aflora`'s vectors, to end with few trained parameters; frozen factors cost neither gradients nor optimiser steps.
 """
 

@@ -8,7 +8,8 @@ Branches are the attention and the MLP of every layer; each is cut at its last p
 step, the same on all processes. What is adapted in a dropped branch, that projection included, is not trained in that step: no gradient,
 no weight decay, no moments. Gradients are not scaled up for it. The backward pass then skips the branch, so it gets cheaper; the forward
 pass costs what it did. Evaluation and scoring are untouched. It goes with every method and takes no parameters. Option: rate.
-Left out: the paper's rates by the sensitivity of each layer, under a FLOPs budget; here every branch has the same rate.
+Differs from the authors' code in: every branch has the same rate, from the first step on; theirs has rates by each layer's sensitivity,
+under a FLOPs budget, after about a tenth of the training.
 When to use it: for long trainings of deep models where the backward pass counts.
 """
 
