@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from lorakit.adapters.options import Options
 from lorakit.artifacts.combination import Combination, Factors, Setting, Update, nothing_at, truncated, update_of
 from lorakit.artifacts.merge import fold
 from lorakit.artifacts.run import Run
@@ -81,7 +82,15 @@ def adapted_sites(first: RestoredRun, runs: Sequence[Run], live: Sequence[Sequen
     return [site for name, site in known.items() if name in names]
 
 
-def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: int, seed: int, task: Task) -> Member:
+def take_apart(
+    restored: RestoredRun,
+    sites: Sequence[Site],
+    needs: str,
+    settings: Options,
+    rows: int,
+    seed: int,
+    task: Task,
+) -> Member:
     """Take the run's model apart: its updates in float64, with the statistic that the method needs; task: the first run's."""
     adapted = restored.adapted
     head, matched = head_for(restored, task)
@@ -106,7 +115,11 @@ def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: i
     if needs == "fisher":
         fold(adapted)
         objective.accelerator.prepare_model(adapted.model)
-        statistics = squared_gradients(adapted.model, sites, batches, objective)
+        statistics = squared_gradients(
+            adapted.model, sites, batches, objective, expected=settings["labels"] == "expected"
+        )
+        if settings["normalise"] == "l2":
+            statistics = normalised(statistics)
     complete = {site.name: updates.get(site.name, nothing_at(site)) for site in sites}
     measured = {
         name: replace(update, statistic=statistics[name].double().cpu()) if statistics else update
@@ -139,24 +152,51 @@ def training_batches(restored: RestoredRun, rows: int, seed: int) -> list[Batch]
 
 
 def squared_gradients(
-    model: torch.nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
+    model: torch.nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective, *, expected: bool
 ) -> Tensors:
-    """Mean over rows of (dL/dW)^2 (out x in), each row's gradient by itself."""
+    """Mean over rows of (dL/dW)^2 (out x in), each row's gradient by itself: of its own label, or expected over the model's."""
     count = 0
     with weight_leaves([model.get_submodule(site.name) for site in sites]) as weights:
         totals = [torch.zeros_like(weight.requires_grad_(True), dtype=torch.float32) for weight in weights]
         for batch in batches:
             for row in range(len(batch["labels"])):
                 one = {name: tensor[row : row + 1] for name, tensor in batch.items()}
-                gradients = torch.autograd.grad(objective.summed(model, one), weights, allow_unused=True)
-                for total, gradient in zip(totals, gradients, strict=True):
-                    if gradient is not None:
-                        total += gradient.float().square()
+                for share, value in (
+                    likelihoods(model, one, objective) if expected else [(1.0, objective.summed(model, one))]
+                ):
+                    gradients = torch.autograd.grad(value, weights, allow_unused=True, retain_graph=expected)
+                    for total, gradient in zip(totals, gradients, strict=True):
+                        if gradient is not None:
+                            total += share * gradient.float().square()
                 count += 1
     return {
         site.name: (total.T if site.kind == "conv1d" else total) / count
         for site, total in zip(sites, totals, strict=True)
     }
+
+
+def likelihoods(model: torch.nn.Module, row: Batch, objective: Objective) -> Iterator[tuple[float, torch.Tensor]]:
+    """(share, value) whose sum of share * gradient^2 is the expected squared gradient of a row's loss over the labels of the model.
+
+        Of classes: log p and p of each. Of labels that come by themselves: each logit, whose loss has the gradient p - y times its own, and
+        p (1 - p), the variance of y. Of a number: the prediction and 2, as y has the variance 1/2 where its likelihood falls with
+    the squared error, and twice the difference is the gradient.
+    """
+    (logits,) = objective.logits(model, row)
+    if objective.regression:
+        yield 2.0, logits.squeeze(-1)
+    elif objective.multi_label:
+        for logit, p in zip(logits, logits.detach().sigmoid().tolist(), strict=True):
+            yield p * (1 - p), logit
+    else:
+        for value in logits.log_softmax(dim=-1):
+            yield float(value.detach().exp()), value
+
+
+def normalised(statistics: Tensors) -> Tensors:
+    """The same over the norm of all of them together."""
+    norm = math.sqrt(sum(float(value.double().square().sum()) for value in statistics.values()))
+    return {name: value / norm for name, value in statistics.items()} if norm else statistics
 
 
 def check_ranks(combination: Combination, members: Sequence[Member], sites: Sequence[Site]) -> None:
