@@ -90,6 +90,7 @@ def test_arguments_are_passed_on(cli, here, swept):
         "trials": 9,
         "storage": "sqlite:///x",
         "holdout": 0.25,
+        "prune": "asha",
         "workers": 3,
         "wait": False,
         "table": Path("x.csv"),
@@ -102,6 +103,8 @@ def test_arguments_are_passed_on(cli, here, swept):
         "sqlite:///x",
         "--holdout",
         "0.25",
+        "--prune",
+        "asha",
         "--csv",
         "x.csv",
         "--no-wait",
@@ -122,7 +125,9 @@ def test_without_options_the_sweep_chooses(cli, here, swept):
     assert cli("sweep", "demo").code == 0
     ((arguments, settings),) = swept.calls
     assert arguments == ("demo", [])
-    assert {settings[name] for name in ("seeds", "folder", "metric", "table", "trials", "storage", "holdout")} == {None}
+    assert {
+        settings[name] for name in ("seeds", "folder", "metric", "table", "trials", "storage", "holdout", "prune")
+    } == {None}
     assert (settings["wait"], settings["offline"]) == (True, False)
 
 

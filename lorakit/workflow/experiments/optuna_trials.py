@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, TrialPruned, UpdateFinishedTrialError
+from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.storages.journal import JournalFileBackend
@@ -36,6 +37,8 @@ from lorakit.result import Result
 from lorakit.training.seeds import derive_seed
 from lorakit.workflow.experiments import workers
 from lorakit.workflow.experiments.grid import Point, Space
+from lorakit.workflow.experiments.pruning import Halving, Watched, without_rungs
+from lorakit.workflow.experiments.ranking import Reached
 from lorakit.workflow.experiments.totals import ComparedRun
 
 logger = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ PATIENCE = (0.1, 0.2, 0.4)  # seconds, up to twice that, before another try to o
 LOCKED = 60  # seconds that a worker waits for its turn in an SQLite file
 FAILURES, DEATHS = 1, 5  # how often a trial is tried again after its training failed, and after its worker died
 
-Train = Callable[[Point, str], Sequence[ComparedRun]]
+Train = Callable[[Point, str, Watched | None], Sequence[ComparedRun]]
 
 
 class Failed(Exception):
@@ -59,7 +62,9 @@ class Surplus(Exception):
 
 @dataclass(frozen=True)
 class Trial(Result):
-    """One trial. state: finished, failed, retried (failed, and queued anew), running or waiting; value: the mean metric."""
+    """One trial. state: finished, failed, retried (failed, and queued anew), pruned, running or waiting; value: the mean metric; reached:
+    how far it came where it was pruned; scores: of the first seed at every evaluation, where trials may be pruned.
+    """
 
     number: int
     state: str
@@ -69,6 +74,8 @@ class Trial(Result):
     why: str
     worker: str
     runs: list[ComparedRun]
+    reached: Reached | None = None
+    scores: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -76,7 +83,7 @@ class Sampling:
     """The study of one sweep, and this worker's part in it.
 
     wanted: trials in all; asked: what the study is of, as JSON: another one is refused; train: trains a point's runs, or sees them
-    trained, and raises LorakitError where one fails.
+    trained, and raises LorakitError where one fails; prune: whether trials that fall behind end early (`pruning`).
     """
 
     space: Space
@@ -88,6 +95,7 @@ class Sampling:
     rises: bool
     asked: Mapping[str, Any]
     train: Train
+    prune: bool = False
 
     def run(self, *, wait: bool, again: str) -> list[Trial]:
         """Sample and train until there are as many trials as wanted, by all workers together; all that the study has then."""
@@ -151,6 +159,7 @@ class Sampling:
         return optuna.create_study(
             storage=open_storage(self.storage),
             sampler=Numbered(self.seed),
+            pruner=Halving() if self.prune else NopPruner(),
             study_name=self.name,
             direction="maximize" if self.rises else "minimize",
             load_if_exists=True,
@@ -186,9 +195,13 @@ class Sampling:
         point = self.suggested(trial)
         trial.set_user_attr("settings", point.values)
         trial.set_user_attr("name", point.named(self.name))
-        shown = " ".join(point.overrides)
+        shown = f"trial {trial.number + 1}: {' '.join(point.overrides)}"
+        watched = Watched(trial, self.metric) if self.prune else None
         try:
-            runs = self.train(point, f"trial {trial.number + 1}: {shown}")
+            runs = self.train(point, shown, watched)
+        except workers.GivenUp as told:
+            logger.info("trial %d is pruned: %s", trial.number + 1, told)
+            raise TrialPruned from None
         except Interrupted:
             raise
         except LorakitError as error:
@@ -294,7 +307,7 @@ def retry_failed(study: optuna.Study, trial: FrozenTrial) -> None:
 def queue_anew(study: optuna.Study, trial: FrozenTrial, most: int | None = None) -> None:
     """A new trial with the values of ``trial`` and nothing else of it, unless it was tried again ``most`` times already."""
     bare = deepcopy(trial)
-    bare.user_attrs = {}
+    bare.user_attrs, bare.system_attrs = {}, without_rungs(bare.system_attrs)
     RetryHeartbeatStaleTrialCallback(max_retry=most)(study, bare)
 
 
@@ -317,6 +330,8 @@ def trials_of(study: optuna.Study) -> list[Trial]:
             why=trial.user_attrs.get("why", "its worker died" if trial.state == TrialState.FAIL else ""),
             worker=named(trial),
             runs=[ComparedRun(**run) for run in trial.user_attrs.get("runs", [])],
+            reached=Reached(**trial.user_attrs["reached"]) if trial.state == TrialState.PRUNED else None,
+            scores=[score for _, score in sorted(trial.intermediate_values.items())],
         )
         for trial in known
         if not trial.user_attrs.get("surplus")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.values import written
 from lorakit.result import Result
-from lorakit.workflow.experiments.arms import Arm, essence, paired_order, rises, to_train
+from lorakit.workflow.experiments.arms import Arm, Entry, essence, paired_order, rises, to_train
 from lorakit.workflow.experiments.grid import Point
 from lorakit.workflow.experiments.more_workers import more_workers
 from lorakit.workflow.experiments.ranking import SweptPoint, draw, rank, warnings
@@ -30,7 +30,9 @@ from lorakit.workflow.experiments.workers import Missing, failures, no_finished_
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from lorakit.training.hooks import Hook
     from lorakit.workflow.experiments.optuna_trials import Trial
+    from lorakit.workflow.experiments.pruning import Watched
 
 JOURNAL = "study.journal"
 ENDED_BY_VALIDATION = "training.early_stopping ended the runs on all rows by the validation rows, which makes their scores there optimistic"
@@ -95,7 +97,7 @@ class Sweep(Result):
         best: the command that trains the best point again, with the first seed.
         final: the best point trained on all rows and scored on the validation rows, where it was chosen by training rows that were held
             out; None else, and where runs are still missing.
-        trials: of the study where there is one, failed ones and their repetitions included.
+        trials: of the study where there is one, failed ones and their repetitions, and those that were pruned, included.
         failed: runs or trials that failed.
         missing: those that are not there yet.
         warnings: what to know before believing the numbers.
@@ -133,6 +135,7 @@ def sweep(asked: SweepRequest) -> Sweep:
         folder: where the runs are, as NAME-SEED, and what is written; runs/sweep-NAME where not given.
         metric: another one of the task's than its first.
         trials: that many points, drawn by Optuna, instead of all.
+        prune: ``asha`` ends drawn trials early whose first seed falls behind on the held-out rows (``holdout``): see `pruning`.
         storage: of Optuna's study: a database's URL or a journal file; study.journal in the folder where not given.
         holdout: the share of the training rows to choose by, in place of the validation rows (``task.holdout``); the best point is then
             trained on all of them, and scored on the validation rows, which had no part in the choice.
@@ -223,12 +226,22 @@ def draw_trials(spec: SweepSpec, trials: int) -> list[Trial]:
 
     asked, space, again = spec.asked, spec.space, spec.again()
 
-    def train(point: Point, shown: str) -> list[ComparedRun]:
+    def train(point: Point, shown: str, watched: Watched | None) -> list[ComparedRun]:
         logger.info("%s", shown)
         arm = spec.arm(point)
-        failed, _ = train_missing(paired_order([arm]), len(spec.seeds), asked.watch, wait=True, again=again)
+        first = arm.entries[spec.seeds[0]]
+
+        def beside(entry: Entry) -> list[Hook]:
+            return [watched] if watched is not None and entry is first else []
+
+        if watched is not None:
+            watched.look(first.run)
+        absent, total = paired_order([arm]), len(spec.seeds)
+        failed, _ = train_missing(absent, total, asked.watch, wait=True, again=again, beside=beside)
         if failed:
             raise RunError(failures(failed))
+        if watched is not None:
+            watched.look(first.run)
         return [compared_run(entry) for entry in arm.entries.values()]
 
     fixed = {key: value for key, value in essence(spec.arms[0].recipe).items() if key not in space.keys}
@@ -241,8 +254,9 @@ def draw_trials(spec: SweepSpec, trials: int) -> list[Trial]:
         seed=spec.seeds[0],
         metric=spec.metric,
         rises=rises(spec.metric),
-        asked={**fixed, **varying, "--seeds": list(spec.seeds), "--metric": spec.metric},
+        asked={**fixed, **varying, "--seeds": list(spec.seeds), "--metric": spec.metric, "--prune": asked.prune},
         train=train,
+        prune=asked.prune is not None,
     ).run(wait=asked.wait, again=again)
 
 
@@ -250,8 +264,9 @@ def from_trials(spec: SweepSpec, trials: Sequence[Trial]) -> Found:
     """The points of a study; one that was drawn twice is there once."""
     points: dict[str, SweptPoint] = {}
     for trial in sorted(trials, key=lambda trial: trial.state == "finished"):
-        if trial.state in ("finished", "failed") and trial.settings:
-            points[trial.name] = swept(spec, trial.name, trial.settings, trial.runs)
+        if trial.state in ("finished", "failed", "pruned") and trial.settings:
+            point = swept(spec, trial.name, trial.settings, trial.runs)
+            points[trial.name] = replace(point, reached=trial.reached)
     failed = [Missing(label(trial), trial.why) for trial in trials if trial.state == "failed"]
     missing = [
         Missing(label(trial), f"another worker trains it: {trial.worker}" if trial.worker else "not begun yet")

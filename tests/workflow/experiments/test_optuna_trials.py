@@ -41,7 +41,7 @@ def score(point) -> float:
     return -abs(math.log10(point.values["training.lr"]) + 4) - (8 - point.values["adapter.rank"]) / 10
 
 
-def trained(point, shown) -> list[ComparedRun]:
+def trained(point, shown, watched=None) -> list[ComparedRun]:
     """In place of two trainings."""
     return [
         ComparedRun(seed, "run", {"f1": score(point) + gap}, {"f1": 0.0}, 8, 8, 2, 8, 1.0, 2.0, 0.0)
@@ -99,7 +99,7 @@ def test_what_was_good_is_drawn_from(journal, rises):
 def test_a_failed_trial_is_tried_again_with_its_values_and_stays_failed_in_the_end(storage):
     tried = []
 
-    def fail(point, shown):
+    def fail(point, shown, watched=None):
         tried.append(point)
         if len(tried) in (1, 3, 4):  # the first trial once, the next one always
             raise RunError("the loss is nan")
@@ -114,7 +114,7 @@ def test_a_failed_trial_is_tried_again_with_its_values_and_stays_failed_in_the_e
 
 
 def test_a_fault_of_the_program_is_no_failed_trial(journal):
-    def break_down(point, shown):
+    def break_down(point, shown, watched=None):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -125,7 +125,7 @@ def test_a_fault_of_the_program_is_no_failed_trial(journal):
 def test_a_stopped_trial_goes_on_with_its_values(journal, stop):
     met = []
 
-    def stopped(point, shown):
+    def stopped(point, shown, watched=None):
         met.append(point)
         raise stop
 
@@ -152,7 +152,7 @@ def test_a_storage_that_cannot_be_used_is_one_message(storage):
 def begin(storage, results, meet, doomed, held) -> None:
     """A worker; a doomed one is killed in the middle of its first trial."""
 
-    def train(point, shown):
+    def train(point, shown, watched=None):
         meet.wait()
         if doomed:
             held.put(point.values)
@@ -164,7 +164,7 @@ def begin(storage, results, meet, doomed, held) -> None:
 
     first = []
 
-    def meet_once(point, shown):
+    def meet_once(point, shown, watched=None):
         if first:
             return trained(point, shown)
         first.append(point)
@@ -201,7 +201,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(journal):
     context = multiprocessing.get_context("fork")
 
     def die() -> None:
-        sample(journal, 1, lambda point, shown: os.kill(os.getpid(), signal.SIGKILL))
+        sample(journal, 1, lambda point, shown, watched: os.kill(os.getpid(), signal.SIGKILL))
 
     for _ in range(DEATHS + 1):
         worker = context.Process(target=die)
@@ -215,7 +215,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(journal):
 def test_without_waiting_another_workers_trial_is_left_to_it(journal):
     others = []
 
-    def look(point, shown):
+    def look(point, shown, watched=None):
         others.extend(sample(journal, 1, train=None, wait=False))
         return trained(point, shown)
 
@@ -233,7 +233,7 @@ def test_a_database_hears_of_a_worker_of_another_host_that_died(tmp_path, monkey
     context = multiprocessing.get_context("fork")
 
     def die() -> None:
-        sample(storage, 1, lambda point, shown: os.kill(os.getpid(), signal.SIGKILL))
+        sample(storage, 1, lambda point, shown, watched: os.kill(os.getpid(), signal.SIGKILL))
 
     worker = context.Process(target=die)
     worker.start()
