@@ -15,12 +15,16 @@ from lorakit.cli.experiments import (
     Folder,
     Metric,
     NoWait,
+    On,
     Seeds,
+    SlurmOptions,
+    SubmitOnly,
     Workers,
     heading,
     request,
     say_the_rest,
     spread,
+    tell_submitted,
     too_wide,
 )
 from lorakit.cli.options import AsJson, Offline, Quiet, RecipeName
@@ -82,6 +86,9 @@ def sweep(
         typer.Option("--dry-run", help="Check and list the points with their parameters; train and write nothing."),
     ] = False,
     workers: Workers = None,
+    on: On = None,
+    slurm_option: SlurmOptions = None,
+    submit_only: SubmitOnly = False,
     no_wait: NoWait = False,
     csv: Csv = None,
     offline: Offline = False,
@@ -89,12 +96,16 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe over a grid of values and several seeds, and rank the points."""
-    asked = request(seeds, folder, metric, csv, no_wait=no_wait, workers=workers, offline=offline, quiet=quiet)
+    how = {"no_wait": no_wait, "offline": offline, "quiet": quiet}
+    asked = request(seeds, folder, metric, csv, workers=workers, on=on, slurm=slurm_option, **how)
     asked |= {"trials": trials, "storage": storage, "holdout": holdout, "prune": prune}
     with envelope(offline=offline, quiet=quiet):
         if dry_run:
             planned = lorakit.plan_sweep(recipe, overrides or [], **asked)
             answer(planned, lambda plan: write(plan_table(plan)), as_json=as_json)
+            return
+        if submit_only:
+            answer(lorakit.submit_sweep(recipe, overrides or [], **asked), tell_submitted, as_json=as_json)
             return
         result = lorakit.sweep(recipe, overrides or [], **asked)
         answer(result, tell, as_json=as_json)

@@ -1,8 +1,9 @@
 """The trials of ``lorakit sweep --trials``: an Optuna study that workers share, and that goes on where it was left.
 
 A trial is one point with a run per seed. Each is some worker's, which it names; trials of workers that are no more are failed and
-queued anew with the same values, so that their runs go on from their checkpoints. On this host that is seen at once; of other
-hosts only a database tells, where a worker's heartbeat stays out. Imported only where trials are asked for: Optuna is optional.
+queued anew with the same values, so that their runs go on from their checkpoints. On this host that is seen at once; of other hosts
+the trial's lock tells, whose signs of life stay out, or a database, where a heartbeat does. Imported only where trials are asked for:
+Optuna is optional.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import logging
 import random
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -31,7 +32,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartb
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from lorakit.artifacts.lock import Worker
+from lorakit.artifacts.lock import Worker, claimed
 from lorakit.errors import Interrupted, LorakitError, RunError, UsageError
 from lorakit.result import Result
 from lorakit.training.seeds import derive_seed
@@ -82,13 +83,15 @@ class Trial(Result):
 class Sampling:
     """The study of one sweep, and this worker's part in it.
 
-    wanted: trials in all; asked: what the study is of, as JSON: another one is refused; train: trains a point's runs, or sees them
-    trained, and raises LorakitError where one fails; prune: whether trials that fall behind end early (`pruning`).
+    folder: of the runs, and of the trials' locks; wanted: trials in all; asked: what the study is of, as JSON: another one is refused;
+    train: trains a point's runs, or sees them trained, and raises LorakitError where one fails; prune: whether trials that fall behind
+    end early (`pruning`).
     """
 
     space: Space
     name: str
     storage: str
+    folder: Path
     wanted: int
     seed: int
     metric: str
@@ -109,6 +112,18 @@ class Sampling:
             except StorageInternalError as error:
                 what = f"the study cannot be read or written: {first_line(error.__cause__ or error)}"
                 raise RunError(what, where=self.storage, hint=again) from error
+
+    def complete(self) -> bool:
+        """Whether all trials that are wanted are there, and done."""
+        trials = self.open().get_trials(deepcopy=False)
+        return begun(trials) >= self.wanted and all(trial.state.is_finished() for trial in trials)
+
+    def known(self) -> list[Trial]:
+        """What the study has now."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return trials_of(self.open())
 
     def take_part(self, study: optuna.Study, *, wait: bool) -> None:
         """Train trials while some are wanting; then see those of other workers to their end, if we ``wait`` for them."""
@@ -168,13 +183,16 @@ class Sampling:
     def one_trial(self, study: optuna.Study) -> None:
         """Train a trial that was queued, or a new one. One that the person stops is queued anew, to go on from its checkpoint."""
         mine: list[int] = []
+        held = ExitStack()
 
         def objective(trial: optuna.Trial) -> float:
             mine.append(trial.number)
+            held.enter_context(claimed(self.lock(trial.number)))
             return self.objective(trial)
 
         try:
-            study.optimize(objective, n_trials=1, catch=(Failed, Surplus), callbacks=[retry_failed])
+            with held:
+                study.optimize(objective, n_trials=1, catch=(Failed, Surplus), callbacks=[retry_failed])
         except (Interrupted, KeyboardInterrupt):
             for number in mine:
                 queue_anew(study, study.get_trials(deepcopy=False)[number])
@@ -235,18 +253,33 @@ class Sampling:
         """Fail the trials whose workers are no more, and queue them anew."""
         fail_stale_trials(study)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            worker = trial.user_attrs.get("worker")
-            nameless = trial.datetime_start is not None and datetime.now() - trial.datetime_start > NAMELESS
-            if not (Worker(**worker).dead if worker else nameless):
-                continue
-            try:
-                study.tell(trial.number, state=TrialState.FAIL)
-            except (ValueError, UpdateFinishedTrialError):  # another worker was first
-                continue
+            with self.deserted(trial) as gone:
+                if not gone:
+                    continue
+                try:
+                    study.tell(trial.number, state=TrialState.FAIL)
+                except (ValueError, UpdateFinishedTrialError):  # another worker was first
+                    continue
             logger.warning(
                 "trial %d: taken over from %s, which has ended", trial.number + 1, named(trial) or "a worker"
             )
             queue_anew(study, trial, DEATHS)
+
+    @contextmanager
+    def deserted(self, trial: FrozenTrial) -> Iterator[bool]:
+        """Whether the worker of a running trial is no more. One elsewhere left a lock, which is ours within the block."""
+        named = trial.user_attrs.get("worker")
+        if named is None:
+            yield trial.datetime_start is not None and datetime.now() - trial.datetime_start > NAMELESS
+        elif Worker(**named).near or not self.lock(trial.number).exists():
+            yield Worker(**named).dead
+        else:
+            with claimed(self.lock(trial.number)) as lock:
+                yield lock.left_by is not None
+
+    def lock(self, number: int) -> Path:
+        """The lock of a trial while a worker has it."""
+        return self.folder / f"trial-{number}.lock"
 
 
 class Numbered(BaseSampler):

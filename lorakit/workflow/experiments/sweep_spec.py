@@ -19,6 +19,7 @@ from lorakit.workflow.experiments.arms import (
     forecast,
     to_train,
 )
+from lorakit.workflow.experiments.elsewhere import check_engine
 from lorakit.workflow.experiments.grid import Point, Space, read_space
 from lorakit.workflow.experiments.request import Request, check_alone
 
@@ -91,6 +92,7 @@ class SweepSpec:
 def resolve_sweep(asked: SweepRequest) -> SweepSpec:
     """Read what is asked for and check all of it, on the real model and data. Raises UsageError or RecipeError with every mistake."""
     check_alone()
+    check_engine(asked)
     check_named_apart(asked.overrides)
     held_out = [] if asked.holdout is None else [f"{HOLDOUT}={asked.holdout:g}"]
     space = read_space([*asked.overrides, *held_out])

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("optuna", reason="optional")
 
+from lorakit.artifacts import lock
 from lorakit.errors import Interrupted, RunError, UsageError
 from lorakit.workflow.experiments import optuna_trials as sampling
 from lorakit.workflow.experiments import workers
@@ -54,6 +55,7 @@ def sample(storage: str, wanted: int, train=trained, *, wait: bool = True, **cha
     settings = {
         "space": read_space(VARYING),
         "name": "study",
+        "folder": Path(storage.removeprefix("sqlite:///")).parent,
         "seed": 0,
         "metric": "f1",
         "rises": True,
@@ -222,6 +224,44 @@ def test_without_waiting_another_workers_trial_is_left_to_it(journal):
     sample(journal, 1, look)
     assert [trial.state for trial in others] == ["running"]
     assert others[0].worker.startswith(f"process {os.getpid()} on ")
+
+
+def test_the_lock_of_a_trial_tells_of_a_worker_of_another_host_that_died(journal, monkeypatch):
+    """There the process cannot be looked for: its signs of life stay out."""
+    context = multiprocessing.get_context("fork")
+
+    def die() -> None:
+        sample(journal, 1, lambda point, shown, watched: os.kill(os.getpid(), signal.SIGKILL))
+
+    worker = context.Process(target=die)
+    worker.start()
+    worker.join(60)
+    monkeypatch.setattr(lock.Worker, "near", False)
+    monkeypatch.setattr(lock, "SILENCE", 0.2)
+    began = time.monotonic()
+    first, second = sample(journal, 1)
+    assert time.monotonic() - began > 0.2
+    assert (first.state, second.state) == ("retried", "finished")
+    assert first.settings == second.settings
+    assert list(Path(journal).parent.glob("*.lock")) == []
+
+
+def test_a_trial_of_a_live_worker_of_another_host_is_left_to_it(journal, monkeypatch):
+    monkeypatch.setattr(lock.Worker, "near", False)
+    monkeypatch.setattr(lock, "SILENCE", 0.3)
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    told = []
+
+    def look(point, shown, watched):
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            told.extend(sample(journal, 1, train=None, wait=False))
+            time.sleep(0.05)
+        return trained(point, shown)
+
+    (only,) = sample(journal, 1, look)
+    assert only.state == "finished"
+    assert {trial.state for trial in told} == {"running"}
 
 
 @pytest.mark.slow

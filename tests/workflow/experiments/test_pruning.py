@@ -81,6 +81,7 @@ def sample(folder: Path, sequences: list[list[float]], *, rises: bool = True, st
             space=read_space([RATES]),
             name="study",
             storage=str(folder / "study.journal"),
+            folder=folder,
             wanted=len(sequences),
             seed=0,
             metric="f1",
