@@ -30,7 +30,8 @@ There is a function for each command of the command line, and each has its own h
 
     compare            recipes and runs over several seeds, side by side
     sweep, plan_sweep  a recipe over a grid of values, ranked; and what that would train
-    submit_compare     the same by jobs in Slurm's queue, not waited for; and submit_sweep
+    submit_compare     a comparison by jobs in Slurm's queue, which are not waited for
+    submit_sweep       the same of a sweep
     list_runs          the runs of a folder: what each learnt, its score, whether it is finished
     doctor             is this machine, or this run, as it should be?
 

@@ -172,8 +172,7 @@ class Elsewhere:
             return
         with stoppable(self.again), self.engine.started(self.written(), self.asked, max(self.runs, 1)) as jobs:
             logger.info("%d workers by %s: what they say is in %s", len(jobs), self.asked.on, jobs[0].log.parent)
-            wait_for(jobs, wanted, total)
-            for job in jobs:
+            for job in wait_for(jobs, wanted, total):
                 self.hear(job)
         self.over = True
 
@@ -201,10 +200,10 @@ class Elsewhere:
             logger.warning("%s: %s: %s", job.name, where, why)
 
 
-def wait_for(jobs: Sequence[Job], wanted: Sequence[Entry], total: int) -> None:
-    """Wait until all have ended, and tell of the runs meanwhile. Where one has seen all runs done, others do not outlive it for long.
+def wait_for(jobs: Sequence[Job], wanted: Sequence[Entry], total: int) -> list[Job]:
+    """Wait until all have ended, and tell of the runs meanwhile: those that ended by themselves.
 
-    Those may be in a queue still, or try a run that failed elsewhere.
+    Where one has seen all runs done, others do not outlive it for long: they may be in a queue still, or try a run that failed elsewhere.
     """
     left, over = list(wanted), None
     try:
@@ -216,11 +215,12 @@ def wait_for(jobs: Sequence[Job], wanted: Sequence[Entry], total: int) -> None:
                 over = time.monotonic()
             if over is not None and time.monotonic() - over > PATIENCE:
                 cancel(waiting)
-                return
+                return [job for job in jobs if job not in waiting]
             time.sleep(workers.POLL)
     except (KeyboardInterrupt, Interrupted):
         cancel(jobs)
         raise
+    return list(jobs)
 
 
 def cancel(jobs: Sequence[Job]) -> None:

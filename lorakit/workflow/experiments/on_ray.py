@@ -21,6 +21,7 @@ from lorakit.workflow.experiments.request import Request
 logger = logging.getLogger(__name__)
 
 DEATHS = 3  # how often a task is started again
+PATIENCE = 60.0  # seconds for a polite stop, which waits for a step
 
 
 class OnRay:
@@ -44,7 +45,7 @@ class OnRay:
         if ours:
             try:
                 ray.init(log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except Exception as error:  # Ray's are of no common kind
                 where = f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}" if "RAY_ADDRESS" in os.environ else "--on ray"
                 raise RunError(f"Ray cannot be reached: {error}", where=where) from error
         tasks: list[Task] = []
@@ -56,6 +57,8 @@ class OnRay:
             tasks += [Task(place, remote.remote(str(call), place, cpus), log(call, place)) for place in range(number)]
             yield tasks
         finally:
+            if tasks:  # those that were cancelled save where they are
+                ray.wait([task.reference for task in tasks], num_returns=len(tasks), timeout=PATIENCE)
             if ours:
                 ray.shutdown()
 
@@ -81,14 +84,10 @@ class Task:
         return bool(ray.wait([self.reference], timeout=0)[0])
 
     def cancel(self) -> None:
-        """As Ctrl-C does: a training saves where it is. Waits for that."""
+        """As Ctrl-C does: a training saves where it is."""
         import ray
 
         ray.cancel(self.reference, force=False, recursive=False)
-        ray.wait([self.reference], timeout=PATIENCE)
-
-
-PATIENCE = 60.0  # seconds for a polite stop, which waits for a step
 
 
 def how_many(wanted: int | None, nodes: Sequence[dict[str, float]]) -> int:

@@ -102,9 +102,7 @@ class Sampling:
 
     def run(self, *, wait: bool, again: str) -> list[Trial]:
         """Sample and train until there are as many trials as wanted, by all workers together; all that the study has then."""
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with warnings.catch_warnings(), workers.stoppable(again):
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with quietly(), workers.stoppable(again):
             study = self.open()
             try:
                 self.take_part(study, wait=wait)
@@ -115,14 +113,13 @@ class Sampling:
 
     def complete(self) -> bool:
         """Whether all trials that are wanted are there, and done."""
-        trials = self.open().get_trials(deepcopy=False)
-        return begun(trials) >= self.wanted and all(trial.state.is_finished() for trial in trials)
+        with quietly():
+            trials = self.open().get_trials(deepcopy=False)
+            return begun(trials) >= self.wanted and all(trial.state.is_finished() for trial in trials)
 
     def known(self) -> list[Trial]:
         """What the study has now."""
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with quietly():
             return trials_of(self.open())
 
     def take_part(self, study: optuna.Study, *, wait: bool) -> None:
@@ -309,6 +306,15 @@ class Numbered(BaseSampler):
     ) -> Any:
         """As TPE does."""
         return self.tpe(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """A block in which Optuna says errors alone, and not that what is used here may change."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 def open_storage(storage: str) -> BaseStorage:

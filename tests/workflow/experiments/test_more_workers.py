@@ -129,7 +129,7 @@ def test_another_worker_is_called_with_the_same(bench, tmp_path):
     recipe = load_recipe(given.pop("recipe")).recipe
     assert recipe == loaded.recipe
     same = {"metric": None, "offline": False, "trials": None, "storage": None, "holdout": None, "prune": None}
-    own = {"workers": 1, "table": None, "wait": True, "seeds": [0, 1], "folder": str(tmp_path)}
+    own = {"workers": 1, "table": None, "wait": True, "on": None, "slurm": [], "seeds": [0, 1], "folder": str(tmp_path)}
     assert given == same | own | {"overrides": ["training.lr=1e-3,1e-2"]}
 
 
