@@ -4,7 +4,7 @@ This process starts them, waits and tells what came out; it trains nothing. What
 start in a folder of its own, with the engine's logs:
 
     FOLDER/jobs/TOKEN/call.json    what a worker does; one that does not find it is on a machine that does not have the folder
-                      N.json       what worker N came to: runs that failed and why; empty where none did
+                      N.json       what worker N came to: runs that failed and why, and whether it has seen all of them done
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Elsewhere:
         path = (self.folder / JOBS / uuid.uuid4().hex[:8] / CALL).absolute()
         given = {**arguments(self.asked, self.folder), "on": None, "slurm": []}
         name = [self.call.__module__, self.call.__name__]
-        write_json(path, {"call": name, "given": given, "folder": str(Path.cwd()), "token": path.parent.name})
+        write_json(path, {"call": name, "given": given, "folder": str(Path.cwd())})
         return path
 
     def hear(self, job: Job) -> None:
@@ -195,8 +195,8 @@ class Elsewhere:
         if told is None:
             logger.warning("%s has ended before its end: %s", job.name, job.log)
             return
-        self.failed |= told
-        for where, why in told.items():
+        self.failed |= told["failed"]
+        for where, why in told["failed"].items():
             logger.warning("%s: %s: %s", job.name, where, why)
 
 
@@ -211,7 +211,7 @@ def wait_for(jobs: Sequence[Job], wanted: Sequence[Entry], total: int) -> list[J
             for entry in [entry for entry in left if entry.run.finished]:
                 left.remove(entry)
                 logger.info("%s is finished: %d of %d", entry.run.path, total - len(left), total)
-            if over is None and any(outcome(job) is not None for job in jobs):
+            if over is None and any((outcome(job) or {}).get("over") for job in jobs):
                 over = time.monotonic()
             if over is not None and time.monotonic() - over > PATIENCE:
                 cancel(waiting)
@@ -230,15 +230,10 @@ def cancel(jobs: Sequence[Job]) -> None:
             job.cancel()
 
 
-def outcome(job: Job) -> dict[str, str] | None:
-    """The runs that failed for a worker, and why; None of one that has not come to its end."""
-    path = beside(job)
+def outcome(job: Job) -> dict[str, Any] | None:
+    """What a worker came to; None of one that has not come to its end."""
+    path = job.log.parent / f"{job.number}.json"
     return read_json(path) if path.exists() else None
-
-
-def beside(job: Job) -> Path:
-    """The file of what a worker came to."""
-    return job.log.parent / f"{job.number}.json"
 
 
 def work(call: Path, number: int, threads: int | None = None) -> None:
@@ -255,10 +250,11 @@ def work(call: Path, number: int, threads: int | None = None) -> None:
         torch.set_num_threads(threads)
     module, name = told["call"]
     try:
-        failed = {lost.run: lost.why for lost in getattr(importlib.import_module(module), name)(**told["given"]).failed}
+        found = getattr(importlib.import_module(module), name)(**told["given"])
+        came_to = {"failed": {lost.run: lost.why for lost in found.failed}, "over": True}
     except Interrupted:
         raise
     except LorakitError as error:
         logger.error("%s", error)
-        failed = {problem.where: problem.what for problem in error.problems}
-    write_json(call.with_name(f"{number}.json"), failed)
+        came_to = {"failed": {problem.where: problem.what for problem in error.problems}, "over": False}
+    write_json(call.with_name(f"{number}.json"), came_to)

@@ -62,7 +62,7 @@ class OnSlurm:
     @contextmanager
     def started(self, call: Path, asked: Request, most: int) -> Iterator[Sequence[SlurmJob]]:
         """The jobs of an earlier call that are not done, else as many as are asked for. Those of this call are cancelled with it."""
-        if earlier := unfinished(call.parent.parent):
+        if earlier := unfinished(call):
             call.unlink()
             call.parent.rmdir()
         yield earlier or submit(call, asked, most)
@@ -151,11 +151,13 @@ def submit(call: Path, asked: Request, most: int) -> list[SlurmJob]:
     ]
 
 
-def unfinished(folder: Path) -> list[SlurmJob]:
-    """The jobs of the newest earlier call in ``folder`` that is not done; empty where there is none."""
+def unfinished(call: Path) -> list[SlurmJob]:
+    """The jobs that an earlier call of the same has submitted to the same folder, where they are not done; empty where there are none."""
     import submitit
 
-    for record in sorted(folder.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime, reverse=True):
+    for record in call.parent.parent.glob(f"*/{RECORD}"):
+        if read_json(record.with_name(call.name)) != read_json(call):
+            continue
         found = []
         for place, (name, process) in enumerate(read_json(record)):
             job: Any = (submitit.SlurmJob if process is None else submitit.LocalJob)(record.parent, name)

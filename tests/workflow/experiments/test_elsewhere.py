@@ -73,7 +73,7 @@ class Engine:
 
 
 @pytest.fixture
-def engine(pretending, monkeypatch) -> Engine:
+def engine(pretending, undrawn, monkeypatch) -> Engine:
     """Its workers pretend to train; nobody else may."""
     made = Engine()
 
@@ -173,6 +173,23 @@ def test_who_is_still_in_the_queue_when_all_is_done_is_not_waited_for(small, eng
     assert (result.missing, engine.cancelled) == ([], [1])
 
 
+def test_a_worker_that_fails_at_once_ends_no_other(small, engine, monkeypatch, tmp_path):
+    monkeypatch.setattr(elsewhere, "PATIENCE", 0.0)
+    looks = iter(range(4))
+
+    def fail() -> bool:
+        (call,) = tmp_path.glob("jobs/*/call.json")
+        write_json(call.with_name("0.json"), {"failed": {"data.csv": "is not there"}, "over": False})
+        return True
+
+    engine.fates = {
+        0: fail,
+        1: lambda: next(looks, None) is None and Job(1, engine, next(tmp_path.glob("jobs/*/call.json"))).worked(),
+    }
+    result = sweep(small, [RANKS], seeds=[0], folder=tmp_path, on="other", workers=2)
+    assert (result.failed, result.missing, engine.cancelled) == ([], [], [])
+
+
 def test_a_machine_without_the_folder_is_told(tmp_path):
     with pytest.raises(RunError, match=r"call\.json: is not on this machine, .*\n *try: a --folder that all machines"):
         work(tmp_path / "call.json", 0)
@@ -184,8 +201,7 @@ def test_an_error_of_a_worker_is_kept(tmp_path, caplog):
     write_json(call, {"call": [sweep.__module__, "sweep"], "given": given, "folder": str(Path.cwd())})
     with caplog.at_level(logging.ERROR):
         work(call, 7)
-    ((where, why),) = read_json(tmp_path / "7.json").items()
-    assert (where, why) == ("nosuch", "there is no recipe of this name")
+    assert read_json(tmp_path / "7.json") == {"failed": {"nosuch": "there is no recipe of this name"}, "over": False}
 
 
 @pytest.mark.parametrize(

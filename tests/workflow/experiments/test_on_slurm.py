@@ -77,9 +77,11 @@ def test_an_array_of_jobs_is_submitted_once(small, slurm, tmp_path, monkeypatch)
     assert (again.jobs, again.earlier, again.logs) == (submitted.jobs, True, submitted.logs)
     assert not (slurm / "job.sh").exists()
     assert [path.name for path in (tmp_path / "c" / "jobs").iterdir()] == [submitted.logs.name]
-    for job in unfinished(tmp_path / "c" / "jobs"):
+    for job in unfinished(submitted.logs / "call.json"):
         job.cancel()
     assert not (slurm / "cancelled").exists()  # an earlier call's
+    other = submit_compare([small], ["adapter.rank=2"], **(asked | {"folder": tmp_path / "c"}))
+    assert (other.earlier, (slurm / "job.sh").exists()) == (False, True)  # another comparison in the same folder
 
 
 def test_ctrl_c_cancels_the_jobs_of_the_call(small, slurm, tmp_path, monkeypatch):
@@ -155,8 +157,8 @@ def test_jobs_share_the_runs_and_a_later_call_tells(bench, tmp_path, monkeypatch
 def test_a_job_that_is_cancelled_saves_where_it_is(bench, tmp_path):
     path = str(bench.load(name="long").path)
     asked = {"seeds": [0], "folder": tmp_path / "c", "on": "slurm", "slurm": HERE, "workers": 1}
-    submit_compare([path], ["training.epochs=10000", "run.checkpoint_every=5000"], **asked)
-    (job,) = unfinished(tmp_path / "c" / "jobs")
+    submitted = submit_compare([path], ["training.epochs=10000", "run.checkpoint_every=5000"], **asked)
+    (job,) = unfinished(submitted.logs / "call.json")
     run, end = Run(tmp_path / "c" / "long-0"), time.monotonic() + LONG
     while not (run.path / "metrics.jsonl").exists():
         assert time.monotonic() < end, "it never began"

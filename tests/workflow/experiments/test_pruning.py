@@ -138,7 +138,7 @@ def test_a_trial_goes_on_where_it_is_among_the_best_third(tmp_path):
 @pytest.mark.parametrize("rises", [True, False])
 def test_any_scores_are_pruned_as_by_hand(tmp_path, rises):
     rng = random.Random(1)
-    sequences = [[rng.random() for _ in range(11)] for _ in range(18)]
+    sequences = [[rng.random() for _ in range(11)] for _ in range(14)]
     trials = sample(tmp_path, sequences, rises=rises)
     expected = by_hand(sequences, rises=rises)
     assert [len(trial.scores) for trial in trials] == expected
@@ -184,7 +184,7 @@ def halting(loaded, *, run_dir, resume, hooks) -> None:
     pretend(loaded, run_dir=run_dir, resume=resume, hooks=hooks)
 
 
-def test_a_sweep_never_chooses_a_pruned_point(small, monkeypatch, tmp_path):
+def test_a_sweep_never_chooses_a_pruned_point(small, undrawn, monkeypatch, tmp_path):
     monkeypatch.setattr(workers, "train", halting)
     settings = {"folder": tmp_path / "s", **PRUNED, "trials": 6, "seeds": [3, 4]}
     result = sweep(small, [RATES], **settings)
