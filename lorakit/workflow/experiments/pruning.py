@@ -88,7 +88,7 @@ class Watched(Hook):
             self.trial.report(score, number)
             if self.trial.should_prune() and not ended:
                 self.trial.set_user_attr("reached", Reached(number, record["epoch"], score).to_dict())
-                raise GivenUp(f"at epoch {record['epoch']:g} with {score:.4f} on the rows held out")
+                raise GivenUp(f"at epoch {record['epoch']:.3g} with {score:.4f} on the rows held out")
 
 
 def scored(record: Mapping[str, Any]) -> bool:
