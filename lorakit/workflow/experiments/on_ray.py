@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from lorakit.workflow.experiments.request import Request
 logger = logging.getLogger(__name__)
 
 DEATHS = 3  # how often a task is started again
+REPLY = 10.0  # seconds for an answer at its address
 PATIENCE = 60.0  # seconds for a polite stop, which waits for a step
 
 
@@ -43,6 +45,7 @@ class OnRay:
 
         ours = not ray.is_initialized()
         if ours:
+            check_address(os.environ.get("RAY_ADDRESS", ""))
             try:
                 ray.init(log_to_driver=False, logging_level=logging.ERROR)
             except Exception as error:  # Ray's are of no common kind
@@ -61,6 +64,18 @@ class OnRay:
                 ray.wait([task.reference for task in tasks], num_returns=len(tasks), timeout=PATIENCE)
             if ours:
                 ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raises RunError where nobody listens at HOST:PORT, for which Ray waits minutes; any other address is Ray's to judge."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), REPLY).close()
+    except OSError as error:
+        hint = "without RAY_ADDRESS one is used that runs on this machine, or started"
+        raise RunError(f"there is no Ray: {error}", where=f"RAY_ADDRESS={address}", hint=hint) from None
 
 
 @dataclass(frozen=True)

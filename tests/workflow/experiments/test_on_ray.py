@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -14,9 +15,9 @@ from lorakit.artifacts.files import read_json
 from lorakit.artifacts.lock import holder_in
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.standing import all_checkpoints
-from lorakit.errors import UsageError
+from lorakit.errors import RunError, UsageError
 from lorakit.workflow.experiments import workers
-from lorakit.workflow.experiments.on_ray import how_many, share
+from lorakit.workflow.experiments.on_ray import check_address, how_many, share
 from lorakit.workflow.experiments.sweep import sweep
 
 LONG = 300.0
@@ -53,6 +54,16 @@ def test_without_ray_it_is_told_what_to_install(monkeypatch):
         UsageError, match=r"--on ray: needs Ray, which is not installed\n *try: pip install 'lorakit\[ray\]'"
     ):
         sweep("demo", ["adapter.rank=2,4"], on="ray", workers=2)
+
+
+def test_an_address_where_nobody_listens_is_told_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        port = there.getsockname()[1]
+        check_address(f"127.0.0.1:{port}")
+    with pytest.raises(RunError, match=rf"RAY_ADDRESS=127\.0\.0\.1:{port}: there is no Ray"):
+        check_address(f"127.0.0.1:{port}")
+    for another in ("", "auto", "local", f"ray://127.0.0.1:{port}"):
+        check_address(another)
 
 
 @pytest.mark.slow
