@@ -37,7 +37,7 @@ def logits(model, tokenizer, texts=TEXTS) -> torch.Tensor:
     return out
 
 
-@pytest.mark.parametrize("setting", ["model.quantization=int8", NF4])
+@pytest.mark.parametrize("setting", ["model.quantization=int8", "model.quantization=int4", NF4])
 def test_a_run_is_read_again_to_the_bit(bench: Bench, tmp_path: Path, setting: str):
     loaded = bench.load(setting, "adapter.targets=[all]")
     parts, again = assemble(loaded), assemble(loaded)
@@ -118,6 +118,16 @@ def test_a_merged_run_is_a_plain_checkpoint_of_the_dense_weights(
     adapted = restore_run(run, None, with_data=False)
     tokenizer = adapted.parts.backbone.tokenizer
     assert_close(logits(stranger, tokenizer), logits(adapted.adapted.model, tokenizer), rtol=1e-4, atol=1e-5)
+
+
+def test_a_plan_tells_the_bytes_of_groups(bench: Bench):
+    plain, planned = lorakit.plan(bench.load()), lorakit.plan(bench.load("model.quantization=int4"))
+    saved = 0
+    for site in assemble(bench.load()).backbone.anatomy.sites:
+        groups = site.out_features * -(-site.in_features // 32)
+        saved += 4 * site.in_features * site.out_features - groups * (32 // 2 + 4 + 4)
+    assert plain.model_bytes - planned.model_bytes == saved
+    assert plain.model_parameters == planned.model_parameters
 
 
 def test_a_plan_tells_the_bytes_of_the_base(bench: Bench):
