@@ -35,4 +35,4 @@ def round_groups(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
 def dense_groups(codes: Tensor, scale: Tensor, zero: Tensor, inside: int) -> Tensor:
     """``scale Q + zero`` (out x ``inside``) in float32, of what ``round_groups`` gives."""
     levels = torch.cat([codes & 15, codes >> 4], dim=-1).float()
-    return torch.addcmul(zero[..., None], levels, scale[..., None]).flatten(1)[:, :inside]
+    return levels.mul_(scale[..., None]).add_(zero[..., None]).flatten(1)[:, :inside]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -256,6 +256,20 @@ def make_dense(model: nn.Module) -> None:
             del module._buffers[name]
         module.__class__ = nn.Linear  # type: ignore[assignment]
         module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+
+
+def integers(model: nn.Module) -> dict[str, tuple[int, Tensor]]:
+    """Module -> group and Q, of what is in int4."""
+    return {name: (m.group, m.codes) for name, m in model.named_modules() if isinstance(m, Int4Linear)}
+
+
+@torch.no_grad()
+def found_again(model: nn.Module, before: Mapping[str, tuple[int, Tensor]]) -> int | None:
+    """The group in which rounding weights that were made dense gives the ``integers`` of before; None where it gives others."""
+    for name, (group, codes) in before.items():
+        if not torch.equal(round_groups(model.get_submodule(name).get_parameter("weight"), group)[0], codes):
+            return None
+    return next((group for group, _ in before.values()), None)
 
 
 def number_count(model: nn.Module) -> int:
