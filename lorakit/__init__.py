@@ -27,6 +27,7 @@ There is a function for each command of the command line, and each has its own h
     export             a run -> an adapter for PEFT
     import_adapter     an adapter of PEFT -> a run
     combine            several runs -> one
+    quantize           a run -> the same on weights of 4 bits, corrected
 
     compare            recipes and runs over several seeds, side by side
     sweep, plan_sweep  a recipe over a grid of values, ranked; and what that would train
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.plan import plan
     from lorakit.workflow.predict import load, predict
     from lorakit.workflow.predict_file import predict_file
+    from lorakit.workflow.quantize import quantize
     from lorakit.workflow.rank_curve import rank_curve
     from lorakit.workflow.report import report
     from lorakit.workflow.search import search
@@ -91,6 +93,7 @@ HOMES = {
     "plan_sweep": "lorakit.workflow.experiments.sweep",
     "predict": "lorakit.workflow.predict",
     "predict_file": "lorakit.workflow.predict_file",
+    "quantize": "lorakit.workflow.quantize",
     "rank_curve": "lorakit.workflow.rank_curve",
     "report": "lorakit.workflow.report",
     "search": "lorakit.workflow.search",
@@ -122,6 +125,7 @@ __all__ = [
     "plan_sweep",
     "predict",
     "predict_file",
+    "quantize",
     "rank_curve",
     "report",
     "search",

@@ -37,7 +37,7 @@ from lorakit.adapters.rank_units import RankUnits
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.adapters.switching import DROPPED, FROZEN, ON, WATCHED
-from lorakit.backbone.quantised import QuantisedLinear
+from lorakit.backbone.quantised import Int4Linear, QuantisedLinear
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 
@@ -251,6 +251,22 @@ class Adapter(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             squared = self.delta.row_norms_squared(weight, self.base_squared, self.scale)
         return squared.clamp_min(SMALLEST_NORM**2).sqrt()
+
+    @torch.no_grad()
+    def fold_into_zero_points(self) -> bool:
+        """Where the update is the same for all inputs of a group in which W is quantised: add it to these groups' zero points, and leave.
+
+        Returns whether it is so. The sum is rounded once from float64; W's integers and scales stay.
+        """
+        if not isinstance(self.base, Int4Linear) or self.spec.decomposition != "none":
+            return False
+        self.double()
+        update = self.delta.by_groups(self.base.group)
+        if update is None:
+            return False
+        self.base.zero.copy_(self.base.zero.double() + self.scale * update)
+        self.switch(DROPPED)
+        return True
 
     @torch.no_grad()
     def fold(self) -> None:

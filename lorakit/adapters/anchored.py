@@ -88,6 +88,10 @@ class Anchored(nn.Module):
         """dW - dW0 (out x in)."""
         return self.live.dense() - self.start.dense()
 
+    def by_groups(self, group: int) -> Tensor | None:
+        """None: a delta that takes factors is not the same for several inputs."""
+        return self.live.by_groups(group)
+
     def effective_weight(self, weight: Tensor, scale: float) -> Tensor:
         """W + scale (dW - dW0)."""
         return weight + scale * self.dense().to(weight.dtype)

@@ -15,6 +15,7 @@ ratio of learning rates x vectors, gates           commute: groups by role; refu
 frozen A x init that gives A                       commute; refused where what that init starts at zero does not train
 anything but B A with both trained x squeeze        refused: there is no product to re-factor, or its start is subtracted
 quantised W x DoRA, starts from W, merging          commute: W is made dense, one site at a time
+inputs pooled by groups x other W than int4's     refused: it is made to merge into the zero points of the same groups
 quantised W x what holds W dense                   refused: it would save nothing; so is training W itself (``blocks.modules``)
 parameters of two modules x training them          refused (``blocks.modules``); no delta sits on embeddings' weights otherwise
 """
@@ -86,7 +87,10 @@ def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Prob
 
 def conflicts_with_base(spec: AdapterSpec, model: ModelSection) -> list[Problem]:
     """What of ``spec`` a quantised base cannot serve."""
-    reason = deltas.get(spec.delta).keeps_dense
+    delta = deltas.get(spec.delta)
+    if delta.only_over:
+        return mismatches(spec, delta.only_over, model)
+    reason = delta.keeps_dense
     if model.quantization == NONE or not reason:
         return []
     what = f"delta '{spec.delta}' {reason}: quantised weights would save nothing"
@@ -95,6 +99,23 @@ def conflicts_with_base(spec: AdapterSpec, model: ModelSection) -> list[Problem]
             what, key=KEY, valid=f"{NONE} with this adapter", hint="adapter.method=lora, or another that adds to W x"
         )
     ]
+
+
+def mismatches(spec: AdapterSpec, kind: str, model: ModelSection) -> list[Problem]:
+    """What keeps an update that is the same for all inputs of a group from going into the groups of W."""
+    if model.quantization != kind:
+        what = f"delta '{spec.delta}' pools its inputs so that it merges into the zero points of {kind}"
+        hint = f"{KEY}={kind}; or adapter.method=lora, which reads every input"
+        return [
+            Problem(f"{what}, and this model has none ({KEY} is {model.quantization})", key=KEY, valid=kind, hint=hint)
+        ]
+    own, group = spec.settings["group"], model.quantization_group
+    if own != group:
+        what = f"delta '{spec.delta}' pools groups of {own} inputs, and the weights are quantised in groups of {group}"
+        return [
+            Problem(what, key="adapter.options", valid=f"group: {group}", hint=f"adapter.options={{group: {group}}}")
+        ]
+    return []
 
 
 def unlike_a_product(spec: AdapterSpec) -> str:

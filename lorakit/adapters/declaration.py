@@ -56,6 +56,8 @@ class Declaration(ABC):
     """Why it cannot be folded into a weight, empty where it can."""
     keeps_dense: ClassVar[str] = ""
     """Why quantising W would save nothing, empty where a dense W is never held for longer than a product."""
+    only_over: ClassVar[str] = ""
+    """How W must be quantised for it (``model.quantization``), empty where it goes with any."""
     peft_names: ClassVar[Mapping[str, str]] = {}
     """Tensor -> its name in PEFT's files, empty where PEFT has no such parametrisation."""
 

@@ -140,6 +140,10 @@ class Delta(Declaration, nn.Module):
         """(b, a) with dW = b a exactly, as thin as the parametrisation allows; None where dW is not of low rank."""
         return None
 
+    def by_groups(self, group: int) -> Tensor | None:
+        """dW (out x in/group), where it is the same for every ``group`` inputs; None where it is not."""
+        return None
+
     def effective_weight(self, weight: Tensor, scale: float) -> Tensor:
         """W' for the given W (out x in). Additive by default; a multiplicative parametrisation overrides it."""
         return weight + scale * self.dense().to(weight.dtype)

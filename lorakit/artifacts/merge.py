@@ -38,14 +38,16 @@ from lorakit.recipe.schema import SHORTCUTS
 def fold(adapted: AdaptedModel) -> int:
     """Write W' into every adapted weight and take the adapters away; the number of sites folded.
 
-    Sums are made in float64 and rounded once. Quantised weights are made dense first, and stay so. Shortcuts stay as they are.
+    Sums are made in float64 and rounded once. What can go into zero points of quantised weights does; then these are made dense, and
+    stay so. Shortcuts stay as they are.
     Raises RunError where an adapter cannot be folded.
     """
     check_own_weights(adapted)
+    live = [adapter for adapter in adapted.adapters.values() if adapter.state != DROPPED]
+    folded = sum(adapter.fold_into_zero_points() for adapter in live)
     make_dense(adapted.model)
     for shared in adapted.shared.values():
         shared.double()
-    folded = 0
     for adapter in adapted.adapters.values():
         if adapter.site.is_shortcut:
             continue
@@ -166,7 +168,7 @@ def restore_shortcuts(backbone: Backbone, folder: Path) -> AdaptedModel:
 
 
 def read_merged(folder: Path) -> dict[str, Any]:
-    """lorakit.json of a merged folder: max_length, pair, shortcuts or None, maybe a temperature. RunError where it is not that."""
+    """lorakit.json of a merged folder: max_length, pair, shortcuts and int4_group or None, maybe a temperature. RunError for another."""
     path, what = folder / OURS, "the record of a merged model"
     record = read_record(path, what)
     with reading(path, what):
@@ -181,6 +183,8 @@ def read_merged(folder: Path) -> dict[str, Any]:
             raise ValueError("pair is neither true nor false")
         temperature_in(record)
         shortcuts = record.setdefault("shortcuts", None)
+        if record.setdefault("int4_group", None) is not None:
+            number(record["int4_group"], "int4_group", low=2, whole=True)
         if shortcuts is not None:
             check_sites(shortcuts["sites"])
             if not shortcuts["sites"] or shortcuts["norm"] not in recipe_keys()["adapter.shortcut_norm"].choices:

@@ -94,7 +94,7 @@ def load_backbone(
         hint = nearest(section.dtype, DTYPES)
         raise RecipeError(f"there is no dtype '{section.dtype}'", key="model.dtype", valid=", ".join(DTYPES), hint=hint)
     if section.quantization != NONE:
-        check_installed()
+        check_installed(section.quantization)
     folder = find_checkpoint(section, offline=offline, merged=merged)
     # The files are here by now: only code that a model borrows from another repository may still need the network.
     local = offline or not section.trust_remote_code
@@ -157,8 +157,9 @@ def load_backbone(
         notes.append(head.note)
     if section.quantization != NONE:
         compute = None if section.compute_dtype is None else DTYPES[section.compute_dtype]
-        double = section.double_quant
-        notes.append(quantise_sites(model, anatomy, section.quantization, double=double, compute_dtype=compute))
+        double, group = section.double_quant, section.quantization_group
+        kind = section.quantization
+        notes.append(quantise_sites(model, anatomy, kind, double=double, compute_dtype=compute, group=group))
     return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding)
 
 

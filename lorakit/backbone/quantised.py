@@ -1,7 +1,8 @@
-"""Linear modules whose frozen weight is kept in 8 or 4 bits, as bitsandbytes quantises it.
+"""Linear modules whose frozen weight is kept in 8 or 4 bits, int8 and nf4 as bitsandbytes quantises it.
 
     int8    W ~ diag(s) Q / 127         s (out,): the largest absolute value of each row; Q: int8 (Dettmers et al. 2022, section 2)
     nf4     W ~ s_block code[Q]         s: that of every 64 numbers; Q: 4 bits, places in a table of 16 (Dettmers et al. 2023, section 3)
+    int4    W ~ scale_group Q + zero_group, of every 32 numbers of a row; Q: 4 bits (``int4``)
 
 With double quantisation the s of nf4 are kept in 8 bits themselves, 256 of them at a time. The weight is made dense for one product,
 and once more on the way back, so that the gradient of x is exactly that through the dense W: a step keeps no dense weight. Whoever
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lorakit.backbone.int4 import dense_groups, round_groups
 from lorakit.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ KEY = "model.quantization"
 NONE = "none"
 BLOCK = 64
 """Numbers that have a scale in common, with nf4."""
+GROUP = 32
+"""Inputs that have a scale and a zero point in common, with int4."""
 
 
 class QuantisedLinear(nn.Linear, ABC):
@@ -54,7 +58,7 @@ class QuantisedLinear(nn.Linear, ABC):
         return self.dense(self.dtype) if self.leaf is None else self.leaf
 
     @abstractmethod
-    def quantise(self, weight: Tensor, *, double: bool) -> None:
+    def quantise(self, weight: Tensor, *, double: bool, group: int) -> None:
         """Keep ``weight`` (out x in) quantised."""
 
     @abstractmethod
@@ -83,7 +87,7 @@ class Int8Linear(QuantisedLinear):
     codes: Tensor
     absmax: Tensor
 
-    def quantise(self, weight: Tensor, *, double: bool) -> None:
+    def quantise(self, weight: Tensor, *, double: bool, group: int) -> None:
         """Round each row to 255 steps."""
         from bitsandbytes.functional import int8_vectorwise_quant
 
@@ -109,7 +113,7 @@ class Nf4Linear(QuantisedLinear):
     scale_offset: Tensor
     double_quant: bool
 
-    def quantise(self, weight: Tensor, *, double: bool) -> None:
+    def quantise(self, weight: Tensor, *, double: bool, group: int) -> None:
         """Put the place of the nearest of 16 numbers for each; double: quantise the scales too."""
         from bitsandbytes.functional import quantize_4bit
 
@@ -151,6 +155,25 @@ class Nf4Linear(QuantisedLinear):
         return out
 
 
+class Int4Linear(QuantisedLinear):
+    """W in 4 bits, with a scale and a zero point for every ``group`` inputs of a row."""
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    group: int
+
+    def quantise(self, weight: Tensor, *, double: bool, group: int) -> None:
+        """Put each number's place among 16 between the least and the largest of its group."""
+        for name, tensor in zip(("codes", "scale", "zero"), round_groups(weight, group), strict=True):
+            self.register_buffer(name, tensor)
+        self.group = group
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """W (out x in)."""
+        return dense_groups(self.codes, self.scale, self.zero, self.in_features).to(dtype)
+
+
 class DenseForNow(torch.autograd.Function):
     """``W x`` with a W that is made dense in the forward pass, and once more on the way back."""
 
@@ -167,33 +190,43 @@ class DenseForNow(torch.autograd.Function):
         return grad @ ctx.layer.dense(grad.dtype), None
 
 
-KINDS: dict[str, type[QuantisedLinear]] = {"int8": Int8Linear, "nf4": Nf4Linear}
+KINDS: dict[str, type[QuantisedLinear]] = {"int4": Int4Linear, "int8": Int8Linear, "nf4": Nf4Linear}
+OURS = ("int4",)
+"""Those that need no other package."""
 
 
-def check_installed() -> None:
-    """RecipeError where bitsandbytes is not there."""
-    if importlib.util.find_spec("bitsandbytes") is None:
+def check_installed(kind: str) -> None:
+    """RecipeError where ``kind`` needs bitsandbytes, and that is not there."""
+    if kind not in OURS and importlib.util.find_spec("bitsandbytes") is None:
         raise RecipeError(
-            "quantised weights need the package bitsandbytes, which is not installed",
+            f"weights in {kind} need the package bitsandbytes, which is not installed",
             key=KEY,
-            valid=f"{NONE}, without it",
+            valid=", ".join((NONE, *OURS)) + ", without it",
             hint="pip install 'lorakit[quantized]'",
         )
 
 
 @torch.no_grad()
-def quantise(module: nn.Linear, kind: str, *, double: bool, compute_dtype: torch.dtype | None) -> None:
+def quantise(
+    module: nn.Linear, kind: str, *, double: bool, compute_dtype: torch.dtype | None, group: int = GROUP
+) -> None:
     """Quantise the frozen weight of a plain Linear where it lies; it becomes a QuantisedLinear."""
     weight = module.weight.detach()
     del module._parameters["weight"]
     module.__class__ = KINDS[kind]
     assert isinstance(module, QuantisedLinear)
     module.dtype, module.compute_dtype, module.leaf = weight.dtype, compute_dtype, None
-    module.quantise(weight, double=double)
+    module.quantise(weight, double=double, group=group)
 
 
 def quantise_sites(
-    model: nn.Module, anatomy: Anatomy, kind: str, *, double: bool, compute_dtype: torch.dtype | None
+    model: nn.Module,
+    anatomy: Anatomy,
+    kind: str,
+    *,
+    double: bool,
+    compute_dtype: torch.dtype | None,
+    group: int = GROUP,
 ) -> str:
     """Quantise every frozen plain Linear of the layers; what was done, in words. RecipeError where there is none."""
     found = [model.get_submodule(site.name) for site in anatomy.sites]
@@ -208,7 +241,7 @@ def quantise_sites(
     before = sum(module.weight.nbytes for module in linears)
     for module in linears:
         if type(module) is nn.Linear:  # and not one that stands at two places and is quantised already
-            quantise(module, kind, double=double, compute_dtype=compute_dtype)
+            quantise(module, kind, double=double, compute_dtype=compute_dtype, group=group)
     after = sum(buffer.nbytes for module in set(linears) for buffer in module.buffers())
     left = f", {len(found) - len(linears)} others are not" if len(linears) < len(found) else ""
     return f"{len(linears)} projections are quantised to {kind}, {after / before:.0%} of their bytes before{left}"
@@ -223,6 +256,20 @@ def make_dense(model: nn.Module) -> None:
             del module._buffers[name]
         module.__class__ = nn.Linear  # type: ignore[assignment]
         module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+
+
+def integers(model: nn.Module) -> dict[str, tuple[int, Tensor]]:
+    """Module -> group and Q, of what is in int4."""
+    return {name: (m.group, m.codes) for name, m in model.named_modules() if isinstance(m, Int4Linear)}
+
+
+@torch.no_grad()
+def found_again(model: nn.Module, before: Mapping[str, tuple[int, Tensor]]) -> int | None:
+    """The group in which rounding weights that were made dense gives the ``integers`` of before; None where it gives others."""
+    for name, (group, codes) in before.items():
+        if not torch.equal(round_groups(model.get_submodule(name).get_parameter("weight"), group)[0], codes):
+            return None
+    return next((group for group, _ in before.values()), None)
 
 
 def number_count(model: nn.Module) -> int:

@@ -28,6 +28,7 @@ from lorakit.cli.list import list_entries
 from lorakit.cli.merge import merge
 from lorakit.cli.plan import plan
 from lorakit.cli.predict import predict
+from lorakit.cli.quantize import quantize
 from lorakit.cli.report import report
 from lorakit.cli.search import search
 from lorakit.cli.show import show
@@ -59,6 +60,7 @@ app.command("merge", rich_help_panel="Run")(merge)
 app.command("predict", rich_help_panel="Run")(predict)
 app.command("export", rich_help_panel="Exchange")(export)
 app.command("import", rich_help_panel="Exchange")(import_adapter)
+app.command("quantize", rich_help_panel="Exchange")(quantize)
 app.command("combine", rich_help_panel="Exchange")(combine)
 app.command("ensemble", rich_help_panel="Exchange")(ensemble)
 app.command("list", rich_help_panel="Recipes")(list_entries)

@@ -48,6 +48,11 @@ def tell(result: MergeResult) -> None:
         pairs.append(("kept apart", kept))
     if result.closed:
         pairs.append(("loads in", f"lorakit alone: of any other loader, {'; '.join(result.closed)}"))
+    if result.int4_group is not None:
+        told = (
+            f"the integers of before, in groups of {result.int4_group}: lorakit loads it in 4 bits, transformers dense"
+        )
+        pairs.append(("in int4", told))
     if result.temperature != 1:
         told = f"{result.temperature:.4g}: lorakit divides logits by it before the softmax; transformers alone does not"
         pairs.append(("temperature", told))

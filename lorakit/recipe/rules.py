@@ -318,10 +318,14 @@ def pairs_are_taken_apart(draft: Draft) -> Iterator[Problem]:
 def quantising_has_its_settings(draft: Draft) -> Iterator[Problem]:
     """What is said of quantised weights needs some."""
     path = "model.quantization"
-    for name, kinds in (("double_quant", ("nf4",)), ("compute_dtype", ("int8", "nf4"))):
+    uses = {"double_quant": ("nf4",), "quantization_group": ("int4",), "compute_dtype": ("nf4", "int4", "int8")}
+    for name, kinds in uses.items():
         if draft[path] not in kinds and draft.changed(f"model.{name}"):
             what = f"has no effect: {path} is {draft[path]} ({draft.where(path)})"
-            yield draft.problem(what, f"model.{name}", written(recipe_keys()[f"model.{name}"].default), f"{path}: nf4")
+            default = written(recipe_keys()[f"model.{name}"].default)
+            yield draft.problem(what, f"model.{name}", default, f"{path}: {kinds[0]}")
+    if draft["model.quantization_group"] % 2:
+        yield draft.problem("two numbers of a group share a byte", "model.quantization_group", "an even number, as 32")
 
 
 def early_stopping_is_whole(draft: Draft) -> Iterator[Problem]:

@@ -75,10 +75,17 @@ class ModelSection:
     )
     quantization: str = key(
         "none",
-        "how the frozen projections are kept: as they are loaded, or rounded to 8 (int8) or 4 bits (nf4) a number by bitsandbytes, which "
-        "the extra lorakit[quantized] installs",
-        choices=("none", "int8", "nf4"),
+        "how the frozen projections are kept: as they are loaded, rounded to 8 (int8) or 4 bits (nf4) a number by bitsandbytes, which "
+        "the extra lorakit[quantized] installs, or to 4 bits in groups with a zero point (int4)",
+        choices=("none", "int4", "int8", "nf4"),
         also=("load_in_4bit", "load_in_8bit", "quantize", "quantization_config", "bnb_4bit_quant_type"),
+    )
+    quantization_group: int = key(
+        32,
+        "int4: so many inputs of a row have a scale and a zero point in common, an even number; these take 64 bits, 2 a number in groups "
+        "of 32",
+        low=2,
+        also=("group_size", "q_group_size"),
     )
     double_quant: bool = key(
         False, "nf4: the scales are quantised too, which saves 0.4 bits a number", also=("bnb_4bit_use_double_quant",)

@@ -16,6 +16,7 @@ from lorakit.artifacts.files import folder, write_json
 from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_record
 from lorakit.backbone.adapted_folder import LENGTH, NO_LIMIT
 from lorakit.backbone.load import quiet_transformers
+from lorakit.backbone.quantised import found_again, integers
 from lorakit.backbone.readout import READOUTS
 from lorakit.recipe.schema import ModelSection, TaskSection
 from lorakit.result import Result
@@ -43,6 +44,8 @@ class MergeResult(Result):
         flips: labels that changed.
         plain: whether transformers alone can load it, which is where nothing was kept, and texts are padded and cut as it does.
         closed: why not: what another loader would do otherwise, in words; empty where it can.
+        int4_group: the group in which rounding it to int4 gives the integers of before, as after QA-LoRA, so that lorakit loads it in
+            4 bits; None where the run was not in int4, or rounding again would move weights.
         load_line: the line of Python that loads it.
         temperature: what its logits are to be divided by before a softmax; ``lorakit.load`` does that, transformers does not. 1: none.
     """
@@ -57,6 +60,7 @@ class MergeResult(Result):
     flips: int
     plain: bool
     closed: list[str]
+    int4_group: int | None
     load_line: str
     temperature: float
 
@@ -103,7 +107,9 @@ def merge(
     check_foldable(adapted)
     reference = predict_reference(restored)
     kept = adapted.live_shortcuts
+    before = integers(adapted.model)
     folded, closed = fold(adapted), why_closed(parts, kept)
+    int4_group = found_again(adapted.model, before)
     with folder(target) as place:
         save_merged(adapted, place, kept, parts.max_length, closed=bool(closed))
         record: dict[str, Any] = {
@@ -117,6 +123,7 @@ def merge(
             "window_pooling": parts.recipe.task.window_pooling,
             "readout": parts.recipe.model.readout,
             "temperature": restored.temperature,
+            "int4_group": int4_group,
             "shortcuts": shortcut_record(kept, parts.recipe.adapter.shortcut_norm) if kept else None,
         }
         write_json(place / "lorakit.json", record)
@@ -140,6 +147,7 @@ def merge(
         kept=[adapter.site.name for adapter in kept],
         plain=not closed,
         closed=closed,
+        int4_group=int4_group,
         load_line=f'lorakit.load("{target}")' if closed else load_line,
         temperature=restored.temperature,
         **vars(proof),

@@ -142,11 +142,19 @@ def restore_merged(section: ModelSection) -> AdaptedModel:
     folder = Path(section.name)
     labels, kind = read_labels(folder / "config.json")
     several = kind == problem_type(regression=False, multi_label=True)
-    section = replace(section, head=KEEP, readout=read_merged(folder)["readout"])
+    section = replace(section, head=KEEP, **kept_as(read_merged(folder)))
     backbone = load_backbone(
         section, labels=labels, regression=not labels, seed=0, offline=True, merged=True, multi_label=several
     )
     return restore_shortcuts(backbone, folder)
+
+
+def kept_as(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record of a merged folder says of its model: what the head reads, and that rounding its weights again moves none."""
+    group = record["int4_group"]
+    return {"readout": record["readout"]} | (
+        {"quantization": "int4", "quantization_group": group} if group is not None else {}
+    )
 
 
 def read_labels(path: Path) -> tuple[tuple[str, ...], str]:
@@ -178,7 +186,7 @@ def restore_checkpoint(name: str, task: Task, *, offline: bool) -> TrainedClassi
     """
     recipe, merged = Recipe(model=ModelSection(name=name, head=KEEP)), is_merged(Path(name))
     if merged:
-        recipe.model.readout = read_merged(Path(name))["readout"]
+        recipe.model = replace(recipe.model, **kept_as(read_merged(Path(name))))
         if recipe.model.readout == PAIR and not task.pair:
             what = f"this checkpoint's head compares the two texts of a row, and the rows of {task.known_as} have one"
             raise UsageError(what, where=name, valid="a task of pairs")

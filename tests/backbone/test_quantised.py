@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lorakit.backbone.anatomy import Anatomy
 from lorakit.backbone.quantised import (
+    KINDS,
     QuantisedLinear,
     make_dense,
     number_count,
@@ -93,7 +94,7 @@ def test_a_row_of_zeros_stays_one():
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_product_and_gradient_are_those_of_the_dense_weight(kind, mode):
     linear, _ = layer(kind)
     getattr(linear, mode)()
@@ -110,7 +111,7 @@ def test_product_and_gradient_are_those_of_the_dense_weight(kind, mode):
         assert torch.equal(linear(x), out)
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_dense_is_kept_for_the_way_back(kind):
     linear, _ = layer(kind)
     kept = []
@@ -119,7 +120,7 @@ def test_nothing_dense_is_kept_for_the_way_back(kind):
     assert torch.Size((40, 96)) not in kept
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_bias_trains(kind):
     linear, _ = layer(kind)
     linear.bias.requires_grad_(True)
@@ -127,7 +128,7 @@ def test_a_bias_trains(kind):
     torch.testing.assert_close(linear.bias.grad, torch.full((40,), 6.0))
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_it_computes_in(kind):
     linear, _ = layer(kind)
     x = torch.randn(4, 96)
@@ -140,7 +141,7 @@ def test_what_it_computes_in(kind):
     assert not torch.equal(half(x), exact)
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_and_a_stored_state_are_the_same(kind):
     linear, _ = layer(kind, double=kind == "nf4")
     x = torch.randn(4, 96)
@@ -152,7 +153,7 @@ def test_a_copy_and_a_stored_state_are_the_same(kind):
     assert torch.equal(other(x), linear(x))
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_made_dense_it_is_a_plain_linear_of_the_same_function(kind):
     linear, _ = layer(kind)
     x = torch.randn(4, 96)
@@ -204,6 +205,7 @@ def test_without_the_library_one_message_says_how_to_get_it(tiny, load):
         load(tiny("bert"), quantization="nf4")
     (problem,) = caught.value.problems
     assert problem.key == "model.quantization"
+    assert problem.valid == "none, int4, without it"
     assert problem.hint == "pip install 'lorakit[quantized]'"
 
 
@@ -211,3 +213,12 @@ def test_a_plain_base_needs_no_library(tiny, load):
     with mock.patch.dict(sys.modules, {"bitsandbytes": None}):  # an import of it fails
         loaded = load(tiny("bert"))
     assert not list(quantised_modules(loaded.model))
+
+
+def test_groups_of_four_bits_need_no_library(tiny, load):
+    nowhere = mock.patch("importlib.util.find_spec", return_value=None)
+    with mock.patch.dict(sys.modules, {"bitsandbytes": None}), nowhere:
+        loaded = load(tiny("bert"), quantization="int4", quantization_group=16)
+    modules = list(quantised_modules(loaded.model))
+    assert {module.scale.shape[1] for module in modules} == {2, 3}  # widths of 32 and 48
+    assert {module.codes.shape[2] for module in modules} == {8}

@@ -131,6 +131,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "flips": 0,
         "plain": False,
         "closed": ["it would leave out the shortcuts"],
+        "int4_group": 32,
         "load_line": "lorakit.load('runs/mrpc-0/merged')",
         "temperature": 1.0,
     },

@@ -46,6 +46,7 @@ COMMANDS = [
     "export",
     "import",
     "combine",
+    "quantize",
     "predict",
     "compare",
     "nonsense",

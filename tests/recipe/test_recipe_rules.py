@@ -141,6 +141,10 @@ def test_custom_keys_of_another_task(mistakes):
         ("double_quant: true", "model.double_quant"),
         ("quantization: int8, double_quant: true", "model.double_quant"),
         ("compute_dtype: bfloat16", "model.compute_dtype"),
+        ("quantization: int4, double_quant: true", "model.double_quant"),
+        ("quantization: nf4, quantization_group: 64", "model.quantization_group"),
+        ("quantization: int4, quantization_group: 33", "model.quantization_group"),
+        ("quantization: int4, quantization_group: 0", "model.quantization_group"),
     ],
 )
 def test_settings_of_quantised_weights_need_some(mistakes, load, settings, key):
@@ -148,3 +152,4 @@ def test_settings_of_quantised_weights_need_some(mistakes, load, settings, key):
     (problem,) = mistakes(head=head % settings)
     assert problem.key == key
     load(head=head % "quantization: nf4, double_quant: true, compute_dtype: bfloat16")
+    load(head=head % "quantization: int4, quantization_group: 64, compute_dtype: bfloat16")

@@ -17,8 +17,9 @@ from lorakit.training.training import Training
 from lorakit.training.update import updates
 
 SMALL = {
-    "vb_lora": ("adapter.options={length: 16, vectors: 8}",)
-}  # its usual vectors are longer than the model is wide
+    "vb_lora": ("adapter.options={length: 16, vectors: 8}",),  # its usual vectors are longer than the model is wide
+    "qa_lora": ("model.quantization=int4",),
+}
 
 
 @pytest.mark.parametrize("name", thinned(methods.names(), 6))

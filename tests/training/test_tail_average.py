@@ -32,7 +32,10 @@ from lorakit.workflow.records import read_run
 
 # 12 steps, of which 7 to 12 are the tail; evaluations after 4, 8 and 12
 TAIL = ("training.average=0.5", "training.schedule=constant", "training.warmup=0", "evaluation.every_steps=4")
-SMALL = {"vb_lora": ("adapter.options={length: 16, vectors: 8}",)}  # shorter than the tiny model is wide
+SMALL = {
+    "vb_lora": ("adapter.options={length: 16, vectors: 8}",),  # shorter than the tiny model is wide
+    "qa_lora": ("model.quantization=int4",),
+}
 DRAWN = [
     name
     for name in methods.names()

@@ -181,7 +181,10 @@ def test_a_classifier_from_elsewhere(bench: Bench, monkeypatch: pytest.MonkeyPat
     assert evaluated.source == str(tmp_path)
 
 
-@pytest.mark.parametrize("settings", [(), ("adapter.shortcuts=[res1,in]", "adapter.method=dora")])
+@pytest.mark.parametrize(
+    "settings",
+    [(), ("adapter.shortcuts=[res1,in]", "adapter.method=dora"), ("model.quantization=int4", "adapter.method=qa_lora")],
+)
 def test_the_merged_model_scores_what_the_run_scores(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: tuple[str, ...]
 ):

@@ -15,8 +15,9 @@ from lorakit.errors import RunError
 from lorakit.recipe.schema import AdapterSection
 
 SMALL = {
-    "vb_lora": "adapter.options={length: 16, vectors: 8}"
-}  # its usual vectors are longer than the tiny model is wide
+    "vb_lora": "adapter.options={length: 16, vectors: 8}",  # its usual vectors are longer than the tiny model is wide
+    "qa_lora": "model.quantization=int4",
+}
 REFUSES_SEARCH = ("aflora",)  # it freezes tensors by scores of its own
 
 

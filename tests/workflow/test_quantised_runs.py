@@ -15,7 +15,7 @@ import lorakit
 from lorakit.adapters.method import methods
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter
 from lorakit.artifacts.files import read_jsonl
-from lorakit.backbone.quantised import QuantisedLinear
+from lorakit.backbone.quantised import Int4Linear, QuantisedLinear
 from lorakit.errors import Interrupted, LorakitError, RecipeError, RunError
 from lorakit.workflow import train as running
 from lorakit.workflow.restore import restore_run
@@ -23,6 +23,8 @@ from lorakit.workflow.setup import adapt, assemble
 
 TEXTS = ["a good film", "the dull cast sleeps and never runs", "sun", "no joke was told in this very long story ."]
 NF4 = "model.quantization=nf4"
+INT4 = "model.quantization=int4"
+QA_LORA = (INT4, "adapter.method=qa_lora", "adapter.targets=[all]")
 HOLDS_IT_DENSE = {"glora", "sam_parser", "svdiff"}
 
 
@@ -37,7 +39,7 @@ def logits(model, tokenizer, texts=TEXTS) -> torch.Tensor:
     return out
 
 
-@pytest.mark.parametrize("setting", ["model.quantization=int8", NF4])
+@pytest.mark.parametrize("setting", ["model.quantization=int8", INT4, NF4])
 def test_a_run_is_read_again_to_the_bit(bench: Bench, tmp_path: Path, setting: str):
     loaded = bench.load(setting, "adapter.targets=[all]")
     parts, again = assemble(loaded), assemble(loaded)
@@ -87,11 +89,12 @@ def test_gradients_of_the_adapters_are_those_over_the_dense_weights(bench: Bench
         assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
-def test_a_resumed_run_ends_as_one_never_interrupted(bench: Bench, tmp_path: Path):
-    whole = bench.train(NF4, run_dir=tmp_path / "whole").run_dir
+@pytest.mark.parametrize("settings", [(NF4,), QA_LORA])
+def test_a_resumed_run_ends_as_one_never_interrupted(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
+    whole = bench.train(*settings, run_dir=tmp_path / "whole").run_dir
     with pytest.raises(Interrupted):
-        bench.train(NF4, run_dir=tmp_path / "cut", hooks=[StopAt(5)])
-    resumed = bench.train(NF4, run_dir=tmp_path / "cut", resume=True).run_dir
+        bench.train(*settings, run_dir=tmp_path / "cut", hooks=[StopAt(5)])
+    resumed = bench.train(*settings, run_dir=tmp_path / "cut", resume=True).run_dir
     assert records(whole) == records(resumed)
     assert lorakit.evaluate(resumed)
     assert len(lorakit.predict(resumed, TEXTS)) == len(TEXTS)
@@ -120,6 +123,45 @@ def test_a_merged_run_is_a_plain_checkpoint_of_the_dense_weights(
     assert_close(logits(stranger, tokenizer), logits(adapted.adapted.model, tokenizer), rtol=1e-4, atol=1e-5)
 
 
+def test_a_merged_run_of_qa_lora_has_the_same_integers_and_stays_in_four_bits(bench: Bench, tmp_path: Path):
+    run = bench.train(*QA_LORA, "training.lr=0.02", "training.max_steps=6").run_dir
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    assert (merged.plain, merged.int4_group) == (True, 32)
+    assert merged.largest_difference < 1e-4 < merged.largest_logit
+    adapted, again = restore_run(run, None, with_data=False).adapted.model, lorakit.load(merged.out)
+    modules = [(name, module) for name, module in adapted.named_modules() if isinstance(module, Int4Linear)]
+    moved = 0
+    for name, module in modules:
+        held = again.model.get_submodule(name)
+        assert torch.equal(held.codes, module.codes), name
+        assert_close(held.scale, module.scale, rtol=1e-4, atol=0)
+        moved += not torch.equal(held.zero, module.zero)
+    assert moved == len(modules)
+    stranger = AutoModelForSequenceClassification.from_pretrained(merged.out).eval()
+    expected = logits(adapted, again.tokenizer)
+    assert_close(logits(again.model, again.tokenizer), expected, rtol=1e-4, atol=1e-5)
+    assert_close(logits(stranger, again.tokenizer), expected, rtol=1e-4, atol=1e-5)
+    found, own = again.predict(TEXTS), lorakit.predict(run, TEXTS)
+    assert [(one.text, one.label) for one in found] == [(one.text, one.label) for one in own]
+
+
+def test_a_merged_run_of_lora_over_groups_is_dense(bench: Bench, tmp_path: Path):
+    run = bench.train(INT4, "training.lr=0.02", "training.max_steps=6").run_dir
+    merged = lorakit.merge(run, out=tmp_path / "merged")
+    assert merged.int4_group is None
+    assert not any(isinstance(module, QuantisedLinear) for module in lorakit.load(merged.out).model.modules())
+
+
+def test_a_plan_tells_the_bytes_of_groups(bench: Bench):
+    plain, planned = lorakit.plan(bench.load()), lorakit.plan(bench.load(INT4))
+    saved = 0
+    for site in assemble(bench.load()).backbone.anatomy.sites:
+        groups = site.out_features * -(-site.in_features // 32)
+        saved += 4 * site.in_features * site.out_features - groups * (32 // 2 + 4 + 4)
+    assert plain.model_bytes - planned.model_bytes == saved
+    assert plain.model_parameters == planned.model_parameters
+
+
 def test_a_plan_tells_the_bytes_of_the_base(bench: Bench):
     plain, planned = lorakit.plan(bench.load()), lorakit.plan(bench.load(NF4))
     assert plain.model_parameters == planned.model_parameters
@@ -139,10 +181,10 @@ def test_every_method_starts_from_the_quantised_function_or_is_refused(bench: Be
         parts = assemble(loaded)
     except LorakitError as error:
         (problem,) = error.problems
-        assert method in HOLDS_IT_DENSE or methods.get(method).block == "everything"
+        assert method in {*HOLDS_IT_DENSE, "qa_lora"} or methods.get(method).block == "everything"
         assert problem.key == "model.quantization"
         return
-    assert method not in HOLDS_IT_DENSE
+    assert method not in {*HOLDS_IT_DENSE, "qa_lora"}
     inputs = parts.backbone.tokenizer(TEXTS, padding=True, return_tensors="pt")
     adapted = adapt(parts, statistics=None)
     loss = adapted.model(**inputs).logits.square().sum()

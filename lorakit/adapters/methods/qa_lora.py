@@ -1,0 +1,25 @@
+"""QA-LoRA: LoRA of inputs that are pooled as the frozen weights are quantised (Xu et al. 2023, arXiv 2309.14717, section 3.3).
+
+    y = W x + b + s B A pool(x)        W: int4, frozen;  pool: means over the groups of W's inputs;  A: rank x in/g;  s = alpha / rank
+
+rank (in/g + out) parameters a site. Over int4 alone, in groups of as many (model.quantization_group, adapter.options.group: 32).
+Merges exactly, in 4 bits: zero + (s/g) B A are the new zero points, integers and scales stay. `lorakit merge` writes that as a plain
+checkpoint, which lorakit loads in 4 bits again, and transformers dense. Means as in the authors' code: PEFT's (which does not
+merge) are in/g times larger, the paper's sums g times. A starts kaiming-uniform; the authors' is Xavier-uniform. A rank above in/g adds
+nothing: the update has no higher one.
+When to use it: where what is deployed is to have 4 bits, after the training too; wants a learning rate some four times LoRA's, as means
+of 32 inputs are small.
+"""
+
+from lorakit.adapters.method import Method, methods
+
+methods.register(
+    Method(
+        name="qa_lora",
+        title="Quantisation-aware LoRA",
+        summary="W x + (alpha/r) B A pool(x) over int4; merges into zero points alone",
+        source="Xu et al. 2023, section 3.3",
+        delta="pooled",
+        lr=2e-3,
+    ),
+)

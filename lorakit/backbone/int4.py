@@ -1,0 +1,38 @@
+"""Numbers in 4 bits by groups: a scale and a zero point for every so many inputs of a row (Xu et al. 2023, section 3.2).
+
+    W ~ scale Q + zero        Q: 0 .. 15;  scale = (max - min) / 15 and zero = min, of each group
+
+The zero point is a float32 in W's own units, not an integer: whatever is constant on groups can be added to it, and Q and scale stay.
+Of what was made dense, in float32, the same Q is found again: the least and the largest number of a group are where they were.
+"""
+
+from __future__ import annotations
+
+import torch
+
+Tensor = torch.Tensor
+
+STEPS = 15
+
+
+def round_groups(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Q, two to a byte (out x groups x group / 2), with scale and zero (out x groups), of ``weight`` (out x in).
+
+    A last group that is not full is filled up with its last number. In a byte a number of a group's first half is low, the one as far
+    into its second half high.
+    """
+    inside = weight.shape[1]
+    filled = torch.arange(-(-inside // group) * group, device=weight.device).clamp_(max=inside - 1)
+    groups = weight.float()[:, filled].unflatten(1, (-1, group))
+    zero, largest = groups.aminmax(dim=-1)
+    scale = (largest - zero) / STEPS
+    step = torch.where(scale == 0, 1, scale)
+    levels = ((groups - zero[..., None]) / step[..., None]).round_().clamp_(0, STEPS).to(torch.uint8)
+    low, high = levels.chunk(2, dim=-1)
+    return low | high << 4, scale, zero
+
+
+def dense_groups(codes: Tensor, scale: Tensor, zero: Tensor, inside: int) -> Tensor:
+    """``scale Q + zero`` (out x ``inside``) in float32, of what ``round_groups`` gives."""
+    levels = torch.cat([codes & 15, codes >> 4], dim=-1).float()
+    return levels.mul_(scale[..., None]).add_(zero[..., None]).flatten(1)[:, :inside]
