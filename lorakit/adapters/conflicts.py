@@ -15,6 +15,7 @@ ratio of learning rates x vectors, gates           commute: groups by role; refu
 frozen A x init that gives A                       commute; refused where what that init starts at zero does not train
 anything but B A with both trained x squeeze        refused: there is no product to re-factor, or its start is subtracted
 quantised W x DoRA, starts from W, merging          commute: W is made dense, one site at a time
+start that quantises W x PEFT, combining, starting refused: its B A belongs to its own Q (``artifacts.base_file``)
 quantised W x what holds W dense                   refused: it would save nothing; so is training W itself (``blocks.modules``)
 parameters of two modules x training them          refused (``blocks.modules``); no delta sits on embeddings' weights otherwise
 """
@@ -26,9 +27,9 @@ from typing import TYPE_CHECKING
 
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import Init, inits
-from lorakit.backbone.quantised import KEY, NONE
+from lorakit.backbone.quantised import KEY, KINDS, NONE
 from lorakit.errors import Problem
-from lorakit.recipe.schema import ModelSection, SearchSection
+from lorakit.recipe.schema import AdapterSection, ModelSection, SearchSection
 
 if TYPE_CHECKING:
     from lorakit.adapters.spec import AdapterSpec
@@ -85,7 +86,10 @@ def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Prob
 
 
 def conflicts_with_base(spec: AdapterSpec, model: ModelSection) -> list[Problem]:
-    """What of ``spec`` a quantised base cannot serve."""
+    """What of ``spec`` a quantised base cannot serve, or one that is not."""
+    if model.quantization == NONE and inits.get(spec.init).quantises:
+        what = f"init '{spec.init}' starts from what rounding the weights loses, and none are rounded"
+        return [Problem(what, key=KEY, valid=", ".join(KINDS), hint=f"{KEY}=nf4, or another adapter.init")]
     reason = deltas.get(spec.delta).keeps_dense
     if model.quantization == NONE or not reason:
         return []
@@ -199,6 +203,17 @@ def ratio_has_both(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterato
         )
 
 
+def steps_have_their_init(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
+    """Only an init that quantises alternates."""
+    if spec.init_steps != AdapterSection.init_steps and not init.quantises:
+        names = ", ".join(name for name, each in inits.items() if each.quantises)
+        yield Problem(
+            f"init '{init.name}' does not alternate: {spec.init_steps} steps have no effect",
+            key="adapter.init_steps",
+            valid=f"{AdapterSection.init_steps}, or adapter.init: {names}",
+        )
+
+
 RULES: tuple[Callable[[AdapterSpec, type[Delta], Init], Iterator[Problem]], ...] = (
     trainable_names_roles,
     nothing_is_stuck,
@@ -208,4 +223,5 @@ RULES: tuple[Callable[[AdapterSpec, type[Delta], Init], Iterator[Problem]], ...]
     init_has_something_to_draw,
     init_fits_the_delta,
     ratio_has_both,
+    steps_have_their_init,
 )
