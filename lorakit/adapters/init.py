@@ -36,6 +36,8 @@ class InitContext:
     """(in,) That of x over calibration tokens, where there is a covariance."""
     gradient: torch.Tensor | None = None
     """(out x in) dL/dW of the loss averaged over calibration rows, for an init that ``needs`` it."""
+    fisher: torch.Tensor | None = None
+    """(out x in) Mean of (dL/dW)^2 over calibration rows, for an init that ``needs`` it."""
     quantise: Callable[[torch.Tensor], torch.Tensor] | None = None
     """(out x in) -> the same rounded, which the site has as its frozen weight from then on, for an init that ``quantises``."""
     steps: int = AdapterSection.init_steps
@@ -69,7 +71,7 @@ class Init:
     """The role of the factor that it gives as zero, which must train; empty where it gives none."""
     anchors: bool = False
     """Whether it starts the update away from zero. The start then is kept and subtracted (``anchored``)."""
-    needs: Literal["nothing", "weight", "covariance", "gradient"] = "nothing"
+    needs: Literal["nothing", "weight", "covariance", "gradient", "fisher"] = "nothing"
     """What of the model or of training data it looks at."""
     quantises: bool = False
     """Whether it decides itself what the site's weight is rounded to. The run then keeps that, and its start is not W's function."""

@@ -233,7 +233,7 @@ class AdapterSection:
     init_batches: int = key(8, "training batches that an init looks at, where it looks at data", low=1)
     init_steps: int = key(
         5,
-        "how often an init that quantises (loftq) alternates between rounding the weight and fitting A and B",
+        "how often, at most, an init that quantises (loftq, lq_fisher) alternates between rounding the weight and fitting A and B",
         low=1,
         also=("loftq_iter", "num_iter"),
     )

@@ -105,6 +105,7 @@ def test_a_resumed_run_ends_as_one_never_interrupted(bench: Bench, tmp_path: Pat
         ("adapter.method=dora",),
         ("adapter.init=pissa",),
         ("adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2"),
+        ("adapter.init=lq_fisher", "adapter.init_batches=1"),
         ("model.quantization=int8", "adapter.method=ia3", "adapter.dropout=0"),
         ("adapter.method=bitfit", "adapter.dropout=0"),
     ],

@@ -14,11 +14,11 @@ from lorakit.artifacts.combination import Combination, Factors, Setting, Update,
 from lorakit.artifacts.merge import fold
 from lorakit.artifacts.run import Run
 from lorakit.backbone.head import output_names
-from lorakit.backbone.quantised import weight_leaves
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import load_recipe
 from lorakit.searching.input_statistics import input_means
+from lorakit.searching.weight_gradients import squared_gradients
 from lorakit.tasks.batching import Batch
 from lorakit.tasks.label_order import order_by_name
 from lorakit.tasks.task import Task
@@ -106,7 +106,7 @@ def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: i
     if needs == "fisher":
         fold(adapted)
         objective.accelerator.prepare_model(adapted.model)
-        statistics = squared_gradients(adapted.model, sites, batches, objective)
+        statistics = squared_gradients(adapted.model, sites, batches, objective.summed)
     complete = {site.name: updates.get(site.name, nothing_at(site)) for site in sites}
     measured = {
         name: replace(update, statistic=statistics[name].double().cpu()) if statistics else update
@@ -136,27 +136,6 @@ def training_batches(restored: RestoredRun, rows: int, seed: int) -> list[Batch]
     order = torch.randperm(len(split), generator=generator(seed, "combine/rows"))[:rows].tolist()
     encoded = encode_rows(split.select(order), parts.backbone, parts.cut, "train")
     return [encoded.collate(range(start, min(start + BATCH, len(encoded)))) for start in range(0, len(encoded), BATCH)]
-
-
-def squared_gradients(
-    model: torch.nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
-) -> Tensors:
-    """Mean over rows of (dL/dW)^2 (out x in), each row's gradient by itself."""
-    count = 0
-    with weight_leaves([model.get_submodule(site.name) for site in sites]) as weights:
-        totals = [torch.zeros_like(weight.requires_grad_(True), dtype=torch.float32) for weight in weights]
-        for batch in batches:
-            for row in range(len(batch["labels"])):
-                one = {name: tensor[row : row + 1] for name, tensor in batch.items()}
-                gradients = torch.autograd.grad(objective.summed(model, one), weights, allow_unused=True)
-                for total, gradient in zip(totals, gradients, strict=True):
-                    if gradient is not None:
-                        total += gradient.float().square()
-                count += 1
-    return {
-        site.name: (total.T if site.kind == "conv1d" else total) / count
-        for site, total in zip(sites, totals, strict=True)
-    }
 
 
 def check_ranks(combination: Combination, members: Sequence[Member], sites: Sequence[Site]) -> None:

@@ -149,10 +149,22 @@ def statistics_for(
             for site in sites
         }
         return {name: {"covariance": x.T @ x / len(x), "mean": x.mean(dim=0)} for name, x in inputs.items()}
+    shapes = {site.name: (site.out_features, site.in_features) for site in sites}
     if needs == "gradient":
-        shapes = {site.name: (site.out_features, site.in_features) for site in sites}
         return {name: {"gradient": 0.1 * torch.randn(shape, generator=stream(name))} for name, shape in shapes.items()}
+    if needs == "fisher":
+        return {name: {"fisher": 0.1 * torch.rand(shape, generator=stream(name))} for name, shape in shapes.items()}
     return {site.name: dict(NO_STATISTICS) for site in sites}
+
+
+def take_base(adapted: AdaptedModel, other: AdaptedModel) -> None:
+    """Give a model the weights that the start of another one quantised, where it did."""
+    held = other.own_base()
+    for name, buffer in adapted.own_base().items():
+        buffer.copy_(held[name])
+    for adapter in adapted.adapters.values():
+        if adapter.own_base:
+            adapter.measure_base()
 
 
 def batch_for(model: Any) -> dict[str, torch.Tensor]:

@@ -27,6 +27,7 @@ from support.adapters.cases import (
     logits,
     make_case,
     merged,
+    take_base,
 )
 from support.adapters.unit_checks import check_units, check_watching
 from support.thinned import crossed
@@ -212,6 +213,7 @@ def check_round_trip(case: Case) -> None:
     stored = {name: tensor.clone() for name, tensor in case.adapted.tensors().items()}
     other = case.again(seed=9)
     assert not torch.equal(evaluated(other.model, case.batch), evaluated(case.adapted.model, case.batch))
+    take_base(other, case.adapted)
     other.load_tensors(stored)
     assert torch.equal(evaluated(other.model, case.batch), evaluated(case.adapted.model, case.batch))
 
@@ -258,8 +260,7 @@ def check_half_precision(case: Case) -> None:
             case.again(seed=0, dtype="bfloat16")
         return
     half = case.again(seed=0, dtype="bfloat16")
-    for name, buffer in half.own_base().items():  # weights of bfloat16 are not rounded as those of float32 are
-        buffer.copy_(case.adapted.own_base()[name])
+    take_base(half, case.adapted)  # weights of bfloat16 are not rounded as those of float32 are
     fresh = evaluated(half.model, case.batch)
     half.switch([])
     start = evaluated(half.model, case.batch)
