@@ -1,6 +1,7 @@
 """The quantised weights of a run whose start chose them (``Init.quantises``), kept as they are.
 
-base/quantised.safetensors    of every such site what its QuantisedLinear holds, SITE.BUFFER; its metadata has their digest
+base/quantised.safetensors    of every such site what its QuantisedLinear holds, SITE.BUFFER
+base/sums.json                its sha256
 
 They are the base model's weights rounded without what A and B hold, so no file of the model has them. To derive them again from the
 start's factors would take the same library, kernels and SVD to the last bit. They are written once, before the first step: in nf4 4.5
@@ -11,25 +12,25 @@ gets onto other weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from lorakit.adapters.adapted_model import AdaptedModel, digest_of
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import read_tensors, save_tensors
-from lorakit.artifacts.files import folder
+from lorakit.artifacts.files import folder, read_json, write_json
 from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
+from lorakit.tasks.cache import sha256_of
 
-FILE = "quantised.safetensors"
+FILE, SUMS = "quantised.safetensors", "sums.json"
 
 
 def write_base(adapted: AdaptedModel, run: Run) -> None:
     """Write them into the run's folder, whole or not at all, where there are any."""
     if held := adapted.own_base():
         with folder(run.base) as target:
-            save_tensors(held, target / FILE, {"digest": adapted.base_digest})
+            save_tensors(held, target / FILE)
+            write_json(target / SUMS, {FILE: sha256_of(target / FILE)})
 
 
 @torch.no_grad()
@@ -40,14 +41,13 @@ def load_base(adapted: AdaptedModel, run: Run) -> None:
         return
     path = run.base / FILE
     found = read_tensors(path)
+    if read_json(run.base / SUMS) != {FILE: sha256_of(path)}:
+        what = "the quantised weights are not those that were written"
+        raise RunError(what, where=str(path), hint="a copy of the run")
     for name in sorted(held.keys() | found.keys()):
         if kind_of(held, name) != kind_of(found, name):
             what = f"tensor {name} is {kind_of(found, name)}, and this model's {kind_of(held, name)}"
             raise RunError(what, where=str(path))
-    if digest_of(found) != told_digest(path):
-        raise RunError(
-            "the quantised weights are not those that were written", where=str(path), hint="a copy of the run"
-        )
     for name, buffer in held.items():
         buffer.copy_(found[name])
     for adapter in adapted.adapters.values():
@@ -57,12 +57,3 @@ def load_base(adapted: AdaptedModel, run: Run) -> None:
 def kind_of(tensors: Mapping[str, torch.Tensor], name: str) -> str:
     """Its shape and dtype, in words."""
     return f"{tensors[name].dtype} {[*tensors[name].shape]}" if name in tensors else "missing"
-
-
-def told_digest(path: Path) -> str | None:
-    """What the file says of itself."""
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {}).get("digest")
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot be read: {error}", where=str(path)) from None

@@ -13,10 +13,12 @@ from support.runs import Bench
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter
-from lorakit.artifacts.base_file import FILE, load_base, write_base
+from lorakit.artifacts.base_file import FILE, SUMS, load_base, write_base
+from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import start_from
 from lorakit.errors import RecipeError, RunError
+from lorakit.tasks.cache import sha256_of
 from lorakit.workflow.setup import adapt, assemble
 
 LOFTQ = ("model.quantization=nf4", "adapter.method=loftq", "adapter.rank=4", "adapter.targets=[q,up]")
@@ -63,6 +65,12 @@ def test_the_file_has_the_bits_of_the_formula(tmp_path: Path, bench: Bench, sett
     assert sum(tensor.nbytes for tensor in held.values()) == exact + tables
 
 
+def test_the_same_start_gives_the_same_bytes(bench: Bench, tmp_path: Path):
+    for name in ("one", "two"):
+        write_base(fresh(bench, *LOFTQ), Run(tmp_path / name))
+    assert (tmp_path / "one" / "base" / FILE).read_bytes() == (tmp_path / "two" / "base" / FILE).read_bytes()
+
+
 def test_a_run_without_such_a_start_keeps_nothing(bench: Bench, tmp_path: Path):
     adapted = fresh(bench, "model.quantization=nf4")
     write_base(adapted, Run(tmp_path))
@@ -84,6 +92,7 @@ def test_what_is_missing_damaged_or_another_one_is_refused(bench: Bench, tmp_pat
     with pytest.raises(RunError, match="not those that were written"):
         load_base(empty(bench, *LOFTQ), run)
     save_file(held | {name: held[name][:-1].clone()}, path)
+    write_json(run.base / SUMS, {FILE: sha256_of(path)})
     with pytest.raises(RunError, match=r"codes is torch.uint8 \[\d+, 1\], and this model's"):
         load_base(empty(bench, *LOFTQ), run)
     shutil.rmtree(run.base)
