@@ -30,6 +30,8 @@ There is a function for each command of the command line, and each has its own h
 
     compare            recipes and runs over several seeds, side by side
     sweep, plan_sweep  a recipe over a grid of values, ranked; and what that would train
+    submit_compare     a comparison by jobs in Slurm's queue, which are not waited for
+    submit_sweep       the same of a sweep
     list_runs          the runs of a folder: what each learnt, its score, whether it is finished
     doctor             is this machine, or this run, as it should be?
 
@@ -53,8 +55,8 @@ if TYPE_CHECKING:
     from lorakit.workflow.doctor.doctor import doctor
     from lorakit.workflow.ensembles import ensemble
     from lorakit.workflow.evaluate import evaluate
-    from lorakit.workflow.experiments.compare import compare
-    from lorakit.workflow.experiments.sweep import plan_sweep, sweep
+    from lorakit.workflow.experiments.compare import compare, submit_compare
+    from lorakit.workflow.experiments.sweep import plan_sweep, submit_sweep, sweep
     from lorakit.workflow.export import export
     from lorakit.workflow.glora.evolve import evolve
     from lorakit.workflow.import_peft import import_adapter
@@ -92,6 +94,8 @@ HOMES = {
     "rank_curve": "lorakit.workflow.rank_curve",
     "report": "lorakit.workflow.report",
     "search": "lorakit.workflow.search",
+    "submit_compare": "lorakit.workflow.experiments.compare",
+    "submit_sweep": "lorakit.workflow.experiments.sweep",
     "sweep": "lorakit.workflow.experiments.sweep",
     "train": "lorakit.workflow.train",
     "train_folds": "lorakit.workflow.train_folds",
@@ -121,6 +125,8 @@ __all__ = [
     "rank_curve",
     "report",
     "search",
+    "submit_compare",
+    "submit_sweep",
     "sweep",
     "train",
     "train_folds",

@@ -226,8 +226,10 @@ class Adapter(nn.Module):
         return self.site.kind in ("linear", "conv1d")
 
     def base_weight(self) -> torch.Tensor:
-        """The frozen W as (out x in), whatever way round the module keeps it."""
+        """The frozen W as (out x in), whatever way round the module keeps it; gathered, by all processes, where it is sharded."""
         weight: torch.Tensor = self.base.weight  # type: ignore[union-attr, assignment]
+        if hasattr(weight, "full_tensor"):
+            weight = weight.full_tensor()
         return weight.T if self.site.kind == "conv1d" else weight
 
     @property

@@ -76,9 +76,9 @@ def portion(share: float, total: int) -> int:
 
 
 def enabled_modules(share: float, sites: Sequence[Site]) -> tuple[int, int]:
-    """(linear sites, shortcuts) that the authors' rule enables: floor of the share, and round of the share."""
+    """(linear sites, shortcuts) that the authors' rule enables: floor of the share, and the share rounded, halves to the even number."""
     linear = sum(not site.is_shortcut for site in sites)
-    return portion(share, linear), math.floor(round(share * (len(sites) - linear), 6) + 0.5)
+    return portion(share, linear), round(round(share * (len(sites) - linear), 6))
 
 
 def _module_budget(share: float, sites: Sequence[Site], site_costs: Mapping[str, int], common: int) -> Budget:

@@ -24,6 +24,11 @@ def linear_uniform(tensor: torch.Tensor, generator: torch.Generator) -> None:
     nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
 
 
+def he_uniform(tensor: torch.Tensor, generator: torch.Generator) -> None:
+    """U(+-sqrt(6 / inputs)): kaiming-uniform with a = 0 (He et al. 2015)."""
+    nn.init.kaiming_uniform_(tensor, generator=generator)
+
+
 def zero(tensor: torch.Tensor, generator: torch.Generator) -> None:
     """0, for a tensor that does not keep the update at zero, as the constant 0.0 in ``starts`` would say of it."""
     tensor.zero_()

@@ -6,7 +6,7 @@ an anchored adapter is as good as a plain one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +15,7 @@ import torch
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Delta
+from lorakit.adapters.options import Option
 from lorakit.artifacts.peft.export import thin
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
@@ -63,7 +64,7 @@ class Combination:
     combine: (updates of one site, setting) -> the combined update, dense or as factors; weight: each adapter's where none are given,
     None for equal shares; density: where none is given, None for a method that keeps everything; rank: of the result where none is
     given, from the adapters' ranks at a site; needs: the statistic it looks at; learns: whether its weights are learnt on examples
-    instead of given; factors: whether every update must be of low rank, and of the same one.
+    instead of given; factors: whether every update must be of low rank, and of the same one; options: its own settings.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Combination:
     needs: Literal["nothing", "fisher", "gram"] = "nothing"
     learns: bool = False
     factors: bool = False
+    options: Mapping[str, Option] = field(default_factory=dict)
 
 
 combinations: Registry[Combination] = Registry("combination", "lorakit.artifacts.combinations")

@@ -28,7 +28,7 @@ def combine(
         str,
         typer.Option(
             "--method",
-            help="linear, concat, svd, task_arithmetic, ties, dare, fisher, regmean or lorahub.",
+            help="linear, concat, svd, task_arithmetic, ties, dare, dare_ties, fisher, regmean or lorahub.",
             autocompletion=complete_combination,
         ),
     ] = "linear",
@@ -47,7 +47,14 @@ def combine(
         ),
     ] = None,
     density: Annotated[
-        Optional[float], typer.Option("--density", help="The share of entries that ties (0.2) and dare (0.5) keep.")
+        Optional[float],
+        typer.Option("--density", help="The share of entries that ties (0.2), dare and dare_ties (0.5) keep."),
+    ] = None,
+    option: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--option", metavar="NAME=VALUE", help="A setting of the method alone: fisher has labels and normalise."
+        ),
     ] = None,
     rows: Annotated[
         int, typer.Option("--rows", help="Training rows of each run that fisher, regmean and lorahub look at.")
@@ -86,6 +93,7 @@ def combine(
             coefficients=numbers,
             rank=rank,
             density=density,
+            options=read_options(option or []),
             rows=rows,
             seed=seed,
             weights=weights,
@@ -104,6 +112,14 @@ def read_numbers(text: str | None) -> list[float] | None:
         raise UsageError(
             f"'{text}' is not a list of numbers", where="--coefficients", valid="such as 0.5,0.5"
         ) from None
+
+
+def read_options(given: list[str]) -> dict[str, str]:
+    """``NAME=VALUE`` each. UsageError for anything else."""
+    for text in given:
+        if "=" not in text:
+            raise UsageError(f"'{text}' sets nothing", where="--option", valid="NAME=VALUE, such as labels=own")
+    return dict(text.split("=", 1) for text in given)
 
 
 def tell(result: CombineResult) -> None:

@@ -15,12 +15,16 @@ from lorakit.cli.experiments import (
     Folder,
     Metric,
     NoWait,
+    On,
     Seeds,
+    SlurmOptions,
+    SubmitOnly,
     Workers,
     heading,
     request,
     say_the_rest,
     spread,
+    tell_submitted,
     too_wide,
 )
 from lorakit.cli.options import AsJson, Offline, Quiet
@@ -48,6 +52,9 @@ def compare(
     metric: Metric = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Train nothing; compare the runs that exist.")] = False,
     workers: Workers = None,
+    on: On = None,
+    slurm_option: SlurmOptions = None,
+    submit_only: SubmitOnly = False,
     no_wait: NoWait = False,
     figure: Annotated[
         Optional[Path],
@@ -61,9 +68,14 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare recipes over several seeds, and runs that exist; train what is missing."""
-    asked = request(seeds, folder, metric, csv, no_wait=no_wait, workers=workers, offline=offline, quiet=quiet)
+    how = {"no_wait": no_wait, "offline": offline, "quiet": quiet}
+    asked = request(seeds, folder, metric, csv, workers=workers, on=on, slurm=slurm_option, **how)
     arms, overrides = sorted_out(arguments)
     with envelope(offline=offline, quiet=quiet):
+        if submit_only:
+            given = {**asked, "train": not no_train, "figure": figure}
+            answer(lorakit.submit_compare(arms, overrides, **given), tell_submitted, as_json=as_json)
+            return
         result = lorakit.compare(arms, overrides, **asked, train=not no_train, figure=figure)
         answer(result, tell, as_json=as_json)
         say_the_rest(result, (result.figure, csv))

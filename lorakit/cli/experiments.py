@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from lorakit.cli.output import console, say, warn
+from lorakit.cli.output import console, say, warn, write
 from lorakit.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lorakit.cli.progress import ProgressHook
     from lorakit.reporting.stats import Summary
     from lorakit.workflow.experiments.compare import Comparison
+    from lorakit.workflow.experiments.elsewhere import Submitted
     from lorakit.workflow.experiments.sweep import Sweep
 
 ENDLESS = 10_000  # columns, more than any table takes
@@ -45,7 +46,31 @@ Workers = Annotated[
         "--workers",
         metavar="N",
         min=1,
-        help="Train so many runs side by side on this machine; by default as many as there are GPUs, or one.",
+        help="Train so many runs side by side, on this machine or --on others; by default as many as there are GPUs, or one.",
+    ),
+]
+On = Annotated[
+    Optional[str],
+    typer.Option(
+        "--on",
+        metavar="ray|slurm",
+        help="Let Ray or Slurm start the workers on its machines, which share the folder; wait here for what they come to.",
+    ),
+]
+SlurmOptions = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--slurm-option",
+        metavar="KEY=VALUE",
+        help="What a job of --on slurm asks for, once for each: gpus_per_node=1, partition=NAME, timeout_min=240, mem_gb=32; "
+        "cluster=local starts them here.",
+    ),
+]
+SubmitOnly = Annotated[
+    bool,
+    typer.Option(
+        "--submit-only",
+        help="Hand the jobs to Slurm's queue and wait for nothing; the same line without it tells the rest.",
     ),
 ]
 Csv = Annotated[
@@ -62,6 +87,8 @@ def request(
     *,
     no_wait: bool,
     workers: int | None,
+    on: str | None,
+    slurm: list[str] | None,
     offline: bool,
     quiet: bool,
 ) -> dict[str, Any]:
@@ -80,6 +107,8 @@ def request(
         "table": csv,
         "offline": offline,
         "workers": workers,
+        "on": on,
+        "slurm": slurm or [],
         "watch": watch,
     }
 
@@ -110,6 +139,13 @@ def say_the_rest(result: Comparison | Sweep, written: Sequence[Path | None]) -> 
             say(f"wrote {path}")
     if result.failed:
         raise RunError(failures(result.failed))
+
+
+def tell_submitted(result: Submitted) -> None:
+    """Write the jobs, and how what they come to is told."""
+    write(f"{'not done yet' if result.earlier else 'submitted'}: {', '.join(result.jobs)}")
+    write(f"what they say is in {result.logs}")
+    write(f"to wait for them, and see the table: {result.again}")
 
 
 def heading(result: Comparison | Sweep) -> str:

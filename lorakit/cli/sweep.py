@@ -15,12 +15,16 @@ from lorakit.cli.experiments import (
     Folder,
     Metric,
     NoWait,
+    On,
     Seeds,
+    SlurmOptions,
+    SubmitOnly,
     Workers,
     heading,
     request,
     say_the_rest,
     spread,
+    tell_submitted,
     too_wide,
 )
 from lorakit.cli.options import AsJson, Offline, Quiet, RecipeName
@@ -69,11 +73,22 @@ def sweep(
             help="Choose by this share of the training rows, train the best point on all of them and score it on the validation rows.",
         ),
     ] = None,
+    prune: Annotated[
+        Optional[str],
+        typer.Option(
+            "--prune",
+            metavar="asha",
+            help="End drawn trials early whose score on the held-out rows is not among the best third so far: needs --trials, --holdout.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check and list the points with their parameters; train and write nothing."),
     ] = False,
     workers: Workers = None,
+    on: On = None,
+    slurm_option: SlurmOptions = None,
+    submit_only: SubmitOnly = False,
     no_wait: NoWait = False,
     csv: Csv = None,
     offline: Offline = False,
@@ -81,12 +96,16 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe over a grid of values and several seeds, and rank the points."""
-    asked = request(seeds, folder, metric, csv, no_wait=no_wait, workers=workers, offline=offline, quiet=quiet)
-    asked |= {"trials": trials, "storage": storage, "holdout": holdout}
+    how = {"no_wait": no_wait, "offline": offline, "quiet": quiet}
+    asked = request(seeds, folder, metric, csv, workers=workers, on=on, slurm=slurm_option, **how)
+    asked |= {"trials": trials, "storage": storage, "holdout": holdout, "prune": prune}
     with envelope(offline=offline, quiet=quiet):
         if dry_run:
             planned = lorakit.plan_sweep(recipe, overrides or [], **asked)
             answer(planned, lambda plan: write(plan_table(plan)), as_json=as_json)
+            return
+        if submit_only:
+            answer(lorakit.submit_sweep(recipe, overrides or [], **asked), tell_submitted, as_json=as_json)
             return
         result = lorakit.sweep(recipe, overrides or [], **asked)
         answer(result, tell, as_json=as_json)
@@ -114,7 +133,7 @@ def sweep_tables(result: Sweep) -> list[Table]:
     name = Column("point", lambda point: point.name)
     settings = setting_columns(result.points)
     scores = [
-        column("runs", lambda came_to: len(came_to.runs)),
+        Column("runs", runs_of, right=True),
         column("last", lambda came_to: spread(came_to.last)),
         column("best", lambda came_to: spread(came_to.best)),
     ]
@@ -131,6 +150,14 @@ def sweep_tables(result: Sweep) -> list[Table]:
     if not too_wide(together):
         return [together]
     return [table(result.points, [name, *scores], title=title), table(result.points, [name, *costs])]
+
+
+def runs_of(point: SweptPoint) -> str:
+    """How many runs of a point are finished; of one that was pruned, where, and the score there."""
+    if point.came_to is not None:
+        return str(len(point.came_to.runs))
+    reached = point.reached
+    return "-" if reached is None else f"pruned at epoch {reached.epoch:.3g}, {reached.score:.4f}"
 
 
 def plan_table(plan: SweepPlan) -> Table:

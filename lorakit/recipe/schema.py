@@ -301,7 +301,10 @@ class SearchSection:
     proxy_options: dict[str, str] = key({}, "settings of the proxy alone: see `lorakit show PROXY`")
     every: float = key(0.2, "epochs between ticks, from step 0", above=0)
     enable: Optional[float] = key(
-        None, "budget as the share of all sites' parameters; 0.25 where no budget is given", above=0, high=1
+        None,
+        "budget as the share of all sites' parameters; where no budget is given the search's own, 0.25 for heterolora",
+        above=0,
+        high=1,
     )
     uniform_rank: Optional[int] = key(None, "budget as what this rank would cost on every site", low=1)
     parameters: Optional[int] = key(None, "budget as a number of parameters, the head not counted", low=1)
@@ -528,7 +531,11 @@ SEARCH_PRESETS: dict[str, dict[str, Any]] = {
         "search.batches": 32,
         "search.data": "first",
         "search.mode": "train",
-        "search.proxy_options": {"norm": "l2", "untrained": "literal"},  # those of them that the proxy has
+        "search.proxy_options": {
+            "norm": "l2",
+            "untrained": "literal",
+            "tolerance": "0.005",
+        },  # those of them that the proxy has
         "adapter.shortcut_norm": "paper",
     },
     "best": {  # of what was tried for heterolora on held-out training rows: see scripts/README.md

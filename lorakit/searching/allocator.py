@@ -120,9 +120,10 @@ class Allocator(ABC):
     refactors: ClassVar[bool] = False
     steady: ClassVar[bool] = False
     sees_tokens: ClassVar[bool] = True
+    needs_weight_gradients: ClassVar[bool] = False
     """What the training must know: whether its steps may close what the last tick left on; whether it writes the factors of an update
     anew, so that no entry of them keeps its meaning; ``Hook.steady``, where watched sites may be an exception; whether it looks at what
-    modules compute for each token, and not at gradients, weights and logits alone."""
+    modules compute for each token, and not at gradients, weights and logits alone; whether at gradients of the frozen weights."""
 
     def __init__(self, context: SearchContext):
         check_acts_in_training(type(self))

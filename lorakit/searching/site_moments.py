@@ -80,7 +80,9 @@ class SiteMoments:
         return listen
 
     def add(self, name: str, tokens: int, squares: Tensor, gradient: Tensor) -> None:
-        """Count one pass through the site ``name``."""
+        """Count one pass through the site ``name``; none that counts nothing in the loss, and so has no gradient."""
+        if not gradient.any():
+            return
         of_gradient = gradient.detach().float().square().flatten(0, -2).sum(dim=0)
         found = torch.cat([squares.new_tensor([tokens]), squares, of_gradient])
         self.step_sums[name] = self.step_sums[name] + found if name in self.step_sums else found

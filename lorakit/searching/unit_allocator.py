@@ -1,7 +1,8 @@
 """Allocators that give and take single rank units: one way from everything to the budget, one way to close and hold units.
 
-limit        everything until `search.warmup` of the training is over, then down to the budget by a cubic, which is reached
-             `search.tail` before the end (AdaLoRA, Zhang et al. 2023, section 3.3); from there on nothing changes
+limit        everything until `search.warmup` of the training is over, then down to the budget, which is reached `search.tail` before
+             the end, by a cubic that is fast first and slow last (AdaLoRA, Zhang et al. 2023, section 3.3), or by the
+             allocator's own way; from there on nothing changes
 choice       the best units whose parameters fit, over all sites together
 closed       a unit that is off adds nothing to the function and does not move: after every optimiser step it is put back
 scale        stays that of the rank a site was built with: the function does not jump when units go
@@ -9,6 +10,7 @@ scale        stays that of the rank a site was built with: the function does not
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -20,9 +22,12 @@ from lorakit.adapters.budget import portion
 from lorakit.adapters.rank_units import axes_of
 from lorakit.adapters.switching import DROPPED, ON
 from lorakit.errors import RecipeError
+from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import Allocator, Decision, SearchContext
 from lorakit.searching.cost_model import SMALL, CostModel
 from lorakit.searching.selection import largest_uniform_rank, select_units
+
+logger = logging.getLogger(__name__)
 
 CHOOSING = 4
 """Small operations for a rank unit when units are chosen."""
@@ -62,7 +67,11 @@ class UnitAllocator(Allocator):
         final = self.context.budget.parameters
         if step >= min(self.end, self.context.ticks[-1]):  # a last tick before the end has the last word
             return final
-        return max(portion(remaining(step, self.begin, self.end, final / self.everything), self.everything), final)
+        return max(portion(self.share_left(step, final / self.everything), self.everything), final)
+
+    def share_left(self, step: int, final: float) -> float:
+        """The share of everything that the limit is at ``step``, on the way to the share ``final``."""
+        return remaining(step, self.begin, self.end, final)
 
     def decide(self, step: int) -> Decision:
         """Score every unit, keep the best, close the others."""
@@ -121,6 +130,16 @@ class UnitAllocator(Allocator):
         """Continue from ``state_dict()``."""
         super().load_state_dict(state)
         self.hold()
+
+
+def warn_without_phases(search: SearchSection) -> None:
+    """Say that a search whose published settings train everything first, and the chosen units last, does neither here."""
+    if search.warmup == search.tail == 0:
+        logger.warning(
+            "search '%s' cuts from the first tick to the last step: its authors train everything first and the units that stay last, "
+            "as search.warmup=0.15 and search.tail=0.5 do",
+            search.method,
+        )
 
 
 def has_more_than_units(adapter: Adapter) -> bool:

@@ -4,7 +4,7 @@ which say how much the loss minds a change of an entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -42,13 +42,14 @@ def weight_gradients(
     }
 
 
+Terms = Callable[[nn.Module, Batch], Iterable[tuple[float, torch.Tensor]]]
+"""(model, one row) -> (share, value) whose gradients, squared, make up the row's by their shares."""
+
+
 def squared_gradients(
-    model: nn.Module,
-    sites: Sequence[Site],
-    batches: Sequence[Batch],
-    summed: Callable[[nn.Module, Batch], torch.Tensor],
+    model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], terms: Terms
 ) -> dict[str, torch.Tensor]:
-    """Site -> mean over rows of (dL/dW)^2 (out x in), each row's gradient by itself: the diagonal of the empirical Fisher information.
+    """Site -> mean over rows of (dL/dW)^2 (out x in), each row's gradients by themselves: the diagonal of the Fisher information.
 
     As ``weight_gradients`` otherwise; which parameters want gradients is left as it is, but for these weights.
     """
@@ -58,10 +59,11 @@ def squared_gradients(
         for batch in batches:
             for row in range(len(batch["labels"])):
                 one = {name: tensor[row : row + 1] for name, tensor in batch.items()}
-                gradients = torch.autograd.grad(summed(model, one), weights, allow_unused=True)
-                for total, gradient in zip(totals, gradients, strict=True):
-                    if gradient is not None:
-                        total += gradient.float().square()
+                for share, value in terms(model, one):
+                    gradients = torch.autograd.grad(value, weights, allow_unused=True, retain_graph=True)
+                    for total, gradient in zip(totals, gradients, strict=True):
+                        if gradient is not None:
+                            total += share * gradient.float().square()
                 count += 1
     return {
         site.name: (total.T if site.kind == "conv1d" else total) / count

@@ -30,6 +30,8 @@ SummedLoss = Callable[[nn.Module, Batch], torch.Tensor]
 
 Lengths = Sequence[int] | NDArray[np.int64]
 
+IDLE = "idle"
+"""In a batch that counts nothing: a process without rows passes it so that the others need not wait."""
 PARTS = "parts"
 """Which pieces of a split's tokens the lines of a batch are (lines,), where the training has what the lower layers make of them."""
 

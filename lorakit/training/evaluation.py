@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
@@ -18,10 +19,13 @@ from lorakit.training.objective import Objective
 
 @torch.no_grad()
 def predict_logits(model: nn.Module, encoded: Encoded, objective: Objective, batch_size: int) -> np.ndarray:
-    """(rows, labels), float32, in row order; batches are shared out over the processes, and the model's mode is put back."""
+    """(rows, labels), float32, in row order; batches are shared out over the processes, and the model's mode is put back.
+
+    A process that has no batch left passes the first one again: where weights are sharded, no other can go on without it.
+    """
     accelerator, training = objective.accelerator, model.training
     model.eval()
-    mine = encoded.batches(batch_size)[accelerator.process_index :: accelerator.num_processes]
+    mine = shared_out(encoded.batches(batch_size), accelerator)
     parts = [(rows, objective.logits(model, encoded.collate(rows)).cpu().numpy()) for rows in mine]
     model.train(training)
     gathered = gather_object(parts) if accelerator.num_processes > 1 else parts
@@ -29,6 +33,13 @@ def predict_logits(model: nn.Module, encoded: Encoded, objective: Objective, bat
     for rows, part in gathered:
         logits[rows] = part
     return logits
+
+
+def shared_out(batches: Sequence[list[int]], accelerator: Accelerator) -> list[list[int]]:
+    """This process's part of the batches, as many as every other's; the first one stands in where there are none left."""
+    rounds = range(0, len(batches), accelerator.num_processes)
+    places = [start + accelerator.process_index for start in rounds]
+    return [batches[place if place < len(batches) else 0] for place in places]
 
 
 def decide(task: Task, logits: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lorakit.recipe.schema import TrainingSection
-from lorakit.tasks.batching import PARTS, Batch, Encoded, epoch_batches, evaluation_batches
+from lorakit.tasks.batching import IDLE, PARTS, Batch, Encoded, epoch_batches, evaluation_batches
 from lorakit.training.losses import row_scale, scaled
 
 
@@ -18,20 +18,19 @@ from lorakit.training.losses import row_scale, scaled
 class StepBatch:
     """What one optimiser step sees.
 
-    batches: this process's part of ``accumulate`` batches, each cut where ``micro_tokens`` says; rows: of all of them, on all
-    processes; share: 1, or 0 where fewer rows than processes were left and this one repeats a row, so that the others need not
-    wait for its gradients.
+    batches: this process's part of ``accumulate`` batches, each cut where ``micro_tokens`` says, and behind them what is passed for
+    the others alone (``IDLE``); rows: of all that count, on all processes.
     """
 
     batches: list[Batch]
     rows: int
-    share: float = 1.0
 
 
 @dataclass(frozen=True)
 class TrainLoader:
     """The training rows, batched for one of ``processes`` processes, padded to a length that ``multiple`` divides.
 
+    in_step: whether all processes pass equally many batches, as sharded weights need it, or one may pass fewer;
     weights: of the classes (classes,); with them each batch says what makes a mean over its step's rows one over their weights;
     numbered: whether each says which pieces of the tokens it holds.
     """
@@ -42,6 +41,7 @@ class TrainLoader:
     process: int = 0
     processes: int = 1
     multiple: int = 1
+    in_step: bool = False
     weights: NDArray[np.float64] | None = None
     numbered: bool = False
 
@@ -50,11 +50,20 @@ class TrainLoader:
         batches, accumulate = self.batches(epoch), self.training.accumulate
         for start in range(skip * accumulate, len(batches), accumulate):
             step_batch = batches[start : start + accumulate]
-            mine = [share for rows in step_batch if (share := rows[self.process :: self.processes])]
+            mine = self.parts(step_batch, self.process)
+            others = range(self.processes) if self.in_step else ()
+            passes = max([1, len(mine), *(len(self.parts(step_batch, process)) for process in others)])
             whole = [row for rows in step_batch for row in rows]
-            cut = [part for rows in mine or [step_batch[0][:1]] for part in self.cut(rows)]
-            parts = [self.collate(rows, whole, self.multiple) for rows in cut]
-            yield StepBatch(parts, len(whole), share=1.0 if mine else 0.0)
+            passed = [self.collate(rows, whole, self.multiple) for rows in mine]
+            for _ in range(passes - len(mine)):
+                one = self.collate(step_batch[0][:1], whole, self.multiple)
+                passed.append({**one, IDLE: torch.ones(1, dtype=torch.bool)})
+            yield StepBatch(passed, len(whole))
+
+    def parts(self, step_batch: list[list[int]], process: int) -> list[list[int]]:
+        """The rows of each pass that is ``process``'s part of a step."""
+        shares = [rows[process :: self.processes] for rows in step_batch]
+        return [part for share in shares if share for part in self.cut(share)]
 
     def cut(self, rows: list[int]) -> list[list[int]]:
         """A batch's rows in parts of at most ``micro_tokens`` tokens, padding included, the longest first; one row alone may have more.

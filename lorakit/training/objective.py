@@ -9,10 +9,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.tasks.batching import PARTS, ROW_SCALE, WINDOW_OF, Batch
+from lorakit.tasks.batching import IDLE, PARTS, ROW_SCALE, WINDOW_OF, Batch
 from lorakit.training.losses import ClassLoss, LabelLoss
 
-NO_INPUTS = ("labels", ROW_SCALE, WINDOW_OF, PARTS)
+NO_INPUTS = ("labels", ROW_SCALE, WINDOW_OF, PARTS, IDLE)
 """What of a batch is not for the model."""
 
 

@@ -36,7 +36,8 @@ class Training:
     temperature for the first of these, where the recipe wants one; metric: the score that
     tells which evaluation is best; states: of the frozen lower layers, where there are such; head_reads: whether the head starts with what
     tells the labels apart, fitted or trained before; losses and norms: this process's loss and the
-    gradient's norm of every step since the last log line.
+    gradient's norm of every step since the last log line; sharded: whether the processes share the frozen weights out, so that the
+    gradients are still to be averaged.
     """
 
     recipe: Recipe
@@ -62,6 +63,7 @@ class Training:
     norms: list[torch.Tensor] = field(default_factory=list)
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
     head_reads: bool = False
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         self.parameters = [tensor.parameter for tensor in self.adapted.trained()]

@@ -24,6 +24,7 @@ from torch import nn
 
 from lorakit.searching.scoring import without_trace
 from lorakit.tasks.batching import Batch, evaluation_batches
+from lorakit.training.evaluation import shared_out
 from lorakit.training.gradients import step_gradients
 from lorakit.training.loader import StepBatch
 from lorakit.training.nonfinite import SKIP
@@ -44,7 +45,7 @@ COLLAPSED = 0.25
 class Trials:
     """Trial steps of a training that has not begun, each from where it stands.
 
-    steps: this process's part of the training's first steps; probe: its part of the probe rows, as batches.
+    steps: this process's part of the training's first steps; probe: its part of the probe rows, place -> batch.
     """
 
     def __init__(self, training: Training):
@@ -73,8 +74,8 @@ class Trials:
             return -math.inf
         return (self.before.loss - after.loss) / self.before.loss if self.before.loss else 0.0
 
-    def probe_batches(self) -> list[Batch]:
-        """This process's part of at most ``ROWS`` training rows, which are drawn from a stream of their own."""
+    def probe_batches(self) -> dict[int, Batch]:
+        """This process's part of at most ``ROWS`` training rows, which are drawn from a stream of their own, by their first one's place."""
         encoded, recipe = self.training.loader.encoded, self.training.recipe
         rows = torch.randperm(len(encoded), generator=self.stream).numpy()
         labels = encoded.labels
@@ -84,18 +85,21 @@ class Trials:
         places = evaluation_batches(
             [encoded.lengths[row] for row in rows], recipe.evaluation.batch_size, equal=encoded.padding.equal
         )
-        accelerator = self.training.accelerator
-        mine = places[accelerator.process_index :: accelerator.num_processes]
-        return [encoded.collate([int(rows[place]) for place in part]) for part in mine]
+        mine = shared_out(places, self.training.accelerator)
+        return {part[0]: encoded.collate([int(rows[place]) for place in part]) for part in mine}
 
     @torch.no_grad()
     def look(self) -> Look | None:
         """How the probe's rows are told apart, those of all processes; None where a logit is no number."""
         model, objective = self.training.adapted.model, self.training.objective
         model.eval()
-        found = [(objective.logits(model, batch).cpu().numpy(), batch["labels"].numpy()) for batch in self.probe]
+        found = [
+            (place, (objective.logits(model, batch).cpu().numpy(), batch["labels"].numpy()))
+            for place, batch in self.probe.items()
+        ]
         model.train()
-        logits, labels = (np.concatenate(parts) for parts in zip(*gather_object(found), strict=True))
+        each = dict(gather_object(found))  # one that stood in for none is there twice
+        logits, labels = (np.concatenate(parts) for parts in zip(*each.values(), strict=True))
         if not np.isfinite(logits).all():
             return None
         regression, multi_label = objective.regression, objective.multi_label

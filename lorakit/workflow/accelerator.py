@@ -18,6 +18,15 @@ from lorakit.training.losses import ClassLoss, LabelLoss
 from lorakit.training.objective import Objective
 
 DATA_PARALLEL = ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU")
+FSDP = "ACCELERATE_USE_FSDP"
+"""What tells that the processes were launched to shard."""
+ROAD = "accelerate launch --use_fsdp --fsdp_version 2 --num_processes 2 -m lorakit train RECIPE"
+ENGINES = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism",
+}
+"""What tells that the processes were launched for another engine -> its name."""
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """``training.precision`` -> Accelerate's name of it."""
 
@@ -33,7 +42,14 @@ def core_count() -> int:
 
 
 def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
-    """The device and precision of the recipe, and its trackers where a run's folder is given. UsageError where weights would be sharded."""
+    """The device and precision of the recipe, and its trackers where a run's folder is given.
+
+    Raises UsageError for engines that shard what trains, and for FSDP where nothing would be sharded (``sharding``).
+    """
+    refuse_elsewhere()
+    for switch, engine in ENGINES.items():
+        if parse_flag_from_env(switch):
+            raise not_possible(engine)
     AcceleratorState._reset_state()
     GradientState._reset_state()
     accelerator = Accelerator(
@@ -43,14 +59,25 @@ def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if accelerator.distributed_type.value not in ("NO", *DATA_PARALLEL):
-        raise UsageError(
-            f"training under {accelerator.distributed_type.value} is not possible: adapters are switched, counted and saved whole",
-            valid="data parallel, on any number of machines: every process holds the frozen model",
-            hint="accelerate launch --multi_gpu; in less memory: model.dtype=bfloat16, or a smaller training.batch_size",
-        )
+        raise not_possible(accelerator.distributed_type.value)
     if folder and recipe.run.trackers:
         accelerator.init_trackers("lorakit", config=dict(plain_values(recipe)))
     return accelerator
+
+
+def refuse_elsewhere() -> None:
+    """UsageError where FSDP is asked for and nothing would be sharded: in every command but `lorakit train`."""
+    if parse_flag_from_env(FSDP):
+        raise UsageError("only lorakit train shards a model", valid=ROAD, hint="the same command without --use_fsdp")
+
+
+def not_possible(engine: str) -> UsageError:
+    """Of an engine that shards what trains."""
+    return UsageError(
+        f"training under {engine} is not possible: adapters are switched, counted and saved whole",
+        valid="data parallel, on any number of machines, or FSDP version 2: it shards the frozen model alone",
+        hint=f"accelerate launch --multi_gpu; in less memory: {ROAD}",
+    )
 
 
 def put_on_device(model: nn.Module, recipe: Recipe, *, regression: bool, multi_label: bool = False) -> Objective:

@@ -85,7 +85,7 @@ def measure_fisher(
     model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Mean of (dL/dW)^2 (out x in) over rows, in float32; zeros for a weight that the loss does not depend on."""
-    found = squared_gradients(model, sites, batches, objective.summed)
+    found = squared_gradients(model, sites, batches, lambda each, row: [(1.0, objective.summed(each, row))])
     return {name: {"fisher": squares} for name, squares in found.items()}
 
 

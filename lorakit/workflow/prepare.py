@@ -39,22 +39,32 @@ from lorakit.workflow.head_start import start_head
 from lorakit.workflow.objective import objective_of
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.setup import adapt, drop_unused_work, make_allocator, warm_start
+from lorakit.workflow.sharding import check_model, shard
 
 
 def prepare(
-    loaded: LoadedRecipe, parts: Parts, run: Run, hooks: Sequence[Hook] = (), *, fresh: bool = True
+    loaded: LoadedRecipe,
+    parts: Parts,
+    run: Run,
+    hooks: Sequence[Hook] = (),
+    *,
+    fresh: bool = True,
+    sharded: bool = False,
 ) -> Training:
     """Everything the loop needs.
 
-    fresh: whether the adapters start here; otherwise their tensors are loaded afterwards, and no init looks at data.
+    fresh: whether the adapters start here; otherwise their tensors are loaded afterwards, and no init looks at data; sharded: whether
+    the processes share the frozen weights out, once the adapters have started (``sharding``).
     """
     recipe, task = loaded.recipe, parts.task
-    if recipe.training.gradient_checkpointing:  # memory counts more than time
+    if recipe.training.gradient_checkpointing or sharded:  # memory counts more than time
         give_memory_back()
     with loaded.locating_errors():
         encoded = parts.encode("train", *task.validation)
         schedule = make_schedule(recipe, len(encoded["train"]))
         check_device(recipe)
+        if sharded:
+            check_model(parts.backbone.model)
         if fresh:
             start_head(parts)
             settle_block(parts, encoded["train"])
@@ -67,12 +77,15 @@ def prepare(
             load_base(adapted, run)
     drop_unused_work(parts, adapted)
     accelerator = make_accelerator(recipe, run.path)
-    tell_no_more_than_needed(accelerator, recipe, adapted)
-    model = accelerator.prepare_model(adapted.model)
+    if sharded:
+        model = shard(adapted, accelerator)
+    else:
+        tell_no_more_than_needed(accelerator, recipe, adapted)
+        model = accelerator.prepare_model(adapted.model)
     objective = objective_of(parts, accelerator)
     with loaded.locating_errors():
         states = freeze(parts, encoded["train"], objective, schedule)
-    loader = make_loader(parts, encoded["train"], accelerator, numbered=states is not None)
+    loader = make_loader(parts, encoded["train"], accelerator, numbered=states is not None, in_step=sharded)
     optimizer = make_optimizer(adapted, recipe.training, base_rate(recipe))
     search: list[SearchHook] = []
     with loaded.locating_errors():
@@ -116,6 +129,7 @@ def prepare(
         states=states,
         outputs=outputs,
         calibrate=lambda: calibrate_first(parts, encoded, outputs),
+        sharded=sharded,
         head_reads=parts.backbone.head.kept or recipe.model.head_start == FITTED or bool(recipe.adapter.start),
     )
     seed_dropout(recipe)
@@ -133,7 +147,9 @@ def calibrate_first(
     return calibration_of(parts.task, outputs[first], labels.numpy())
 
 
-def make_loader(parts: Parts, rows: Encoded, accelerator: Accelerator, *, numbered: bool = False) -> TrainLoader:
+def make_loader(
+    parts: Parts, rows: Encoded, accelerator: Accelerator, *, numbered: bool = False, in_step: bool = False
+) -> TrainLoader:
     """The training rows, this process's part of them; in few lengths where graphs are taken of each, numbered where states are kept."""
     recipe = parts.recipe
     return TrainLoader(
@@ -143,6 +159,7 @@ def make_loader(parts: Parts, rows: Encoded, accelerator: Accelerator, *, number
         accelerator.process_index,
         accelerator.num_processes,
         multiple=LENGTHS if recipe.training.cuda_graphs else 1,
+        in_step=in_step,
         weights=parts.row_weights,
         numbered=numbered,
     )

@@ -18,7 +18,7 @@ from lorakit.artifacts.readout_file import ReadoutChoice, read_choice, write_cho
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.warm_start import KEY
 from lorakit.errors import RunError
-from lorakit.recipe.load import AnyRecipe, load_recipe
+from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.result import Result
 from lorakit.tasks.baselines import Baseline, below_words, collapse_warnings, one_class
 from lorakit.tasks.calibration import Calibration, as_calibration
@@ -42,6 +42,7 @@ from lorakit.workflow.readout import settle_readout
 from lorakit.workflow.resume import check_same_recipe, choose_run, holding
 from lorakit.workflow.same_data import check_same_base, check_same_data, remember, seen_before, seen_by, warn_of_seen
 from lorakit.workflow.setup import assemble
+from lorakit.workflow.sharding import check_sharding, launched_for_training
 from lorakit.workflow.unfinished import as_begun
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,8 @@ def train(
 
     Raises:
         RecipeError: for a wrong recipe, or one that does not fit its model; everything that is wrong at once.
-        UsageError: for a folder that holds another run, and for a run that cannot be resumed with this recipe.
+        UsageError: for a folder that holds another run, for a run that cannot be resumed with this recipe, and for processes that
+            were launched for another engine than data parallel or FSDP version 2.
         DataError: for data that cannot be used.
         RunError: where the training diverged, or what it wrote is not what it trained.
         Interrupted: after a polite stop; the same call with ``resume=True`` goes on.
@@ -169,7 +171,23 @@ def train(
         >>> result.run_dir                                                     # doctest: +SKIP
         PosixPath('runs/demo-0')
     """
-    loaded = load_recipe(recipe, overrides)
+    with launched_for_training() as sharded:
+        return train_loaded(load_recipe(recipe, overrides), run_dir, data, hooks, resume=resume, sharded=sharded)
+
+
+def train_loaded(
+    loaded: LoadedRecipe,
+    run_dir: str | Path | None,
+    data: TaskData | None,
+    hooks: Sequence[Hook],
+    *,
+    resume: bool,
+    sharded: bool,
+) -> TrainResult:
+    """``train`` as the processes were launched; sharded: whether they share the frozen weights out."""
+    if sharded:
+        with loaded.locating_errors():
+            check_sharding(loaded.recipe)
     run = choose_run(loaded, run_dir, resume)
     if resume:
         run.check_own()
@@ -185,7 +203,7 @@ def train(
             with loaded.locating_errors():
                 loaded, parts, choice = settle_readout(loaded, parts)
         baselines = measure_baselines(parts)
-        training = prepare(loaded, parts, run, [*guard, *hooks], fresh=not resume)
+        training = prepare(loaded, parts, run, [*guard, *hooks], fresh=not resume, sharded=sharded)
         if resume:
             logger.info("resuming from %s", load_checkpoint(training))
         elif training.accelerator.is_main_process:

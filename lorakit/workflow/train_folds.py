@@ -20,7 +20,7 @@ from lorakit.tasks.readers import read_csv
 from lorakit.tasks.table import whole
 from lorakit.tasks.task import Task
 from lorakit.training.hooks import Hook
-from lorakit.workflow.accelerator import this_process
+from lorakit.workflow.accelerator import refuse_elsewhere, this_process
 from lorakit.workflow.ensembles import claim_together, ensemble
 from lorakit.workflow.evaluate import evaluate
 from lorakit.workflow.resume import changed_keys
@@ -85,6 +85,7 @@ def train_folds(
     """
     if folds < 2:
         raise UsageError(f"{folds} is no number of folds", where="--folds", valid="2 or more")
+    refuse_elsewhere()  # between the trainings rows are predicted, by whole models
     loaded = load_recipe(recipe, overrides)
     run = loaded.recipe.run
     out = Path(run_dir) if run_dir else Path(run.folder) / f"{run.name}-{run.seed}-folds"

@@ -44,6 +44,8 @@ def test_the_papers_search_space_has_143_places_of_which_36_are_on(opt_350m: tup
     assert (len(linear), len(shortcuts)) == (48, 95)
     assert enabled_modules(0.25, linear + shortcuts) == (12, 24)
     assert enabled_modules(0.25, linear) == (12, 0)
+    halves = [enabled_modules(0.25, shortcuts[:number])[1] for number in (2, 6, 10, 14)]
+    assert halves == [0, 2, 2, 4]  # Python's round of 0.5, 1.5, 2.5 and 3.5, as the authors count
 
 
 @pytest.mark.parametrize(

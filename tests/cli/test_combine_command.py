@@ -53,6 +53,7 @@ def test_options_are_passed_on_and_facts_printed(cli, here, combined):
             ".2",
         ),
         *("--rows", "32", "--seed", "7", "--weights", "best", "--out", "runs/ab"),
+        *("--option", "labels=own", "--option", "normalise=none"),
     )
     assert ran.code == 0
     (args, kwargs) = combined[0]
@@ -62,6 +63,7 @@ def test_options_are_passed_on_and_facts_printed(cli, here, combined):
         "coefficients": [0.5, 1.0],
         "rank": 4,
         "density": 0.2,
+        "options": {"labels": "own", "normalise": "none"},
         "rows": 32,
         "seed": 7,
         "weights": "best",
@@ -83,6 +85,7 @@ def test_json_is_all_that_is_on_standard_output(cli, here, combined):
     [
         ((), "Missing"),
         (("runs/a", "runs/b", "--coefficients", "half,half"), "not a list of numbers"),
+        (("runs/a", "runs/b", "--option", "labels"), "sets nothing"),
         (("runs/a", "runs/b", "--weights", "first"), "no 'first' weights"),
         (("runs/a", "runs/b", "--weights", "0.5,0.5"), "--coefficients for how much each run counts"),
         (("runs/a", "runs/b", "--use", "best"), "--use is now called --weights"),

@@ -10,6 +10,7 @@ from lorakit.artifacts.files import write_json
 from lorakit.cli.progress import ProgressHook
 from lorakit.reporting.stats import paired_difference, summarise
 from lorakit.workflow.experiments.compare import Comparison
+from lorakit.workflow.experiments.elsewhere import Submitted
 from lorakit.workflow.experiments.totals import ComparedArm, ComparedRun
 from lorakit.workflow.experiments.workers import Missing
 
@@ -105,6 +106,8 @@ def test_arguments_are_sorted_and_passed_on(cli, here, compared):
         "table": Path("x.csv"),
         "offline": True,
         "workers": 3,
+        "on": None,
+        "slurm": [],
     }
 
 
@@ -122,6 +125,22 @@ def test_the_table_has_what_was_asked_for(cli, here, compared):
     assert "best accuracy on the validation split itself" in ran.out
     assert "warning: fewer than 5 seeds" in ran.err
     assert "wrote runs/compare/comparison.png" in ran.err
+
+
+def test_jobs_that_are_only_submitted_are_told(cli, here, workflow, monkeypatch):
+    calls = []
+
+    def submit_compare(*args, **kwargs):
+        calls.append((args, kwargs))
+        return Submitted(Path("runs/compare"), ["job 17_0"], Path("logs"), True, "lorakit compare a b --on slurm")
+
+    monkeypatch.setattr(lorakit, "submit_compare", submit_compare, raising=False)
+    ran = cli("compare", "a", "b", "adapter.rank=4", "--on", "slurm", "--workers", "2", "--submit-only")
+    (((arms, overrides), settings),) = calls
+    assert (arms, overrides) == (["a", "b"], ["adapter.rank=4"])
+    assert (settings["on"], settings["workers"], settings["train"]) == ("slurm", 2, True)
+    assert ran.code == 0
+    assert "not done yet: job 17_0" in ran.out
 
 
 def test_a_narrow_terminal_cuts_no_number(cli, here, compared, monkeypatch):

@@ -8,7 +8,8 @@ import pytest
 import lorakit
 from lorakit.artifacts.files import write_json
 from lorakit.cli.progress import ProgressHook
-from lorakit.workflow.experiments.ranking import SweptPoint
+from lorakit.workflow.experiments.elsewhere import Submitted
+from lorakit.workflow.experiments.ranking import Reached, SweptPoint
 from lorakit.workflow.experiments.sweep import PlannedPoint, Sweep, SweepPlan
 from lorakit.workflow.experiments.totals import ComparedRun, totals
 from lorakit.workflow.experiments.workers import Missing
@@ -90,7 +91,10 @@ def test_arguments_are_passed_on(cli, here, swept):
         "trials": 9,
         "storage": "sqlite:///x",
         "holdout": 0.25,
+        "prune": "asha",
         "workers": 3,
+        "on": "slurm",
+        "slurm": ["partition=a,b", "mem_gb=8"],
         "wait": False,
         "table": Path("x.csv"),
     }
@@ -102,11 +106,19 @@ def test_arguments_are_passed_on(cli, here, swept):
         "sqlite:///x",
         "--holdout",
         "0.25",
+        "--prune",
+        "asha",
         "--csv",
         "x.csv",
         "--no-wait",
         "--workers",
         "3",
+        "--on",
+        "slurm",
+        "--slurm-option",
+        "partition=a,b",
+        "--slurm-option",
+        "mem_gb=8",
     ]
     assert cli("sweep", *words).code == 0
     assert cli("sweep", *words, "--dry-run").code == 0
@@ -122,7 +134,9 @@ def test_without_options_the_sweep_chooses(cli, here, swept):
     assert cli("sweep", "demo").code == 0
     ((arguments, settings),) = swept.calls
     assert arguments == ("demo", [])
-    assert {settings[name] for name in ("seeds", "folder", "metric", "table", "trials", "storage", "holdout")} == {None}
+    assert {
+        settings[name] for name in ("seeds", "folder", "metric", "table", "trials", "storage", "holdout", "prune")
+    } == {None}
     assert (settings["wait"], settings["offline"]) == (True, False)
 
 
@@ -138,6 +152,33 @@ def test_the_table_has_every_point_and_the_line_of_the_best(cli, here, swept):
     assert ran.out.endswith("the best again: lorakit train a training.lr=0.001 adapter.rank=8 --seed 0\n")
     assert "warning: the best of 3 points is chosen by the validation split" in ran.err
     assert "wrote runs/sweep-a/sweep.json\nwrote runs/sweep-a/sweep.png" in ran.err
+
+
+def test_where_a_point_was_pruned_is_told(cli, here, swept):
+    pruned = SweptPoint("a-lr0.01-rank4", POINTS[2].settings, None, Reached(1, 0.5, 0.61234))
+    swept.changes |= {"points": [*POINTS[:2], pruned], "holdout": 0.2}
+    rows = [" ".join(line.split()) for line in cli("sweep", "a").out.splitlines() if line.lstrip().startswith("0.01 ")]
+    assert rows == ["0.01 4 pruned at epoch 0.5, 0.6123 - - - - -"]
+
+
+def test_jobs_that_are_only_submitted_are_told(cli, here, swept, monkeypatch):
+    def submit_sweep(*args, **kwargs):
+        swept.calls.append((args, kwargs))
+        jobs = ["job 17_0", "job 17_1"]
+        return Submitted(Path("runs/sweep-a"), jobs, Path("runs/sweep-a/jobs/x"), False, "lorakit sweep a --on slurm")
+
+    monkeypatch.setattr(lorakit, "submit_sweep", submit_sweep, raising=False)
+    words = ["sweep", "a", "adapter.rank=2,4", "--on", "slurm", "--workers", "2", "--submit-only"]
+    ran = cli(*words)
+    ((arguments, settings),) = swept.calls
+    assert arguments == ("a", ["adapter.rank=2,4"])
+    assert (settings["on"], settings["workers"]) == ("slurm", 2)
+    assert ran.out.splitlines() == [
+        "submitted: job 17_0, job 17_1",
+        "what they say is in runs/sweep-a/jobs/x",
+        "to wait for them, and see the table: lorakit sweep a --on slurm",
+    ]
+    assert json.loads(cli(*words, "--json").out)["jobs"] == ["job 17_0", "job 17_1"]
 
 
 def test_what_chose_and_what_that_comes_to_on_rows_that_did_not_is_told(cli, here, swept):

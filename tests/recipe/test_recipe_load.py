@@ -165,7 +165,7 @@ def test_preset_is_below_everything_explicit(load):
         ("gradnorm", {"norm": "l2"}),
         ("snip", {"untrained": "literal"}),
         ("synflow", {"untrained": "literal"}),
-        ("alpha", {}),
+        ("alpha", {"tolerance": "0.005"}),
         ("constant", {}),
     ],
 )

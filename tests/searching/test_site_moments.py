@@ -92,3 +92,21 @@ def test_shortcuts_are_seen_too_and_an_overflowed_step_is_not(make: Make) -> Non
     again = SiteMoments(scene.adapted, [3], WINDOW)
     again.load_state_dict(moments.state_dict())
     assert all(torch.equal(again.sums[name], total) for name, total in sums.items())
+
+
+def test_a_pass_that_counts_nothing_in_the_loss_is_not_counted(make: Make) -> None:
+    """What a process without rows passes for the others' sake."""
+    scene = make("bert", targets=["q"])
+    disturb(scene.adapted)
+    batches, found = scene.batches(2), []
+    for idle in (False, True):
+        moments = SiteMoments(scene.adapted, [1], WINDOW)
+        moments.before_forward(0)
+        loss(scene.adapted.model, batches[0]).backward()
+        if idle:
+            (0 * loss(scene.adapted.model, batches[1])).backward()
+        moments.after_backward(0)
+        found.append(moments.take())
+    for name, seen in found[0].items():
+        assert torch.equal(found[1][name].inputs, seen.inputs)
+        assert torch.equal(found[1][name].gradients, seen.gradients)

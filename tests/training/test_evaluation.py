@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from support.runs import Bench
 
 from lorakit.tasks.task import Task
-from lorakit.training.evaluation import decide, predict_logits, score_logits, score_splits
+from lorakit.training.evaluation import decide, predict_logits, score_logits, score_splits, shared_out
 
 TWO_SPLITS = Task("two", "two", ("text",), "label", ("a", "b"), ("accuracy", "f1"), validation=("near", "far"))
 
@@ -35,6 +37,18 @@ def test_evaluation_is_without_dropout_and_puts_the_mode_back(bench: Bench, tmp_
     assert np.array_equal(first, again)
     assert training.model.training is mode
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("number", "processes"), [(1, 3), (5, 2), (6, 2), (7, 1)])
+def test_processes_share_batches_out_and_pass_equally_many(number: int, processes: int):
+    batches = [[row] for row in range(number)]
+    shares = [
+        shared_out(batches, SimpleNamespace(process_index=p, num_processes=processes))  # type: ignore[arg-type]
+        for p in range(processes)
+    ]
+    assert {len(share) for share in shares} == {math.ceil(number / processes)}
+    in_turn = [share[turn] for turn in range(len(shares[0])) for share in shares]
+    assert in_turn == batches + [[0]] * (len(in_turn) - number)
 
 
 def test_decisions():

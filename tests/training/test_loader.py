@@ -11,6 +11,7 @@ import torch
 from support.runs import Bench
 
 from lorakit.recipe.schema import TrainingSection
+from lorakit.tasks.batching import IDLE
 from lorakit.training.loader import StepBatch, TrainLoader
 
 
@@ -31,10 +32,15 @@ class Rows:
 
 
 def loader(
-    number: int = 43, process: int = 0, processes: int = 1, seed: int = 5, **training: int | bool | None
+    number: int = 43,
+    process: int = 0,
+    processes: int = 1,
+    seed: int = 5,
+    in_step: bool = False,
+    **training: int | bool | None,
 ) -> TrainLoader:
     section = TrainingSection(**{"batch_size": 8, **training})
-    return TrainLoader(Rows(number), section, seed, process, processes)  # type: ignore[arg-type]
+    return TrainLoader(Rows(number), section, seed, process, processes, in_step=in_step)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("limit", [1, 7, 24, 60, 1000])
@@ -48,7 +54,7 @@ def test_parts_of_a_batch_have_no_more_tokens_than_allowed(limit: int, processes
         lengths = cut.encoded.lengths
         for mine, theirs in zip(cut.step_batches(1), whole.step_batches(1), strict=True):
             assert sorted(chain(*rows(mine))) == sorted(chain(*rows(theirs)))
-            assert (mine.rows, mine.share) == (theirs.rows, theirs.share)
+            assert (mine.rows, idle(mine)) == (theirs.rows, idle(theirs))
             for part in rows(mine):
                 assert len(part) == 1 or len(part) * max(lengths[row] for row in part) <= limit
             fitting = [part for part in rows(theirs) if len(part) * max(lengths[row] for row in part) <= limit]
@@ -57,6 +63,13 @@ def test_parts_of_a_batch_have_no_more_tokens_than_allowed(limit: int, processes
 
 def rows(step_batch: StepBatch) -> list[list[int]]:
     return [batch["rows"].tolist() for batch in step_batch.batches]
+
+
+def idle(step_batch: StepBatch) -> int:
+    """How many batches count nothing; they stand last."""
+    marked = [IDLE in batch for batch in step_batch.batches]
+    assert sorted(marked) == marked
+    return sum(marked)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4, 99])
@@ -103,9 +116,24 @@ def test_processes_share_the_same_batches(processes: int):
 def test_a_process_without_rows_repeats_one_that_does_not_count():
     """The last step has one row for two processes: both must run, or the exchange of gradients would wait for ever."""
     first, second = (list(loader(41, process=p, processes=2).step_batches(0))[-1] for p in (0, 1))
-    assert (first.share, second.share) == (1.0, 0.0)
+    assert (idle(first), idle(second)) == (0, 1)
     assert rows(first) == rows(second)
     assert first.rows == second.rows == 1
+
+
+@pytest.mark.parametrize("settings", [{"micro_tokens": 7}, {"accumulate": 2}, {"accumulate": 99, "micro_tokens": 20}])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_in_step_pass_equally_often_and_count_what_they_counted(settings: dict[str, int], processes: int):
+    """41 rows in batches of 8: of the last one, a row, all processes but one have none."""
+    freely, together = (
+        [list(loader(41, p, processes, in_step=in_step, **settings).step_batches(0)) for p in range(processes)]
+        for in_step in (False, True)
+    )
+    assert all(len({len(part.batches) for part in parts}) == 1 for parts in zip(*together, strict=True))
+    assert processes == 1 or any(idle(part) for share in together for part in share)
+    for before, after in zip(chain(*freely), chain(*together), strict=True):
+        assert rows(before)[: len(before.batches) - idle(before)] == rows(after)[: len(after.batches) - idle(after)]
+        assert before.rows == after.rows
 
 
 def test_the_first_batches_are_the_authors_first_ones():

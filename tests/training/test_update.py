@@ -19,9 +19,9 @@ from lorakit.errors import Interrupted, RecipeError
 from lorakit.training.update import chosen_updates, updates
 
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "aflora": ("adapter.update_options={final: 0.25, window: 2}",),
+    "aflora": ("adapter.update_options={final: 0.25, window: 2, square: trained}",),
     "diff_pruning": ("adapter.method=diff_pruning",),
-    "drop_bp": ("adapter.update_options={rate: 0.3}",),
+    "drop_bp": ("adapter.update_options={rate: 0.25}",),  # one branch of four: a step drops no fewer
     "glora_supernet": ("adapter.method=glora", "adapter.options={mode: supernet}"),
     "rose": ("adapter.update_options={keep: 0.25}",),
 }
@@ -184,7 +184,7 @@ def test_a_search_and_an_update_together(bench: Bench, tmp_path: Path):
     [
         ("adapter.updates=[drop_bp,rose]", "adapter.update_options={keep: 0.5, begin: 0, rate: 0.3}"),
         ("adapter.updates=[sparse_mask]",),
-        ("adapter.updates=[aflora]", "adapter.update_options={final: 0.5, window: 2}"),
+        ("adapter.updates=[aflora]", "adapter.update_options={final: 0.5, window: 2, square: trained}"),
     ],
     ids=["drop_bp and rose", "sparse_mask", "aflora"],
 )

@@ -9,7 +9,7 @@ from accelerate.utils import DistributedType
 from support.runs import Bench
 
 from lorakit.errors import RecipeError, UsageError
-from lorakit.workflow.accelerator import DATA_PARALLEL, check_trackers, make_accelerator
+from lorakit.workflow.accelerator import DATA_PARALLEL, ENGINES, check_trackers, make_accelerator
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DistributedType if kind.value not in ("NO", *DATA_PARALLEL)])
@@ -20,7 +20,19 @@ def test_what_does_not_keep_the_model_whole_is_refused(bench: Bench, kind: Distr
         pytest.raises(UsageError, match=f"training under {kind.value} is not possible") as caught,
     ):
         make_accelerator(recipe)
-    assert "accelerate launch --multi_gpu" in caught.value.problems[0].hint
+    hint = caught.value.problems[0].hint
+    assert "accelerate launch --multi_gpu" in hint
+    assert "--use_fsdp --fsdp_version 2 --num_processes 2 -m lorakit train RECIPE" in hint
+
+
+@pytest.mark.parametrize(("switch", "engine"), ENGINES.items())
+def test_other_engines_are_refused_before_accelerate_looks_for_their_packages(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, switch: str, engine: str
+):
+    monkeypatch.setenv(switch, "true")
+    with pytest.raises(UsageError, match=f"training under {engine} is not possible") as caught:
+        make_accelerator(bench.load().recipe)
+    assert "--fsdp_version 2" in caught.value.problems[0].hint
 
 
 def test_data_parallel_kinds_are_those_of_accelerate():

@@ -26,9 +26,13 @@ from lorakit.workflow import train as running
 from lorakit.workflow.train import TrainResult
 
 FUNCTIONS = [name for name in lorakit.__all__ if name != "LorakitError"]
-OF_A_RECIPE = ("compare", "evolve", "load_recipe", "plan", "plan_sweep", "search", "sweep", "train")
+OF_A_RECIPE = ("compare", "evolve", "load_recipe", "plan", "plan_sweep", "search", "submit_sweep", "sweep", "train")
 OF_A_RUN = ("combine", "doctor", "evaluate", "export", "load", "merge", "predict", "report")
-TELLS_ARGUMENTS = {"plan_sweep": "sweep"}  # whose arguments they are
+TELLS_ARGUMENTS = {
+    "plan_sweep": "sweep",
+    "submit_sweep": "sweep",
+    "submit_compare": "compare",
+}  # whose arguments they are
 SECTIONS = ("Args", "Returns", "Raises", "Example")
 
 

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from safetensors.torch import load_file
-from support import two_processes
-from support.processes import LAUNCHER, TWO, on_cpu
+from support.processes import assert_same_run, launch
 from support.runs import SEARCH, Bench, records
-from torch.testing import assert_close
 
-from lorakit.artifacts.files import read_jsonl
 from lorakit.errors import UsageError
 
 pytestmark = pytest.mark.slow
@@ -45,30 +36,6 @@ STOPPED = {
 }
 
 
-def launch(folder: Path, jobs: list[dict[str, Any]], *, machines: int = 1) -> str:
-    """Run the jobs on two processes, of one machine or of two (which are this one); what was said where it fails."""
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    script = [two_processes.__file__, str(folder / "jobs.json")]
-    places: list[Sequence[str]] = [TWO]
-    if machines == 2:
-        common = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
-        places = [[*common, f"--node-rank={rank}"] for rank in range(2)]
-    started = [
-        subprocess.Popen([*LAUNCHER, *place, *script], env=on_cpu(), stderr=subprocess.PIPE, text=True)
-        for place in places
-    ]
-    said = [process.communicate(timeout=600)[1] for process in started]
-    return "".join(said) if any(process.returncode for process in started) else ""
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 @pytest.fixture(scope="module")
 def pairs(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     """Way -> its run in one process and in two."""
@@ -86,21 +53,8 @@ def pairs(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, t
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_are_one(pairs: dict[str, tuple[Path, Path]], way: str):
     alone, two = pairs[way]
-    ticks = [[(t["on"], t["ranks"]) for t in read_jsonl(run / "timeline.jsonl")] for run in (alone, two)]
-    assert ticks[0] == ticks[1]
-    assert bool(ticks[0]) == (way not in ("lora", "read out", "quantised", "weighted"))
-    lines = [read_jsonl(run / "metrics.jsonl") for run in (alone, two)]
-    assert [line.get("scores") for line in lines[0]] == [line.get("scores") for line in lines[1]]
-    assert [line.get("loss", 0) for line in lines[1]] == pytest.approx(
-        [line.get("loss", 0) for line in lines[0]], rel=1e-4
-    )
-    files = [sorted(path.name for path in (run / "adapter").glob("*.safetensors")) for run in (alone, two)]
-    assert files[0] == files[1] != []
-    for file in files[0]:
-        ours, theirs = (load_file(run / "adapter" / file) for run in (alone, two))
-        assert set(ours) == set(theirs)
-        for name, tensor in ours.items():
-            assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5)
+    ticks = assert_same_run(alone, two)
+    assert bool(ticks) == (way not in ("lora", "read out", "quantised", "weighted"))
 
 
 def test_two_processes_stop_and_go_on_together(bench: Bench, tmp_path: Path):

@@ -12,18 +12,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.vectors import D_START, Vectors
 from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.adapters.shared import Shared
+from lorakit.adapters.starts import he_uniform
 from lorakit.backbone.site import Site
-
-
-def fan_in_uniform(tensor: torch.Tensor, generator: torch.Generator) -> None:
-    """U(+-sqrt(6 / n)) with n the number of inputs (He et al. 2015)."""
-    nn.init.kaiming_uniform_(tensor, generator=generator)
 
 
 class SharedVectors(Vectors):
@@ -33,7 +28,7 @@ class SharedVectors(Vectors):
     roles: ClassVar = {"d": "vector", "b": "vector"}
     rank_axes: ClassVar = {"d": 0}
     sliceable: ClassVar = False
-    starts: ClassVar = {"d": D_START, "b": 0.0, "A": fan_in_uniform, "B": fan_in_uniform}
+    starts: ClassVar = {"d": D_START, "b": 0.0, "A": he_uniform, "B": he_uniform}
     shared_roles: ClassVar = {"A": "A", "B": "B"}
     free_rank: ClassVar = True
     kinds: ClassVar = ("linear", "conv1d")

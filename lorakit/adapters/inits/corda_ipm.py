@@ -4,9 +4,10 @@ C = mean of x x^T over calibration tokens, W C = U S V^T        A = sqrt(S_r / s
 
 ipm (instruction-previewed) takes the r largest singular values, kpm (knowledge-preserved, inits/corda_kpm.py) the r smallest.
 The start is subtracted (``lorakit.adapters.anchored``). C gets 0.01 of its mean diagonal on the diagonal, doubled until it can be
-inverted to an error below 0.05, as in the authors' code and PEFT. Those divide each sample by its largest entry and sum
-over its tokens; here all tokens weigh the same and C is divided by its mean diagonal, so that the balance of A and B does not depend
-on the unit or the length of the inputs (the product B A does not depend on C's scale at all).
+inverted to an error below 0.05, as in the authors' code and PEFT.
+Differs from the authors' code in: all tokens weigh the same and C is divided by its mean diagonal, where theirs and PEFT's divide each
+sample by its largest entry and sum over its tokens: so the balance of A and B does not depend on the unit or the length of the inputs
+(the product B A does not depend on C's scale at all).
 """
 
 from __future__ import annotations

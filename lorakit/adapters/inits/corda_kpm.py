@@ -1,8 +1,7 @@
 """CorDA's knowledge-preserved start (Yang et al. 2024, arXiv 2406.05223, section 3): what matters least to the calibration inputs.
 
 W C = U S V^T        A = sqrt(S_r / s) V_r^T C^-1,  B = U_r sqrt(S_r / s)        with the r smallest singular values
-
-For C, its damping and what differs from PEFT see inits/corda_ipm.py.
+Differs from the authors' code in: C, see inits/corda_ipm.py, where its damping stands too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """EVA's start: the directions in which the site's inputs vary most (Paischer et al. 2024, arXiv 2410.07170, section 3).
 
 C = mean of x x^T, m = mean of x over calibration tokens        A = the first r eigenvectors of C - m m^T (orthonormal rows),  B = 0
-
-The paper and PEFT find the same directions by incremental PCA until they stop turning; here they come from all calibration tokens at once.
-Ranks are not redistributed over sites, as in PEFT with rho = 1; `search.method=eva` does that.
+Checked against the authors' code.
+Differs from PEFT's code in: principal components come from all calibration tokens at once, where it (as the paper) finds the same
+directions by incremental PCA until they stop turning; ranks are not redistributed over sites, as there with rho = 1: `search.method=eva`
+does that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""LoRA's start in its paper: A ~ N(0, 1/rank^2), B zero, so that dW = 0 (Hu et al. 2021, section 4.1)."""
+"""LoRA's start in its paper: A ~ N(0, 1/rank^2), B zero, so that dW = 0 (Hu et al. 2021, section 4.1).
+
+Checked against PEFT's code.
+"""
 
 from __future__ import annotations
 

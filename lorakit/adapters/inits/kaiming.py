@@ -1,6 +1,7 @@
 """LoRA's start in its authors' code: U(-1/sqrt(n), 1/sqrt(n)) with n the number of inputs, for every tensor that is drawn at all.
 
 In LoRA that is A; B starts at zero, so that dW = 0.
+Checked against the authors' code.
 """
 
 from __future__ import annotations

@@ -3,10 +3,12 @@
 G = dL/dW = U S V^T        c = out^(1/4) / sqrt(gamma),  gamma = 16        A = c V_[1:r]^T,  B = c U_[r+1:2r]
 
 The first step of A and B then moves W along the gradient's first 2r directions. The start is subtracted (``lorakit.adapters.anchored``).
-Scaled as in the paper and its authors' code, so that the start does not depend on the gradient's size. PEFT (direction ArB2r, scale
-stable) has the same directions, but multiplies B by S and leaves A unscaled, which on a pretrained encoder puts B near zero.
-Also unlike PEFT: the SVD is exact, the gradient is taken without dropout, and out is the number of outputs on Conv1D modules
-too. Where a matrix has fewer than 2r directions B takes its last r.
+Scaled as in the paper and its authors' code, so that the start does not depend on the gradient's size. Where a matrix has fewer
+than 2r directions B takes its last r.
+Checked against the authors' code.
+Differs from PEFT's code in: A and B are scaled alike, where it (direction ArB2r, scale stable) has the same directions, but multiplies B
+by S and leaves A unscaled, which on a pretrained encoder puts B near zero; the SVD is exact, the gradient is taken without dropout, and
+out is the number of outputs on Conv1D modules too.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 W = U S V^T        A = sqrt(S_r / s) V_r^T,  B = U_r sqrt(S_r / s)        with the r smallest singular values
 
 As PiSSA's, from the other end: the principal part of W is left alone. The start is subtracted (``lorakit.adapters.anchored``).
+Checked against the authors' code.
 """
 
 from __future__ import annotations

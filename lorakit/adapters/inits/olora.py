@@ -3,6 +3,7 @@
 W = Q R        B = the first r columns of Q (orthonormal),  A = the first r rows of R
 
 The start s B A is subtracted (``lorakit.adapters.anchored``); as in PEFT it is not divided by s first.
+Checked against PEFT's code.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 Q: a random orthogonal (rank x rank) matrix        A = (Q_odd^T G) / 10,  B = (H Q_even) / 10,  G and H standard normal
 
 Q_odd and Q_even are the odd and the even rows of Q, so that Q_even Q_odd^T = 0 and B A = 0; what rounding leaves of it is subtracted
-(``lorakit.adapters.anchored``). Differs from PEFT: an odd rank is taken too, A then gets the one row more.
+(``lorakit.adapters.anchored``).
 Not `orthonormal`, where A alone is drawn, with A A^T = I, and B is zero.
+Differs from PEFT's code in: an odd rank is taken too, A then gets the one row more.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 In LoRA that is A, with A A^T = I; B starts at zero, so that dW = 0. This is Asymmetric LoRA's A (Zhu et al. 2024). Not
 `orthogonal`, where B is drawn too, at right angles to A, and neither is orthonormal.
+Differs from the authors' code in: uniform among such matrices, where Asymmetric LoRA's has the singular vectors of a matrix of uniform
+numbers.
 """
 
 from __future__ import annotations

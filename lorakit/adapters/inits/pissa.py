@@ -3,6 +3,7 @@
 W = U S V^T        A = sqrt(S_r / s) V_r^T,  B = U_r sqrt(S_r / s)        so that s B A is W's best approximation of rank r
 
 The scale s is divided out; the start is subtracted (``lorakit.adapters.anchored``), so W stays in place.
+Checked against the authors' code.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ W = U S V^T        A = S_r V_r^T,  B = U_r        with the first r singular trip
 Only what is drawn is filled; what has a start of its own keeps it, and with it dW = 0. Between two such factors a core starts at
 zero and is LoRA-XS's; in LoRA, whose B starts at zero, this is the data-free "A from W's right singular vectors". Nothing is taken
 out of W, so there is nothing to subtract: that is where it differs from ``pissa``.
+Differs from the authors' code in: the singular vectors are exact, not from a randomised algorithm.
 """
 
 from __future__ import annotations

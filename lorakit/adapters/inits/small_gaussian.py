@@ -1,4 +1,7 @@
-"""AdaLoRA's start: every factor ~ N(0, 0.02^2), whatever its shape (Zhang et al. 2023; the deviation PEFT uses)."""
+"""AdaLoRA's start: every factor ~ N(0, 0.02^2), whatever its shape (Zhang et al. 2023; the deviation PEFT uses).
+
+Checked against the authors' code.
+"""
 
 from __future__ import annotations
 

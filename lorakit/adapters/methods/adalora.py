@@ -4,6 +4,7 @@
 
 rank (in + out) + rank parameters a site, of which `search.method=adalora` leaves the budget. s stays that of the first rank while
 units go. Merges exactly. Trained without that search it is TriLoRA with another start.
+Checked against the authors' code.
 When to use it: with `search.method=adalora`, from about one and a half times the rank that the budget pays for.
 """
 

@@ -4,6 +4,7 @@
 
 A starts kaiming-uniform and B at zero. A and B train, rank (in + out) parameters a site; alpha is learnt by `search.method=autolora`
 and not by the optimiser: without that search this is LoRA at a scale of s / rank. Merges exactly.
+Checked against the authors' code.
 When to use it: with `search.method=autolora`, to learn which rank units of which sites are worth keeping.
 """
 

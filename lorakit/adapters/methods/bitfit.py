@@ -5,6 +5,7 @@
 out parameters for each projection and each norm that has a bias: about 0.1 % of a BERT. LoRA adds a map; this moves constants.
 Already merged: the trained biases take the places of the pretrained ones.
 A model without biases, such as Llama, is refused: nothing of it could train.
+Not checked against the authors' code, which was not read: follows section 3 of the paper.
 When to use it: as the cheapest baseline on small data; wants a high learning rate.
 """
 

@@ -4,8 +4,9 @@
     A = sqrt(S_r / s) V_r^T C^-1,  B = U_r sqrt(S_r / s) with the r largest S;    W' = W + s (B A - B_0 A_0)
 
 rank (in + out) parameters a site, as LoRA. Looks at `adapter.init_batches` training batches first. Merges exactly: W' is a plain weight.
-The paper trains B A in W - s B_0 A_0, which is the same function (lorakit.adapters.anchored). C weighs all tokens alike, where PEFT divides
-each sample by its largest entry; its scale changes the balance of A and B, never their product (lorakit/adapters/inits/corda_ipm.py).
+The paper trains B A in W - s B_0 A_0, which is the same function (lorakit.adapters.anchored).
+Differs from the authors' code in: C weighs all tokens alike, where theirs and PEFT's divide each sample by its largest entry; its scale
+changes the balance of A and B, never their product (lorakit/adapters/inits/corda_ipm.py).
 When to use it: as PiSSA, where the task's texts differ from what the model was pretrained on.
 """
 

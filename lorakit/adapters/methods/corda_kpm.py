@@ -4,8 +4,8 @@
     A = sqrt(S_r / s) V_r^T C^-1,  B = U_r sqrt(S_r / s) with the r smallest S;    W' = W + s (B A - B_0 A_0)
 
 rank (in + out) parameters a site, as LoRA. Looks at `adapter.init_batches` training batches first. Merges exactly: W' is a plain weight.
-The paper measures C on texts whose knowledge is to be kept; here these are the training rows, the only texts that a recipe has.
-Else as corda_ipm, differences from PEFT included.
+Differs from the authors' code in: C comes from the training rows, the only texts that a recipe has, not from texts whose knowledge is to
+be kept; else as corda_ipm.
 When to use it: to change as little as possible of what the model does with such texts.
 """
 

@@ -7,9 +7,10 @@ share `keep` (0.005) of the largest |z w| of all sites together stays, the other
 are settings of the update: adapter.update_options. 2 out in parameters a site train before the cut; keep out in differ from W at the
 end, although the adapter's file has room for all. LoRA is low-rank and dense, this sparse and of any rank.
 Merges exactly: W' = W + z * w.
-Deliberate differences: no gate for groups of weights (the paper's structured variant); embeddings, norms and biases stay; the
-gates' learning rate, 0.1 in the authors' code whatever else, is 2000 times that of w and follows its schedule; AdamW's
+Differs from the paper: no gate for groups of weights (the paper's structured variant); embeddings, norms and biases stay; the
+gates' learning rate, which the authors fix at 0.1, is 2000 times that of w and follows its schedule; AdamW's
 moments start anew with the second phase.
+Not checked against the authors' code, which was not read: follows section 3 of the paper.
 When to use it: when the change itself must be small to store or to inspect, and memory for three copies of W is there.
 """
 

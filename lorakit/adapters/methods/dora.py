@@ -3,7 +3,7 @@
     W' = m * (W + s B A) / |W + s B A|        m: out, starts at |W|; the norm is taken a row and is not differentiated
 
 rank (in + out) + out parameters a site. Merges exactly.
-Dropout acts on the low-rank branch alone (PEFT also drops the base path's input before rescaling it).
+Differs from PEFT's code in: dropout acts on the low-rank branch alone, where theirs also drops the base path's input before rescaling it.
 When to use it: where LoRA at low rank falls behind full fine-tuning; costs a little more time a step.
 """
 

@@ -3,8 +3,10 @@
     A = the first r principal components of the site's inputs x (orthonormal rows),  B = 0;    W' = W + s B A
 
 rank (in + out) parameters a site, as LoRA. Looks at `adapter.init_batches` training batches first. Merges exactly: W' = W + s B A.
-Every site keeps its rank: the paper, and PEFT with rho > 1, hand ranks from sites whose inputs vary little to others, which here
-`search.method=eva` does. All tokens are used at once, where the paper adds batches until the directions settle.
+Checked against the authors' code.
+Differs from PEFT's code in: principal components of all tokens at once, where it (as the paper) adds batches until the directions settle;
+every site keeps its rank, where the paper, and PEFT with rho > 1, hand ranks from sites whose inputs vary little to others: that is
+`search.method=eva`.
 When to use it: in place of LoRA at small ranks, where a random A would miss most of the inputs.
 """
 

@@ -5,6 +5,7 @@
 As many parameters as the backbone has. LoRA keeps dW to a low rank; here it is free. Already merged: folding copies.
 The pretrained parameters are kept beside the trained ones, so that the model can be switched back: the memory of two models.
 A model in which two modules share a parameter (tied embeddings) is refused.
+Not checked against the authors' code, which was not read: follows section 3.2 of the paper.
 When to use it: as the reference that every adapter is measured against. Wants a low learning rate, 2e-5 to 5e-5.
 """
 

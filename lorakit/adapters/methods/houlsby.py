@@ -4,10 +4,10 @@
                                              m is the rank
 
 2 m out + out + m parameters a site, two sites a layer. Cannot be merged: a bottleneck is not linear, so it costs time at inference.
-Differs from the paper: U starts at zero instead of near it (deviation 0.01 in the text, 0.001 in the code), so that a fresh model is the
-pretrained one exactly; it sits on the projection's output before the block's dropout (after it in the paper); the norms, which the
-paper trains too, stay frozen.
 g is the option `activation`: gelu, relu or silu.
+Differs from the authors' code in: U starts at zero, where theirs has a deviation of 0.001 (0.01 in the paper), so that a fresh model is
+the pretrained one exactly, and D with one of 0.01, theirs 0.001; it sits on the projection's output before the block's dropout, theirs
+after it; the norms, which theirs trains too, stay frozen.
 When to use it: as the classic baseline, when parameters and time at inference are not scarce.
 """
 

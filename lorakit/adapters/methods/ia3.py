@@ -4,6 +4,7 @@
     down, the MLP's second projection:  y = W (l * x) + b      l: in
 
 out (or in) parameters a site; l starts at 1. Merges exactly: rows of W and b, or columns of W, times l.
+Checked against PEFT's code.
 When to use it: when an adapter must be tiny and the data are few; wants a high learning rate.
 """
 

@@ -4,6 +4,7 @@
 
 2 width parameters a norm (width where it has no bias). Nothing is added as LoRA does; already merged: the trained values take the
 places of the pretrained ones.
+Checked against PEFT's code.
 When to use it: as the cheapest baseline that moves anything inside the model.
 """
 

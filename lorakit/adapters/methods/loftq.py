@@ -5,6 +5,7 @@
 rank (in + out) parameters a site, as LoRA. Needs `model.quantization`; alternates `adapter.init_steps` times. Q is not W rounded, so
 the run keeps it: 4.5 bits a number in nf4, 4.13 with double quantisation. A fresh model is not the pretrained one, but nearer to it
 than W rounded is. Merges: Q + s B A is dense.
+Differs from PEFT's code in: the scale s is divided out of A and B, which PEFT leaves in.
 When to use it: where a base in 4 bits is to start nearer to the pretrained model, at ranks of 16 and more.
 """
 

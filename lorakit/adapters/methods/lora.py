@@ -4,6 +4,7 @@
 
 A starts kaiming-uniform, B at zero, so training starts from the pretrained model. rank (in + out) parameters a site.
 Merges exactly: W' = W + s B A.
+Checked against the authors' code.
 When to use it: the default. Small tasks like rank 4 to 16 on all linear roles.
 """
 

@@ -3,7 +3,7 @@
     y = W x + b + s B A x        A: random, frozen;  B: out x rank, trained from zero
 
 rank * out trained parameters a site; the backward pass keeps rank numbers a token instead of in. Merges exactly, as LoRA.
-Differs from PEFT's optimiser of that name, which also preconditions the gradient of B.
+Differs from PEFT's code in: its optimiser of that name also preconditions the gradient of B.
 When to use it: when memory is short.
 """
 

@@ -4,7 +4,9 @@
 
 rank (in + out) parameters a site, as LoRA. Looks at `adapter.init_batches` training batches first. Merges exactly: W' is a plain weight.
 The paper trains B A in W - s B_0 A_0, which is the same function (lorakit.adapters.anchored). A and B are scaled as in the paper, with
-rsLoRA's scale s = alpha / sqrt(r); PEFT multiplies B by S and leaves A unscaled.
+rsLoRA's scale s = alpha / sqrt(r).
+Checked against the authors' code.
+Differs from PEFT's code in: B is not multiplied by S, and A is scaled as B is.
 When to use it: for fast early progress, where a few training batches tell the direction well.
 """
 

@@ -2,8 +2,9 @@
 
     lr(B) = ratio * lr(A)        ratio = 16 by default (adapter.lr_ratio)
 
-Parameters, function and merging are LoRA's. Tensors are grouped by their role, so magnitudes, vectors and heads keep the base rate
-(PEFT's grouping gives every vector B's).
+Parameters, function and merging are LoRA's.
+Differs from PEFT's code in: tensors are grouped by their role, so magnitudes, vectors and heads keep the base rate (its grouping gives
+every vector B's).
 When to use it: when LoRA learns slowly; B then takes steps that a common rate for both would not bear.
 """
 

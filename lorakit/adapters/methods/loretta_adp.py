@@ -4,8 +4,9 @@
                                              cores t x n x t', n the digits of m and out; m is the rank
 
 sum t n t' + m + out parameters a site, t = 5 between two cores (option `tensor_rank`) and 1 at the ends. Cannot be merged: a bottleneck
-is not linear. Differs from the authors' code: one core of U starts at zero, so that training starts from the pretrained model; the digits
-are computed, not looked up; norms do not train, and the head is not decomposed. It sits before the block's dropout, as `houlsby` does.
+is not linear.
+Differs from the authors' code in: one core of U starts at zero, so that training starts from the pretrained model; the digits are
+computed, not looked up; norms do not train, and the head is not decomposed. It sits before the block's dropout, as `houlsby` does.
 When to use it: where `houlsby` is good but too large; the authors prefer it to loretta_rep.
 """
 

@@ -4,6 +4,7 @@
 
 rank (in + out) parameters a shape, and rank^2 a site: 73,728 for q and v of RoBERTa-base at rank 32. Merges exactly.
 The paper's L, M and R are B, G and A; s = alpha / rank. A and B start tens of times larger than LoRA's A, so alpha is small.
+Checked against the authors' code.
 When to use it: for deep models and tiny adapters, with a rank higher than LoRA's.
 """
 

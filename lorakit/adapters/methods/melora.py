@@ -4,7 +4,8 @@
 
 rank (in + out) parameters a site for an update of rank n rank: LoRA reaches that rank with n times as many. n must divide every adapted
 width. Merges exactly, in W's own order of inputs and outputs.
-Differs from the authors' code: the A_i are drawn as one matrix, so U(+-1/sqrt(in)) where a small LoRA alone would have 1/sqrt(in/n).
+Differs from the authors' code in: the A_i are drawn as one matrix, so U(+-1/sqrt(in)) where a small LoRA alone would have 1/sqrt(in/n);
+rank and alpha are the same for all of them. Its merging is broken, this one is exact.
 When to use it: where LoRA wants a higher rank than its parameters allow.
 """
 

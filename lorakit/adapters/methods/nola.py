@@ -4,8 +4,8 @@
     A_0, A_i: rank x in, B_j: out x rank, frozen, random from the site's name; a, b: k, trained from 0;  s = alpha / rank
 
 2 k parameters a site (option `bases`), whatever rank and widths are. Merges exactly.
-Differs from the authors' code: the bases are kept in memory instead of being drawn anew in every backward pass, and there are as many of
-A as of B; both are divided by sqrt(k), as in the authors' code for language.
+Differs from the authors' code in: 64 bases instead of 1024, as many of A as of B; they are kept in memory instead of being drawn anew in
+every backward pass. Both are divided by sqrt(k), as in the authors' code for language.
 When to use it: when an adapter must be tiny and its size must not grow with the model; wants a learning rate ten to twenty times LoRA's.
 """
 

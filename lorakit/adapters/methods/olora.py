@@ -4,6 +4,7 @@
 
 rank (in + out) parameters a site, as LoRA; B starts orthonormal. Merges exactly: W' is a plain weight.
 The paper trains B A in W - s B_0 A_0, which is the same function (lorakit.adapters.anchored).
+Checked against PEFT's code.
 When to use it: for a start from W that costs a QR rather than PiSSA's SVD.
 """
 

@@ -5,8 +5,8 @@
 n d + 2 d h + h^2 + 2 h + d parameters; h = d unless adapter.options hidden says otherwise. The network makes the virtual tokens depend
 on each other's training; what it computes is the same for every text. Not merged, and not the pretrained model at start, as with
 prompt_tuning.
-Deliberate differences: an MLP in place of the paper's LSTM and MLP, as PEFT by default; all virtual tokens stand before the text; heads
-and positions as with prompt_tuning; biases start at 0 (PEFT: uniform).
+Differs from the paper: an MLP in place of its LSTM and MLP, as PEFT by default; all virtual tokens stand before the text.
+Differs from PEFT's code in: heads and positions are as with prompt_tuning; biases start at 0, there uniform.
 When to use it: where prompt_tuning trains badly.
 """
 

@@ -6,6 +6,7 @@
 2 m out + out + m parameters a site, one site a layer: half of `houlsby`. Cannot be merged: a bottleneck is not linear.
 From the paper: the place, behind the MLP only. All else is as in `houlsby`, zero start and the place before the block's dropout
 included, but for the usual values here: a rank of 48, and relu for g (option `activation`: gelu, relu or silu).
+Not checked against the authors' code, which was not read: follows the method section of the paper.
 When to use it: where houlsby is too large.
 """
 

@@ -4,6 +4,7 @@
 
 rank (in + out) parameters a site, as LoRA; alpha = rank by custom. Merges exactly: W' is a plain weight.
 The paper trains B A in W - s B_0 A_0, which is the same function (lorakit.adapters.anchored).
+Checked against the authors' code.
 When to use it: for faster learning than LoRA at the same rank and learning rate.
 """
 

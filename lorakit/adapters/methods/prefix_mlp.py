@@ -5,8 +5,8 @@
 n d + d h + h + 2 L width (h + 1) parameters, n the rank, d = width that of the keys, h = 512 unless adapter.options hidden says
 otherwise: many more than the 2 L n width of the prefix that comes out, which the paper finds to train more stably so. Then as
 prefix_tuning: tokens, not weights, which cannot be merged, and not the pretrained model at start.
-Deliberate differences: the network is kept after training (PEFT stores what it computes); d and positions as with prefix_tuning;
-biases start at 0 (PEFT: uniform).
+Differs from PEFT's code in: the network is kept after training, where it stores what that computes; d and positions are as with
+prefix_tuning; biases start at 0, there uniform.
 When to use it: where prefix_tuning trains badly.
 """
 

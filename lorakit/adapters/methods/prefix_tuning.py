@@ -6,9 +6,9 @@
 Trained as they are, without the MLP in front (prefix_mlp): the variant that P-tuning v2 (Liu et al. 2022, arXiv 2110.07602) uses for
 understanding tasks. Attention weighs the text against the virtual tokens, so a fresh model is not the pretrained one.
 Unlike LoRA it adds tokens, not weights: it cannot be merged, and every layer attends to n tokens more.
-Deliberate differences: the text keeps its own positions, where PEFT and the authors count n positions more (a text of full length
-still fits); a prefix is put in front of the states, not into a cache, so that encoders and heads that take no cache have one
-too; adapter.options std=0.02 starts it small, 1 is PEFT's and P-tuning v2's. DeBERTa computes its attention itself and is refused.
+Differs from PEFT's code in: the text keeps its own positions, where it (as the authors) counts n positions more (a text of full length
+still fits); a prefix is put in front of the states, not into a cache, so that encoders and heads that take no cache have one too;
+adapter.options std=0.02 starts it small, 1 is its own and P-tuning v2's. DeBERTa computes its attention itself and is refused.
 When to use it: when one frozen model serves many tasks in one batch; wants a high learning rate.
 """
 

@@ -5,9 +5,9 @@
 n d parameters for the whole model. adapter.options start=vocab begins at embeddings of random tokens, random at normal ones of the
 same size. A fresh model is not the pretrained one: it reads a longer text. Unlike LoRA it adds tokens, not weights: it cannot be
 merged, and all layers compute n tokens more.
-Deliberate differences: the virtual tokens are gone before a head pools, so that an encoder's reads [CLS] and a decoder's the last
-token that is no padding (PEFT: a virtual token, and the last token, padding or not); where a table gives positions the text keeps
-its own (PEFT counts n more, and a text of full length fails); a normal start is as large as the embeddings (PEFT: N(0, 1)).
+Differs from PEFT's code in: the virtual tokens are gone before a head pools, so that an encoder's reads [CLS] and a decoder's the last
+token that is no padding (there a virtual token, and the last token, padding or not); where a table gives positions the text keeps its own
+(there n more, and a text of full length fails); a normal start is as large as the embeddings (there N(0, 1)).
 When to use it: when one frozen model serves many tasks and each must be tiny; wants a large model and a very high learning rate.
 """
 

@@ -6,6 +6,7 @@ rank (in + out) parameters a site train and are announced; keep * that are not z
 sparse too: each rank touches few rows and few columns. The pruning is the update `rose` (`lorakit show rose`): its settings are
 adapter.update_options keep, beta, begin and settle. The shares of the run in which nothing is pruned (first 10 %) or no more
 than before (last 30 %) are ours; the authors count them in steps of an editing task.
+Not checked against the authors' code, which was not reached: follows the method section of the paper. A third party's was read.
 When to use it: where an update should change few weights, as in editing what a model knows.
 """
 

@@ -4,6 +4,7 @@
 
 All else is LoRA, parameters and merging included. With alpha / rank the update's gradient shrinks as the rank grows; with the
 square root it does not.
+Checked against PEFT's code.
 When to use it: at high ranks (32 and above), or when one learning rate should serve many ranks.
 """
 

@@ -4,8 +4,9 @@
 
 min(in, out) parameters a site, at any rank. LoRA adds new directions; here W's own grow and shrink, and may change sign.
 Merges exactly: W' = W + U diag(d) V^T. The sum is also what is computed, so that W is not rounded by its decomposition.
-Deliberate differences: the paper treats convolutions as matrices; here it sits on projections. d, not s', is stored, and alpha
+Differs from the paper: it treats convolutions as matrices; here it sits on projections. d, not s', is stored, and alpha
 has no part.
+Not checked against the authors' code, which was not read: follows the method section of the paper.
 When to use it: when an adapter must be tiny and stay within what the model has already; wants a high learning rate.
 """
 

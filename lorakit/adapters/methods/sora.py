@@ -4,6 +4,7 @@
 
 rank (in + out) + rank parameters a site, of which `search.method=sora` leaves the budget or less. Merges exactly. Trained without that
 search it is LoRA whose ranks start with different weights.
+Differs from the authors' code in: the norms stay frozen, which their script trains.
 When to use it: with `search.method=sora`.
 """
 

@@ -6,6 +6,8 @@ Here on LoRA, in the paper's Large-Sparse setting: rank 32 with a quarter kept h
 rank (in + out) parameters a site are held and announced, pruned entries among them; keep * that are not zero. Merges exactly.
 The pruning is the update `sparse_mask` (`lorakit show sparse_mask`): its settings are adapter.update_options keep, score and batches, and
 adapter.updates: [sparse_mask] puts it on any other method with factors A and B. The paper prunes bottleneck adapters; LoRA is a host too.
+Differs from the authors' code in: a quarter is kept, where its own default is half (which it calls sparsity); the scores, see
+`sparse_mask`.
 When to use it: where the number of entries in the file counts, not the memory of training.
 """
 

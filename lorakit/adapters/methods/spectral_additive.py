@@ -5,7 +5,7 @@
 rank (in + out) parameters a site, as LoRA. dW = U_r S_r A + B S_r (V_r^T + A) reaches rank 2 r, and its gradients carry the
 singular values: the learning rate is not LoRA's. There is no alpha.
 Merges exactly, and is a LoRA of twice the rank: [U_r, B] diag(s, s) times A above V_r^T + A.
-Deliberate differences: none in the function; the sum is computed in factored form, and the authors' A (in x rank) is kept transposed.
+Checked against the authors' code. The sum is computed in factored form, and their A (in x rank) is kept transposed.
 When to use it: where LoRA is, when the task is close to what the model knows.
 """
 

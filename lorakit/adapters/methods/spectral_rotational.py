@@ -5,8 +5,8 @@
 rank (rank - 1) parameters a site, whatever its widths: the numbers above the diagonals of the two skew matrices. The subspaces
 of U_r and V_r stay; only how they map onto one another changes. Ranks can be much higher than LoRA's. There is no alpha.
 Merges exactly: W' = W + U_r (R_U S_r R_V^T - S_r) V_r^T, a LoRA of the same rank.
-Deliberate differences: the authors' code keeps 2 rank^2 numbers, the whole of matrices whose skew part is taken; the symmetric
-half never matters and is not there. A rank of 1 has nothing to rotate and is refused.
+Differs from the authors' code in: theirs keeps 2 rank^2 numbers, the whole of matrices whose skew part is taken; the symmetric half never
+matters and is not there. A rank of 1 has nothing to rotate and is refused.
 When to use it: when the budget is far below LoRA's at the same rank.
 """
 

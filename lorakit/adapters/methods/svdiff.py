@@ -6,7 +6,8 @@ min(in, out) parameters a site, at any rank. Differs from SAM-PARSER by the max,
 A value that was pushed below zero stays at zero: its shift gets no gradient any more.
 Merges exactly: W' = W + U diag(max(0, s + d) - s) V^T. The sum is also what is computed, so that W is not rounded by its
 decomposition.
-Deliberate differences: the paper tunes diffusion models and mixes its data, which is no part of the adapter.
+Differs from the paper: it tunes diffusion models and mixes its data, which is no part of the adapter.
+Not checked against the authors' code, which was not read: follows section 3 of the paper.
 When to use it: as SAM-PARSER, where a sign change of a direction is to be ruled out.
 """
 

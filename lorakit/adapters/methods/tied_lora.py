@@ -6,6 +6,7 @@ rank (in + out) parameters a group, and rank + out a site. Merges exactly, site 
 at 1 (the paper's u and v). This is the variant that trains everything; trainable: A+B is the one whose vectors stay 1.
 A search that switches sites moves what is common to all of them too: a site that is switched on late joins with the others' B at once.
 (`search.off: freeze` is refused: a frozen site would move all the same.)
+Not checked against the authors' code, which was not reached: follows the method section of the paper.
 When to use it: to cut LoRA's parameters by about the number of layers.
 """
 

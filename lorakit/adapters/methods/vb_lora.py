@@ -5,8 +5,10 @@
 
 h l parameters once and h rank (in + out) / l a site while training. Merges exactly. l must divide every adapted width.
 dW is small but not zero at the start, as in the paper and in PEFT: a bank of zeros would get no gradient, so a fresh model is not quite
-the pretrained one. Differs from PEFT: h and l are 128 instead of 256, for 256 does not divide widths such as 384; one learning rate
-for bank and logits, where the paper has two; all logits are saved (not the largest k alone), so training can go on.
+the pretrained one.
+Checked against the authors' code.
+Differs from PEFT's code in: h and l are 128 instead of 256, for 256 does not divide widths such as 384; one learning rate for bank and
+logits, where the paper has two; all logits are saved (not the largest k alone), so training can go on.
 When to use it: to study sharing across sites, or for many adapters whose largest logits alone are stored; while it trains it is hardly
 smaller than LoRA, and it wants a learning rate ten times LoRA's.
 """

@@ -4,6 +4,7 @@
                                     b: out, starts at 0
 
 rank + out parameters a site. Merges exactly. Sites of different widths take the first columns of A and rows of B. There is no alpha.
+Checked against PEFT's code.
 When to use it: when an adapter must be tiny; wants a high rank (256 and up) and a learning rate ten times LoRA's.
 """
 

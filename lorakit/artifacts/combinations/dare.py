@@ -3,6 +3,7 @@
     t = sum_i w_i m_i o t_i / density        m_i: 0 or 1, one with probability ``density``, drawn from the command's seed
 
 The mean over the draws is the weighted sum; w_i = 1/n where none are given.
+Checked against PEFT's code.
 """
 
 from __future__ import annotations

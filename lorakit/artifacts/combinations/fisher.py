@@ -2,7 +2,11 @@
 
     t = (sum_i w_i F_i o t_i) / (sum_i w_i F_i)        F_i: mean over training rows of (dL/dW')^2, entry by entry
 
-The gradients are those of the rows' own labels. Where no adapter has any Fisher information the plain weighted mean stands.
+With `labels: expected` that is the mean over the labels that the model itself gives, as likely as it finds them; with `own` L is the loss
+of a row's own label. `normalise: l2` divides each model's F by its norm, so that a model whose gradients are larger does not
+count for more. Both first ones are the authors'.
+Where no adapter has any Fisher information the plain weighted mean stands.
+Differs from the authors' code in: the norm is over the weights that are adapted, theirs over all.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
+from lorakit.adapters.options import Option
 from lorakit.artifacts.combination import Combination, Setting, Update, combinations, sum_of
 
 
@@ -31,5 +36,11 @@ combinations.register(
         "Matena and Raffel 2022, arXiv 2111.09832",
         fisher,
         needs="fisher",
+        options={
+            "labels": Option(
+                "expected", "whose gradients: the model's own labels, or the rows'", choices=("expected", "own")
+            ),
+            "normalise": Option("l2", "what each model's information is divided by", choices=("l2", "none")),
+        },
     ),
 )

@@ -3,7 +3,8 @@
     t = (sum_i w_i B_i) (sum_j w_j A_j)        loss on the examples + 0.05 mean_i |w_i|,  w_i in [-1.5, 1.5]
 
 A product of sums, so cross terms are part of the method; all adapters must have one rank at a site. The scale is in B.
-Differential evolution (scipy) looks for the weights where the paper uses CMA-ES: both only ask for losses.
+Differs from the authors' code in: differential evolution (scipy) looks for the weights, where theirs has NGOpt from 0, and the paper
+CMA-ES: all only ask for losses.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@
     elect     for each entry the sign of sum_i t_i: the one with the larger total mass
     merge     the mean of w_i t_i over the adapters whose entry has that sign
 
-Trimmed site by site, as PEFT does; the paper trims over all parameters at once. Weights are 1 where none are given.
+Weights are 1 where none are given.
+Differs from the authors' code in: trimmed site by site, as PEFT does, theirs over all parameters at once; where entries tie at the cut,
+the share is kept to, where theirs keeps one more.
 """
 
 from __future__ import annotations

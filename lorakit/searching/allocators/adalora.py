@@ -6,14 +6,15 @@
     loss + orthogonality * mean of |A A^T - 1|_F and |B^T B - 1|_F over all sites
 
 The best units of all sites stay, as many as the limit allows, which falls by a cubic from everything to the budget between
-`search.warmup` and the start of `search.tail`. The gate of a closed unit has a gradient, so that its importance is that of the step
+`search.warmup` and the start of `search.tail`. The budget is two thirds of everything where none is given: the authors begin at one and
+a half times the rank that they end with. The gate of a closed unit has a gradient, so that its importance is that of the step
 the optimiser would take; so a unit can come back, until the tail begins.
 Works with every adapter that has rank units: the score sums, over the trained tensors that have a rank axis, the mean of the unit's
 slice. The orthogonality term acts where a gate or a core lies between A and B; elsewhere the two carry the size of the update.
-Differs from PEFT: all of a closed unit stands still, between ticks too (PEFT zeroes the gate alone, when it allocates, and lets the
-orthogonality term move the rest), and one that comes back begins at a gate of zero; ties are drawn, not closed together; s = alpha /
-rank without PEFT's 1e-5 below the line; sites of different size compete for parameters, not for ranks. PEFT's weight of orthogonality
-is 0.5; the authors' are 0.1 to 0.5 by task.
+Differs from the authors' code in: all of a closed unit stands still, between ticks too (theirs, and PEFT's, zeroes the gate alone, when
+it allocates, and lets the orthogonality term move the rest), and one that comes back begins at a gate of zero; ties are drawn, not closed
+together; s = alpha / rank without PEFT's 1e-5 below the line; sites of different size compete for parameters, not for ranks. PEFT's
+weight of orthogonality is 0.5; the authors' are 0.1 to 0.5 by task.
 When to use it: where a uniform rank wastes parameters and you can spend rank above the budget in the first part of the training.
 In three epochs of MRPC it wanted 16 times LoRA's learning rate and learnt nothing at 4 times, here and in PEFT alike: try high ones.
 """
@@ -34,7 +35,7 @@ from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import outer_factors, with_penalty
-from lorakit.searching.unit_allocator import UnitAllocator, Units
+from lorakit.searching.unit_allocator import UnitAllocator, Units, warn_without_phases
 from lorakit.tasks.batching import SummedLoss
 
 PENALTY = 12
@@ -50,6 +51,7 @@ class AdaLoRA(UnitAllocator):
     source = "Zhang et al. 2023, arXiv 2303.10512"
     steady = True
     sees_tokens = False
+    default_share = 2 / 3
     options: ClassVar = {
         "beta1": Option(0.85, "share of the importance so far in the new one", low=0.0, high=0.9999),
         "beta2": Option(0.85, "share of the uncertainty so far in the new one", low=0.0, high=0.9999),
@@ -58,6 +60,7 @@ class AdaLoRA(UnitAllocator):
 
     def __init__(self, context: SearchContext):
         super().__init__(context)
+        warn_without_phases(context.search)
         self.ranked: dict[str, nn.Parameter] = {
             f"{site}.{name}": tensor
             for site, adapter in self.adapters.items()

@@ -16,7 +16,9 @@ are never seen. Its rounds are at 1 epoch and then every quarter of one, 8 in al
 Nothing is scored at step 0, where no unit has learnt anything.
 Costs two forward passes over the batches for each live unit and tick, without a trace: 48 sites of rank 8 and 2 batches are 1536 passes
 of one batch. Keep search.batches and the number of ticks small.
-Differs: sites of different size compete by units and pay by parameters, so that a few may stay unspent; Adam's moments go on.
+Differs from the paper: sites of different size compete by units and pay by parameters, so that a few may stay unspent; Adam's moments go
+on.
+Not checked against the authors' code, which was not reached: follows the method section of the paper.
 When to use it: short trainings of few sites, where gradients are no good guide and passes are cheap.
 """
 

@@ -6,14 +6,14 @@
 
 At the last tick the units with the largest rank * share stay, over all sites together, within the budget; the others are closed, alpha
 stands still, and A and B train on: `search.tail` is how much of the training that is. Until then everything trains.
-The paper keeps the units with a share of at least 1 / rank (rank * share >= 1); the diary's scores are how many of a site's those are. Its
-code compares alpha / sum(alpha) with 1 / rank, though its model computes with softmax(alpha): not followed here.
-Weaker than the paper in two ways. The gradient of alpha is of first order: the paper differentiates through one step of A and B. And
-the second stream is not disjoint: it is drawn anew from all training rows, where the paper splits them in two.
-The paper then trains again from scratch at the ranks found; here training goes on from the units that are kept. For a training
-from scratch, give the ranks of the last line of timeline.jsonl as adapter.allocation.
+The paper keeps the units with a share of at least 1 / rank (rank * share >= 1); the diary's scores are how many of a site's those are.
+For a training from scratch at the ranks found, give those of the last line of timeline.jsonl as adapter.allocation.
 The batches of the shares are computed without dropout unless search.mode=train.
 Costs a second forward and backward pass at each `period`-th step. alpha is not counted: it is in no optimiser of the training.
+Differs from the authors' code in: the gradient of alpha is of first order, where theirs differentiates through one step of A and B; the
+second stream is drawn anew from all training rows, where theirs splits them 70 to 30; units compete over all sites, where theirs keeps
+those of a share of at least 1 / rank, and compares alpha / sum(alpha) with it though its model computes with softmax(alpha); training
+goes on, where theirs begins anew at the ranks found.
 When to use it: where ranks may take time to find; a larger `lr` where trainings are short.
 """
 
@@ -36,6 +36,8 @@ from lorakit.searching.selection import select_units
 from lorakit.searching.unit_allocator import UnitAllocator, Units, check_later_tick
 
 ROUNDING = 1e-5
+BETAS = (0.5, 0.999)
+"""Of the authors' Adam."""
 
 
 class AutoLoRA(UnitAllocator):
@@ -66,7 +68,7 @@ class AutoLoRA(UnitAllocator):
             if adapter.spec.trains(SELECTION):
                 raise RecipeError("the shares would be trained by two optimisers", key="adapter.trainable", valid="A+B")
             self.alphas[site] = found[0]
-        self.adam = torch.optim.Adam(list(self.alphas.values()), lr=self.settings["lr"])
+        self.adam = torch.optim.Adam(list(self.alphas.values()), lr=self.settings["lr"], betas=BETAS)
 
     @classmethod
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:

@@ -5,11 +5,12 @@
 
 The first units learn to serve alone, each further one to improve on those before it, so that the result can be cut to any rank without
 training again. `frozen: earlier` gives a step's gradient to its b-th unit alone: what is below b is computed with, and not taught anew.
+That is what the authors' released trainer always does (rank 8, alpha 16, lr 4e-4, 30 epochs); the paper's algorithm is `none`.
 A site whose rank is below b (a shortcut) takes part whole. The scale is that of the recipe's rule at rank b (`adapter.scale`).
 Same for every process: b comes from the search's stream. Ticks decide nothing; they record the ranks.
 Works with every adapter that has rank units. What belongs to no unit (a magnitude, what sites share) trains in every step.
-Differs from the authors' code: shortcuts; the budget. A budget below the whole leaves only the units of the largest rank that it holds
-on all sites: b is drawn up to that rank, and the others never train.
+Differs from the authors' code in: `frozen`, which is none unless asked for; shortcuts; the budget. A budget below the whole leaves only
+the units of the largest rank that it holds on all sites: b is drawn up to that rank, and the others never train.
 When to use it: where the rank is to be chosen after the training, or several are needed: it costs one training, each step less than
 one at rank R. A single rank trained alone is usually a little better at that rank.
 """

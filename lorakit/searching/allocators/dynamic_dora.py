@@ -2,15 +2,18 @@
 
 Not weight-decomposed DoRA, which bears the same name and is the adapter method `dora`.
 
-    dW = sum of c_i b_i a_i over the rank units         b_i: a column of B, a_i: a row of A, c: rank: `adapter.method=trilora`
+    dW = sum of c_i b_i a_i over the rank units         b_i: a column of B, a_i: a row of A, c: rank: `adapter.method=dynamic_dora`
     score of unit i = average over steps of |c_i b_i a_i|_F / |dW|_F, in which a step before counts `smooth` (0.9) as much
-    loss + variance * mean of Var(A[i, :]) and Var(B[:, i]) over all units and sites
+    loss + variance * mean of Var(A[i, :]) and Var(B[:, i]) over all units and sites, until the budget is reached
+    limit = everything - (everything - budget) t^3      t: from 0 to 1 between `search.warmup` and the start of `search.tail`
 
-The best units of all sites stay, as many as the limit allows, which falls by a cubic from everything to the budget. In the paper that
-is from 15 % to 50 % of the steps (`search.warmup: 0.15`, `search.tail: 0.5`), from one and a half times the budget's rank.
+The best units of all sites stay, as many as the limit allows, which falls slowly first and fast last. In the paper that
+is from 15 % to 50 % of the steps (`search.warmup: 0.15`, `search.tail: 0.5`), from one and a half times the budget's rank: two thirds of
+everything are the budget where none is given.
 Works where the update is a sum over the rank units (`factors`), with or without c; a start that is subtracted (PiSSA) is subtracted
 unit by unit. A core mixes its units, and is refused.
-Differs from the authors' code: all of a closed unit stands still, ties are drawn, sites of different size compete for parameters.
+Differs from the authors' code in: all of a closed unit stands still; ties are drawn; sites of different size compete for parameters,
+and on the way down at most one unit less is on, as part of a unit does not count; everything closes at ticks (`search.every`).
 When to use it: as AdaLoRA; it needs no gradients to score, and favours sites whose update lies in few directions.
 """
 
@@ -31,7 +34,7 @@ from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import outer_factors, with_penalty
-from lorakit.searching.unit_allocator import UnitAllocator, Units
+from lorakit.searching.unit_allocator import UnitAllocator, Units, warn_without_phases
 from lorakit.tasks.batching import SummedLoss
 
 VARIANCE, SHARES = 8, 16
@@ -45,6 +48,7 @@ class DynamicDoRA(UnitAllocator):
     title = "Dynamic DoRA"
     summary = "rank units by their share of the norm of their site's update, fewer and fewer"
     source = "Mao et al. 2024, arXiv 2405.17357"
+    default_share = 2 / 3
     options: ClassVar = {
         "smooth": Option(0.9, "share of the score so far in the new one", low=0.0, high=0.9999),
         "variance": Option(0.1, "weight of the mean variance of A's rows and B's columns in the loss", low=0.0),
@@ -52,6 +56,8 @@ class DynamicDoRA(UnitAllocator):
 
     def __init__(self, context: SearchContext):
         super().__init__(context)
+        warn_without_phases(context.search)
+        self.prunes = True
         for adapter in self.adapters.values():
             if not is_sum_of_units(adapter):
                 raise RecipeError(
@@ -67,8 +73,9 @@ class DynamicDoRA(UnitAllocator):
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """The variance of two factors a site in every batch, forward and backward, and every site's shares after each step."""
         penalised = cls.settings_from(search.options)["variance"] > 0
-        batches = cost_model.small(2 * VARIANCE * penalised) * cost_model.steps * cost_model.accumulate
-        return batches + cost_model.small(SHARES) * min(cost_model.steps, ticks[-1]) + cls.choosing(ticks, cost_model)
+        pruning = min(cost_model.steps, ticks[-1])
+        batches = cost_model.small(2 * VARIANCE * penalised) * pruning * cost_model.accumulate
+        return batches + cost_model.small(SHARES) * pruning + cls.choosing(ticks, cost_model)
 
     @torch.no_grad()
     def observe(self, step: int) -> None:
@@ -79,6 +86,17 @@ class DynamicDoRA(UnitAllocator):
             if adapter.state == ON:
                 self.shares[name].lerp_(shares(adapter), 1 - self.settings["smooth"])
 
+    def share_left(self, step: int, final: float) -> float:
+        """1 - (1 - final) t^3: fewer slowly first and fast last, the other way round than AdaLoRA's."""
+        if step <= self.begin:
+            return 1.0
+        t = min((step - self.begin) / (self.end - self.begin), 1.0) if step < self.end else 1.0
+        return 1 - (1 - final) * t**3
+
+    def before_forward(self, step: int) -> None:
+        """The variance term ends with the pruning."""
+        self.prunes = step < min(self.end, self.context.ticks[-1] + 1)
+
     def unit_scores(self) -> Units:
         """Site -> the average share of each unit."""
         return self.shares
@@ -88,7 +106,9 @@ class DynamicDoRA(UnitAllocator):
         return with_penalty(loss, self.settings["variance"], self.variances)
 
     def variances(self) -> list[torch.Tensor]:
-        """The mean variance (over n - 1) of the rows of every A, and of the columns of every B, in training."""
+        """The mean variance (over n - 1) of the rows of every A, and of the columns of every B, in training; none after pruning."""
+        if not self.prunes:
+            return []
         return [
             rows.var(dim=1).mean()
             for adapter in self.adapters.values()

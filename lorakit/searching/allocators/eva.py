@@ -9,8 +9,8 @@ search.uniform_rank=8 are rho = 2.
 Works best with `adapter.init=eva`, whose rows of A are these directions in this order: a site then keeps those it was given units for.
 The init looks at batches of its own draw (`adapter.init_batches`): the same directions as far as both draws are large enough.
 With any other init the ranks alone are EVA's. Projections only: a shortcut starts by no EVA, and its inputs are the residual stream.
-Differs from PEFT: principal components of all batches at once instead of incrementally; the budget is in parameters where PEFT
-counts ranks, the same for sites of one size; units that are worth the same (q, k and v of a layer have the same inputs) are drawn.
+Differs from PEFT's code in: principal components of all batches at once instead of incrementally; the budget is in parameters, there in
+ranks, the same for sites of one size; units that are worth the same (q, k and v of a layer have the same inputs) are drawn.
 When to use it: with init eva, at no cost in training; it looks at inputs only, so it cannot tell which sites the task needs.
 """
 

@@ -8,6 +8,8 @@ A search of its own, which no training has room for: `lorakit search RECIPE --me
 does stands in ``workflow/glora``; this file says what it is called and what can be set.
 `search.enable`, `uniform_rank` or `parameters` give the most that a configuration may have, `min_parameters` the fewest.
 Cost: one training, and a pass over the held-out rows for every configuration that is tried.
+Differs from the authors' code in: a candidate outside the limits is brought inside, not thrown away; of equals the one with fewer
+parameters is the better; generation 0 counts as one; each step of the supernet draws once, not each forward pass.
 When to use it: where the kinds of update that a site needs are not known; one training of the found recipe comes on top.
 """
 

@@ -57,6 +57,7 @@ class GradientSVD(FixedRanks):
     summary = "ranks from the singular values of the first gradient, decided once"
     source = "lorakit; after LoRA-GA and EVA"
     at_once = True
+    needs_weight_gradients = True
     options: ClassVar = {
         **FixedRanks.options,
         "power": Option(0.5, "a unit is worth its singular value to this power", low=0.0),

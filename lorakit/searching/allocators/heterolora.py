@@ -7,10 +7,10 @@
 
 A site that comes back goes on from its values and its moments in Adam. `scoring: separate` runs passes of its own with every site
 on; `streaming` takes the gradients of the training steps before the tick, and passes of its own at step 0 alone.
-Differs from the authors' code: ties come from the search's own seeded stream, scoring is without dropout, uses fresh batches each
-time and leaves no trace, and the budget counts parameters. `search.preset: paper` takes the authors' way in all but the ties and traces.
 Beyond the paper, all without effect unless asked for: scores per parameter or over the mean of the role (`per`), smoothed over ticks
 (`smooth`), an edge for what is on already (`inertia`), fresh moments for what comes back (`moments`).
+Differs from the authors' code in: ties come from the search's own seeded stream; scoring is without dropout, uses fresh batches each time
+and leaves no trace; the budget counts parameters. `search.preset: paper` takes the authors' way in all but the ties and traces.
 When to use it: where the budget is a fraction of what all sites would cost, and which of them the task needs is not known.
 """
 

@@ -6,9 +6,10 @@ Every site trains until the first tick after step 0 (search.warmup, or else sear
 largest g stay, as many as the budget holds, and the others leave the function for good. Measured without a trace.
 `restart: all` puts what stays, and the head, back to its start, with Adam's moments at zero, as the paper trains anew after its choice;
 the learning rate goes on where it is.
-Differs: the paper keeps sites until their share of sum g reaches 0.9 and lets all the others have one A and B in common; here the
+Differs from the paper: it keeps sites until their share of sum g reaches 0.9 and lets all the others have one A and B in common; here the
 budget decides, and the others have none. Where the update is no plain sum (a magnitude, a product with W), s dW x is the whole change
 of the site's output.
+Not checked against the authors' code, which was not reached: follows the method section of the paper.
 When to use it: as a cheap choice of sites, by what training did with them rather than by what their gradients promise.
 """
 

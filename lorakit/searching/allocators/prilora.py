@@ -12,7 +12,8 @@ then it scores zero there too, so that the first choice stays for good.
 n_j is the root of a moving average (`smooth`) of sums of x_j^2 over a step's tokens, padding left out, taken in the `search.batches`
 steps before a tick alone; nothing of a step is kept but these sums.
 Counted are the ranks' parameters: entries that are zero at the moment count as trained, as they are.
-Differs: the paper prunes every few steps, here at the ticks (search.every); no public code was at hand to compare with.
+Differs from the paper: it prunes every few steps, here at the ticks (search.every).
+Not checked against the authors' code, which was not reached: follows the method section of the paper.
 When to use it: deep models on small tasks, where upper layers change most.
 """
 
@@ -35,7 +36,7 @@ from lorakit.searching.input_statistics import modules_of, seen_inputs
 from lorakit.searching.over_processes import over_processes
 from lorakit.searching.streaming import steps_before
 from lorakit.searching.unit_allocator import Units
-from lorakit.tasks.batching import Batch, SummedLoss
+from lorakit.tasks.batching import IDLE, Batch, SummedLoss
 
 
 class PRILoRA(FixedRanks):
@@ -109,7 +110,7 @@ class PRILoRA(FixedRanks):
         """The loss itself; inputs are seen on the way."""
 
         def watched(model: nn.Module, batch: Batch) -> torch.Tensor:
-            if not self.watching:
+            if not self.watching or IDLE in batch:
                 return loss(model, batch)
             with seen_inputs(self.context.adapted.model, self.modules, self.see):
                 return loss(model, batch)

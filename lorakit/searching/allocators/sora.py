@@ -5,19 +5,24 @@
                                                         step of threshold * |g|_1
     loss + penalty * mean |g|                           where `penalty` is asked for
 
-The threshold may rise linearly to `final_threshold`. At each tick the units with the largest |g| of all sites stay, as many as the
+That is the soft threshold as the paper writes it. `operator: released` is that of the authors' code: what is below twice the threshold
+is zero too, and their trainer always has the penalty (1e-3 by default, 10 in its script). The threshold may rise linearly to
+`final_threshold`, and decides alone unless a budget is given. Where threshold times steps is far below 1 hardly more closes than what was
+drawn near zero, and a warning says so.
+At each tick the units with the largest |g| of all sites stay, as many as the
 limit allows, but none that has been pulled to zero: the result may have fewer parameters than the budget. The gate of a closed unit
 has a gradient: a unit whose gate the optimiser would move beyond the threshold in one step can come back.
 Without a gate it is the group version: of what closes a unit, its column of B for instance, v <- v max(0, 1 - threshold / |v|), and
 |v| is the unit's size. A core's numbers belong to two units, and are pulled by both. An update whose start is subtracted (PiSSA) is
 pulled back to that start.
-Differs from the authors' code: there is a budget, and a schedule that leads to it; gates learn with the optimiser of the rest. A
-`search.every` of several epochs leaves the choice to the threshold alone.
+Differs from the authors' code in: the operator, unless `released`; there can be a budget, and a schedule that leads to it; gates learn
+with the optimiser of the rest; one training in place of a staircase of trainings with rising thresholds.
 When to use it: where the data should say how many ranks are needed, and the budget is only the most there may be.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -37,8 +42,13 @@ from lorakit.searching.penalty import with_penalty
 from lorakit.searching.unit_allocator import UnitAllocator, Units
 from lorakit.tasks.batching import SummedLoss
 
+logger = logging.getLogger(__name__)
+
 SHRINKING = 16
 """Small operations that shrink a site's units and measure them."""
+OPERATORS = ("soft", "released")
+LITTLE = 0.5
+"""Thresholds of all steps together: below it few of the gates, which start as N(0, 1), are ever pulled to zero."""
 
 
 class SoRA(UnitAllocator):
@@ -50,14 +60,20 @@ class SoRA(UnitAllocator):
     empties = True
     summary = "rank units by gates that every step pulls towards zero"
     source = "Ding et al. 2023, arXiv 2311.11696"
+    default_share = 1.0
     options: ClassVar = {
         "threshold": Option(3e-4, "what a gate loses after each step, not multiplied by the learning rate", low=0.0),
         "final_threshold": Option(0.0, "the threshold that is reached at the end, linearly; 0: it stays", low=0.0),
-        "penalty": Option(0.0, "weight of the gates' mean size in the loss", low=0.0),
+        "penalty": Option(0.0, "weight of the gates' mean size in the loss; 1e-3 to 10 in the authors' code", low=0.0),
+        "operator": Option(
+            "soft", "soft: the proximal step; released: zero below twice the threshold too", choices=OPERATORS
+        ),
     }
 
     def __init__(self, context: SearchContext):
         super().__init__(context)
+        self.least = 2.0 if self.settings["operator"] == "released" else 1.0
+        self.warn_of_little()
         for adapter in self.adapters.values():
             closing = {name: adapter.spec.trains(role) for name, _, role in gates(adapter)}
             if not closing or not all(closing.values()):
@@ -69,6 +85,19 @@ class SoRA(UnitAllocator):
                 )
         self.sizes: Units = {name: size_of(adapter).detach() for name, adapter in self.adapters.items()}
         self.opened: Units = {name: sizes > 0 for name, sizes in self.sizes.items()}
+
+    def warn_of_little(self) -> None:
+        """Say that the steps are too few for the threshold to decide anything but which gates were small at the start."""
+        steps = self.context.total_steps
+        all_steps = steps * (self.threshold(0) + self.threshold(steps)) / 2
+        if all_steps < LITTLE:
+            logger.warning(
+                "search 'sora': %d steps pull a gate by %.2g in all, and gates start as N(0, 1): what closes is what started near zero; "
+                "search.options={threshold: %.1g} would pull by 1",
+                steps,
+                all_steps,
+                1 / steps,
+            )
 
     def threshold(self, step: int) -> float:
         """What is taken away after ``step`` steps."""
@@ -90,7 +119,7 @@ class SoRA(UnitAllocator):
         threshold = self.threshold(step)
         for name, adapter in self.adapters.items():
             if adapter.state == ON:
-                shrink(adapter, threshold)
+                shrink(adapter, threshold, self.least * threshold)
                 self.sizes[name] = size_of(adapter)
                 self.opened[name] |= self.sizes[name] > 0
 
@@ -170,10 +199,10 @@ def moved(tensor: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
     return tensor if start is None else tensor - start
 
 
-def shrink(adapter: Adapter, threshold: float) -> None:
-    """Pull each unit of size v to ``max(v - threshold, 0)``."""
+def shrink(adapter: Adapter, threshold: float, least: float) -> None:
+    """Pull each unit of size v to ``v - threshold``, and to 0 where v is not above ``least``."""
     sizes = size_of(adapter)
-    factors = torch.where(sizes > threshold, 1 - threshold / sizes.clamp_min(torch.finfo(sizes.dtype).tiny), 0.0)
+    factors = torch.where(sizes > least, 1 - threshold / sizes.clamp_min(torch.finfo(sizes.dtype).tiny), 0.0)
     for tensor, start, axes in opened(adapter):
         for axis in axes:
             factor = along(factors, axis, tensor.ndim)

@@ -3,12 +3,18 @@
     every step:    g <- mean over the window's steps of |dL/dp|, for each entry p of A and B
     every window:  I <- b1 I + (1 - b1) g       U <- b2 U + (1 - b2) |g - I|       score = mean over the tensor's entries of I * U
 
-Whole tensors are scored, each A and each B apart; after every `window` steps those with the lowest scores are frozen as they are,
-until no more than a share of all of them trains. The share is 1 for the first `begin` of the run, falls as a cubic, and is `final`
-for its last `settle`. Freezing is for good. Sensitivity is |dL/dp| as in the authors' code, not |p * dL/dp|.
-Options: window, begin, settle, final, b1, b2.
+Whole tensors are scored, each A and each B apart; after every `window` steps those with low scores are frozen as they are. How many is
+said by a share, which is 1 for the first `begin` of the run, falls as a cubic, and is `final` for its last `settle`:
+
+    cut: entries    those whose score is below the quantile 1 - share of I * U over all entries of what still trains: it
+                    compounds, window by window, and few large entries put many tensors below it
+    cut: tensors    the lowest, until no more than the share of all tensors trains
+
+Freezing is for good. Sensitivity is |dL/dp|, not |p * dL/dp|. With `square: frozen` A and B of square layers never train.
 With final = 0 every factor ends frozen, so something else of the adapter must train (AFLoRA's vectors); for a plain LoRA give final.
-The decay rates and shares are ours, the authors' depend on the task. It decides what trains, so it does not go with a search.
+In the authors' code, which has `entries` and `frozen`, window, begin and final depend on the task, and settle is 0.7 for small ones.
+It decides what trains, so it does not go with a search.
+Checked against the authors' code.
 When to use it: with `aflora`'s vectors, to end with few trained parameters; frozen factors cost neither gradients nor optimiser steps.
 """
 
@@ -20,7 +26,7 @@ from typing import Any, ClassVar
 import torch
 
 from lorakit.adapters.adapted_model import HEAD, TrainedTensor
-from lorakit.adapters.json_tensors import pack_all, unpack_all
+from lorakit.adapters.json_tensors import pack_all, unpack
 from lorakit.adapters.options import Option
 from lorakit.adapters.switching import freeze_for_good
 from lorakit.errors import RecipeError
@@ -29,6 +35,8 @@ from lorakit.training.hooks import TrainState
 from lorakit.training.pruning import factors
 from lorakit.training.schedule import steps_in
 from lorakit.training.update import Update, UpdateContext, updates
+
+CUTS = ("entries", "tensors")
 
 
 class AFLoRA(Update):
@@ -41,19 +49,29 @@ class AFLoRA(Update):
     options: ClassVar = {
         "window": Option(10, "steps between decisions", low=1),
         "begin": Option(0.1, "share of the steps before anything is frozen", low=0, high=1),
-        "settle": Option(0.3, "share of the steps, at the end, with the final share training", low=0, high=1),
+        "settle": Option(0.35, "share of the steps, at the end, with the final share training", low=0, high=1),
         "final": Option(0.0, "share of the factors that train to the end", low=0, high=1),
         "b1": Option(0.85, "how slowly the sensitivity changes", low=0, high=0.9999),
-        "b2": Option(0.85, "how slowly the uncertainty changes", low=0, high=0.9999),
+        "b2": Option(0.95, "how slowly the uncertainty changes", low=0, high=0.9999),
+        "cut": Option("entries", "what the share is of: entries that still train, or all tensors", choices=CUTS),
+        "square": Option("frozen", "A and B of layers with as many inputs as outputs", choices=("frozen", "trained")),
     }
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)
-        self.tensors = {t.name: t for t in factors(context.adapted, self.name)}
+        found = {t.name: t for t in factors(context.adapted, self.name)}
+        never = [name for name, t in found.items() if self.settings["square"] == "frozen" and self.is_square(t)]
+        self.tensors = {name: t for name, t in found.items() if name not in never}
         if context.recipe.search.method != "none":
             raise RecipeError("update 'aflora' decides itself what trains", key="search.method", valid="none")
-        others = [t for t in context.adapted.trained() if t.role != HEAD and t.name not in self.tensors]
-        if self.settings["final"] == 0 and not others:
+        others = [t for t in context.adapted.trained() if t.role != HEAD and t.name not in found]
+        if not others and not self.tensors:
+            raise RecipeError(
+                "update 'aflora' does not train A and B of layers with as many inputs as outputs, and there is nothing else",
+                key="adapter.update_options",
+                hint="square: trained",
+            )
+        if not others and self.settings["final"] == 0:
             raise RecipeError(
                 "update 'aflora' freezes every factor in the end, and this adapter has nothing else that trains",
                 key="adapter.update_options",
@@ -64,6 +82,8 @@ class AFLoRA(Update):
         self.sensitivity = {name: zero.clone() for name, zero in zeros.items()}
         self.uncertainty = {name: zero.clone() for name, zero in zeros.items()}
         self.frozen: list[str] = []
+        for name in never:
+            self.stop(found[name])
         total = context.schedule.total_steps
         self.begin, self.end = (
             steps_in(share, total) for share in (self.settings["begin"], 1 - self.settings["settle"])
@@ -95,20 +115,48 @@ class AFLoRA(Update):
             self.uncertainty[name].mul_(b2).add_((mean - self.sensitivity[name]).abs(), alpha=1 - b2)
             self.window[name].zero_()
         share = remaining(state.step, self.begin, self.end, self.settings["final"])
-        surplus = len(self.live) - math.ceil(round(share * len(self.tensors), 9))
-        scores = self.scores()
-        for name in sorted(scores, key=lambda name: scores[name])[: max(surplus, 0)]:
+        for name in self.low_by_entries(share) if self.settings["cut"] == "entries" else self.low_by_tensors(share):
             self.freeze(name)
+
+    def low_by_entries(self, share: float) -> list[str]:
+        """Of the tensors that still train those whose score is below the quantile 1 - ``share`` of all their entries; all of them for 0."""
+        if share == 0 or not self.live:
+            return [*self.live]
+        entries = torch.cat([self.product(name).flatten() for name in self.live])
+        below = math.floor(round((1 - share) * len(entries), 6))
+        if not below:
+            return []
+        bound = float(entries.kthvalue(below).values)
+        return [name for name, score in self.scores().items() if score < bound]
+
+    def low_by_tensors(self, share: float) -> list[str]:
+        """The tensors with the lowest scores, as many as train beyond the ``share`` of all."""
+        scores = self.scores()
+        surplus = len(scores) - math.ceil(round(share * len(self.tensors), 9))
+        return sorted(scores, key=lambda name: scores[name])[: max(surplus, 0)]
+
+    def product(self, name: str) -> torch.Tensor:
+        """I * U of each entry of a tensor."""
+        return self.sensitivity[name] * self.uncertainty[name]
 
     def scores(self) -> dict[str, float]:
         """Tensor name -> mean of I * U, of those that still train."""
-        return {name: float((self.sensitivity[name] * self.uncertainty[name]).mean()) for name in self.live}
+        return {name: float(self.product(name).mean()) for name in self.live}
 
     def freeze(self, name: str) -> None:
         """Stop training the tensor for good."""
-        tensor = self.tensors[name]
-        freeze_for_good(self.context.adapted.adapters[tensor.site or ""], name.removeprefix(f"{tensor.site}."))
+        self.stop(self.tensors[name])
         self.frozen.append(name)
+
+    def stop(self, tensor: TrainedTensor) -> None:
+        """Freeze it where it is."""
+        adapter = self.context.adapted.adapters[tensor.site or ""]
+        freeze_for_good(adapter, tensor.name.removeprefix(f"{tensor.site}."))
+
+    def is_square(self, tensor: TrainedTensor) -> bool:
+        """Whether its site has as many inputs as outputs."""
+        site = self.context.adapted.adapters[tensor.site or ""].site
+        return site.in_features == site.out_features
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen of the gradients, and what was frozen."""
@@ -126,8 +174,8 @@ class AFLoRA(Update):
             (self.sensitivity, "sensitivity"),
             (self.uncertainty, "uncertainty"),
         ):
-            device = next(iter(held.values())).device
-            held.update(unpack_all(state[key], device))
+            for name, record in state[key].items():
+                held[name] = unpack(record).to(held[name].device)
 
 
 updates.register(AFLoRA)

@@ -4,6 +4,7 @@ loss + penalty * sum of P(z != 0) over all gates of the sites that are on       
 
 Then the ``keep`` largest |z w| of all sites together stay, as one number of w each with its gate open for good; every other w is 0,
 its gate shut, and the gates train no more.
+Not checked against the authors' code, which was not read: follows section 3 of the paper.
 """
 
 from __future__ import annotations

@@ -2,16 +2,20 @@
 
     h' = h + f(h)        forward as ever;        with probability rate, for one step:  dh'/dh = I, f gets no gradient
 
+In a step in which fewer than the rate's share of all branches were drawn, others are dropped at random until that many are, as in the
+authors' code: more is dropped on average than the rate says.
 Branches are the attention and the MLP of every layer; each is cut at its last projection, roles `o` and `down`, and drawn anew for every
 step, the same on all processes. What is adapted in a dropped branch, that projection included, is not trained in that step: no gradient,
 no weight decay, no moments. Gradients are not scaled up for it. The backward pass then skips the branch, so it gets cheaper; the forward
 pass costs what it did. Evaluation and scoring are untouched. It goes with every method and takes no parameters. Option: rate.
-Left out: the paper's rates by the sensitivity of each layer, under a FLOPs budget; here every branch has the same rate.
+Differs from the authors' code in: every branch has the same rate, from the first step on; theirs has rates by each layer's sensitivity,
+under a FLOPs budget, after about a tenth of the training.
 When to use it: for long trainings of deep models where the backward pass counts.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, ClassVar
 
@@ -61,9 +65,12 @@ class DropBP(Update):
             handle.remove()
 
     def before_forward(self, state: TrainState) -> None:
-        """Draw this step's branches."""
+        """Draw this step's branches: those whose number is below the rate, and at least the rate's share, of the lowest numbers."""
+        rate = self.settings["rate"]
         numbers = torch.rand(len(self.branches), generator=self.context.generator).tolist()
-        self.dropped = {n for n, number in zip(self.branches, numbers, strict=True) if number < self.settings["rate"]}
+        drawn = sorted(zip(numbers, self.branches, strict=True))
+        number = max(sum(number < rate for number in numbers), math.ceil(round(rate * len(drawn), 9)))
+        self.dropped = {name for _, name in drawn[:number]}
 
     def before_optimizer_step(self, state: TrainState) -> None:
         """Whatever else is computed has all its gradients."""

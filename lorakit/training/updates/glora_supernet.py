@@ -2,8 +2,7 @@
 
 Before each optimiser step every layer draws, on its own and uniformly, one of its 432 configurations (16 where it has no bias): what
 that one does not use gets no gradient in this step. After the step every layer is the configuration that the recipe says.
-
-Differs from the authors' code: one draw an optimiser step, not one a forward pass, so that accumulated batches and all processes train
+Differs from the authors' code in: one draw an optimiser step, not one a forward pass, so that accumulated batches and all processes train
 the same network; and an evaluation scores the recipe's configuration, where theirs goes on drawing.
 """
 

@@ -11,6 +11,7 @@ labels a row, each has its own p = sigmoid(z), and the KL is their mean, as the 
 Each layer and row draws its own keys, in the second half of the layers of a causal model and in all layers of others, as the paper
 advises. A query that would lose every key it can see keeps them all. Draws come from torch's generator, as all dropout.
 No parameters; evaluation, scoring and merging are untouched. Options: keys, hidden, beta.
+Not checked against the authors' code, which was not reached: follows the method section of the paper.
 When to use it: on small data sets, where a LoRA overfits; the paper adapts k and v, and tries rates of 0.01 to 0.2, beta 0.01 to 10.
 """
 

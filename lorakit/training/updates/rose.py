@@ -7,6 +7,7 @@ The share kept falls as a cubic from 1 to `keep`: 1 for the first `begin` of the
 gradients: the step moves it before it is scored, so it may come back as long as the training lasts; what is pruned after the last step
 stays so. Every rank keeps the same number, at least one, of entries of its column and row, so the product B A is sparse too.
 Options: keep, beta, begin, settle. A `best` adapter from before the end may be denser than the last one.
+Not checked against the authors' code, which was not reached: follows the method section of the paper. A third party's was read.
 When to use it: where an update should touch few weights, as in editing knowledge; alone it does not make training cheaper.
 """
 

@@ -8,8 +8,9 @@ A LoRA starts with B = 0, where snip and magnitude are zero on B and snip on A t
 at a small random value, normal with deviation 0.02, from the update's own stream, and put back to zero: by magnitude its entries are
 then chosen at random. Pruned entries are put to zero after every step, so neither momentum nor weight decay brings them back. Clipping
 still sees their gradients.
-Left out: the paper's GraSP and SynFlow scores, and its schedules that prune in several rounds. The official code's `sparsity`
-is the share kept, and is called keep here.
+Differs from the authors' code in: no GraSP and SynFlow scores, and no schedules that prune in several rounds; a tensor that starts at
+zero is scored at a small random value; a quarter is kept, half there, by its option `sparsity`, which is the share kept and is called
+keep here.
 When to use it: with a large rank, so that the same number of kept entries can choose among more places (`sparse_adapter`).
 """
 

@@ -12,6 +12,7 @@ import torch
 from scipy.optimize import differential_evolution
 
 from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.options import read_settings
 from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import site_states
 from lorakit.artifacts.combination import Combination, Factors, Setting, Update, combinations
@@ -88,6 +89,7 @@ def combine(
     coefficients: Sequence[float] | None = None,
     rank: int | None = None,
     density: float | None = None,
+    options: Mapping[str, str] | None = None,
     rows: int = 64,
     seed: int = 0,
     out: str | Path | None = None,
@@ -100,7 +102,8 @@ def combine(
         method: how (see `lorakit list combinations`).
         coefficients: one for each run; the method's own by default.
         rank: of the result; the sum of the runs', or for some methods the largest, by default.
-        density: the share of entries that ties and dare keep.
+        density: the share of entries that ties, dare and dare_ties keep.
+        options: the method's own settings: fisher has labels and normalise.
         rows: of each run's training data, for a method that looks at data.
         seed: of what is drawn: the rows, and what dare drops.
         out: the new run's folder; METHOD-NAME-SEED beside the first run by default.
@@ -119,6 +122,7 @@ def combine(
     """
     combination = combinations.get(method)
     given = check_arguments(combination, runs, coefficients, rank, density, rows)
+    settings = read_settings(f"combination '{method}'", combination.options, options or {}, "--option")
     opened, chosen = zip(*(open_trained(run, weights) for run in runs), strict=True)
     if len({run.path.resolve() for run in opened}) < len(opened):
         logger.warning("a run is named more than once: it counts as often")
@@ -131,7 +135,7 @@ def combine(
     members = []
     for number, run in enumerate(opened):
         restored = first if number == 0 else restore_run(run.path, weights, with_data=combination.needs != "nothing")
-        members.append(take_apart(restored, sites, combination.needs, rows, seed, first.parts.task))
+        members.append(take_apart(restored, sites, combination.needs, settings, rows, seed, first.parts.task))
     setting = Setting(given, density or combination.density or 1.0, generator(seed, f"combine/{method}"))
     check_ranks(combination, members, sites)
     ranks = {site.name: rank_of(combination, [m.updates[site.name] for m in members], site, rank) for site in sites}
@@ -169,6 +173,7 @@ def combine(
             "combined": [str(run.path) for run in opened],
             "method": method,
             "weights": list(setting.weights),
+            "options": settings,
             "error": error,
             "seen": seen,
         },

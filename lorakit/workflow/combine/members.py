@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from lorakit.adapters.options import Options
 from lorakit.artifacts.combination import Combination, Factors, Setting, Update, nothing_at, truncated, update_of
 from lorakit.artifacts.merge import fold
 from lorakit.artifacts.run import Run
@@ -18,7 +19,7 @@ from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import load_recipe
 from lorakit.searching.input_statistics import input_means
-from lorakit.searching.weight_gradients import squared_gradients
+from lorakit.searching.weight_gradients import Terms, squared_gradients
 from lorakit.tasks.batching import Batch
 from lorakit.tasks.label_order import order_by_name
 from lorakit.tasks.task import Task
@@ -81,7 +82,15 @@ def adapted_sites(first: RestoredRun, runs: Sequence[Run], live: Sequence[Sequen
     return [site for name, site in known.items() if name in names]
 
 
-def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: int, seed: int, task: Task) -> Member:
+def take_apart(
+    restored: RestoredRun,
+    sites: Sequence[Site],
+    needs: str,
+    settings: Options,
+    rows: int,
+    seed: int,
+    task: Task,
+) -> Member:
     """Take the run's model apart: its updates in float64, with the statistic that the method needs; task: the first run's."""
     adapted = restored.adapted
     head, matched = head_for(restored, task)
@@ -106,7 +115,9 @@ def take_apart(restored: RestoredRun, sites: Sequence[Site], needs: str, rows: i
     if needs == "fisher":
         fold(adapted)
         objective.accelerator.prepare_model(adapted.model)
-        statistics = squared_gradients(adapted.model, sites, batches, objective.summed)
+        statistics = squared_gradients(adapted.model, sites, batches, terms_of(objective, settings["labels"]))
+        if settings["normalise"] == "l2":
+            statistics = normalised(statistics)
     complete = {site.name: updates.get(site.name, nothing_at(site)) for site in sites}
     measured = {
         name: replace(update, statistic=statistics[name].double().cpu()) if statistics else update
@@ -136,6 +147,37 @@ def training_batches(restored: RestoredRun, rows: int, seed: int) -> list[Batch]
     order = torch.randperm(len(split), generator=generator(seed, "combine/rows"))[:rows].tolist()
     encoded = encode_rows(split.select(order), parts.backbone, parts.cut, "train")
     return [encoded.collate(range(start, min(start + BATCH, len(encoded)))) for start in range(0, len(encoded), BATCH)]
+
+
+def terms_of(objective: Objective, labels: str) -> Terms:
+    """What a row's squared gradient is of: the loss of its own label, or ``expected`` over the model's labels."""
+    if labels == "expected":
+        return lambda model, row: likelihoods(model, row, objective)
+    return lambda model, row: [(1.0, objective.summed(model, row))]
+
+
+def likelihoods(model: torch.nn.Module, row: Batch, objective: Objective) -> Iterator[tuple[float, torch.Tensor]]:
+    """(share, value) whose sum of share * gradient^2 is the expected squared gradient of a row's loss over the labels of the model.
+
+        Of classes: log p and p of each. Of labels that come by themselves: each logit, whose loss has the gradient p - y times its own, and
+        p (1 - p), the variance of y. Of a number: the prediction and 2, as y has the variance 1/2 where its likelihood falls with
+    the squared error, and twice the difference is the gradient.
+    """
+    (logits,) = objective.logits(model, row)
+    if objective.regression:
+        yield 2.0, logits.squeeze(-1)
+    elif objective.multi_label:
+        for logit, p in zip(logits, logits.detach().sigmoid().tolist(), strict=True):
+            yield p * (1 - p), logit
+    else:
+        for value in logits.log_softmax(dim=-1):
+            yield float(value.detach().exp()), value
+
+
+def normalised(statistics: Tensors) -> Tensors:
+    """The same over the norm of all of them together."""
+    norm = math.sqrt(sum(float(value.double().square().sum()) for value in statistics.values()))
+    return {name: value / norm for name, value in statistics.items()} if norm else statistics
 
 
 def check_ranks(combination: Combination, members: Sequence[Member], sites: Sequence[Site]) -> None:

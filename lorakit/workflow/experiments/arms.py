@@ -229,7 +229,7 @@ def scored_on(recipe: Recipe) -> Iterator[tuple[str, Any]]:
 class Forecast:
     """What is known of an arm before its training: the metric that chooses its best epoch, all it is scored by, its parameters.
 
-    budget: adapter parameters allowed; head: those of the head.
+    budget: adapter parameters allowed; head: those of the head; evaluations: how often its training is scored, None of one that is done.
     """
 
     name: str
@@ -237,6 +237,7 @@ class Forecast:
     metrics: list[str]
     budget: int
     head: int
+    evaluations: int | None = None
 
 
 def forecast(arm: Arm, *, train: bool) -> Forecast | None:
@@ -257,13 +258,14 @@ def try_out(name: str, loaded: LoadedRecipe) -> Forecast:
     """Put the recipe's parts together once. RecipeError, DataError and the like for what only model and data can tell."""
     parts = assemble(loaded)
     with loaded.locating_errors():
-        make_schedule(loaded.recipe, len(parts.data.splits["train"]))
+        schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
         adapted = adapt(parts, statistics=None)
     task = parts.task
     names = [
         name for split in task.validation for name in of_split(dict.fromkeys(task.metrics, 0.0), split, task.validation)
     ]
-    return Forecast(name, task.metrics[0], names, parts.budget.parameters, adapted.head_parameters())
+    head = adapted.head_parameters()
+    return Forecast(name, task.metrics[0], names, parts.budget.parameters, head, len(schedule.evaluations))
 
 
 def choose_metric(known: Sequence[Forecast], wanted: str | None) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.run import environment
+from lorakit.errors import UsageError
 from lorakit.recipe.load import AnyRecipe
 from lorakit.reporting.comparison_figure import comparison_figure
 from lorakit.result import Result
@@ -22,10 +23,10 @@ from lorakit.workflow.experiments.arms import (
     paired_order,
     rises,
 )
-from lorakit.workflow.experiments.more_workers import more_workers
+from lorakit.workflow.experiments.elsewhere import Elsewhere, Submitted, check_engine, check_submitted, trainer
 from lorakit.workflow.experiments.request import Request, called_with, check_alone
 from lorakit.workflow.experiments.totals import ComparedArm, apart, as_csv, side_by_side, warnings
-from lorakit.workflow.experiments.workers import Missing, no_finished_run, train_missing
+from lorakit.workflow.experiments.workers import Missing, no_finished_run
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,9 @@ def compare(asked: CompareRequest) -> Comparison:
         figure: the file of the figure; comparison.png in the folder where not given.
         table: a csv file to write, a line for each run.
         offline: never touch the network.
-        workers: processes on this machine that share the runs, this one among them; one for each GPU where not given, else one.
+        workers: processes that share the runs, on this machine this one among them; one for each GPU where not given, else one.
+        on: ``ray`` or ``slurm``, which starts the workers on its machines; this process waits, and trains nothing.
+        slurm: ``KEY=VALUE`` each of its jobs, such as ``gpus_per_node=1``, ``partition=NAME``, ``timeout_min=240``.
         watch: makes the hook that shows a training's progress, as a context.
 
     Returns:
@@ -105,13 +108,8 @@ def compare(asked: CompareRequest) -> Comparison:
         >>> comparison = lorakit.compare(["mrpc-lora", "mrpc-heterolora"], seeds=[0, 1])  # doctest: +SKIP
         >>> comparison.sides[1].last_difference.mean                                      # doctest: +SKIP
     """
-    check_alone()
-    folder = FOLDER if asked.folder is None else Path(asked.folder)
-    arms = gather(asked.arms, asked.overrides, asked.seeds, folder, offline=asked.offline)
-    check_same_data(arms)
+    folder, arms = resolve(asked)
     every = [entry for arm in arms for entry in arm.entries.values()]
-    for entry in every:
-        entry.check_same_recipe()
     absent = paired_order(arms)
     metric, best_by = choose_metric(forecasts(arms, train=asked.train), asked.metric)
     there = f"{len(every) - len(absent)} of {len(every)} runs are there"
@@ -119,9 +117,8 @@ def compare(asked: CompareRequest) -> Comparison:
     failed = list[Missing]()
     missing = [Missing(str(entry.run.path), "not trained yet") for entry in absent]
     if asked.train and absent:
-        again = asked.again("compare", asked.arms, asked.overrides, {"--figure": asked.figure})
-        with more_workers(compare, asked, folder, len(absent)):
-            failed, missing = train_missing(absent, len(every), asked.watch, wait=asked.wait, again=again)
+        with trainer(compare, asked, folder, len(absent), goes_on(asked)) as train:
+            failed, missing = train(absent, len(every))
     compared = side_by_side(arms, metric)
     if not compared:
         raise no_finished_run(failed, folder)
@@ -143,6 +140,48 @@ def compare(asked: CompareRequest) -> Comparison:
     if asked.table is not None:
         write_text(Path(asked.table), as_csv(compared))
     return result
+
+
+@called_with(CompareRequest)
+def submit_compare(asked: CompareRequest) -> Submitted:
+    """Hand what is missing of a comparison to Slurm's queue, checked as ``compare`` checks it, and wait for nothing.
+
+    Args:
+        arms, overrides, ...: those of ``compare``, with ``on="slurm"``. Jobs of an earlier call that are not done stay the only ones.
+
+    Returns:
+        The jobs, and the command that tells what they came to.
+
+    Raises:
+        UsageError: for recipes and runs that do not go together; RunError where Slurm does not take the jobs.
+
+    Example:
+        >>> lorakit.submit_compare(["mrpc-lora", "mrpc-dora"], on="slurm", workers=4).jobs     # doctest: +SKIP
+    """
+    check_submitted(asked)
+    folder, arms = resolve(asked)
+    forecasts(arms, train=True)
+    return Elsewhere(compare, asked, folder, len(paired_order(arms)), goes_on(asked)).submit()
+
+
+def resolve(asked: CompareRequest) -> tuple[Path, list[Arm]]:
+    """The folder and the arms, checked."""
+    check_alone()
+    check_engine(asked)
+    if asked.on is not None and not asked.train:
+        raise UsageError(f"--no-train and --on {asked.on} exclude each other")
+    folder = FOLDER if asked.folder is None else Path(asked.folder)
+    arms = gather(asked.arms, asked.overrides, asked.seeds, folder, offline=asked.offline)
+    check_same_data(arms)
+    for arm in arms:
+        for entry in arm.entries.values():
+            entry.check_same_recipe()
+    return folder, arms
+
+
+def goes_on(asked: CompareRequest) -> str:
+    """The command that goes on with the comparison."""
+    return asked.again("compare", asked.arms, asked.overrides, {"--figure": asked.figure})
 
 
 def forecasts(arms: Sequence[Arm], *, train: bool) -> list[Forecast]:

@@ -1,8 +1,9 @@
 """The trials of ``lorakit sweep --trials``: an Optuna study that workers share, and that goes on where it was left.
 
 A trial is one point with a run per seed. Each is some worker's, which it names; trials of workers that are no more are failed and
-queued anew with the same values, so that their runs go on from their checkpoints. On this host that is seen at once; of other
-hosts only a database tells, where a worker's heartbeat stays out. Imported only where trials are asked for: Optuna is optional.
+queued anew with the same values, so that their runs go on from their checkpoints. On this host that is seen at once; of other hosts
+the trial's lock tells, whose signs of life stay out, or a database, where a heartbeat does. Imported only where trials are asked for:
+Optuna is optional.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import logging
 import random
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -24,18 +25,21 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, TrialPruned, UpdateFinishedTrialError
+from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from lorakit.artifacts.lock import Worker
+from lorakit.artifacts.lock import Worker, claimed
 from lorakit.errors import Interrupted, LorakitError, RunError, UsageError
 from lorakit.result import Result
 from lorakit.training.seeds import derive_seed
 from lorakit.workflow.experiments import workers
 from lorakit.workflow.experiments.grid import Point, Space
+from lorakit.workflow.experiments.pruning import Halving, Watched, without_rungs
+from lorakit.workflow.experiments.ranking import Reached
 from lorakit.workflow.experiments.totals import ComparedRun
 
 logger = logging.getLogger(__name__)
@@ -46,7 +50,7 @@ PATIENCE = (0.1, 0.2, 0.4)  # seconds, up to twice that, before another try to o
 LOCKED = 60  # seconds that a worker waits for its turn in an SQLite file
 FAILURES, DEATHS = 1, 5  # how often a trial is tried again after its training failed, and after its worker died
 
-Train = Callable[[Point, str], Sequence[ComparedRun]]
+Train = Callable[[Point, str, Watched | None], Sequence[ComparedRun]]
 
 
 class Failed(Exception):
@@ -59,7 +63,9 @@ class Surplus(Exception):
 
 @dataclass(frozen=True)
 class Trial(Result):
-    """One trial. state: finished, failed, retried (failed, and queued anew), running or waiting; value: the mean metric."""
+    """One trial. state: finished, failed, retried (failed, and queued anew), pruned, running or waiting; value: the mean metric; reached:
+    how far it came where it was pruned; scores: of the first seed at every evaluation, where trials may be pruned.
+    """
 
     number: int
     state: str
@@ -69,31 +75,34 @@ class Trial(Result):
     why: str
     worker: str
     runs: list[ComparedRun]
+    reached: Reached | None = None
+    scores: list[float] = field(default_factory=list)
 
 
 @dataclass
 class Sampling:
     """The study of one sweep, and this worker's part in it.
 
-    wanted: trials in all; asked: what the study is of, as JSON: another one is refused; train: trains a point's runs, or sees them
-    trained, and raises LorakitError where one fails.
+    folder: of the runs, and of the trials' locks; wanted: trials in all; asked: what the study is of, as JSON: another one is refused;
+    train: trains a point's runs, or sees them trained, and raises LorakitError where one fails; prune: whether trials that fall behind
+    end early (`pruning`).
     """
 
     space: Space
     name: str
     storage: str
+    folder: Path
     wanted: int
     seed: int
     metric: str
     rises: bool
     asked: Mapping[str, Any]
     train: Train
+    prune: bool = False
 
     def run(self, *, wait: bool, again: str) -> list[Trial]:
         """Sample and train until there are as many trials as wanted, by all workers together; all that the study has then."""
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with warnings.catch_warnings(), workers.stoppable(again):
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with quietly(), workers.stoppable(again):
             study = self.open()
             try:
                 self.take_part(study, wait=wait)
@@ -101,6 +110,17 @@ class Sampling:
             except StorageInternalError as error:
                 what = f"the study cannot be read or written: {first_line(error.__cause__ or error)}"
                 raise RunError(what, where=self.storage, hint=again) from error
+
+    def complete(self) -> bool:
+        """Whether all trials that are wanted are there, and done."""
+        with quietly():
+            trials = self.open().get_trials(deepcopy=False)
+            return begun(trials) >= self.wanted and all(trial.state.is_finished() for trial in trials)
+
+    def known(self) -> list[Trial]:
+        """What the study has now."""
+        with quietly():
+            return trials_of(self.open())
 
     def take_part(self, study: optuna.Study, *, wait: bool) -> None:
         """Train trials while some are wanting; then see those of other workers to their end, if we ``wait`` for them."""
@@ -151,6 +171,7 @@ class Sampling:
         return optuna.create_study(
             storage=open_storage(self.storage),
             sampler=Numbered(self.seed),
+            pruner=Halving() if self.prune else NopPruner(),
             study_name=self.name,
             direction="maximize" if self.rises else "minimize",
             load_if_exists=True,
@@ -159,13 +180,16 @@ class Sampling:
     def one_trial(self, study: optuna.Study) -> None:
         """Train a trial that was queued, or a new one. One that the person stops is queued anew, to go on from its checkpoint."""
         mine: list[int] = []
+        held = ExitStack()
 
         def objective(trial: optuna.Trial) -> float:
             mine.append(trial.number)
+            held.enter_context(claimed(self.lock(trial.number)))
             return self.objective(trial)
 
         try:
-            study.optimize(objective, n_trials=1, catch=(Failed, Surplus), callbacks=[retry_failed])
+            with held:
+                study.optimize(objective, n_trials=1, catch=(Failed, Surplus), callbacks=[retry_failed])
         except (Interrupted, KeyboardInterrupt):
             for number in mine:
                 queue_anew(study, study.get_trials(deepcopy=False)[number])
@@ -186,9 +210,13 @@ class Sampling:
         point = self.suggested(trial)
         trial.set_user_attr("settings", point.values)
         trial.set_user_attr("name", point.named(self.name))
-        shown = " ".join(point.overrides)
+        shown = f"trial {trial.number + 1}: {' '.join(point.overrides)}"
+        watched = Watched(trial, self.metric) if self.prune else None
         try:
-            runs = self.train(point, f"trial {trial.number + 1}: {shown}")
+            runs = self.train(point, shown, watched)
+        except workers.GivenUp as told:
+            logger.info("trial %d is pruned: %s", trial.number + 1, told)
+            raise TrialPruned from None
         except Interrupted:
             raise
         except LorakitError as error:
@@ -222,18 +250,33 @@ class Sampling:
         """Fail the trials whose workers are no more, and queue them anew."""
         fail_stale_trials(study)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            worker = trial.user_attrs.get("worker")
-            nameless = trial.datetime_start is not None and datetime.now() - trial.datetime_start > NAMELESS
-            if not (Worker(**worker).dead if worker else nameless):
-                continue
-            try:
-                study.tell(trial.number, state=TrialState.FAIL)
-            except (ValueError, UpdateFinishedTrialError):  # another worker was first
-                continue
+            with self.deserted(trial) as gone:
+                if not gone:
+                    continue
+                try:
+                    study.tell(trial.number, state=TrialState.FAIL)
+                except (ValueError, UpdateFinishedTrialError):  # another worker was first
+                    continue
             logger.warning(
                 "trial %d: taken over from %s, which has ended", trial.number + 1, named(trial) or "a worker"
             )
             queue_anew(study, trial, DEATHS)
+
+    @contextmanager
+    def deserted(self, trial: FrozenTrial) -> Iterator[bool]:
+        """Whether the worker of a running trial is no more. One elsewhere left a lock, which is ours within the block."""
+        named = trial.user_attrs.get("worker")
+        if named is None:
+            yield trial.datetime_start is not None and datetime.now() - trial.datetime_start > NAMELESS
+        elif Worker(**named).near or not self.lock(trial.number).exists():
+            yield Worker(**named).dead
+        else:
+            with claimed(self.lock(trial.number)) as lock:
+                yield lock.left_by is not None
+
+    def lock(self, number: int) -> Path:
+        """The lock of a trial while a worker has it."""
+        return self.folder / f"trial-{number}.lock"
 
 
 class Numbered(BaseSampler):
@@ -265,6 +308,15 @@ class Numbered(BaseSampler):
         return self.tpe(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """A block in which Optuna says errors alone, and not that what is used here may change."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
+
+
 def open_storage(storage: str) -> BaseStorage:
     """A database by its URL, with heartbeats; anything else is a journal file."""
     if "://" in storage:
@@ -294,7 +346,7 @@ def retry_failed(study: optuna.Study, trial: FrozenTrial) -> None:
 def queue_anew(study: optuna.Study, trial: FrozenTrial, most: int | None = None) -> None:
     """A new trial with the values of ``trial`` and nothing else of it, unless it was tried again ``most`` times already."""
     bare = deepcopy(trial)
-    bare.user_attrs = {}
+    bare.user_attrs, bare.system_attrs = {}, without_rungs(bare.system_attrs)
     RetryHeartbeatStaleTrialCallback(max_retry=most)(study, bare)
 
 
@@ -317,6 +369,8 @@ def trials_of(study: optuna.Study) -> list[Trial]:
             why=trial.user_attrs.get("why", "its worker died" if trial.state == TrialState.FAIL else ""),
             worker=named(trial),
             runs=[ComparedRun(**run) for run in trial.user_attrs.get("runs", [])],
+            reached=Reached(**trial.user_attrs["reached"]) if trial.state == TrialState.PRUNED else None,
+            scores=[score for _, score in sorted(trial.intermediate_values.items())],
         )
         for trial in known
         if not trial.user_attrs.get("surplus")

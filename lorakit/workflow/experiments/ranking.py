@@ -22,18 +22,32 @@ OPTIMISTIC = (
 
 
 @dataclass(frozen=True)
+class Reached(Result):
+    """How far a trial came that was pruned: its evaluations, the epoch of the last one, and the score of the first seed there."""
+
+    evaluations: int
+    epoch: float
+    score: float
+
+
+@dataclass(frozen=True)
 class SweptPoint(Result):
-    """A point: what varies there, and what its finished runs come to; None where there are none."""
+    """A point: what varies there, and what its finished runs come to; None where there are none. reached: where it was pruned."""
 
     name: str
     settings: dict[str, Any]
     came_to: Totals | None
+    reached: Reached | None = None
 
 
-def rank(point: SweptPoint, *, seeds: int, higher: bool) -> tuple[bool, bool, float, int]:
-    """Orders points: those with all seeds first, by the mean; of two alike the smaller one."""
+def rank(point: SweptPoint, *, seeds: int, higher: bool) -> tuple[bool, bool, float, float]:
+    """Orders points: those with all seeds first, by the mean; of two alike the smaller one; then those that were pruned, the farthest
+    first.
+    """
     if point.came_to is None:
-        return True, True, 0.0, 0
+        if point.reached is None:
+            return True, True, 0.0, 0.0
+        return True, False, -point.reached.epoch, -point.reached.score if higher else point.reached.score
     mean = point.came_to.last.mean
     return False, len(point.came_to.seeds) < seeds, -mean if higher else mean, point.came_to.adapter_parameters
 
@@ -45,7 +59,7 @@ def warnings(
 
     holdout: the share of the training rows that chose, where these did; listed: the keys whose values were listed rather than drawn.
     """
-    told = [f"{point.name} has no finished run" for point in points if point.came_to is None]
+    told = [f"{it.name} has no finished run" for it in points if it.came_to is None and it.reached is None]
     there = [point.came_to for point in points if point.came_to is not None]
     told += [f"{it.name} has {len(it.seeds)} of {len(seeds)} seeds" for it in there if len(it.seeds) < len(seeds)]
     if len(there) > 1:

@@ -33,8 +33,9 @@ class Request:
 
     seeds: a run each, of every recipe or point; folder: where the runs are, which several workers may share; metric: another one of
     the task's; wait: for what other workers train; table: a csv file to write, a line for each run; offline: as ``run.offline=true``;
-    watch: makes the hook that shows a training's progress, as a context; workers: processes on this machine, this one among them, one
-    for each GPU by default. None: the experiment's own.
+    watch: makes the hook that shows a training's progress, as a context; workers: processes that share the runs, on this machine this
+    one among them, one for each GPU by default; on: what starts them elsewhere, ray or slurm; slurm: KEY=VALUE of its jobs. None: the
+    experiment's own.
     """
 
     seeds: Sequence[int] | None = None
@@ -44,6 +45,8 @@ class Request:
     table: str | Path | None = None
     offline: bool = False
     workers: int | None = None
+    on: str | None = None
+    slurm: Sequence[str] = ()
     watch: Watch = unwatched
 
     def again(
@@ -53,8 +56,9 @@ class Request:
         if any(isinstance(recipe, LoadedRecipe) for recipe in recipes):
             return "the same call again"
         words = [*map(str, recipes), *overrides, *(["--offline"] if self.offline else [])]
+        words += [word for option in self.slurm for word in ("--slurm-option", option)]
         shared = {"--seeds": self.seeds, "--folder": self.folder, "--metric": self.metric, "--csv": self.table}
-        return with_options(command, words, {**shared, "--workers": self.workers, **more})
+        return with_options(command, words, {**shared, "--workers": self.workers, "--on": self.on, **more})
 
 
 def called_with(request: Callable[P, Asked]) -> Callable[[Callable[[Asked], Found]], Callable[P, Found]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +18,21 @@ from lorakit.errors import RunError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.values import written
 from lorakit.result import Result
-from lorakit.workflow.experiments.arms import Arm, essence, paired_order, rises, to_train
+from lorakit.workflow.experiments.arms import Arm, Entry, essence, paired_order, rises, to_train
+from lorakit.workflow.experiments.elsewhere import Elsewhere, Submitted, Trainer, check_submitted, trainer
 from lorakit.workflow.experiments.grid import Point
-from lorakit.workflow.experiments.more_workers import more_workers
 from lorakit.workflow.experiments.ranking import SweptPoint, draw, rank, warnings
 from lorakit.workflow.experiments.request import called_with, with_options
 from lorakit.workflow.experiments.sweep_spec import SweepRequest, SweepSpec, resolve_sweep
 from lorakit.workflow.experiments.totals import ComparedRun, Totals, as_csv, compared_run, totals
-from lorakit.workflow.experiments.workers import Missing, failures, no_finished_run, train_missing
+from lorakit.workflow.experiments.workers import Missing, failures, no_finished_run
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from lorakit.training.hooks import Hook
     from lorakit.workflow.experiments.optuna_trials import Trial
+    from lorakit.workflow.experiments.pruning import Watched
 
 JOURNAL = "study.journal"
 ENDED_BY_VALIDATION = "training.early_stopping ended the runs on all rows by the validation rows, which makes their scores there optimistic"
@@ -95,7 +97,7 @@ class Sweep(Result):
         best: the command that trains the best point again, with the first seed.
         final: the best point trained on all rows and scored on the validation rows, where it was chosen by training rows that were held
             out; None else, and where runs are still missing.
-        trials: of the study where there is one, failed ones and their repetitions included.
+        trials: of the study where there is one, failed ones and their repetitions, and those that were pruned, included.
         failed: runs or trials that failed.
         missing: those that are not there yet.
         warnings: what to know before believing the numbers.
@@ -133,13 +135,16 @@ def sweep(asked: SweepRequest) -> Sweep:
         folder: where the runs are, as NAME-SEED, and what is written; runs/sweep-NAME where not given.
         metric: another one of the task's than its first.
         trials: that many points, drawn by Optuna, instead of all.
+        prune: ``asha`` ends drawn trials early whose first seed falls behind on the held-out rows (``holdout``): see `pruning`.
         storage: of Optuna's study: a database's URL or a journal file; study.journal in the folder where not given.
         holdout: the share of the training rows to choose by, in place of the validation rows (``task.holdout``); the best point is then
             trained on all of them, and scored on the validation rows, which had no part in the choice.
         wait: for what other workers on the folder train.
         table: a csv file to write, a line for each run.
         offline: never touch the network.
-        workers: processes on this machine that share the runs, this one among them; one for each GPU where not given, else one.
+        workers: processes that share the runs, on this machine this one among them; one for each GPU where not given, else one.
+        on: ``ray`` or ``slurm``, which starts the workers on its machines; this process waits, and trains nothing.
+        slurm: ``KEY=VALUE`` each of its jobs, such as ``gpus_per_node=1``, ``partition=NAME``, ``timeout_min=240``.
         watch: makes the hook that shows a training's progress, as a context.
 
     Returns:
@@ -155,17 +160,16 @@ def sweep(asked: SweepRequest) -> Sweep:
         >>> found.points[0].settings                                                      # doctest: +SKIP
     """
     spec = resolve_sweep(asked)
-    runs = len(paired_order(spec.arms)) if asked.trials is None else asked.trials
-    with more_workers(sweep, asked, spec.folder, runs):
+    with trainer(sweep, asked, spec.folder, runs_of(spec), spec.again()) as train:
         if asked.trials is None:
-            found, failed, missing = train_grid(spec)
+            found, failed, missing = train_grid(spec, train)
             drawn: list[Trial] = []
         else:
-            drawn = draw_trials(spec, asked.trials)
+            drawn = draw_trials(spec, asked.trials, train)
             found, failed, missing = from_trials(spec, drawn)
         points, final = ranked(spec, found, failed), None
         if asked.holdout is not None and not missing:
-            final, again_failed, missing = train_on_all_rows(spec, points[0])
+            final, again_failed, missing = train_on_all_rows(spec, points[0], train)
             failed = [*failed, *again_failed]
     return conclude(spec, points, final, drawn, failed, missing)
 
@@ -201,15 +205,43 @@ def plan_sweep(asked: SweepRequest) -> SweepPlan:
     )
 
 
+@called_with(SweepRequest)
+def submit_sweep(asked: SweepRequest) -> Submitted:
+    """Hand what is missing of a sweep to Slurm's queue, checked as ``sweep`` checks it, and wait for nothing.
+
+    Args:
+        recipe, overrides, ...: those of ``sweep``, with ``on="slurm"``. Jobs of an earlier call that are not done stay the only ones.
+
+    Returns:
+        The jobs, and the command that tells what they came to.
+
+    Raises:
+        UsageError: for what makes no sweep; RecipeError for the mistakes of all points; RunError where Slurm does not take the jobs.
+
+    Example:
+        >>> lorakit.submit_sweep("mrpc-lora", ["adapter.rank=4,8"], on="slurm", workers=2).jobs     # doctest: +SKIP
+    """
+    check_submitted(asked)
+    spec = resolve_sweep(asked)
+    return Elsewhere(sweep, asked, spec.folder, runs_of(spec), spec.again()).submit()
+
+
+def runs_of(spec: SweepSpec) -> int:
+    """How many runs, or trials, can be under way at once; of a grid that is done those of the best point on all rows."""
+    if spec.asked.trials is not None:
+        return spec.asked.trials
+    return len(paired_order(spec.arms)) or len(spec.seeds)
+
+
 Found = tuple[list[SweptPoint], list[Missing], list[Missing]]  # points, failed, missing
 
 
-def train_grid(spec: SweepSpec) -> Found:
+def train_grid(spec: SweepSpec, train: Trainer) -> Found:
     """Train what is missing of the grid, seed by seed."""
     total, absent = len(spec.arms) * len(spec.seeds), paired_order(spec.arms)
     grid = f"{len(spec.points)} points, {len(spec.seeds)} seeds: {total - len(absent)} of {total} runs are there"
     logger.info("%s, %d to train", grid, len(absent))
-    failed, missing = train_missing(absent, total, spec.asked.watch, wait=spec.asked.wait, again=spec.again())
+    failed, missing = train(absent, total)
     points = [
         swept(spec, arm.name, point.values, [compared_run(arm.entries[seed]) for seed in sorted(arm.finished)])
         for point, arm in zip(spec.points, spec.arms, strict=True)
@@ -217,41 +249,59 @@ def train_grid(spec: SweepSpec) -> Found:
     return points, failed, missing
 
 
-def draw_trials(spec: SweepSpec, trials: int) -> list[Trial]:
+def draw_trials(spec: SweepSpec, trials: int, train: Trainer) -> list[Trial]:
     """Draw points and train them with every seed, until there are as many as wanted."""
     from lorakit.workflow.experiments.optuna_trials import Sampling
 
-    asked, space, again = spec.asked, spec.space, spec.again()
+    asked, space = spec.asked, spec.space
 
-    def train(point: Point, shown: str) -> list[ComparedRun]:
+    def train_point(point: Point, shown: str, watched: Watched | None) -> list[ComparedRun]:
         logger.info("%s", shown)
         arm = spec.arm(point)
-        failed, _ = train_missing(paired_order([arm]), len(spec.seeds), asked.watch, wait=True, again=again)
+        first = arm.entries[spec.seeds[0]]
+
+        def beside(entry: Entry) -> list[Hook]:
+            return [watched] if watched is not None and entry is first else []
+
+        if watched is not None:
+            watched.look(first.run)
+        absent, total = paired_order([arm]), len(spec.seeds)
+        failed, _ = train(absent, total, wait=True, beside=beside)
         if failed:
             raise RunError(failures(failed))
+        if watched is not None:
+            watched.look(first.run)
         return [compared_run(entry) for entry in arm.entries.values()]
 
     fixed = {key: value for key, value in essence(spec.arms[0].recipe).items() if key not in space.keys}
     varying = {axis.key: axis.texts for axis in space.axes} | {span.key: str(span) for span in space.ranges}
-    return Sampling(
+    sampling = Sampling(
         space=space,
         name=spec.name,
         storage=asked.storage or str(spec.folder / JOURNAL),
+        folder=spec.folder,
         wanted=trials,
         seed=spec.seeds[0],
         metric=spec.metric,
         rises=rises(spec.metric),
-        asked={**fixed, **varying, "--seeds": list(spec.seeds), "--metric": spec.metric},
-        train=train,
-    ).run(wait=asked.wait, again=again)
+        asked={**fixed, **varying, "--seeds": list(spec.seeds), "--metric": spec.metric, "--prune": asked.prune},
+        train=train_point,
+        prune=asked.prune is not None,
+    )
+    if isinstance(train, Elsewhere):
+        if not sampling.complete():
+            train.see_done()
+        return sampling.known()
+    return sampling.run(wait=asked.wait, again=spec.again())
 
 
 def from_trials(spec: SweepSpec, trials: Sequence[Trial]) -> Found:
     """The points of a study; one that was drawn twice is there once."""
     points: dict[str, SweptPoint] = {}
     for trial in sorted(trials, key=lambda trial: trial.state == "finished"):
-        if trial.state in ("finished", "failed") and trial.settings:
-            points[trial.name] = swept(spec, trial.name, trial.settings, trial.runs)
+        if trial.state in ("finished", "failed", "pruned") and trial.settings:
+            point = swept(spec, trial.name, trial.settings, trial.runs)
+            points[trial.name] = replace(point, reached=trial.reached)
     failed = [Missing(label(trial), trial.why) for trial in trials if trial.state == "failed"]
     missing = [
         Missing(label(trial), f"another worker trains it: {trial.worker}" if trial.worker else "not begun yet")
@@ -318,7 +368,9 @@ def conclude(
     return result
 
 
-def train_on_all_rows(spec: SweepSpec, point: SweptPoint) -> tuple[Totals | None, list[Missing], list[Missing]]:
+def train_on_all_rows(
+    spec: SweepSpec, point: SweptPoint, train: Trainer
+) -> tuple[Totals | None, list[Missing], list[Missing]]:
     """The best point of a sweep by held-out rows, trained on all of them with every seed; the runs that failed, and that are missing."""
     asked, name = spec.asked, f"{point.name}-all-rows"
     loaded = load_recipe(asked.recipe, [*spec.of_all_rows(), *as_overrides(point)], offline=asked.offline)
@@ -330,7 +382,7 @@ def train_on_all_rows(spec: SweepSpec, point: SweptPoint) -> tuple[Totals | None
     )
     logger.info("%s is best on the rows held out: it is trained on all, and scored on the validation rows", point.name)
     absent = paired_order([arm])
-    failed, missing = train_missing(absent, len(arm.entries), asked.watch, wait=asked.wait, again=spec.again())
+    failed, missing = train(absent, len(arm.entries))
     runs = [compared_run(arm.entries[seed]) for seed in sorted(arm.finished)]
     return totals(name, loaded.recipe.model.name, runs, spec.metric) if runs else None, failed, missing
 

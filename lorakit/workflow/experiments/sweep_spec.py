@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from lorakit.errors import LorakitError, Problem, UsageError
+from lorakit.errors import LorakitError, Problem, UsageError, nearest
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.overlays import COMMAND_LINE
 from lorakit.workflow.experiments.arms import (
@@ -19,6 +19,7 @@ from lorakit.workflow.experiments.arms import (
     forecast,
     to_train,
 )
+from lorakit.workflow.experiments.elsewhere import check_engine
 from lorakit.workflow.experiments.grid import Point, Space, read_space
 from lorakit.workflow.experiments.request import Request, check_alone
 
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 SEEDS = (0, 1, 2)
 HOLDOUT = "task.holdout"
+ASHA = "asha"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class SweepRequest(Request):
     trials: int | None = None
     storage: str | None = None
     holdout: float | None = None
+    prune: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,23 @@ class SweepSpec:
     def again(self) -> str:
         """The command that goes on with the sweep."""
         asked = self.asked
-        more = {"--trials": asked.trials, "--storage": asked.storage, "--holdout": asked.holdout}
+        more = {
+            "--trials": asked.trials,
+            "--storage": asked.storage,
+            "--holdout": asked.holdout,
+            "--prune": asked.prune,
+        }
         return asked.again("sweep", [asked.recipe], asked.overrides, more)
 
 
 def resolve_sweep(asked: SweepRequest) -> SweepSpec:
     """Read what is asked for and check all of it, on the real model and data. Raises UsageError or RecipeError with every mistake."""
     check_alone()
+    check_engine(asked)
     check_named_apart(asked.overrides)
     held_out = [] if asked.holdout is None else [f"{HOLDOUT}={asked.holdout:g}"]
     space = read_space([*asked.overrides, *held_out])
+    check_pruning(asked)
     check_trials(space, asked.trials, asked.storage)
     points = space.points() if asked.trials is None else space.corners()
     recipes = at_all(points, lambda point: recipe_at(point, asked, space))
@@ -101,6 +111,8 @@ def resolve_sweep(asked: SweepRequest) -> SweepSpec:
     named = {arm.name: arm for arm in arms}
     foreseen = at_all(points, lambda point: forecast(named[point.named(name)], train=True))
     forecasts = [known for known in foreseen if known is not None]
+    if asked.prune is not None:
+        check_evaluations([known.evaluations for known in forecasts if known.evaluations is not None])
     metric, best_by = choose_metric(forecasts, asked.metric)
     return SweepSpec(asked, name, space, seeds, folder, points, arms, forecasts, metric, best_by)
 
@@ -115,6 +127,36 @@ def arm_at(point: Point, loaded: LoadedRecipe, base: str, seeds: Sequence[int], 
     name = point.named(base)
     entries = {entry.seed: entry for entry in to_train(loaded, name, seeds, folder)}
     return Arm(name, loaded.recipe, entries, given=True)
+
+
+def check_pruning(asked: SweepRequest) -> None:
+    """Raises UsageError where trials cannot be pruned: of a grid, by validation rows, by a rule that is none."""
+    if asked.prune is None:
+        return
+    if asked.prune != ASHA:
+        hint = nearest(asked.prune, [ASHA])
+        raise UsageError(f"'{asked.prune}' is no way of pruning", where="--prune", valid=ASHA, hint=hint)
+    if asked.trials is None:
+        raise UsageError("is for drawn trials, and a grid trains all of its points", where="--prune", hint="--trials N")
+    if asked.holdout is None:
+        raise UsageError(
+            "needs rows held out of the training rows: which trials go on is a choice, and the validation rows must have no part in one",
+            where="--prune",
+            hint="--holdout 0.2",
+        )
+
+
+def check_evaluations(numbers: Sequence[int]) -> None:
+    """Raises UsageError where trainings that are scored so often cannot be pruned: once is at their end, and all are compared."""
+    if numbers and min(numbers) < 2:
+        what = "a training is scored once, at its end, so that nothing can be pruned before"
+        raise UsageError(what, where="--prune", hint="evaluation.every=0.25, or more training.epochs")
+    if len(set(numbers)) > 1:
+        raise UsageError(
+            f"the trainings are scored {min(numbers)} to {max(numbers)} times, and pruning compares the same evaluation of all",
+            where="--prune",
+            valid="points that are scored equally often",
+        )
 
 
 def check_trials(space: Space, trials: int | None, storage: str | None) -> None:

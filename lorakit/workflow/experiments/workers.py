@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from lorakit.artifacts.standing import all_checkpoints
 from lorakit.errors import Interrupted, LorakitError, Problem, RunError
 from lorakit.result import Result
 from lorakit.training.checkpoint import intact
+from lorakit.training.hooks import Hook
 from lorakit.workflow.experiments.arms import Entry
 from lorakit.workflow.experiments.request import Watch
 from lorakit.workflow.train import train
@@ -24,6 +25,17 @@ logger = logging.getLogger(__name__)
 
 POLL = 5.0  # seconds between looks at a run that another worker trains
 KEPT = "; finished runs are kept"
+
+Beside = Callable[[Entry], Sequence[Hook]]  # further hooks of a run's training
+
+
+class GivenUp(Exception):
+    """A hook has ended a training for good, which has neither failed nor finished: whoever gave the hook catches this."""
+
+
+def nobody(entry: Entry) -> Sequence[Hook]:
+    """No further hooks."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -35,13 +47,13 @@ class Missing(Result):
 
 
 def train_missing(
-    wanted: Sequence[Entry], total: int, watch: Watch, *, wait: bool, again: str
+    wanted: Sequence[Entry], total: int, watch: Watch, *, wait: bool, again: str, beside: Beside = nobody
 ) -> tuple[list[Missing], list[Missing]]:
     """Train every run of ``wanted``, or see it trained by another worker: those that failed, and those that others still train.
 
     A run that fails does not stop the others. total: runs there are in all; watch: makes what shows a training's progress; wait: for
-    the runs of other workers, so that none is left to them; again: the command that goes on. Raises Interrupted where the person
-    stops it: what is done is kept.
+    the runs of other workers, so that none is left to them; again: the command that goes on; beside: gives a run's further hooks. Raises
+    Interrupted where the person stops it: what is done is kept.
     """
     pending, failed = list(wanted), list[Missing]()
     found, held = dict[Path, Worker](), dict[Path, Worker]()
@@ -57,7 +69,7 @@ def train_missing(
                     if lock.left_by:
                         logger.warning("%s: taken over from %s, which has ended", path, lock.left_by)
                     pending.remove(entry)
-                    if why := attempt(entry, f"run {total - len(pending)} of {total}", watch):
+                    if why := attempt(entry, f"run {total - len(pending)} of {total}", watch, beside):
                         failed.append(Missing(str(path), why))
             if len(pending) == before:
                 if not wait:
@@ -98,11 +110,11 @@ def stoppable(again: str) -> Iterator[None]:
         raise Interrupted(f"stopped{KEPT}", hint=again) from None
 
 
-def attempt(entry: Entry, place: str, watch: Watch) -> str:
+def attempt(entry: Entry, place: str, watch: Watch, beside: Beside) -> str:
     """Train a run; why it failed, where it did. Whatever goes wrong in one training, the others can go on."""
     try:
-        train_one(entry, place, watch)
-    except Interrupted:
+        train_one(entry, place, watch, beside)
+    except (Interrupted, GivenUp):
         raise
     except LorakitError as error:
         why = str(error)
@@ -115,7 +127,7 @@ def attempt(entry: Entry, place: str, watch: Watch) -> str:
     return why
 
 
-def train_one(entry: Entry, place: str, watch: Watch) -> None:
+def train_one(entry: Entry, place: str, watch: Watch, beside: Beside) -> None:
     """Train a run that is ours, or go on with it, unless another worker has finished it meanwhile."""
     run = entry.run
     entry.check_same_recipe()
@@ -129,4 +141,4 @@ def train_one(entry: Entry, place: str, watch: Watch) -> None:
     name, seed = entry.loaded.recipe.run.name, entry.seed
     logger.info("%s: %s, seed %d%s", place, name, seed, ", from its newest checkpoint" if begun else "")
     with watch() as hook:
-        train(entry.loaded, run_dir=run.path, resume=begun, hooks=[hook])
+        train(entry.loaded, run_dir=run.path, resume=begun, hooks=[hook, *beside(entry)])

@@ -72,6 +72,14 @@ def test_dare_is_pefts_draw_for_draw():
     assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_dare_with_ties_is_pefts_draw_for_draw():
+    given, weights = updates(), [0.5, 2.0, 0.1]
+    torch.manual_seed(4)
+    expected = merge_utils.dare_ties([u.dense for u in given], torch.tensor(weights, dtype=torch.float64), 0.4)
+    ours = combined("dare_ties", given, weights=weights, density=0.4, generator=torch.Generator().manual_seed(4))
+    assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_dare_is_the_weighted_sum_on_average():
     given, weights = updates(2), [0.5, 0.5]
     generator = torch.Generator().manual_seed(0)
@@ -150,7 +158,7 @@ def test_truncation_is_the_best_there_is(factored: bool, rank: int):
 
 def test_every_way_says_what_it_is():
     assert set(combinations.names()) == {
-        *("concat", "dare", "fisher", "linear", "lorahub", "regmean", "svd", "task_arithmetic", "ties")
+        *("concat", "dare", "dare_ties", "fisher", "linear", "lorahub", "regmean", "svd", "task_arithmetic", "ties")
     }
     for name, way in combinations.items():
         assert (way.name, bool(way.summary)) == (name, True)

@@ -51,6 +51,7 @@ def test_a_step_of_the_shares_is_adam_s_at_the_gradient_of_first_order(make: Mak
         torch.equal(t, before[name]) for name, t in scene.adapted.tensors().items() if not name.endswith("alpha")
     )
     allocator.after_step(2)
+    assert allocator.adam.defaults["betas"] == (0.5, 0.999)  # ruz048/AutoLoRA
     for (name, unit), gradient in slope.items():  # Adam's first step: lr g / (|g| + eps)
         moved = allocator.alphas[name][unit] - before[f"{name}.alpha"][unit]
         assert float(moved) == pytest.approx(-0.01 * gradient / (abs(gradient) + 1e-8), rel=1e-2)

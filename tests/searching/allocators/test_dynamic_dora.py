@@ -94,6 +94,39 @@ def test_the_variance_term_is_for_each_row(make: Make) -> None:
     assert dynamic(make("bert", targets=["q"], method="vera", rank=6)).variances() == []
 
 
+def test_the_way_down_is_slow_first(make: Make) -> None:
+    """R0 - (R0 - R) t^3, from 72 units to 48 between steps 150 and 500 of 1,000 (MIkumikumi0116/DoRA)."""
+    scene = make("bert", targets=["q", "k", "v"], method="trilora", rank=12)
+    allocator = scene.allocator(
+        method="dynamic_dora", total_steps=1000, ticks=range(0, 1000, 50), warmup=0.15, tail=0.5
+    )
+    unit = allocator.everything / 72
+    assert allocator.context.budget.parameters == 48 * unit  # two thirds, where nothing is said
+    left = {step: allocator.allowed(step) / unit for step in (0, 150, 200, 300, 400, 500, 900)}
+    expected = {0: 72, 150: 72, 200: 71.930, 300: 70.111, 400: 63.254, 500: 48, 900: 48}
+    assert left == pytest.approx(expected, abs=1.5 / unit + 1e-3)
+
+
+def test_the_variance_term_ends_with_the_pruning(make: Make) -> None:
+    scene = make("bert", targets=["q"], method="trilora")
+    allocator = scene.allocator(method="dynamic_dora", total_steps=STEPS, ticks=range(STEPS), enable=0.5, tail=0.5)
+    disturb(scene.adapted)
+    batch = scene.batches()[0]
+    penalised = allocator.around_loss(summed)
+    added = []
+    for step in range(STEPS):
+        allocator.before_forward(step)
+        added.append(float(penalised(scene.adapted.model, batch) - summed(scene.adapted.model, batch)) > 0)
+    assert added == [step < STEPS // 2 for step in range(STEPS)]
+
+
+@pytest.mark.parametrize("phases", [{}, {"warmup": 0.2, "tail": 0.4}])
+def test_that_it_has_no_phases_is_told(make: Make, phases: dict[str, float], caplog: pytest.LogCaptureFixture) -> None:
+    scene = make("bert", targets=["q"], method="trilora")
+    scene.allocator(method="dynamic_dora", total_steps=STEPS, ticks=TICKS, **phases)
+    assert ("search.warmup" in caplog.text) == (not phases)
+
+
 @pytest.mark.parametrize("method", ["flora", "lora_xs", "bottleneck"])
 def test_an_update_that_is_no_sum_over_units_is_refused(make: Make, method: str) -> None:
     section = {"method": "houlsby"} if method == "bottleneck" else {"method": method}

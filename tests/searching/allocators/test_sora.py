@@ -43,6 +43,32 @@ def test_gates_are_soft_thresholded_after_every_step_whatever_the_rate(make: Mak
             assert torch.equal(adapter.delta.A, others[name])
 
 
+def test_the_released_operator_zeroes_what_is_below_twice_the_threshold(make: Make) -> None:
+    """Theirs by hand: soft-threshold by 0.3, then zero what is below 0.3 (TsinghuaC3I/SoRA)."""
+    scene = make("bert", targets=["q"], method="sora")
+    (first, second) = scene.adapted.adapters.values()
+    with torch.no_grad():
+        first.delta.g.copy_(torch.tensor([0.2, -0.55, 0.7]))
+        second.delta.g.copy_(torch.tensor([-0.61, 0.59, -2.0]))
+    sora(scene, operator="released").after_step(1)
+    assert_close(first.delta.g.detach(), torch.tensor([0.0, 0.0, 0.4]))
+    assert_close(second.delta.g.detach(), torch.tensor([-0.31, 0.0, -1.7]))
+
+
+def test_the_threshold_alone_decides_where_no_budget_is_given(make: Make) -> None:
+    scene = make("bert", targets=["q"], method="sora")
+    allocator = scene.allocator(method="sora", total_steps=STEPS, ticks=TICKS, options={"threshold": "0.3"})
+    assert allocator.context.budget.parameters == scene.adapted.adapter_parameters()
+
+
+@pytest.mark.parametrize(("threshold", "said"), [(0.01, True), (1.0, False)])
+def test_a_training_too_short_for_its_threshold_is_told(
+    make: Make, threshold: float, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    sora(make("bert", targets=["q"], method="sora"), threshold=threshold)
+    assert ("near zero" in caplog.text) == said
+
+
 @pytest.mark.parametrize(("step", "expected"), [(0, 0.1), (3, 0.2), (STEPS, 0.5)])
 def test_the_threshold_may_rise_linearly(make: Make, step: int, expected: float) -> None:
     scene = make("bert", targets=["q"], method="sora")

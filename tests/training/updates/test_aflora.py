@@ -12,13 +12,14 @@ import torch
 from support.runs import Bench, StopAt
 
 from lorakit.artifacts.files import read_json
-from lorakit.errors import Interrupted
+from lorakit.errors import Interrupted, RecipeError
 from lorakit.searching.unit_allocator import remaining
 from lorakit.training import loop
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.updates.aflora import AFLoRA
 
 FREEZE = "adapter.updates=[aflora]"
+BY_TENSORS = "cut: tensors, square: trained"
 
 
 class Watch(Hook):
@@ -54,7 +55,7 @@ def watched(bench: Bench, folder: Path, options: str, *overrides: str) -> tuple[
 
 def test_scores_by_hand(bench: Bench, tmp_path: Path):
     """Windows of two steps: I and U of the mean |g|, and the mean of their product."""
-    _, watch = watched(bench, tmp_path, "final: 1, window: 2, b1: 0.7, b2: 0.4")
+    _, watch = watched(bench, tmp_path, "final: 1, window: 2, b1: 0.7, b2: 0.4, square: trained")
     assert len(watch.sizes) == 12
     for name, first in watch.sizes[0].items():
         sensitivity, uncertainty = np.zeros_like(first), np.zeros_like(first)
@@ -69,7 +70,9 @@ def test_scores_by_hand(bench: Bench, tmp_path: Path):
 
 
 def test_as_many_train_as_the_schedule_says_and_the_lowest_stop(bench: Bench, tmp_path: Path):
-    training, watch = watched(bench, tmp_path, "final: 0.25, window: 1, begin: 0.25, settle: 0.25", "training.epochs=2")
+    training, watch = watched(
+        bench, tmp_path, f"final: 0.25, window: 1, begin: 0.25, settle: 0.25, {BY_TENSORS}", "training.epochs=2"
+    )
     tensors = watch.update.tensors
     assert (len(tensors), training.schedule.total_steps) == (8, 12)
     for step in range(1, 13):
@@ -92,7 +95,7 @@ def test_as_many_train_as_the_schedule_says_and_the_lowest_stop(bench: Bench, tm
 
 def test_the_lowest_scores_go_first(bench: Bench, tmp_path: Path):
     """Those that stop at a step are, by the scores that stood just before they did, below all that go on."""
-    training = bench.prepare(tmp_path, FREEZE, "adapter.update_options={final: 0.5, window: 1}")
+    training = bench.prepare(tmp_path, FREEZE, f"adapter.update_options={{final: 0.5, window: 1, {BY_TENSORS}}}")
     (update,) = training.hooks
     assert isinstance(update, AFLoRA)
     for number, name in enumerate(reversed(update.tensors)):
@@ -104,7 +107,7 @@ def test_the_lowest_scores_go_first(bench: Bench, tmp_path: Path):
 
 
 def test_frozen_tensors_stay_frozen_through_switching_and_resuming(bench: Bench, tmp_path: Path):
-    overrides = (FREEZE, "adapter.update_options={final: 0.25, window: 1, begin: 0.1, settle: 0.5}")
+    overrides = (FREEZE, f"adapter.update_options={{final: 0.25, window: 1, begin: 0.1, settle: 0.5, {BY_TENSORS}}}")
     with pytest.raises(Interrupted):
         bench.train(*overrides, run_dir=tmp_path / "run", hooks=[StopAt(7)])
     state = read_json(tmp_path / "run" / "checkpoints" / "step-7" / "state.json")["hooks"]["aflora"]
@@ -116,3 +119,47 @@ def test_frozen_tensors_stay_frozen_through_switching_and_resuming(bench: Bench,
     trains = {t.name: t.parameter.requires_grad for t in training.adapted.trained() if t.site}
     assert {name for name, on in trains.items() if not on} == set(state["frozen"])
     assert sum(trains.values()) == 2
+
+
+def test_the_quantile_is_of_the_entries_that_still_train(bench: Bench, tmp_path: Path):
+    """By hand: two windows at share 1/2, each freezes what is below the median of the entries of the others (zeyuliu1037/AFLoRA)."""
+    training = bench.prepare(
+        tmp_path, FREEZE, "adapter.update_options={final: 0.5, window: 1, square: trained}", "training.epochs=2"
+    )
+    (update,) = training.hooks
+    assert isinstance(update, AFLoRA)
+    assert update.settings["cut"] == "entries"
+    names = list(update.tensors)
+    for number, name in enumerate(names, start=1):
+        for held in (update.sensitivity, update.uncertainty, update.window):
+            held[name].fill_(1.0)
+        update.uncertainty[name].fill_(float(number))
+        update.sensitivity[name].flatten()[0] = 1e6  # one large entry, which moves the mean and not the median
+    held = {name: (update.sensitivity[name] * update.uncertainty[name]).double().numpy() for name in names}
+    expected: list[str] = []
+    for _ in range(2):
+        entries = np.sort(np.concatenate([held[name].ravel() for name in names if name not in expected]))
+        bound = entries[len(entries) // 2 - 1]
+        assert update.low_by_entries(0.5) == [n for n in names if n not in expected and held[n].mean() < bound]
+        expected += update.low_by_entries(0.5)
+        for name in update.low_by_entries(0.5):
+            update.freeze(name)
+    assert update.low_by_entries(1.0) == []
+    assert update.low_by_entries(0.0) == list(update.live)
+
+
+def test_factors_of_square_layers_never_train(bench: Bench, tmp_path: Path):
+    training = bench.prepare(
+        tmp_path, "adapter.method=aflora", "adapter.targets=[q, up]", "adapter.rank=2", "adapter.alpha=2"
+    )
+    trains = {t.name: t.parameter.requires_grad for t in training.adapted.trained() if t.role in ("A", "B") and t.site}
+    square = {name for name, a in training.adapted.adapters.items() if a.site.in_features == a.site.out_features}
+    assert square
+    assert trains == {name: name.rpartition(".")[0] not in square for name in trains}
+    assert any(trains.values())
+
+
+def test_a_plain_lora_on_square_layers_alone_is_refused(bench: Bench, tmp_path: Path):
+    with pytest.raises(RecipeError, match="there is nothing else") as caught:
+        bench.prepare(tmp_path, FREEZE, "adapter.update_options={final: 0.5}", "adapter.targets=[q]")
+    assert caught.value.problems[0].hint == "square: trained"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 from support.runs import Bench
 from torch import nn
 from torch.testing import assert_close
@@ -96,7 +98,9 @@ def put(value: torch.Tensor) -> Any:
     return hook
 
 
-def test_branches_are_dropped_at_the_rate(bench: Bench, tmp_path: Path):
+def test_all_branches_are_dropped_alike(bench: Bench, tmp_path: Path):
+    """Each in E max(k, 2) / 4 of the steps, with k of 4 drawn at 0.3 and topped up to 2."""
+    share = sum(max(k, 2) * binom.pmf(k, 4, 0.3) for k in range(5)) / 4
     _, update, _ = dropping(bench, tmp_path, 0.3)
     counts = dict.fromkeys(update.branches, 0)
     for _ in range(1000):
@@ -104,7 +108,7 @@ def test_branches_are_dropped_at_the_rate(bench: Bench, tmp_path: Path):
         for name in update.dropped:
             counts[name] += 1
     for count in counts.values():
-        assert abs(count - 300) < 5 * (1000 * 0.3 * 0.7) ** 0.5
+        assert abs(count - 1000 * share) < 5 * (1000 * share * (1 - share)) ** 0.5
     assert len(set(counts.values())) > 1  # each its own draw
 
 
@@ -139,3 +143,19 @@ def test_afterwards_the_model_is_as_it_was(bench: Bench, tmp_path: Path):
     assert [dict(module._forward_hooks) for module in training.adapted.model.modules()] == hooks
     update.before_forward(STATE)
     assert all(gradient is not None for gradient in gradients(training, batch).values())
+
+
+@pytest.mark.parametrize(("rate", "least"), [(0.0, 0), (0.3, 2), (0.5, 2), (1.0, 4)])
+def test_every_step_is_topped_up_to_the_rate(bench: Bench, tmp_path: Path, rate: float, least: int):
+    """Of n = 4 branches at least ceil(rate n), and k > least of them as often as the binomial distribution says."""
+    _, update, _ = dropping(bench, tmp_path, rate)
+    numbers, which = [], []
+    for _ in range(2000):
+        update.before_forward(STATE)
+        numbers.append(len(update.dropped))
+        which.extend(update.dropped)
+    expected = [binom.pmf(k, 4, rate) if k > least else 0.0 for k in range(5)]
+    expected[least] = binom.cdf(least, 4, rate)
+    found = np.bincount(numbers, minlength=5) / 2000
+    assert found == pytest.approx(expected, abs=4 * 0.5 / 2000**0.5)
+    assert len(set(which)) == (4 if rate else 0)

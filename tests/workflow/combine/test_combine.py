@@ -23,7 +23,7 @@ from lorakit.errors import LorakitError, RunError, UsageError
 
 SHORT = ("training.max_steps=6", "training.lr=0.05", "adapter.dropout=0")
 TEXTS = ["a good film", "the dull cast sleeps and never runs", "sun", "no joke was told in this very long story ."]
-WAYS = ("linear", "task_arithmetic", "ties", "dare", "svd", "concat", "fisher", "regmean", "lorahub")
+WAYS = ("linear", "task_arithmetic", "ties", "dare", "dare_ties", "svd", "concat", "fisher", "regmean", "lorahub")
 
 
 @pytest.fixture(scope="module")
@@ -163,10 +163,14 @@ def test_one_run_twice_is_itself(pair: list[Path], tmp_path: Path, method: str):
     assert_close(logits(tmp_path / "run"), logits(pair[0]), rtol=1e-3, atol=1e-4)
 
 
-def test_fisher_by_hand(pair: list[Path], bench: Bench, tmp_path: Path):
-    """Squared gradients of the merged models' losses, row by row, over all training rows."""
+@pytest.mark.parametrize("options", [{"labels": "own", "normalise": "none"}, {}], ids=["own", "the authors'"])
+def test_fisher_by_hand(pair: list[Path], bench: Bench, tmp_path: Path, options: dict[str, str]):
+    """Squared gradients of the merged models' losses, row by row, over all training rows.
+
+    As in mmatena/model_merging by default: of each label as likely as the model finds it, over the norm of all.
+    """
     rows = 45
-    lorakit.combine(pair, method="fisher", rows=rows, rank=32, out=tmp_path / "run")
+    lorakit.combine(pair, method="fisher", rows=rows, rank=32, options=options, out=tmp_path / "run")
     information, parts = [], [updates(run) for run in pair]
     for number, run in enumerate(pair):
         lorakit.merge(run, out=tmp_path / f"merged{number}")
@@ -178,14 +182,18 @@ def test_fisher_by_hand(pair: list[Path], bench: Bench, tmp_path: Path):
         sums: dict[str, torch.Tensor] = {}
         for row in data:
             ours.model.requires_grad_(True)
-            ours.model.zero_grad()
             inputs = ours.tokenizer([row["sentence"]], return_tensors="pt")
-            out = ours.model(**inputs).logits
-            torch.nn.functional.cross_entropy(out, torch.tensor([("happy", "plain").index(row["label"])])).backward()
-            for name in parts[0]:
-                squared = ours.model.get_submodule(name).weight.grad.square()
-                sums[name] = sums.get(name, 0) + squared / len(data)
-        information.append(sums)
+            own = ("happy", "plain").index(row["label"])
+            for label in [own] if options else [0, 1]:
+                ours.model.zero_grad()
+                out = ours.model(**inputs).logits
+                torch.nn.functional.cross_entropy(out, torch.tensor([label])).backward()
+                share = 1 if options else out.detach().softmax(dim=-1)[0, label]
+                for name in parts[0]:
+                    squared = ours.model.get_submodule(name).weight.grad.square()
+                    sums[name] = sums.get(name, 0) + share * squared / len(data)
+        norm = 1 if options else torch.cat([value.flatten() for value in sums.values()]).norm()
+        information.append({name: value / norm for name, value in sums.items()})
     for name, update in updates(tmp_path / "run").items():
         total = sum(each[name] for each in information)
         expected = sum(each[name] * part[name] for each, part in zip(information, parts, strict=True)) / total

@@ -15,6 +15,13 @@ def small(bench: Bench) -> str:
 
 
 @pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """No figures, which take more time than all else where trainings are pretended."""
+    monkeypatch.setattr("lorakit.workflow.experiments.sweep.draw", lambda points, metric, path: None)
+    monkeypatch.setattr("lorakit.workflow.experiments.compare.comparison_figure", lambda *what, **how: None)
+
+
+@pytest.fixture
 def pretending(monkeypatch) -> None:
     monkeypatch.setattr(workers, "train", pretend)
     monkeypatch.setattr(workers, "POLL", 0.02)

@@ -128,8 +128,8 @@ def test_another_worker_is_called_with_the_same(bench, tmp_path):
     given = json.loads(json.dumps(arguments(asked, tmp_path)))
     recipe = load_recipe(given.pop("recipe")).recipe
     assert recipe == loaded.recipe
-    same = {"metric": None, "offline": False, "trials": None, "storage": None, "holdout": None, "wait": True}
-    own = {"workers": 1, "table": None, "seeds": [0, 1], "folder": str(tmp_path)}
+    same = {"metric": None, "offline": False, "trials": None, "storage": None, "holdout": None, "prune": None}
+    own = {"workers": 1, "table": None, "wait": True, "on": None, "slurm": [], "seeds": [0, 1], "folder": str(tmp_path)}
     assert given == same | own | {"overrides": ["training.lr=1e-3,1e-2"]}
 
 

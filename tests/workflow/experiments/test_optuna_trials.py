@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("optuna", reason="optional")
 
+from lorakit.artifacts import lock
 from lorakit.errors import Interrupted, RunError, UsageError
 from lorakit.workflow.experiments import optuna_trials as sampling
 from lorakit.workflow.experiments import workers
@@ -41,7 +42,7 @@ def score(point) -> float:
     return -abs(math.log10(point.values["training.lr"]) + 4) - (8 - point.values["adapter.rank"]) / 10
 
 
-def trained(point, shown) -> list[ComparedRun]:
+def trained(point, shown, watched=None) -> list[ComparedRun]:
     """In place of two trainings."""
     return [
         ComparedRun(seed, "run", {"f1": score(point) + gap}, {"f1": 0.0}, 8, 8, 2, 8, 1.0, 2.0, 0.0)
@@ -54,6 +55,7 @@ def sample(storage: str, wanted: int, train=trained, *, wait: bool = True, **cha
     settings = {
         "space": read_space(VARYING),
         "name": "study",
+        "folder": Path(storage.removeprefix("sqlite:///")).parent,
         "seed": 0,
         "metric": "f1",
         "rises": True,
@@ -99,7 +101,7 @@ def test_what_was_good_is_drawn_from(journal, rises):
 def test_a_failed_trial_is_tried_again_with_its_values_and_stays_failed_in_the_end(storage):
     tried = []
 
-    def fail(point, shown):
+    def fail(point, shown, watched=None):
         tried.append(point)
         if len(tried) in (1, 3, 4):  # the first trial once, the next one always
             raise RunError("the loss is nan")
@@ -114,7 +116,7 @@ def test_a_failed_trial_is_tried_again_with_its_values_and_stays_failed_in_the_e
 
 
 def test_a_fault_of_the_program_is_no_failed_trial(journal):
-    def break_down(point, shown):
+    def break_down(point, shown, watched=None):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -125,7 +127,7 @@ def test_a_fault_of_the_program_is_no_failed_trial(journal):
 def test_a_stopped_trial_goes_on_with_its_values(journal, stop):
     met = []
 
-    def stopped(point, shown):
+    def stopped(point, shown, watched=None):
         met.append(point)
         raise stop
 
@@ -152,7 +154,7 @@ def test_a_storage_that_cannot_be_used_is_one_message(storage):
 def begin(storage, results, meet, doomed, held) -> None:
     """A worker; a doomed one is killed in the middle of its first trial."""
 
-    def train(point, shown):
+    def train(point, shown, watched=None):
         meet.wait()
         if doomed:
             held.put(point.values)
@@ -164,7 +166,7 @@ def begin(storage, results, meet, doomed, held) -> None:
 
     first = []
 
-    def meet_once(point, shown):
+    def meet_once(point, shown, watched=None):
         if first:
             return trained(point, shown)
         first.append(point)
@@ -201,7 +203,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(journal):
     context = multiprocessing.get_context("fork")
 
     def die() -> None:
-        sample(journal, 1, lambda point, shown: os.kill(os.getpid(), signal.SIGKILL))
+        sample(journal, 1, lambda point, shown, watched: os.kill(os.getpid(), signal.SIGKILL))
 
     for _ in range(DEATHS + 1):
         worker = context.Process(target=die)
@@ -215,13 +217,51 @@ def test_a_trial_that_kills_its_workers_is_given_up(journal):
 def test_without_waiting_another_workers_trial_is_left_to_it(journal):
     others = []
 
-    def look(point, shown):
+    def look(point, shown, watched=None):
         others.extend(sample(journal, 1, train=None, wait=False))
         return trained(point, shown)
 
     sample(journal, 1, look)
     assert [trial.state for trial in others] == ["running"]
     assert others[0].worker.startswith(f"process {os.getpid()} on ")
+
+
+def test_the_lock_of_a_trial_tells_of_a_worker_of_another_host_that_died(journal, monkeypatch):
+    """There the process cannot be looked for: its signs of life stay out."""
+    context = multiprocessing.get_context("fork")
+
+    def die() -> None:
+        sample(journal, 1, lambda point, shown, watched: os.kill(os.getpid(), signal.SIGKILL))
+
+    worker = context.Process(target=die)
+    worker.start()
+    worker.join(60)
+    monkeypatch.setattr(lock.Worker, "near", False)
+    monkeypatch.setattr(lock, "SILENCE", 0.2)
+    began = time.monotonic()
+    first, second = sample(journal, 1)
+    assert time.monotonic() - began > 0.2
+    assert (first.state, second.state) == ("retried", "finished")
+    assert first.settings == second.settings
+    assert list(Path(journal).parent.glob("*.lock")) == []
+
+
+def test_a_trial_of_a_live_worker_of_another_host_is_left_to_it(journal, monkeypatch):
+    monkeypatch.setattr(lock.Worker, "near", False)
+    monkeypatch.setattr(lock, "SILENCE", 0.3)
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    told = []
+
+    def look(point, shown, watched):
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            told.extend(sample(journal, 1, train=None, wait=False))
+            time.sleep(0.05)
+        return trained(point, shown)
+
+    (only,) = sample(journal, 1, look)
+    assert only.state == "finished"
+    assert {trial.state for trial in told} == {"running"}
 
 
 @pytest.mark.slow
@@ -233,7 +273,7 @@ def test_a_database_hears_of_a_worker_of_another_host_that_died(tmp_path, monkey
     context = multiprocessing.get_context("fork")
 
     def die() -> None:
-        sample(storage, 1, lambda point, shown: os.kill(os.getpid(), signal.SIGKILL))
+        sample(storage, 1, lambda point, shown, watched: os.kill(os.getpid(), signal.SIGKILL))
 
     worker = context.Process(target=die)
     worker.start()
