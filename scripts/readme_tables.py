@@ -109,7 +109,13 @@ def when_to_use(text: str) -> str:
 
 def init_table() -> str:
     """Starts, with what each looks at."""
-    looks = {"nothing": "nothing", "weight": "the weight", "covariance": "inputs", "gradient": "gradients"}
+    looks = {
+        "nothing": "nothing",
+        "weight": "the weight",
+        "covariance": "inputs",
+        "gradient": "gradients",
+        "fisher": "gradients",
+    }
     rows = [(coded(name), init.summary, looks[init.needs], init.source) for name, init in inits.items()]
     return grid(("`adapter.init`", "how A and B start", "looks at", "source"), rows)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,6 +38,15 @@ class TrainedTensor:
     """A, B, magnitude, head, ..."""
     site: str | None
     """The name of its site, None for the head and for what sites share."""
+
+
+def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 of names, kinds and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {[*tensor.shape]}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class AdaptedModel:
@@ -181,6 +192,21 @@ class AdaptedModel:
         }
         parameters = dict(self.model.named_parameters())
         return tensors | shared | {name: parameters[name].detach() for name in self.new_parts}
+
+    def own_base(self) -> dict[str, torch.Tensor]:
+        """``SITE.BUFFER`` -> what quantised weights are kept in that a start chose, and the adapter belongs to. Shares memory."""
+        return {
+            f"{name}.{key}": buffer
+            for name, adapter in self.adapters.items()
+            if adapter.own_base and adapter.base is not None
+            for key, buffer in adapter.base.named_buffers(recurse=False)
+        }
+
+    @cached_property
+    def base_digest(self) -> str:
+        """sha256 of ``own_base``, empty where there is none. Asked for once these weights are in place, which never change then."""
+        held = self.own_base()
+        return digest_of(held) if held else ""
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -18,7 +18,7 @@ one costs (``switching``). Single parts of dW can be taken out (``rank_units``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from types import MappingProxyType
 from typing import cast
@@ -29,7 +29,7 @@ from torch import nn
 from lorakit.adapters import switching
 from lorakit.adapters.delta import Delta
 from lorakit.adapters.factored import Factored
-from lorakit.adapters.init import fresh_delta
+from lorakit.adapters.init import fresh_delta, inits
 from lorakit.adapters.ops.ghost import Ghost
 from lorakit.adapters.ops.rescale import rescale
 from lorakit.adapters.ops.thin import adapted_linear
@@ -58,6 +58,7 @@ class Adapter(nn.Module):
         shared: the tensors that its delta has in common with other sites.
         statistics: what a data-driven init needs, as ``InitContext``'s fields; None where the tensors are to be loaded
             anyway, and the init is skipped.
+        quantise: what an init that quantises needs: keeps a weight (out x in) rounded in ``base``, and gives what is kept.
     """
 
     base: nn.Module | None
@@ -79,6 +80,7 @@ class Adapter(nn.Module):
         *,
         shared: Shared | None = None,
         statistics: Mapping[str, torch.Tensor] | None = NO_STATISTICS,
+        quantise: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
         super().__init__()
         self.site = site
@@ -94,7 +96,7 @@ class Adapter(nn.Module):
         self.__dict__["beneath"] = None
         weight = self.base_weight() if self.on_weight else None
         generator = generator or torch.Generator().manual_seed(0)
-        self.delta = fresh_delta(site, spec, rank, weight, generator, shared, statistics)
+        self.delta = fresh_delta(site, spec, rank, weight, generator, shared, statistics, quantise)
         """What dW is made of."""
         self.units = RankUnits(self.delta, rank)
         """Its rank units: which are live, and how to take some out."""
@@ -105,10 +107,9 @@ class Adapter(nn.Module):
                 self.delta.get_parameter(name).data.copy_(original.data)
         self.dropout = nn.Dropout(spec.dropout) if spec.dropout > 0 else nn.Identity()
         if spec.decomposition == "magnitude":
-            assert weight is not None  # shortcuts never decompose: see shortcut_spec
-            squared = weight.to(self.delta_dtype()).square().sum(dim=1)
-            self.register_buffer("base_squared", squared, persistent=False)
-            self.magnitude = nn.Parameter(squared.sqrt())
+            self.measure_base()
+            norms = self.row_norms() if quantise is not None else self.base_squared.sqrt()
+            self.magnitude = nn.Parameter(norms)
         if base is not None:
             self.to(next(chain(base.parameters(), base.buffers())).device)
         switching.freeze(self)
@@ -208,6 +209,15 @@ class Adapter(nn.Module):
             return False
         return self.delta.is_zero()
 
+    @torch.no_grad()
+    def measure_base(self) -> None:
+        """Note |W|^2 by rows, where there is a magnitude: now, and whenever the frozen weight has changed."""
+        if self.spec.decomposition == "magnitude":
+            squared = (
+                self.base_weight().to(self.delta_dtype()).square().sum(dim=1)
+            )  # never a shortcut: see shortcut_spec
+            self.register_buffer("base_squared", squared, persistent=False)
+
     # -- the weight ---------------------------------------------------------------------------------------------------
 
     @property
@@ -221,6 +231,11 @@ class Adapter(nn.Module):
         if hasattr(weight, "full_tensor"):
             weight = weight.full_tensor()
         return weight.T if self.site.kind == "conv1d" else weight
+
+    @property
+    def own_base(self) -> bool:
+        """Whether the frozen weight is one that the start chose: what the delta holds belongs to that, and to no other."""
+        return self.base is not None and inits.get(self.spec.init).quantises
 
     @property
     def base_dtype(self) -> torch.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from lorakit.adapters.init import InitContext, inits
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone
+from lorakit.backbone.quantised import quantise_sites
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError
 
@@ -76,11 +78,13 @@ def attach(
             stream(site.name),
             shared=shared.get(delta.group(site)) if delta.shared_roles else None,
             statistics=None if statistics is None else statistics.get(site.name, NO_STATISTICS),
+            quantise=quantise_for(site, spec, backbone, base) if statistics is not None else None,
         )
         if base is not None:
             others = sum(isinstance(child, Adapter) for child in base.children())
             base.add_module(f"adapter{others + 1 if others else ''}", adapter)
         adapters[site.name] = adapter
+    finish_quantising(backbone, adapters.values())
     device = next(backbone.model.parameters()).device
     for held in [*(a for a in adapters.values() if a.base is None), *shared.values()]:
         held.to(device)
@@ -92,6 +96,35 @@ def attach(
         backbone.model.add_module(free_name(backbone.model, SHARED), nn.ModuleDict(shared))
     backbone.model.train(backbone.model.training)  # what was added is in the model's mode
     return AdaptedModel(backbone, adapters, shortcuts, shared, wiring)
+
+
+def quantise_for(
+    site: Site, spec: AdapterSpec, backbone: Backbone, base: nn.Module | None
+) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """How the site's weight is quantised, for an init that does so itself. RecipeError where there is nothing to quantise."""
+    if not inits.get(spec.init).quantises:
+        return None
+    if backbone.to_quantise is None or type(base) is not nn.Linear:
+        raise RecipeError(
+            Problem(
+                f"init '{spec.init}' starts from the weight before it is rounded, and {site.name} has none",
+                key="adapter.init",
+                hint="a quantised base and plain Linear modules, each at one place",
+            )
+        )
+    return partial(backbone.to_quantise.put, base)
+
+
+def finish_quantising(backbone: Backbone, adapters: Iterable[Adapter]) -> None:
+    """Quantise what waited for the adapters' starts, and was not quantised by them."""
+    if backbone.to_quantise is not None:
+        how, backbone.to_quantise = backbone.to_quantise, None
+        words = quantise_sites(backbone.model, backbone.anatomy, how)
+        own = [adapter.base for adapter in adapters if adapter.own_base and adapter.base is not None]
+        kept = sum(buffer.nbytes for module in own for buffer in module.buffers(recurse=False)) / 2**20
+        backbone.notes.append(words)
+        if own:
+            backbone.notes.append(f"the run keeps the quantised weights of {len(own)} sites, {kept:.1f} MiB")
 
 
 def build_shared(

@@ -16,6 +16,7 @@ frozen A x init that gives A                       commute; refused where what t
 anything but B A with both trained x squeeze        refused: there is no product to re-factor, or its start is subtracted
 quantised W x DoRA, starts from W, merging          commute: W is made dense, one site at a time
 inputs pooled by groups x other W than int4's     refused: it is made to merge into the zero points of the same groups
+start that quantises W x PEFT, combining, starting refused: its B A belongs to its own Q (``artifacts.base_file``)
 quantised W x what holds W dense                   refused: it would save nothing; so is training W itself (``blocks.modules``)
 parameters of two modules x training them          refused (``blocks.modules``); no delta sits on embeddings' weights otherwise
 """
@@ -27,9 +28,9 @@ from typing import TYPE_CHECKING
 
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import Init, inits
-from lorakit.backbone.quantised import KEY, NONE
+from lorakit.backbone.quantised import KEY, KINDS, NONE
 from lorakit.errors import Problem
-from lorakit.recipe.schema import ModelSection, SearchSection
+from lorakit.recipe.schema import AdapterSection, ModelSection, SearchSection
 
 if TYPE_CHECKING:
     from lorakit.adapters.spec import AdapterSpec
@@ -86,7 +87,10 @@ def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Prob
 
 
 def conflicts_with_base(spec: AdapterSpec, model: ModelSection) -> list[Problem]:
-    """What of ``spec`` a quantised base cannot serve."""
+    """What of ``spec`` a quantised base cannot serve, or one that is not."""
+    if model.quantization == NONE and inits.get(spec.init).quantises:
+        what = f"init '{spec.init}' starts from what rounding the weights loses, and none are rounded"
+        return [Problem(what, key=KEY, valid=", ".join(KINDS), hint=f"{KEY}=nf4, or another adapter.init")]
     delta = deltas.get(spec.delta)
     if delta.only_over:
         return mismatches(spec, delta.only_over, model)
@@ -220,6 +224,17 @@ def ratio_has_both(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterato
         )
 
 
+def steps_have_their_init(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
+    """Only an init that quantises alternates."""
+    if spec.init_steps != AdapterSection.init_steps and not init.quantises:
+        names = ", ".join(name for name, each in inits.items() if each.quantises)
+        yield Problem(
+            f"init '{init.name}' does not alternate: {spec.init_steps} steps have no effect",
+            key="adapter.init_steps",
+            valid=f"{AdapterSection.init_steps}, or adapter.init: {names}",
+        )
+
+
 RULES: tuple[Callable[[AdapterSpec, type[Delta], Init], Iterator[Problem]], ...] = (
     trainable_names_roles,
     nothing_is_stuck,
@@ -229,4 +244,5 @@ RULES: tuple[Callable[[AdapterSpec, type[Delta], Init], Iterator[Problem]], ...]
     init_has_something_to_draw,
     init_fits_the_delta,
     ratio_has_both,
+    steps_have_their_init,
 )

@@ -12,6 +12,7 @@ from torch import nn
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.shared import Shared
+from lorakit.recipe.schema import AdapterSection
 from lorakit.registry import Registry
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ class InitContext:
     """(in,) That of x over calibration tokens, where there is a covariance."""
     gradient: torch.Tensor | None = None
     """(out x in) dL/dW of the loss averaged over calibration rows, for an init that ``needs`` it."""
+    fisher: torch.Tensor | None = None
+    """(out x in) Mean of (dL/dW)^2 over calibration rows, for an init that ``needs`` it."""
+    quantise: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """(out x in) -> the same rounded, which the site has as its frozen weight from then on, for an init that ``quantises``."""
+    steps: int = AdapterSection.init_steps
+    """How often such an init alternates."""
 
 
 class Initialisable(Protocol):
@@ -64,8 +71,10 @@ class Init:
     """The role of the factor that it gives as zero, which must train; empty where it gives none."""
     anchors: bool = False
     """Whether it starts the update away from zero. The start then is kept and subtracted (``anchored``)."""
-    needs: Literal["nothing", "weight", "covariance", "gradient"] = "nothing"
+    needs: Literal["nothing", "weight", "covariance", "gradient", "fisher"] = "nothing"
     """What of the model or of training data it looks at."""
+    quantises: bool = False
+    """Whether it decides itself what the site's weight is rounded to. The run then keeps that, and its start is not W's function."""
 
     def __call__(self, tensors: Initialisable, context: InitContext) -> None:
         """Fill ``tensors``: a delta's, or those that deltas share, which only an init that just draws is given (see ``conflicts``)."""
@@ -83,10 +92,11 @@ def fresh_delta(
     generator: torch.Generator,
     shared: Shared | None,
     statistics: Mapping[str, torch.Tensor] | None,
+    quantise: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Delta | Anchored:
     """The delta of one site at its start: first the tensors with a start of their own, then those that the recipe's init fills.
 
-    weight: W (out x in), None on a shortcut; the others as ``Adapter`` has them.
+    weight: W (out x in), None on a shortcut; quantise: as ``InitContext`` has it; the others as ``Adapter`` has them.
     """
     delta = deltas.get(spec.delta)(site, rank, dict(spec.options), shared)
     init = inits.get(spec.init)
@@ -94,5 +104,6 @@ def fresh_delta(
     delta.put_at_start(generator)
     delta.prepare(wide)
     if statistics is not None:
-        init(delta, InitContext(wide, spec.scale_at(rank), generator, **statistics))
+        scale, steps = spec.scale_at(rank), spec.init_steps
+        init(delta, InitContext(wide, scale, generator, quantise=quantise, steps=steps, **statistics))
     return Anchored(delta) if init.anchors else delta

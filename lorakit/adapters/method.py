@@ -106,6 +106,7 @@ def resolve(section: AdapterSection) -> AdapterSpec:
         alpha=section.alpha,
         dropout=section.dropout,
         options=tuple(read_options(delta, {**own, **section.options}).items()),
+        init_steps=section.init_steps,
     )
     if problems := conflicts(spec):
         raise RecipeError(problems)

@@ -10,6 +10,7 @@ from typing import Any
 from lorakit.adapters.declaration import START
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.options import read_settings
+from lorakit.recipe.schema import AdapterSection
 
 SCALES: dict[str, Callable[[float, int], float]] = {
     "lora": lambda alpha, rank: alpha / rank,
@@ -44,6 +45,8 @@ class AdapterSpec:
     """The share of the adapter's inputs that is dropped in training."""
     options: tuple[tuple[str, Any], ...] = ()
     """(name, value) of the delta's options that are given, in alphabetical order."""
+    init_steps: int = AdapterSection.init_steps
+    """How often an init alternates that quantises."""
 
     def __post_init__(self) -> None:
         """Options in one order, as tuples, also where they come from a file."""

@@ -80,7 +80,11 @@ def load_adapter(adapted: AdaptedModel, path: Path) -> None:
         raise RunError("the adapter's sites are not those of this model", where=str(path))
     put_units(adapted, path)
     adapted.restore(states)
-    native = told_adapter(path).get("form", "peft") == "peft" and all_in_peft(adapted)
+    told = told_adapter(path)
+    if told.get("base", "") != adapted.base_digest:
+        what = "the adapter belongs to quantised weights of its own run, and the model's are others"
+        raise RunError(what, where=str(path / OURS), hint="the run that it was trained in, whole")
+    native = told.get("form", "peft") == "peft" and all_in_peft(adapted)
     for file, names in file_names(adapted, native).items():
         tensors = read_tensors(path / file)
         if foreign := sorted(set(tensors) - set(names.values())):
@@ -212,6 +216,7 @@ def description(adapted: AdaptedModel) -> dict[str, Any]:
         "format": FORMAT,
         "form": "peft" if is_native(adapted) else "lorakit",
         "model": adapted.backbone.name,
+        **({"base": adapted.base_digest} if adapted.base_digest else {}),
         "sites": sites,
         "new_parts": adapted.new_parts,
         "labels": Outputs.of(adapted.backbone.model.config).names,

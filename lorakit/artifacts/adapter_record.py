@@ -50,6 +50,7 @@ def check_sites(sites: Sequence[Any]) -> None:
 
 def check_axes(axes: Any) -> None:
     """Refuse what is no AdapterSpec, with KeyError, TypeError or ValueError; RecipeError for options that its delta does not have."""
+    axes = {"init_steps": AdapterSpec.init_steps, **axes}  # which older records do not say
     if unknown := set(axes) ^ {field.name for field in fields(AdapterSpec)}:
         raise ValueError(f"axes have {min(unknown)!r} too many or too few")
     for name, known in (("delta", deltas), ("init", inits), ("scale", SCALES)):
@@ -57,7 +58,8 @@ def check_axes(axes: Any) -> None:
             raise ValueError(f"there is no {name} {axes[name]!r:.60}")
     if not isinstance(axes["trainable"], str) or axes["decomposition"] not in ("none", "magnitude"):
         raise ValueError("trainable is a text, decomposition none or magnitude")
-    number(axes["rank"], "rank", low=1, whole=True)
+    for name in ("rank", "init_steps"):
+        number(axes[name], name, low=1, whole=True)
     for name in ("lr_ratio", "alpha", "dropout"):
         number(axes[name], name, low=0)
     given = dict(axes["options"])

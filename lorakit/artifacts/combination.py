@@ -95,6 +95,9 @@ def update_of(adapter: Adapter) -> Update:
     if not adapter.on_weight or adapter.delta.unmergeable:
         why = adapter.delta.unmergeable or "it is no update of a projection's weight"
         raise RunError(f"{adapter.site.name} cannot be combined: {why}")
+    if adapter.own_base:
+        why = f"init '{adapter.spec.init}' rounded the weight for it, and other runs have another one"
+        raise RunError(f"{adapter.site.name} cannot be combined: {why}")
     if moves_bias(adapter):
         raise RunError(f"{adapter.site.name} cannot be combined: delta '{adapter.spec.delta}' moves the bias too")
     factors = adapter.delta.factors() if adapter.delta.additive and adapter.spec.decomposition == "none" else None

@@ -53,6 +53,11 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def base(self) -> Path:
+        """The folder of quantised weights that are the run's own (``base_file``)."""
+        return self.path / "base"
+
+    @property
     def report(self) -> Path:
         """The folder of figures."""
         return self.path / "report"
@@ -64,7 +69,7 @@ class Run:
 
     def check_own(self) -> None:
         """Refuse a run whose folders lead elsewhere, before anything is written into it or deleted there."""
-        for path in (self.checkpoints, self.report, *map(self.weights, WEIGHTS)):
+        for path in (self.checkpoints, self.report, self.base, *map(self.weights, WEIGHTS)):
             if path.is_symlink():
                 raise RunError(
                     "is a link: what a run writes stays in its folder", where=str(path), hint="a copy of the run"

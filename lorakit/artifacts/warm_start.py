@@ -113,6 +113,10 @@ def check_same(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], 
     if only := sorted(set(entries).symmetric_difference(adapted.adapters)):
         where = "there only" if only[0] in entries else "here only"
         raise RecipeError(f"the sites of {path} are not this recipe's: {only[0]} is {where}", key=KEY, valid=valid)
+    for init in {*(a.spec.init for a in adapted.adapters.values()), *(e["axes"]["init"] for e in entries.values())}:
+        if inits.get(init).quantises:
+            what = f"init '{init}' rounds the weights for the adapter that it starts: what is trained over them fits no others"
+            raise RecipeError(what, key=KEY, valid="adapters of another init, here and there")
     for name, adapter in adapted.adapters.items():
         ours, theirs = sameness(adapter), entries_sameness(entries[name])
         for word, own in ours.items():

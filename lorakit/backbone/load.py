@@ -29,7 +29,7 @@ from lorakit.backbone.head import embedding_weight, find_new_parts, train_new_pa
 from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.backbone.padding import padding_note, prepare_padding
 from lorakit.backbone.positions import position_limit
-from lorakit.backbone.quantised import NONE, check_installed, quantise_sites
+from lorakit.backbone.quantised import NONE, Quantisation, check_installed, frozen_linears, quantise_sites
 from lorakit.backbone.readout import HEADS, READOUT_KEY, READOUTS, Readout, read_out
 from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
 from lorakit.backbone.unusable import refuse_half_precision, refuse_unusable
@@ -62,6 +62,8 @@ class Backbone:
     """Where its files are."""
     padding: Padding = field(default_factory=Padding)
     """How the rows of a batch are padded."""
+    to_quantise: Quantisation | None = None
+    """How its projections are to be quantised when adapters are attached; None where nothing is left to do."""
 
     def longest_text(self, wanted: int) -> int:
         """Tokens a text may keep: ``wanted``, or what the tokenizer or the model's positions allow where that is less."""
@@ -80,11 +82,13 @@ def load_backbone(
     offline: bool = False,
     merged: bool = False,
     multi_label: bool = False,
+    quantise: bool = True,
 ) -> Backbone:
     """Load ``section.name`` as a classifier over ``labels``, or with one output for regression; multi_label: each label is there or
     not by itself.
 
-    merged: whether it may be a merged folder with shortcuts, which the caller wires in.
+    merged: whether it may be a merged folder with shortcuts, which the caller wires in; quantise: whether to do at once what the
+    section says of that, or leave it until adapters are attached, for a start that quantises (``Init.quantises``).
 
     The weights come in ``section.dtype``; the new parts are float32 in any case, because they train. What is newly
     initialised depends on ``seed`` alone, and the global random state is left as it was. Raises RecipeError or RunError with
@@ -155,12 +159,16 @@ def load_backbone(
         notes.append(f"{config.model_type} models have no {section.attention} attention in transformers: eager is used")
     if head.note and not head.loud:
         notes.append(head.note)
+    later = None
     if section.quantization != NONE:
         compute = None if section.compute_dtype is None else DTYPES[section.compute_dtype]
-        double, group = section.double_quant, section.quantization_group
-        kind = section.quantization
-        notes.append(quantise_sites(model, anatomy, kind, double=double, compute_dtype=compute, group=group))
-    return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding)
+        how = Quantisation(section.quantization, section.double_quant, compute, section.quantization_group)
+        if quantise:
+            notes.append(quantise_sites(model, anatomy, how))
+        else:
+            frozen_linears(model, anatomy)  # there must be some
+            later = how
+    return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding, later)
 
 
 def check_readout(unexpected: Iterable[str], readout: Readout | None, name: str) -> None:

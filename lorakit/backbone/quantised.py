@@ -19,6 +19,7 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -206,31 +207,64 @@ def check_installed(kind: str) -> None:
         )
 
 
-@torch.no_grad()
-def quantise(
-    module: nn.Linear, kind: str, *, double: bool, compute_dtype: torch.dtype | None, group: int = GROUP
-) -> None:
-    """Quantise the frozen weight of a plain Linear where it lies; it becomes a QuantisedLinear."""
-    weight = module.weight.detach()
-    del module._parameters["weight"]
-    module.__class__ = KINDS[kind]
-    assert isinstance(module, QuantisedLinear)
-    module.dtype, module.compute_dtype, module.leaf = weight.dtype, compute_dtype, None
-    module.quantise(weight, double=double, group=group)
+@dataclass(frozen=True)
+class Quantisation:
+    """How weights are quantised: ``model.quantization`` and what belongs to it.
+
+    Example:
+        >>> linear = nn.Linear(64, 32).requires_grad_(False)
+        >>> Quantisation("int4").quantise(linear)
+        >>> type(linear).__name__
+        'Int4Linear'
+    """
+
+    kind: str
+    double: bool = False
+    compute_dtype: torch.dtype | None = None
+    group: int = GROUP
+
+    @torch.no_grad()
+    def quantise(self, module: nn.Linear, instead: Tensor | None = None) -> None:
+        """Quantise the frozen weight of a plain Linear in place, or another one (out x in) ``instead``; it becomes a QuantisedLinear."""
+        weight = module.weight.detach()
+        del module._parameters["weight"]
+        module.__class__ = KINDS[self.kind]
+        assert isinstance(module, QuantisedLinear)
+        module.dtype, module.compute_dtype, module.leaf = weight.dtype, self.compute_dtype, None
+        module.quantise(weight if instead is None else instead, double=self.double, group=self.group)
+
+    @torch.no_grad()
+    def put(self, module: nn.Linear, weight: Tensor) -> Tensor:
+        """Keep ``weight`` (out x in) quantised in a frozen module, in place of what it has; what is kept, dense in weight's dtype."""
+        if isinstance(module, QuantisedLinear):
+            module.quantise(weight, double=self.double, group=self.group)
+        else:
+            self.quantise(module, weight)
+        kept: Tensor = module.dense(weight.dtype)  # type: ignore[operator]
+        return kept
 
 
-def quantise_sites(
-    model: nn.Module,
-    anatomy: Anatomy,
-    kind: str,
-    *,
-    double: bool,
-    compute_dtype: torch.dtype | None,
-    group: int = GROUP,
-) -> str:
+def quantise_sites(model: nn.Module, anatomy: Anatomy, how: Quantisation) -> str:
     """Quantise every frozen plain Linear of the layers; what was done, in words. RecipeError where there is none."""
+    linears = frozen_linears(model, anatomy)
+    before = sum(module.in_features * module.out_features * dense_dtype(module).itemsize for module in linears)
+    for module in linears:
+        if type(module) is nn.Linear:  # and not one that is quantised already, as where one stands at two places
+            how.quantise(module)
+    after = sum(buffer.nbytes for module in set(linears) for buffer in module.buffers(recurse=False))
+    others = len(anatomy.sites) - len(linears)
+    left = f", {others} others are not" if others else ""
+    return f"{len(linears)} projections are quantised to {how.kind}, {after / before:.0%} of their bytes before{left}"
+
+
+def frozen_linears(model: nn.Module, anatomy: Anatomy) -> list[nn.Linear]:
+    """The frozen Linears of the layers, plain and quantised. RecipeError where there is none."""
     found = [model.get_submodule(site.name) for site in anatomy.sites]
-    linears = [module for module in found if type(module) is nn.Linear and not module.weight.requires_grad]
+    linears = [
+        module
+        for module in found
+        if isinstance(module, QuantisedLinear) or (type(module) is nn.Linear and not module.weight.requires_grad)
+    ]
     if not linears:
         raise RecipeError(
             f"no layer of this {anatomy.family} model has a plain Linear that could be quantised",
@@ -238,13 +272,12 @@ def quantise_sites(
             valid=NONE,
             hint="model.dtype=bfloat16 halves its memory",
         )
-    before = sum(module.weight.nbytes for module in linears)
-    for module in linears:
-        if type(module) is nn.Linear:  # and not one that stands at two places and is quantised already
-            quantise(module, kind, double=double, compute_dtype=compute_dtype, group=group)
-    after = sum(buffer.nbytes for module in set(linears) for buffer in module.buffers())
-    left = f", {len(found) - len(linears)} others are not" if len(linears) < len(found) else ""
-    return f"{len(linears)} projections are quantised to {kind}, {after / before:.0%} of their bytes before{left}"
+    return linears
+
+
+def dense_dtype(module: nn.Linear) -> torch.dtype:
+    """The dtype of W, or of what it is made dense in."""
+    return module.dtype if isinstance(module, QuantisedLinear) else module.weight.dtype
 
 
 @torch.no_grad()

@@ -238,6 +238,12 @@ class AdapterSection:
         None, "how its tensors start", choices=names_of("inits"), also=("init_lora_weights", "init_weights")
     )
     init_batches: int = key(8, "training batches that an init looks at, where it looks at data", low=1)
+    init_steps: int = key(
+        5,
+        "how often, at most, an init that quantises (loftq, lq_fisher) alternates between rounding the weight and fitting A and B",
+        low=1,
+        also=("loftq_iter", "num_iter"),
+    )
     scale: Optional[str] = key(
         None,
         "lora (alpha/r), rslora (alpha/sqrt r), constant (alpha) or none (1)",

@@ -15,7 +15,7 @@ from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 from lorakit.searching.input_statistics import input_means
 from lorakit.searching.scoring import without_trace
-from lorakit.searching.weight_gradients import weight_gradients
+from lorakit.searching.weight_gradients import squared_gradients, weight_gradients
 from lorakit.tasks.batching import Batch, Encoded
 from lorakit.training.loader import TrainLoader
 from lorakit.training.objective import Objective
@@ -81,6 +81,18 @@ def measure_gradients(
     return {name: {"gradient": gradient} for name, gradient in found.items()}
 
 
+def measure_fisher(
+    model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Mean of (dL/dW)^2 (out x in) over rows, in float32; zeros for a weight that the loss does not depend on."""
+    found = squared_gradients(model, sites, batches, lambda each, row: [(1.0, objective.summed(each, row))])
+    return {name: {"fisher": squares} for name, squares in found.items()}
+
+
 Measure = Callable[[nn.Module, Sequence[Site], Sequence[Batch], Objective], dict[str, dict[str, torch.Tensor]]]
-MEASURES: Mapping[str, Measure] = {"covariance": measure_covariance, "gradient": measure_gradients}
+MEASURES: Mapping[str, Measure] = {
+    "covariance": measure_covariance,
+    "gradient": measure_gradients,
+    "fisher": measure_fisher,
+}
 """What an init needs -> what measures it."""

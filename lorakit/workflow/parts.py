@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from lorakit.adapters.budget import Budget
 from lorakit.adapters.counting import costs, shared_cost, spec_for
-from lorakit.adapters.method import Method, methods
+from lorakit.adapters.init import inits
+from lorakit.adapters.method import Method, methods, resolve
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.readout import OWN, PAIR, READOUT_KEY, READOUTS
@@ -148,6 +149,7 @@ def load_model(recipe: Recipe, task: Task) -> Backbone:
         multi_label=task.multi_label,
         seed=derive_seed(seed, "init/head"),
         offline=recipe.run.offline,
+        quantise=not inits.get(resolve(recipe.adapter).init).quantises,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.artifacts.base_file import load_base
 from lorakit.artifacts.run import Run
 from lorakit.backbone.trained_head import FITTED
 from lorakit.recipe.load import LoadedRecipe
@@ -72,6 +73,8 @@ def prepare(
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         if fresh:
             warm_start(recipe, adapted)
+        else:
+            load_base(adapted, run)
     drop_unused_work(parts, adapted)
     accelerator = make_accelerator(recipe, run.path)
     if sharded:

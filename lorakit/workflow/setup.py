@@ -104,7 +104,7 @@ def adapt(
 
     statistics: site name -> what its init needs of training data (see ``calibrate``); None where the tensors are loaded afterwards.
     """
-    seed = parts.recipe.run.seed
+    seed, told = parts.recipe.run.seed, len(parts.backbone.notes)
     adapted = attach(
         parts.backbone,
         parts.sites,
@@ -117,6 +117,8 @@ def adapt(
         statistics=statistics,
         generator_for=lambda name: generator(seed, f"init/{name}"),
     )
+    for note in parts.backbone.notes[told:]:
+        logger.info("%s", note)
     if parts.recipe.training.gradient_checkpointing:
         recompute_layers(adapted)
     return adapted

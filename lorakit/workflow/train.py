@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lorakit.artifacts.adapter_file import check_saved, save_adapter
+from lorakit.artifacts.base_file import write_base
 from lorakit.artifacts.calibration_file import write_calibration
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.provenance import Provenance
@@ -206,6 +207,7 @@ def train_loaded(
         if resume:
             logger.info("resuming from %s", load_checkpoint(training))
         elif training.accelerator.is_main_process:
+            write_base(training.adapted, run)
             write_choice(run, choice)  # first: a recipe that says it without a reason is one that a person decided
             run.start(replace(loaded, recipe=training.recipe).to_yaml(), parts.task, remember_start(parts))
         try:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from lorakit.backbone.int4 import dense_groups, round_groups
-from lorakit.backbone.quantised import quantise
+from lorakit.backbone.quantised import Quantisation
 
 # Two groups of four: from -3 to 12 in steps of 1, and from 1 to 2.5 in steps of 0.1.
 ROW = [[-3.0, 12.0, 0.4, 0.6, 1.0, 1.04, 1.06, 2.5]]
@@ -57,5 +57,5 @@ def test_what_was_made_dense_has_the_same_integers_again_also_where_zero_points_
 @pytest.mark.parametrize(("group", "bits"), [(32, 6), (64, 5), (128, 4.5)])
 def test_bits_a_number(group, bits):
     linear = nn.Linear(256, 256, bias=False).requires_grad_(False)
-    quantise(linear, "int4", double=False, compute_dtype=None, group=group)
+    Quantisation("int4", group=group).quantise(linear)
     assert 8 * sum(buffer.nbytes for buffer in linear.buffers()) / 256**2 == bits

@@ -17,7 +17,6 @@ from lorakit.backbone.quantised import (
     QuantisedLinear,
     make_dense,
     number_count,
-    quantise,
     quantised_modules,
     weight_leaves,
 )
@@ -56,7 +55,7 @@ def layer(kind: str, *, double: bool = False, bias: bool = True, compute_dtype=N
     torch.manual_seed(0)
     linear = nn.Linear(96, 40, bias=bias).requires_grad_(False)
     weight = linear.weight.detach().clone()
-    quantise(linear, kind, double=double, compute_dtype=compute_dtype)
+    Quantisation(kind, double=double, compute_dtype=compute_dtype).quantise(linear)
     return linear, weight
 
 
@@ -78,7 +77,7 @@ def test_double_quantisation_moves_the_scales_alone():
 @pytest.mark.parametrize(("kind", "double", "bits"), [("int8", False, 8.4), ("nf4", False, 4.6), ("nf4", True, 4.2)])
 def test_bits_a_number(kind, double, bits):
     linear = nn.Linear(256, 256, bias=False).requires_grad_(False)
-    quantise(linear, kind, double=double, compute_dtype=None)
+    Quantisation(kind, double=double).quantise(linear)
     tables = 4 * (16 + 256 + 1) + 4  # nf4's own and that of its scales
     used = sum(buffer.nbytes for buffer in linear.buffers())
     assert 8 * (used - tables) / 256**2 < bits
@@ -88,7 +87,7 @@ def test_bits_a_number(kind, double, bits):
 def test_a_row_of_zeros_stays_one():
     linear = nn.Linear(64, 4).requires_grad_(False)
     linear.weight[1] = 0
-    quantise(linear, "int8", double=False, compute_dtype=None)
+    Quantisation("int8").quantise(linear)
     assert not linear.weight[1].any()
     assert torch.isfinite(linear.weight).all()
 
@@ -147,7 +146,7 @@ def test_a_copy_and_a_stored_state_are_the_same(kind):
     x = torch.randn(4, 96)
     assert torch.equal(copy.deepcopy(linear)(x), linear(x))
     other = nn.Linear(96, 40).requires_grad_(False)
-    quantise(other, kind, double=kind == "nf4", compute_dtype=None)
+    Quantisation(kind, double=kind == "nf4").quantise(other)
     assert not torch.equal(other(x), linear(x))
     other.load_state_dict(linear.state_dict())
     assert torch.equal(other(x), linear(x))

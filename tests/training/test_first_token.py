@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.runs import Bench
+from support.runs import Bench, settings_of
 from support.thinned import thinned
 from torch import nn
 from torch.testing import assert_close
@@ -16,15 +16,10 @@ from lorakit.backbone.first_token import first_token
 from lorakit.training.training import Training
 from lorakit.training.update import updates
 
-SMALL = {
-    "vb_lora": ("adapter.options={length: 16, vectors: 8}",),  # its usual vectors are longer than the model is wide
-    "qa_lora": ("model.quantization=int4",),
-}
-
 
 @pytest.mark.parametrize("name", thinned(methods.names(), 6))
 def test_gradients_are_those_of_all_tokens(bench: Bench, name: str, tmp_path: Path):
-    settings = (f"adapter.method={name}", "adapter.dropout=0", *SMALL.get(name, ()))
+    settings = (f"adapter.method={name}", "adapter.dropout=0", *settings_of(name))
     training = bench.prepare(tmp_path, *settings)
     hooks = leaving_out(training)
     if not hooks:  # blocks, and updates that look inside

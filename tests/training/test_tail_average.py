@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from support.adapters.adapted_models import trained
 from support.processes import lorakit_on_two
-from support.runs import SEARCH, Bench, StopAt, records
+from support.runs import SEARCH, Bench, StopAt, records, settings_of
 from support.thinned import thinned
 from torch.testing import assert_close
 
@@ -32,10 +32,6 @@ from lorakit.workflow.records import read_run
 
 # 12 steps, of which 7 to 12 are the tail; evaluations after 4, 8 and 12
 TAIL = ("training.average=0.5", "training.schedule=constant", "training.warmup=0", "evaluation.every_steps=4")
-SMALL = {
-    "vb_lora": ("adapter.options={length: 16, vectors: 8}",),  # shorter than the tiny model is wide
-    "qa_lora": ("model.quantization=int4",),
-}
 DRAWN = [
     name
     for name in methods.names()
@@ -273,7 +269,7 @@ def test_early_stopping_watches_the_mean_and_ends_with_it(bench: Bench, tmp_path
 def test_whatever_an_adapter_is_made_of_two_equal_snapshots_are_their_own_mean(bench: Bench, name: str):
     """The function is the same, to rounding, of which a product has a little more."""
     overrides = [f"adapter.method={name}", "training.average=0.5", "adapter.dropout=0", "adapter.updates=[]"]
-    adapted = trained(bench, *overrides, *SMALL.get(name, ()))
+    adapted = trained(bench, *overrides, *settings_of(name))
     average = TailAverage(adapted, bench.load(*overrides).recipe, Schedule(48, 6, 12, 0, [], [], []))
     adapted.model.eval()
     inputs = {"input_ids": torch.arange(4, 12).view(2, 4), "attention_mask": torch.ones(2, 4, dtype=torch.long)}

@@ -103,6 +103,21 @@ def test_the_gradient_is_that_of_the_mean_loss_without_dropout(bench: Bench, fam
         assert_close(found, expected, rtol=1e-3, atol=float(1e-4 * expected.abs().max()))
 
 
+def test_the_fisher_information_is_the_mean_of_each_row_s_squared_gradient(bench: Bench) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra 'quantized'")
+    settings = ("model.quantization=nf4", "adapter.init=lq_fisher", "adapter.init_batches=100")
+    parts, encoded, statistics = measured(bench.load(*settings))
+    model = parts.backbone.model.eval()
+    weights = [model.get_submodule(site.name).weight.requires_grad_() for site in parts.sites]
+    expected = [torch.zeros_like(weight) for weight in weights]
+    for row in rows_of(encoded):
+        loss = -F.log_softmax(outputs(model, row).logits, dim=-1)[0, row["labels"][0]]
+        for total, gradient in zip(expected, torch.autograd.grad(loss, weights), strict=True):
+            total += gradient.square() / len(encoded)
+    for site, square in zip(parts.sites, expected, strict=True):
+        assert_close(statistics[site.name]["fisher"], square, rtol=1e-3, atol=float(1e-4 * square.max()))
+
+
 def test_the_rows_are_a_seeded_sample_of_the_training_rows(bench: Bench) -> None:
     seen = []
 

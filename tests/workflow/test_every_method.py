@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from support.runs import Bench
+from support.runs import Bench, settings_of
 from support.thinned import thinned
 
 import lorakit
@@ -14,10 +14,6 @@ from lorakit.adapters.method import Method, methods, resolve
 from lorakit.errors import RunError
 from lorakit.recipe.schema import AdapterSection
 
-SMALL = {
-    "vb_lora": "adapter.options={length: 16, vectors: 8}",  # its usual vectors are longer than the tiny model is wide
-    "qa_lora": "model.quantization=int4",
-}
 REFUSES_SEARCH = ("aflora",)  # it freezes tensors by scores of its own
 
 
@@ -25,9 +21,7 @@ REFUSES_SEARCH = ("aflora",)  # it freezes tensors by scores of its own
 def test_a_recipe_becomes_a_run_that_evaluates_and_merges(bench: Bench, name: str) -> None:
     method: Method = methods.get(name)
     unmergeable = deltas.get(resolve(AdapterSection(method=name)).delta).unmergeable
-    settings = [f"adapter.method={name}", "adapter.dropout=0", "training.max_steps=4"]
-    if name in SMALL:
-        settings.append(SMALL[name])
+    settings = [f"adapter.method={name}", "adapter.dropout=0", "training.max_steps=4", *settings_of(name)]
     if name not in REFUSES_SEARCH and method.block != "prompt":  # a single site leaves nothing to choose
         settings += ["search.method=heterolora", "search.batches=1", "search.enable=0.9"]
     plan = lorakit.plan(bench.load(*settings))

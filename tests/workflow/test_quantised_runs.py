@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from support.runs import Bench, StopAt, records
+from support.runs import Bench, StopAt, records, settings_of
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
@@ -89,7 +89,9 @@ def test_gradients_of_the_adapters_are_those_over_the_dense_weights(bench: Bench
         assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [(NF4,), QA_LORA])
+@pytest.mark.parametrize(
+    "settings", [(NF4,), QA_LORA, (NF4, "adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2")]
+)
 def test_a_resumed_run_ends_as_one_never_interrupted(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
     whole = bench.train(*settings, run_dir=tmp_path / "whole").run_dir
     with pytest.raises(Interrupted):
@@ -106,6 +108,8 @@ def test_a_resumed_run_ends_as_one_never_interrupted(bench: Bench, tmp_path: Pat
         ("adapter.targets=[all]",),
         ("adapter.method=dora",),
         ("adapter.init=pissa",),
+        ("adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2"),
+        ("adapter.init=lq_fisher", "adapter.init_batches=1"),
         ("model.quantization=int8", "adapter.method=ia3", "adapter.dropout=0"),
         ("adapter.method=bitfit", "adapter.dropout=0"),
     ],
@@ -175,8 +179,7 @@ def test_a_plan_tells_the_bytes_of_the_base(bench: Bench):
 
 @pytest.mark.parametrize("method", methods.names())
 def test_every_method_starts_from_the_quantised_function_or_is_refused(bench: Bench, method: str):
-    options = ["adapter.options={length: 16}"] if method == "vb_lora" else []
-    loaded = bench.load(NF4, f"adapter.method={method}", "adapter.dropout=0", *options)
+    loaded = bench.load(NF4, f"adapter.method={method}", "adapter.dropout=0", *settings_of(method))
     try:
         parts = assemble(loaded)
     except LorakitError as error:
@@ -202,6 +205,26 @@ def test_a_search_and_a_start_that_look_at_the_weights_gradients(bench: Bench):
     search = ("search.method=gradsvd", "search.enable=0.5", "training.max_steps=3")
     assert bench.train(NF4, *search, name="searched-nf4").run_dir.is_dir()
     assert bench.train(NF4, "adapter.init=lora_ga", "training.max_steps=2", name="started-nf4").run_dir.is_dir()
+
+
+def test_a_start_that_quantises_needs_something_to_quantise(bench: Bench):
+    with pytest.raises(RecipeError, match="what rounding the weights loses, and none are rounded") as caught:
+        lorakit.plan(bench.load("adapter.method=loftq"))
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.hint) == ("model.quantization", "model.quantization=nf4, or another adapter.init")
+
+
+def test_a_plan_tells_what_the_run_keeps_of_the_base(bench: Bench):
+    plain, planned = (lorakit.plan(bench.load(NF4, f"adapter.method={name}")) for name in ("lora", "loftq"))
+    assert planned.model_bytes == plain.model_bytes
+    assert any("the run keeps the quantised weights of 12 sites" in note for note in planned.notes)
+
+
+def test_runs_over_weights_of_their_own_are_not_combined(bench: Bench, tmp_path: Path):
+    loftq = (NF4, "adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=1", "training.max_steps=1")
+    run = bench.train(*loftq).run_dir
+    with pytest.raises(RunError, match="rounded the weight for it"):
+        lorakit.combine([run, run], out=tmp_path / "combined")
 
 
 def test_an_export_is_refused_and_says_what_to_do(bench: Bench, tmp_path: Path):

@@ -44,7 +44,13 @@ def in_peft(adapter: Adapter) -> bool:
     """Whether PEFT's LoRA has this very parametrisation: said by its own class, not by one that it is made from."""
     own = "peft_names" in vars(type(adapter.delta))
     names = {name for name, _, _ in adapter.delta.tensors()}
-    return adapter.on_weight and own and adapter.delta.shared is None and names == set(adapter.delta.peft_names)
+    return (
+        not adapter.own_base
+        and adapter.on_weight
+        and own
+        and adapter.delta.shared is None
+        and names == set(adapter.delta.peft_names)
+    )
 
 
 def all_in_peft(adapted: AdaptedModel) -> bool:

@@ -15,11 +15,11 @@ from lorakit.artifacts.combination import Combination, Factors, Setting, Update,
 from lorakit.artifacts.merge import fold
 from lorakit.artifacts.run import Run
 from lorakit.backbone.head import output_names
-from lorakit.backbone.quantised import weight_leaves
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import load_recipe
 from lorakit.searching.input_statistics import input_means
+from lorakit.searching.weight_gradients import Terms, squared_gradients
 from lorakit.tasks.batching import Batch
 from lorakit.tasks.label_order import order_by_name
 from lorakit.tasks.task import Task
@@ -115,9 +115,7 @@ def take_apart(
     if needs == "fisher":
         fold(adapted)
         objective.accelerator.prepare_model(adapted.model)
-        statistics = squared_gradients(
-            adapted.model, sites, batches, objective, expected=settings["labels"] == "expected"
-        )
+        statistics = squared_gradients(adapted.model, sites, batches, terms_of(objective, settings["labels"]))
         if settings["normalise"] == "l2":
             statistics = normalised(statistics)
     complete = {site.name: updates.get(site.name, nothing_at(site)) for site in sites}
@@ -151,28 +149,11 @@ def training_batches(restored: RestoredRun, rows: int, seed: int) -> list[Batch]
     return [encoded.collate(range(start, min(start + BATCH, len(encoded)))) for start in range(0, len(encoded), BATCH)]
 
 
-def squared_gradients(
-    model: torch.nn.Module, sites: Sequence[Site], batches: Sequence[Batch], objective: Objective, *, expected: bool
-) -> Tensors:
-    """Mean over rows of (dL/dW)^2 (out x in), each row's gradient by itself: of its own label, or expected over the model's."""
-    count = 0
-    with weight_leaves([model.get_submodule(site.name) for site in sites]) as weights:
-        totals = [torch.zeros_like(weight.requires_grad_(True), dtype=torch.float32) for weight in weights]
-        for batch in batches:
-            for row in range(len(batch["labels"])):
-                one = {name: tensor[row : row + 1] for name, tensor in batch.items()}
-                for share, value in (
-                    likelihoods(model, one, objective) if expected else [(1.0, objective.summed(model, one))]
-                ):
-                    gradients = torch.autograd.grad(value, weights, allow_unused=True, retain_graph=expected)
-                    for total, gradient in zip(totals, gradients, strict=True):
-                        if gradient is not None:
-                            total += share * gradient.float().square()
-                count += 1
-    return {
-        site.name: (total.T if site.kind == "conv1d" else total) / count
-        for site, total in zip(sites, totals, strict=True)
-    }
+def terms_of(objective: Objective, labels: str) -> Terms:
+    """What a row's squared gradient is of: the loss of its own label, or ``expected`` over the model's labels."""
+    if labels == "expected":
+        return lambda model, row: likelihoods(model, row, objective)
+    return lambda model, row: [(1.0, objective.summed(model, row))]
 
 
 def likelihoods(model: torch.nn.Module, row: Batch, objective: Objective) -> Iterator[tuple[float, torch.Tensor]]:

@@ -15,7 +15,7 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.conflicts import conflicts_with_base
 from lorakit.adapters.method import resolve
 from lorakit.backbone.int4 import dense_groups
-from lorakit.backbone.quantised import quantise
+from lorakit.backbone.quantised import Quantisation
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection, ModelSection
 
@@ -31,7 +31,7 @@ def quantised_layer(inside: int = 48, dtype: torch.dtype = torch.float32, **sect
     """An int4 layer of 40 outputs with a trained adapter on it."""
     torch.manual_seed(0)
     linear = nn.Linear(inside, 40).requires_grad_(False).to(dtype)
-    quantise(linear, "int4", double=False, compute_dtype=None, group=GROUP)
+    Quantisation("int4", group=GROUP).quantise(linear)
     spec = resolve(AdapterSection(method="qa_lora", options=OPTIONS, rank=3, **section))
     adapter = Adapter(Site("m", 0, "q", inside, 40, "linear"), spec, 3, linear)
     linear.add_module("adapter", adapter)

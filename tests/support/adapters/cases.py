@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -21,6 +22,7 @@ from lorakit.adapters.init import inits
 from lorakit.adapters.method import Method, methods, resolve, shortcut_spec
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone
+from lorakit.backbone.quantised import Quantisation
 from lorakit.backbone.site import Site
 from lorakit.recipe.schema import AdapterSection
 
@@ -35,7 +37,9 @@ Fresh = Callable[..., Backbone]
 
 @dataclass
 class Case:
-    """pretrained: never adapted; adapted: all linear sites on; spec: their axes; again: the same once more, with another seed."""
+    """pretrained: never adapted, with the weights that adapters sit on; adapted: all linear sites on; spec: their axes; again: the same
+    once more, with another seed.
+    """
 
     pretrained: nn.Module
     adapted: AdaptedModel
@@ -47,6 +51,16 @@ class Case:
     method: Method
     rank: int
     section: AdapterSection
+
+    @property
+    def identity(self) -> bool:
+        """Whether the fresh adapters change nothing."""
+        return self.method.identity and not self.own_base
+
+    @property
+    def own_base(self) -> bool:
+        """Whether the adapters sit on weights that their start quantised."""
+        return inits.get(self.spec.init).quantises
 
     @property
     def kind(self) -> type[Delta]:
@@ -65,13 +79,31 @@ def make_case(
     pretrained = fresh(family, shared=True)
 
     def again(seed: int = 1, **options: Any) -> AdaptedModel:
-        return adapt(fresh(family, **options), section, seed=seed)
+        return adapt(to_quantise(fresh(family, **options), section), section, seed=seed)
 
+    adapted = again(0)
     batch = batch_for(pretrained.model)
     method = methods.get(section.method)
-    return Case(
-        pretrained.model, again(0), resolve(section), again, batch, parameters, shared, method, section.rank, section
-    )
+    spec = resolve(section)
+    if inits.get(spec.init).quantises:
+        pretrained = on_dense(fresh(family), adapted)
+    return Case(pretrained.model, adapted, spec, again, batch, parameters, shared, method, section.rank, section)
+
+
+def to_quantise(backbone: Backbone, section: AdapterSection) -> Backbone:
+    """The backbone as an init that quantises finds it."""
+    if inits.get(resolve(section).init).quantises:
+        pytest.importorskip("bitsandbytes", reason="needs the extra 'quantized'")
+        backbone.to_quantise = Quantisation("nf4")
+    return backbone
+
+
+@torch.no_grad()
+def on_dense(backbone: Backbone, adapted: AdaptedModel) -> Backbone:
+    """The backbone with the weights that the adapters sit on, dense."""
+    for name, adapter in adapted.adapters.items():
+        backbone.model.get_submodule(name).weight.copy_(adapter.base_weight())
+    return backbone
 
 
 def adapt(
@@ -117,10 +149,22 @@ def statistics_for(
             for site in sites
         }
         return {name: {"covariance": x.T @ x / len(x), "mean": x.mean(dim=0)} for name, x in inputs.items()}
+    shapes = {site.name: (site.out_features, site.in_features) for site in sites}
     if needs == "gradient":
-        shapes = {site.name: (site.out_features, site.in_features) for site in sites}
         return {name: {"gradient": 0.1 * torch.randn(shape, generator=stream(name))} for name, shape in shapes.items()}
+    if needs == "fisher":
+        return {name: {"fisher": 0.1 * torch.rand(shape, generator=stream(name))} for name, shape in shapes.items()}
     return {site.name: dict(NO_STATISTICS) for site in sites}
+
+
+def take_base(adapted: AdaptedModel, other: AdaptedModel) -> None:
+    """Give a model the weights that the start of another one quantised, where it did."""
+    held = other.own_base()
+    for name, buffer in adapted.own_base().items():
+        buffer.copy_(held[name])
+    for adapter in adapted.adapters.values():
+        if adapter.own_base:
+            adapter.measure_base()
 
 
 def batch_for(model: Any) -> dict[str, torch.Tensor]:

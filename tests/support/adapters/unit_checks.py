@@ -57,7 +57,7 @@ def check_watching(case: Case) -> None:
     """Sites that are off and watched leave the function as it is, bit for bit, and get the gradients they have when they are on."""
     if conflicts_with_search(case.spec, SearchSection(method="heterolora", scoring="streaming")):
         return
-    if not case.method.identity:
+    if not case.identity:
         return
     model, names = case.adapted.model, [t.name for t in case.adapted.trained() if t.site]
     backward(model, case.batch)

@@ -1,0 +1,59 @@
+"""The quantised weights of a run whose start chose them (``Init.quantises``), kept as they are.
+
+base/quantised.safetensors    of every such site what its QuantisedLinear holds, SITE.BUFFER
+base/sums.json                its sha256
+
+They are the base model's weights rounded without what A and B hold, so no file of the model has them. To derive them again from the
+start's factors would take the same library, kernels and SVD to the last bit. They are written once, before the first step: in nf4 4.5
+bits a number of an adapted weight, 4.13 with double quantisation. lorakit.json of every adapter says the digest (``base``), so that none
+gets onto other weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.artifacts.adapter_file import read_tensors, save_tensors
+from lorakit.artifacts.files import folder, read_json, write_json
+from lorakit.artifacts.run import Run
+from lorakit.errors import RunError
+from lorakit.tasks.cache import sha256_of
+
+FILE, SUMS = "quantised.safetensors", "sums.json"
+
+
+def write_base(adapted: AdaptedModel, run: Run) -> None:
+    """Write them into the run's folder, whole or not at all, where there are any."""
+    if held := adapted.own_base():
+        with folder(run.base) as target:
+            save_tensors(held, target / FILE)
+            write_json(target / SUMS, {FILE: sha256_of(target / FILE)})
+
+
+@torch.no_grad()
+def load_base(adapted: AdaptedModel, run: Run) -> None:
+    """Put those of the run into a model built from its recipe. RunError where they are missing, damaged or others."""
+    held = adapted.own_base()
+    if not held:
+        return
+    path = run.base / FILE
+    found = read_tensors(path)
+    if read_json(run.base / SUMS) != {FILE: sha256_of(path)}:
+        what = "the quantised weights are not those that were written"
+        raise RunError(what, where=str(path), hint="a copy of the run")
+    for name in sorted(held.keys() | found.keys()):
+        if kind_of(held, name) != kind_of(found, name):
+            what = f"tensor {name} is {kind_of(found, name)}, and this model's {kind_of(held, name)}"
+            raise RunError(what, where=str(path))
+    for name, buffer in held.items():
+        buffer.copy_(found[name])
+    for adapter in adapted.adapters.values():
+        adapter.measure_base()
+
+
+def kind_of(tensors: Mapping[str, torch.Tensor], name: str) -> str:
+    """Its shape and dtype, in words."""
+    return f"{tensors[name].dtype} {[*tensors[name].shape]}" if name in tensors else "missing"
