@@ -251,6 +251,14 @@ class Adapter(nn.Module):
         return squared.clamp_min(SMALLEST_NORM**2).sqrt()
 
     @torch.no_grad()
+    def folded_into(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """W' (out x in) and b' (out,) for W and b, in float64, in which the adapter stays."""
+        self.double()
+        wide = weight.double()
+        new_bias = self.effective_bias(wide, None if bias is None else bias.double())
+        return self.effective_weight(wide), new_bias
+
+    @torch.no_grad()
     def fold(self) -> None:
         """Write the effective values into the module, rounded once from float64, and leave it. RunError where that cannot be."""
         if self.base is None or self.delta.unmergeable:
@@ -261,11 +269,9 @@ class Adapter(nn.Module):
             for name, original in self.originals.items():
                 original.copy_(self.delta.get_parameter(name))
         elif self.on_weight:
-            self.double()
             weight, bias = self.base_weight(), self.base_bias()
-            wide = weight.double()
-            new_bias = self.effective_bias(wide, None if bias is None else bias.double())
-            weight.copy_(self.effective_weight(wide))
+            new_weight, new_bias = self.folded_into(weight, bias)
+            weight.copy_(new_weight)
             if bias is not None:
                 bias.copy_(new_bias)  # type: ignore[arg-type]
         self.switch(DROPPED)

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from lorakit.backbone.head import embedding_weight, find_new_parts, train_new_pa
 from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.backbone.padding import padding_note, prepare_padding
 from lorakit.backbone.positions import position_limit
-from lorakit.backbone.quantised import NONE, check_installed, quantise_sites
+from lorakit.backbone.quantised import NONE, check_installed, quantise, quantise_sites
 from lorakit.backbone.readout import HEADS, READOUT_KEY, READOUTS, Readout, read_out
+from lorakit.backbone.streamed import QuantisedOnTheWay, stored_as, weights_read
 from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
 from lorakit.backbone.unusable import refuse_half_precision, refuse_unusable
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
@@ -98,7 +100,7 @@ def load_backbone(
     folder = find_checkpoint(section, offline=offline, merged=merged)
     # The files are here by now: only code that a model borrows from another repository may still need the network.
     local = offline or not section.trust_remote_code
-    options = {"trust_remote_code": section.trust_remote_code, "local_files_only": local}
+    options: dict[str, Any] = {"trust_remote_code": section.trust_remote_code, "local_files_only": local}
     with quiet_transformers():
         config = read_config(folder, section, options)
         refuse_unusable(config, section.name)
@@ -109,8 +111,12 @@ def load_backbone(
         had = Outputs.of(config)
         configure(config, labels, regression, multi_label)
         attention = attention_for(config, section.attention)
+        quantising = quantising_of(section)
+        if quantising:
+            options["quantization_config"] = QuantisedOnTheWay(partial(quantise, **quantising))
+        as_stored = not quantising and stored_as(folder, DTYPES[section.dtype])
         try:
-            with seeded(seed):
+            with seeded(seed), contextlib.nullcontext() if as_stored else weights_read():
                 model, info = AutoModelForSequenceClassification.from_pretrained(
                     folder,
                     config=config,
@@ -122,6 +128,8 @@ def load_backbone(
                     output_loading_info=True,
                     **options,
                 )
+        except LorakitError:
+            raise
         except Exception as error:
             raise weights_error(error, folder, section) from error
     refuse_unusable(config, section.name)
@@ -155,11 +163,17 @@ def load_backbone(
         notes.append(f"{config.model_type} models have no {section.attention} attention in transformers: eager is used")
     if head.note and not head.loud:
         notes.append(head.note)
-    if section.quantization != NONE:
-        compute = None if section.compute_dtype is None else DTYPES[section.compute_dtype]
-        double = section.double_quant
-        notes.append(quantise_sites(model, anatomy, section.quantization, double=double, compute_dtype=compute))
+    if quantising:
+        notes.append(quantise_sites(model, anatomy, **quantising))
     return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding)
+
+
+def quantising_of(section: ModelSection) -> dict[str, Any]:
+    """How the recipe quantises weights, as ``quantise`` takes it; empty where it does not."""
+    if section.quantization == NONE:
+        return {}
+    compute = None if section.compute_dtype is None else DTYPES[section.compute_dtype]
+    return {"kind": section.quantization, "double": section.double_quant, "compute_dtype": compute}
 
 
 def check_readout(unexpected: Iterable[str], readout: Readout | None, name: str) -> None:

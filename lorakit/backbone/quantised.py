@@ -14,9 +14,10 @@ and their int8 rounds activations too.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -195,9 +196,9 @@ def quantise(module: nn.Linear, kind: str, *, double: bool, compute_dtype: torch
 def quantise_sites(
     model: nn.Module, anatomy: Anatomy, kind: str, *, double: bool, compute_dtype: torch.dtype | None
 ) -> str:
-    """Quantise every frozen plain Linear of the layers; what was done, in words. RecipeError where there is none."""
+    """Quantise every frozen plain Linear of the layers that is not yet; what was done, in words. RecipeError where there is none."""
     found = [model.get_submodule(site.name) for site in anatomy.sites]
-    linears = [module for module in found if type(module) is nn.Linear and not module.weight.requires_grad]
+    linears = [module for module in found if isinstance(module, QuantisedLinear) or is_frozen_linear(module)]
     if not linears:
         raise RecipeError(
             f"no layer of this {anatomy.family} model has a plain Linear that could be quantised",
@@ -205,24 +206,40 @@ def quantise_sites(
             valid=NONE,
             hint="model.dtype=bfloat16 halves its memory",
         )
-    before = sum(module.weight.nbytes for module in linears)
     for module in linears:
-        if type(module) is nn.Linear:  # and not one that stands at two places and is quantised already
+        if type(module) is nn.Linear:  # and not one that stands at two places, or came from disk so
             quantise(module, kind, double=double, compute_dtype=compute_dtype)
-    after = sum(buffer.nbytes for module in set(linears) for buffer in module.buffers())
+    quantised = {module for module in linears if isinstance(module, QuantisedLinear)}
+    before = sum(module.in_features * module.out_features * module.dtype.itemsize for module in quantised)
+    after = sum(buffer.nbytes for module in quantised for buffer in module.buffers())
     left = f", {len(found) - len(linears)} others are not" if len(linears) < len(found) else ""
     return f"{len(linears)} projections are quantised to {kind}, {after / before:.0%} of their bytes before{left}"
+
+
+def is_frozen_linear(module: nn.Module) -> bool:
+    """Whether it is a plain Linear whose weight does not train."""
+    return type(module) is nn.Linear and not module.weight.requires_grad
 
 
 @torch.no_grad()
 def make_dense(model: nn.Module) -> None:
     """Make plain Linears of all quantised ones, in their own dtype: the numbers that were quantised, not those of before."""
     for module in list(quantised_modules(model)):
-        weight = module.weight
-        for name in list(module._buffers):
-            del module._buffers[name]
-        module.__class__ = nn.Linear  # type: ignore[assignment]
-        module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+        make = empty(module)
+        module.register_parameter("weight", nn.Parameter(make(), requires_grad=False))
+
+
+def empty(module: QuantisedLinear) -> Callable[[], Tensor]:
+    """Make a plain Linear of it whose weight takes no memory (``meta``), and return what makes the weight dense."""
+    full = copy.copy(module)
+    full._buffers = dict(module._buffers)
+    for name in full._buffers:
+        del module._buffers[name]
+    shape = (module.out_features, module.in_features)
+    module.__class__ = nn.Linear  # type: ignore[assignment]
+    meta = torch.empty(shape, dtype=module.dtype, device="meta")
+    module.register_parameter("weight", nn.Parameter(meta, requires_grad=False))
+    return lambda: full.weight
 
 
 def number_count(model: nn.Module) -> int:
