@@ -58,6 +58,7 @@ class Adapter(nn.Module):
         shared: the tensors that its delta has in common with other sites.
         statistics: what a data-driven init needs, as ``InitContext``'s fields; None where the tensors are to be loaded
             anyway, and the init is skipped.
+        exact: whether its init decomposes large matrices exactly.
     """
 
     base: nn.Module | None
@@ -79,6 +80,7 @@ class Adapter(nn.Module):
         *,
         shared: Shared | None = None,
         statistics: Mapping[str, torch.Tensor] | None = NO_STATISTICS,
+        exact: bool = False,
     ):
         super().__init__()
         self.site = site
@@ -94,7 +96,7 @@ class Adapter(nn.Module):
         self.__dict__["beneath"] = None
         weight = self.base_weight() if self.on_weight else None
         generator = generator or torch.Generator().manual_seed(0)
-        self.delta = fresh_delta(site, spec, rank, weight, generator, shared, statistics)
+        self.delta = fresh_delta(site, spec, rank, weight, generator, shared, statistics, exact=exact)
         """What dW is made of."""
         self.units = RankUnits(self.delta, rank)
         """Its rank units: which are live, and how to take some out."""

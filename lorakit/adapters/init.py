@@ -12,6 +12,7 @@ from torch import nn
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.shared import Shared
+from lorakit.adapters.spectrum import leading
 from lorakit.registry import Registry
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ class InitContext:
     """(in,) That of x over calibration tokens, where there is a covariance."""
     gradient: torch.Tensor | None = None
     """(out x in) dL/dW of the loss averaged over calibration rows, for an init that ``needs`` it."""
+    exact: bool = False
+    """Whether large matrices too are decomposed exactly."""
+
+    def leading(self, matrix: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Its first ``count`` singular triplets, U (out x k), S (k,), V^T (k x in)."""
+        return leading(matrix, count, self.generator, exact=self.exact)
 
 
 class Initialisable(Protocol):
@@ -83,6 +90,8 @@ def fresh_delta(
     generator: torch.Generator,
     shared: Shared | None,
     statistics: Mapping[str, torch.Tensor] | None,
+    *,
+    exact: bool,
 ) -> Delta | Anchored:
     """The delta of one site at its start: first the tensors with a start of their own, then those that the recipe's init fills.
 
@@ -94,5 +103,5 @@ def fresh_delta(
     delta.put_at_start(generator)
     delta.prepare(wide)
     if statistics is not None:
-        init(delta, InitContext(wide, spec.scale_at(rank), generator, **statistics))
+        init(delta, InitContext(wide, spec.scale_at(rank), generator, exact=exact, **statistics))
     return Anchored(delta) if init.anchors else delta

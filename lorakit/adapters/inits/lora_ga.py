@@ -5,8 +5,8 @@ G = dL/dW = U S V^T        c = out^(1/4) / sqrt(gamma),  gamma = 16        A = c
 The first step of A and B then moves W along the gradient's first 2r directions. The start is subtracted (``lorakit.adapters.anchored``).
 Scaled as in the paper and its authors' code, so that the start does not depend on the gradient's size. PEFT (direction ArB2r, scale
 stable) has the same directions, but multiplies B by S and leaves A unscaled, which on a pretrained encoder puts B near zero.
-Also unlike PEFT: the SVD is exact, the gradient is taken without dropout, and out is the number of outputs on Conv1D modules
-too. Where a matrix has fewer than 2r directions B takes its last r.
+Also unlike PEFT: the SVD of small matrices is exact (``lorakit.adapters.spectrum``), the gradient is taken without dropout, and out is
+the number of outputs on Conv1D modules too. Where a matrix has fewer than 2r directions B takes its last r.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ GAMMA = 16
 def lora_ga(delta: Delta, context: InitContext) -> None:
     """A from the first r singular vectors of the gradient, B from the next r."""
     assert context.gradient is not None
-    u, s, v = torch.linalg.svd(context.gradient, full_matrices=False)
-    first = min(delta.rank, len(s) - delta.rank)
+    directions = min(2 * delta.rank, *context.gradient.shape)
+    u, _, v = context.leading(context.gradient, directions)
+    first = directions - delta.rank
     chosen = slice(first, first + delta.rank)
     size = delta.site.out_features**0.25 / GAMMA**0.5
     delta.set_factors(size * u[:, chosen], size * v[: delta.rank])
