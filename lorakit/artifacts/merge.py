@@ -32,12 +32,13 @@ from lorakit.artifacts.records import number, read_record, reading
 from lorakit.backbone.adapted_folder import VARIANT, close_to_others
 from lorakit.backbone.load import Backbone, quiet_transformers
 from lorakit.backbone.quantised import QuantisedLinear, empty, make_dense
+from lorakit.backbone.streamed import trim
 from lorakit.errors import RunError
 from lorakit.recipe.keys import recipe_keys
 from lorakit.recipe.moved import said_now
 from lorakit.recipe.schema import SHORTCUTS
 
-SHARD = "1GB"
+SHARD = "500MB"
 """The largest file of weights: so much of a merged model is in memory when it is written."""
 NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
 
@@ -111,6 +112,7 @@ class Folded:
     def take(self, key: str) -> torch.Tensor:
         """One of them, contiguous, rounded once; both are computed, and the other is kept until it is taken."""
         if key not in self.ready:
+            trim()  # of what the weight before was computed with
             weight, bias = self.dense(), self.bias
             weight = weight.T if self.turned else weight
             for adapter in self.adapters:

@@ -16,6 +16,7 @@ from lorakit.artifacts.merge import check_foldable, fold_later, save_merged, sho
 from lorakit.backbone.adapted_folder import LENGTH, NO_LIMIT
 from lorakit.backbone.load import quiet_transformers
 from lorakit.backbone.readout import READOUTS
+from lorakit.backbone.streamed import trim
 from lorakit.recipe.schema import ModelSection, TaskSection
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded, encode
@@ -107,6 +108,7 @@ def merge(
         save_merged(adapted, place, kept, parts.max_length, closed=bool(closed), folded=folded)
         folded.clear()
         adapted.model.to("meta")  # what proves itself is alone in memory
+        trim()
         record: dict[str, Any] = {
             "run": str(run),
             "weights": restored.weights,
