@@ -59,6 +59,7 @@ class Adapter(nn.Module):
         statistics: what a data-driven init needs, as ``InitContext``'s fields; None where the tensors are to be loaded
             anyway, and the init is skipped.
         quantise: what an init that quantises needs: keeps a weight (out x in) rounded in ``base``, and gives what is kept.
+        exact: whether its init decomposes large matrices exactly.
     """
 
     base: nn.Module | None
@@ -81,6 +82,7 @@ class Adapter(nn.Module):
         shared: Shared | None = None,
         statistics: Mapping[str, torch.Tensor] | None = NO_STATISTICS,
         quantise: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        exact: bool = False,
     ):
         super().__init__()
         self.site = site
@@ -96,7 +98,7 @@ class Adapter(nn.Module):
         self.__dict__["beneath"] = None
         weight = self.base_weight() if self.on_weight else None
         generator = generator or torch.Generator().manual_seed(0)
-        self.delta = fresh_delta(site, spec, rank, weight, generator, shared, statistics, quantise)
+        self.delta = fresh_delta(site, spec, rank, weight, generator, shared, statistics, quantise, exact=exact)
         """What dW is made of."""
         self.units = RankUnits(self.delta, rank)
         """Its rank units: which are live, and how to take some out."""
@@ -283,6 +285,13 @@ class Adapter(nn.Module):
         self.switch(DROPPED)
         return True
 
+    def folded_into(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """W' (out x in) and b' (out,) for W and b, in float64, in which the adapter stays."""
+        self.double()
+        wide = weight.double()
+        new_bias = self.effective_bias(wide, None if bias is None else bias.double())
+        return self.effective_weight(wide), new_bias
+
     @torch.no_grad()
     def fold(self) -> None:
         """Write the effective values into the module, rounded once from float64, and leave it. RunError where that cannot be."""
@@ -294,11 +303,9 @@ class Adapter(nn.Module):
             for name, original in self.originals.items():
                 original.copy_(self.delta.get_parameter(name))
         elif self.on_weight:
-            self.double()
             weight, bias = self.base_weight(), self.base_bias()
-            wide = weight.double()
-            new_bias = self.effective_bias(wide, None if bias is None else bias.double())
-            weight.copy_(self.effective_weight(wide))
+            new_weight, new_bias = self.folded_into(weight, bias)
+            weight.copy_(new_weight)
             if bias is not None:
                 bias.copy_(new_bias)  # type: ignore[arg-type]
         self.switch(DROPPED)

@@ -38,6 +38,7 @@ def attach(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     block: str | None = None,
     statistics: Mapping[str, Mapping[str, torch.Tensor]] | None = NO_SITE_STATISTICS,
+    exact: bool = False,
     generator_for: Callable[[str], torch.Generator] | None = None,
 ) -> AdaptedModel:
     """Build an adapter on each of ``sites`` and switch all of them on.
@@ -52,6 +53,7 @@ def attach(
         options: site name -> options of the delta, where they are not its spec's.
         block: what the sites belong to where they are not projections.
         statistics: site name -> what its init needs of training data, None where the tensors are loaded afterwards.
+        exact: whether inits decompose large matrices exactly (``spectrum``).
         generator_for: name of a site or of a shared tensor -> its init stream, so that a site starts the same whatever others there are.
 
     Raises:
@@ -79,6 +81,7 @@ def attach(
             shared=shared.get(delta.group(site)) if delta.shared_roles else None,
             statistics=None if statistics is None else statistics.get(site.name, NO_STATISTICS),
             quantise=quantise_for(site, spec, backbone, base) if statistics is not None else None,
+            exact=exact,
         )
         if base is not None:
             others = sum(isinstance(child, Adapter) for child in base.children())

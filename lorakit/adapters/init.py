@@ -12,6 +12,7 @@ from torch import nn
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.shared import Shared
+from lorakit.adapters.spectrum import leading
 from lorakit.recipe.schema import AdapterSection
 from lorakit.registry import Registry
 
@@ -42,6 +43,12 @@ class InitContext:
     """(out x in) -> the same rounded, which the site has as its frozen weight from then on, for an init that ``quantises``."""
     steps: int = AdapterSection.init_steps
     """How often such an init alternates."""
+    exact: bool = False
+    """Whether large matrices too are decomposed exactly."""
+
+    def leading(self, matrix: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Its first ``count`` singular triplets, U (out x k), S (k,), V^T (k x in)."""
+        return leading(matrix, count, self.generator, exact=self.exact)
 
 
 class Initialisable(Protocol):
@@ -93,6 +100,8 @@ def fresh_delta(
     shared: Shared | None,
     statistics: Mapping[str, torch.Tensor] | None,
     quantise: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    *,
+    exact: bool = False,
 ) -> Delta | Anchored:
     """The delta of one site at its start: first the tensors with a start of their own, then those that the recipe's init fills.
 
@@ -105,5 +114,5 @@ def fresh_delta(
     delta.prepare(wide)
     if statistics is not None:
         scale, steps = spec.scale_at(rank), spec.init_steps
-        init(delta, InitContext(wide, scale, generator, quantise=quantise, steps=steps, **statistics))
+        init(delta, InitContext(wide, scale, generator, quantise=quantise, steps=steps, exact=exact, **statistics))
     return Anchored(delta) if init.anchors else delta

@@ -10,7 +10,10 @@ Where the checkpoint alone would answer otherwise, as with shortcuts, it is clos
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,14 +27,20 @@ from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, copy_in, read_tensors, save_tensors
 from lorakit.artifacts.adapter_record import check_axes, check_sites
 from lorakit.artifacts.calibration_file import temperature_in
+from lorakit.artifacts.later import Later
 from lorakit.artifacts.records import number, read_record, reading
 from lorakit.backbone.adapted_folder import VARIANT, close_to_others
 from lorakit.backbone.load import Backbone, quiet_transformers
-from lorakit.backbone.quantised import make_dense
+from lorakit.backbone.quantised import QuantisedLinear, empty, make_dense
+from lorakit.backbone.streamed import trim
 from lorakit.errors import RunError
 from lorakit.recipe.keys import recipe_keys
 from lorakit.recipe.moved import said_now
 from lorakit.recipe.schema import SHORTCUTS
+
+SHARD = "500MB"
+"""The largest file of weights: so much of a merged model is in memory when it is written."""
+NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
 @torch.no_grad()
@@ -43,21 +52,85 @@ def fold(adapted: AdaptedModel) -> int:
     Raises RunError where an adapter cannot be folded.
     """
     check_own_weights(adapted)
-    live = [adapter for adapter in adapted.adapters.values() if adapter.state != DROPPED]
-    folded = sum(adapter.fold_into_zero_points() for adapter in live)
+    folded = fold_into_zero_points(adapted)
     make_dense(adapted.model)
     for shared in adapted.shared.values():
         shared.double()
-    for adapter in adapted.adapters.values():
-        if adapter.site.is_shortcut:
-            continue
-        if adapter.state != DROPPED:
-            adapter.fold()
-            folded += 1
+    live = take_off(adapted)
+    for adapter in live:
+        adapter.fold()
+    return folded + len(live)
+
+
+def fold_into_zero_points(adapted: AdaptedModel) -> int:
+    """Fold what quantised weights can take as they are; the number of sites."""
+    return sum(adapter.fold_into_zero_points() for adapter in adapted.adapters.values() if adapter.state != DROPPED)
+
+
+def take_off(adapted: AdaptedModel) -> list[Adapter]:
+    """Take the adapters, but shortcuts, off their modules; those of them that are a part of the function."""
+    own = [adapter for adapter in adapted.adapters.values() if not adapter.site.is_shortcut]
+    for adapter in own:
         if adapter.base is not None:
-            own = next(child for child, module in adapter.base.named_children() if module is adapter)
-            delattr(adapter.base, own)
-    return folded
+            delattr(adapter.base, next(name for name, child in adapter.base.named_children() if child is adapter))
+    return [adapter for adapter in own if adapter.state != DROPPED]
+
+
+@torch.no_grad()
+def fold_later(adapted: AdaptedModel) -> tuple[int, dict[str, torch.Tensor]]:
+    """What ``fold`` writes, of each weight when it is asked for: the number of sites, and name -> tensor of what is not as it was.
+
+    The model computes nothing any more: it has lost its adapters, and weights that were quantised are empty.
+    """
+    check_own_weights(adapted)
+    rounded = fold_into_zero_points(adapted)
+    for shared in adapted.shared.values():
+        shared.double()
+    live, tensors = take_off(adapted), dict[str, torch.Tensor]()
+    for adapter in live:
+        if adapter.delta.replaces_parameters or not adapter.on_weight:
+            adapter.fold()
+        adapter.switch(DROPPED)
+    for name, module in adapted.model.named_modules():
+        own = [adapter for adapter in live if adapter.base is module and adapter.on_weight]
+        own = [adapter for adapter in own if not adapter.delta.replaces_parameters]
+        if own or isinstance(module, QuantisedLinear):
+            folded = Folded(module, own)
+            tensors |= {
+                f"{name}.{key}": Later.of(like, partial(folded.take, key)) for key, like in folded.likes.items()
+            }
+    return rounded + len(live), tensors
+
+
+class Folded:
+    """W' and b' of a module with these adapters, none for a quantised one that is to be made dense."""
+
+    def __init__(self, module: nn.Module, adapters: list[Adapter]):
+        weight: torch.Tensor = module.weight  # type: ignore[assignment]
+        self.dense = empty(module) if isinstance(module, QuantisedLinear) else lambda: weight
+        self.turned = bool(adapters) and adapters[0].site.kind == "conv1d"
+        self.adapters = adapters
+        self.likes: dict[str, torch.Tensor] = {"weight": module.weight}  # type: ignore[dict-item]
+        self.bias: torch.Tensor | None = getattr(module, "bias", None)
+        if adapters and self.bias is not None:
+            self.likes["bias"] = self.bias
+        self.ready: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def take(self, key: str) -> torch.Tensor:
+        """One of them, contiguous, rounded once; both are computed, and the other is kept until it is taken."""
+        if key not in self.ready:
+            trim()  # of what the weight before was computed with
+            weight, bias = self.dense(), self.bias
+            weight = weight.T if self.turned else weight
+            for adapter in self.adapters:
+                weight, bias = adapter.folded_into(weight, bias)
+            found = {"weight": weight.T if self.turned else weight, "bias": bias}
+            self.ready = {
+                name: found[name].to(like.dtype).contiguous()  # type: ignore[union-attr]
+                for name, like in self.likes.items()
+            }
+        return self.ready.pop(key)
 
 
 def check_foldable(adapted: AdaptedModel) -> None:
@@ -99,22 +172,31 @@ def check_own_weights(adapted: AdaptedModel) -> None:
             )
 
 
-def save_merged(adapted: AdaptedModel, folder: Path, kept: list[Adapter], length: int, *, closed: bool) -> None:
-    """Write the folded model, its tokenizer and the kept shortcuts' tensors into an existing folder.
+def save_merged(
+    adapted: AdaptedModel,
+    folder: Path,
+    kept: list[Adapter],
+    length: int,
+    *,
+    closed: bool,
+    folded: Mapping[str, torch.Tensor] = NOTHING,
+) -> None:
+    """Write the folded model, its tokenizer and the kept shortcuts' tensors into an existing folder, a shard at a time.
 
-    length: tokens of a text that the run reads, which truncation keeps then in transformers too; closed: whether no plain loader may
-    load it.
+    folded: tensors in place of the model's own (``fold_later``); length: tokens of a text that the run reads, which truncation keeps
+    then in transformers too; closed: whether no plain loader may load it.
     """
     model: Any = adapted.model
     tokenizer = copy.copy(adapted.backbone.tokenizer)
     tokenizer.model_max_length = min(length, tokenizer.model_max_length)
     plain = {
-        name: tensor
+        name: folded.get(name, tensor)
         for name, tensor in model.state_dict().items()
         if ".shortcuts." not in name and not name.startswith(("shortcuts.", "shared."))
     }
     with quiet_transformers():
-        model.save_pretrained(folder, state_dict=plain, variant=VARIANT if closed else None)
+        variant = VARIANT if closed else None
+        model.save_pretrained(folder, state_dict=plain, variant=variant, max_shard_size=SHARD)
         tokenizer.save_pretrained(folder)
     if closed:
         close_to_others(folder)

@@ -31,6 +31,7 @@ from lorakit.backbone.padding import padding_note, prepare_padding
 from lorakit.backbone.positions import position_limit
 from lorakit.backbone.quantised import NONE, Quantisation, check_installed, frozen_linears, quantise_sites
 from lorakit.backbone.readout import HEADS, READOUT_KEY, READOUTS, Readout, read_out
+from lorakit.backbone.streamed import QuantisedOnTheWay, stored_as, weights_read
 from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
 from lorakit.backbone.unusable import refuse_half_precision, refuse_unusable
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
@@ -102,7 +103,7 @@ def load_backbone(
     folder = find_checkpoint(section, offline=offline, merged=merged)
     # The files are here by now: only code that a model borrows from another repository may still need the network.
     local = offline or not section.trust_remote_code
-    options = {"trust_remote_code": section.trust_remote_code, "local_files_only": local}
+    options: dict[str, Any] = {"trust_remote_code": section.trust_remote_code, "local_files_only": local}
     with quiet_transformers():
         config = read_config(folder, section, options)
         refuse_unusable(config, section.name)
@@ -113,8 +114,13 @@ def load_backbone(
         had = Outputs.of(config)
         configure(config, labels, regression, multi_label)
         attention = attention_for(config, section.attention)
+        how = quantisation_of(section)
+        now, later = (how, None) if quantise else (None, how)
+        if now is not None:
+            options["quantization_config"] = QuantisedOnTheWay(now.quantise)
+        as_stored = now is None and stored_as(folder, DTYPES[section.dtype])
         try:
-            with seeded(seed):
+            with seeded(seed), contextlib.nullcontext() if as_stored else weights_read():
                 model, info = AutoModelForSequenceClassification.from_pretrained(
                     folder,
                     config=config,
@@ -126,6 +132,8 @@ def load_backbone(
                     output_loading_info=True,
                     **options,
                 )
+        except LorakitError:
+            raise
         except Exception as error:
             raise weights_error(error, folder, section) from error
     refuse_unusable(config, section.name)
@@ -159,16 +167,19 @@ def load_backbone(
         notes.append(f"{config.model_type} models have no {section.attention} attention in transformers: eager is used")
     if head.note and not head.loud:
         notes.append(head.note)
-    later = None
-    if section.quantization != NONE:
-        compute = None if section.compute_dtype is None else DTYPES[section.compute_dtype]
-        how = Quantisation(section.quantization, section.double_quant, compute, section.quantization_group)
-        if quantise:
-            notes.append(quantise_sites(model, anatomy, how))
-        else:
-            frozen_linears(model, anatomy)  # there must be some
-            later = how
+    if now is not None:
+        notes.append(quantise_sites(model, anatomy, now))
+    elif later is not None:
+        frozen_linears(model, anatomy)  # there must be some
     return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding, later)
+
+
+def quantisation_of(section: ModelSection) -> Quantisation | None:
+    """How the recipe quantises weights; None where it does not."""
+    if section.quantization == NONE:
+        return None
+    compute = None if section.compute_dtype is None else DTYPES[section.compute_dtype]
+    return Quantisation(section.quantization, section.double_quant, compute, section.quantization_group)
 
 
 def check_readout(unexpected: Iterable[str], readout: Readout | None, name: str) -> None:

@@ -15,9 +15,10 @@ and their int8 rounds activations too.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -245,11 +246,11 @@ class Quantisation:
 
 
 def quantise_sites(model: nn.Module, anatomy: Anatomy, how: Quantisation) -> str:
-    """Quantise every frozen plain Linear of the layers; what was done, in words. RecipeError where there is none."""
+    """Quantise every frozen plain Linear of the layers that is not yet; what was done, in words. RecipeError where there is none."""
     linears = frozen_linears(model, anatomy)
     before = sum(module.in_features * module.out_features * dense_dtype(module).itemsize for module in linears)
     for module in linears:
-        if type(module) is nn.Linear:  # and not one that is quantised already, as where one stands at two places
+        if type(module) is nn.Linear:  # and not one that stands at two places, or came from disk so
             how.quantise(module)
     after = sum(buffer.nbytes for module in set(linears) for buffer in module.buffers(recurse=False))
     others = len(anatomy.sites) - len(linears)
@@ -280,15 +281,30 @@ def dense_dtype(module: nn.Linear) -> torch.dtype:
     return module.dtype if isinstance(module, QuantisedLinear) else module.weight.dtype
 
 
+def is_frozen_linear(module: nn.Module) -> bool:
+    """Whether it is a plain Linear whose weight does not train."""
+    return type(module) is nn.Linear and not module.weight.requires_grad
+
+
 @torch.no_grad()
 def make_dense(model: nn.Module) -> None:
     """Make plain Linears of all quantised ones, in their own dtype: the numbers that were quantised, not those of before."""
     for module in list(quantised_modules(model)):
-        weight = module.weight
-        for name in list(module._buffers):
-            del module._buffers[name]
-        module.__class__ = nn.Linear  # type: ignore[assignment]
-        module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+        make = empty(module)
+        module.register_parameter("weight", nn.Parameter(make(), requires_grad=False))
+
+
+def empty(module: QuantisedLinear) -> Callable[[], Tensor]:
+    """Make a plain Linear of it whose weight takes no memory (``meta``), and return what makes the weight dense."""
+    full = copy.copy(module)
+    full._buffers = dict(module._buffers)
+    for name in full._buffers:
+        del module._buffers[name]
+    shape = (module.out_features, module.in_features)
+    module.__class__ = nn.Linear  # type: ignore[assignment]
+    meta = torch.empty(shape, dtype=module.dtype, device="meta")
+    module.register_parameter("weight", nn.Parameter(meta, requires_grad=False))
+    return lambda: full.weight
 
 
 def integers(model: nn.Module) -> dict[str, tuple[int, Tensor]]:
@@ -297,10 +313,10 @@ def integers(model: nn.Module) -> dict[str, tuple[int, Tensor]]:
 
 
 @torch.no_grad()
-def found_again(model: nn.Module, before: Mapping[str, tuple[int, Tensor]]) -> int | None:
-    """The group in which rounding weights that were made dense gives the ``integers`` of before; None where it gives others."""
+def found_again(dense: Mapping[str, Tensor], before: Mapping[str, tuple[int, Tensor]]) -> int | None:
+    """The group in which rounding weights that were made dense (by name) gives the ``integers`` of before; None where it gives others."""
     for name, (group, codes) in before.items():
-        if not torch.equal(round_groups(model.get_submodule(name).get_parameter("weight"), group)[0], codes):
+        if not torch.equal(round_groups(dense[f"{name}.weight"].contiguous(), group)[0], codes):
             return None
     return next((group for group, _ in before.values()), None)
 

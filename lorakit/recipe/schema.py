@@ -237,6 +237,12 @@ class AdapterSection:
     init: Optional[str] = key(
         None, "how its tensors start", choices=names_of("inits"), also=("init_lora_weights", "init_weights")
     )
+    init_svd: str = key(
+        "randomised",
+        "how a start finds the first singular vectors of matrices with more than 1,024 rows and columns: a randomised SVD, "
+        "seeded, or the exact one, which takes minutes a site",
+        choices=("randomised", "exact"),
+    )
     init_batches: int = key(8, "training batches that an init looks at, where it looks at data", low=1)
     init_steps: int = key(
         5,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.artifacts.files import folder, write_json
-from lorakit.artifacts.merge import check_foldable, fold, save_merged, shortcut_record
+from lorakit.artifacts.merge import check_foldable, fold_later, save_merged, shortcut_record
 from lorakit.backbone.adapted_folder import LENGTH, NO_LIMIT
 from lorakit.backbone.load import quiet_transformers
 from lorakit.backbone.quantised import found_again, integers
 from lorakit.backbone.readout import READOUTS
+from lorakit.backbone.streamed import trim
 from lorakit.recipe.schema import ModelSection, TaskSection
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded, encode
@@ -108,10 +108,13 @@ def merge(
     reference = predict_reference(restored)
     kept = adapted.live_shortcuts
     before = integers(adapted.model)
-    folded, closed = fold(adapted), why_closed(parts, kept)
-    int4_group = found_again(adapted.model, before)
+    (count, folded), closed = fold_later(adapted), why_closed(parts, kept)
+    int4_group = found_again(folded, before)
     with folder(target) as place:
-        save_merged(adapted, place, kept, parts.max_length, closed=bool(closed))
+        save_merged(adapted, place, kept, parts.max_length, closed=bool(closed), folded=folded)
+        folded.clear()
+        adapted.model.to("meta")  # what proves itself is alone in memory
+        trim()
         record: dict[str, Any] = {
             "run": str(run),
             "weights": restored.weights,
@@ -128,22 +131,19 @@ def merge(
         }
         write_json(place / "lorakit.json", record)
         model = parts.recipe.model
-        again = restore_merged(ModelSection(name=str(place), dtype=model.dtype, attention=model.attention))
-        proof = reference.prove(again.model, tolerance, what="merged folder", where=target)
-        if not closed:
+        if closed:
+            again = restore_merged(ModelSection(name=str(place), dtype=model.dtype, attention=model.attention))
+            proof = reference.prove(again.model, tolerance, what="merged folder", where=target)
+        else:
             plain, rows = load_plain(place, reference.texts, parts, trust=model.trust_remote_code)
             what = "merged folder, as transformers loads it by itself,"
-            proof = max(
-                proof,
-                reference.prove(plain, tolerance, what=what, where=target, rows=rows),
-                key=attrgetter("largest_difference"),
-            )
+            proof = reference.prove(plain, tolerance, what=what, where=target, rows=rows)
         told = ("rows", "largest_difference", "tolerance", "flips")
         write_json(place / "lorakit.json", record | {"proof": {name: getattr(proof, name) for name in told}})
     load_line = f'AutoModelForSequenceClassification.from_pretrained("{target}")'
     return MergeResult(
         out=target,
-        folded=folded,
+        folded=count,
         kept=[adapter.site.name for adapter in kept],
         plain=not closed,
         closed=closed,

@@ -115,6 +115,7 @@ def adapt(
         options=parts.options,
         block=parts.method.block,
         statistics=statistics,
+        exact=parts.recipe.adapter.init_svd == "exact",
         generator_for=lambda name: generator(seed, f"init/{name}"),
     )
     for note in parts.backbone.notes[told:]:

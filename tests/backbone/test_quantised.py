@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lorakit.backbone.anatomy import Anatomy
 from lorakit.backbone.quantised import (
     KINDS,
+    Quantisation,
     QuantisedLinear,
     make_dense,
     number_count,

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 import lorakit
+from lorakit.artifacts import merge as folding
 from lorakit.artifacts.files import read_json
 from lorakit.artifacts.merge import check_foldable
 from lorakit.errors import RecipeError, RunError, UsageError
@@ -207,6 +208,26 @@ def test_best_and_last_weights_are_merged_as_asked(bench: Bench, tmp_path: Path)
         lorakit.merge(run.run_dir, out=tmp_path / weights, weights=weights)
         merged = logits(lorakit.load(tmp_path / weights))
         assert_close(merged, logits(lorakit.load(run.run_dir, weights=weights)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [(), ("adapter.shortcuts=[res1]", "adapter.targets=[up]")])
+def test_a_model_is_written_in_shards(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
+):
+    """Each of at most so many bytes, or one tensor, with an index as transformers writes it; a shard is let go when it is written."""
+    run = bench.train("training.lr=0.05", "training.max_steps=2", *settings).run_dir
+    whole = lorakit.merge(run, out=tmp_path / "whole")
+    monkeypatch.setattr(folding, "SHARD", "8KB")
+    parts = lorakit.merge(run, out=tmp_path / "parts")
+    (expected,) = tmp_path.glob("whole/model*.safetensors")
+    shards = sorted(tmp_path.glob("parts/model*.safetensors"))
+    (index,) = tmp_path.glob("parts/*.index*.json")
+    found = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+    assert len(shards) > 3
+    assert all(len(load_file(shard)) == 1 or shard.stat().st_size < 10_000 for shard in shards)
+    assert set(json.loads(index.read_text())["weight_map"]) == set(found)
+    assert_close(found, load_file(expected), rtol=0, atol=0)
+    assert_close(logits(lorakit.load(parts.out)), logits(lorakit.load(whole.out)), rtol=0, atol=0)
 
 
 def test_more_than_the_tolerance_leaves_nothing(finished: TrainResult, tmp_path: Path):

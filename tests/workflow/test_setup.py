@@ -10,6 +10,7 @@ import torch
 from support.runs import Bench
 
 import lorakit
+from lorakit.adapters import spectrum
 from lorakit.errors import LorakitError, RecipeError
 from lorakit.recipe.load import load_recipe
 from lorakit.workflow.setup import adapt, assemble
@@ -87,3 +88,16 @@ def test_an_adapter_that_could_never_move_is_refused(bench: Bench):
     with pytest.raises(RecipeError, match=r"adapter\.trainable: 'B' starts at zero and does not train") as caught:
         lorakit.plan(bench.load("adapter.trainable=A"))
     assert "command line" in str(caught.value)
+
+
+@pytest.mark.parametrize("wanted", ["exact", "randomised"])
+def test_the_recipe_says_how_large_matrices_are_decomposed(bench: Bench, monkeypatch: pytest.MonkeyPatch, wanted: str):
+    """Matrices of 32 counted as large ones, and the range of one product: what is found is not the best."""
+    for name, value in {"SMALL": 8, "THIN": 1, "PASSES": 0}.items():
+        monkeypatch.setattr(spectrum, name, value)
+    parts = assemble(bench.load("adapter.init=pissa", "adapter.targets=[q]", f"adapter.init_svd={wanted}"))
+    adapter = next(iter(adapt(parts).adapters.values()))
+    u, s, v = torch.linalg.svd(adapter.base_weight(), full_matrices=False)
+    start = adapter.scale * (adapter.delta.live.B @ adapter.delta.live.A).detach()
+    best = (u[:, :4] * s[:4]) @ v[:4]
+    assert ((start - best).norm() < 1e-5 * best.norm()) == (wanted == "exact")

@@ -24,16 +24,17 @@ DAMPING, LARGEST_ERROR = 0.01, 0.05
 @torch.no_grad()
 def corda_ipm(delta: Delta, context: InitContext) -> None:
     """Factors from the ``delta.rank`` largest singular values of W C."""
-    corda(delta, context, slice(delta.rank))
+    corda(delta, context, slice(delta.rank), first=delta.rank)
 
 
-def corda(delta: Delta, context: InitContext, chosen: slice) -> None:
-    """Factors from the chosen singular values of W C."""
+def corda(delta: Delta, context: InitContext, chosen: slice, *, first: int | None = None) -> None:
+    """Factors from the chosen singular values of W C; first: how many of them are wanted, None for all."""
     weight, covariance = context.weight, context.covariance
     assert weight is not None
     assert covariance is not None
     damped, inverse = inverted(covariance.to(weight))
-    u, s, v = torch.linalg.svd(weight @ damped, full_matrices=False)
+    seen = weight @ damped
+    u, s, v = context.leading(seen, first) if first else torch.linalg.svd(seen, full_matrices=False)
     split(delta, context, u, s, v @ inverse, chosen)
 
 

@@ -19,7 +19,7 @@ from lorakit.adapters.init import Init, InitContext, inits
 def gradient(delta: Delta, context: InitContext) -> None:
     """A from the gradient's right singular vectors, B zero."""
     assert context.gradient is not None
-    start_from_gradient(delta, torch.linalg.svd(context.gradient, full_matrices=False).Vh)
+    start_from_gradient(delta, context.leading(context.gradient, delta.rank)[2])
 
 
 @torch.no_grad()

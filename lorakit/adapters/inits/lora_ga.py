@@ -7,8 +7,8 @@ Scaled as in the paper and its authors' code, so that the start does not depend 
 than 2r directions B takes its last r.
 Checked against the authors' code.
 Differs from PEFT's code in: A and B are scaled alike, where it (direction ArB2r, scale stable) has the same directions, but multiplies B
-by S and leaves A unscaled, which on a pretrained encoder puts B near zero; the SVD is exact, the gradient is taken without dropout, and
-out is the number of outputs on Conv1D modules too.
+by S and leaves A unscaled, which on a pretrained encoder puts B near zero; the SVD of small matrices is exact
+(``lorakit.adapters.spectrum``), the gradient is taken without dropout, and out is the number of outputs on Conv1D modules too.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ GAMMA = 16
 def lora_ga(delta: Delta, context: InitContext) -> None:
     """A from the first r singular vectors of the gradient, B from the next r."""
     assert context.gradient is not None
-    u, s, v = torch.linalg.svd(context.gradient, full_matrices=False)
-    first = min(delta.rank, len(s) - delta.rank)
+    directions = min(2 * delta.rank, *context.gradient.shape)
+    u, _, v = context.leading(context.gradient, directions)
+    first = directions - delta.rank
     chosen = slice(first, first + delta.rank)
     size = delta.site.out_features**0.25 / GAMMA**0.5
     delta.set_factors(size * u[:, chosen], size * v[: delta.rank])

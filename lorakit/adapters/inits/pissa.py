@@ -3,6 +3,7 @@
 W = U S V^T        A = sqrt(S_r / s) V_r^T,  B = U_r sqrt(S_r / s)        so that s B A is W's best approximation of rank r
 
 The scale s is divided out; the start is subtracted (``lorakit.adapters.anchored``), so W stays in place.
+Large matrices: ``lorakit.adapters.spectrum``.
 Checked against the authors' code.
 """
 
@@ -18,8 +19,7 @@ from lorakit.adapters.init import Init, InitContext, inits
 def pissa(delta: Delta, context: InitContext) -> None:
     """Factors from the ``delta.rank`` largest singular values."""
     assert context.weight is not None
-    u, s, v = torch.linalg.svd(context.weight, full_matrices=False)
-    split(delta, context, u, s, v, slice(delta.rank))
+    split(delta, context, *context.leading(context.weight, delta.rank), slice(delta.rank))
 
 
 def split(delta: Delta, context: InitContext, u: torch.Tensor, s: torch.Tensor, v: torch.Tensor, chosen: slice) -> None:

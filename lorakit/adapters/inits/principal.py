@@ -20,9 +20,8 @@ from lorakit.adapters.init import Init, InitContext, inits
 def principal(delta: Delta, context: InitContext) -> None:
     """S_r V_r^T into what is drawn in role A, U_r into what is drawn in role B."""
     assert context.weight is not None
-    u, s, v = torch.linalg.svd(context.weight, full_matrices=False)
-    rank = delta.rank
-    parts = {"A": s[:rank, None] * v[:rank], "B": u[:, :rank]}
+    u, s, v = context.leading(context.weight, delta.rank)
+    parts = {"A": s[:, None] * v, "B": u}
     for _, tensor, role in delta.init_tensors():
         tensor.copy_(parts[role])
 
