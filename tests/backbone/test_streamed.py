@@ -15,7 +15,7 @@ from support.runs import edited_json
 from torch import nn
 from transformers import AutoConfig, BertForSequenceClassification
 
-from lorakit.backbone.quantised import QuantisedLinear, quantise, quantised_modules
+from lorakit.backbone.quantised import Quantisation, QuantisedLinear, quantised_modules
 from lorakit.backbone.streamed import QuantisedOnTheWay, stored_as, weights_read
 from lorakit.errors import RunError
 
@@ -68,7 +68,7 @@ def test_one_dense_weight_at_a_time(bert: Path):
     def watch(module: nn.Linear) -> None:
         left.append(sum(one() is not None for one in seen))
         seen.append(weakref.ref(module.weight.untyped_storage()))
-        quantise(module, "nf4", double=False, compute_dtype=None)
+        Quantisation("nf4").quantise(module)
 
     with weights_read():
         model = BertForSequenceClassification.from_pretrained(bert, quantization_config=QuantisedOnTheWay(watch))
@@ -88,7 +88,7 @@ def test_quantised_on_the_way_is_quantised_afterwards(load, tmp_path: Path, fami
     for name, module in plain.named_modules():
         came = found.get_submodule(name)
         if isinstance(came, QuantisedLinear):
-            quantise(module, "nf4", double=False, compute_dtype=None)
+            Quantisation("nf4").quantise(module)
             assert torch.equal(came.weight, module.weight)
     for name, parameter in plain.named_parameters():
         assert torch.equal(found.get_parameter(name), parameter)

@@ -179,7 +179,7 @@ def test_a_plan_tells_the_bytes_of_the_base(bench: Bench):
 
 @pytest.mark.parametrize("method", methods.names())
 def test_every_method_starts_from_the_quantised_function_or_is_refused(bench: Bench, method: str):
-    loaded = bench.load(NF4, f"adapter.method={method}", "adapter.dropout=0", *settings_of(method))
+    loaded = bench.load(f"adapter.method={method}", "adapter.dropout=0", *settings_of(method), NF4)
     try:
         parts = assemble(loaded)
     except LorakitError as error:
