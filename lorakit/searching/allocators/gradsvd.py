@@ -15,7 +15,9 @@ On MiniLM and SST-2 the budget had to be spread widely (power 0.5, the default),
 random one at every learning rate tried (0.84 to 0.85 against 0.86): `start: svd` is there to be compared. With `scale: own` it did
 worse still (0.81 at 1e-3, nothing at 2e-3); that scale was not tried with a random A.
 Ours; the first-order argument is LoRA-GA's (Wang et al. 2024, section 3), the redistribution EVA's (Paischer et al. 2024, section 3).
-When to use it: where ranks should follow the gradient at no cost in training; measured, it was level with a uniform rank.
+When to use it: where ranks should follow the gradient at no cost in training; measured, it was level with a uniform rank: whitened and
+cross-fitted too (MiniLM, 500 rows of TREC or CR, rank 4 on average, fitted head, rates tuned, four seeds) 0.000 nats [-0.003, 0.003], as
+were the same ranks shuffled within roles.
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ Beyond the paper, all without effect unless asked for: scores per parameter or o
 (`smooth`), an edge for what is on already (`inertia`), fresh moments for what comes back (`moments`).
 Differs from the authors' code in: ties come from the search's own seeded stream; scoring is without dropout, uses fresh batches each time
 and leaves no trace; the budget counts parameters. `search.preset: paper` takes the authors' way in all but the ties and traces.
-When to use it: where the budget is a fraction of what all sites would cost, and which of them the task needs is not known.
+When to use it: where the budget is a fraction of what all sites would cost, and which of them the task needs is not known. Measured
+(`preset: best`, a quarter of rank 16, fitted head, 500 rows of TREC or CR, MiniLM, rates tuned, four seeds) it was no better than rank 4
+everywhere: -0.009 nats [-0.020, 0.003], and worse on CR.
 """
 
 from __future__ import annotations
