@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from lorakit.backbone.adapted_folder import is_closed, read_closed
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import ModelSection
+from lorakit.tasks.token_ids import limit_threads
 
 ATTENTION_FLAGS = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}
 NO_TOKENIZER = "save the tokenizer into the same folder as the model"
@@ -54,6 +55,7 @@ def own_code_error(section: ModelSection) -> RecipeError:
 
 def read_tokenizer(folder: Path, section: ModelSection, config: Any, options: dict[str, Any]) -> Any:
     """The checkpoint's tokenizer. Raises RecipeError when its files are missing: transformers would make up an empty one."""
+    limit_threads()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **options)
     except Exception as error:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorakit.errors import DataError
+from lorakit.tasks.token_ids import Ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,11 +78,11 @@ def joined(parts: Sequence[range]) -> list[range]:
     return found
 
 
-def pieces(made: Any, cut: Cut, frame: Frame) -> tuple[dict[str, list[list[int]]], list[int], int]:
+def pieces(made: Ids, cut: Cut, frame: Frame) -> tuple[Ids, list[int], int]:
     """What a tokenizer made of whole texts, cut: input_ids and maybe token_type_ids of all pieces, the number of pieces of each
     text, and how many texts lost tokens."""
     names = [name for name in ("input_ids", "token_type_ids") if name in made]
-    found: dict[str, list[list[int]]] = {name: [] for name in names}
+    found: Ids = {name: [] for name in names}
     counts, lost = [], 0
     for row, tokens in enumerate(made["input_ids"]):
         kept = places(len(tokens), cut, frame)

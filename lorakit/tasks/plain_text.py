@@ -38,5 +38,8 @@ def as_plain_text(texts: Sequence[str], tokens: Sequence[str]) -> list[str]:
         >>> as_plain_text(["a </s> b", "a b"], ["</s>"])
         ['a < /s> b', 'a b']
     """
-    start = re.compile(f"(?=(?:{'|'.join(map(re.escape, tokens))}))(.)", re.DOTALL)
-    return [start.sub(r"\1 ", text) if any(token in text for token in tokens) else text for text in texts]
+    if not tokens:
+        return list(texts)
+    written = "|".join(map(re.escape, tokens))
+    there, start = re.compile(written).search, re.compile(f"(?=(?:{written}))(.)", re.DOTALL)
+    return [start.sub(r"\1 ", text) if there(text) else text for text in texts]

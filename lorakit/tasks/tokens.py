@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lorakit.tasks.cache import cached
 from lorakit.tasks.long_texts import TRUNCATE, WINDOWS, Cut, Frame, check_single, pieces
 from lorakit.tasks.plain_text import as_plain_text, role_tokens
+from lorakit.tasks.token_ids import Ids, token_ids
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,15 +81,14 @@ def tokens_of(written: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBa
     texts = [as_plain_text(column, roles) for column in written]
     special = sum(map(ne, zip(*texts, strict=True), zip(*written, strict=True)))
     if cut.long == TRUNCATE:
-        made = tokenizer(*texts, truncation=True, max_length=cut.length, padding=False, verbose=False)
-        return tokens_from(made, count_truncated(made, tokenizer, texts), special)
+        return tokens_from(*token_ids(tokenizer, texts, cut.length), special)
     check_single(cut.long, len(texts) == 2)
-    whole = tokenizer(*texts, truncation=False, padding=False, verbose=False)
+    whole, _ = token_ids(tokenizer, texts)
     found, counts, lost = pieces(whole, cut, Frame.of(tokenizer))
     return tokens_from(found, lost, special, np.asarray(counts, np.int64) if cut.long == WINDOWS else None)
 
 
-def tokens_from(made: Any, truncated: int, special: int, counts: NDArray[np.int64] | None = None) -> Tokens:
+def tokens_from(made: Ids, truncated: int, special: int, counts: NDArray[np.int64] | None = None) -> Tokens:
     """The Tokens of rows of ids."""
     return Tokens(
         np.fromiter(map(len, made["input_ids"]), np.int64),
@@ -119,14 +119,6 @@ def text_columns(dataset: Dataset) -> list[str]:
 def flat(rows: list[list[int]], dtype: type[np.integer[Any]]) -> NDArray[Any]:
     """Rows of different lengths, end to end."""
     return np.fromiter(chain.from_iterable(rows), dtype, sum(map(len, rows)))
-
-
-def count_truncated(made: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[list[str]]) -> int:
-    """How many rows of ``made`` lost tokens."""
-    if made.encodings is not None:
-        return sum(1 for encoding in made.encodings if encoding.overflowing)
-    whole = tokenizer(*texts, padding=False, truncation=False, verbose=False)["input_ids"]
-    return sum(len(row) < len(full) for row, full in zip(made["input_ids"], whole, strict=True))
 
 
 def joined(chunks: list[Tokens]) -> Tokens:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 WORDS = [f"w{i}" for i in range(50)]
+NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>", "unk_token": "<unk>"}
+LINES = ["a film < / s >", "mask pad unk s it is </ s>", "[SEP] is a film"] * 3
 
 
 def word_tokenizer(padding_side: str) -> PreTrainedTokenizerFast:
@@ -29,6 +31,26 @@ def word_tokenizer(padding_side: str) -> PreTrainedTokenizerFast:
         padding_side=padding_side,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+
+
+def trained_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of that kind: its vocabulary holds the special tokens, as that of every real one does."""
+    special = list(NAMES.values())
+    if kind == "unigram":  # the scores of its special tokens are the best there are
+        core = Tokenizer(models.Unigram())
+        core.pre_tokenizer, core.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=special, unk_token="<unk>", show_progress=False)
+    elif kind == "bpe":
+        core = Tokenizer(models.BPE())
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    else:
+        core = Tokenizer(models.WordLevel(unk_token="<unk>"))
+        core.normalizer, core.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.WhitespaceSplit()
+        trainer = trainers.WordLevelTrainer(special_tokens=special, show_progress=False)
+    core.train_from_iterator(LINES, trainer)
+    core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, **NAMES)
 
 
 def sentences(count: int, pair: bool = False, label: Callable[[int], Any] | None = None) -> Dataset:

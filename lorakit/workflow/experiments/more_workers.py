@@ -25,6 +25,7 @@ import torch
 from lorakit.artifacts.files import write_text
 from lorakit.errors import LorakitError, UsageError
 from lorakit.recipe.load import LoadedRecipe
+from lorakit.tasks.token_ids import OWN_THREADS, THREADS
 from lorakit.workflow.accelerator import core_count
 from lorakit.workflow.experiments.request import Request
 
@@ -59,11 +60,12 @@ def more_workers(call: Any, asked: Request, folder: Path, runs: int) -> Iterator
     is none, and for several that are not to wait for each other.
     """
     number = min(how_many(asked), max(runs, 1))
-    threads = torch.get_num_threads()
+    threads, before = torch.get_num_threads(), os.environ.get(OWN_THREADS)
     helpers: list[Helper] = []
     try:
         if number > 1:
             torch.set_num_threads(share_of_cores(number))
+            os.environ[OWN_THREADS] = tokenizer_threads(number)
             helpers += [start(call, asked, folder, place, number) for place in range(1, number)]
             logger.info("%d workers: what the others say is in %s", number, helpers[0].log.with_name("worker-*.log"))
         yield
@@ -74,6 +76,10 @@ def more_workers(call: Any, asked: Request, folder: Path, runs: int) -> Iterator
         for helper in helpers:
             helper.stop()
         torch.set_num_threads(threads)
+        if before is None:
+            os.environ.pop(OWN_THREADS, None)
+        else:
+            os.environ[OWN_THREADS] = before
 
 
 def how_many(asked: Request) -> int:
@@ -102,11 +108,18 @@ def share_of_cores(workers: int) -> int:
     return max(core_count() // workers, 1)
 
 
+def tokenizer_threads(workers: int) -> str:
+    """Threads of each worker's tokenizer: no more than RAYON_NUM_THREADS says, where it says something."""
+    given = os.environ.get(OWN_THREADS, "")
+    share = share_of_cores(workers)
+    return str(min(int(given), share) if given.isdecimal() and int(given) else share)
+
+
 def start(call: Any, asked: Request, folder: Path, place: int, workers: int) -> Helper:
     """Worker number ``place``, from 1, of as many: its GPU, where there are any, is that number's, in turn."""
     log = folder / f"worker-{place}.log"
     folder.mkdir(parents=True, exist_ok=True)
-    own = {"OMP_NUM_THREADS": str(share_of_cores(workers))}
+    own = {THREADS: str(share_of_cores(workers)), OWN_THREADS: tokenizer_threads(workers)}
     if devices := gpus():
         own["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
     with log.open("wb") as written:

@@ -93,14 +93,18 @@ def test_every_worker_has_its_gpu_and_its_part_of_the_cores(monkeypatch, tmp_pat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,GPU-7")
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
     with more_workers(sweep, Request(workers=4), tmp_path, 9):
         assert torch.get_num_threads() == 2
+        assert os.environ["RAYON_NUM_THREADS"] == "2"
+    assert "RAYON_NUM_THREADS" not in os.environ
     assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == ["6", "GPU-7", "5"]
-    assert {env["OMP_NUM_THREADS"] for env in started} == {"2"}
+    assert {(env["OMP_NUM_THREADS"], env["RAYON_NUM_THREADS"]) for env in started} == {("2", "2")}
     started.clear()
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
     with more_workers(sweep, Request(), tmp_path, 2):  # one for each GPU, and none without a run
         pass
-    assert len(started) == 1
+    assert [env["RAYON_NUM_THREADS"] for env in started] == ["1"] == [os.environ["RAYON_NUM_THREADS"]]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert gpus() == ["0", "1", "2"]
 
