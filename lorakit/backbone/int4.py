@@ -13,6 +13,8 @@ import torch
 Tensor = torch.Tensor
 
 STEPS = 15
+ROUNDINGS = 8
+"""How often float32 rounds the largest number of a group at most, on the way from ``scale Q + zero`` to the same again."""
 
 
 def round_groups(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,3 +38,12 @@ def dense_groups(codes: Tensor, scale: Tensor, zero: Tensor, inside: int) -> Ten
     """``scale Q + zero`` (out x ``inside``) in float32, of what ``round_groups`` gives."""
     levels = torch.cat([codes & 15, codes >> 4], dim=-1).float()
     return levels.mul_(scale[..., None]).add_(zero[..., None]).flatten(1)[:, :inside]
+
+
+def lies_on_steps(weight: Tensor, group: int) -> bool:
+    """Whether rounding ``weight`` (out x in) moves no number by more than its dtype had rounded it by already."""
+    codes, scale, zero = round_groups(weight, group)
+    share = ROUNDINGS * torch.finfo(torch.float32).eps + torch.finfo(weight.dtype).eps
+    bound = share * torch.maximum(zero.abs(), (zero + STEPS * scale).abs())
+    moved = dense_groups(codes, scale, zero, weight.shape[1]).sub_(weight).abs_()
+    return bool((moved <= bound.repeat_interleave(group, dim=1)[:, : weight.shape[1]]).all())

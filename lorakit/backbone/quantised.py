@@ -28,7 +28,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lorakit.backbone.int4 import dense_groups, round_groups
+from lorakit.backbone.int4 import dense_groups, lies_on_steps, round_groups
 from lorakit.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -314,9 +314,12 @@ def integers(model: nn.Module) -> dict[str, tuple[int, Tensor]]:
 
 @torch.no_grad()
 def found_again(dense: Mapping[str, Tensor], before: Mapping[str, tuple[int, Tensor]]) -> int | None:
-    """The group in which rounding weights that were made dense (by name) gives the ``integers`` of before; None where it gives others."""
+    """The group in which rounding weights that were made dense (by name) gives the ``integers`` of before, and moves none of them; None
+    where it gives others, or these weights lie between the steps, as after a small update that is no zero point's.
+    """
     for name, (group, codes) in before.items():
-        if not torch.equal(round_groups(dense[f"{name}.weight"].contiguous(), group)[0], codes):
+        weight = dense[f"{name}.weight"].contiguous()
+        if not (torch.equal(round_groups(weight, group)[0], codes) and lies_on_steps(weight, group)):
             return None
     return next((group for group, _ in before.values()), None)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from lorakit.backbone.int4 import dense_groups, round_groups
+from lorakit.backbone.int4 import dense_groups, lies_on_steps, round_groups
 from lorakit.backbone.quantised import Quantisation
 
 # Two groups of four: from -3 to 12 in steps of 1, and from 1 to 2.5 in steps of 0.1.
@@ -52,6 +52,19 @@ def test_what_was_made_dense_has_the_same_integers_again_also_where_zero_points_
     assert torch.equal(again[0], codes)
     assert torch.equal(again[2], moved)
     assert_close(again[1], scale, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_lies_between_the_steps_is_told_from_what_its_dtype_rounded(dtype: torch.dtype):
+    """A tenth of a step: the same integer is found again, and the number would move back."""
+    torch.manual_seed(0)
+    codes, scale, zero = round_groups(torch.randn(16, 80), 32)
+    dense = dense_groups(codes, scale, zero + 0.5 * torch.randn(zero.shape), 80).to(dtype)
+    assert lies_on_steps(dense, 32)
+    place = int((codes[0, 0] & 15).argsort()[8])  # neither the least nor the largest of its group
+    dense[0, place] += 0.1 * scale[0, 0]
+    assert torch.equal(round_groups(dense, 32)[0], codes)
+    assert not lies_on_steps(dense, 32)
 
 
 @pytest.mark.parametrize(("group", "bits"), [(32, 6), (64, 5), (128, 4.5)])
