@@ -1,12 +1,17 @@
-"""Every two values of two axes together: the contract where they are a point of the product, a reason where they are not."""
+"""Every two values of two axes together: the contract where they are a point of the product, a reason where they are not.
+
+In the default run every point meets one check of the contract, by turns; in the slow run all of them.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.adapters.cases import SMALL_OPTIONS, Fresh, make_case
+from support.adapters.cases import SMALL_OPTIONS, Case, Fresh, make_case
 from support.adapters.contract import (
     check_autocast,
     check_counts,
@@ -16,7 +21,7 @@ from support.adapters.contract import (
     check_round_trip,
     check_training,
 )
-from support.thinned import thinned
+from support.thinned import as_parameter
 
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.init import inits
@@ -78,18 +83,34 @@ def points() -> list[dict[str, str]]:
     return list({spec: axes for axes in pairs() if (spec := spec_of(axes)) is not None}.values())
 
 
-def named(value: dict[str, str] | str) -> str:
-    """A point, or a family, in a test's name."""
-    return value if isinstance(value, str) else "-".join(value.values())
+def named(value: dict[str, str] | str | Sequence[Callable[[Case], None]]) -> str:
+    """A point, a family, or checks, in a test's name."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return "-".join(value.values())
+    return value[0].__name__.removeprefix("check_") if len(value) == 1 else "all"
 
 
-@pytest.mark.parametrize(("axes", "family"), thinned(zip(points(), itertools.cycle(FAMILIES)), 3), ids=named)
-def test_every_point_of_the_product_keeps_the_contract(axes: dict[str, str], family: str, fresh: Fresh) -> None:
+def each_once() -> list[Any]:
+    """(point, family, checks): of every point one check, and all of them where it is slow."""
+    turns = zip(points(), itertools.cycle(FAMILIES), itertools.cycle(CHECKS))
+    return [
+        as_parameter((axes, family, checks), slow=len(checks) > 1)
+        for axes, family, check in turns
+        for checks in ((check,), CHECKS)
+    ]
+
+
+@pytest.mark.parametrize(("axes", "family", "checks"), each_once(), ids=named)
+def test_every_point_of_the_product_keeps_the_contract(
+    axes: dict[str, str], family: str, checks: Sequence[Callable[[Case], None]], fresh: Fresh
+) -> None:
     if family == "llama" and axes.get("trainable") in ("vector", "vector+magnitude", "bias"):
         family = "bert"  # some vectors are a bias's, and Llama has none
     if family == "gpt2" and inits.get(resolve(section(**axes)).init).quantises:
         family = "bert"  # its Conv1D modules stay as they are
-    for check in CHECKS:
+    for check in checks:
         check(make_case(fresh, family, section(**axes)))
 
 

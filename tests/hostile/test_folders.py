@@ -137,7 +137,7 @@ def test_a_merged_model(effort, merged, tmp_path, outside):
     assert spoil_and_read(effort, merged, tmp_path, outside, {"load": labelled}) > 0
 
 
-@efforts(few=30)
+@efforts(few=12)
 def test_a_peft_adapter(effort, bench, exported, tmp_path, outside):
     data = bench.data()
     settings = [

@@ -77,7 +77,7 @@ def first_bad(made):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@efforts(few=40)
+@efforts(few=15)
 def test_what_is_written_is_read(effort, folder, kind):
     plain = KINDS[kind].plain
     labels = ["-1", "0", "1", " no ", "a,b", 'say "x"', "yes", "\u2028", "", "nan"]
@@ -107,7 +107,7 @@ def lone_returns(content, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@efforts(few=50)
+@efforts(few=20)
 def test_a_broken_file_is_refused_or_read(effort, folder, kind):
     def check(content):
         found = load(folder / f"rows.{kind}", content)
@@ -117,7 +117,7 @@ def test_a_broken_file_is_refused_or_read(effort, folder, kind):
 
 
 @pytest.mark.parametrize("regression", [False, True])
-@efforts(few=50)
+@efforts(few=20)
 def test_jsonl_of_any_values(effort, folder, regression):
     def check(objects):
         found = load(folder / "rows.jsonl", jsonl_of(objects), regression=regression)

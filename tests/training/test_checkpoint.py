@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.runs import SEARCH, Bench, Recorder, StopAt, edited_json, records
+from support.thinned import crossed
 
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.errors import Interrupted, LorakitError, RunError, UsageError
@@ -64,12 +65,12 @@ def put_stopped(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Calla
     ("overrides", "step"),
     [
         pytest.param(PLAIN, 1, id="first step"),
-        pytest.param(PLAIN, 5, id="mid-epoch, mid-line"),
+        pytest.param(PLAIN, 5, id="mid-epoch, mid-line", marks=pytest.mark.slow),  # as where it is killed
         pytest.param(PLAIN, 6, id="end of an epoch, at a checkpoint"),
         pytest.param(PLAIN, 11, id="last but one"),
         pytest.param(DORA, 2, id="dora"),
         pytest.param(HETERO, 2, id="before a tick's step"),
-        pytest.param(HETERO, 3, id="at a tick"),
+        pytest.param(HETERO, 3, id="at a tick", marks=pytest.mark.slow),  # as at one with a checkpoint
         pytest.param(HETERO, 4, id="after a tick"),
         pytest.param(HETERO, 6, id="at a tick and a checkpoint"),
         pytest.param(FREEZE, 4, id="freeze, accumulating"),
@@ -120,9 +121,13 @@ def test_killed_without_warning(bench: Bench, tmp_path: Path, whole: Any, overri
 
 
 @pytest.mark.parametrize(
-    "file", ["model.safetensors", "optimizer.safetensors", "streams.safetensors", "state.json", "sums.json"]
+    ("file", "damage"),
+    crossed(
+        ["model.safetensors", "optimizer.safetensors", "streams.safetensors", "state.json", "sums.json"],
+        ["truncated", "missing"],
+        turn=0,
+    ),
 )
-@pytest.mark.parametrize("damage", ["truncated", "missing"])
 def test_a_damaged_checkpoint_is_passed_over(
     bench: Bench, put_stopped: Callable[..., None], tmp_path: Path, whole: Any, file: str, damage: str
 ):

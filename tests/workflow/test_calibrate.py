@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from support.runs import SEARCH, Bench, StopAt, records
+from support.thinned import crossed
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -30,6 +31,7 @@ from lorakit.workflow.restore import restore_run
 from lorakit.workflow.setup import adapt, assemble
 
 METHODS = ("eva", "corda_ipm", "corda_kpm", "lora_ga")
+NARROW = ("model.dtype=bfloat16", "training.precision=bf16", "adapter.decomposition=magnitude")
 
 
 def measured(loaded: LoadedRecipe) -> tuple[Parts, Encoded, Statistics]:
@@ -200,10 +202,7 @@ def test_a_training_starts_from_what_was_measured(bench: Bench, tmp_path: Path, 
         assert state[f"{site.name}.A"].any(), site.name
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    "setting", ["model.dtype=bfloat16", "training.precision=bf16", "adapter.decomposition=magnitude"]
-)
+@pytest.mark.parametrize(("method", "setting"), crossed(METHODS, NARROW, turn=0))
 def test_half_precision_and_magnitudes_start_from_finite_numbers(bench: Bench, method: str, setting: str) -> None:
     result = bench.train(f"adapter.method={method}", "training.max_steps=2", setting, "training.lr=1e-4")
     kept = restore_run(result.run_dir, "last").adapted
@@ -225,7 +224,7 @@ def blindfolded() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("method", ["pissa", "corda_ipm", "lora_ga", "eva"])
+@pytest.mark.parametrize("method", ["pissa", "lora_ga", "eva", pytest.param("corda_ipm", marks=pytest.mark.slow)])
 def test_a_resumed_training_and_a_restored_run_start_nothing_anew(bench: Bench, tmp_path: Path, method: str) -> None:
     settings = (
         f"adapter.method={method}",

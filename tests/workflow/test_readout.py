@@ -30,6 +30,14 @@ AUTO = "model.readout=auto"
 SHORT = "training.max_steps=4"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def two_folds():
+    """What is decided over folds is as well decided over few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear_probe, "FOLDS", 2)
+        yield
+
+
 @pytest.mark.parametrize(("readout", "kind"), [("cls", "one"), ("layers", "one"), ("pair", "pair")])
 def test_a_run_with_a_head_of_its_own_goes_through_everything(bench, tmp_path, readout, kind):
     texts = list(zip(TEXTS, TEXTS[::-1], strict=True)) if kind == "pair" else TEXTS
@@ -104,14 +112,15 @@ def folds_by_hand(features, labels):
 @pytest.mark.parametrize(
     ("family", "kind", "names"),
     [
-        ("bert", "one", {"own", "cls", "mean", "layers"}),
+        pytest.param("bert", "one", {"own", "cls", "mean", "layers"}, marks=pytest.mark.slow),
         ("bert", "pair", {"own", "cls", "mean", "layers", "pair"}),
         ("llama", "one", {"own", "mean", "layers"}),
-        ("llama", "pair", {"own", "mean", "layers"}),
+        pytest.param("llama", "pair", {"own", "mean", "layers"}, marks=pytest.mark.slow),
     ],
 )
 def test_the_lowest_loss_over_folds_decides(bench, family, kind, names, monkeypatch):
     monkeypatch.setattr(linear_probe, "TOLERANCE", TIGHT)
+    monkeypatch.setattr(linear_probe, "FOLDS", 5)
     over_folds = linear_probe.over_folds  # in numbers of 64 bits, as where fits of 32 end depends on the processor
     monkeypatch.setattr(linear_probe, "over_folds", lambda x, *rest: over_folds(x.astype(np.float64), *rest))
     parts = assemble(bench.load(AUTO, family=family, kind=kind))
@@ -149,7 +158,7 @@ def test_one_text_has_no_other_to_be_compared_with(bench, tmp_path, monkeypatch)
         lorakit.evaluate(model=merged, task="sst2", split="validation")
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("family", [pytest.param("bert", marks=pytest.mark.slow), "roberta"])
 def test_the_seed_decides_nothing(bench, family):
     """RoBERTa draws a layer before its outputs, whose features the run's own seed must not change here."""
     first, second = (decide(assemble(bench.load(AUTO, f"run.seed={seed}", family=family))) for seed in (0, 5))

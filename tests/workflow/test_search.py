@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.models import VOCABULARY, WORDS, tiny_model
 from support.runs import in_quotes
+from support.thinned import thinned
 
 import lorakit
 from lorakit.artifacts.run import Run
@@ -69,7 +70,7 @@ def search(place: Path, *overrides: str, emit: Path | None = None) -> SearchResu
     return lorakit.search(load_recipe(place / "recipe.yaml", overrides), emit=emit)
 
 
-@pytest.mark.parametrize("proxy", proxies.names())
+@pytest.mark.parametrize("proxy", thinned(proxies.names(), 3))
 def test_search_ranks_chooses_and_emits_a_recipe_that_trains_exactly_that(
     place: Path, tmp_path: Path, proxy: str
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.adapters.cases import evaluated
 from support.search.scene import SECTION, Scene, loss, train
+from support.thinned import crossed
 
 from lorakit.errors import RunError
 from lorakit.searching.allocators.heterolora import HeteroLoRA
@@ -20,6 +21,7 @@ from lorakit.searching.proxy import proxies
 
 Make = Callable[..., Scene]
 SHORTCUTS = ["res1", "res2", "mid"]
+LIMITS: list[dict[str, Any]] = [{"pool": "separated", "enable": 0.5}, {"unit": "modules"}, {"parameters": 400}]
 LORA, SHORT = SECTION.rank * 64, SECTION.shortcut_rank * 64  # rank (32 + 32): what q, v of width 32 and a shortcut cost
 
 
@@ -63,8 +65,7 @@ def test_what_a_tick_scores_is_said_at_the_first_one(scene: Scene, caplog: pytes
     assert caplog.messages == ["scoring 9 sites on 2 batches of training rows"]
 
 
-@pytest.mark.parametrize("proxy", proxies.names())
-@pytest.mark.parametrize("search", [{"pool": "separated", "enable": 0.5}, {"unit": "modules"}, {"parameters": 400}])
+@pytest.mark.parametrize(("proxy", "search"), crossed(proxies.names(), LIMITS, turn=0))
 def test_the_budget_holds_after_every_tick(scene: Scene, proxy: str, search: dict[str, Any]) -> None:
     allocator = scene.allocator(proxy=proxy, **search)
     for tick in ticks(scene, allocator, 3):

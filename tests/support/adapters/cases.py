@@ -28,8 +28,13 @@ from lorakit.recipe.schema import AdapterSection
 
 FAMILIES = ("bert", "gpt2", "llama", "opt_postnorm")
 RANK, ALPHA = 3, 5.0  # alpha / rank is no round number, so that no scale is forgotten
-# Of deltas, for tiny models: lengths that divide their widths, and updates that do not make them too steep for bfloat16.
-SMALL_OPTIONS = {"bank": {"length": "8", "vectors": "10"}, "tensor_train": {"tensor_rank": "2"}}
+# Of deltas, for tiny models: lengths that divide their widths, and updates that do not make them too steep for bfloat16, nor, as means of
+# all inputs would, too small to be seen.
+SMALL_OPTIONS = {
+    "bank": {"length": "8", "vectors": "10"},
+    "tensor_train": {"tensor_rank": "2"},
+    "pooled": {"group": "8"},
+}
 Formula = Callable[[int, int, int], int] | Callable[[Site], int]
 SharedFormula = Callable[[int, list[Site]], int]
 Fresh = Callable[..., Backbone]

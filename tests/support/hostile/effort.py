@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
-MANY = int(os.environ.get("HOSTILE_CASES", "30"))
+MANY = int(os.environ.get("HOSTILE_CASES", "50"))
 
 
 def cases(number: int, *, fixed: bool) -> settings:
