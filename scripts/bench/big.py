@@ -237,7 +237,7 @@ def command_side(job: dict[str, Any]) -> dict[str, Any]:
         merged = lorakit.merge(out / "run", out=out / "merged", force=True)
         told = f"logits differ by {merged.largest_difference:.2g} of {merged.largest_logit:.2g}"
     else:
-        told = lorakit.load(out / "merged").predict("a film of quiet wonders").label
+        told = lorakit.load(out / "merged").predict("a film of quiet wonders")[0].label
     return {"peak": mib("VmHWM") - before, "seconds": time.perf_counter() - started, "told": told}
 
 
