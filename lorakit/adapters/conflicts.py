@@ -45,6 +45,15 @@ def conflicts(spec: AdapterSpec) -> list[Problem]:
     return [problem for rule in RULES for problem in rule(spec, delta, init)]
 
 
+def idle_settings(section: AdapterSection, init: Init) -> list[Problem]:
+    """What the recipe says of the start and this start has no use for, beside what is in the spec."""
+    if section.init_svd == AdapterSection.init_svd or init.leading:
+        return []
+    names = ", ".join(name for name, each in inits.items() if each.leading)
+    what = f"init '{init.name}' takes no first singular vectors: {section.init_svd} ones have no effect"
+    return [Problem(what, key="adapter.init_svd", valid=f"{AdapterSection.init_svd}, or adapter.init: {names}")]
+
+
 def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Problem]:
     """What of ``spec`` the recipe's search cannot do.
 
