@@ -13,6 +13,7 @@ from torch import nn
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.quantisation_error import low_rank_error
 from lorakit.artifacts.combination import Factors, Update, nothing_at, truncated, update_of
+from lorakit.artifacts.correction import RANK
 from lorakit.artifacts.peft.translate import placed
 from lorakit.artifacts.run import new_run
 from lorakit.backbone.quantised import GROUP, NONE, QuantisedLinear, check_installed
@@ -168,7 +169,7 @@ def quantize(
         logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
         states.append(scored(state, taken, restored, encoded, logits, before))
     ranks = [adapter.rank for adapter in adapted.adapters.values()]
-    origin = {"quantised": str(source), "method": method, "bits": bits, "correction": rank}
+    origin = {"quantised": str(source), "method": method, "bits": bits, RANK: rank}
     write_run(target, changed, parts.task, adapted, origin, combined([restored.run]))
     return QuantizeResult(
         out=target,
