@@ -16,6 +16,7 @@ frozen A x init that gives A                       commute; refused where what t
 anything but B A with both trained x squeeze        refused: there is no product to re-factor, or its start is subtracted
 quantised W x DoRA, starts from W, merging          commute: W is made dense, one site at a time
 inputs pooled by groups x other W than int4's     refused: it is made to merge into the zero points of the same groups
+start that quantises W x another scale than its own refused: `dylora` with lora or rslora
 start that quantises W x PEFT, combining, starting refused: its B A belongs to its own Q (``artifacts.base_file``)
 quantised W x what holds W dense                   refused: it would save nothing; so is training W itself (``blocks.modules``)
 parameters of two modules x training them          refused (``blocks.modules``); no delta sits on embeddings' weights otherwise
@@ -45,6 +46,15 @@ def conflicts(spec: AdapterSpec) -> list[Problem]:
     return [problem for rule in RULES for problem in rule(spec, delta, init)]
 
 
+def idle_settings(section: AdapterSection, init: Init) -> list[Problem]:
+    """What the recipe says of the start and this start has no use for, beside what is in the spec."""
+    if section.init_svd == AdapterSection.init_svd or init.leading:
+        return []
+    names = ", ".join(name for name, each in inits.items() if each.leading)
+    what = f"init '{init.name}' takes no first singular vectors: {section.init_svd} ones have no effect"
+    return [Problem(what, key="adapter.init_svd", valid=f"{AdapterSection.init_svd}, or adapter.init: {names}")]
+
+
 def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Problem]:
     """What of ``spec`` the recipe's search cannot do.
 
@@ -72,6 +82,15 @@ def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Prob
                 f"sites of delta '{spec.delta}' that are off cannot be scored from training steps: {why}",
                 key="search.scoring",
                 valid="separate",
+            )
+        )
+    if search.method == "dylora" and inits.get(spec.init).quantises and spec.scale in ("lora", "rslora"):
+        problems.append(
+            Problem(
+                f"init '{spec.init}' fits B A to its weights at the scale of rank {spec.rank}, and 'dylora' computes with fewer units at "
+                "larger scales",
+                key="search.method",
+                valid="none with this start, or adapter.scale: constant or none",
             )
         )
     if search.method == "squeeze" and (why := unlike_a_product(spec)):

@@ -80,6 +80,8 @@ class Init:
     """Whether it starts the update away from zero. The start then is kept and subtracted (``anchored``)."""
     needs: Literal["nothing", "weight", "covariance", "gradient", "fisher"] = "nothing"
     """What of the model or of training data it looks at."""
+    leading: bool = False
+    """Whether it takes the first singular triplets alone, so that large matrices need no exact decomposition."""
     quantises: bool = False
     """Whether it decides itself what the site's weight is rounded to. The run then keeps that, and its start is not W's function."""
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lorakit.adapters.block import blocks
-from lorakit.adapters.conflicts import conflicts
+from lorakit.adapters.conflicts import conflicts, idle_settings
 from lorakit.adapters.delta import deltas
+from lorakit.adapters.init import inits
 from lorakit.adapters.spec import AdapterSpec, read_options
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
@@ -108,7 +109,7 @@ def resolve(section: AdapterSection) -> AdapterSpec:
         options=tuple(read_options(delta, {**own, **section.options}).items()),
         init_steps=section.init_steps,
     )
-    if problems := conflicts(spec):
+    if problems := [*conflicts(spec), *idle_settings(section, inits.get(spec.init))]:
         raise RecipeError(problems)
     return spec
 

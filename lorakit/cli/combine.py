@@ -115,11 +115,16 @@ def read_numbers(text: str | None) -> list[float] | None:
 
 
 def read_options(given: list[str]) -> dict[str, str]:
-    """``NAME=VALUE`` each. UsageError for anything else."""
+    """``NAME=VALUE`` each. UsageError for anything else, and for two values of one name."""
+    options: dict[str, str] = {}
     for text in given:
-        if "=" not in text:
+        name, equals, value = text.partition("=")
+        if not equals:
             raise UsageError(f"'{text}' sets nothing", where="--option", valid="NAME=VALUE, such as labels=own")
-    return dict(text.split("=", 1) for text in given)
+        if name in options:
+            raise UsageError(f"{name} is given twice", where="--option", valid="one value")
+        options[name] = value
+    return options
 
 
 def tell(result: CombineResult) -> None:

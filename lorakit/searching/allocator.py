@@ -130,6 +130,8 @@ class Allocator(ABC):
         self.context = context
         self.ticks_done = 0
         self.settings = self.settings_from(context.search.options)
+        for caution in self.cautions(context.search, context.total_steps):
+            logger.warning("%s", caution)
 
     @classmethod
     def settings_from(cls, given: Mapping[str, str]) -> dict[str, Any]:
@@ -139,6 +141,11 @@ class Allocator(ABC):
     @classmethod
     def own_ticks(cls, search: SearchSection, total_steps: int) -> list[int]:
         """The steps before which it acts, where it says so itself; none where ``search.every`` does. RecipeError where there is no time."""
+        return []
+
+    @classmethod
+    def cautions(cls, search: SearchSection, total_steps: int) -> list[str]:
+        """What of these settings, in so many steps, does other than a person may expect, a sentence each."""
         return []
 
     # -- at a tick -----------------------------------------------------------------------------------------------------

@@ -132,14 +132,12 @@ class UnitAllocator(Allocator):
         self.hold()
 
 
-def warn_without_phases(search: SearchSection) -> None:
-    """Say that a search whose published settings train everything first, and the chosen units last, does neither here."""
-    if search.warmup == search.tail == 0:
-        logger.warning(
-            "search '%s' cuts from the first tick to the last step: its authors train everything first and the units that stay last, "
-            "as search.warmup=0.15 and search.tail=0.5 do",
-            search.method,
-        )
+def without_phases(search: SearchSection) -> list[str]:
+    """That a search whose published settings train everything first, and the chosen units last, does neither here."""
+    if search.warmup or search.tail:
+        return []
+    what = f"search '{search.method}' cuts from the first tick to the last step: its authors train everything first and the units that"
+    return [f"{what} stay last, as search.warmup=0.15 and search.tail=0.5 do"]
 
 
 def has_more_than_units(adapter: Adapter) -> bool:

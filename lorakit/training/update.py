@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.adapted_model import AdaptedModel, TrainedTensor
 from lorakit.adapters.json_tensors import pack, unpack
 from lorakit.adapters.method import methods
 from lorakit.adapters.options import Option, read_known
@@ -60,7 +60,17 @@ class Update(Hook):
 
     def __init__(self, context: UpdateContext):
         self.context = context
-        self.settings = {name: context.options.get(name, option.default) for name, option in self.options.items()}
+        self.settings = self.settings_from(context.options)
+
+    @classmethod
+    def settings_from(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The value of every option."""
+        return {name: given.get(name, option.default) for name, option in cls.options.items()}
+
+    @classmethod
+    def untrained(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> dict[str, TrainedTensor]:
+        """Name -> tensors of the adapters that it never lets train."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Where the update's stream stands; with what a subclass remembers."""
@@ -109,3 +119,15 @@ def chosen_updates(recipe: Recipe) -> list[tuple[type[Update], dict[str, Any]]]:
     if problems:
         raise RecipeError(problems)
     return read
+
+
+def untrained_notes(recipe: Recipe, adapted: AdaptedModel) -> list[str]:
+    """How many of the adapters' parameters updates never let train."""
+    told = []
+    for kind, given in chosen_updates(recipe):
+        if never := kind.untrained(adapted, kind.settings_from(given)):
+            count, sites = sum(t.parameter.numel() for t in never.values()), {t.site for t in never.values()}
+            told.append(
+                f"update '{kind.name}': {count:,} of the adapters' parameters, on {len(sites)} sites, never train"
+            )
+    return told

@@ -27,6 +27,7 @@ from lorakit.training.frozen_states import GIB
 from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.tail_average import snapshot_steps
+from lorakit.training.update import untrained_notes
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.fit import Fit, find_fit, read_size
 from lorakit.workflow.freeze import kept_bytes
@@ -142,7 +143,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         adapted = adapt(parts, statistics=None)
         drop_unused_work(parts, adapted)
         start = loaded.recipe.adapter.start
-        of_start = start_from(adapted, Path(start)) if start else []
+        told = [*untrained_notes(loaded.recipe, adapted), *(start_from(adapted, Path(start)) if start else [])]
     measured, site_costs = measure(parts, adapted), parts.costs
     sites = [
         PlannedSite(
@@ -175,7 +176,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         rate_overhead=rate_overhead(loaded.recipe, schedule),
         memory_bytes=footprint_of(loaded.recipe, measured).total,
         fit=None if size is None else find_fit(loaded, measured, size),
-        notes=[*loaded.told, *make_notes(parts, schedule), *head_notes(parts, schedule), *of_start],
+        notes=[*loaded.told, *make_notes(parts, schedule), *head_notes(parts, schedule), *told],
         remarks=survey_remarks(parts),
     )
 
@@ -291,6 +292,12 @@ def make_notes(parts: Parts, schedule: Schedule) -> list[str]:
         told.append(
             f"init '{init.name}' looks at {parts.recipe.adapter.init_batches} training batches before the first step"
         )
+    if search.method != "none" and init.quantises:
+        told.append(
+            f"init '{init.name}': what the search closes leaves weights that were rounded without it, further from the model's"
+        )
+    if search.method != "none":
+        told += allocators.get(search.method).cautions(search, schedule.total_steps)
     if search.method != "none" and allocators.get(search.method).by_proxy:
         proxy = proxies.get(search.proxy)
         told.append(f"{proxy.name} where B = 0: {proxy.at_zero}")

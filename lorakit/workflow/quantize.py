@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,11 @@ from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.quantisation_error import low_rank_error
+from lorakit.artifacts.calibration_file import write_calibration
 from lorakit.artifacts.combination import Factors, Update, nothing_at, truncated, update_of
+from lorakit.artifacts.correction import RANK
 from lorakit.artifacts.peft.translate import placed
-from lorakit.artifacts.run import new_run
+from lorakit.artifacts.run import Run, new_run
 from lorakit.backbone.quantised import GROUP, NONE, QuantisedLinear, check_installed
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, RunError, UsageError
@@ -31,6 +33,7 @@ from lorakit.workflow.combine.combine import fill
 from lorakit.workflow.combine.members import training_batches
 from lorakit.workflow.import_peft import write_run
 from lorakit.workflow.memory import all_tensors
+from lorakit.workflow.prepare import calibrate_first
 from lorakit.workflow.restore import RestoredRun, restore_run
 from lorakit.workflow.same_data import combined
 from lorakit.workflow.setup import adapt, assemble
@@ -106,7 +109,8 @@ def quantize(
 ) -> QuantizeResult:
     """Put a finished run on 4-bit weights without training it, and give its adapters the low-rank part of what that loses.
 
-    The result is a run with a plain LoRA over ``model.quantization``: the run's own update, exactly, and the correction.
+    The result is a run with a plain LoRA over ``model.quantization``: the run's own update, exactly, and the correction. The
+    temperature of its probabilities is fitted anew on the validation rows, where the run's recipe wants one.
 
     Args:
         run: the run's folder.
@@ -168,8 +172,12 @@ def quantize(
         logits = predict_logits(adapted.model, encoded, objective, recipe.evaluation.batch_size)
         states.append(scored(state, taken, restored, encoded, logits, before))
     ranks = [adapter.rank for adapter in adapted.adapters.values()]
-    origin = {"quantised": str(source), "method": method, "bits": bits, "correction": rank}
-    write_run(target, changed, parts.task, adapted, origin, combined([restored.run]))
+    fitted = calibrate_first(parts, {held: encoded}, {held: logits})
+    calibration = {} if fitted is None else {"last": fitted}
+    origin = {"quantised": str(source), "method": method, "bits": bits, RANK: rank}
+    told = {"calibration": {name: asdict(each) for name, each in calibration.items()}}
+    write_run(target, changed, parts.task, adapted, origin | told, combined([restored.run]))
+    write_calibration(Run(target), calibration)
     return QuantizeResult(
         out=target,
         source=source,

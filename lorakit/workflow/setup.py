@@ -14,6 +14,7 @@ from lorakit.adapters.attach import NO_SITE_STATISTICS, attach
 from lorakit.adapters.conflicts import conflicts_with_base, conflicts_with_search
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import resolve, shortcut_spec
+from lorakit.artifacts.correction import check_start
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.backbone.quantised import NONE
@@ -52,6 +53,8 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         check_trackers(recipe)
         if recipe.search.method != "none":
             check_acts_in_training(allocators.get(recipe.search.method))
+        if recipe.adapter.start:
+            check_start(Path(recipe.adapter.start), recipe.model)
         check_updates_go_on(recipe)
         check_proxy_leaves_weights(recipe)
         check_average(recipe)

@@ -67,3 +67,20 @@ def test_factors_are_written_anew_where_there_is_a_product_of_two_that_train(axe
     found = conflicts_with_search(spec, SearchSection(method="squeeze"))
     assert [problem.key for problem in found] == (["search.method"] if reason else [])
     assert all(reason in problem.what for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("init", "scale", "refused"),
+    [
+        ("loftq", "lora", True),
+        ("lq_fisher", "rslora", True),
+        ("loftq", "none", False),
+        ("loftq", "constant", False),
+        ("pissa", "lora", False),
+    ],
+)
+def test_a_product_that_belongs_to_its_weights_keeps_its_scale(init: str, scale: str, refused: bool) -> None:
+    """Of rank 8 at alpha 8 s is 1; with the first unit alone DyLoRA's is 8, and Q lacks s B A."""
+    spec = resolve(AdapterSection(init=init, scale=scale, rank=8, alpha=8.0))
+    found = conflicts_with_search(spec, SearchSection(method="dylora"))
+    assert [problem.key for problem in found] == ["search.method"] * refused

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from lorakit.adapters import spectrum
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.init import InitContext, inits
+from lorakit.adapters.method import resolve
 from lorakit.adapters.spectrum import leading
+from lorakit.backbone.quantised import Quantisation
+from lorakit.backbone.site import Site
+from lorakit.errors import RecipeError
+from lorakit.recipe.schema import AdapterSection
 
 OUT, IN, COUNT = 300, 260, 8
 
@@ -71,3 +79,41 @@ def test_exact_on_request_for_small_matrices_and_where_it_is_no_slower(
     ):
         assert torch.equal(found, expected)
     assert torch.equal(draw.get_state(), before)
+
+
+@pytest.mark.parametrize("init", ["pissa", "loftq", "lq_fisher"])
+def test_starts_from_first_triplets_decompose_no_large_matrix_unless_exactly(
+    monkeypatch: pytest.MonkeyPatch, init: str
+) -> None:
+    """Of 300 x 260 numbers nothing is decomposed whose shorter side is above l = 2 k + 8; exact is the whole matrix."""
+    monkeypatch.setattr(spectrum, "SMALL", 200)
+    whole, seen = torch.linalg.svd, []
+
+    def counted(matrix: torch.Tensor, **how: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        seen.append(min(matrix.shape))
+        return whole(matrix, **how)
+
+    monkeypatch.setattr(torch.linalg, "svd", counted)
+    weight = torch.randn(OUT, IN, generator=torch.Generator().manual_seed(0))
+    for exact in (False, True):
+        seen.clear()
+        module = nn.Linear(IN, OUT).requires_grad_(False)
+        delta = deltas.get("low_rank")(Site("m", 0, "q", IN, OUT, "linear"), COUNT)
+
+        def put(wanted: torch.Tensor, module: nn.Linear = module) -> torch.Tensor:
+            return Quantisation("int4").put(module, wanted)
+
+        draw = torch.Generator().manual_seed(1)
+        inits.get(init)(delta, InitContext(weight, 2.0, draw, fisher=weight**2, quantise=put, steps=2, exact=exact))
+        assert {*seen} == {IN if exact else 2 * COUNT + 8}
+
+
+@pytest.mark.parametrize("init", ["kaiming", "olora", "milora", "pissa", "lq_fisher"])
+def test_exact_is_refused_where_nothing_is_found_in_another_way(init: str) -> None:
+    section = AdapterSection(init=init, init_svd="exact")
+    if init in ("pissa", "lq_fisher"):
+        assert resolve(section).init == init
+        return
+    with pytest.raises(RecipeError, match=f"init '{init}' takes no first singular vectors") as caught:
+        resolve(section)
+    assert caught.value.problems[0].key == "adapter.init_svd"

@@ -86,6 +86,7 @@ def test_json_is_all_that_is_on_standard_output(cli, here, combined):
         ((), "Missing"),
         (("runs/a", "runs/b", "--coefficients", "half,half"), "not a list of numbers"),
         (("runs/a", "runs/b", "--option", "labels"), "sets nothing"),
+        (("runs/a", "runs/b", "--option", "labels=own", "--option", "labels=expected"), "given twice"),
         (("runs/a", "runs/b", "--weights", "first"), "no 'first' weights"),
         (("runs/a", "runs/b", "--weights", "0.5,0.5"), "--coefficients for how much each run counts"),
         (("runs/a", "runs/b", "--use", "best"), "--use is now called --weights"),

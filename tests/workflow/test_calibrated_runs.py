@@ -60,6 +60,15 @@ def test_it_is_fitted_for_both_weights_on_the_validation_rows(bench: Bench, run:
     assert written["last"]["temperature"] != written["best"]["temperature"]
 
 
+def test_a_run_on_weights_of_few_bits_has_its_own(run: TrainResult, tmp_path: Path):
+    small = lorakit.quantize(run.run_dir, method="lqer", rank=4, out=tmp_path / "small").out
+    scored = lorakit.evaluate(small)
+    assert scored.trust is not None
+    assert scored.trust.fitted_here
+    assert scored.trust.temperature == read_json(small / "calibration.json")["last"]["temperature"] != 1
+    assert scored.trust.used.log_loss < scored.trust.plain.log_loss
+
+
 def test_nothing_else_changes(bench: Bench, run: TrainResult):
     without = bench.train(*SETTINGS, "evaluation.calibrate=false")
     assert not (without.run_dir / "calibration.json").exists()

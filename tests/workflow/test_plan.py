@@ -158,6 +158,25 @@ def test_a_start_is_looked_at(bench: Bench):
         lorakit.plan(bench.load(f"adapter.start={run}", "adapter.rank=2"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("search.method=sora",), "search 'sora': 12 steps pull a gate by 0.0036 in all"),
+        (("search.method=adalora",), "as search.warmup=0.15 and search.tail=0.5 do"),
+        (("search.method=dynamic_dora",), "as search.warmup=0.15 and search.tail=0.5 do"),
+        (
+            ("adapter.method=aflora", "adapter.targets=[q,up]"),
+            f"{LAYERS * 2 * 4 * WIDTH:,} of the adapters' parameters, on {LAYERS} sites, never train",
+        ),
+    ],
+)
+def test_what_a_search_or_an_update_does_unexpectedly_is_told_beforehand(
+    bench: Bench, settings: tuple[str, ...], words: str
+):
+    """12 steps of 3e-4; rank 4 times (in + out) of the square q."""
+    assert any(words in note for note in lorakit.plan(bench.load(*settings)).notes)
+
+
 def test_notes_tell_what_to_know(bench: Bench):
     notes = " | ".join(lorakit.plan(bench.load("task.max_length=500", *SEARCH, "search.off=freeze")).notes)
     assert "64 tokens at most" in notes

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 import lorakit
 from lorakit.artifacts.files import read_json
 from lorakit.backbone.quantised import Int4Linear, Nf4Linear
-from lorakit.errors import RunError, UsageError
+from lorakit.errors import RecipeError, RunError, UsageError
 from lorakit.tasks.batching import Batch
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.quantize import input_magnitudes
@@ -70,6 +70,20 @@ def test_the_result_is_a_run_for_every_command(run: Path, tmp_path: Path, method
     assert merged.largest_difference < 1e-4
     told = read_json(tmp_path / "run" / "summary.json")
     assert (told["quantised"], told["method"], told["bits"], told["correction"]) == (str(run), method, bits, 8)
+
+
+def test_what_was_lost_counts_once_and_over_the_same_weights_alone(run: Path, tmp_path: Path):
+    """It trains on in the same bits; elsewhere it would be added to weights that lost nothing, or lost other things."""
+    small = lorakit.quantize(run, method="lqer", rank=2, out=tmp_path / "small").out
+    own = (f"adapter.start={small}", "training.max_steps=1")
+    on = lorakit.train(small, own, run_dir=tmp_path / "on").run_dir
+    for start, other in ((small, "model.quantization=none"), (small / "adapter", "model.quantization_group=16")):
+        with pytest.raises(RecipeError, match="holds what its weights lost in int4") as caught:
+            lorakit.plan(small, [f"adapter.start={start}", other])
+        assert caught.value.problems[0].key == "adapter.start"
+    for each in (small, on):
+        with pytest.raises(UsageError, match="would count it several times"):
+            lorakit.combine([run, each], method="task_arithmetic", out=tmp_path / "both")
 
 
 def test_of_each_weight_there_is_left_what_its_rank_leaves(run: Path, tmp_path: Path):

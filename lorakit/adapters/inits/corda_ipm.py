@@ -65,5 +65,6 @@ inits.register(
         factors=True,
         anchors=True,
         needs="covariance",
+        leading=True,
     ),
 )

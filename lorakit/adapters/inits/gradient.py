@@ -39,5 +39,6 @@ inits.register(
         factors=True,
         zero="B",
         needs="gradient",
+        leading=True,
     ),
 )

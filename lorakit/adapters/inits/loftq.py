@@ -5,6 +5,7 @@ Q = round(W - s B A),  s B A = the first r singular triplets of W - Q        by 
 Algorithm 1, with the scale s divided out of A and B, so that Q + s B A is near W whatever alpha is; PEFT leaves it in
 (huggingface/peft#1982). Q is the site's frozen weight from then on and is kept with the run (``artifacts.base_file``). With T = 1
 it is W rounded as it is.
+Large matrices: ``lorakit.adapters.spectrum``.
 
 Differs from PEFT's code in: the scale s is divided out of A and B, which PEFT leaves in.
 """
@@ -26,8 +27,7 @@ def loftq(delta: Delta, context: InitContext) -> None:
     update = torch.zeros_like(context.weight)
     for _ in range(context.steps):
         lost = context.weight - context.quantise(context.weight - update)
-        u, s, v = torch.linalg.svd(lost, full_matrices=False)
-        split(delta, context, u, s, v, slice(delta.rank))
+        split(delta, context, *context.leading(lost, delta.rank), slice(delta.rank))
         update = context.scale * delta.dense()
 
 
@@ -40,6 +40,7 @@ inits.register(
         loftq,
         factors=True,
         needs="weight",
+        leading=True,
         quantises=True,
     ),
 )

@@ -43,5 +43,6 @@ inits.register(
         factors=True,
         anchors=True,
         needs="gradient",
+        leading=True,
     ),
 )

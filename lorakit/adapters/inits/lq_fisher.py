@@ -6,8 +6,9 @@ s B A = R^-1 SVD_r(R (W - Q) C) C^-1,  Q = round(W - s B A)          by turns fr
 What the loss minds is kept by A and B. As in the authors' code the first turn takes the principal part of W itself, and means come
 before roots; theirs keeps the turn in which the error rose, this one the one before. A row or a column of no gradient at all counts a
 thousandth of the mean. The paper's other half, another precision for every matrix, is not here: all are kept in ``model.quantization``.
+Large matrices: ``lorakit.adapters.spectrum``.
 
-Differs from the authors' code in: one precision for all matrices, an exact SVD, the turn that is kept, and 5 turns at most by default
+Differs from the authors' code in: one precision for all matrices, the SVD, the turn that is kept, and 5 turns at most by default
 for their 100.
 """
 
@@ -35,7 +36,7 @@ def lq_fisher(delta: Delta, context: InitContext) -> None:
     kept = weight
     for _ in range(context.steps):
         before = [parameter.clone() for parameter in delta.parameters()]
-        u, s, v = torch.linalg.svd(rows[:, None] * (weight - rounded) * columns, full_matrices=False)
+        u, s, v = context.leading(rows[:, None] * (weight - rounded) * columns, delta.rank)
         split(delta, context, u / rows[:, None], s, v / columns, slice(delta.rank))
         left = weight - context.scale * delta.dense()
         rounded = quantise(left)
@@ -64,6 +65,7 @@ inits.register(
         lq_fisher,
         factors=True,
         needs="fisher",
+        leading=True,
         quantises=True,
     ),
 )

@@ -38,5 +38,6 @@ inits.register(
         factors=True,
         anchors=True,
         needs="weight",
+        leading=True,
     ),
 )

@@ -35,5 +35,6 @@ inits.register(
         principal,
         factors=True,
         needs="weight",
+        leading=True,
     ),
 )

@@ -35,7 +35,7 @@ from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import outer_factors, with_penalty
-from lorakit.searching.unit_allocator import UnitAllocator, Units, warn_without_phases
+from lorakit.searching.unit_allocator import UnitAllocator, Units, without_phases
 from lorakit.tasks.batching import SummedLoss
 
 PENALTY = 12
@@ -60,7 +60,6 @@ class AdaLoRA(UnitAllocator):
 
     def __init__(self, context: SearchContext):
         super().__init__(context)
-        warn_without_phases(context.search)
         self.ranked: dict[str, nn.Parameter] = {
             f"{site}.{name}": tensor
             for site, adapter in self.adapters.items()
@@ -69,6 +68,11 @@ class AdaLoRA(UnitAllocator):
         }
         self.importance = {name: torch.zeros_like(tensor) for name, tensor in self.ranked.items()}
         self.uncertainty = {name: torch.zeros_like(tensor) for name, tensor in self.ranked.items()}
+
+    @classmethod
+    def cautions(cls, search: SearchSection, total_steps: int) -> list[str]:
+        """Where it has no phases."""
+        return without_phases(search)
 
     @classmethod
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:

@@ -34,7 +34,7 @@ from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import outer_factors, with_penalty
-from lorakit.searching.unit_allocator import UnitAllocator, Units, warn_without_phases
+from lorakit.searching.unit_allocator import UnitAllocator, Units, without_phases
 from lorakit.tasks.batching import SummedLoss
 
 VARIANCE, SHARES = 8, 16
@@ -56,7 +56,6 @@ class DynamicDoRA(UnitAllocator):
 
     def __init__(self, context: SearchContext):
         super().__init__(context)
-        warn_without_phases(context.search)
         self.prunes = True
         for adapter in self.adapters.values():
             if not is_sum_of_units(adapter):
@@ -68,6 +67,11 @@ class DynamicDoRA(UnitAllocator):
                     hint="an adapter method such as trilora, lora, dora or vera",
                 )
         self.shares: Units = {name: torch.zeros_like(shares(adapter)) for name, adapter in self.adapters.items()}
+
+    @classmethod
+    def cautions(cls, search: SearchSection, total_steps: int) -> list[str]:
+        """Where it has no phases."""
+        return without_phases(search)
 
     @classmethod
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:

@@ -22,7 +22,6 @@ When to use it: where the data should say how many ranks are needed, and the bud
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -41,8 +40,6 @@ from lorakit.searching.cost_model import CostModel
 from lorakit.searching.penalty import with_penalty
 from lorakit.searching.unit_allocator import UnitAllocator, Units
 from lorakit.tasks.batching import SummedLoss
-
-logger = logging.getLogger(__name__)
 
 SHRINKING = 16
 """Small operations that shrink a site's units and measure them."""
@@ -73,7 +70,6 @@ class SoRA(UnitAllocator):
     def __init__(self, context: SearchContext):
         super().__init__(context)
         self.least = 2.0 if self.settings["operator"] == "released" else 1.0
-        self.warn_of_little()
         for adapter in self.adapters.values():
             closing = {name: adapter.spec.trains(role) for name, _, role in gates(adapter)}
             if not closing or not all(closing.values()):
@@ -86,18 +82,16 @@ class SoRA(UnitAllocator):
         self.sizes: Units = {name: size_of(adapter).detach() for name, adapter in self.adapters.items()}
         self.opened: Units = {name: sizes > 0 for name, sizes in self.sizes.items()}
 
-    def warn_of_little(self) -> None:
-        """Say that the steps are too few for the threshold to decide anything but which gates were small at the start."""
-        steps = self.context.total_steps
-        all_steps = steps * (self.threshold(0) + self.threshold(steps)) / 2
-        if all_steps < LITTLE:
-            logger.warning(
-                "search 'sora': %d steps pull a gate by %.2g in all, and gates start as N(0, 1): what closes is what started near zero; "
-                "search.options={threshold: %.1g} would pull by 1",
-                steps,
-                all_steps,
-                1 / steps,
-            )
+    @classmethod
+    def cautions(cls, search: SearchSection, total_steps: int) -> list[str]:
+        """Where the steps are too few for the threshold to decide anything but which gates were small at the start."""
+        settings = cls.settings_from(search.options)
+        pulled = total_steps * (settings["threshold"] + (settings["final_threshold"] or settings["threshold"])) / 2
+        if pulled >= LITTLE:
+            return []
+        what = f"search 'sora': {total_steps} steps pull a gate by {pulled:.2g} in all, and gates start as N(0, 1)"
+        instead = f"search.options={{threshold: {1 / total_steps:.1g}}} would pull by 1"
+        return [f"{what}: what closes is what started near zero; {instead}"]
 
     def threshold(self, step: int) -> float:
         """What is taken away after ``step`` steps."""

@@ -21,11 +21,12 @@ When to use it: with `aflora`'s vectors, to end with few trained parameters; fro
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.adapted_model import HEAD, TrainedTensor
+from lorakit.adapters.adapted_model import HEAD, AdaptedModel, TrainedTensor
 from lorakit.adapters.json_tensors import pack_all, unpack
 from lorakit.adapters.options import Option
 from lorakit.adapters.switching import freeze_for_good
@@ -60,7 +61,7 @@ class AFLoRA(Update):
     def __init__(self, context: UpdateContext):
         super().__init__(context)
         found = {t.name: t for t in factors(context.adapted, self.name)}
-        never = [name for name, t in found.items() if self.settings["square"] == "frozen" and self.is_square(t)]
+        never = self.untrained(context.adapted, self.settings)
         self.tensors = {name: t for name, t in found.items() if name not in never}
         if context.recipe.search.method != "none":
             raise RecipeError("update 'aflora' decides itself what trains", key="search.method", valid="none")
@@ -82,12 +83,21 @@ class AFLoRA(Update):
         self.sensitivity = {name: zero.clone() for name, zero in zeros.items()}
         self.uncertainty = {name: zero.clone() for name, zero in zeros.items()}
         self.frozen: list[str] = []
-        for name in never:
-            self.stop(found[name])
+        for tensor in never.values():
+            self.stop(tensor)
         total = context.schedule.total_steps
         self.begin, self.end = (
             steps_in(share, total) for share in (self.settings["begin"], 1 - self.settings["settle"])
         )
+
+    @classmethod
+    def untrained(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> dict[str, TrainedTensor]:
+        """A and B of layers with as many inputs as outputs, where `square` says so."""
+        if settings["square"] != "frozen":
+            return {}
+        found = {tensor.name: tensor for tensor in factors(adapted, cls.name)}
+        sites = {name: adapted.adapters[tensor.site or ""].site for name, tensor in found.items()}
+        return {name: tensor for name, tensor in found.items() if sites[name].in_features == sites[name].out_features}
 
     @property
     def live(self) -> dict[str, TrainedTensor]:
@@ -152,11 +162,6 @@ class AFLoRA(Update):
         """Freeze it where it is."""
         adapter = self.context.adapted.adapters[tensor.site or ""]
         freeze_for_good(adapter, tensor.name.removeprefix(f"{tensor.site}."))
-
-    def is_square(self, tensor: TrainedTensor) -> bool:
-        """Whether its site has as many inputs as outputs."""
-        site = self.context.adapted.adapters[tensor.site or ""].site
-        return site.in_features == site.out_features
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen of the gradients, and what was frozen."""

@@ -12,6 +12,7 @@ import torch
 
 from lorakit.adapters.options import Options
 from lorakit.artifacts.combination import Combination, Factors, Setting, Update, nothing_at, truncated, update_of
+from lorakit.artifacts.correction import corrected
 from lorakit.artifacts.merge import fold
 from lorakit.artifacts.run import Run
 from lorakit.backbone.head import output_names
@@ -48,7 +49,10 @@ class Member:
 
 
 def check_backbones(runs: Sequence[Run]) -> None:
-    """Updates are of one pretrained weight, under a head that reads the same of the same texts."""
+    """Updates are of one pretrained weight and nothing else, under a head that reads the same of the same texts."""
+    for run in filter(corrected, runs):
+        what = "the adapters of this run hold what quantising lost, which is no update: several would count it several times"
+        raise UsageError(what, where=str(run.path), hint="combine the runs that were quantised, then lorakit quantize")
     (first, own), *others = [(run.path, load_recipe(run.recipe).recipe) for run in runs]
     for path, other in others:
         for key, ours, theirs in (
