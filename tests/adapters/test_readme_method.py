@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import peft
 import pytest
 import torch
-from support.adapters.cases import FAMILIES, Fresh, adapt, backward, batch_for, disturb, evaluated, make_case
-from support.adapters.contract import CHECKS
+from support.adapters.cases import FAMILIES, Case, Fresh, adapt, backward, batch_for, disturb, evaluated, make_case
+from support.adapters.contract import CHECKS, named
+from support.thinned import crossed
 from torch.testing import assert_close
 
 from lorakit.adapters.delta import deltas
@@ -41,10 +43,9 @@ def test_it_is_as_short_as_promised() -> None:
     assert len([line for line in example().splitlines() if line.strip()]) <= 25
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_it_keeps_the_contract(loha: None, family: str, fresh: Fresh) -> None:
-    for check in CHECKS:
-        check(make_case(fresh, family, AdapterSection(method="loha"), formula))
+@pytest.mark.parametrize(("check", "family"), crossed(CHECKS, FAMILIES, turn=0), ids=named)
+def test_it_keeps_the_contract(loha: None, check: Callable[[Case], None], family: str, fresh: Fresh) -> None:
+    check(make_case(fresh, family, AdapterSection(method="loha"), formula))
 
 
 def test_it_is_peft_s_loha(loha: None, fresh: Fresh) -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.adapters.adapted_models import fresh, trained
 from support.runs import Bench, edited_json
+from support.thinned import crossed
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
@@ -35,8 +36,10 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     return result
 
 
-@pytest.mark.parametrize("family", ["bert", "deberta_v2", "gpt2", "llama"])
-@pytest.mark.parametrize("method", ["lora", "dora", "lora_fa", "rslora"])
+@pytest.mark.parametrize(
+    ("family", "method"),
+    crossed(["bert", "deberta_v2", "gpt2", "llama"], ["rslora", "dora", "lora", "lora_fa"], turn=0),
+)
 def test_saved_and_loaded_is_the_same_bit_for_bit(bench: Bench, tmp_path: Path, family: str, method: str):
     """Head, shortcuts and sites of every state."""
     shortcuts = "adapter.shortcuts=[]" if family == "deberta_v2" else SHORTCUTS
@@ -123,8 +126,7 @@ PEFT_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("case", PEFT_CASES)
-@pytest.mark.parametrize("choice", ["all on", "some off"])
+@pytest.mark.parametrize(("case", "choice"), crossed(PEFT_CASES, ["all on", "some off"], turn=1))
 def test_peft_gives_the_same_logits(bench: Bench, tmp_path: Path, case: str, choice: str):
     """PeftModel.from_pretrained on the plain checkpoint with its random head; off sites are left out of its config."""
     family, settings = PEFT_CASES[case]

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from support.runs import SEARCH, Bench
+from support.thinned import as_parameter
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
@@ -82,9 +83,10 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
 }
+PLAINER = {"lora", "rslora", "anchored and decomposed", "vera", "ia3", "norms"}  # than another case of the same kind
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [as_parameter(case, slow=case in PLAINER) for case in CASES])
 def test_peft_gives_the_runs_logits(bench: Bench, tmp_path: Path, case: str):
     family, kind, settings = CASES[case]
     run = bench.train(*SHORT, *settings, family=family).run_dir

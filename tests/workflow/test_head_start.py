@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.thinned import crossed
 from torch import nn
 
 import lorakit
@@ -21,8 +22,7 @@ from lorakit.workflow.setup import assemble
 LAYERS = {"bert": "classifier", "roberta": "classifier.out_proj", "llama": "score"}
 
 
-@pytest.mark.parametrize("family", LAYERS)
-@pytest.mark.parametrize("readout", ["own", "cls", "mean", "layers", "pair"])
+@pytest.mark.parametrize(("readout", "family"), crossed(["own", "cls", "mean", "layers", "pair"], LAYERS, turn=0))
 def test_a_fitted_head_starts_as_a_linear_model_of_what_it_reads(bench, family, readout):
     if (family, readout) in (("llama", "cls"), ("llama", "pair")):
         pytest.skip("a decoder has no such token")

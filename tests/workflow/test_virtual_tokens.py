@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.runs import TRAIN_ROWS, Bench
+from support.thinned import crossed
 from torch.testing import assert_close
 
 import lorakit
@@ -69,8 +70,7 @@ def test_merging_is_refused_before_anything_is_written(run: tuple[str, TrainResu
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize(("method", "family"), crossed(METHODS, ["bert", "gpt2", "llama"], turn=0))
 def test_saved_and_loaded_is_the_same_bit_for_bit(bench: Bench, tmp_path: Path, method: str, family: str) -> None:
     def fresh(seed: int) -> AdaptedModel:
         return adapt(assemble(bench.load(*settings(method), f"run.seed={seed}", family=family)))

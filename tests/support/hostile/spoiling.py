@@ -53,7 +53,9 @@ class Spoiling:
         wanted = suffix.get(self.kind.partition("/")[0], ("",))
         fitting = [path for path in there if path.name.endswith(wanted)]
         if fitting:
-            with contextlib.suppress(ValueError, OSError, SafetensorError):  # it is spoilt too far for this already
+            with contextlib.suppress(
+                ValueError, OSError, RecursionError, SafetensorError
+            ):  # it is spoilt too far for this already
                 WAYS[self.kind](self, fitting[self.file % len(fitting)], outside)
 
 

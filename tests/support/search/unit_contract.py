@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 import torch
 from support.adapters.cases import evaluated
+from support.adapters.contract import named
 from support.search.scene import Scene, loss
+from support.thinned import crossed
 from torch import nn
 from torch.testing import assert_close
 
 from lorakit.adapters.adapted_model import HEAD
 from lorakit.adapters.rank_units import axes_of
 from lorakit.adapters.switching import ON
+from lorakit.searching.allocator import allocators
 from lorakit.tasks.batching import Batch
 
 STEPS = 12
@@ -70,10 +73,10 @@ def act(
 def unit_contract(
     method: str, kinds: Collection[str] = tuple(KINDS), options: dict[str, str] | None = None
 ) -> Callable[..., None]:
-    """A test of every check on every kind of adapter in ``kinds``."""
+    """A test of every check on every kind of adapter in ``kinds``; in the default run of one check on each, by turns."""
+    pairs = crossed(kinds, CHECKS, turn=allocators.names().index(method))
 
-    @pytest.mark.parametrize("kind", kinds)
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+    @pytest.mark.parametrize(("kind", "check"), pairs, ids=named)
     def test(check: Callable[[Callable[[], tuple[Scene, Any]]], None], kind: str, make: Callable[..., Scene]) -> None:
         def build(seed: int = 0) -> tuple[Scene, Any]:
             scene = make("bert", targets=["q", "v", "up"], shortcuts=["res1"], **KINDS[kind])
