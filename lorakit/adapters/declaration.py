@@ -16,7 +16,7 @@ from lorakit.backbone.site import Site
 Shape = tuple[int, ...]
 
 START = "start"
-"""The role of tensors that keep a delta's start (``anchored``): they never train, whatever `trainable` says."""
+"""The role of tensors that keep what a delta was at some step (``anchored``): they never train, whatever `trainable` says."""
 
 
 class Declaration(ABC):
@@ -105,7 +105,8 @@ class Declaration(ABC):
     def stuck(cls, trains: Callable[[str], bool]) -> str:
         """A tensor that keeps the update at zero for ever because it starts at zero and does not train; empty where none does.
 
-        ``trains`` says of a role whether it trains. In a product one such tensor is enough; a delta that is a sum overrides this.
+        ``trains`` says of a role whether it trains. In a product one such tensor is enough, of those that may train at all; a delta that
+        is another sum overrides this.
         """
-        roles = {**cls.roles, **cls.shared_roles}
+        roles = {name: role for name, role in {**cls.roles, **cls.shared_roles}.items() if role != START}
         return next((name for name, role in roles.items() if cls.starts.get(name) == 0.0 and not trains(role)), "")

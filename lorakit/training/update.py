@@ -12,6 +12,7 @@ from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.json_tensors import pack, unpack
 from lorakit.adapters.method import methods
 from lorakit.adapters.options import Option, read_known
+from lorakit.adapters.spec import AdapterSpec
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import Recipe
 from lorakit.registry import Registry
@@ -58,6 +59,11 @@ class Update(Hook):
     sees_tokens: ClassVar[bool] = False
     fixes_entries: ClassVar[bool] = False
 
+    @classmethod
+    def refusals(cls, recipe: Recipe, spec: AdapterSpec) -> list[Problem]:
+        """What of the recipe, whose adapters are ``spec``, it does not go with, as far as that can be told before anything is loaded."""
+        return []
+
     def __init__(self, context: UpdateContext):
         self.context = context
         self.settings = {name: context.options.get(name, option.default) for name, option in self.options.items()}
@@ -76,6 +82,26 @@ class Update(Hook):
 
 
 updates: Registry[type[Update]] = Registry("training update", "lorakit.training.updates")
+
+
+def needs_delta(update: str, delta: str, spec: AdapterSpec) -> list[Problem]:
+    """The refusal of an update whose state is in ``delta``'s tensors, where the adapters are made of another."""
+    if spec.delta == delta:
+        return []
+    what = f"update '{update}' keeps what it needs in delta '{delta}', and these adapters are made of '{spec.delta}'"
+    return [Problem(what, key="adapter.delta", valid=delta, hint=f"adapter.delta={delta}; or adapter.updates=[]")]
+
+
+def starts_fresh(update: str, recipe: Recipe) -> list[Problem]:
+    """The refusal of an update that would write over what it left in another run's adapter."""
+    if not recipe.adapter.start:
+        return []
+    what = f"update '{update}' would write over what it has kept in the adapter that this one starts from"
+    return [
+        Problem(
+            what, key="adapter.start", valid="null with it", hint="`lorakit merge`, and the merged folder as model.name"
+        )
+    ]
 
 
 def summed_loss(objective: Objective, changes: Sequence[Update | Allocator]) -> SummedLoss:

@@ -20,6 +20,7 @@ from lorakit.training.update import chosen_updates, updates
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "aflora": ("adapter.update_options={final: 0.25, window: 2, square: trained}",),
+    "delta_lora": ("adapter.method=delta_lora",),
     "diff_pruning": ("adapter.method=diff_pruning",),
     "drop_bp": ("adapter.update_options={rate: 0.25}",),  # one branch of four: a step drops no fewer
     "glora_supernet": ("adapter.method=glora", "adapter.options={mode: supernet}"),
@@ -29,7 +30,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 
 def settings(name: str) -> tuple[str, ...]:
     """A recipe with this update, dropout where the method takes it, and two evaluations an epoch."""
-    dropout = "adapter.dropout=0" if name in ("diff_pruning", "glora_supernet") else "adapter.dropout=0.2"
+    dropout = "adapter.dropout=0" if name in ("delta_lora", "diff_pruning", "glora_supernet") else "adapter.dropout=0.2"
     return (
         f"adapter.updates=[{name}]",
         "evaluation.every_steps=3",
