@@ -7,6 +7,7 @@ dropout x what is no sum                           refused; beside a magnitude i
 magnitude x a second adapter at once               refused (``switching.stack``)
 magnitude x storing dW alone                       commute: everything reads ``Adapter.effective_weight``
 freezing for good x scores of a search             `aflora` refuses a search; a tensor that `diff_pruning` froze scores 0
+finished products x ranks by a search     refused: `restart` decides what trains; x quantised W: commute, W is not written
 pushes of W by B A x dropout, searches for rank units   refused: the weight is pushed by what every input, and every unit, gave
 element masks x momentum, weight decay             commute: masked again after every step; `rose` lets entries grow back
 shared tensors x pruning, ranks by site            commute: a site's own tensors are pruned, a lower rank takes the first directions

@@ -50,6 +50,8 @@ class Declaration(ABC):
     """Whether ``Delta.set_factors`` can make it any product B A."""
     plain_product: ClassVar[bool] = False
     """Whether dW is B A for its two tensors of these names, whatever they are: then any other factors of dW do as well."""
+    stacks: ClassVar[bool] = False
+    """Whether dW is a product of more rank units than those that train, which ``Delta.set_stack`` writes anew."""
     replaces_parameters: ClassVar[bool] = False
     """Whether its tensors stand in for the module's own parameters."""
     unmergeable: ClassVar[str] = ""

@@ -118,7 +118,8 @@ def chosen_updates(recipe: Recipe) -> list[tuple[type[Update], dict[str, Any]]]:
     Raises RecipeError for options that none of them has or that cannot be used.
     """
     named, given = recipe.adapter.updates, recipe.adapter.update_options
-    names = list(methods.get(recipe.adapter.method).updates) if named is None else named
+    method = methods.get(recipe.adapter.method)
+    names = list(method.updates) if named is None else named
     kinds = [updates.get(name) for name in names]
     known = {name: option for kind in kinds for name, option in kind.options.items()}
     problems: list[Problem] = []
@@ -129,7 +130,8 @@ def chosen_updates(recipe: Recipe) -> list[tuple[type[Update], dict[str, Any]]]:
             problems.append(Problem(what, key="adapter.update_options", valid=valid, hint=hint))
     read: list[tuple[type[Update], dict[str, Any]]] = []
     for kind in kinds:
-        values, wrong = read_known(kind.options, given, "adapter.update_options")
+        own = dict(method.update_options) if kind.name in method.updates else {}
+        values, wrong = read_known(kind.options, own | dict(given), "adapter.update_options")
         problems += wrong
         read.append((kind, values))
     if problems:

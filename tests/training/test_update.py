@@ -24,6 +24,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "diff_pruning": ("adapter.method=diff_pruning",),
     "drop_bp": ("adapter.update_options={rate: 0.25}",),  # one branch of four: a step drops no fewer
     "glora_supernet": ("adapter.method=glora", "adapter.options={mode: supernet}"),
+    "restart": ("adapter.method=relora", "adapter.update_options={layers: 1}"),
     "rose": ("adapter.update_options={keep: 0.25}",),
 }
 
@@ -101,6 +102,10 @@ def test_a_method_brings_its_own_updates_and_a_recipe_may_choose_others(bench: B
     assert chosen("adapter.method=roselora", "adapter.updates=[drop_bp,sparse_mask]") == [
         ("drop_bp", {}),
         ("sparse_mask", {}),
+    ]
+    assert chosen("adapter.method=cola") == [("restart", {"reset": "new", "rate": "anew"})]
+    assert chosen("adapter.method=cola", "adapter.update_options={rate: steady, every: 3}") == [
+        ("restart", {"reset": "new", "rate": "steady", "every": 3})
     ]
     assert chosen("adapter.updates=[drop_bp,rose]", "adapter.update_options={keep: 0.5, rate: 0.25}") == [
         ("drop_bp", {"rate": 0.25}),

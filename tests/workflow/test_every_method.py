@@ -16,9 +16,10 @@ from lorakit.recipe.schema import AdapterSection
 
 SMALL = {
     "vb_lora": "adapter.options={length: 16, vectors: 8}",  # its usual vectors are longer than the tiny model is wide
+    "xgblora": "adapter.options={links: 4}",  # as many as there are steps
     "qa_lora": "model.quantization=int4",
 }
-REFUSES_SEARCH = ("aflora",)  # it freezes tensors by scores of its own
+REFUSES_SEARCH = ("aflora", "relora", "cola", "xgblora")  # they decide themselves what trains
 
 
 @pytest.mark.parametrize("name", thinned(methods.names(), 3))

@@ -30,6 +30,7 @@ class Pushed(Factored):
     starts: ClassVar = {"B": 0.0, "A_start": 0.0, "B_start": 0.0, "push": 0.0}
     rank_axes: ClassVar = {"A": 0, "B": 1}
     sliceable: ClassVar = True
+    stacks: ClassVar = True
     A: nn.Parameter
     B: nn.Parameter
     A_start: nn.Parameter
@@ -54,6 +55,15 @@ class Pushed(Factored):
         self.A_start.copy_(self.A)
         self.B_start.copy_(self.B)
         self.push.fill_(push)
+
+    @torch.no_grad()
+    def set_stack(self, b: torch.Tensor, a: torch.Tensor) -> None:
+        """Make dW = b a for 2 rank units, at a push of 1: the first half in B A, which then counts twice, the others subtracted."""
+        self.A.copy_(a[: self.rank])
+        self.B.copy_(b[:, : self.rank] / 2)
+        self.A_start.copy_(a[self.rank :])
+        self.B_start.copy_(-b[:, self.rank :])
+        self.push.fill_(1.0)
 
 
 deltas.register(Pushed)
