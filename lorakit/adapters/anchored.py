@@ -27,6 +27,7 @@ class Anchored(nn.Module):
 
     additive = True
     plain_product = False
+    stacks = False
     replaces_parameters = False
     unmergeable = ""
     peft_names: Mapping[str, str] = {}

@@ -7,6 +7,8 @@ dropout x what is no sum                           refused; beside a magnitude i
 magnitude x a second adapter at once               refused (``switching.stack``)
 magnitude x storing dW alone                       commute: everything reads ``Adapter.effective_weight``
 freezing for good x scores of a search             `aflora` refuses a search; a tensor that `diff_pruning` froze scores 0
+finished products x ranks by a search     refused: `restart` decides what trains; x quantised W: commute, W is not written
+pushes of W by B A x dropout, searches for rank units   refused: the weight is pushed by what every input, and every unit, gave
 element masks x momentum, weight decay             commute: masked again after every step; `rose` lets entries grow back
 shared tensors x pruning, ranks by site            commute: a site's own tensors are pruned, a lower rank takes the first directions
 shared tensors that train x search.off: freeze     refused: a frozen site would move
@@ -27,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from lorakit.adapters.declaration import START
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import Init, inits
 from lorakit.backbone.quantised import KEY, KINDS, NONE
@@ -153,8 +156,8 @@ def unlike_a_product(spec: AdapterSpec) -> str:
 
 
 def roles_of(delta: type[Delta]) -> set[str]:
-    """The roles that the delta's tensors play, those of shared ones included."""
-    return {*delta.roles.values(), *delta.shared_roles.values()}
+    """The roles that the delta's tensors play, those of shared ones included, of tensors that may train."""
+    return {*delta.roles.values(), *delta.shared_roles.values()} - {START}
 
 
 def trainable_names_roles(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:

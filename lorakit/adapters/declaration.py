@@ -16,7 +16,7 @@ from lorakit.backbone.site import Site
 Shape = tuple[int, ...]
 
 START = "start"
-"""The role of tensors that keep a delta's start (``anchored``): they never train, whatever `trainable` says."""
+"""The role of tensors that keep what a delta was at some step (``anchored``): they never train, whatever `trainable` says."""
 
 
 class Declaration(ABC):
@@ -50,6 +50,8 @@ class Declaration(ABC):
     """Whether ``Delta.set_factors`` can make it any product B A."""
     plain_product: ClassVar[bool] = False
     """Whether dW is B A for its two tensors of these names, whatever they are: then any other factors of dW do as well."""
+    stacks: ClassVar[bool] = False
+    """Whether dW is a product of more rank units than those that train, which ``Delta.set_stack`` writes anew."""
     replaces_parameters: ClassVar[bool] = False
     """Whether its tensors stand in for the module's own parameters."""
     unmergeable: ClassVar[str] = ""
@@ -105,7 +107,8 @@ class Declaration(ABC):
     def stuck(cls, trains: Callable[[str], bool]) -> str:
         """A tensor that keeps the update at zero for ever because it starts at zero and does not train; empty where none does.
 
-        ``trains`` says of a role whether it trains. In a product one such tensor is enough; a delta that is a sum overrides this.
+        ``trains`` says of a role whether it trains. In a product one such tensor is enough, of those that may train at all; a delta that
+        is another sum overrides this.
         """
-        roles = {**cls.roles, **cls.shared_roles}
+        roles = {name: role for name, role in {**cls.roles, **cls.shared_roles}.items() if role != START}
         return next((name for name, role in roles.items() if cls.starts.get(name) == 0.0 and not trains(role)), "")

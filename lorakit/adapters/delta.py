@@ -108,6 +108,10 @@ class Delta(Declaration, nn.Module):
         """Make dW = b a, for b (out x rank) and a (rank x in); only where ``takes_factors``."""
         raise TypeError(f"{type(self).__name__} takes no factors")
 
+    def set_stack(self, b: Tensor, a: Tensor) -> None:
+        """Make dW = b a, for as many rank units as ``factors`` gives; only where it ``stacks``."""
+        raise TypeError(f"{type(self).__name__} is no stack of products")
+
     def is_zero(self) -> bool:
         """Whether the update is zero: in a product, because some tensor is still at its zero start."""
         shared = self.shared.tensors() if self.shared is not None else ()

@@ -58,6 +58,8 @@ class Method:
     """Where it sits, for what is not an update of a projection's weight: a file in ``blocks/``."""
     updates: tuple[str, ...] = ()
     """What goes on during training."""
+    update_options: tuple[tuple[str, str], ...] = ()
+    """Options of these."""
     identity: bool = True
     """Whether a fresh model is exactly the pretrained one."""
 

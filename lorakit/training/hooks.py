@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat
 
 if TYPE_CHECKING:
     import torch
+
+RateCurve = Callable[[int], float]
+"""Steps done -> the learning rate of the next one, over the full rate."""
 
 NEWEST = 5
 """Steps whose mean is called the newest loss."""
@@ -77,6 +80,10 @@ class Hook:
     def settled(self, state: TrainState) -> bool:
         """Whether the training may end here: nothing that this hook has to come to, a budget say, is still under way."""
         return True
+
+    def shape_rate(self, curve: RateCurve) -> RateCurve:
+        """The learning rate's course, given the one so far; itself by default. Asked for once the schedule is made."""
+        return curve
 
     def on_train_begin(self, state: TrainState) -> None:
         """Once, before the first step of this process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 
@@ -10,6 +11,7 @@ from lorakit.adapters.adapted_model import HEAD, AdaptedModel, TrainedTensor
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.method import methods
 from lorakit.recipe.schema import AUTO, Recipe, TrainingSection
+from lorakit.training.hooks import Hook, RateCurve
 from lorakit.training.schedule import Schedule
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -64,15 +66,26 @@ def faster(adapted: AdaptedModel, tensor: TrainedTensor) -> float:
 
 
 def make_scheduler(
-    optimizer: torch.optim.Optimizer, training: TrainingSection, schedule: Schedule
+    optimizer: torch.optim.Optimizer, training: TrainingSection, schedule: Schedule, hooks: Sequence[Hook] = ()
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Warm-up, then linear or cosine decay to zero, or constant. Stepped once an optimiser step, whatever the processes."""
+    """Warm-up, then linear or cosine decay to zero, or constant; then what ``hooks`` make of it.
+
+    Stepped once an optimiser step, whatever the processes.
+    """
+    curve = rate_curve(training, schedule.warmup_steps, schedule.total_steps)
+    for hook in hooks:
+        curve = hook.shape_rate(curve)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
+
+
+def rate_curve(training: TrainingSection, warmup: int, total: int) -> RateCurve:
+    """The recipe's schedule over ``total`` steps, of which ``warmup`` are the warm-up."""
     from transformers import get_scheduler  # which brings the Trainer and PEFT along
 
-    scheduler: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
-        SCHEDULES[training.schedule], optimizer, schedule.warmup_steps, schedule.total_steps
-    )
-    return scheduler
+    nothing = torch.optim.SGD([torch.zeros(())], lr=1.0)
+    scheduler = get_scheduler(SCHEDULES[training.schedule], nothing, warmup, total)
+    curve: RateCurve = scheduler.lr_lambdas[0]
+    return curve
 
 
 def moments_of(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> list[torch.Tensor]:

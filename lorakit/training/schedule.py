@@ -76,6 +76,11 @@ def steps_in(share: float, steps: int) -> int:
     return max(math.ceil(round(share * steps, 9)), 1 if share > 0 else 0)
 
 
+def share_or_steps(number: float, total: int) -> int:
+    """``number`` of steps, or below 1 that share of ``total``: 0.1 of 60 is 6, and 6 is 6."""
+    return steps_in(number, total) if number < 1 else math.floor(number)
+
+
 def every(period: int, total: int) -> list[int]:
     """Multiples of ``period`` up to ``total``, and ``total`` itself."""
     return sorted({*range(period, total + 1, period), total})

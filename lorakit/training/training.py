@@ -82,7 +82,7 @@ class Training:
         """Train at the rate that was found, and remember it."""
         self.state.rate, self.state.rate_seconds, self.state.lr = rate.to_dict(), seconds, rate.lr
         set_rates(self.optimizer, self.adapted, self.recipe.training, rate.lr)
-        self.scheduler = make_scheduler(self.optimizer, self.recipe.training, self.schedule)
+        self.scheduler = make_scheduler(self.optimizer, self.recipe.training, self.schedule, self.hooks)
         if self.accelerator.is_main_process:
             write_json(self.run.rate, self.state.rate | {"seconds": seconds})
 

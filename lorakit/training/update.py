@@ -12,6 +12,7 @@ from lorakit.adapters.adapted_model import AdaptedModel, TrainedTensor
 from lorakit.adapters.json_tensors import pack, unpack
 from lorakit.adapters.method import methods
 from lorakit.adapters.options import Option, read_known
+from lorakit.adapters.spec import AdapterSpec
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import Recipe
 from lorakit.registry import Registry
@@ -58,6 +59,11 @@ class Update(Hook):
     sees_tokens: ClassVar[bool] = False
     fixes_entries: ClassVar[bool] = False
 
+    @classmethod
+    def refusals(cls, recipe: Recipe, spec: AdapterSpec) -> list[Problem]:
+        """What of the recipe, whose adapters are ``spec``, it does not go with, as far as that can be told before anything is loaded."""
+        return []
+
     def __init__(self, context: UpdateContext):
         self.context = context
         self.settings = self.settings_from(context.options)
@@ -88,6 +94,26 @@ class Update(Hook):
 updates: Registry[type[Update]] = Registry("training update", "lorakit.training.updates")
 
 
+def needs_delta(update: str, delta: str, spec: AdapterSpec) -> list[Problem]:
+    """The refusal of an update whose state is in ``delta``'s tensors, where the adapters are made of another."""
+    if spec.delta == delta:
+        return []
+    what = f"update '{update}' keeps what it needs in delta '{delta}', and these adapters are made of '{spec.delta}'"
+    return [Problem(what, key="adapter.delta", valid=delta, hint=f"adapter.delta={delta}; or adapter.updates=[]")]
+
+
+def starts_fresh(update: str, recipe: Recipe) -> list[Problem]:
+    """The refusal of an update that would write over what it left in another run's adapter."""
+    if not recipe.adapter.start:
+        return []
+    what = f"update '{update}' would write over what it has kept in the adapter that this one starts from"
+    return [
+        Problem(
+            what, key="adapter.start", valid="null with it", hint="`lorakit merge`, and the merged folder as model.name"
+        )
+    ]
+
+
 def summed_loss(objective: Objective, changes: Sequence[Update | Allocator]) -> SummedLoss:
     """The loss to train on: the task's, then what each update, or the search, makes of it, in order."""
     loss: SummedLoss = objective.summed
@@ -102,7 +128,8 @@ def chosen_updates(recipe: Recipe) -> list[tuple[type[Update], dict[str, Any]]]:
     Raises RecipeError for options that none of them has or that cannot be used.
     """
     named, given = recipe.adapter.updates, recipe.adapter.update_options
-    names = list(methods.get(recipe.adapter.method).updates) if named is None else named
+    method = methods.get(recipe.adapter.method)
+    names = list(method.updates) if named is None else named
     kinds = [updates.get(name) for name in names]
     known = {name: option for kind in kinds for name, option in kind.options.items()}
     problems: list[Problem] = []
@@ -113,7 +140,8 @@ def chosen_updates(recipe: Recipe) -> list[tuple[type[Update], dict[str, Any]]]:
             problems.append(Problem(what, key="adapter.update_options", valid=valid, hint=hint))
     read: list[tuple[type[Update], dict[str, Any]]] = []
     for kind in kinds:
-        values, wrong = read_known(kind.options, given, "adapter.update_options")
+        own = dict(method.update_options) if kind.name in method.updates else {}
+        values, wrong = read_known(kind.options, own | dict(given), "adapter.update_options")
         problems += wrong
         read.append((kind, values))
     if problems:

@@ -158,6 +158,8 @@ def usual_values(method: Method, delta: type[Delta]) -> dict[str, Any]:
         values["rank"] = method.rank
     if method.scale != "none":
         values["alpha"] = method.alpha
+    if method.update_options:
+        values["update_options"] = dict(method.update_options)
     return values | {"lr": method.lr}
 
 

@@ -121,7 +121,7 @@ def prepare(
         objective=objective,
         loss=states.around_loss(loss) if states else loss,
         optimizer=optimizer,
-        scheduler=make_scheduler(optimizer, recipe.training, schedule),
+        scheduler=make_scheduler(optimizer, recipe.training, schedule, updates),
         schedule=schedule,
         loader=loader,
         evaluate=lambda: score_splits(adapted.model, task, encoded, objective, recipe.evaluation.batch_size, outputs),

@@ -10,7 +10,7 @@ from lorakit.result import Result
 from lorakit.tasks.calibration import reliability
 from lorakit.tasks.metrics import main_metric
 from lorakit.training.evaluation import probabilities_of, score_logits
-from lorakit.workflow.cut_to_rank import cut_to_rank, highest_rank, ranks_from
+from lorakit.workflow.cut_to_rank import cut_to_rank, highest_rank, parameters_in, ranks_from
 from lorakit.workflow.evaluate import choose_splits, wanted_splits
 from lorakit.workflow.restore import open_trained, restore_run
 from lorakit.workflow.same_data import check_same_data
@@ -89,7 +89,7 @@ def rank_curve(
         if encoded.labels is not None and chances is not None and not task.multi_label:
             loss = reliability(chances, encoded.labels.numpy()).log_loss
         scores = score_logits(task, logits, encoded) if encoded.labels is not None else {}
-        points.append(RankPoint(rank, adapted.adapter_parameters(adapted.in_function), scores, loss))
+        points.append(RankPoint(rank, parameters_in(adapted, rank), scores, loss))
     of_run = chosen in task.validation
     note = "no other training came between these points, and none of them is chosen"
     if of_run:

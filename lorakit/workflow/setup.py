@@ -77,8 +77,12 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
 
 
 def check_updates_go_on(recipe: Recipe) -> None:
-    """RecipeError for updates that cannot be read, and for those of single entries where a search writes the factors anew."""
-    search = recipe.search.method
+    """RecipeError for updates that cannot be read, for those of single entries where a search writes the factors anew, and for what
+    they say themselves that they do not go with.
+    """
+    search, spec = recipe.search.method, resolve(recipe.adapter)
+    if problems := [problem for kind, _ in chosen_updates(recipe) for problem in kind.refusals(recipe, spec)]:
+        raise RecipeError(problems)
     fixed = [kind.name for kind, _ in chosen_updates(recipe) if kind.fixes_entries]
     if fixed and search != "none" and allocators.get(search).refactors:
         raise RecipeError(

@@ -57,6 +57,8 @@ def settings_of(method: str) -> list[str]:
     if method == "loftq":
         pytest.importorskip("bitsandbytes", reason="needs the extra 'quantized'")
         return ["model.quantization=nf4"]
+    if method == "xgblora":  # as many links as there are steps
+        return ["adapter.options={links: 4}"]
     return ["model.quantization=int4"] if method == "qa_lora" else []
 
 

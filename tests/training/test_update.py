@@ -20,16 +20,18 @@ from lorakit.training.update import chosen_updates, updates
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "aflora": ("adapter.update_options={final: 0.25, window: 2, square: trained}",),
+    "delta_lora": ("adapter.method=delta_lora",),
     "diff_pruning": ("adapter.method=diff_pruning",),
     "drop_bp": ("adapter.update_options={rate: 0.25}",),  # one branch of four: a step drops no fewer
     "glora_supernet": ("adapter.method=glora", "adapter.options={mode: supernet}"),
+    "restart": ("adapter.method=relora", "adapter.update_options={layers: 1}"),
     "rose": ("adapter.update_options={keep: 0.25}",),
 }
 
 
 def settings(name: str) -> tuple[str, ...]:
     """A recipe with this update, dropout where the method takes it, and two evaluations an epoch."""
-    dropout = "adapter.dropout=0" if name in ("diff_pruning", "glora_supernet") else "adapter.dropout=0.2"
+    dropout = "adapter.dropout=0" if name in ("delta_lora", "diff_pruning", "glora_supernet") else "adapter.dropout=0.2"
     return (
         f"adapter.updates=[{name}]",
         "evaluation.every_steps=3",
@@ -104,6 +106,10 @@ def test_a_method_brings_its_own_updates_and_a_recipe_may_choose_others(bench: B
     assert chosen("adapter.method=roselora", "adapter.updates=[drop_bp,sparse_mask]") == [
         ("drop_bp", {}),
         ("sparse_mask", {}),
+    ]
+    assert chosen("adapter.method=cola") == [("restart", {"reset": "new", "rate": "anew"})]
+    assert chosen("adapter.method=cola", "adapter.update_options={rate: steady, every: 3}") == [
+        ("restart", {"reset": "new", "rate": "steady", "every": 3})
     ]
     assert chosen("adapter.updates=[drop_bp,rose]", "adapter.update_options={keep: 0.5, rate: 0.25}") == [
         ("drop_bp", {"rate": 0.25}),

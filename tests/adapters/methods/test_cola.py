@@ -1,0 +1,5 @@
+"""cola: LoRA's tensors train, one pair at a time; restarts are tested in tests/training/updates."""
+
+from support.adapters.contract import contract
+
+test_contract = contract("cola", parameters=lambda rank, inside, outside: rank * (inside + outside))
