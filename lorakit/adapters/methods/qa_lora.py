@@ -4,9 +4,9 @@
 
 rank (in/g + out) parameters a site. Over int4 alone, in groups of as many (model.quantization_group, adapter.options.group: 32).
 Merges exactly, in 4 bits: zero + (s/g) B A are the new zero points, integers and scales stay. `lorakit merge` writes that as a plain
-checkpoint, which lorakit loads in 4 bits again, and transformers dense. Means as in the authors' code: PEFT's (which does not
-merge) are in/g times larger, the paper's sums g times. A starts kaiming-uniform; the authors' is Xavier-uniform. A rank above in/g adds
-nothing: the update has no higher one.
+checkpoint, which lorakit loads in 4 bits again, and transformers dense. A rank above in/g adds nothing: the update has no higher one.
+Differs from the authors' code in: A starts kaiming-uniform, theirs Xavier-uniform. Means are theirs; the paper's sums are g times larger.
+Differs from PEFT's code in: its pooled inputs are in/g times larger, and it does not merge.
 When to use it: where what is deployed is to have 4 bits, after the training too; wants a learning rate some four times LoRA's, as means
 of 32 inputs are small.
 """
