@@ -31,7 +31,6 @@ from lorakit.backbone.padding import padding_note, prepare_padding
 from lorakit.backbone.positions import position_limit
 from lorakit.backbone.quantised import NONE, Quantisation, check_installed, frozen_linears, quantise_sites
 from lorakit.backbone.readout import HEADS, READOUT_KEY, READOUTS, Readout, read_out
-from lorakit.backbone.streamed import QuantisedOnTheWay, stored_as, weights_read
 from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
 from lorakit.backbone.unusable import refuse_half_precision, refuse_unusable
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
@@ -116,10 +115,12 @@ def load_backbone(
         attention = attention_for(config, section.attention)
         how = quantisation_of(section)
         now, later = (how, None) if quantise else (None, how)
+        from lorakit.backbone.streamed import QuantisedOnTheWay, stored_as, weights_read  # seconds of transformers
+
         if now is not None:
             options["quantization_config"] = QuantisedOnTheWay(now.quantise)
-        as_stored = now is None and stored_as(folder, DTYPES[section.dtype])
         try:
+            as_stored = now is None and stored_as(folder, DTYPES[section.dtype])
             with seeded(seed), contextlib.nullcontext() if as_stored else weights_read():
                 model, info = AutoModelForSequenceClassification.from_pretrained(
                     folder,

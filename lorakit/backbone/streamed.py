@@ -8,8 +8,6 @@ a whole one in 16.
 
 from __future__ import annotations
 
-import ctypes
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +22,7 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lorakit.backbone.anatomy import Anatomy
+from lorakit.backbone.heap import trim
 
 METHOD = "lorakit"
 """What transformers knows the quantiser by, while it loads."""
@@ -45,12 +44,6 @@ def weights_read() -> Iterator[None]:
         yield
     finally:
         names["safe_open"] = mapping
-
-
-def trim() -> None:
-    """Let glibc give back the pages that lie free between arrays which are in use; elsewhere nothing."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def stored_as(folder: Path, dtype: torch.dtype) -> bool:

@@ -116,7 +116,14 @@ def preset(method: Method) -> Row:
     known: Mapping[str, Option] = find_registry("deltas").get(method.delta).options
     own = read_options(method.delta, dict(method.options))
     options = {name: {"value": own.get(name, option.default), **asdict(option)} for name, option in known.items()}
-    row = {"name": method.name, "key": "adapter.method", "what": method.summary, **asdict(method), "options": options}
+    row = {
+        "name": method.name,
+        "key": "adapter.method",
+        "what": method.summary,
+        **asdict(method),
+        "options": options,
+        "update_options": dict(method.update_options),
+    }
     del row["summary"]
     return row
 

@@ -207,7 +207,7 @@ def once(lines: Path, job: dict[str, Any]) -> dict[str, Any]:
 def idle(job: dict[str, Any]) -> tuple[Any, float]:
     """The recipe of ``job``, and the MiB of this process before anything is done with it."""
     import lorakit
-    from lorakit.backbone.streamed import trim
+    from lorakit.backbone.heap import trim
     from lorakit.recipe.load import load_recipe
 
     out = Path(job["out"])
