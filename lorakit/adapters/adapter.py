@@ -215,9 +215,8 @@ class Adapter(nn.Module):
     def measure_base(self) -> None:
         """Note |W|^2 by rows, where there is a magnitude: now, and whenever the frozen weight has changed."""
         if self.spec.decomposition == "magnitude":
-            squared = (
-                self.base_weight().to(self.delta_dtype()).square().sum(dim=1)
-            )  # never a shortcut: see shortcut_spec
+            weight = self.base_weight().to(self.delta_dtype())  # never a shortcut: see shortcut_spec
+            squared = weight.square().sum(dim=1)
             self.register_buffer("base_squared", squared, persistent=False)
 
     # -- the weight ---------------------------------------------------------------------------------------------------

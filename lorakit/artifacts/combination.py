@@ -90,16 +90,16 @@ def nothing_at(site: Site) -> Update:
 
 
 @torch.no_grad()
-def update_of(adapter: Adapter) -> Update:
-    """The update of an adapter whose tensors are float64. RunError where it is more than an update of a weight."""
+def update_of(adapter: Adapter, wanted: str = "combined") -> Update:
+    """The update of an adapter whose tensors are float64, which is to be ``wanted``. RunError where it is more than one of a weight."""
     if not adapter.on_weight or adapter.delta.unmergeable:
         why = adapter.delta.unmergeable or "it is no update of a projection's weight"
-        raise RunError(f"{adapter.site.name} cannot be combined: {why}")
+        raise RunError(f"{adapter.site.name} cannot be {wanted}: {why}")
     if adapter.own_base:
         why = f"init '{adapter.spec.init}' rounded the weight for it, and other runs have another one"
-        raise RunError(f"{adapter.site.name} cannot be combined: {why}")
+        raise RunError(f"{adapter.site.name} cannot be {wanted}: {why}")
     if moves_bias(adapter):
-        raise RunError(f"{adapter.site.name} cannot be combined: delta '{adapter.spec.delta}' moves the bias too")
+        raise RunError(f"{adapter.site.name} cannot be {wanted}: delta '{adapter.spec.delta}' moves the bias too")
     factors = adapter.delta.factors() if adapter.delta.additive and adapter.spec.decomposition == "none" else None
     if factors is not None:
         b, a = thin(*factors)

@@ -13,13 +13,13 @@ from torch import nn
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.quantisation_error import low_rank_error
 from lorakit.artifacts.calibration_file import write_calibration
-from lorakit.artifacts.combination import Factors, Update, nothing_at, truncated, update_of
+from lorakit.artifacts.combination import Factors, Update, nothing_at, truncated
 from lorakit.artifacts.correction import RANK
 from lorakit.artifacts.peft.translate import placed
 from lorakit.artifacts.run import Run, new_run
 from lorakit.backbone.quantised import GROUP, NONE, QuantisedLinear, check_installed
 from lorakit.backbone.site import Site
-from lorakit.errors import LorakitError, RunError, UsageError
+from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, with_usual
 from lorakit.recipe.schema import SearchSection
 from lorakit.result import Result
@@ -28,9 +28,10 @@ from lorakit.tasks.batching import Batch, Encoded
 from lorakit.tasks.metrics import main_metric
 from lorakit.training.evaluation import decide, predict_logits, score_logits
 from lorakit.training.objective import Objective
+from lorakit.training.seeds import generator
 from lorakit.workflow.accelerator import put_on_device
 from lorakit.workflow.combine.combine import fill
-from lorakit.workflow.combine.members import training_batches
+from lorakit.workflow.combine.members import training_batches, updates_of
 from lorakit.workflow.import_peft import write_run
 from lorakit.workflow.memory import all_tensors
 from lorakit.workflow.prepare import calibrate_first
@@ -119,7 +120,7 @@ def quantize(
         group: of int4: inputs that have a scale and a zero point in common.
         rank: of the correction, at every quantised weight.
         rows: of the run's training data, for l2qer.
-        seed: which rows these are.
+        seed: which rows these are, and what is drawn to find the singular vectors of large matrices.
         out: the new run's folder; NAME-BITS-SEED beside the run by default.
         weights: the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run says by default.
 
@@ -159,7 +160,7 @@ def quantize(
     with changed.locating_errors():
         parts = assemble(changed, restored.parts.data)
         adapted = adapt(parts, statistics=None)
-    own, whole = factors_of(restored, adapted, sites, updates, magnitudes, rank)
+    own, whole = factors_of(restored, adapted, sites, updates, magnitudes, rank, seed)
     objective.accelerator.prepare_model(adapted.model)
     total = held_bytes(adapted)
     of_correction = sum(
@@ -253,17 +254,10 @@ def take_apart(restored: RestoredRun) -> tuple[dict[str, Update], dict[str, torc
     state = adapted.tensors()
     head = {name: state[name].detach().cpu().clone() for name in adapted.new_parts}
     adapted.model.cpu()
-    for holder in (*adapted.adapters.values(), *adapted.shared.values()):
-        holder.double()
-    updates = {}
-    for name in adapted.in_function:
-        try:
-            updates[name] = update_of(adapted.adapters[name])
-        except LorakitError as error:
-            raise RunError(str(error).replace("combined", "carried over"), where=str(restored.run.path)) from None
-        if updates[name].factors is None:
-            what = f"the update of {name} is not of low rank, and a plain LoRA cannot carry it over"
-            raise RunError(what, where=str(restored.run.path), valid="a run of lora, or of another sum of low rank")
+    updates = updates_of(restored, "carried over")
+    if wide := [name for name, update in updates.items() if update.factors is None]:
+        what = f"the update of {wide[0]} is not of low rank, and a plain LoRA cannot carry it over"
+        raise RunError(what, where=str(restored.run.path), valid="a run of lora, or of another sum of low rank")
     return updates, head
 
 
@@ -304,6 +298,7 @@ def factors_of(
     updates: Mapping[str, Update],
     magnitudes: Mapping[str, torch.Tensor],
     rank: int,
+    seed: int,
 ) -> tuple[dict[str, Factors], dict[str, Factors]]:
     """Site -> factors of the run's own update, and of that with the correction of the quantised weight."""
     corrected = {site.name for site in sites}
@@ -319,7 +314,8 @@ def factors_of(
             assert isinstance(module, QuantisedLinear)
             weight = restored.parts.backbone.model.get_submodule(name).get_parameter("weight")
             error = weight.double() - module.weight.double()
-            b, a = low_rank_error(error, min(rank, *error.shape), magnitudes.get(name))
+            drawn = generator(seed, f"quantize/{name}")
+            b, a = low_rank_error(error, min(rank, *error.shape), drawn, magnitudes.get(name))
             both = torch.cat([own[name][0], b], dim=1), torch.cat([own[name][1], a])
             whole[name] = truncated(both, adapter.rank)[0]
     return own, whole

@@ -25,9 +25,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from memory import WORDS, mib, write_rows
+from memory import WORDS, mib, settings, write_rows
 
-SEED, BATCH, LENGTH, STEPS = 0, 4, 64, 3
+SEED, BATCH, LENGTH = 0, 4, 64
+SHORTLY = ["training.max_steps=3", "run.offline=true"]
 SHARD = 2**29
 """Bytes of a file of weights."""
 
@@ -107,28 +108,6 @@ def random_model(name: str, folder: Path, dtype: str = "float32") -> Path:
         AutoTokenizer.from_pretrained(source).save_pretrained(path)
     config.save_pretrained(path)
     return path
-
-
-def settings(model: str | Path, file: Path) -> list[str]:
-    return [
-        f"model.name={model}",
-        "task.name=custom",
-        f"task.train={file}",
-        f"task.validation={file}",
-        "task.text=text",
-        "task.label=label",
-        f"task.max_length={LENGTH}",
-        "adapter.targets=[all]",
-        "adapter.shortcuts=[]",
-        "adapter.rank=8",
-        "search.method=none",
-        f"training.batch_size={BATCH}",
-        f"evaluation.batch_size={BATCH}",
-        f"training.max_steps={STEPS}",
-        "training.epochs=1",
-        f"run.seed={SEED}",
-        "run.offline=true",
-    ]
 
 
 # -- the reports ---------------------------------------------------------------------------------------------------------
@@ -214,13 +193,13 @@ def idle(job: dict[str, Any]) -> tuple[Any, float]:
     file = write_rows(out / "rows.csv", 3 * BATCH, LENGTH, LENGTH + 1)
     model = random_model(job["model"], out / "models", job.get("dtype", "float32"))
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        tiny = [*settings("bundled:minilm", file), "training.max_steps=1", *job["settings"]]
+        tiny = [*settings("bundled:minilm", file, LENGTH, BATCH), *SHORTLY, "training.max_steps=1", *job["settings"]]
         lorakit.train(load_recipe("demo", tiny), run_dir=Path(folder) / "tiny")
     gc.collect()
     trim()
     before = mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    return load_recipe("demo", [*settings(model, file), *job["settings"]]), before
+    return load_recipe("demo", [*settings(str(model), file, LENGTH, BATCH), *SHORTLY, *job["settings"]]), before
 
 
 def command_side(job: dict[str, Any]) -> dict[str, Any]:

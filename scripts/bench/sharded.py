@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from memory import mib, write_rows
 
 SIDES = {"whole": {}, "sharded": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}}
 MOMENTS = ("load", "before", "training")
@@ -55,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subprocess.run([sys.executable, "-c", MAKE, str(folder), str(options.layers), str(options.width)], check=True)
-        write_rows(folder / "rows.csv")
+        write_rows(folder / "rows.csv", ROWS, LENGTH, LENGTH)
         weights = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors")) / 2**20
         report: dict[str, Any] = {"weights": weights}
         print(f"weights {weights:,.0f} MiB; of a process, MiB:")
@@ -89,14 +90,6 @@ AutoTokenizer.from_pretrained(source).save_pretrained(folder / "model")
 """
 
 
-def write_rows(path: Path) -> None:
-    """Made-up texts as long as allowed, of two classes."""
-    drawn = random.Random(0)
-    words = ["film", "quiet", "wonders", "dull", "scene", "old", "man", "sun"]
-    texts = [" ".join(drawn.choices(words, k=LENGTH)) for _ in range(ROWS)]
-    path.write_text("text,label\n" + "".join(f"{text},{'ab'[row % 2]}\n" for row, text in enumerate(texts)))
-
-
 def train(job: Path) -> None:
     """This process's part of a training; what memory it had, into ``job``."""
     import lorakit
@@ -116,12 +109,6 @@ def train(job: Path) -> None:
     task = [f"model.name={job.parent / 'model'}", f"task.max_length={LENGTH}", f"training.batch_size={BATCH}"]
     lorakit.train(rows, [*SETTINGS, *task], run_dir=job / "run", hooks=[Reader()])
     (job / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
-
-
-def mib(what: str) -> float:
-    """Of this process, by the kernel: VmRSS is resident now, VmHWM was at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(what))) / 1024
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 
 Q = round(W - s B A),  s B A = the first r singular triplets of W - Q        by turns, T times, from B A = 0
 
-Algorithm 1, with the scale s divided out of A and B, so that Q + s B A is near W whatever alpha is; PEFT leaves it in
-(huggingface/peft#1982). Q is the site's frozen weight from then on and is kept with the run (``artifacts.base_file``). With T = 1
-it is W rounded as it is.
+Algorithm 1, with the scale s divided out of A and B, so that Q + s B A is near W whatever alpha is. Q is the site's frozen weight from
+then on and is kept with the run (``artifacts.base_file``). With T = 1 it is W rounded as it is.
 Large matrices: ``lorakit.adapters.spectrum``.
-
-Differs from PEFT's code in: the scale s is divided out of A and B, which PEFT leaves in.
+Differs from PEFT's code in: the scale s is divided out of A and B, which PEFT leaves in (huggingface/peft#1982).
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ What the loss minds is kept by A and B. As in the authors' code the first turn t
 before roots; theirs keeps the turn in which the error rose, this one the one before. A row or a column of no gradient at all counts a
 thousandth of the mean. The paper's other half, another precision for every matrix, is not here: all are kept in ``model.quantization``.
 Large matrices: ``lorakit.adapters.spectrum``.
-
 Differs from the authors' code in: one precision for all matrices, the SVD, the turn that is kept, and 5 turns at most by default
 for their 100.
 """

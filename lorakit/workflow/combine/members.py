@@ -110,12 +110,7 @@ def take_apart(
             for name, found in input_means(adapted.model, sites, batches, objective.logits).items()
         }
         adapted.model.cpu()
-    for holder in (*adapted.adapters.values(), *adapted.shared.values()):
-        holder.double()
-    try:
-        updates = {name: update_of(adapted.adapters[name]) for name in adapted.in_function}
-    except LorakitError as error:
-        raise RunError(str(error), where=str(restored.run.path)) from None
+    updates = updates_of(restored)
     if needs == "fisher":
         fold(adapted)
         objective.accelerator.prepare_model(adapted.model)
@@ -128,6 +123,17 @@ def take_apart(
         for name, update in complete.items()
     }
     return Member(restored.run.path, matched, measured, head)
+
+
+def updates_of(restored: RestoredRun, wanted: str = "combined") -> dict[str, Update]:
+    """Site -> the run's update there, of those in the function; its adapters are in float64 from then on. RunError where one is none."""
+    adapted = restored.adapted
+    for holder in (*adapted.adapters.values(), *adapted.shared.values()):
+        holder.double()
+    try:
+        return {name: update_of(adapted.adapters[name], wanted) for name in adapted.in_function}
+    except LorakitError as error:
+        raise RunError(str(error), where=str(restored.run.path)) from None
 
 
 def head_for(restored: RestoredRun, task: Task) -> tuple[Tensors, bool]:
@@ -163,8 +169,8 @@ def terms_of(objective: Objective, labels: str) -> Terms:
 def likelihoods(model: torch.nn.Module, row: Batch, objective: Objective) -> Iterator[tuple[float, torch.Tensor]]:
     """(share, value) whose sum of share * gradient^2 is the expected squared gradient of a row's loss over the labels of the model.
 
-        Of classes: log p and p of each. Of labels that come by themselves: each logit, whose loss has the gradient p - y times its own, and
-        p (1 - p), the variance of y. Of a number: the prediction and 2, as y has the variance 1/2 where its likelihood falls with
+    Of classes: log p and p of each. Of labels that come by themselves: each logit, whose loss has the gradient p - y times its own, and
+    p (1 - p), the variance of y. Of a number: the prediction and 2, as y has the variance 1/2 where its likelihood falls with
     the squared error, and twice the difference is the gradient.
     """
     (logits,) = objective.logits(model, row)
