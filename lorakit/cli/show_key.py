@@ -64,7 +64,7 @@ def described(key: Key) -> dict[str, Any]:
     return {
         "key": key.path,
         "meaning": key.rule.doc,
-        "type": kind.format(NOUNS[key.kind]) + (", or null" if key.optional else ""),
+        "type": ", or ".join([kind.format(NOUNS[key.kind]), *key.rule.words, *(["null"] if key.optional else [])]),
         "bounds": key.bounds(),
         "choices": list(key.choices),
         "pattern": key.rule.pattern[1] if key.rule.pattern else "",

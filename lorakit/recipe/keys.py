@@ -7,7 +7,7 @@ from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lorakit.recipe.schema import MISSING, Recipe, Rule
 
@@ -83,7 +83,7 @@ def read_key(path: str, hint: Any, default: Any, rule: Rule) -> Key:
     """
     arguments = get_args(hint)
     optional = NoneType in arguments
-    if optional:
+    if get_origin(hint) is Union:
         hint, arguments = arguments[0], get_args(arguments[0])
     if get_origin(hint) is list:
         return Key(path, arguments[0], "list", optional, default, rule)

@@ -310,7 +310,7 @@ def pairs_are_taken_apart(draft: Draft) -> Iterator[Problem]:
     """A head that compares texts encoded by themselves has no use for what is made of both in one."""
     readout = "model.readout"
     for path, why in OF_WHOLE_ROWS.items():
-        if draft[readout] == "pair" and draft.changed(path):
+        if draft[readout] == "pair" and draft[path] not in (False, recipe_keys()[path].default):
             valid = written(recipe_keys()[path].default)
             yield draft.problem(f"{why}, and {readout}: pair ({draft.where(readout)}) takes them apart", path, valid)
 
@@ -355,7 +355,7 @@ def freezing_goes_with_the_rest(draft: Draft) -> Iterator[Problem]:
             if draft.changed(name):
                 yield draft.problem("has no effect: no layers are frozen", name, f"{path}: auto")
         return
-    if draft["training.cuda_graphs"]:
+    if draft["training.cuda_graphs"] is True:
         yield draft.problem(
             f"cannot read stored states, which {path} ({draft.where(path)}) brings", "training.cuda_graphs", "false"
         )

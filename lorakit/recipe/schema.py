@@ -473,8 +473,10 @@ class TrainingSection:
         choices=("own", "float32", "bfloat16", "float16"),
     )
     length_grouping: bool = key(True, "batches of similar length: less padding", also=("group_by_length",))
-    cuda_graphs: bool = key(
-        False, "on a GPU: start the kernels of a step by one call; pads batches to a multiple of 16"
+    cuda_graphs: Union[bool, str] = key(
+        AUTO,
+        "on a GPU: start the kernels of a step by one call; pads batches to a multiple of 16; auto: where steps can be replayed",
+        words=(AUTO,),
     )
 
 

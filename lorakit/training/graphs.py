@@ -4,14 +4,17 @@ A graph is taken of each shape of batch, and replayed for all later ones: the sa
 What a graph cannot know is where Python would take another way. So graphs are forgotten at a tick that changes what is on, trains, or
 where it lies; watched sites and the first ``EAGER`` batches of a shape are computed without one; and what changes the function from
 step to step is refused (``Hook.steady``).
-Clipping, hooks and the optimiser's step stay outside. Source: the CUDA graphs chapter of PyTorch's documentation, whole-network capture.
+Clipping, hooks and the optimiser's step stay outside. Where a graph cannot be taken after all, the training goes on without.
+Source: the CUDA graphs chapter of PyTorch's documentation, whole-network capture.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,10 +23,13 @@ from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.switching import WATCHED
+from lorakit.backbone.readout import PAIR
 from lorakit.errors import RecipeError
-from lorakit.recipe.schema import Recipe
+from lorakit.recipe.schema import AUTO, Recipe
 from lorakit.tasks.batching import Batch
 from lorakit.training.hooks import Hook, TrainState
+
+logger = logging.getLogger(__name__)
 
 LENGTHS = 16
 """Batches are padded to multiples of this many tokens, so that there are few shapes."""
@@ -61,7 +67,12 @@ class Graphs(Hook):
         self.seen: Counter[Any] = Counter()
         self.held: dict[Any, Captured] = {}
         self.before = self.structure()
-        self.pool = torch.cuda.graph_pool_handle()
+        self.failed = False
+
+    @cached_property
+    def pool(self) -> Any:
+        """The memory that all graphs share."""
+        return torch.cuda.graph_pool_handle()
 
     def on_tick(self, state: TrainState) -> None:
         """Forget all, where the structure is another now."""
@@ -82,10 +93,23 @@ class Graphs(Hook):
         if key in self.held:
             return self.held[key].replay(batch)
         self.seen[key] += 1
-        if WATCHED in states or self.seen[key] <= EAGER:
+        if self.failed or WATCHED in states or self.seen[key] <= EAGER:
             return compute(batch)
-        self.held[key] = self.capture(compute, batch)
+        try:
+            self.held[key] = self.capture(compute, batch)
+        except RuntimeError as error:  # for want of memory, or a kernel that waits for the CPU
+            self.give_up(error)
+            return compute(batch)
         return self.held[key].replay(batch)
+
+    def give_up(self, error: RuntimeError) -> None:
+        """Compute every step from here on, and say why; what a capture that ended early left behind is dropped."""
+        self.failed = True
+        self.held.clear()
+        for parameter in self.parameters:
+            parameter.grad = None
+        reason = str(error).partition("\n")[0]
+        logger.warning("no CUDA graph can be taken of a step (%s): steps are slower, and the same", reason)
 
     def capture(self, compute: Compute, batch: Batch) -> Captured:
         """Record what ``compute`` does with batches of this shape; nothing is computed yet."""
@@ -98,25 +122,38 @@ class Graphs(Hook):
         return Captured(graph, inputs, loss, gradients)
 
 
-def check_graphs(recipe: Recipe, accelerator: Accelerator, config: Any, changing: Sequence[Hook]) -> None:
-    """RecipeError where steps cannot be replayed: for the device, what a step consists of, or what is ``changing`` with every step.
+def use_graphs(recipe: Recipe, accelerator: Accelerator, config: Any, changing: Sequence[Hook]) -> bool:
+    """Whether steps are replayed: by ``auto`` wherever they can be.
 
-    config: the model's, whose layers may be left out at random.
+    config: the model's, whose layers may be left out at random; changing: what may change the function from step to step. Raises
+    RecipeError for graphs that are asked for and cannot be.
     """
+    wanted = recipe.training.cuda_graphs
+    reasons = against_graphs(recipe, accelerator, config, changing) if wanted else []
+    if reasons and wanted != AUTO:
+        raise RecipeError(
+            f"CUDA graphs do not go together with {', '.join(reasons)}",
+            key="training.cuda_graphs",
+            valid="auto, or false",
+        )
+    return bool(wanted) and not reasons
+
+
+def against_graphs(recipe: Recipe, accelerator: Accelerator, config: Any, changing: Sequence[Hook]) -> list[str]:
+    """Why steps cannot be replayed: the device, what a step consists of, what changes with every step."""
     training = recipe.training
     at_random = any(value for name, value in vars(config).items() if "layerdrop" in name)
     reasons = {
         f"this device ({accelerator.device.type} and not cuda)": accelerator.device.type != "cuda",
         "training.accumulate": training.accumulate > 1,
         "training.micro_tokens": training.micro_tokens is not None,
+        "training.freeze_below": bool(training.freeze_below),
         "task.long=windows": recipe.task.long == "windows",
+        "model.readout=pair": recipe.model.readout == PAIR,
         "training.gradient_checkpointing": training.gradient_checkpointing,
         "several processes": accelerator.num_processes > 1,
         "training.precision=fp16": accelerator.scaler is not None,
         "a model that leaves out layers at random": at_random,
         "methods that change the function from step to step": not all(hook.steady for hook in changing),
     }
-    if refused := [reason for reason, holds in reasons.items() if holds]:
-        raise RecipeError(
-            f"CUDA graphs do not go together with {', '.join(refused)}", key="training.cuda_graphs", valid="false"
-        )
+    return [reason for reason, holds in reasons.items() if holds]

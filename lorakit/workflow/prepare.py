@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,7 +21,7 @@ from lorakit.tasks.batching import Encoded
 from lorakit.tasks.calibration import Calibration, calibration_of
 from lorakit.tasks.metrics import main_metric
 from lorakit.training.evaluation import score_splits
-from lorakit.training.graphs import LENGTHS, Graphs, check_graphs
+from lorakit.training.graphs import LENGTHS, Graphs, use_graphs
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
 from lorakit.training.malloc import give_memory_back
@@ -97,9 +98,8 @@ def prepare(
             search = [SearchHook(allocator, run, writes=accelerator.is_main_process, optimizer=optimizer)]
         updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader)
         graphs = None
-        if recipe.training.cuda_graphs:
-            check_graphs(recipe, accelerator, adapted.model.config, [*search, *updates])
-            graphs = Graphs(adapted)
+        if use_graphs(recipe, accelerator, adapted.model.config, [*search, *updates]):
+            graphs, loader = Graphs(adapted), replace(loader, multiple=LENGTHS)
     average = [TailAverage(adapted, recipe, schedule)] if recipe.training.average else []
     state = TrainState(
         total_steps=schedule.total_steps,
@@ -153,7 +153,7 @@ def calibrate_first(
 def make_loader(
     parts: Parts, rows: Encoded, accelerator: Accelerator, *, numbered: bool = False, in_step: bool = False
 ) -> TrainLoader:
-    """The training rows, this process's part of them; in few lengths where graphs are taken of each, numbered where states are kept."""
+    """The training rows, this process's part of them; numbered where states are kept."""
     recipe = parts.recipe
     return TrainLoader(
         rows,
@@ -161,7 +161,6 @@ def make_loader(
         derive_seed(recipe.run.seed, "data"),
         accelerator.process_index,
         accelerator.num_processes,
-        multiple=LENGTHS if recipe.training.cuda_graphs else 1,
         in_step=in_step,
         weights=parts.row_weights,
         numbered=numbered,

@@ -112,4 +112,4 @@ def candidates(parts: Parts) -> list[str]:
 def takes_apart(parts: Parts) -> bool:
     """Whether rows have two texts, and nothing in the recipe needs both in one."""
     told = ((attrgetter(path)(parts.recipe), recipe_keys()[path].default) for path in OF_WHOLE_ROWS)
-    return parts.task.pair and all(value == default for value, default in told)
+    return parts.task.pair and all(value in (False, default) for value, default in told)

@@ -127,7 +127,7 @@ def test_show_explains_a_key(cli):
     facts = dict(line.split("  ", 1) for line in out.splitlines()[2:])
     assert {name: value.strip() for name, value in facts.items()} == {
         "meaning": recipe_keys()["training.lr"].rule.doc,
-        "type": "a number, or null",
+        "type": "a number, or auto, or null",
         "bounds": "above 0",
         "default": "null",
         "elsewhere called": "learning_rate",

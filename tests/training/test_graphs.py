@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support.runs import SEARCH, Bench, records
 
 from lorakit.errors import RecipeError
+from lorakit.recipe.schema import Recipe
 from lorakit.searching.allocator import Allocator, allocators
 from lorakit.searching.allocators.heterolora import HeteroLoRA
 from lorakit.training import graphs
 from lorakit.training.hooks import Hook
 from lorakit.training.update import updates as all_updates
 
+REASONS = [
+    ("training.accumulate=2", "training.accumulate"),
+    ("training.micro_tokens=64", "training.micro_tokens"),
+    ("training.freeze_below=1", "training.freeze_below"),
+    ("task.long=windows", "task.long=windows"),
+    ("training.gradient_checkpointing=true", "training.gradient_checkpointing"),
+]
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ON = "training.cuda_graphs=true"
 
@@ -23,6 +33,55 @@ def test_refused_without_a_gpu(bench: Bench):
         RecipeError, match=r"this device \(cpu and not cuda\), training\.micro_tokens, task\.long=windows"
     ):
         bench.train(ON, "training.micro_tokens=64", "task.long=windows", "task.max_length=8")
+
+
+def test_chosen_where_steps_can_be_replayed(bench: Bench):
+    assert chosen(bench.load().recipe)
+    assert not chosen(bench.load("training.cuda_graphs=false").recipe)
+    assert not chosen(bench.load().recipe, device="cpu")
+    assert not chosen(bench.load().recipe, processes=2)
+
+
+@pytest.mark.parametrize(("setting", "reason"), REASONS)
+def test_left_out_where_they_cannot(bench: Bench, setting: str, reason: str):
+    recipe = bench.load(setting).recipe
+    assert not chosen(recipe)
+    recipe.training.cuda_graphs = True
+    with pytest.raises(RecipeError, match=f"do not go together with {reason}"):
+        chosen(recipe)
+
+
+def chosen(recipe: Recipe, device: str = "cuda", processes: int = 1) -> bool:
+    accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes, scaler=None)
+    return graphs.use_graphs(recipe, accelerator, SimpleNamespace(), [Hook()])
+
+
+def test_a_step_that_cannot_be_captured_is_computed(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    weight = torch.nn.Parameter(torch.ones(2))
+    trained = [SimpleNamespace(parameter=weight)]
+    model = torch.nn.Module()
+    model.weight = weight
+    adapted = SimpleNamespace(trained=lambda: trained, adapters={}, model=model, states=dict)
+    replayed = graphs.Graphs(adapted)
+
+    def compute(batch):
+        loss = (weight * batch["rows"]).sum()
+        loss.backward()
+        return loss.detach()
+
+    def capture(self, compute, batch):
+        compute(batch)  # what is done before the capture fails leaves gradients that are none
+        raise RuntimeError("operation not permitted when stream is capturing\nand much more")
+
+    monkeypatch.setattr(graphs.Graphs, "capture", capture)
+    for _ in range(graphs.EAGER + 2):
+        weight.grad = None
+        assert replayed.run(compute, {"rows": torch.tensor([1.0, 2.0])}) == 3
+        assert weight.grad.tolist() == [1, 2]
+    told = [record.message for record in caplog.records]
+    assert told == [
+        "no CUDA graph can be taken of a step (operation not permitted when stream is capturing): steps are slower, and the same"
+    ]
 
 
 def test_what_acts_before_every_step_is_not_steady():
