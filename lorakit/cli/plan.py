@@ -41,12 +41,18 @@ def plan(
             "--fit", metavar="SIZE", help="Look for settings that make the training fit into so much memory, as 24GB."
         ),
     ] = None,
+    fsdp: Annotated[
+        int,
+        typer.Option(
+            "--fsdp", metavar="N", help="The memory of each of N processes that share the frozen weights out (FSDP)."
+        ),
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Show the sites, budget, steps, ticks and memory of a recipe; train nothing."""
     with envelope(offline=offline, quiet=True):
         loaded = open_recipe(recipe, overrides, seed=seed, offline=offline, text=text, label=label, model=model)
-        answer(lorakit.plan(loaded, fit=fit), tell, as_json=as_json)
+        answer(lorakit.plan(loaded, fit=fit, fsdp=fsdp), tell, as_json=as_json)
 
 
 def tell(result: Plan) -> None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from lorakit.errors import LorakitError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.result import Result
-from lorakit.workflow.memory import Footprint, Measured, measure, rows_at_once, scored_whole
+from lorakit.workflow.memory import Footprint, Measured, measure, scored_whole
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
+from lorakit.workflow.sharding import check_sharding
 
 STEPS = (
     "training.gradient_checkpointing=true",
@@ -83,7 +84,7 @@ def find_fit(loaded: LoadedRecipe, as_it_is: Measured, size: int) -> Fit:
         wanted = [*settings, step] if step else []
         try:
             changed = load_recipe(loaded, wanted)
-            found = measured(changed) if step else as_it_is
+            found = measured(changed, as_it_is.processes) if step else as_it_is
         except LorakitError as error:
             tried.append(Tried(wanted, None, False, error.problems[0].what))
             continue
@@ -91,7 +92,7 @@ def find_fit(loaded: LoadedRecipe, as_it_is: Measured, size: int) -> Fit:
         parts, rows, footprint = largest_parts(changed, found, limit)
         whole, fits = [*settings, *parts], footprint.total <= limit
         tried.append(Tried(whole, footprint.total, fits))
-        if fits and rows * ENOUGH >= rows_at_once(changed.recipe, found.tokens):
+        if fits and rows * ENOUGH >= found.rows_at_once(changed.recipe):
             return Fit(limit, tried, whole)
         fallback = whole if fits and fallback is None else fallback
     return Fit(limit, tried, fallback)
@@ -108,19 +109,21 @@ def there(loaded: LoadedRecipe, step: str) -> bool:
     }[step]
 
 
-def measured(loaded: LoadedRecipe) -> Measured:
-    """The account of a training's memory, on its real model."""
-    parts = assemble(loaded)
+def measured(loaded: LoadedRecipe, fsdp: int = 1) -> Measured:
+    """The account of a training's memory, on its real model, of one of so many processes that share it out."""
     with loaded.locating_errors():
+        if fsdp > 1:
+            check_sharding(loaded.recipe)
+        parts = assemble(loaded)
         adapted = adapt(parts, statistics=None)
         drop_unused_work(parts, adapted)
-    return measure(parts, adapted)
+        return measure(parts, adapted, fsdp)
 
 
 def largest_parts(loaded: LoadedRecipe, found: Measured, limit: int) -> tuple[Sequence[str], int, Footprint]:
     """The settings for the largest parts of a batch, and of an evaluation's, that fit, else of one row; the rows of a part; the peak."""
     recipe = loaded.recipe
-    rows, evaluated = rows_at_once(recipe, found.tokens), recipe.evaluation.batch_size
+    rows, evaluated = found.rows_at_once(recipe), recipe.evaluation.batch_size
     smaller = [rows] if scored_whole(recipe) else halves(rows)
     part = next((number for number in smaller if found.at(number, 0).total <= limit), smaller[-1])
     scored = next((number for number in halves(evaluated) if found.at(0, number).total <= limit), 1)

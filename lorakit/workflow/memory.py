@@ -12,6 +12,10 @@ rows (weights cast by autocast), c2 is there only where the attention stores its
 where nothing makes it give memory back (``training.malloc``). Of quantised weights one at a time is dense, in at most float32, in a
 step and in an evaluation.
 
+Where processes share the frozen weights out (``sharding``), each holds its part of them, and beside a step's or an evaluation's memory
+two layers that are put together, the one that is computed and the next, which is fetched meanwhile, and what is in no layer; for a moment
+the token embedding is there twice.
+
 Not counted: Python and its libraries (about half a gigabyte on a CPU, with what they compile), the tokenised data, and what an init
 looks at before the first step. The batch is that of one process.
 """
@@ -20,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import torch
@@ -33,9 +37,12 @@ from lorakit.recipe.schema import Recipe
 from lorakit.searching.scoring import without_trace
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.parts import Parts
+from lorakit.workflow.sharding import unit_bytes
 
 SHORT = 4
 """Tokens of the shortest rows that are looked at."""
+TOGETHER = 2
+"""Layers that are whole at once where the weights are shared out."""
 HOLES = 1.375
 """Resident memory of a step over that of its arrays: measured on MiniLM, 1.33 to 1.65 over batches, lengths, precisions and sites."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.bfloat16}
@@ -84,7 +91,8 @@ class Measured:
     """What a training takes beside its rows, and for each of them.
 
     weights and learning: as in ``Footprint``; dense: the largest quantised weight, made dense; tokens: of a row at full length; kept:
-    what autograd keeps; made: bytes a row that are made on the way back; holes: malloc's factor; scored: bytes a row of an evaluation.
+    what autograd keeps; made: bytes a row that are made on the way back; holes: malloc's factor; scored: bytes a row of an evaluation;
+    least: bytes that are there for a moment whatever the rows; processes: that share the rows of a step.
     """
 
     weights: int
@@ -95,11 +103,18 @@ class Measured:
     made: int
     holes: float
     scored: int
+    least: int = 0
+    processes: int = 1
 
     def at(self, rows: int, evaluated: int) -> Footprint:
         """With so many rows in a pass that keeps something, and so many in one of an evaluation."""
         step = self.holes * (self.kept.bytes(rows, self.tokens) + rows * self.made) + self.dense
-        return Footprint(self.weights, self.learning, step, self.dense + evaluated * self.scored)
+        return Footprint(self.weights, self.learning, max(step, self.least), self.dense + evaluated * self.scored)
+
+    def rows_at_once(self, recipe: Recipe) -> int:
+        """Rows in the largest pass of one process that keeps something for the way back; scoring passes are whole batches."""
+        size, limit = -(-recipe.training.batch_size // self.processes), recipe.training.micro_tokens
+        return size if limit is None or scored_whole(recipe) else min(size, max(limit // self.tokens, 1))
 
 
 def estimate_footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
@@ -109,11 +124,14 @@ def estimate_footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
 
 def footprint_of(recipe: Recipe, measured: Measured) -> Footprint:
     """What training the recipe takes, by the numbers of its account."""
-    return measured.at(rows_at_once(recipe, measured.tokens), recipe.evaluation.batch_size)
+    return measured.at(measured.rows_at_once(recipe), recipe.evaluation.batch_size)
 
 
-def measure(parts: Parts, adapted: AdaptedModel) -> Measured:
-    """The numbers of the account, for the recipe's precision, attention and recomputing."""
+def measure(parts: Parts, adapted: AdaptedModel, fsdp: int = 1) -> Measured:
+    """The numbers of the account, for the recipe's precision, attention and recomputing; fsdp: processes that share the model out.
+
+    RecipeError for one that cannot be shared out.
+    """
     recipe, anatomy = parts.recipe, parts.backbone.anatomy
     precision, tokens = recipe.training.precision, parts.max_length
     size = min(parts.backbone.model.dtype.itemsize, PRECISIONS[precision].itemsize)
@@ -124,7 +142,7 @@ def measure(parts: Parts, adapted: AdaptedModel) -> Measured:
     if recipe.training.gradient_checkpointing:
         kept = measure_kept(adapted, precision, recomputed=True) + kept * (1 / len(anatomy.layers))
     whole = recipe.training.gradient_checkpointing or this_process().device.type != "cpu"
-    return Measured(
+    measured = Measured(
         weights=sum(p.numel() * p.element_size() for p in all_tensors(adapted.model)),
         learning=12 * sum(tensor.parameter.numel() for tensor in adapted.trained()),
         dense=max((4 * m.in_features * m.out_features for m in quantised_modules(adapted.model)), default=0),
@@ -134,12 +152,20 @@ def measure(parts: Parts, adapted: AdaptedModel) -> Measured:
         holes=1.0 if whole else HOLES,
         scored=tokens * (2 * wide + 3 * size * anatomy.hidden_size) + table * tokens**2,
     )
+    return measured if fsdp == 1 else shared_out(measured, adapted, fsdp)
 
 
-def rows_at_once(recipe: Recipe, tokens: int) -> int:
-    """Rows of ``tokens`` tokens in the largest pass that keeps something for the way back; scoring passes are whole batches."""
-    size, limit = recipe.training.batch_size, recipe.training.micro_tokens
-    return size if limit is None or scored_whole(recipe) else min(size, max(limit // tokens, 1))
+def shared_out(measured: Measured, adapted: AdaptedModel, processes: int) -> Measured:
+    """The account of one of the processes that share the frozen matrices out."""
+    *layers, embedding, rest = unit_bytes(adapted)
+    everything = sum(layers) + embedding + rest
+    return replace(
+        measured,
+        weights=measured.weights - everything + -(-everything // processes),
+        dense=sum(sorted(layers)[-TOGETHER:]) + rest,
+        least=2 * embedding + rest,
+        processes=processes,
+    )
 
 
 def scored_whole(recipe: Recipe) -> bool:

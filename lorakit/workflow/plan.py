@@ -14,6 +14,7 @@ from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.quantised import number_count
 from lorakit.backbone.readout import PAIR
+from lorakit.errors import UsageError
 from lorakit.recipe.load import AnyRecipe, load_recipe
 from lorakit.recipe.schema import AUTO, CUSTOM, Recipe
 from lorakit.result import Result
@@ -37,6 +38,7 @@ from lorakit.workflow.memory import footprint_of, frozen_bytes, measure
 from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.readout import candidates
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
+from lorakit.workflow.sharding import check_sharding
 from lorakit.workflow.sites import frozen_layers
 
 PASSES = 2
@@ -90,7 +92,7 @@ class Plan(Result):
         evaluations: steps after which the validation splits are scored.
         search_overhead: percent of the training's time, predicted from what its passes and steps compute.
         rate_overhead: percent of the training's time that finding a learning rate takes, 0 where the recipe gives one.
-        memory_bytes: the peak, beside Python, its libraries and the data (``lorakit.workflow.memory``).
+        memory_bytes: the peak, beside Python, its libraries and the data (``lorakit.workflow.memory``), of one process.
         fit: what makes it fit into the memory that was named; None where none was.
         notes: what to know before starting.
         remarks: what to look at in own data, as `lorakit data` says it; of at most 50,000 rows.
@@ -117,26 +119,34 @@ class Plan(Result):
     remarks: list[str]
 
 
-def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = None) -> Plan:
+def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = None, fsdp: int = 1) -> Plan:
     """Work a recipe out on its real model and data; nothing is trained or written.
 
     Args:
         recipe: the name of a shipped recipe, a YAML file, a run's folder, a file of data, or a recipe that is loaded.
         overrides: ``KEY=VALUE`` each, which win over the recipe.
         fit: an amount of memory, as ``24GB``, for which settings are looked for.
+        fsdp: processes that share the frozen weights out (FSDP version 2): the memory is then that of one of them.
 
     Returns:
         Its sites, budget, steps, search ticks and memory.
 
     Raises:
-        RecipeError: for a wrong recipe, or one that does not fit its model; everything that is wrong at once.
+        RecipeError: for a wrong recipe, or one that does not fit its model, or whose model cannot be shared out; everything that is
+            wrong at once.
+        UsageError: for fewer than one process.
         DataError: for data that cannot be used.
 
     Example:
         >>> planned = lorakit.plan("demo", ["adapter.rank=4"])                 # doctest: +SKIP
         >>> planned.budget, planned.total_steps, planned.memory_bytes          # doctest: +SKIP
     """
+    if fsdp < 1:
+        raise UsageError(f"{fsdp} processes share nothing", where="--fsdp", valid="1 or more")
     loaded, size = load_recipe(recipe, overrides), None if fit is None else read_size(fit)
+    with loaded.locating_errors():
+        if fsdp > 1:
+            check_sharding(loaded.recipe)
     parts = assemble(loaded)
     with loaded.locating_errors():
         schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
@@ -144,7 +154,8 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         drop_unused_work(parts, adapted)
         start = loaded.recipe.adapter.start
         told = [*untrained_notes(loaded.recipe, adapted), *(start_from(adapted, Path(start)) if start else [])]
-    measured, site_costs = measure(parts, adapted), parts.costs
+        measured = measure(parts, adapted, fsdp)
+    site_costs = parts.costs
     sites = [
         PlannedSite(
             name=site.name,

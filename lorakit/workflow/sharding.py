@@ -151,6 +151,17 @@ def shard(adapted: AdaptedModel, accelerator: Accelerator) -> nn.Module:
     return model
 
 
+def unit_bytes(adapted: AdaptedModel) -> list[int]:
+    """Bytes that are shared out of each layer, the token embedding and the rest. RecipeError for a model that is not shared."""
+    check_model(adapted.model)
+    counted, sizes = kept_whole(adapted), []
+    for unit in units(adapted):
+        mine = set(unit.parameters()) - counted
+        counted |= mine
+        sizes.append(sum(parameter.nbytes for parameter in mine))
+    return sizes
+
+
 def units(adapted: AdaptedModel) -> list[nn.Module]:
     """What is gathered by itself, the model for the rest last."""
     embedding = adapted.model.get_input_embeddings()  # type: ignore[operator]

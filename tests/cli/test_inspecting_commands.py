@@ -126,7 +126,7 @@ def test_plan_says_what_makes_it_fit(cli, here, workflow):
     ]
     workflow.changes = {"fit": Fit(2**33, tried, ["training.micro_tokens=512"])}
     ran = cli("plan", "small.yaml", "--fit", "8.5GiB")
-    assert workflow.call[2] == {"fit": "8.5GiB"}
+    assert workflow.call[2] == {"fit": "8.5GiB", "fsdp": 1}
     rows = [line.split() for line in ran.out.splitlines()]
     assert ["as", "it", "is", "30.0", "GiB", "no"] in rows
     assert ["model.quantization=nf4", "-", "this", "model", "has", "none"] in rows

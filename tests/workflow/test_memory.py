@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.models import SMALL
 from support.runs import Bench
 
+import lorakit
 from lorakit.adapters.adapted_model import AdaptedModel
-from lorakit.workflow.memory import HOLES, Kept, estimate_footprint, measure_kept
+from lorakit.errors import RecipeError, UsageError
+from lorakit.workflow.memory import HOLES, Kept, estimate_footprint, footprint_of, measure, measure_kept
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.setup import adapt, assemble
 
@@ -117,3 +121,32 @@ def test_nothing_is_left_changed(bench: Bench):
     assert torch.equal(torch.get_rng_state(), random)
     assert not any(module.training for module in adapted.model.modules())
     assert all(p.grad is None for p in adapted.model.parameters())
+
+
+def test_processes_that_share_the_weights_out(bench: Bench):
+    """Of the frozen matrices each of 3 has a third; a step of 8 rows is 3 a process, beside two layers that are whole."""
+    parts, adapted = made(bench)
+    alone, shared = measure(parts, adapted), measure(parts, adapted, fsdp=3)
+    embedding = adapted.model.get_input_embeddings().weight.nbytes
+    matrices = sum(p.nbytes for name, p in adapted.model.named_parameters() if p.ndim > 1 and not p.requires_grad)
+    layers = [4 * LINEAR] * LAYERS
+    rest = matrices - embedding - sum(layers)  # positions, types of tokens and the pooler
+    assert rest >= 4 * D * D
+    assert alone.weights - shared.weights == matrices - -(-matrices // 3)
+    assert (shared.dense, shared.least) == (sum(layers[:2]) + rest, 2 * embedding + rest)
+    assert shared.rows_at_once(parts.recipe) == 3
+    small, large = shared.at(0, 1), shared.at(3, 16)
+    assert (small.step, small.evaluation) == (shared.dense, shared.dense + shared.scored)
+    assert replace(shared, least=10**9).at(0, 1).step == 10**9
+    assert large.step == HOLES * (shared.kept.bytes(3, 32) + 3 * 2 * 32 * 4 * F) + shared.dense
+    assert footprint_of(parts.recipe, shared) == large
+
+
+def test_only_what_can_be_shared_out_is_planned_so(bench: Bench):
+    with pytest.raises(RecipeError, match=r"training\.freeze_below"):
+        lorakit.plan(bench.load("training.freeze_below=1"), fsdp=2)
+    with pytest.raises(UsageError, match="--fsdp"):
+        lorakit.plan(bench.load(), fsdp=0)
+    found = lorakit.plan(bench.load(), fit="1GB", fsdp=2)
+    assert found.fit.tried[0].peak == found.memory_bytes < lorakit.plan(bench.load()).memory_bytes
+    assert found.fit.settings == []
