@@ -4,8 +4,10 @@
 
 A run of the bundled encoder is trained for two steps (what it answers does not matter) and merged, so that both sides compute the
 same. The rows are sentences of the bundled reviews in a csv. Sides: `predict_file`, from the csv to a csv of answers; `stream`,
-texts in memory; `plain`, texts in memory through AutoModelForSequenceClassification in batches of 32, all sorted by length; and
-`unsorted`, the same in the file's order. Each repeat runs all sides, in an order that turns. Loading is left out on every side.
+texts in memory; `plain`, texts in memory through AutoModelForSequenceClassification in batches of 32, all sorted by length;
+`unsorted`, the same in the file's order; and, where onnxruntime, onnx and onnxscript are installed, `onnx`: sorted as in `plain`, by
+ONNX Runtime from what torch exports of the merged model. Each repeat runs all sides, in an order that turns. Loading is left out on
+every side.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import csv
 import json
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from measuring import ratio, timed, turned
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -38,6 +42,8 @@ SMALL = (
     "task.max_eval_rows=32",
 )
 BATCH = 32
+Compute = Callable[[Any], list[list[float]]]
+"""A batch's inputs -> the probabilities of its rows."""
 
 
 def main() -> None:
@@ -83,6 +89,9 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, list[float]]:
             "plain": lambda: plain(model, tokenizer, sentences, classifier.cut.length, by_length=True),
             "unsorted": lambda: plain(model, tokenizer, sentences, classifier.cut.length, by_length=False),
         }
+        if all(map(find_spec, ("onnxruntime", "onnx", "onnxscript"))):
+            compute = through_onnx(model, tokenizer, folder / "model.onnx")
+            sides["onnx"] = lambda: sorted_by_length(compute, tokenizer, sentences, classifier.cut.length)
         seconds: dict[str, list[float]] = {side: [] for side in sides}
         for number in range(1 + repeats):
             for side in turned(list(sides), number):
@@ -95,17 +104,58 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, list[float]]:
 @torch.inference_mode()
 def plain(model: Any, tokenizer: Any, texts: list[str], longest: int, *, by_length: bool) -> list[list[float]]:
     """Every text's probabilities, as one would write it by hand."""
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row])) if by_length else list(range(len(texts)))
+
+    def compute(inputs: Any) -> list[list[float]]:
+        chances: list[list[float]] = model(**inputs.to(model.device)).logits.softmax(-1).tolist()
+        return chances
+
+    if by_length:
+        return sorted_by_length(compute, tokenizer, texts, longest)
+    return in_order(compute, tokenizer, texts, longest, list(range(len(texts))))
+
+
+def sorted_by_length(compute: Compute, tokenizer: Any, texts: list[str], longest: int) -> list[list[float]]:
+    """What ``compute`` makes of every text, the shortest first."""
+    return in_order(compute, tokenizer, texts, longest, sorted(range(len(texts)), key=lambda row: len(texts[row])))
+
+
+def in_order(compute: Compute, tokenizer: Any, texts: list[str], longest: int, order: list[int]) -> list[list[float]]:
+    """The same in this order of rows, ``BATCH`` at a time; the answers in the order of the texts."""
     answers: list[list[float]] = [[]] * len(texts)
     for first in range(0, len(order), BATCH):
         rows = order[first : first + BATCH]
         inputs = tokenizer(
             [texts[row] for row in rows], truncation=True, max_length=longest, padding=True, return_tensors="pt"
         )
-        chances = model(**inputs.to(model.device)).logits.softmax(-1)
-        for row, each in zip(rows, chances.tolist(), strict=True):
+        for row, each in zip(rows, compute(inputs), strict=True):
             answers[row] = each
     return answers
+
+
+def through_onnx(model: Any, tokenizer: Any, path: Path) -> Compute:
+    """The model's probabilities of a batch by ONNX Runtime, with as many threads as torch has."""
+    import onnxruntime
+
+    inputs = dict(tokenizer(["two rows of words", "of some length"], padding=True, return_tensors="pt"))
+    shape = {0: torch.export.Dim("rows"), 1: torch.export.Dim("tokens", max=tokenizer.model_max_length)}
+    torch.onnx.export(
+        model, kwargs=inputs, f=path, dynamo=True, dynamic_shapes=dict.fromkeys(inputs, shape), verbose=False
+    )
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    wanted = {each.name for each in session.get_inputs()}
+
+    def compute(batch: Any) -> list[list[float]]:
+        (logits,) = session.run(None, {name: tensor.numpy() for name, tensor in batch.items() if name in wanted})
+        chances = np.exp(logits - logits.max(-1, keepdims=True))
+        answers: list[list[float]] = (chances / chances.sum(-1, keepdims=True)).tolist()
+        return answers
+
+    with torch.inference_mode():
+        expected = model(**inputs).logits.softmax(-1)
+    torch.testing.assert_close(torch.tensor(compute(inputs)), expected, atol=1e-5, rtol=1e-4)
+    return compute
 
 
 if __name__ == "__main__":
