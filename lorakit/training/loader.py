@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from lorakit.recipe.schema import TrainingSection
 from lorakit.tasks.batching import IDLE, PARTS, Batch, Encoded, epoch_batches, evaluation_batches
 from lorakit.training.losses import row_scale, scaled
+
+ASIDE_STREAM = 5
+"""Keeps the draw of rows that are set aside apart from the other draws of the same seed."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class TrainLoader:
 
     in_step: whether all processes pass equally many batches, as sharded weights need it, or one may pass fewer;
     weights: of the classes (classes,); with them each batch says what makes a mean over its step's rows one over their weights;
-    numbered: whether each says which pieces of the tokens it holds.
+    numbered: whether each says which pieces of the tokens it holds; chosen: the rows that there are for it, all of them by default.
     """
 
     encoded: Encoded
@@ -44,6 +47,17 @@ class TrainLoader:
     in_step: bool = False
     weights: NDArray[np.float64] | None = None
     numbered: bool = False
+    chosen: NDArray[np.int64] | None = None
+
+    def parted(self, aside: int) -> tuple[TrainLoader, TrainLoader]:
+        """Two loaders without a row in common: of ``aside`` rows that the seed draws, and of the others, which come first."""
+        drawn = np.random.default_rng([ASIDE_STREAM, self.seed]).permutation(len(self.encoded))
+        return replace(self, chosen=np.sort(drawn[aside:])), replace(self, chosen=np.sort(drawn[:aside]))
+
+    @property
+    def every_row(self) -> NDArray[np.int64]:
+        """The rows that there are."""
+        return np.arange(len(self.encoded)) if self.chosen is None else self.chosen
 
     def step_batches(self, epoch: int, skip: int = 0) -> Iterator[StepBatch]:
         """The epoch's steps in order, without the first ``skip``. Each batch is split over the processes row by row."""
@@ -92,10 +106,11 @@ class TrainLoader:
 
     def batches(self, epoch: int) -> list[list[int]]:
         """The epoch's batches, of all processes."""
-        section = self.training
-        return epoch_batches(
-            self.encoded.lengths, section.batch_size, seed=self.seed, epoch=epoch, group=section.length_grouping
-        )
+        section, lengths = self.training, self.encoded.lengths
+        if self.chosen is not None:
+            lengths = lengths[self.chosen]
+        batches = epoch_batches(lengths, section.batch_size, seed=self.seed, epoch=epoch, group=section.length_grouping)
+        return batches if self.chosen is None else [self.chosen[places].tolist() for places in batches]
 
     def rows(self, epoch: int, place: int) -> list[int]:
         """What step number ``place`` of an epoch sees, of all processes: the rows' numbers at their source."""
@@ -106,21 +121,27 @@ class TrainLoader:
     def first(self, number: int, generator: torch.Generator) -> list[Batch]:
         """The first ``number`` batches in file order, always the same (the authors' scoring data)."""
         size = self.training.batch_size
-        rows = list(range(min(number * size, len(self.encoded))))
+        rows = self.every_row[: number * size].tolist()
         return [self.collate(part, part) for start in range(0, len(rows), size) if (part := rows[start : start + size])]
 
     def sample(self, number: int, generator: torch.Generator) -> list[Batch]:
         """``number`` batches of rows drawn without replacement, similar lengths together."""
-        return self.sampled(torch.randperm(len(self.encoded), generator=generator)[: number * self.training.batch_size])
+        return self.sampled(self.drawn(number, generator))
 
     def halves(self, number: int, generator: torch.Generator) -> tuple[list[Batch], list[Batch]]:
         """Twice ``number`` batches, or as many as there are rows for, without a row in common."""
-        rows = torch.randperm(len(self.encoded), generator=generator)[: 2 * number * self.training.batch_size]
+        rows = self.drawn(2 * number, generator)
         return self.sampled(rows[::2]), self.sampled(rows[1::2])
 
-    def sampled(self, drawn: torch.Tensor) -> list[Batch]:
-        """Rows that were drawn (n,) as batches, similar lengths together."""
-        rows = drawn.tolist()
+    def drawn(self, number: int, generator: torch.Generator) -> list[int]:
+        """The rows of ``number`` batches, without replacement."""
+        rows = self.every_row
+        places = torch.randperm(len(rows), generator=generator)[: number * self.training.batch_size]
+        drawn: list[int] = rows[places.numpy()].tolist()
+        return drawn
+
+    def sampled(self, rows: list[int]) -> list[Batch]:
+        """Rows that were drawn as batches, similar lengths together."""
         lengths = [self.encoded.lengths[row] for row in rows]
         parts = [[rows[place] for place in places] for places in evaluation_batches(lengths, self.training.batch_size)]
         return [self.collate(part, part) for part in parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,7 +28,8 @@ from lorakit.training.schedule import Schedule
 class UpdateContext:
     """What an update may use.
 
-    draw: number -> that many batches of training rows, from the update's own stream; generator: that stream; options: the recipe's
+    draw: number -> that many batches of training rows, from the update's own stream; of the rows that are set aside, where it sets some
+    aside; generator: that stream; options: the recipe's
     ``adapter.update_options`` that are this update's, as their types; optimizer: for its state.
     """
 
@@ -72,6 +74,11 @@ class Update(Hook):
     def settings_from(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """The value of every option."""
         return {name: given.get(name, option.default) for name, option in cls.options.items()}
+
+    @classmethod
+    def aside(cls, settings: Mapping[str, Any]) -> float:
+        """The share of the training rows that no step sees, because the update has them for itself."""
+        return 0.0
 
     @classmethod
     def untrained(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> dict[str, TrainedTensor]:
@@ -147,6 +154,12 @@ def chosen_updates(recipe: Recipe) -> list[tuple[type[Update], dict[str, Any]]]:
     if problems:
         raise RecipeError(problems)
     return read
+
+
+def rows_aside(recipe: Recipe, rows: int) -> int:
+    """How many of the training rows the recipe's updates set aside."""
+    share = max((kind.aside(kind.settings_from(given)) for kind, given in chosen_updates(recipe)), default=0.0)
+    return math.ceil(round(share * rows, 9))
 
 
 def untrained_notes(recipe: Recipe, adapted: AdaptedModel) -> list[str]:

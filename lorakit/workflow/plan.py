@@ -28,7 +28,7 @@ from lorakit.training.frozen_states import GIB
 from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.tail_average import snapshot_steps
-from lorakit.training.update import untrained_notes
+from lorakit.training.update import rows_aside, untrained_notes
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.fit import Fit, find_fit, read_size
 from lorakit.workflow.freeze import kept_bytes
@@ -84,7 +84,7 @@ class Plan(Result):
         model_bytes: what the frozen backbone is kept in, quantised where the recipe says so.
         budget: adapter parameters that may be on at once.
         budget_source: the keys that say so.
-        rows: of the training split.
+        rows: of the training split that steps see.
         steps_per_epoch: optimiser steps.
         total_steps: of the whole training.
         warmup_steps: of these, those in which the learning rate rises.
@@ -149,7 +149,8 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
             check_sharding(loaded.recipe)
     parts = assemble(loaded)
     with loaded.locating_errors():
-        schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
+        rows = len(parts.data.splits["train"])
+        schedule = make_schedule(loaded.recipe, rows - rows_aside(loaded.recipe, rows))
         adapted = adapt(parts, statistics=None)
         drop_unused_work(parts, adapted)
         start = loaded.recipe.adapter.start

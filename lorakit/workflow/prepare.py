@@ -32,7 +32,7 @@ from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import derive_seed, generator
 from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
-from lorakit.training.update import Update, UpdateContext, chosen_updates, summed_loss, untrained_notes
+from lorakit.training.update import Update, UpdateContext, chosen_updates, rows_aside, summed_loss, untrained_notes
 from lorakit.workflow.accelerator import check_device, make_accelerator
 from lorakit.workflow.calibrate import calibrate
 from lorakit.workflow.data_parallel import tell_no_more_than_needed
@@ -65,7 +65,8 @@ def prepare(
         give_memory_back()
     with loaded.locating_errors():
         encoded = parts.encode("train", *task.validation)
-        schedule = make_schedule(recipe, len(encoded["train"]))
+        rows = len(encoded["train"])
+        schedule = make_schedule(recipe, rows - rows_aside(recipe, rows))
         check_device(recipe)
         if sharded:
             check_model(parts.backbone.model)
@@ -90,13 +91,14 @@ def prepare(
     with loaded.locating_errors():
         states = freeze(parts, encoded["train"], objective, schedule)
     loader = make_loader(parts, encoded["train"], accelerator, numbered=states is not None, in_step=sharded)
+    loader, aside = set_aside(recipe, loader)
     optimizer = make_optimizer(adapted, recipe.training, base_rate(recipe))
     search: list[SearchHook] = []
     with loaded.locating_errors():
         if recipe.search.method != "none":
             allocator = make_allocator(parts, adapted, loader, objective, schedule, optimizer)
             search = [SearchHook(allocator, run, writes=accelerator.is_main_process, optimizer=optimizer)]
-        updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader)
+        updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader, aside)
         graphs = None
         if use_graphs(recipe, accelerator, adapted.model.config, [*search, *updates]):
             graphs, loader = Graphs(adapted), replace(loader, multiple=LENGTHS)
@@ -167,6 +169,12 @@ def make_loader(
     )
 
 
+def set_aside(recipe: Recipe, loader: TrainLoader) -> tuple[TrainLoader, TrainLoader]:
+    """The rows that steps see, and those that updates have for themselves: the same ones, where none sets some aside."""
+    aside = rows_aside(recipe, len(loader.encoded))
+    return loader.parted(aside) if aside else (loader, loader)
+
+
 def make_updates(
     recipe: Recipe,
     adapted: AdaptedModel,
@@ -174,6 +182,7 @@ def make_updates(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     loader: TrainLoader,
+    aside: TrainLoader,
 ) -> list[Update]:
     """The recipe's updates in order; each draws, and draws training rows, from a stream of its own."""
     updates = []
@@ -181,7 +190,8 @@ def make_updates(
         logger.info("%s", note)
     for kind, options in chosen_updates(recipe):
         own = generator(recipe.run.seed, f"updates/{kind.name}")
-        draw = partial(loader.sample, generator=own)
+        draws = aside if kind.aside(kind.settings_from(options)) else loader
+        draw = partial(draws.sample, generator=own)
         updates.append(kind(UpdateContext(adapted, recipe, schedule, objective, optimizer, draw, own, options)))
     return updates
 

@@ -52,6 +52,7 @@ def test_what_was_not_reached_is_not_said_to_be_checked() -> None:
         "tied_lora",
         "roselora",
         "rose",
+        "bilora",
         "delta_lora",
         "cola",
         "xgblora",

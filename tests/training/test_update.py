@@ -20,6 +20,7 @@ from lorakit.training.update import chosen_updates, updates
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "aflora": ("adapter.update_options={final: 0.25, window: 2, square: trained}",),
+    "bilora": ("adapter.method=bilora",),
     "delta_lora": ("adapter.method=delta_lora",),
     "diff_pruning": ("adapter.method=diff_pruning",),
     "drop_bp": ("adapter.update_options={rate: 0.25}",),  # one branch of four: a step drops no fewer

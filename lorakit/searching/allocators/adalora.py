@@ -30,11 +30,10 @@ from torch import nn
 from lorakit.adapters.json_tensors import pack_all, unpack
 from lorakit.adapters.options import Option
 from lorakit.adapters.rank_units import axes_of
-from lorakit.adapters.switching import ON
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import SearchContext, allocators
 from lorakit.searching.cost_model import CostModel
-from lorakit.searching.penalty import outer_factors, with_penalty
+from lorakit.searching.penalty import unlike_orthonormal, with_penalty
 from lorakit.searching.unit_allocator import UnitAllocator, Units, without_phases
 from lorakit.tasks.batching import SummedLoss
 
@@ -113,16 +112,7 @@ class AdaLoRA(UnitAllocator):
 
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss and the orthogonality term."""
-        return with_penalty(loss, self.settings["orthogonality"], self.unlike_orthonormal)
-
-    def unlike_orthonormal(self) -> list[torch.Tensor]:
-        """``|M M^T - 1|_F`` of every A and transposed B (rank x n) in training that is not what closes a unit."""
-        return [
-            (rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)).norm()
-            for adapter in self.adapters.values()
-            if adapter.state == ON and not any(name in adapter.delta.closers() for name, _ in outer_factors(adapter))
-            for _, rows in outer_factors(adapter)
-        ]
+        return with_penalty(loss, self.settings["orthogonality"], lambda: unlike_orthonormal(self.adapters.values()))
 
     def state_dict(self) -> dict[str, Any]:
         """The averages too."""

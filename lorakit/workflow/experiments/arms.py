@@ -18,6 +18,7 @@ from lorakit.recipe.schema import CUSTOM, Recipe
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.evaluation import of_split
 from lorakit.training.schedule import make_schedule
+from lorakit.training.update import rows_aside
 from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.unfinished import FREE_ON_RESUME, changed_keys
 
@@ -258,7 +259,8 @@ def try_out(name: str, loaded: LoadedRecipe) -> Forecast:
     """Put the recipe's parts together once. RecipeError, DataError and the like for what only model and data can tell."""
     parts = assemble(loaded)
     with loaded.locating_errors():
-        schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
+        rows = len(parts.data.splits["train"])
+        schedule = make_schedule(loaded.recipe, rows - rows_aside(loaded.recipe, rows))
         adapted = adapt(parts, statistics=None)
     task = parts.task
     names = [

@@ -16,6 +16,7 @@ from support.search.unit_contract import STEPS, TICKS, summed, unit_contract
 from torch.testing import assert_close
 
 from lorakit.errors import RecipeError
+from lorakit.searching.penalty import unlike_orthonormal
 
 RANK, TARGET, ALPHA = 6, 2, 9.0
 THEIRS = {"A": "lora_A", "B": "lora_B", "g": "lora_E"}
@@ -283,7 +284,7 @@ def test_the_orthogonality_term_is_for_each_row_and_for_what_has_a_gate(make: Ma
     added = allocator.around_loss(summed)(scene.adapted.model, batch) - summed(scene.adapted.model, batch)
     assert_close(added, len(batch["labels"]) * 0.4 * sum(errors) / len(errors), rtol=1e-4, atol=1e-4)
     assert scene.allocator(method="adalora", options={"orthogonality": "0"}).around_loss(summed) is summed
-    assert make("bert", targets=["q"]).allocator(method="adalora", enable=0.5).unlike_orthonormal() == []
+    assert unlike_orthonormal(make("bert", targets=["q"]).adapted.adapters.values()) == []
 
 
 def test_a_step_that_overflowed_tells_nothing(make: Make) -> None:
