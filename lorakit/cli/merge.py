@@ -43,6 +43,13 @@ def tell(result: MergeResult) -> None:
         ("folded", counted(result.folded, "site")),
         ("proof", f"{proof(result)}, {counted(result.flips, 'label')} changed"),
     ]
+    if result.pruned is not None:
+        small = result.pruned
+        told = (
+            f"MLPs of {small.channels:,} channels, {small.channels_before:,} before; {small.parameters:,} parameters of "
+            f"{small.parameters_before:,}; {small.weight_bytes / 2**20:.1f} MiB of weights"
+        )
+        pairs.append(("smaller", told))
     if result.kept:
         kept = f"{counted(len(result.kept), 'site')} that a plain checkpoint cannot hold: {', '.join(result.kept)}"
         pairs.append(("kept apart", kept))
