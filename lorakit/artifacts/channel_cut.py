@@ -1,4 +1,4 @@
-"""What a merged model keeps of its MLPs where a run has closed some of their channels: the weights cut, and the config that says so."""
+"""What a merged model keeps where a run has closed channels or heads: the weights cut, and the config that says so."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.deltas.masked import Masked
 from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.later import Later, made
-from lorakit.backbone.channels import Mlp, mlps, narrow
+from lorakit.backbone.channels import CHANNELS, HEADS, SILENCED, Part, config_with, parts_of
 
 
 @dataclass(frozen=True)
 class ChannelCut:
-    """Which channels stay. kept: the MLP of each layer, and which of its channels are open (width,); the same number everywhere."""
+    """Which channels, or heads, stay.
 
-    kept: list[tuple[Mlp, torch.Tensor]]
+    kind: which of the two; kept: those of each layer, and which of them are open (number,): as many everywhere.
+    """
+
+    kind: str
+    kept: list[tuple[Part, torch.Tensor]]
 
     @property
     def before(self) -> int:
-        """Channels of an MLP."""
-        return self.kept[0][0].width
+        """Channels of an MLP, or heads of keys and values."""
+        return self.kept[0][0].number
 
     @property
     def after(self) -> int:
@@ -35,35 +39,46 @@ class ChannelCut:
     @property
     def parameters(self) -> int:
         """Parameters that go."""
-        return (self.before - self.after) * sum(mlp.numbers for mlp, _ in self.kept)
+        return (self.before - self.after) * sum(part.parameters for part, _ in self.kept)
 
     def cut(self, folded: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
-        """``folded`` (``fold_later``) with every matrix and bias of an MLP cut, when it is asked for; the model's config says so now."""
-        narrow(model.config, self.after)
+        """``folded`` (``fold_later``) with every matrix and bias cut, when it is asked for; the model's config says so now."""
+        for name, value in config_with(model.config, self.kind, self.after).items():
+            setattr(model.config, name, value)
         own, tensors = model.state_dict(), dict(folded)
-        for mlp, kept in self.kept:
-            for name, axis in mlp.cuts():
+        for part, kept in self.kept:
+            for name, axis, size in part.cuts():
                 whole = tensors.get(name, own[name])
-                shape = [self.after if place == axis else size for place, size in enumerate(whole.shape)]
+                places = kept.repeat_interleave(size).nonzero().flatten()
+                shape = [len(places) if along == axis else length for along, length in enumerate(whole.shape)]
                 like = torch.empty(shape, dtype=whole.dtype, device="meta")
-                tensors[name] = Later.of(like, partial(selected, whole, axis, kept))
+                tensors[name] = Later.of(like, partial(selected, whole, axis, places))
         return tensors
 
 
-def selected(whole: torch.Tensor, axis: int, kept: torch.Tensor) -> torch.Tensor:
-    """What ``kept`` says of ``whole`` along ``axis``."""
+def selected(whole: torch.Tensor, axis: int, places: torch.Tensor) -> torch.Tensor:
+    """What of ``whole`` lies at ``places`` along ``axis``."""
     tensor: torch.Tensor = made(whole)
-    return tensor.index_select(axis, kept.nonzero().flatten().to(tensor.device))
+    return tensor.index_select(axis, places.to(tensor.device))
 
 
-def channel_cut(adapted: AdaptedModel) -> ChannelCut | None:
-    """The channels that the adapters leave open; None where nothing is closed."""
-    masks = {
-        name: adapter.delta.kept.detach() != 0
+def opened(deltas: Mapping[str, Masked], part: Part) -> torch.Tensor:
+    """Which of a layer's are open (number,)."""
+    site, size = part.writes[0]
+    return deltas[site.name].open_groups(size)
+
+
+def channel_cuts(adapted: AdaptedModel) -> list[ChannelCut]:
+    """The channels, and the heads, that the adapters leave open; neither where nothing of it is closed."""
+    closing = {
+        name: adapter.delta
         for name, adapter in adapted.adapters.items()
         if adapter.state != DROPPED and isinstance(adapter.delta, Masked) and adapter.delta.closed_outputs()
     }
-    if not masks:
-        return None
-    found = mlps(adapted.backbone.anatomy, adapted.backbone.model.config)
-    return ChannelCut([(mlp, masks[mlp.up.name]) for mlp in found])
+    roles = {delta.site.role for delta in closing.values()}
+    anatomy, config = adapted.backbone.anatomy, adapted.backbone.model.config
+    return [
+        ChannelCut(kind, [(part, opened(closing, part)) for part in parts_of(kind, anatomy, config)])
+        for kind in (CHANNELS, HEADS)
+        if SILENCED[kind] in roles
+    ]

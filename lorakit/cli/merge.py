@@ -45,11 +45,9 @@ def tell(result: MergeResult) -> None:
     ]
     if result.pruned is not None:
         small = result.pruned
-        told = (
-            f"MLPs of {small.channels:,} channels, {small.channels_before:,} before; {small.parameters:,} parameters of "
-            f"{small.parameters_before:,}; {small.weight_bytes / 2**20:.1f} MiB of weights"
-        )
-        pairs.append(("smaller", told))
+        left = [f"{number:,} {kind} a layer, {small.before[kind]:,} before" for kind, number in small.left.items()]
+        parameters = f"{small.parameters:,} parameters, {small.parameters_before:,} before"
+        pairs.append(("smaller", "; ".join([*left, parameters, f"{small.weight_bytes / 2**20:.1f} MiB of weights"])))
     if result.kept:
         kept = f"{counted(len(result.kept), 'site')} that a plain checkpoint cannot hold: {', '.join(result.kept)}"
         pairs.append(("kept apart", kept))

@@ -3,8 +3,8 @@
     y = kept o (W x + b + s B A x)        kept: out, ones and zeros, never trained; A: rank x in, B: out x rank
     W' = diag(kept) (W + s B A), b' = kept o b
 
-Only a site of role `up` has a mask: what it gives is an MLP's hidden layer, channel by channel, and where a channel is 0 the rest of the
-MLP does as if it were not there (``backbone.channels``). All other sites are LoRA. Nothing is closed at the start; the update
+Only sites of the roles `up` and `v` have a mask: what they give is an MLP's channels and attention's values, and where one is 0 the rest
+of the layer does as if it were not there (``backbone.channels``). All other sites are LoRA. Nothing is closed at the start; the update
 `prune_channels` closes.
 """
 
@@ -21,6 +21,7 @@ from lorakit.adapters.factored import Factored
 from lorakit.adapters.ops.thin import thin_product
 from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.adapters.shared import Shared
+from lorakit.backbone.channels import SILENCED
 from lorakit.backbone.site import Site
 
 
@@ -47,7 +48,7 @@ class Masked(Factored):
 
     @classmethod
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
-        """A (rank x in), B (out x rank), and kept (out,) where the outputs are channels."""
+        """A (rank x in), B (out x rank), and kept (out,) where the outputs can be closed."""
         factors = {"A": (rank, site.in_features), "B": (site.out_features, rank)}
         return {**factors, "kept": (site.out_features,)} if has_mask(site) else {**factors}
 
@@ -62,6 +63,15 @@ class Masked(Factored):
     def closed_outputs(self) -> int:
         """How many outputs are closed."""
         return int((self.kept == 0).sum()) if self.masks else 0
+
+    def open_groups(self, size: int) -> torch.Tensor:
+        """Of every ``size`` outputs side by side, whether they are open (out / size,)."""
+        return self.kept.detach()[::size] != 0
+
+    @torch.no_grad()
+    def leave_open(self, groups: torch.Tensor, size: int) -> None:
+        """Close every ``size`` outputs side by side where ``groups`` (out / size,) is false."""
+        self.kept.copy_(groups.repeat_interleave(size))
 
     def layer_forward(self, layer: Layer, x: torch.Tensor, scale: float) -> torch.Tensor:
         """``kept o (W x + b + s B A x)``, in the layer's own dtype."""
@@ -81,8 +91,8 @@ class Masked(Factored):
 
 
 def has_mask(site: Site) -> bool:
-    """Whether what the site gives is an MLP's hidden layer."""
-    return site.role == "up"
+    """Whether what the site gives is an MLP's channels, or attention's values."""
+    return site.role in SILENCED.values()
 
 
 deltas.register(Masked)

@@ -44,6 +44,8 @@ class Family:
     """The config's key of the MLPs' hidden width, which is one for all layers."""
     activation: str = "hidden_act"
     """The config's key of the MLPs' activation."""
+    head_width: str = ""
+    """The config's key of a head's width, where it need not be the hidden width over the number of heads; else empty."""
 
 
 families: Registry[Family] = Registry("model family", "lorakit.backbone.families")

@@ -40,13 +40,21 @@ def test_closed_outputs_are_zero_in_the_layer_and_in_the_merged_one() -> None:
     assert_close(layer.weight, weight)
 
 
-def test_only_the_hidden_layer_has_a_mask() -> None:
+def test_only_what_can_go_whole_has_a_mask() -> None:
     assert Masked.shapes(UP, 2) == {"A": (2, 5), "B": (7, 2), "kept": (7,)}
     assert Masked.shapes(DOWN, 2) == {"A": (2, 5), "B": (7, 2)}
+    assert "kept" in Masked.shapes(Site("m", 0, "v", 5, 7, "linear"), 2)
     delta = random_product("masked", DOWN)
     weight = torch.randn(7, 5, dtype=torch.float64)
     assert delta.additive
     assert_close(delta.effective_weight(weight, SCALE), weight + SCALE * delta.B @ delta.A)
+
+
+def test_groups_of_outputs_are_closed_together() -> None:
+    delta = Masked(Site("m", 0, "v", 5, 6, "linear"), 2)
+    delta.leave_open(torch.tensor([True, False, True]), 2)
+    assert delta.kept.tolist() == [1, 1, 0, 0, 1, 1]
+    assert delta.open_groups(2).tolist() == [True, False, True]
 
 
 def test_it_changes_the_layer_where_b_is_zero_and_an_output_is_closed() -> None:

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 import lorakit
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.deltas.masked import Masked
-from lorakit.artifacts.channel_cut import channel_cut
+from lorakit.artifacts.channel_cut import channel_cuts
 from lorakit.artifacts.merge import fold_later, save_merged
 from lorakit.artifacts.run import Run
 from lorakit.cli.merge import tell
@@ -37,10 +37,10 @@ def told(**options: Any) -> str:
     return f"adapter.update_options={{{', '.join(f'{name}: {value}' for name, value in options.items())}}}"
 
 
-def masks(adapted: AdaptedModel) -> list[torch.Tensor]:
+def masks(adapted: AdaptedModel, role: str = "up") -> list[torch.Tensor]:
     """Of each layer."""
-    deltas = [adapter.delta for adapter in adapted.adapters.values()]
-    return [delta.kept.detach() for delta in deltas if isinstance(delta, Masked) and delta.masks]
+    deltas = [adapter.delta for adapter in adapted.adapters.values() if adapter.site.role == role]
+    return [delta.kept.detach() for delta in deltas if isinstance(delta, Masked)]
 
 
 def test_the_gradient_of_the_weight_by_hand():
@@ -64,50 +64,56 @@ def test_it_is_the_gradient_of_the_weight_where_b_is_zero_and_a_orthogonal():
     assert_close(weight_gradient(a, b, a.grad, b.grad), 1.5 * weight.grad)
 
 
-def score_by_hand(adapter: Any, *, of_inputs: bool) -> np.ndarray:
-    """|G o (W + s B A)|, summed, over its 2-norm."""
+def score_by_hand(adapter: Any, width: int, *, of_inputs: bool) -> np.ndarray:
+    """|G o (W + s B A)|, summed over rows, or columns, of ``width`` side by side, over its 2-norm."""
     w, a, b = (t.detach().numpy() for t in (adapter.base.weight, adapter.delta.A, adapter.delta.B))
     of_a, of_b = adapter.delta.A.grad.numpy(), adapter.delta.B.grad.numpy()
     numbers = np.abs((of_b @ a + b @ of_a - of_b @ of_a) * (w + 2 * b @ a))
     score = numbers.sum(axis=0 if of_inputs else 1)
+    score = np.add.reduceat(score, range(0, len(score), width))
     return score / np.sqrt((score**2).sum())
+
+
+CHANNEL = {"up": 1, "gate": 1, "down": 1}
+HEAD = {"v": 8, "k": 8, "q": 16, "o": 16}  # two heads of queries look at each of keys and values, all of width 8
 
 
 @pytest.mark.parametrize("family", ["bert", "qwen2"])
 def test_importance_and_masks_of_two_steps_by_hand(bench: Bench, tmp_path: Path, family: str):
-    options = told(share=0.75, begin=0, settle=0.5, every=1, beta=0.8)
+    heads = 0.5 if family == "qwen2" else 0
+    options = told(share=0.75, heads=heads, begin=0, settle=0.5, every=1, beta=0.8)
     loaded = bench.load(*OURS, options, "training.max_steps=4", "training.lr=0.05", family=family)
     training = prepare(loaded, assemble(loaded), Run(tmp_path))
     (update,) = training.hooks
     assert isinstance(update, PruneChannels)
-    adapters = {site.role: adapter for site, adapter in zip_layer(training.adapted, 1)}
-    expected = np.zeros(WIDTH)
+    adapters = {a.site.role: a for a in training.adapted.adapters.values() if a.site.layer == 1}
+    expected = {"channels": np.zeros(WIDTH), "heads": np.zeros(2)}
     score = update.before_optimizer_step
 
     def beside(state: Any) -> None:
-        nonlocal expected
-        found = [
-            score_by_hand(adapters[role], of_inputs=role == "down")
-            for role in ("up", "gate", "down")
-            if role in adapters
-        ]
-        expected = 0.8 * expected + 0.2 * np.sum(found, axis=0)
+        for kind, sizes in (("channels", CHANNEL), ("heads", HEAD)):
+            found = [
+                score_by_hand(adapters[role], size, of_inputs=role in ("down", "o"))
+                for role, size in sizes.items()
+                if role in adapters and (kind == "channels" or heads)
+            ]
+            expected[kind] = 0.8 * expected[kind] + 0.2 * np.sum(found, axis=0)
         score(state)
 
     update.before_optimizer_step = beside  # type: ignore[method-assign]
     batches = list(training.loader.step_batches(0))
-    # of 48 channels 12 stay at last: 12 + 36 (1 - t)^3 is 16.5 at t = 1/2, and 12 at t = 1
+    # of 48 channels 12 stay at last: 12 + 36 (1 - t)^3 is 16.5 at t = 1/2, and 12 at t = 1; of 2 heads 1 + 1/8 and 1
     for step, left in ((1, 17), (2, 12)):
         before = masks(training.adapted)[1].clone()
         loop.step(training, batches[step - 1])
-        assert_close(update.importance[1].double().numpy(), expected, rtol=1e-4, atol=1e-7)
-        order = np.argsort(-np.where(before.numpy() > 0, expected, -1), kind="stable")[:left]
+        for kind in ("channels", "heads") if heads else ("channels",):
+            assert_close(update.importance[kind, 1].double().numpy(), expected[kind], rtol=1e-4, atol=1e-7)
+        order = np.argsort(-np.where(before.numpy() > 0, expected["channels"], -1), kind="stable")[:left]
         assert sorted(order) == masks(training.adapted)[1].nonzero().flatten().tolist()
     assert [int(mask.sum()) for mask in masks(training.adapted)] == [12, 12]
-
-
-def zip_layer(adapted: AdaptedModel, layer: int) -> list[tuple[Any, Any]]:
-    return [(a.site, a) for a in adapted.adapters.values() if a.site.layer == layer]
+    if heads:
+        better = int(expected["heads"].argmax())
+        assert masks(training.adapted, "v")[1].tolist() == [float(place // 8 == better) for place in range(16)]
 
 
 def test_how_many_are_left_when(bench: Bench, tmp_path: Path):
@@ -126,26 +132,32 @@ def test_how_many_are_left_when(bench: Bench, tmp_path: Path):
     assert all(counts[0] == counts[1] for counts in left)
 
 
-@pytest.mark.parametrize("family", ["bert", "qwen2", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "qwen2", "gemma2"])
 def test_the_masked_model_is_the_smaller_one(bench: Bench, tmp_path: Path, family: str):
     adapted = trained(bench, *OURS, family=family)
     generator = torch.Generator().manual_seed(1)
     for mask in masks(adapted):
         mask[torch.randperm(WIDTH, generator=generator)[:31]] = 0
+    if own_heads := family in ("qwen2", "gemma2"):
+        first, second = masks(adapted, "v")
+        first[:8], second[8:] = 0, 0
     adapted.model.eval()
     ids = torch.randint(4, 40, (3, 9), generator=generator)
     with torch.no_grad():
         expected = adapted.model(input_ids=ids).logits
-    cut, whole = channel_cut(adapted), adapted.model.num_parameters()
-    assert cut is not None
-    assert (cut.before, cut.after) == (WIDTH, 17)
-    _, folded = fold_later(adapted)
+    cuts = channel_cuts(adapted)
+    assert [(cut.kind, cut.before, cut.after) for cut in cuts] == [("channels", 48, 17), ("heads", 2, 1)][
+        : 1 + own_heads
+    ]
+    _, tensors = fold_later(adapted)
     whole = sum(parameter.numel() for parameter in adapted.model.parameters())
-    save_merged(adapted, tmp_path, [], 32, closed=False, folded=cut.cut(folded, adapted.model))
+    for cut in cuts:
+        tensors = cut.cut(tensors, adapted.model)
+    save_merged(adapted, tmp_path, [], 32, closed=False, folded=tensors)
     small = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         assert_close(small(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
-    assert whole - small.num_parameters() == cut.parameters
+    assert whole - small.num_parameters() == sum(cut.parameters for cut in cuts)
 
 
 @pytest.fixture(scope="module")
@@ -162,12 +174,12 @@ def test_a_run_merges_into_a_plain_smaller_checkpoint(run: Path, capsys: pytest.
     assert config["intermediate_size"] == 24
     pruned = merged.pruned
     assert pruned is not None
-    assert (pruned.channels, pruned.channels_before) == (24, 48)
+    assert (pruned.left, pruned.before) == ({"channels": 24}, {"channels": 48})
     assert pruned.parameters == AutoModelForSequenceClassification.from_pretrained(merged.out).num_parameters()
     assert pruned.parameters_before - pruned.parameters == 2 * 24 * (32 + 1 + 32)
     assert pruned.weight_bytes == (merged.out / "model.safetensors").stat().st_size
     tell(merged)
-    assert "MLPs of 24 channels, 48 before; " in capsys.readouterr().out
+    assert "24 channels a layer, 48 before; 17,394 parameters, 20,514 before; " in capsys.readouterr().out
 
 
 def test_the_best_weights_have_the_whole_share_gone_and_peft_has_no_form_for_them(run: Path):
@@ -181,7 +193,7 @@ def test_the_plan_tells_how_small_the_model_will_be(bench: Bench):
     notes = lorakit.plan(bench.load(*OURS, told(share=0.25))).notes
     (note,) = [note for note in notes if "prune_channels" in note]
     assert note.startswith(
-        "update 'prune_channels': every MLP goes from 48 channels to 36, the model from 20,514 parameters to 18,954,"
+        "update 'prune_channels': the model goes from 48 channels a layer to 36, 20,514 parameters to 18,954,"
     )
 
 
@@ -209,6 +221,9 @@ def test_refusals_when_the_recipe_is_read(bench: Bench, settings: tuple[str, ...
     [
         (("adapter.targets=[q,up]",), "output.dense has no adapter"),
         ((told(begin=0.5, settle=0.5),), "has no time to prune"),
+        ((told(share=0.01),), "0.01 of 48 channels is none"),
+        ((told(share=0),), "its shares are 0"),
+        ((told(heads=0.5),), "its config has no width of a head"),
     ],
 )
 def test_refusals_when_it_is_planned(bench: Bench, settings: tuple[str, ...], match: str):
