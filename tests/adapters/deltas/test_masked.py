@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from support.adapters.products import SCALE, random_product
 from torch import nn
@@ -11,7 +12,9 @@ from torch.testing import assert_close
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.deltas.masked import Masked
 from lorakit.adapters.method import resolve
+from lorakit.artifacts.combination import update_of
 from lorakit.backbone.site import Site
+from lorakit.errors import RunError
 from lorakit.recipe.schema import AdapterSection
 
 UP, DOWN = Site("m", 0, "up", 5, 7, "linear"), Site("m", 0, "down", 5, 7, "linear")
@@ -48,6 +51,19 @@ def test_only_what_can_go_whole_has_a_mask() -> None:
     weight = torch.randn(7, 5, dtype=torch.float64)
     assert delta.additive
     assert_close(delta.effective_weight(weight, SCALE), weight + SCALE * delta.B @ delta.A)
+
+
+def test_an_update_with_closed_outputs_is_not_combined() -> None:
+    adapter = Adapter(UP, resolve(AdapterSection(method="loraprune", rank=3)), 3, nn.Linear(5, 7, bias=False)).double()
+    delta = adapter.delta
+    assert isinstance(delta, Masked)
+    delta.B.data.fill_(1.0)
+    whole = update_of(adapter)
+    assert whole.dense is not None
+    assert_close(whole.dense, adapter.scale * (delta.B @ delta.A).detach())
+    delta.leave_open(KEPT.bool(), 1)
+    with pytest.raises(RunError, match="has closed whole outputs"):
+        update_of(adapter)
 
 
 def test_groups_of_outputs_are_closed_together() -> None:
