@@ -30,6 +30,7 @@ SAME = (
     "search.method=none",
     "adapter.shortcuts=[]",
     "adapter.targets=[all]",
+    "model.head_start=fitted",
     "training.batch_size=16",
     "training.lr=1e-3",
     "evaluation.baselines=[]",
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--task", default="sst2")
     parser.add_argument("--rows", type=int, default=500)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.5, 0.75])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=15)

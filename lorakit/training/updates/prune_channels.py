@@ -107,6 +107,9 @@ class PruneChannels(Update):
         self.begin, self.end = (
             steps_in(share, total) for share in (self.settings["begin"], 1 - self.settings["settle"])
         )
+        if self.begin >= self.end:
+            what = f"the training is too short for update '{self.name}', to begin after step {self.begin} and end at step {self.end}"
+            raise RecipeError(what, key=OPTIONS, hint="a smaller begin or settle, or more steps")
 
     def settled(self, state: TrainState) -> bool:
         """Whether the whole share is gone."""
