@@ -10,6 +10,7 @@ freezing for good x scores of a search             `aflora` refuses a search; a 
 finished products x ranks by a search     refused: `restart` decides what trains; x quantised W: commute, W is not written
 pushes of W by B A x dropout, searches for rank units   refused: the weight is pushed by what every input, and every unit, gave
 element masks x momentum, weight decay             commute: masked again after every step; `rose` lets entries grow back
+closed channels x searches, quantised or frozen layers, means over steps   refused: `prune_channels` says why of each
 shared tensors x pruning, ranks by site            commute: a site's own tensors are pruned, a lower rank takes the first directions
 shared tensors that train x search.off: freeze     refused: a frozen site would move
 shared tensors that train x scoring: streaming     refused: a site that is off would move those of the others
@@ -198,15 +199,15 @@ def magnitude_needs_a_sum(spec: AdapterSpec, delta: type[Delta], init: Init) -> 
 
 def dropout_needs_a_branch(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
     """Dropout acts on the adapter's own branch; what rewrites the layer itself has none."""
-    if spec.dropout > 0 and not delta.additive:
+    if spec.dropout > 0 and not (delta.additive or delta.branches):
         yield Problem(
             f"delta '{spec.delta}' has no branch of its own to drop inputs of", key="adapter.dropout", valid="0"
         )
 
 
 def scale_needs_a_sum(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
-    """A scale multiplies an additive update."""
-    if spec.scale != "none" and not delta.additive:
+    """A scale multiplies an additive update, or a branch."""
+    if spec.scale != "none" and not (delta.additive or delta.branches):
         yield Problem(
             f"delta '{spec.delta}' has no update that a scale could multiply", key="adapter.scale", valid="none"
         )

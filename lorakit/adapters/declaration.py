@@ -46,6 +46,8 @@ class Declaration(ABC):
     """Whether any rank will do, or there is none; else the narrower width of a site is the limit."""
     additive: ClassVar[bool] = True
     """Whether the layer is ``W x + b + s dW x``; else ``Delta.layer_forward`` computes it."""
+    branches: ClassVar[bool] = False
+    """Whether one that is not ``additive`` has a branch ``s B A x`` all the same, which takes a scale and dropout."""
     takes_factors: ClassVar[bool] = False
     """Whether ``Delta.set_factors`` can make it any product B A."""
     plain_product: ClassVar[bool] = False

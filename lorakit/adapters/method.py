@@ -127,7 +127,8 @@ def default_init(method: Method, delta: str) -> str:
 
 def default_scale(method: Method, delta: str) -> str:
     """The method's scale rule; with another delta than the method's, none where that one is no sum."""
-    return method.scale if delta == method.delta or deltas.get(delta).additive else "none"
+    kind = deltas.get(delta)
+    return method.scale if delta == method.delta or kind.additive or kind.branches else "none"
 
 
 def shortcut_spec(section: AdapterSection) -> AdapterSpec:

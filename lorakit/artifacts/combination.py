@@ -15,6 +15,7 @@ import torch
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.anchored import Anchored
 from lorakit.adapters.delta import Delta
+from lorakit.adapters.deltas.masked import Masked
 from lorakit.adapters.options import Option
 from lorakit.artifacts.peft.export import thin
 from lorakit.backbone.site import Site
@@ -98,6 +99,9 @@ def update_of(adapter: Adapter, wanted: str = "combined") -> Update:
     if adapter.own_base:
         why = f"init '{adapter.spec.init}' rounded the weight for it, and other runs have another one"
         raise RunError(f"{adapter.site.name} cannot be {wanted}: {why}")
+    if isinstance(adapter.delta, Masked) and adapter.delta.closed_outputs():
+        why = "it has closed whole outputs, which no update of low rank is"
+        raise RunError(f"{adapter.site.name} cannot be {wanted}: {why}", hint="lorakit merge cuts them out")
     if moves_bias(adapter):
         raise RunError(f"{adapter.site.name} cannot be {wanted}: delta '{adapter.spec.delta}' moves the bias too")
     factors = adapter.delta.factors() if adapter.delta.additive and adapter.spec.decomposition == "none" else None

@@ -43,6 +43,11 @@ def tell(result: MergeResult) -> None:
         ("folded", counted(result.folded, "site")),
         ("proof", f"{proof(result)}, {counted(result.flips, 'label')} changed"),
     ]
+    if result.pruned is not None:
+        small = result.pruned
+        left = [f"{number:,} {kind} a layer, {small.before[kind]:,} before" for kind, number in small.left.items()]
+        parameters = f"{small.parameters:,} parameters, {small.parameters_before:,} before"
+        pairs.append(("smaller", "; ".join([*left, parameters, f"{small.weight_bytes / 2**20:.1f} MiB of weights"])))
     if result.kept:
         kept = f"{counted(len(result.kept), 'site')} that a plain checkpoint cannot hold: {', '.join(result.kept)}"
         pairs.append(("kept apart", kept))

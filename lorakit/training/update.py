@@ -48,8 +48,9 @@ class Update(Hook):
 
     name: what recipes call it; summary: a line; source: paper and section; options: its own, whose values an instance has as
     ``settings``; sees_tokens: whether it reaches into what modules compute for each token; fixes_entries: whether it decides that
-    single entries of tensors are zero, or stay as they are, which a mean over steps or new factors would undo. What it decides must
-    come out the same on every process: from gradients after the backward pass, which are the same everywhere, and its own stream.
+    single entries of tensors are zero, or stay as they are, which a mean over steps or new factors would undo; needs_whole_weights: whether
+    it looks at the frozen weights, which then are not sharded. What it decides must come out the same on every process: from gradients
+    after the backward pass, which are the same everywhere, and its own stream.
     Raises RecipeError where the recipe's adapters or its search leave it nothing to do.
     """
 
@@ -60,6 +61,7 @@ class Update(Hook):
     steady = False
     sees_tokens: ClassVar[bool] = False
     fixes_entries: ClassVar[bool] = False
+    needs_whole_weights: ClassVar[bool] = False
 
     @classmethod
     def refusals(cls, recipe: Recipe, spec: AdapterSpec) -> list[Problem]:
@@ -84,6 +86,11 @@ class Update(Hook):
     def untrained(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> dict[str, TrainedTensor]:
         """Name -> tensors of the adapters that it never lets train."""
         return {}
+
+    @classmethod
+    def notes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> list[str]:
+        """What to know before training. Raises RecipeError where it has nothing to work on in this model."""
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """Where the update's stream stands; with what a subclass remembers."""
@@ -162,10 +169,11 @@ def rows_aside(recipe: Recipe, rows: int) -> int:
     return math.ceil(round(share * rows, 9))
 
 
-def untrained_notes(recipe: Recipe, adapted: AdaptedModel) -> list[str]:
-    """How many of the adapters' parameters updates never let train."""
+def update_notes(recipe: Recipe, adapted: AdaptedModel) -> list[str]:
+    """What updates say before training, and how many of the adapters' parameters they never let train."""
     told = []
     for kind, given in chosen_updates(recipe):
+        told += kind.notes(adapted, kind.settings_from(given))
         if never := kind.untrained(adapted, kind.settings_from(given)):
             count, sites = sum(t.parameter.numel() for t in never.values()), {t.site for t in never.values()}
             told.append(

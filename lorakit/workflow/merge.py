@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lorakit.adapters.adapter import Adapter
+from lorakit.artifacts.channel_cut import channel_cuts
 from lorakit.artifacts.files import folder, write_json
 from lorakit.artifacts.merge import check_foldable, fold_later, save_merged, shortcut_record
 from lorakit.backbone.adapted_folder import LENGTH, NO_LIMIT
@@ -27,6 +28,25 @@ from lorakit.workflow.verify import check_target, predict_reference
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Pruned(Result):
+    """A checkpoint that is smaller than the pretrained model.
+
+    Attributes:
+        left: ``channels`` of every MLP, and ``heads`` of keys and values in every layer where some went, to how many there are.
+        before: the same to how many there were.
+        parameters: of the checkpoint.
+        parameters_before: what it would have if none had gone.
+        weight_bytes: the size of its files of weights.
+    """
+
+    left: dict[str, int]
+    before: dict[str, int]
+    parameters: int
+    parameters_before: int
+    weight_bytes: int
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,7 @@ class MergeResult(Result):
         int4_group: the group in which rounding it to int4 gives the integers of before, as after QA-LoRA, so that lorakit loads it in
             4 bits; None where the run was not in int4, or rounding again would move weights.
         load_line: the line of Python that loads it.
+        pruned: where the run has closed channels or heads, how much smaller the checkpoint is; else None.
         temperature: what its logits are to be divided by before a softmax; ``lorakit.load`` does that, transformers does not. 1: none.
     """
 
@@ -62,6 +83,7 @@ class MergeResult(Result):
     closed: list[str]
     int4_group: int | None
     load_line: str
+    pruned: Pruned | None
     temperature: float
 
 
@@ -107,9 +129,12 @@ def merge(
     check_foldable(adapted)
     reference = predict_reference(restored)
     kept = adapted.live_shortcuts
-    before = integers(adapted.model)
+    before, cuts = integers(adapted.model), channel_cuts(adapted)
     (count, folded), closed = fold_later(adapted), why_closed(parts, kept)
     int4_group = found_again(folded, before)
+    parameters = sum(parameter.numel() for parameter in adapted.model.parameters())
+    for cut in cuts:
+        folded = cut.cut(folded, adapted.model)
     with folder(target) as place:
         save_merged(adapted, place, kept, parts.max_length, closed=bool(closed), folded=folded)
         folded.clear()
@@ -138,8 +163,11 @@ def merge(
             plain, rows = load_plain(place, reference.texts, parts, trust=model.trust_remote_code)
             what = "merged folder, as transformers loads it by itself,"
             proof = reference.prove(plain, tolerance, what=what, where=target, rows=rows)
+        weight_bytes = sum(path.stat().st_size for path in place.glob("*.safetensors"))
         told = ("rows", "largest_difference", "tolerance", "flips")
         write_json(place / "lorakit.json", record | {"proof": {name: getattr(proof, name) for name in told}})
+    left, gone = {cut.kind: cut.after for cut in cuts}, sum(cut.parameters for cut in cuts)
+    were = {cut.kind: cut.before for cut in cuts}
     load_line = f'AutoModelForSequenceClassification.from_pretrained("{target}")'
     return MergeResult(
         out=target,
@@ -149,6 +177,7 @@ def merge(
         closed=closed,
         int4_group=int4_group,
         load_line=f'lorakit.load("{target}")' if closed else load_line,
+        pruned=Pruned(left, were, parameters - gone, parameters, weight_bytes) if cuts else None,
         temperature=restored.temperature,
         **vars(proof),
     )

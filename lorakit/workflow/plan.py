@@ -28,7 +28,7 @@ from lorakit.training.frozen_states import GIB
 from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.tail_average import snapshot_steps
-from lorakit.training.update import rows_aside, untrained_notes
+from lorakit.training.update import rows_aside, update_notes
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.fit import Fit, find_fit, read_size
 from lorakit.workflow.freeze import kept_bytes
@@ -154,7 +154,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         adapted = adapt(parts, statistics=None)
         drop_unused_work(parts, adapted)
         start = loaded.recipe.adapter.start
-        told = [*untrained_notes(loaded.recipe, adapted), *(start_from(adapted, Path(start)) if start else [])]
+        told = [*update_notes(loaded.recipe, adapted), *(start_from(adapted, Path(start)) if start else [])]
         measured = measure(parts, adapted, fsdp)
     site_costs = parts.costs
     sites = [

@@ -32,7 +32,7 @@ from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import derive_seed, generator
 from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
-from lorakit.training.update import Update, UpdateContext, chosen_updates, rows_aside, summed_loss, untrained_notes
+from lorakit.training.update import Update, UpdateContext, chosen_updates, rows_aside, summed_loss, update_notes
 from lorakit.workflow.accelerator import check_device, make_accelerator
 from lorakit.workflow.calibrate import calibrate
 from lorakit.workflow.data_parallel import tell_no_more_than_needed
@@ -186,7 +186,7 @@ def make_updates(
 ) -> list[Update]:
     """The recipe's updates in order; each draws, and draws training rows, from a stream of its own."""
     updates = []
-    for note in untrained_notes(recipe, adapted):
+    for note in update_notes(recipe, adapted):
         logger.info("%s", note)
     for kind, options in chosen_updates(recipe):
         own = generator(recipe.run.seed, f"updates/{kind.name}")

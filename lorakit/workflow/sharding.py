@@ -28,6 +28,7 @@ from lorakit.errors import Problem, RecipeError, UsageError
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.allocator import allocators
 from lorakit.searching.proxy import proxies
+from lorakit.training.update import chosen_updates
 from lorakit.workflow.accelerator import FSDP, ROAD, this_process
 
 OPTIONS = {
@@ -104,6 +105,10 @@ def check_sharding(recipe: Recipe) -> None:
                     valid=", ".join(name for name, proxy in proxies.items() if not proxy.rewrites_weights),
                 )
             )
+    for kind, _ in chosen_updates(recipe):
+        if kind.needs_whole_weights:
+            what = f"update '{kind.name}' looks at the frozen weights, which are sharded"
+            problems.append(Problem(what, key="adapter.updates", hint="data parallel, or one process"))
     if problems:
         raise RecipeError(problems)
 

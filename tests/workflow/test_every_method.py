@@ -14,7 +14,7 @@ from lorakit.adapters.method import Method, methods, resolve
 from lorakit.errors import RunError
 from lorakit.recipe.schema import AdapterSection
 
-REFUSES_SEARCH = ("aflora", "relora", "cola", "xgblora")  # they decide themselves what trains
+REFUSES_SEARCH = ("aflora", "relora", "cola", "xgblora", "loraprune")  # they decide themselves what trains
 
 
 @pytest.mark.parametrize("name", thinned(methods.names(), 5))

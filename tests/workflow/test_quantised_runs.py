@@ -190,7 +190,7 @@ def test_every_method_starts_from_the_quantised_function_or_is_refused(bench: Be
         parts = assemble(loaded)
     except LorakitError as error:
         (problem,) = error.problems
-        assert method in {*HOLDS_IT_DENSE, "qa_lora"} or methods.get(method).block == "everything"
+        assert method in {*HOLDS_IT_DENSE, "qa_lora", "loraprune"} or methods.get(method).block == "everything"
         assert problem.key == "model.quantization"
         return
     assert method not in {*HOLDS_IT_DENSE, "qa_lora"}

@@ -150,6 +150,7 @@ def test_only_trainings_shard(monkeypatch: pytest.MonkeyPatch, bench: Bench):
         ("training.freeze_below=1", "training.freeze_below"),
         ("search.method=gradsvd", "search.method"),
         ("search.proxy=synflow", "search.proxy"),
+        ("adapter.method=loraprune", "adapter.updates"),
     ],
 )
 def test_what_needs_frozen_weights_whole_in_training_is_refused_before_anything_is_loaded(

@@ -40,6 +40,12 @@ class Family:
     first_token_from: str = ""
     """Where the head reads the last layer's first token alone: the path of the module inside that layer from whose inputs on, all
     (rows, tokens, width), no token sees another; else empty."""
+    mlp_width: str = "intermediate_size"
+    """The config's key of the MLPs' hidden width, which is one for all layers."""
+    activation: str = "hidden_act"
+    """The config's key of the MLPs' activation."""
+    head_width: str = ""
+    """The config's key of a head's width, where it need not be the hidden width over the number of heads; else empty."""
 
 
 families: Registry[Family] = Registry("model family", "lorakit.backbone.families")

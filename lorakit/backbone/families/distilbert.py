@@ -19,4 +19,14 @@ def norms(config: object) -> Norms:
     return Norms("sa_layer_norm", "output_layer_norm")
 
 
-families.register(Family("distilbert", ("distilbert",), "transformer.layer", ROLES, norms))
+families.register(
+    Family(
+        "distilbert",
+        ("distilbert",),
+        "transformer.layer",
+        ROLES,
+        norms,
+        mlp_width="hidden_dim",
+        activation="activation",
+    ),
+)

@@ -16,4 +16,4 @@ def norms(config: Any) -> Norms:
     return Norms("post_attention_layernorm" if config.model_type == "gemma" else "pre_feedforward_layernorm")
 
 
-families.register(Family("gemma", ("gemma", "gemma2", "gemma3_text"), "layers", ROLES, norms))
+families.register(Family("gemma", ("gemma", "gemma2", "gemma3_text"), "layers", ROLES, norms, head_width="head_dim"))

@@ -12,4 +12,6 @@ def norms(config: object) -> Norms:
     return Norms("ln_2")
 
 
-families.register(Family("gpt2", ("gpt2",), "h", ROLES, norms))
+families.register(
+    Family("gpt2", ("gpt2",), "h", ROLES, norms, mlp_width="n_inner", activation="activation_function"),
+)

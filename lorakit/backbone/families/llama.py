@@ -20,4 +20,6 @@ def norms(config: object) -> Norms:
     return Norms("post_attention_layernorm")
 
 
-families.register(Family("llama", ("llama", "mistral", "qwen2", "qwen3"), "layers", ROLES, norms))
+families.register(
+    Family("llama", ("llama", "mistral", "qwen2", "qwen3"), "layers", ROLES, norms, head_width="head_dim")
+)

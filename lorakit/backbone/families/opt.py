@@ -27,4 +27,6 @@ def norms(config: Any) -> Norms:
     return Norms("self_attn_layer_norm", "final_layer_norm")
 
 
-families.register(Family("opt", ("opt",), "decoder.layers", ROLES, norms))
+families.register(
+    Family("opt", ("opt",), "decoder.layers", ROLES, norms, mlp_width="ffn_dim", activation="activation_function"),
+)
