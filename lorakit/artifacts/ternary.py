@@ -1,19 +1,20 @@
-"""ComPEFT's code of a vector: few entries are kept, each as its sign alone, and one number is the size of all.
+"""ComPEFT's code of what training changed: few entries are kept, each as its sign alone, and one number is the size of all.
 
-    t~ = alpha sd(t) sign(t) where |t| is among the largest n of d, else 0        t (d,): what training changed
+    t~ = alpha sd(t) sign(t) where |t| is among the largest n of d, else 0        t (d,): a change
 
-Source: Yadav et al. 2023, ComPEFT, section 2. As in the authors' code the vector is the whole adapter's, and sd is that of all its entries,
-the dropped ones too, with d - 1 below. Of equal sizes the first are kept here, so that there are n of them; theirs keeps all, and one more.
+Source: Yadav et al. 2023, ComPEFT, section 2; as in the authors' code sd is that of all entries, the dropped ones too, with d - 1 below. Of
+equal sizes the first are kept, so that there are n; a single entry is its own size. Several changes have an n and a size each.
 
-The places are in a Golomb code with a power of two (Rice): a gap g between kept places is g >> w in unary, then the lowest w bits of
-g, with w from n / d as Sattler et al. 2019 (Robust and Communication-Efficient Federated Learning, algorithm 3) choose it. Unary parts,
-lowest bits and signs lie in an array each, so that none is read bit by bit: at most n + (d - n) / 2^w, n w and n bits.
+The places, in all changes one after the other, are in a Golomb code with a power of two (Rice): a gap g between kept places is g >> w in
+unary, then the lowest w bits of g, with w from the share that is kept as Sattler et al. 2019 (Robust and Communication-Efficient Federated
+Learning, algorithm 3) choose it. Unary parts, lowest bits and signs lie in an array each, so that none is read bit by bit: of N entries
+at most n + (N - n) / 2^w, n w and n bits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,44 +24,53 @@ from numpy.typing import NDArray
 
 from lorakit.artifacts.records import number
 
-ARRAYS = ("unary", "low", "signs")
+BITS, SIZES = ("unary", "low", "signs"), "sizes"
+ARRAYS = (*BITS, SIZES)
 MOST_BITS = 40  # of a gap: vectors of more than 10^12 entries there are none
 
 
 @dataclass(frozen=True)
 class Ternary:
-    """length: d; places (n,): of the kept entries, rising; negative (n,): their signs; size: of each of them."""
+    """lengths: of the changes; places (n,): of the kept entries in all of them, rising; negative (n,): their signs; sizes: one a change."""
 
-    length: int
+    lengths: Sequence[int]
     places: NDArray[np.int64]
     negative: NDArray[np.bool_]
-    size: float
+    sizes: NDArray[np.float32]
 
-    def vector(self) -> torch.Tensor:
-        """t~ (d,), float32."""
-        found = torch.zeros(self.length)
-        found[torch.from_numpy(self.places)] = torch.from_numpy(np.where(self.negative, -self.size, self.size)).float()
-        return found
+    def changes(self) -> torch.Tensor:
+        """t~ of all, one after the other."""
+        found = np.zeros(sum(self.lengths), np.float32)
+        size = self.sizes[np.searchsorted(np.cumsum(self.lengths), self.places, side="right")]
+        found[self.places] = np.where(self.negative, -size, size)
+        return torch.from_numpy(found)
 
     @property
     def record(self) -> dict[str, Any]:
         """What the arrays do not tell, ready for JSON."""
-        kept = len(self.places)
-        return {"length": self.length, "kept": kept, "low_bits": low_bits(kept, self.length), "size": self.size}
+        kept, length = len(self.places), sum(self.lengths)
+        return {"length": length, "kept": kept, "low_bits": low_bits(kept, length)}
 
 
-def ternary(vector: torch.Tensor, density: float, alpha: float) -> Ternary:
-    """The code of ``vector`` (d,) with a share ``density`` of its entries, at least one, and none that is zero.
+def ternary(changes: Sequence[torch.Tensor], density: float, alpha: float) -> Ternary:
+    """The code of changes, of each a share ``density`` of its entries, at least one, and none that is zero.
 
     Example:
-        >>> code = ternary(torch.tensor([0.0, -3.0, 1.0, 2.0]), density=0.5, alpha=1.0)
-        >>> code.places.tolist(), code.negative.tolist(), round(code.size, 4)
-        ([1, 3], [True, False], 2.1602)
+        >>> code = ternary([torch.tensor([0.0, -3.0, 1.0, 2.0])], density=0.5, alpha=1.0)
+        >>> code.places.tolist(), code.negative.tolist(), code.sizes.round(4).tolist()
+        ([1, 3], [True, False], [2.160200119018555])
     """
-    values = vector.detach().cpu().double().numpy()
-    kept = min(max(1, int(density * len(values))), np.count_nonzero(values))
-    places = np.sort(np.argsort(-np.abs(values), kind="stable")[:kept])
-    return Ternary(len(values), places, values[places] < 0, alpha * float(np.std(values, ddof=min(1, len(values) - 1))))
+    places, negative, sizes, begin = [], [], [], 0
+    for change in changes:
+        values = change.detach().cpu().double().numpy()
+        kept = min(max(1, int(density * len(values))), np.count_nonzero(values))
+        largest = np.sort(np.argsort(-np.abs(values), kind="stable")[:kept])
+        places.append(begin + largest)
+        negative.append(values[largest] < 0)
+        sizes.append(alpha * np.std(values, ddof=1) if len(values) > 1 else abs(values[0]))
+        begin += len(values)
+    lengths = [len(change) for change in changes]
+    return Ternary(lengths, np.concatenate(places), np.concatenate(negative), np.array(sizes, np.float32))
 
 
 def low_bits(kept: int, length: int) -> int:
@@ -72,29 +82,29 @@ def low_bits(kept: int, length: int) -> int:
 
 
 def packed(code: Ternary) -> dict[str, torch.Tensor]:
-    """The arrays of the code, of bytes."""
-    width = low_bits(len(code.places), code.length)
+    """The arrays of the code: bits in bytes, and the sizes."""
+    width = low_bits(len(code.places), sum(code.lengths))
     gaps = np.diff(code.places, prepend=-1) - 1
     ends = np.cumsum((gaps >> width) + 1) - 1
     unary = np.ones(ends[-1] + 1 if len(ends) else 0, np.uint8)
     unary[ends] = 0
     low = (gaps[:, None] >> np.arange(width)) & 1
-    return {
-        name: torch.from_numpy(np.packbits(bits))
-        for name, bits in zip(ARRAYS, (unary, low, code.negative), strict=True)
-    }
+    arrays = [np.packbits(bits) for bits in (unary, low, code.negative)]
+    return {name: torch.from_numpy(array) for name, array in zip(ARRAYS, (*arrays, code.sizes), strict=True)}
 
 
-def unpacked(arrays: Mapping[str, torch.Tensor], record: Mapping[str, Any], length: int) -> Ternary:
-    """What ``packed`` packed, for a vector of ``length`` entries. Raises KeyError, TypeError or ValueError for what is no such code."""
-    if number(record["length"], "length", whole=True) != length:
-        raise ValueError(f"it is of {record['length']} entries, and the adapter has {length}")
+def unpacked(arrays: Mapping[str, torch.Tensor], record: Mapping[str, Any], lengths: Sequence[int]) -> Ternary:
+    """What ``packed`` packed, for changes of these lengths. Raises KeyError, TypeError or ValueError for what is no such code."""
+    if (told := number(record["length"], "length", whole=True)) != (length := sum(lengths)):
+        raise ValueError(f"it is of {told} entries, and the adapter has {length}")
     kept = int(number(record["kept"], "kept", low=0, whole=True))
     width = int(number(record["low_bits"], "low_bits", low=0, whole=True))
-    size = float(number(record["size"], "size", low=0))
-    if any(arrays[name].dtype != torch.uint8 or arrays[name].dim() != 1 for name in ARRAYS):
+    if any(arrays[name].dtype != torch.uint8 or arrays[name].dim() != 1 for name in BITS):
         raise ValueError("a code is arrays of bytes")
-    unary, low, signs = (np.unpackbits(arrays[name].numpy()) for name in ARRAYS)
+    sizes = arrays[SIZES]
+    if sizes.dtype != torch.float32 or [*sizes.shape] != [len(lengths)] or not bool((sizes >= 0).all()):
+        raise ValueError(f"its arrays are not those of {len(lengths)} changes")
+    unary, low, signs = (np.unpackbits(arrays[name].numpy()) for name in BITS)
     ends = np.flatnonzero(unary == 0)[:kept]
     used = ends[-1] + 1 if len(ends) else 0
     if (
@@ -109,4 +119,4 @@ def unpacked(arrays: Mapping[str, torch.Tensor], record: Mapping[str, Any], leng
     places = np.cumsum(gaps + 1) - 1
     if kept and places[-1] >= length:
         raise ValueError(f"it has an entry {places[-1]} of {length}")
-    return Ternary(length, places, signs[:kept].astype(bool), size)
+    return Ternary(lengths, places, signs[:kept].astype(bool), sizes.numpy())

@@ -4,12 +4,16 @@
     lorakit_model.safetensors    the code's three arrays, and the head whole
 
 The start is not in the folder. Where the recipe draws it (``drawn``) it is drawn again when the adapter is read, and some of its entries
-tell whether it is the same one. Else what the recipe's init fills counts from zero, as in the authors' code, and what has a start of its
-own, such as a B of zeros or DoRA's norms of W, from that.
+tell whether it is the same one. Else (``own``) there is only what tensors start from by themselves, such as zeros in B or DoRA's norms of
+W, and zero for the others. A tensor that is nearer to zero than to its start, as one that was drawn anew, counts from zero too.
+
+Where every tensor counts from its start, all are one vector, as the paper has it. The authors' code does the same with LoRA's tensors
+counted from zero, where A's entries are so much larger than B's that of few none are B's; here each tensor is coded by itself then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ from lorakit.artifacts.adapter_file import (
 )
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.records import number, reading
-from lorakit.artifacts.ternary import ARRAYS, Ternary, packed, unpacked
+from lorakit.artifacts.ternary import ARRAYS, SIZES, packed, ternary, unpacked
 from lorakit.errors import RunError
 
 FORM = "ternary"
@@ -54,31 +58,60 @@ def starts_drawn(path: Path) -> bool:
 
 
 def coded_names(adapted: AdaptedModel) -> list[str]:
-    """The tensors that are coded, in the order in which they make one vector: those that are written, but the head."""
+    """The tensors that are coded, in order: those that are written, but the head."""
     names = [key for file in file_names(adapted, native=False).values() for key in file]
     return sorted(set(names) - set(adapted.new_parts))
 
 
-def flat(adapted: AdaptedModel) -> torch.Tensor:
-    """These tensors as they are now (d,), float32."""
+def flat(adapted: AdaptedModel) -> list[torch.Tensor]:
+    """A copy of each of these tensors as it is now (d,), float32."""
     state = packed_state(adapted)
-    return torch.cat([state[name].detach().cpu().float().reshape(-1) for name in coded_names(adapted)])
+    return [state[name].detach().cpu().to(torch.float32, copy=True).reshape(-1) for name in coded_names(adapted)]
 
 
-def sample(start: torch.Tensor) -> list[float]:
+def sample(start: Sequence[torch.Tensor]) -> list[float]:
     """Some entries of a start, from its whole length."""
-    where = torch.linspace(0, len(start) - 1, min(SAMPLED, len(start)), dtype=torch.float64).long()
-    return [float(value) for value in start[where]]
+    whole = torch.cat(list(start))
+    where = torch.linspace(0, len(whole) - 1, min(SAMPLED, len(whole)), dtype=torch.float64).long()
+    return [float(value) for value in whole[where]]
 
 
-def write_ternary(adapted: AdaptedModel, target: Path, *, code: Ternary, start: torch.Tensor, drawn: bool) -> None:
-    """Write the adapter's files into an existing folder; start (d,): what the code is added to."""
-    state = packed_state(adapted)
+def write_ternary(
+    adapted: AdaptedModel,
+    target: Path,
+    *,
+    start: Sequence[torch.Tensor],
+    drawn: bool,
+    density: float,
+    alpha: float,
+) -> None:
+    """Write the adapter's files into an existing folder; start: of each tensor, flat, what it was before.
+
+    Raises RunError where nothing has changed.
+    """
+    values = flat(adapted)
+    from_zero = [
+        number
+        for number, (value, begin) in enumerate(zip(values, start, strict=True))
+        if value.norm() < (value - begin).norm()
+    ]
+    changes = [value - begin for value, begin in zip(values, without(start, from_zero), strict=True)]
+    if drawn and not from_zero:
+        changes = [torch.cat(changes)]
+    if not any(change.any() for change in changes):
+        raise RunError("the adapter is as it was at its start: there is nothing to code", where=str(target))
+    code, state = ternary(changes, density, alpha), packed_state(adapted)
     save_tensors(packed(code) | {name: state[name] for name in adapted.new_parts}, target / OUR_TENSORS)
-    told = code.record | {"start": "drawn" if drawn else "own", "sample": sample(start)}
-    write_json(target / OURS, description(adapted) | {"format": TERNARY_FORMAT, "form": FORM, FORM: told})
+    told = {"start": "drawn" if drawn else "own", "from_zero": from_zero, "sample": sample(start)}
+    write_json(target / OURS, description(adapted) | {"format": TERNARY_FORMAT, "form": FORM, FORM: code.record | told})
 
 
+def without(start: Sequence[torch.Tensor], from_zero: Sequence[int]) -> list[torch.Tensor]:
+    """The start with zeros in the place of these tensors."""
+    return [torch.zeros_like(begin) if place in set(from_zero) else begin for place, begin in enumerate(start)]
+
+
+@torch.no_grad()
 def load_ternary(adapted: AdaptedModel, path: Path) -> None:
     """Put values and states from ``path`` into a model built from the same recipe, at its start. RunError where they do not fit."""
     told = put_states(adapted, path)
@@ -88,18 +121,19 @@ def load_ternary(adapted: AdaptedModel, path: Path) -> None:
         raise RunError(f"tensor {foreign[0]} has no place in this model", where=str(path / OUR_TENSORS))
     with reading(path / OURS, "the description of a coded adapter"):
         check_start(told[FORM], start, path)
+        begins = without(start, [int(number(each, "from_zero", low=0, whole=True)) for each in told[FORM]["from_zero"]])
+    lengths = [len(begin) for begin in begins]
     with reading(path / OUR_TENSORS, "a coded adapter"):
-        code = unpacked(tensors, told[FORM], len(start))
-    state = packed_state(adapted)
-    names = coded_names(adapted)
-    parts = (start + code.vector()).split([state[name].numel() for name in names])
+        code = unpacked(tensors, told[FORM], [sum(lengths)] if tensors[SIZES].numel() == 1 else lengths)
+    state, names = packed_state(adapted), coded_names(adapted)
     found = {
-        name: part.reshape(state[name].shape).to(state[name].dtype) for name, part in zip(names, parts, strict=True)
+        name: (begin + change).reshape(state[name].shape).to(state[name].dtype)
+        for name, begin, change in zip(names, begins, code.changes().split(lengths), strict=True)
     }
     copy_in(adapted, tensors | found, head | {name: name for name in names}, path)
 
 
-def check_start(told: dict[str, Any], start: torch.Tensor, path: Path) -> None:
+def check_start(told: dict[str, Any], start: Sequence[torch.Tensor], path: Path) -> None:
     """RunError where the start is another one than the code was made from."""
     before = torch.tensor([number(value, "sample") for value in told["sample"]])
     now = torch.tensor(sample(start))

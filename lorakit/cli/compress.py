@@ -74,9 +74,14 @@ def tell(result: CompressResult) -> None:
     """Write what it weighs, and how far its updates and scores are from the run's."""
     if result.ranks is not None:
         how = f"svd, {ranks(*result.ranks)}"
-    else:
-        what = "the start that the recipe draws" if result.start == "drawn" else "zero, or a tensor's own start"
-        how = f"compeft, {count(result.kept or 0)} of {count(result.entries)} entries, added to {what}"
+    elif result.code is not None:
+        start = (
+            "the start that the recipe draws"
+            if result.code.start == "drawn"
+            else "what tensors start from by themselves"
+        )
+        how = f"compeft, {count(result.code.kept)} of {count(result.entries)} entries, added to {start}"
+        how += f"; {counted(result.code.from_zero, 'tensor')} from zero" if result.code.from_zero else ""
     sizes = [
         Column("bytes of", lambda size: size.name),
         Column("before", lambda size: count(size.before), right=True),

@@ -17,13 +17,12 @@ import torch
 from lorakit.adapters.adapted_model import digest_of
 from lorakit.adapters.init import inits
 from lorakit.adapters.method import resolve
-from lorakit.artifacts.adapter_file import packed_state
+from lorakit.artifacts.adapter_file import packed_state, read_tensors, told_adapter
 from lorakit.artifacts.combination import Factors, Update, truncated, update_of
 from lorakit.artifacts.correction import corrected
 from lorakit.artifacts.peft.translate import placed
 from lorakit.artifacts.run import Run, new_run, open_run
-from lorakit.artifacts.ternary import packed, ternary
-from lorakit.artifacts.ternary_file import coded_names, flat, write_ternary
+from lorakit.artifacts.ternary_file import FORM, coded_names, write_ternary
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe, with_usual
 from lorakit.recipe.schema import Recipe, SearchSection
@@ -62,6 +61,17 @@ class RoleError(Result):
 
 
 @dataclass(frozen=True)
+class Code(Result):
+    """kept: entries that are not zero; start: what they are added to, as the recipe's init has ``drawn`` it, or the ``own`` start of those
+    tensors that have one; from_zero: tensors that count from zero all the same, being nearer to it.
+    """
+
+    kept: int
+    start: str
+    from_zero: int
+
+
+@dataclass(frozen=True)
 class Scores(Result):
     """The run's main metric on its own validation rows, with its adapter as it was and compressed."""
 
@@ -80,10 +90,8 @@ class CompressResult(Result):
         source: the run it was made from.
         method: svd or compeft.
         ranks: of svd, the lowest and the highest of the sites; None of compeft.
-        kept: of compeft, how many entries are not zero; None of svd.
+        code: of compeft, what is kept; None of svd.
         entries: adapter numbers that were compressed.
-        start: of compeft, what the code is added to: what the recipe's init ``drawn``, or the ``own`` start of tensors that have one, and
-            else zero; empty of svd.
         sizes: of the adapter's tensors, of the head, which stays whole, and of their folder with all files.
         errors: of the updates, by role; empty where the adapters are no updates of weights.
         error: of all updates together; None where errors is empty.
@@ -94,23 +102,12 @@ class CompressResult(Result):
     source: Path
     method: str
     ranks: tuple[int, int] | None
-    kept: int | None
+    code: Code | None
     entries: int
-    start: str
     sizes: list[Size]
     errors: list[RoleError]
     error: float | None
     scores: Scores | None
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a method has made: bytes of its tensors, and the fields of the result that are its own."""
-
-    bytes: int
-    ranks: tuple[int, int] | None = None
-    kept: int | None = None
-    start: str = ""
 
 
 def compress(
@@ -131,13 +128,13 @@ def compress(
 
     Args:
         run: the run's folder.
-        method: svd replaces each update by the nearest one of a lower rank; compeft keeps the largest changes of all adapter tensors,
+        method: svd replaces each update by the nearest one of a lower rank; compeft keeps the largest changes of the adapter's tensors,
             each as a sign times one number.
         rank: of svd: the highest that a site keeps.
         energy: of svd, instead of a rank: the share of the squared singular values that every site keeps at least.
         density: of compeft: the share of the entries that is kept, 0.2 where none is given.
-        scale: of compeft: the kept entries' size, in standard deviations of all changes. 1 where none is given; the paper chooses one of
-            0.5 to 10 by validation scores.
+        scale: of compeft: the kept entries' size, in standard deviations of all entries. 1 where none is given; the paper chooses it by
+            validation scores.
         score: whether to score the run before and after on its own validation rows.
         out: the new run's folder; NAME-METHOD-SEED beside the run by default.
         weights: the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run says by default.
@@ -163,30 +160,31 @@ def compress(
     name = Path(out).resolve().name if out else f"{recipe.run.name}-{method}"
     target = Path(out) if out else new_run(source.parent, name, recipe.run.seed).path
     check_target(target)
-    state, new_parts = packed_state(restored.adapted), restored.adapted.new_parts
-    entries, taken = (sum(f(state[key]) for key in coded_names(restored.adapted)) for f in (torch.numel, bytes_of))
-    head = sum(state[key].nbytes for key in new_parts)
+    state = packed_state(restored.adapted)
+    entries = sum(state[key].numel() for key in coded_names(restored.adapted))
+    head = sum(state[key].nbytes for key in restored.adapted.new_parts)
     origin = {MADE: str(source), "digest": digest_of(state), "method": method}
     if method == "svd":
-        written = write_svd(restored, target, name, origin, rank, energy)
+        write_svd(restored, target, name, origin, rank, energy)
     else:
-        written = write_compeft(restored, target, name, origin, density or DENSITY, scale or SCALE)
-    errors, error = update_errors(restored, restore_run(target, "last", with_data=False))
+        write_compeft(restored, target, name, origin, density or DENSITY, scale or SCALE, start)
+    small = restore_run(target, "last", with_data=False)
+    errors, error = update_errors(restored, small)
     folders = restored.run.weights(restored.weights), Run(target).weights("last")
-    sizes = [
-        Size("adapter", taken, written.bytes),
-        Size("head", head, head),
-        Size("all files", *map(bytes_in, folders)),
-    ]
+    code = told_adapter(folders[1]).get(FORM)
+    ranks = [adapter.rank for adapter in small.adapted.adapters.values()]
     return CompressResult(
         out=target,
         source=source,
         method=method,
-        ranks=written.ranks,
-        kept=written.kept,
+        ranks=(min(ranks), max(ranks)) if code is None else None,
+        code=None if code is None else Code(code["kept"], code["start"], len(code["from_zero"])),
         entries=entries,
-        start=written.start,
-        sizes=sizes,
+        sizes=[
+            Size("adapter", *(tensor_bytes(folder) - head for folder in folders)),
+            Size("head", head, head),
+            Size("all files", *(sum(path.stat().st_size for path in folder.iterdir()) for folder in folders)),
+        ],
         errors=errors,
         error=error,
         scores=scored(restored, target) if score else None,
@@ -211,7 +209,7 @@ def check_arguments(
         if share is not None and not 0 < share <= 1:
             raise UsageError(f"{name} {share:g} is no share", valid="above 0, at most 1")
     if scale is not None and not (scale > 0 and math.isfinite(scale)):
-        raise UsageError(f"a scale of {scale:g} cannot be had", valid="above 0; the paper has 0.5 to 10")
+        raise UsageError(f"a scale of {scale:g} cannot be had", valid="above 0")
 
 
 def check_source(source: Path) -> Recipe:
@@ -230,24 +228,23 @@ def check_source(source: Path) -> Recipe:
 
 
 def start_of(source: Path, recipe: Recipe) -> Literal["own", "drawn"]:
-    """Whether the init of the recipe ``drawn`` what training began with, so that it can be drawn again, or it is known only in part
-    (``own``). RunError for adapters whose start is beside them.
+    """Whether the recipe's init draws what training began with, so that it can be drawn again, or looks at a model or data.
+
+    RunError for adapters whose start is beside them.
     """
-    spec = resolve(recipe.adapter)
-    init = inits.get(spec.init)
+    init = inits.get(resolve(recipe.adapter).init)
     if init.anchors or init.quantises:
         raise RunError(
             f"init '{init.name}' keeps its start beside the adapter: of both as signs little of their difference would be left",
             where=str(source),
-            hint="--method svd" if init.anchors and not init.quantises else "",
+            hint="" if init.quantises else "--method svd",
         )
-    trained = bool(Run(source).metrics()) and recipe.adapter.start is None
-    return "drawn" if trained and init.needs == "nothing" else "own"
+    return "drawn" if init.needs == "nothing" else "own"
 
 
 def write_svd(
     restored: RestoredRun, target: Path, name: str, origin: dict[str, Any], rank: int | None, energy: float | None
-) -> Written:
+) -> None:
     """Write the run with a plain LoRA of lower ranks. RunError for updates that are not of low rank."""
     where, backbone = str(restored.run.path), restored.parts.backbone
     known = {site.name: site for site in backbone.anatomy.sites}
@@ -272,9 +269,6 @@ def write_svd(
     fill(adapted, cut, head)
     told = {"rank": rank} if energy is None else {"energy": energy}
     write_run(target, loaded, parts.task, adapted, origin | told, combined([restored.run]))
-    state = packed_state(adapted)
-    taken = sum(bytes_of(state[key]) for key in coded_names(adapted))
-    return Written(taken, ranks=(min(ranks.values()), max(ranks.values())))
 
 
 def low_rank_factors(updates: dict[str, Update], where: str) -> dict[str, Factors]:
@@ -297,21 +291,14 @@ def core(b: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
 
 
 def write_compeft(
-    restored: RestoredRun, target: Path, name: str, origin: dict[str, Any], density: float, scale: float
-) -> Written:
+    restored: RestoredRun, target: Path, name: str, origin: dict[str, Any], density: float, scale: float, start: str
+) -> None:
     """Write the run with its adapter coded. RunError where training changed nothing."""
-    start = restored.start
-    assert start is not None
-    changed = flat(restored.adapted) - start
-    if not changed.any():
-        raise RunError("its adapter is as it was at its start: there is nothing to code", where=str(restored.run.path))
-    code = ternary(changed, density, scale)
-    kind = start_of(restored.run.path, restored.loaded.recipe)
-    write = partial(write_ternary, code=code, start=start, drawn=kind == "drawn")
+    assert restored.start is not None
+    write = partial(write_ternary, start=restored.start, drawn=start == "drawn", density=density, alpha=scale)
     told = {"density": density, "scale": scale}
     loaded, task = renamed(restored, name), restored.parts.task
     write_run(target, loaded, task, restored.adapted, origin | told, combined([restored.run]), write)
-    return Written(sum(map(bytes_of, packed(code).values())), kept=len(code.places), start=kind)
 
 
 def renamed(restored: RestoredRun, name: str, **sections: Any) -> LoadedRecipe:
@@ -361,11 +348,6 @@ def scored(restored: RestoredRun, target: Path) -> Scores:
     return Scores(was.metric, was.rows, was.scores[was.metric], now.scores[was.metric])
 
 
-def bytes_of(tensor: torch.Tensor) -> int:
-    """That it takes."""
-    return tensor.nbytes
-
-
-def bytes_in(folder: Path) -> int:
-    """Of all files of a folder."""
-    return sum(path.stat().st_size for path in folder.iterdir())
+def tensor_bytes(folder: Path) -> int:
+    """Of all tensors in an adapter's folder."""
+    return sum(tensor.nbytes for path in folder.glob("*.safetensors") for tensor in read_tensors(path).values())

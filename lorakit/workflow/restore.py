@@ -44,8 +44,8 @@ TRUST = "LORAKIT_TRUST_REMOTE_CODE"
 class RestoredRun:
     """A run's recipe, data and trained model; weights: which of its weights these are, ``last`` or ``best``.
 
-    temperature: for their probabilities; 1 where they are cut to a rank, for which none was fitted; start (d,): what the adapter's tensors
-    were before, one after the other, where that was asked for.
+    temperature: for their probabilities; 1 where they are cut to a rank, for which none was fitted; start: what each adapter tensor was
+    before, flat, where that was asked for.
     """
 
     run: Run
@@ -54,7 +54,7 @@ class RestoredRun:
     adapted: AdaptedModel
     weights: str
     temperature: float = 1.0
-    start: torch.Tensor | None = None
+    start: list[torch.Tensor] | None = None
 
 
 def restore_run(

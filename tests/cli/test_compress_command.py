@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 
 import lorakit
-from lorakit.workflow.compress import CompressResult, RoleError, Scores, Size
+from lorakit.workflow.compress import Code, CompressResult, RoleError, Scores, Size
 
 RESULT = CompressResult(
     out=Path("runs/a-compeft"),
     source=Path("runs/a"),
     method="compeft",
     ranks=None,
-    kept=2048,
+    code=Code(2048, "drawn", 3),
     entries=10240,
-    start="drawn",
     sizes=[Size("adapter", 40960, 1200), Size("head", 264, 264)],
     errors=[RoleError("q", 12, 0.25)],
     error=0.2345,
@@ -43,7 +42,13 @@ def test_options_are_passed_on_and_sizes_printed(cli, here, compressed):
     assert ran.code == 0
     given = {"method": "compeft", "density": 0.1, "scale": 2.0, "rank": 3, "energy": 0.5, "score": True}
     assert compressed == [((Path("runs/a"),), {**given, "weights": "best", "out": Path("runs/b")})]
-    for told in ("2,048 of 10,240 entries", "the recipe draws", "25.00%", "23.45%", "0.8000 before, 0.7750 after"):
+    for told in (
+        "2,048 of 10,240 entries",
+        "the recipe draws; 3 tensors from zero",
+        "25.00%",
+        "23.45%",
+        "0.8000 before, 0.7750 after",
+    ):
         assert told in ran.out
     assert "408 rows of the run's validation split" in ran.out
     rows = [line.split() for line in ran.out.splitlines()]

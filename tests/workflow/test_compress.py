@@ -16,7 +16,7 @@ from lorakit.artifacts.files import read_json, write_json
 from lorakit.artifacts.peft.layout import PREFIX
 from lorakit.errors import RecipeError, RunError, UsageError
 from lorakit.training.seeds import generator
-from lorakit.workflow.compress import CompressResult, start_of
+from lorakit.workflow.compress import Code, CompressResult, start_of
 from lorakit.workflow.doctor.run_folder import check_run
 
 TEXTS = ["a good film", "the dull cast sleeps and never runs", "sun", "no joke was told in this very long story ."]
@@ -98,26 +98,27 @@ def test_compeft_changes_its_start_by_signs_of_one_size(run: Path, coded: Compre
         if name.endswith(".A"):  # U(-1 / sqrt(in), 1 / sqrt(in)), from the site's own stream
             bound = tensor.shape[1] ** -0.5
             tensor.uniform_(-bound, bound, generator=generator(0, f"init/{name.removesuffix('.A')}"))
-    changed = torch.cat([(trained[name] - start[name]).flatten() for name in sorted(trained)])
-    kept = int(0.3 * len(changed))
-    smallest = changed.abs().sort(descending=True).values[kept - 1]
-    expected = torch.where(changed.abs() >= smallest, 2.0 * changed.std() * changed.sign(), 0.0)
-    assert (coded.kept, coded.entries, coded.start) == (kept, len(changed), "drawn")
+    changed = {name: trained[name] - start[name] for name in trained}
+    together = torch.cat([change.flatten() for change in changed.values()])
+    kept = int(0.3 * len(together))
+    smallest = together.abs().sort(descending=True).values[kept - 1]
     theirs, ours = lorakit.load(run), lorakit.load(coded.out)
-    with torch.no_grad():
-        for name, part in zip(
-            sorted(trained), expected.split([trained[n].numel() for n in sorted(trained)]), strict=True
-        ):
-            by_hand = start[name] + part.reshape(start[name].shape)
-            torch.testing.assert_close(ours.adapted.tensors()[name], by_hand, rtol=1e-5, atol=1e-7)
-            theirs.adapted.tensors()[name].copy_(ours.adapted.tensors()[name])
+    state = theirs.adapted.tensors()
+    for name, change in changed.items():
+        signs = torch.where(change.abs() >= smallest, change.sign(), 0.0)
+        found = ours.adapted.tensors()[name]
+        torch.testing.assert_close(found, start[name] + 2.0 * together.std() * signs, rtol=1e-5, atol=1e-7)
+        state[name].copy_(found)
+    assert (coded.code, coded.entries) == (Code(kept, "drawn", 0), len(together))
     assert torch.equal(logits_of(theirs), logits_of(ours))
     assert not torch.equal(logits(run), logits_of(ours))
 
 
 def test_compeft_is_small_and_a_run_for_every_command(run: Path, coded: CompressResult, tmp_path: Path):
     adapter, head, files = coded.sizes
-    assert adapter.after < coded.entries * 1.4 / 8 < adapter.before / 20  # its entropy is 1.18 bits an entry
+    assert (
+        adapter.after < coded.entries * 1.4 / 8 + 8 * 4 < adapter.before / 18
+    )  # its entropy is 1.18 bits an entry; eight sizes
     assert head.before == head.after
     assert files.after < files.before
     assert lorakit.merge(coded.out, out=tmp_path / "merged").largest_difference < 1e-4
@@ -131,16 +132,18 @@ def test_compeft_is_small_and_a_run_for_every_command(run: Path, coded: Compress
     assert {check.verdict for check in check_run(coded.out)} <= {"ok", "skipped"}
 
 
-def test_compeft_counts_from_zero_what_was_not_trained_from_a_draw(run: Path, tmp_path: Path):
-    both = lorakit.combine([run, run], out=tmp_path / "both").out
-    result = lorakit.compress(both, method="compeft", density=0.5, out=tmp_path / "run")
-    trained = saved(both)
-    flat = torch.cat([trained[name].flatten() for name in sorted(trained)])
+def test_compeft_counts_from_zero_what_is_nearer_to_it_than_to_a_draw(run: Path, tmp_path: Path):
+    other = Path(copytree(run, tmp_path / "other"))
+    recipe = (other / "recipe.yaml").read_text()
+    (other / "recipe.yaml").write_text(recipe.replace("\n  seed: 0", "\n  seed: 5"))
+    result = lorakit.compress(other, method="compeft", density=0.5, out=tmp_path / "run")
     found = lorakit.load(result.out).adapted.tensors()
-    ours = torch.cat([found[name].flatten() for name in sorted(trained)])
-    assert result.start == "own"
-    assert torch.equal(ours.sign() * flat.sign(), (ours != 0).float())
-    assert ours.abs().unique().tolist() == [0.0, pytest.approx(float(flat.std()), rel=1e-5)]
+    for name, tensor in saved(run).items():
+        size = pytest.approx(float(tensor.std()), rel=1e-5)
+        assert found[name].abs().unique().tolist() == [0.0, size]
+        assert torch.equal(found[name].sign() * tensor.sign(), (found[name] != 0).float())
+    assert result.code is not None
+    assert result.code.from_zero == sum(name.endswith(".A") for name in saved(run)) == 4
 
 
 def test_another_start_is_refused(coded: CompressResult, tmp_path: Path):
