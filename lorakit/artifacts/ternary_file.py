@@ -102,7 +102,11 @@ def write_ternary(
         raise RunError("the adapter is as it was at its start: there is nothing to code", where=str(target))
     code, state = ternary(changes, density, alpha), packed_state(adapted)
     save_tensors(packed(code) | {name: state[name] for name in adapted.new_parts}, target / OUR_TENSORS)
-    told = {"start": "drawn" if drawn else "own", "from_zero": from_zero, "sample": sample(start)}
+    coded = code.changes()
+    nearest = alpha * float(
+        coded @ torch.cat(changes) / coded.square().sum()
+    )  # least squares: the scale of the smallest |t - t~|
+    told = {"start": "drawn" if drawn else "own", "from_zero": from_zero, "sample": sample(start), "nearest": nearest}
     write_json(target / OURS, description(adapted) | {"format": TERNARY_FORMAT, "form": FORM, FORM: code.record | told})
 
 

@@ -94,6 +94,8 @@ def tell(result: CompressResult) -> None:
         Column("error of updates", lambda error: f"{error.error:.2%}", right=True),
     ]
     pairs = [("method", how)]
+    if result.code is not None:
+        pairs.append(("scale", f"{result.code.scale:.3g}; nearest to the kept entries is {result.code.nearest:.3g}"))
     if result.error is not None:
         pairs.append(("error of all updates", f"{result.error:.2%} of their norm"))
     if result.scores is not None:

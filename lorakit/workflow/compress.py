@@ -7,6 +7,7 @@ is a plain LoRA. compeft codes what training changed by signs (Yadav et al. 2023
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from lorakit.recipe.schema import Recipe, SearchSection
 from lorakit.result import Result
 from lorakit.workflow.combine.combine import fill
 from lorakit.workflow.combine.members import updates_of
-from lorakit.workflow.evaluate import evaluate
+from lorakit.workflow.evaluate import EvalResult, evaluate
 from lorakit.workflow.import_peft import write_run
 from lorakit.workflow.restore import RestoredRun, is_merged, restore_run
 from lorakit.workflow.same_data import combined
@@ -63,12 +64,15 @@ class RoleError(Result):
 @dataclass(frozen=True)
 class Code(Result):
     """kept: entries that are not zero; start: what they are added to, as the recipe's init has ``drawn`` it, or the ``own`` start of those
-    tensors that have one; from_zero: tensors that count from zero all the same, being nearer to it.
+    tensors that have one; from_zero: tensors that count from zero all the same, being nearer to it; scale: as used; nearest: the one with
+    the smallest error of the tensors.
     """
 
     kept: int
     start: str
     from_zero: int
+    scale: float
+    nearest: float
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def compress(
         energy: of svd, instead of a rank: the share of the squared singular values that every site keeps at least.
         density: of compeft: the share of the entries that is kept, 0.2 where none is given.
         scale: of compeft: the kept entries' size, in standard deviations of all entries. 1 where none is given; the paper chooses it by
-            validation scores.
+            validation scores, and the result tells which one is nearest to the entries themselves.
         score: whether to score the run before and after on its own validation rows.
         out: the new run's folder; NAME-METHOD-SEED beside the run by default.
         weights: the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run says by default.
@@ -144,6 +148,7 @@ def compress(
 
     Raises:
         UsageError: for arguments that make no sense, a rank above the run's, a run that is compressed already, or where ``out`` exists.
+        DataError: where it is to be scored, and its data cannot be used or have changed.
         RunError: for adapters that the method does not go with.
 
     Example:
@@ -154,12 +159,13 @@ def compress(
     source = Path(run)
     recipe = check_source(source)
     start = start_of(source, recipe) if method == "compeft" else "none"
-    restored = restore_run(source, weights, with_data=False, start=start)
-    if not restored.adapted.in_function:
-        raise RunError("this run has no adapter in its function", where=str(run))
     name = Path(out).resolve().name if out else f"{recipe.run.name}-{method}"
     target = Path(out) if out else new_run(source.parent, name, recipe.run.seed).path
     check_target(target)
+    before = evaluate(source, weights=weights) if score else None
+    restored = restore_run(source, weights, with_data=False, start=start)
+    if not restored.adapted.in_function:
+        raise RunError("this run has no adapter in its function", where=str(run))
     state = packed_state(restored.adapted)
     entries = sum(state[key].numel() for key in coded_names(restored.adapted))
     head = sum(state[key].nbytes for key in restored.adapted.new_parts)
@@ -178,7 +184,7 @@ def compress(
         source=source,
         method=method,
         ranks=(min(ranks), max(ranks)) if code is None else None,
-        code=None if code is None else Code(code["kept"], code["start"], len(code["from_zero"])),
+        code=None if code is None else code_of(code, scale or SCALE),
         entries=entries,
         sizes=[
             Size("adapter", *(tensor_bytes(folder) - head for folder in folders)),
@@ -187,7 +193,7 @@ def compress(
         ],
         errors=errors,
         error=error,
-        scores=scored(restored, target) if score else None,
+        scores=None if before is None else compared(before, evaluate(target)),
     )
 
 
@@ -301,6 +307,11 @@ def write_compeft(
     write_run(target, loaded, task, restored.adapted, origin | told, combined([restored.run]), write)
 
 
+def code_of(told: Mapping[str, Any], scale: float) -> Code:
+    """What the record of a coded adapter tells."""
+    return Code(told["kept"], told["start"], len(told["from_zero"]), scale, told["nearest"])
+
+
 def renamed(restored: RestoredRun, name: str, **sections: Any) -> LoadedRecipe:
     """The run's recipe under another name, with these sections in the place of its own."""
     recipe = restored.loaded.recipe
@@ -342,10 +353,9 @@ def distance(was: Update, now: Update | None = None) -> float:
     return float(core(b, a).norm())
 
 
-def scored(restored: RestoredRun, target: Path) -> Scores:
-    """The main metric of the run and of what was made of it, on the run's validation rows."""
-    was, now = evaluate(restored.run.path, weights=restored.weights), evaluate(target)
-    return Scores(was.metric, was.rows, was.scores[was.metric], now.scores[was.metric])
+def compared(before: EvalResult, after: EvalResult) -> Scores:
+    """The main metric of the run and of what was made of it."""
+    return Scores(before.metric, before.rows, before.scores[before.metric], after.scores[before.metric])
 
 
 def tensor_bytes(folder: Path) -> int:

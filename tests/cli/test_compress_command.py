@@ -15,7 +15,7 @@ RESULT = CompressResult(
     source=Path("runs/a"),
     method="compeft",
     ranks=None,
-    code=Code(2048, "drawn", 3),
+    code=Code(2048, "drawn", 3, 2.0, 1.75),
     entries=10240,
     sizes=[Size("adapter", 40960, 1200), Size("head", 264, 264)],
     errors=[RoleError("q", 12, 0.25)],
@@ -50,6 +50,7 @@ def test_options_are_passed_on_and_sizes_printed(cli, here, compressed):
         "0.8000 before, 0.7750 after",
     ):
         assert told in ran.out
+    assert "2; nearest to the kept entries is 1.75" in ran.out
     assert "408 rows of the run's validation split" in ran.out
     rows = [line.split() for line in ran.out.splitlines()]
     assert ["adapter", "40,960", "1,200", "2.9%"] in rows

@@ -14,7 +14,7 @@ from support.runs import Bench
 import lorakit
 from lorakit.artifacts.files import read_json, write_json
 from lorakit.artifacts.peft.layout import PREFIX
-from lorakit.errors import RecipeError, RunError, UsageError
+from lorakit.errors import LorakitError, RecipeError, RunError, UsageError
 from lorakit.training.seeds import generator
 from lorakit.workflow.compress import Code, CompressResult, start_of
 from lorakit.workflow.doctor.run_folder import check_run
@@ -109,7 +109,9 @@ def test_compeft_changes_its_start_by_signs_of_one_size(run: Path, coded: Compre
         found = ours.adapted.tensors()[name]
         torch.testing.assert_close(found, start[name] + 2.0 * together.std() * signs, rtol=1e-5, atol=1e-7)
         state[name].copy_(found)
-    assert (coded.code, coded.entries) == (Code(kept, "drawn", 0), len(together))
+    nearest = together.abs()[together.abs() >= smallest].mean() / together.std()
+    assert coded.code == Code(kept, "drawn", 0, 2.0, pytest.approx(float(nearest), rel=1e-5))
+    assert coded.entries == len(together)
     assert torch.equal(logits_of(theirs), logits_of(ours))
     assert not torch.equal(logits(run), logits_of(ours))
 
@@ -190,6 +192,15 @@ def test_what_is_compressed_or_merged_is_refused(coded: CompressResult, tmp_path
         write_json(tmp_path / file, {})
     with pytest.raises(UsageError, match="is a merged folder"):
         lorakit.compress(tmp_path, rank=1)
+
+
+def test_what_cannot_be_scored_is_not_written(run: Path, tmp_path: Path):
+    copy = Path(copytree(run, tmp_path / "copy"))
+    recipe = (copy / "recipe.yaml").read_text()
+    (copy / "recipe.yaml").write_text(recipe.replace("validation.csv", "gone.csv"))
+    with pytest.raises(LorakitError, match=r"gone\.csv"):
+        lorakit.compress(copy, rank=2, score=True, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
