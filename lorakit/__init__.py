@@ -28,6 +28,7 @@ There is a function for each command of the command line, and each has its own h
     import_adapter     an adapter of PEFT -> a run
     combine            several runs -> one
     quantize           a run -> the same on weights of 4 bits, corrected
+    compress           a run -> one whose adapter takes less room
 
     compare            recipes and runs over several seeds, side by side
     sweep, plan_sweep  a recipe over a grid of values, ranked; and what that would train
@@ -52,6 +53,7 @@ from lorakit.errors import LorakitError
 if TYPE_CHECKING:
     from lorakit.recipe.load import load_recipe
     from lorakit.workflow.combine.combine import combine
+    from lorakit.workflow.compress import compress
     from lorakit.workflow.describe import describe
     from lorakit.workflow.doctor.doctor import doctor
     from lorakit.workflow.ensembles import ensemble
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
 HOMES = {
     "combine": "lorakit.workflow.combine.combine",
     "compare": "lorakit.workflow.experiments.compare",
+    "compress": "lorakit.workflow.compress",
     "describe": "lorakit.workflow.describe",
     "doctor": "lorakit.workflow.doctor.doctor",
     "ensemble": "lorakit.workflow.ensembles",
@@ -109,6 +112,7 @@ __all__ = [
     "LorakitError",
     "combine",
     "compare",
+    "compress",
     "describe",
     "doctor",
     "ensemble",

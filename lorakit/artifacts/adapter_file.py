@@ -4,8 +4,8 @@
     lorakit.json                                      what PEFT does not know: the axes, every site's state
     lorakit_model.safetensors                         instead of PEFT's two files, where it cannot express all that is in the function
 
-In the latter case lorakit.json says ``"form": "lorakit"``; `lorakit export` still writes what has an equivalent in PEFT. Earlier versions
-put shortcuts beside PEFT's files, which PEFT then loaded without them.
+In the latter case lorakit.json says ``"form": "lorakit"``, or ``"ternary"`` where the tensors are coded (``ternary_file``); `lorakit
+export` still writes what has an equivalent in PEFT. Earlier versions put shortcuts beside PEFT's files, which PEFT loaded without them.
 Only what is in the function is written: sites that are dropped are not, what sites share is while any of its users is in.
 All tensors are safetensors; nothing is ever pickled.
 """
@@ -33,7 +33,7 @@ from lorakit.errors import RunError
 
 PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 OURS, OUR_TENSORS = "lorakit.json", "lorakit_model.safetensors"
-FORMAT = 2
+FORMAT, TERNARY_FORMAT = 2, 3
 
 
 def save_adapter(adapted: AdaptedModel, path: Path) -> None:
@@ -75,6 +75,20 @@ def save_tensors(
 
 def load_adapter(adapted: AdaptedModel, path: Path) -> None:
     """Put values and states from ``path`` into a model built from the same recipe. RunError where they do not fit."""
+    told = put_states(adapted, path)
+    native = told.get("form", "peft") == "peft" and all_in_peft(adapted)
+    for file, names in file_names(adapted, native).items():
+        tensors = read_tensors(path / file)
+        if foreign := sorted(set(tensors) - set(names.values())):
+            raise RunError(f"tensor {foreign[0]} has no place in this model", where=str(path / file))
+        copy_in(adapted, tensors, names, path)
+
+
+def put_states(adapted: AdaptedModel, path: Path) -> dict[str, Any]:
+    """Put the states, live rank units and scales that lorakit.json in ``path`` tells into the model; all that it tells.
+
+    RunError where they are not this model's.
+    """
     states = site_states(path)
     if set(states) != set(adapted.adapters):
         raise RunError("the adapter's sites are not those of this model", where=str(path))
@@ -84,12 +98,7 @@ def load_adapter(adapted: AdaptedModel, path: Path) -> None:
     if told.get("base", "") != adapted.base_digest:
         what = "the adapter belongs to quantised weights of its own run, and the model's are others"
         raise RunError(what, where=str(path / OURS), hint="the run that it was trained in, whole")
-    native = told.get("form", "peft") == "peft" and all_in_peft(adapted)
-    for file, names in file_names(adapted, native).items():
-        tensors = read_tensors(path / file)
-        if foreign := sorted(set(tensors) - set(names.values())):
-            raise RunError(f"tensor {foreign[0]} has no place in this model", where=str(path / file))
-        copy_in(adapted, tensors, names, path)
+    return told
 
 
 @torch.no_grad()
@@ -126,8 +135,8 @@ def told_adapter(path: Path) -> dict[str, Any]:
     told = read_record(path / OURS, what)
     with reading(path / OURS, what):
         check_sites(told["sites"])
-        if number(told.get("format", FORMAT), "format", whole=True) > FORMAT:
-            raise ValueError(f"it has format {told['format']}, and this lorakit knows those up to {FORMAT}")
+        if number(told.get("format", FORMAT), "format", whole=True) > TERNARY_FORMAT:
+            raise ValueError(f"it has format {told['format']}, and this lorakit knows those up to {TERNARY_FORMAT}")
     return told
 
 

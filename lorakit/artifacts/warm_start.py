@@ -22,6 +22,7 @@ from lorakit.artifacts.adapter_file import OUR_TENSORS, OURS, PEFT_CONFIG, PEFT_
 from lorakit.artifacts.peft.layout import PREFIX, in_peft, peft_name
 from lorakit.artifacts.records import reading
 from lorakit.artifacts.saved_head import SavedHead, match_head, saved_labels
+from lorakit.artifacts.ternary_file import is_ternary
 from lorakit.errors import RecipeError, command_line
 
 KEY = "adapter.start"
@@ -35,6 +36,8 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
     """
     place = adapter_folder(path)
     told = told_adapter(place)
+    if is_ternary(place):
+        raise RecipeError(f"the adapter of {path} is coded", key=KEY, valid="the run that it was compressed from")
     entries = {site["name"]: site for site in told["sites"]}
     with reading(place / OURS, "the description of an adapter"):
         check_same(adapted, entries, path)

@@ -17,6 +17,7 @@ import typer
 
 from lorakit.cli.combine import combine
 from lorakit.cli.compare import compare
+from lorakit.cli.compress import compress
 from lorakit.cli.copy import copy_recipe
 from lorakit.cli.data import data
 from lorakit.cli.doctor import doctor
@@ -61,6 +62,7 @@ app.command("predict", rich_help_panel="Run")(predict)
 app.command("export", rich_help_panel="Exchange")(export)
 app.command("import", rich_help_panel="Exchange")(import_adapter)
 app.command("quantize", rich_help_panel="Exchange")(quantize)
+app.command("compress", rich_help_panel="Exchange")(compress)
 app.command("combine", rich_help_panel="Exchange")(combine)
 app.command("ensemble", rich_help_panel="Exchange")(ensemble)
 app.command("list", rich_help_panel="Recipes")(list_entries)

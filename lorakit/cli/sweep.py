@@ -77,8 +77,9 @@ def sweep(
         Optional[str],
         typer.Option(
             "--prune",
-            metavar="asha",
-            help="End drawn trials early whose score on the held-out rows is not among the best third so far: needs --trials, --holdout.",
+            metavar="asha|hyperband",
+            help="End drawn trials early whose score on the held-out rows is not among the best third so far; hyperband lets some start "
+            "slowly. Needs --trials, --holdout.",
         ),
     ] = None,
     dry_run: Annotated[

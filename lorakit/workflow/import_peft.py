@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,17 +207,18 @@ def write_run(
     adapted: AdaptedModel,
     origin: dict[str, Any],
     provenance: Provenance | None,
+    write: Callable[[AdaptedModel, Path], None] = write_adapter,
 ) -> None:
     """A finished run that was never trained: recipe, task, adapter, and a summary that says where it came from.
 
-    It appears whole or not at all.
+    It appears whole or not at all. write: writes the adapter's files.
     """
     with folder(path) as place:
         run = Run(place)
         run.start(loaded.to_yaml(), task, provenance)
         weights = run.weights("last")
         weights.mkdir()
-        write_adapter(adapted, weights)
+        write(adapted, weights)
         run.write_summary(
             {
                 "run_dir": str(path),

@@ -7,15 +7,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from lorakit.adapters.adapted_model import AdaptedModel
-from lorakit.artifacts.adapter_file import OURS, PEFT_CONFIG, load_adapter, told_adapter
+from lorakit.adapters.attach import NO_SITE_STATISTICS
+from lorakit.artifacts.adapter_file import OURS, PEFT_CONFIG, load_adapter, put_states, told_adapter
 from lorakit.artifacts.base_file import load_base
 from lorakit.artifacts.calibration_file import read_temperature, temperature_in
 from lorakit.artifacts.merge import read_merged, restore_shortcuts
 from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import Run, open_run
+from lorakit.artifacts.ternary_file import flat, is_ternary, load_ternary, starts_drawn
 from lorakit.backbone.config_and_tokenizer import problem_type
 from lorakit.backbone.load import load_backbone
 from lorakit.backbone.readout import PAIR
@@ -40,7 +44,8 @@ TRUST = "LORAKIT_TRUST_REMOTE_CODE"
 class RestoredRun:
     """A run's recipe, data and trained model; weights: which of its weights these are, ``last`` or ``best``.
 
-    temperature: for their probabilities; 1 where they are cut to a rank, for which none was fitted.
+    temperature: for their probabilities; 1 where they are cut to a rank, for which none was fitted; start: what each adapter tensor was
+    before, flat, where that was asked for.
     """
 
     run: Run
@@ -49,6 +54,7 @@ class RestoredRun:
     adapted: AdaptedModel
     weights: str
     temperature: float = 1.0
+    start: list[torch.Tensor] | None = None
 
 
 def restore_run(
@@ -59,25 +65,32 @@ def restore_run(
     with_data: bool = True,
     rank: int | None = None,
     splits: Sequence[str] | None = None,
+    start: Literal["none", "own", "drawn"] = "none",
 ) -> RestoredRun:
     """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in, cut to ``rank`` where one is given.
 
     Where no weights are named they are those that the run's recipe selects (``open_trained``).
     Without data nothing of the training files is read: the task is the one that the run wrote down. With ``splits`` it is enough
-    that the rows of these are there.
+    that the rows of these are there. start: whether to keep what the adapter starts from, and whether the recipe's init draws it.
     """
     run, which = open_trained(path, weights)
+    folder = run.weights(which)
     loaded = load_recipe(run.recipe, offline=offline)
     check_trust(loaded)
     parts = assemble(loaded, same_labels(run, loaded, splits) if with_data else TaskData(run.task(), {}, str(run.path)))
     check_same_base(run, parts.backbone)
-    adapted = adapt(parts, statistics=None)
+    drawn = start == "drawn" or starts_drawn(folder)
+    adapted = adapt(parts, statistics=NO_SITE_STATISTICS if drawn else None)
     load_base(adapted, run)
-    load_adapter(adapted, run.weights(which))
-    warn_of_other_bases(run.weights(which), loaded.recipe.model.name)
+    before = None
+    if start != "none":
+        put_states(adapted, folder)
+        before = flat(adapted)
+    (load_ternary if is_ternary(folder) else load_adapter)(adapted, folder)
+    warn_of_other_bases(folder, loaded.recipe.model.name)
     adapted.model.eval()
     temperature = read_temperature(run, which) if rank is None else 1.0
-    restored = RestoredRun(run, loaded, parts, adapted, which, temperature)
+    restored = RestoredRun(run, loaded, parts, adapted, which, temperature, before)
     if rank is not None:
         cut_to_rank(adapted, rank, loaded.recipe.search.method, str(path))
     return restored

@@ -46,6 +46,7 @@ COMMANDS = [
     "export",
     "import",
     "combine",
+    "compress",
     "quantize",
     "predict",
     "compare",

@@ -26,7 +26,6 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, TrialPruned, UpdateFinishedTrialError
-from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.storages.journal import JournalFileBackend
@@ -38,7 +37,7 @@ from lorakit.result import Result
 from lorakit.training.seeds import derive_seed
 from lorakit.workflow.experiments import workers
 from lorakit.workflow.experiments.grid import Point, Space
-from lorakit.workflow.experiments.pruning import Halving, Watched, without_rungs
+from lorakit.workflow.experiments.pruning import Watched, pruner_for, without_rungs
 from lorakit.workflow.experiments.ranking import Reached
 from lorakit.workflow.experiments.totals import ComparedRun
 
@@ -48,6 +47,7 @@ BEAT, SILENCE = 60, 180  # seconds between a worker's signs of life in a databas
 NAMELESS = timedelta(minutes=1)  # a trial that has named no worker by then lost it before it could
 PATIENCE = (0.1, 0.2, 0.4)  # seconds, up to twice that, before another try to open a storage
 LOCKED = 60  # seconds that a worker waits for its turn in an SQLite file
+EVALUATIONS = "evaluations"  # of a training that goes to its end, as they were when the study began
 FAILURES, DEATHS = 1, 5  # how often a trial is tried again after its training failed, and after its worker died
 
 Train = Callable[[Point, str, Watched | None], Sequence[ComparedRun]]
@@ -84,8 +84,8 @@ class Sampling:
     """The study of one sweep, and this worker's part in it.
 
     folder: of the runs, and of the trials' locks; wanted: trials in all; asked: what the study is of, as JSON: another one is refused;
-    train: trains a point's runs, or sees them trained, and raises LorakitError where one fails; prune: whether trials that fall behind
-    end early (`pruning`).
+    train: trains a point's runs, or sees them trained, and raises LorakitError where one fails; prune: the rule by which trials that fall
+    behind end early (`pruning`); evaluations: how often a training is scored that goes to its end.
     """
 
     space: Space
@@ -98,7 +98,8 @@ class Sampling:
     rises: bool
     asked: Mapping[str, Any]
     train: Train
-    prune: bool = False
+    prune: str | None = None
+    evaluations: int = 1
 
     def run(self, *, wait: bool, again: str) -> list[Trial]:
         """Sample and train until there are as many trials as wanted, by all workers together; all that the study has then."""
@@ -151,6 +152,9 @@ class Sampling:
                 where=f"--storage {self.storage}",
                 hint="another --storage, or another --folder where none is given",
             )
+        if EVALUATIONS not in study.user_attrs:
+            study.set_user_attr(EVALUATIONS, self.evaluations)
+        study.pruner = pruner_for(self.prune, study.user_attrs[EVALUATIONS])
         return study
 
     def create(self) -> optuna.Study:
@@ -171,7 +175,6 @@ class Sampling:
         return optuna.create_study(
             storage=open_storage(self.storage),
             sampler=Numbered(self.seed),
-            pruner=Halving() if self.prune else NopPruner(),
             study_name=self.name,
             direction="maximize" if self.rises else "minimize",
             load_if_exists=True,

@@ -1,19 +1,25 @@
-"""Ending drawn trials early that fall behind: asynchronous successive halving (ASHA), by rows held out of the training rows.
+"""Ending drawn trials early that fall behind: asynchronous successive halving (ASHA) and Hyperband, by rows held out of training rows.
 
 A trial's first seed is watched. At its evaluations 1, 3, 9, 27, ..., the rungs, a trial goes on where its score there is among the best
 third of all that have come to this rung so far, of fewer than three where it is the best; all others end. Who comes first is compared
 with nobody and goes on. A trial that comes through has its other seeds trained in full. Source: Li et al. 2020, A System for Massively
 Parallel Hyperparameter Tuning, algorithm 2, with eta = 3, in the form that Optuna's SuccessiveHalvingPruner gives it: who is not
 promoted at once ends, and does not wait for others to fall behind it. After the last evaluation there is nothing to save by an end.
+
+Hyperband (Li et al. 2018, Hyperband, algorithm 1) does so in brackets, for who learns slowly: in the s-th the rungs are the evaluations
+3^s, 3^(s+1), ..., and only trials of one bracket are compared. With R evaluations there are S = floor(log3 R) + 1 of them. Which one a
+trial is in Optuna's HyperbandPruner draws from the study's name and the trial's number, with shares as ceil(S 3^(S-1-s) / (S - s)), the
+paper's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import optuna
-from optuna.pruners import SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial
 
@@ -35,6 +41,35 @@ class Halving(SuccessiveHalvingPruner):
     def prune(self, study: Any, trial: FrozenTrial) -> bool:
         """Whether the trial ends here."""
         return super().prune(Counted(study), trial)  # type: ignore[arg-type]
+
+
+class Brackets(HyperbandPruner):
+    """Optuna's Hyperband, in which a trial that was tried again counts once, in the bracket that it was in at first.
+
+    evaluations: of a training that goes to its end.
+    """
+
+    def __init__(self, evaluations: int) -> None:
+        super().__init__(min_resource=FIRST, max_resource=evaluations, reduction_factor=ETA)
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether the trial ends here."""
+        bracket = self._get_bracket_id(study, trial)
+        return self._pruners[bracket].prune(Counted(self._create_bracket_study(study, bracket)), trial)  # type: ignore[arg-type]
+
+    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        if not self._pruners:
+            self._try_initialization(study)
+        first, number = copy(trial), RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+        first.number = trial.number if number is None else number
+        return super()._get_bracket_id(study, first)
+
+
+def pruner_for(rule: str | None, evaluations: int) -> BasePruner:
+    """Of ``asha`` or ``hyperband``; one that ends nothing where there is no rule."""
+    if rule is None:
+        return NopPruner()
+    return Halving() if rule == "asha" else Brackets(evaluations)
 
 
 class Counted:

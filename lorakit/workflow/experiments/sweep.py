@@ -131,7 +131,8 @@ def sweep(asked: SweepRequest) -> Sweep:
         folder: where the runs are, as NAME-SEED, and what is written; runs/sweep-NAME where not given.
         metric: another one of the task's than its first.
         trials: that many points, drawn by Optuna, instead of all.
-        prune: ``asha`` ends drawn trials early whose first seed falls behind on the held-out rows (``holdout``): see `pruning`.
+        prune: ``asha`` ends drawn trials early whose first seed falls behind on the held-out rows (``holdout``), and ``hyperband`` does so
+            in brackets, some of which wait longer: see `pruning`.
         storage: of Optuna's study: a database's URL or a journal file; study.journal in the folder where not given.
         holdout: the share of the training rows to choose by, in place of the validation rows (``task.holdout``); the best point is then
             trained on all of them, and scored on the validation rows, which had no part in the choice.

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 SEEDS = (0, 1, 2)
 HOLDOUT = "task.holdout"
-ASHA = "asha"
+ASHA, HYPERBAND = "asha", "hyperband"
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,13 @@ class SweepSpec:
     def task(self) -> str:
         """The task's name, the same at all points."""
         return self.arms[0].recipe.task.name
+
+    @property
+    def evaluations(self) -> int:
+        """How often a training is scored, as far as those that are done already tell where all are."""
+        known = [forecast.evaluations for forecast in self.forecasts if forecast.evaluations is not None]
+        runs = [arm.entries[seed].run for arm in self.arms for seed in arm.finished]
+        return known[0] if known else max(sum("scores" in record for record in run.metrics()) for run in runs)
 
     def arm(self, point: Point) -> Arm:
         """The recipe at ``point``, with a run for every seed."""
@@ -112,7 +119,7 @@ def resolve_sweep(asked: SweepRequest) -> SweepSpec:
     foreseen = at_all(points, lambda point: forecast(named[point.named(name)], train=True))
     forecasts = [known for known in foreseen if known is not None]
     if asked.prune is not None:
-        check_evaluations([known.evaluations for known in forecasts if known.evaluations is not None])
+        check_evaluations(asked.prune, [known.evaluations for known in forecasts if known.evaluations is not None])
     metric, best_by = choose_metric(forecasts, asked.metric)
     return SweepSpec(asked, name, space, seeds, folder, points, arms, forecasts, metric, best_by)
 
@@ -133,9 +140,9 @@ def check_pruning(asked: SweepRequest) -> None:
     """Raises UsageError where trials cannot be pruned: of a grid, by validation rows, by a rule that is none."""
     if asked.prune is None:
         return
-    if asked.prune != ASHA:
-        hint = nearest(asked.prune, [ASHA])
-        raise UsageError(f"'{asked.prune}' is no way of pruning", where="--prune", valid=ASHA, hint=hint)
+    if asked.prune not in (rules := (ASHA, HYPERBAND)):
+        hint = nearest(asked.prune, rules)
+        raise UsageError(f"'{asked.prune}' is no way of pruning", where="--prune", valid=", ".join(rules), hint=hint)
     if asked.trials is None:
         raise UsageError("is for drawn trials, and a grid trains all of its points", where="--prune", hint="--trials N")
     if asked.holdout is None:
@@ -146,8 +153,11 @@ def check_pruning(asked: SweepRequest) -> None:
         )
 
 
-def check_evaluations(numbers: Sequence[int]) -> None:
+def check_evaluations(rule: str, numbers: Sequence[int]) -> None:
     """Raises UsageError where trainings that are scored so often cannot be pruned: once is at their end, and all are compared."""
+    if rule == HYPERBAND and numbers and 2 <= min(numbers) < 3:
+        what = "trainings that are scored twice are in one bracket of hyperband, which is asha"
+        raise UsageError(what, where="--prune", hint="evaluation.every=0.25, or --prune asha")
     if numbers and min(numbers) < 2:
         what = "a training is scored once, at its end, so that nothing can be pruned before"
         raise UsageError(what, where="--prune", hint="evaluation.every=0.25, or more training.epochs")

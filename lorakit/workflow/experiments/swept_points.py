@@ -78,7 +78,8 @@ def draw_trials(spec: SweepSpec, trials: int, train: Trainer) -> list[Trial]:
         rises=rises(spec.metric),
         asked={**fixed, **varying, "--seeds": list(spec.seeds), "--metric": spec.metric, "--prune": asked.prune},
         train=train_point,
-        prune=asked.prune is not None,
+        prune=asked.prune,
+        evaluations=spec.evaluations,
     )
     if isinstance(train, Elsewhere):
         if not sampling.complete():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import random
+import zlib
 from pathlib import Path
 from unittest import mock
 
@@ -29,13 +31,16 @@ RATES = "training.lr=1e-5..1e-1"
 PRUNED = {"trials": 4, "holdout": 0.2, "prune": "asha"}
 
 
-def by_hand(sequences: list[list[float]], *, rises: bool) -> list[int]:
-    """Evaluations that each trial is given: ASHA (Li et al. 2020) with eta = 3, where nobody waits; trials come one by one."""
+def by_hand(sequences: list[list[float]], *, rises: bool, wait: int = 1) -> list[int]:
+    """Evaluations that each trial is given: ASHA (Li et al. 2020) with eta = 3, where nobody waits; trials come one by one.
+
+    wait: the first rung.
+    """
     rungs: dict[int, list[float]] = {}
     given = []
     for scores in sequences:
         for evaluation in range(1, len(scores) + 1):
-            if evaluation in (1, 3, 9, 27) and evaluation < len(scores):
+            if evaluation in (1, 3, 9, 27) and wait <= evaluation < len(scores):
                 there = rungs.setdefault(evaluation, [])
                 there.append(scores[evaluation - 1])
                 best = sorted(there, reverse=rises)[: max(len(there) // 3, 1)]
@@ -43,6 +48,19 @@ def by_hand(sequences: list[list[float]], *, rises: bool) -> list[int]:
                     break
         given.append(evaluation)
     return given
+
+
+def by_brackets(sequences: list[list[float]], *, rises: bool) -> list[int]:
+    """The same by Hyperband (Li et al. 2018, algorithm 1): brackets s, of which Optuna draws one by the study's name and the number."""
+    number = int(math.log(len(sequences[0]) + 0.5, 3)) + 1
+    shares = [math.ceil(number * 3 ** (number - 1 - s) / (number - s)) for s in range(number)]
+    places = [s for s, share in enumerate(shares) for _ in range(share)]
+    of = [places[zlib.crc32(f"study_{trial}".encode()) % len(places)] for trial in range(len(sequences))]
+    given = {}
+    for s in range(number):
+        mine = [trial for trial, bracket in enumerate(of) if bracket == s]
+        given |= dict(zip(mine, by_hand([sequences[t] for t in mine], rises=rises, wait=3**s), strict=True))
+    return [given[trial] for trial in range(len(sequences))]
 
 
 def evaluated(run: Run, scores: list[float], hooks, stop_after: int = 0) -> None:
@@ -60,7 +78,14 @@ def evaluated(run: Run, scores: list[float], hooks, stop_after: int = 0) -> None
     run.write_summary({})
 
 
-def sample(folder: Path, sequences: list[list[float]], *, rises: bool = True, stop: tuple[int, int] = (-1, 0)):
+def sample(
+    folder: Path,
+    sequences: list[list[float]],
+    *,
+    rises: bool = True,
+    stop: tuple[int, int] = (-1, 0),
+    prune: str = "asha",
+):
     """Trials, the n-th of which has the n-th sequence of scores; stop: a trial, and the evaluation after which it is interrupted."""
     order: list[dict] = []
 
@@ -88,7 +113,8 @@ def sample(folder: Path, sequences: list[list[float]], *, rises: bool = True, st
             rises=rises,
             asked={},
             train=train,
-            prune=True,
+            prune=prune,
+            evaluations=len(sequences[0]),
         ).run(wait=True, again="")
 
     if stop[0] >= 0:
@@ -144,6 +170,24 @@ def test_any_scores_are_pruned_as_by_hand(tmp_path, rises):
     assert [len(trial.scores) for trial in trials] == expected
     assert [trial.scores for trial in trials] == [s[:n] for s, n in zip(sequences, expected, strict=True)]
     assert {1, 3, 11} <= set(expected)
+
+
+def test_brackets_prune_any_scores_as_by_hand(tmp_path):
+    rng = random.Random(3)
+    sequences = [[rng.random() for _ in range(9)] for _ in range(16)]
+    expected = by_brackets(sequences, rises=False)
+    assert {1, 3, 9} <= set(expected)
+    assert expected != by_hand(sequences, rises=False)
+    trials = sample(tmp_path, sequences, rises=False, prune="hyperband")
+    assert [len(trial.scores) for trial in trials] == expected
+
+
+def test_an_interrupted_trial_stays_in_its_bracket(tmp_path):
+    """The 3rd is in the one that ends nothing before the 9th evaluation; by its new number, 4, it would be in the first, and the worst."""
+    sequences = [[0.5] * 9, [0.5] * 9, [0.5] * 9, [0.0] * 9]
+    trials = sample(tmp_path, sequences, stop=(3, 2), prune="hyperband")
+    assert by_brackets(sequences, rises=True)[3] == 9
+    assert [(trial.state, len(trial.scores)) for trial in trials[3:]] == [("retried", 2), ("finished", 9)]
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
@@ -231,7 +275,12 @@ def test_pruned_points_come_last_the_farthest_first():
     [
         ({"holdout": None}, [RATES], r"--prune: needs rows held out of the training rows: .*\n *try: --holdout 0.2"),
         ({"trials": None}, ["adapter.rank=2,4"], r"--prune: is for drawn trials, and a grid .*\n *try: --trials N"),
-        ({"prune": "ahsa"}, [RATES], r"'ahsa' is no way of pruning\n *valid: asha\n *try: did you mean 'asha'"),
+        (
+            {"prune": "ahsa"},
+            [RATES],
+            r"'ahsa' is no way of pruning\n *valid: asha, hyperband\n *try: did you mean 'asha'",
+        ),
+        ({"prune": "hyperband"}, [RATES, "training.epochs=2"], "scored twice are in one bracket of hyperband"),
         ({}, [RATES, "training.epochs=1"], "scored once, at its end"),
         ({}, [RATES, "training.epochs=2,4"], "scored 2 to 4 times, and pruning compares the same evaluation"),
     ],
