@@ -74,6 +74,11 @@ class Update(Hook):
         return {name: given.get(name, option.default) for name, option in cls.options.items()}
 
     @classmethod
+    def moves_moments(cls, settings: Mapping[str, Any]) -> bool:
+        """Whether it changes entries of Adam's moments; deleting the state of whole tensors is no such thing."""
+        return False
+
+    @classmethod
     def untrained(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> dict[str, TrainedTensor]:
         """Name -> tensors of the adapters that it never lets train."""
         return {}

@@ -1,6 +1,6 @@
 """Memory of a training, told before it: what is held all along, and the peak of a step, a scoring pass or an evaluation.
 
-    held          the frozen weights, 4 bytes a trained number, and 12 more for its gradient and AdamW's moments
+    held          the frozen weights, 4 bytes a trained number, 4 more for its gradient, and what the optimiser keeps of it (AdamW: 8)
     kept(b, t)  = c + b (c0 + c1 t + c2 t^2)         what autograd keeps of b rows of t tokens for the way back
     step        = holes (kept + 2 b t w)             w: the widest array of a layer; two of them are made on the way back
     recomputed  = kept, of layers' inputs alone + 1 / layers of what would be kept + 2 b t w
@@ -31,6 +31,7 @@ from lorakit.backbone.pair_texts import rows_of_nothing
 from lorakit.backbone.quantised import quantised_modules
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.scoring import without_trace
+from lorakit.training.optim import optimizer_bytes
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.parts import Parts
 
@@ -66,7 +67,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes: weights, the frozen ones and the trained; learning: gradients and moments; step and evaluation: the peak of each."""
+    """Bytes: weights, the frozen ones and the trained; learning: gradients, and what the optimiser keeps; step and evaluation: peaks."""
 
     weights: int
     learning: int
@@ -126,7 +127,7 @@ def measure(parts: Parts, adapted: AdaptedModel) -> Measured:
     whole = recipe.training.gradient_checkpointing or this_process().device.type != "cpu"
     return Measured(
         weights=sum(p.numel() * p.element_size() for p in all_tensors(adapted.model)),
-        learning=12 * sum(tensor.parameter.numel() for tensor in adapted.trained()),
+        learning=4 * sum(t.parameter.numel() for t in adapted.trained()) + optimizer_bytes(adapted, recipe.training),
         dense=max((4 * m.in_features * m.out_features for m in quantised_modules(adapted.model)), default=0),
         tokens=tokens,
         kept=kept,
