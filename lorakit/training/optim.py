@@ -12,9 +12,9 @@ from lorakit.adapters.adapted_model import HEAD, AdaptedModel, TrainedTensor
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.method import methods
 from lorakit.errors import RecipeError
-from lorakit.recipe.schema import ADAMW, AUTO, Recipe, TrainingSection
+from lorakit.recipe.schema import AUTO, Recipe, TrainingSection
 from lorakit.training.hooks import Hook, RateCurve
-from lorakit.training.optimizer import KEY, OPTIONS_KEY, OptimizerKind, optimizers
+from lorakit.training.optimizer import OptimizerKind, optimizers
 from lorakit.training.schedule import Schedule
 from lorakit.training.seeds import derive_seed
 
@@ -52,16 +52,17 @@ def optimizer_bytes(adapted: AdaptedModel, training: TrainingSection) -> int:
     return sum(kind.state_bytes(tensor.parameter.shape, settings) for tensor in adapted.trained())
 
 
-def check_acts(adapted: AdaptedModel, training: TrainingSection) -> None:
-    """RecipeError where nothing that trains is of the kind that the recipe's optimiser is for."""
+def largest_step(adapted: AdaptedModel, training: TrainingSection, device: torch.device) -> int:
+    """Bytes that the recipe's optimiser makes for a moment, of the largest tensor: it takes one after the other."""
+    kind, _ = chosen_optimizer(training)
+    return max((kind.step_bytes(tensor.parameter.shape, device) for tensor in adapted.trained()), default=0)
+
+
+def check_suits(adapted: AdaptedModel, training: TrainingSection) -> None:
+    """RecipeError where the recipe's optimiser does not suit what trains."""
     kind, settings = chosen_optimizer(training)
-    if not any(kind.acts_on(tensor.parameter.shape, settings) for tensor in adapted.trained()):
-        raise RecipeError(
-            f"optimiser '{kind.name}' is for {kind.acts_where(settings)}, and nothing that trains here is of that size",
-            key=KEY,
-            valid=ADAMW,
-            hint=f"{OPTIONS_KEY} with other sizes ({', '.join(kind.options)}), or adapter.method=full",
-        )
+    if problems := kind.refusals([tensor.parameter.shape for tensor in adapted.trained()], settings):
+        raise RecipeError(problems)
 
 
 def rate_of(adapted: AdaptedModel, training: TrainingSection, base: float, tensor: TrainedTensor) -> float:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from lorakit.adapters.options import Option, read_settings
+from lorakit.errors import Problem
+from lorakit.recipe.schema import ADAMW
 from lorakit.registry import Registry
 
 OPTIONS_KEY = "training.optimizer_options"
@@ -33,9 +35,10 @@ class OptimizerKind:
 
     name: what recipes call it; summary: a line; source: paper and section; make: (groups, settings, seed) -> a torch optimiser, whose
     draws depend on the seed alone; state_bytes: (shape, settings) -> bytes that it keeps of a tensor of that shape, step counts apart;
-    options: its own settings (``training.optimizer_options``); keeps_moments: whether Adam's two moments are in its state, each in 32
-    bits and in the parameter's own shape, for who changes them with the parameter; acts_on: (shape, settings) -> whether such a tensor's
-    state is what makes it different, and acts_where: which these are, in words; check: RecipeError where it does not run on a device.
+    step_bytes: (shape, device) -> those that a step of such a tensor makes for a moment; options: its own settings
+    (``training.optimizer_options``); keeps_moments: whether Adam's two moments are in its state, each in 32 bits and in the parameter's
+    own shape, for who changes them with the parameter; refusals: (shapes of what trains, settings) -> why it does not suit that; check:
+    RecipeError where it does not run on a device.
     """
 
     name: str
@@ -43,10 +46,10 @@ class OptimizerKind:
     source: str
     make: Callable[[Groups, Settings, int], torch.optim.Optimizer]
     state_bytes: Callable[[Sequence[int], Settings], int]
+    step_bytes: Callable[[Sequence[int], torch.device], int] = lambda shape, device: 0
     options: Mapping[str, Option] = field(default_factory=dict)
     keeps_moments: bool = False
-    acts_on: Callable[[Sequence[int], Settings], bool] = lambda shape, settings: True
-    acts_where: Callable[[Settings], str] = lambda settings: ""
+    refusals: Callable[[Sequence[Sequence[int]], Settings], list[Problem]] = lambda shapes, settings: []
     check: Callable[[torch.device], None] = lambda device: None
 
     def settings_from(self, given: Mapping[str, str]) -> dict[str, Any]:
@@ -60,3 +63,13 @@ optimizers: Registry[OptimizerKind] = Registry("optimiser", "lorakit.training.op
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     """All of them, as ``state_dict`` numbers them."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def no_use(name: str, where: str) -> Problem:
+    """The refusal of an optimiser that would do to nothing what it is for; where: to what it does."""
+    return Problem(
+        f"optimiser '{name}' is for {where}, and nothing that trains here is of that size",
+        key=KEY,
+        valid=ADAMW,
+        hint=f"{OPTIONS_KEY} with other sizes, or adapter.method=full",
+    )

@@ -2,7 +2,8 @@
 
     held          the frozen weights, 4 bytes a trained number, 4 more for its gradient, and what the optimiser keeps of it (AdamW: 8)
     kept(b, t)  = c + b (c0 + c1 t + c2 t^2)         what autograd keeps of b rows of t tokens for the way back
-    step        = holes (kept + 2 b t w)             w: the widest array of a layer; two of them are made on the way back
+    step        = holes (kept + 2 b t w)             w: the widest array of a layer; two of them are made on the way back; or what the
+                                                     optimiser makes of the largest tensor, when all that is gone, where that is more
     recomputed  = kept, of layers' inputs alone + 1 / layers of what would be kept + 2 b t w
     evaluation  = b' t (2 w + 3 d) + 2 b' heads t^2 where attention is eager          b': its batch; d: the hidden width
 
@@ -31,7 +32,7 @@ from lorakit.backbone.pair_texts import rows_of_nothing
 from lorakit.backbone.quantised import quantised_modules
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.scoring import without_trace
-from lorakit.training.optim import optimizer_bytes
+from lorakit.training.optim import largest_step, optimizer_bytes
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.parts import Parts
 
@@ -85,7 +86,8 @@ class Measured:
     """What a training takes beside its rows, and for each of them.
 
     weights and learning: as in ``Footprint``; dense: the largest quantised weight, made dense; tokens: of a row at full length; kept:
-    what autograd keeps; made: bytes a row that are made on the way back; holes: malloc's factor; scored: bytes a row of an evaluation.
+    what autograd keeps; made: bytes a row that are made on the way back; holes: malloc's factor; scored: bytes a row of an evaluation;
+    moved: what the optimiser makes for a moment.
     """
 
     weights: int
@@ -96,11 +98,12 @@ class Measured:
     made: int
     holes: float
     scored: int
+    moved: int
 
     def at(self, rows: int, evaluated: int) -> Footprint:
         """With so many rows in a pass that keeps something, and so many in one of an evaluation."""
         step = self.holes * (self.kept.bytes(rows, self.tokens) + rows * self.made) + self.dense
-        return Footprint(self.weights, self.learning, step, self.dense + evaluated * self.scored)
+        return Footprint(self.weights, self.learning, max(step, self.moved), self.dense + evaluated * self.scored)
 
 
 def estimate_footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
@@ -133,6 +136,7 @@ def measure(parts: Parts, adapted: AdaptedModel) -> Measured:
         kept=kept,
         made=2 * tokens * wide,
         holes=1.0 if whole else HOLES,
+        moved=largest_step(adapted, recipe.training, this_process().device),
         scored=tokens * (2 * wide + 3 * size * anatomy.hidden_size) + table * tokens**2,
     )
 

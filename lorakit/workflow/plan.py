@@ -24,7 +24,7 @@ from lorakit.tasks.baselines import FROZEN_ROWS
 from lorakit.tasks.batching import sorted_together
 from lorakit.tasks.survey import remarks
 from lorakit.training.frozen_states import GIB
-from lorakit.training.optim import check_acts, optimizer_bytes
+from lorakit.training.optim import check_suits, optimizer_bytes
 from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.tail_average import snapshot_steps
@@ -146,7 +146,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         schedule = make_schedule(loaded.recipe, len(parts.data.splits["train"]))
         check_optimizer_runs(loaded.recipe)
         adapted = adapt(parts, statistics=None)
-        check_acts(adapted, loaded.recipe.training)
+        check_suits(adapted, loaded.recipe.training)
         drop_unused_work(parts, adapted)
         start = loaded.recipe.adapter.start
         told = [*untrained_notes(loaded.recipe, adapted), *(start_from(adapted, Path(start)) if start else [])]

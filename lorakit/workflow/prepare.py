@@ -25,7 +25,7 @@ from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
 from lorakit.training.malloc import give_memory_back
 from lorakit.training.objective import Objective
-from lorakit.training.optim import base_rate, check_acts, make_optimizer, make_scheduler
+from lorakit.training.optim import base_rate, check_suits, make_optimizer, make_scheduler
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import derive_seed, generator
@@ -75,7 +75,7 @@ def prepare(
             recipe = parts.recipe
         parts.features.clear()  # nobody asks for it any more
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
-        check_acts(adapted, recipe.training)
+        check_suits(adapted, recipe.training)
         if fresh:
             warm_start(recipe, adapted)
         else:

@@ -2,10 +2,11 @@
 
     m ~ s_block code[q]        s: the block's largest absolute value; q: 8 bits, a place in a table of 256 that is densest near 0; so is v
 
-A step makes a tensor's moments dense, takes AdamW's step with them and rounds them again. 2 bytes a trained number and 8 a block, in place
-of AdamW's 8 a number. Tensors of fewer than `minimum` numbers keep both moments in 32 bits, as bitsandbytes has it: they cost little, and
-are often norms and biases. LoRA's factors are among them where rank x width is below 4,096, and a training of nothing else is refused.
-bitsandbytes does it, on a GPU and from 0.50 on a CPU too; the table is not saved, and a resumed run goes on to the bit.
+A step makes a tensor's moments dense, takes AdamW's step with them and rounds them again; on a CPU that takes 20 bytes a number of the
+largest tensor, for a moment. 2 bytes a trained number and 8 a block, in place of AdamW's 8 a number. Tensors of fewer than `minimum`
+numbers keep both moments in 32 bits, as bitsandbytes has it: they cost little, and are often norms and biases. LoRA's factors are among
+them where rank x width is below 4,096, and a training of nothing else is refused. bitsandbytes does it, on a GPU and from 0.50 on a CPU
+too; the table is not saved, and a resumed run goes on to the bit.
 Checked against the authors' code. It is theirs.
 When to use it: full fine-tuning, or adapters of many parameters, in a quarter of AdamW's state.
 """
@@ -13,7 +14,7 @@ When to use it: full fine-tuning, or adapters of many parameters, in a quarter o
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import prod
 from typing import Any
@@ -21,9 +22,9 @@ from typing import Any
 import torch
 
 from lorakit.adapters.options import Option
-from lorakit.errors import RecipeError
+from lorakit.errors import Problem, RecipeError
 from lorakit.recipe.schema import ADAMW
-from lorakit.training.optimizer import KEY, WHOLE, Groups, OptimizerKind, Settings, optimizers, parameters_of
+from lorakit.training.optimizer import KEY, WHOLE, Groups, OptimizerKind, Settings, no_use, optimizers, parameters_of
 
 BLOCK = 256
 """Numbers that have a scale in common."""
@@ -101,20 +102,30 @@ def check_installed() -> None:
         )
 
 
-def acts_on(shape: Sequence[int], settings: Settings) -> bool:
+def is_kept_in_8_bits(shape: Sequence[int], settings: Settings) -> bool:
     """Whether the moments of such a tensor are in 8 bits."""
     return bool(prod(shape) >= settings["minimum"])
 
 
-def where(settings: Settings) -> str:
-    """Which those are, in words."""
-    return f"tensors of at least {settings['minimum']:,} numbers (smaller ones keep moments in 32 bits)"
+def refusals_of(name: str) -> Callable[[Sequence[Sequence[int]], Settings], list[Problem]]:
+    """Of an optimiser of 8 bits: where no tensor is large enough."""
+
+    def refusals(shapes: Sequence[Sequence[int]], settings: Settings) -> list[Problem]:
+        where = f"tensors of at least {settings['minimum']:,} numbers (smaller ones keep moments in 32 bits)"
+        return [] if any(is_kept_in_8_bits(shape, settings) for shape in shapes) else [no_use(name, where)]
+
+    return refusals
 
 
 def state_bytes(shape: Sequence[int], settings: Settings) -> int:
     """Two codes a number and two scales a block, or AdamW's."""
     numbers = prod(shape)
-    return 2 * numbers + 2 * WHOLE * -(-numbers // BLOCK) if acts_on(shape, settings) else 2 * WHOLE * numbers
+    return 2 * numbers + 2 * WHOLE * -(-numbers // BLOCK) if is_kept_in_8_bits(shape, settings) else 2 * WHOLE * numbers
+
+
+def step_bytes(shape: Sequence[int], device: torch.device) -> int:
+    """On a CPU both moments, the gradient and two more in the making are whole for a moment; a GPU has one kernel for all."""
+    return 5 * WHOLE * prod(shape) if device.type == "cpu" else 0
 
 
 optimizers.register(
@@ -124,9 +135,9 @@ optimizers.register(
         source="Dettmers et al. 2022, 8-bit optimizers, arXiv 2110.02861; bitsandbytes",
         make=make,
         state_bytes=state_bytes,
+        step_bytes=step_bytes,
         options=OPTIONS,
-        acts_on=acts_on,
-        acts_where=where,
+        refusals=refusals_of("adamw_8bit"),
         check=check,
     )
 )

@@ -17,11 +17,10 @@ from lorakit.recipe.schema import ADAMW
 from lorakit.training.optimizer import KEY, Groups, OptimizerKind, Settings, optimizers
 from lorakit.training.optimizers.adamw_8bit import (
     OPTIONS,
-    acts_on,
     check_installed,
+    refusals_of,
     saved_flat,
     state_bytes,
-    where,
 )
 
 
@@ -50,8 +49,7 @@ optimizers.register(
         make=make,
         state_bytes=state_bytes,
         options=OPTIONS,
-        acts_on=acts_on,
-        acts_where=where,
+        refusals=refusals_of("paged_adamw_8bit"),
         check=check,
     )
 )

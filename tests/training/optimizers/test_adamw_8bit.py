@@ -41,7 +41,7 @@ def test_moments_are_of_8_bits_from_4096_numbers_on(numbers: int, small: bool):
     difference = (
         (stepped(optimizer, ours) - stepped(torch.optim.AdamW(groups(theirs)), theirs)).abs().max()
     )  # of 6 steps of 0.01
-    assert EIGHT.acts_on((numbers,), settings) is not small
+    assert adamw_8bit.is_kept_in_8_bits((numbers,), settings) is not small
     assert EIGHT.state_bytes((numbers,), settings) == (8 * numbers if small else 2 * numbers + 8 * 16)
     assert optimizer.state[ours]["state1"].dtype == (torch.float32 if small else torch.uint8)
     assert difference < (1e-6 if small else 0.02)

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 from transformers.optimization import Adafactor
 
-from lorakit.training.optimizers.flora import Flora, is_projected, state_bytes
+from lorakit.training.optimizers.flora import Flora, is_projected, refusals, state_bytes
 
 SETTINGS: dict[str, Any] = {"rank": 4, "kappa": 1000, "beta": 0.9, "scale": "none", "seed": 0}
 
@@ -81,10 +81,10 @@ def test_a_projection_and_back_is_the_identity_on_average():
 
 def test_projections_differ_by_place_number_and_seed():
     optimizer = flora([torch.nn.Parameter(torch.zeros(12, 12))])
-    other = Flora([{"params": [torch.nn.Parameter(torch.zeros(12, 12))]}], SETTINGS, 8)
-    cpu = torch.device("cpu")
+    cpu, alike = torch.device("cpu"), [{"params": [torch.nn.Parameter(torch.zeros(12, 12))]}]
+    others = [Flora(alike, SETTINGS, 8), Flora(alike, SETTINGS | {"seed": 1}, 7)]
     drawn = [optimizer.projection(12, place, number, cpu) for place, number in ((0, 0), (0, 1), (1, 0))]
-    drawn.append(other.projection(12, 0, 0, cpu))
+    drawn += [other.projection(12, 0, 0, cpu) for other in others]
     assert len({tuple(each.flatten().tolist()) for each in drawn}) == len(drawn)
     assert torch.equal(drawn[0], optimizer.projection(12, 0, 0, cpu))
 
@@ -103,6 +103,15 @@ def test_projections_differ_by_place_number_and_seed():
 def test_which_momentum_is_projected_and_what_is_kept(shape: tuple[int, ...], projected: bool, numbers: int):
     assert is_projected(shape, SETTINGS) is projected
     assert state_bytes(shape, SETTINGS) == 4 * numbers
+
+
+@pytest.mark.parametrize(("kappa", "ends"), [(8, False), (7, True)])
+def test_a_projection_is_changed_no_oftener_than_its_error_is_forgotten(kappa: int, ends: bool):
+    """beta^(2 kappa) (1 + (m + 1) / r) is 0.957 at 8 steps, and 1.18 at 7."""
+    settings = SETTINGS | {"rank": 6, "kappa": kappa}
+    assert 0.9 ** (2 * kappa) * (1 + 25 / 6) == pytest.approx(1.182 if ends else 0.957, abs=1e-3)
+    problems = refusals([(24, 40), (8, 8), (200, 8)], settings)
+    assert [problem.valid for problem in problems] == ["kappa: at least 8"] * ends
 
 
 def test_bfloat16_weights_have_a_state_of_32_bits_also_after_loading():
