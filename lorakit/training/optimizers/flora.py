@@ -18,7 +18,7 @@ Differs from the authors' code in: theirs (flora_opt, PyTorch) scales by the par
 sides of length r too, and can keep its state in 8 bits.
 When to use it: full fine-tuning in little memory. LoRA's factors are too long and thin to be projected, and small anyway. In a training
 of fewer steps than kappa P never changes: on a quadratic of 24 x 40 numbers, at rank 6, 600 steps left 0.33 of the squared error with
-kappa 1000, 0.07 with 50 and 0.002 with 10. AdamW's state is twice the weights, this one's about rank / width of them and the embeddings.
+kappa 1000, 0.07 with 50 and 0.002 with 10. AdamW's state is twice the weights, this one's rank / width of them, and the embeddings once.
 """
 
 from __future__ import annotations
