@@ -84,6 +84,7 @@ HOMES = {
     "inits": "lorakit.adapters.init",
     "blocks": "lorakit.adapters.block",
     "updates": "lorakit.training.update",
+    "optimizers": "lorakit.training.optimizer",
     "proxies": "lorakit.searching.proxy",
     "allocators": "lorakit.searching.allocator",
     "combinations": "lorakit.artifacts.combination",

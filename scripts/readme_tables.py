@@ -163,6 +163,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "updates": lambda: plain_table(
         "updates", "adapter.updates", {"what": "what it does", "options": "options", "source": "source"}
     ),
+    "optimizers": lambda: plain_table(
+        "optimizers", "training.optimizer", {"what": "what it is", "options": "options", "source": "source"}
+    ),
     "combinations": lambda: plain_table(
         "combinations", "--method", {"what": "what it gives", "looks at": "looks at", "weights": "weights"}
     ),

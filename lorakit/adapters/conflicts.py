@@ -17,6 +17,7 @@ shared tensors that train x scoring: streaming     refused: a site that is off w
 ratio of learning rates x vectors, gates           commute: groups by role; refused where A and B do not both train
 frozen A x init that gives A                       commute; refused where what that init starts at zero does not train
 anything but B A with both trained x squeeze        refused: there is no product to re-factor, or its start is subtracted
+Adam's moments moved with the factors x optimisers without them   refused: `squeeze`, fresh moments of sites, pruned ones of `restart`
 quantised W x DoRA, starts from W, merging          commute: W is made dense, one site at a time
 inputs pooled by groups x other W than int4's     refused: it is made to merge into the zero points of the same groups
 start that quantises W x another scale than its own refused: `dylora` with lora or rslora

@@ -23,10 +23,11 @@ OF_REGISTRY = {
     "adapter.updates": "updates",
     "search.method": "allocators",
     "search.proxy": "proxies",
+    "training.optimizer": "optimizers",
 }
 """Recipe key -> the registry whose names are its values."""
 BESIDES = {"task.name": ["custom"], "search.method": ["none"]}
-WITH_CARD = ("methods", "deltas", "inits", "updates", "combinations", "allocators", "proxies", "tasks")
+WITH_CARD = ("methods", "deltas", "inits", "updates", "optimizers", "combinations", "allocators", "proxies", "tasks")
 """Registries whose names `lorakit show` takes."""
 
 

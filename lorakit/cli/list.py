@@ -31,6 +31,7 @@ Kind = Literal[
     "deltas",
     "inits",
     "updates",
+    "optimizers",
     "allocators",
     "proxies",
     "combinations",
@@ -41,8 +42,9 @@ Kind = Literal[
 ]
 KIND_HELP = (
     "methods: whole adapters; deltas: what an adapter adds to a weight; inits: how it starts; updates: what happens to it "
-    "during training; allocators: what decides who gets the budget; proxies: how sites are scored; combinations: how several "
-    "runs become one; tasks; recipes: shipped ones; models; runs: your own, newest last."
+    "during training; optimizers: what turns gradients into steps; allocators: what decides who gets the budget; "
+    "proxies: how sites are scored; combinations: how several runs become one; tasks; recipes: shipped ones; models; "
+    "runs: your own, newest last."
 )
 Row = dict[str, Any]
 COLUMNS = {
@@ -72,6 +74,7 @@ def list_entries(
         "deltas": deltas,
         "inits": inits,
         "updates": updates,
+        "optimizers": optimizers,
         "allocators": allocators,
         "proxies": proxies,
         "combinations": combinations,
@@ -144,6 +147,11 @@ def inits() -> list[Row]:
 def updates() -> list[Row]:
     """What may go on during training (adapter.updates), with its settings (adapter.update_options) at their defaults."""
     return [chosen_by_recipe(update) for update in entries("updates")]
+
+
+def optimizers() -> list[Row]:
+    """What turns gradients into steps (training.optimizer), with its settings (training.optimizer_options) at their defaults."""
+    return [chosen_by_recipe(optimizer) for optimizer in entries("optimizers")]
 
 
 def allocators() -> list[Row]:

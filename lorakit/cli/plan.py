@@ -82,6 +82,7 @@ def tell(result: Plan) -> None:
             [("learning rate", f"found before the first step: about {result.rate_overhead:.0f} % on top of training")]
             * bool(result.rate_overhead)
         ),
+        ("optimiser", f"keeps {memory(result.optimizer_bytes)}"),
         ("memory", f"about {memory(result.memory_bytes)}"),
         *(("note", note) for note in result.notes),
         *(("in the data", remark) for remark in result.remarks),

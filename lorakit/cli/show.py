@@ -28,6 +28,7 @@ OPTIONS = {
     "allocator": "search.options",
     "proxy": "search.proxy_options",
     "training update": "adapter.update_options",
+    "optimiser": "training.optimizer_options",
 }
 """Kind of an entry -> the recipe key of its own options."""
 KEY_INDENT = 2  # spaces before a key in a resolved recipe; sections have none, entries of a mapping more
@@ -51,7 +52,7 @@ def show(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a recipe with every key explained; a key or section; or the card of a method, allocator, update, combination, proxy or task."""
+    """Show a recipe with every key explained; a key or section; or the card of whatever lorakit list names: a method, a task ..."""
     from lorakit.cli.show_key import is_key, show_key
 
     with envelope(offline=True, quiet=True):
@@ -135,9 +136,13 @@ def explained(loaded: LoadedRecipe) -> str:
 
 
 def option_doc(loaded: LoadedRecipe, key: str, name: str) -> str:
-    """What an option of the recipe's allocator or proxy means; empty for entries of other mappings."""
+    """What an option of the recipe's allocator, proxy or optimiser means; empty for entries of other mappings."""
     search = loaded.recipe.search
-    owners = {"search.options": ("allocators", search.method), "search.proxy_options": ("proxies", search.proxy)}
+    owners = {
+        "search.options": ("allocators", search.method),
+        "search.proxy_options": ("proxies", search.proxy),
+        "training.optimizer_options": ("optimizers", loaded.recipe.training.optimizer),
+    }
     if key not in owners or owners[key][1] == "none":
         return ""
     registry, owner = owners[key]

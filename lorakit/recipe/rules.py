@@ -11,7 +11,7 @@ from lorakit.recipe.keys import recipe_keys, section_keys
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.schema import CUSTOM, AdapterSection
 from lorakit.recipe.values import written
-from lorakit.recipe.vocabulary import Configurable, Known, allocators, methods, proxies
+from lorakit.recipe.vocabulary import Configurable, Known, allocators, methods, optimizers, proxies
 
 AXES = tuple(
     f"adapter.{axis}"
@@ -118,6 +118,11 @@ def allocator_has_the_options(draft: Draft) -> Iterator[Problem]:
 def proxy_has_the_options(draft: Draft) -> Iterator[Problem]:
     """The proxy has the options that it is given, whoever asks for its scores."""
     yield from unusable_options(draft, "search.proxy_options", proxies, draft["search.proxy"])
+
+
+def optimizer_has_the_options(draft: Draft) -> Iterator[Problem]:
+    """The optimiser has the options that it is given."""
+    yield from unusable_options(draft, "training.optimizer_options", optimizers, draft["training.optimizer"])
 
 
 def unusable_options(draft: Draft, path: str, known: Callable[[], Known[Configurable]], name: str) -> Iterator[Problem]:
@@ -376,6 +381,7 @@ RULES = (
     preset_has_its_search,
     allocator_has_the_options,
     proxy_has_the_options,
+    optimizer_has_the_options,
     something_to_adapt,
     axes_go_together,
     options_are_readable,

@@ -15,6 +15,7 @@ from lorakit.recipe.vocabulary import names_of
 
 MISSING = "???"  # OmegaConf's mark for a key that the recipe must give
 AUTO = "auto"  # what is to be found: a learning rate, what a head reads
+ADAMW = "adamw"  # the optimiser where none is named
 CUSTOM = "custom"  # the task whose data are the person's own files
 SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
 
@@ -355,7 +356,7 @@ class SearchSection:
 
 @dataclass
 class TrainingSection:
-    """The loop and its optimiser (AdamW)."""
+    """The loop and its optimiser."""
 
     epochs: float = key(3.0, "passes over the training rows", above=0, also=("num_train_epochs", "num_epochs"))
     max_steps: Optional[int] = key(None, "stop after this many optimiser steps", low=1, also=("steps",))
@@ -379,6 +380,13 @@ class TrainingSection:
         also=("learning_rate",),
     )
     head_lr: Optional[float] = key(None, "learning rate of the new head; lr by default", above=0)
+    optimizer: str = key(
+        ADAMW,
+        "what turns gradients into steps; those beside AdamW keep less of each number: see `lorakit list optimizers`",
+        choices=names_of("optimizers"),
+        also=("optim", "optimiser"),
+    )
+    optimizer_options: dict[str, str] = key({}, "settings of the optimiser alone: see `lorakit show OPTIMIZER`")
     weight_decay: float = key(0.01, "decoupled weight decay", low=0, also=("wd",))
     schedule: str = key(
         "linear",

@@ -31,7 +31,7 @@ class Method(Protocol):
 
 
 class Configurable(Protocol):
-    """An allocator or a proxy, as a recipe sees it: it has options of its own."""
+    """An allocator, a proxy or an optimiser, as a recipe sees it: it has options of its own."""
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -67,6 +67,11 @@ def allocators() -> Known[Configurable]:
 def proxies() -> Known[Configurable]:
     """All proxies."""
     return find_registry("proxies")
+
+
+def optimizers() -> Known[Configurable]:
+    """All optimisers."""
+    return find_registry("optimizers")
 
 
 def names_of(registry: str) -> Callable[[], list[str]]:

@@ -139,6 +139,11 @@ class Allocator(ABC):
         return read_settings(f"allocator '{cls.name}'", cls.options, given, "search.options")
 
     @classmethod
+    def moves_moments(cls, search: SearchSection) -> bool:
+        """Whether it changes Adam's moments (``SearchContext.moments``)."""
+        return False
+
+    @classmethod
     def own_ticks(cls, search: SearchSection, total_steps: int) -> list[int]:
         """The steps before which it acts, where it says so itself; none where ``search.every`` does. RecipeError where there is no time."""
         return []

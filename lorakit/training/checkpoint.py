@@ -1,7 +1,7 @@
 """Everything a training needs to go on as if it had never stopped: trained tensors, optimiser, schedule, streams, hooks.
 
 checkpoints/step-N/model.safetensors       adapters and head (the frozen backbone is not in it)
-checkpoints/step-N/optimizer.safetensors   AdamW's moments
+checkpoints/step-N/optimizer.safetensors   the optimiser's state
 checkpoints/step-N/streams.safetensors     the states of every process's torch generators
 checkpoints/step-N/state.json              counters, best epoch, schedule, hooks
 checkpoints/step-N/hooks.safetensors       what hooks remember that is too large for JSON, where there is anything

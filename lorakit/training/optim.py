@@ -1,24 +1,30 @@
-"""AdamW over the trained tensors, grouped by their roles, and the learning-rate schedule."""
+"""The optimiser over the trained tensors, grouped by their roles, and the learning-rate schedule."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from lorakit.adapters.adapted_model import HEAD, AdaptedModel, TrainedTensor
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.method import methods
+from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AUTO, Recipe, TrainingSection
 from lorakit.training.hooks import Hook, RateCurve
+from lorakit.training.optimizer import OptimizerKind, optimizers
 from lorakit.training.schedule import Schedule
+from lorakit.training.seeds import derive_seed
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-def make_optimizer(adapted: AdaptedModel, training: TrainingSection, base: float) -> torch.optim.AdamW:
-    """One group a (learning rate, weight decay) pair; ``base`` is the learning rate of the adapters.
+def make_optimizer(
+    adapted: AdaptedModel, training: TrainingSection, base: float, *, seed: int = 0
+) -> torch.optim.Optimizer:
+    """One group a (learning rate, weight decay) pair; ``base`` is the learning rate of the adapters; seed: the run's.
 
     Tensors of role B learn ``lr_ratio`` times faster (LoRA+), others as their delta says; the head at ``head_lr``. Vectors
     (magnitudes, biases, norms) and gates do not decay.
@@ -29,10 +35,34 @@ def make_optimizer(adapted: AdaptedModel, training: TrainingSection, base: float
         decay = training.weight_decay if tensor.parameter.ndim > 1 and tensor.role != "gate" else 0.0
         # what has a rate of its own stays apart from equal rates that are not settled yet
         groups[rate_of(adapted, training, base, tensor), decay, own and training.lr == AUTO].append(tensor.parameter)
-    return torch.optim.AdamW(
-        [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay, _), group in groups.items()],
-        fused=True,
-    )
+    kind, settings = chosen_optimizer(training)
+    listed = [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay, _), group in groups.items()]
+    return kind.make(listed, settings, derive_seed(seed, "optimizer"))
+
+
+def chosen_optimizer(training: TrainingSection) -> tuple[OptimizerKind, dict[str, Any]]:
+    """The recipe's optimiser, and the value of each of its options."""
+    kind = optimizers.get(training.optimizer)
+    return kind, kind.settings_from(training.optimizer_options)
+
+
+def optimizer_bytes(adapted: AdaptedModel, training: TrainingSection) -> int:
+    """What the recipe's optimiser keeps of everything that trains, with every site on."""
+    kind, settings = chosen_optimizer(training)
+    return sum(kind.state_bytes(tensor.parameter.shape, settings) for tensor in adapted.trained())
+
+
+def largest_step(adapted: AdaptedModel, training: TrainingSection, device: torch.device) -> int:
+    """Bytes that the recipe's optimiser makes for a moment, of the largest tensor: it takes one after the other."""
+    kind, _ = chosen_optimizer(training)
+    return max((kind.step_bytes(tensor.parameter.shape, device) for tensor in adapted.trained()), default=0)
+
+
+def check_suits(adapted: AdaptedModel, training: TrainingSection) -> None:
+    """RecipeError where the recipe's optimiser does not suit what trains."""
+    kind, settings = chosen_optimizer(training)
+    if problems := kind.refusals([tensor.parameter.shape for tensor in adapted.trained()], settings):
+        raise RecipeError(problems)
 
 
 def rate_of(adapted: AdaptedModel, training: TrainingSection, base: float, tensor: TrainedTensor) -> float:

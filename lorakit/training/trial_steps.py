@@ -1,6 +1,6 @@
 """A few optimiser steps that are undone again: how much better the adapters alone tell rows apart by their labels at a learning rate.
 
-    D(lr) = (L - L') / L        L, L': the least loss (``told_apart``) of probe rows before and after ``STEPS`` steps of AdamW at lr
+    D(lr) = (L - L') / L        L, L': the least loss (``told_apart``) of probe rows before and after ``STEPS`` optimiser steps at lr
 
 The steps are the training's own first ones, with its loss, its batches, its clipping and its optimiser's groups, at one rate without a
 warm-up. The head stands still. Probe rows are looked at without dropout, as many of each class as there are; where logits differ less
@@ -66,7 +66,7 @@ class Trials:
         with undone(training, self.seed):
             if self.before is None:
                 self.before = self.look()
-            optimizer = make_optimizer(training.adapted, self.section, lr)
+            optimizer = make_optimizer(training.adapted, self.section, lr, seed=training.recipe.run.seed)
             for step_batch in self.steps:
                 take(training, optimizer, step_batch)
             after = self.look()

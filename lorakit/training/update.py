@@ -83,6 +83,11 @@ class Update(Hook):
         return 0.0
 
     @classmethod
+    def moves_moments(cls, settings: Mapping[str, Any]) -> bool:
+        """Whether it changes entries of Adam's moments; deleting the state of whole tensors is no such thing."""
+        return False
+
+    @classmethod
     def untrained(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> dict[str, TrainedTensor]:
         """Name -> tensors of the adapters that it never lets train."""
         return {}

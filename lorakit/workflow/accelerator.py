@@ -16,6 +16,7 @@ from lorakit.recipe.keys import plain_values
 from lorakit.recipe.schema import AUTO, Recipe
 from lorakit.training.losses import ClassLoss, LabelLoss
 from lorakit.training.objective import Objective
+from lorakit.training.optimizer import optimizers
 
 DATA_PARALLEL = ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU")
 FSDP = "ACCELERATE_USE_FSDP"
@@ -112,6 +113,11 @@ def check_device(recipe: Recipe) -> None:
         raise RecipeError(
             "float16 needs a GPU, and there is none here", key="training.precision", valid="fp32, or bf16 on a CPU too"
         )
+
+
+def check_optimizer_runs(recipe: Recipe) -> None:
+    """RecipeError where the recipe's optimiser needs another device than this one, or a package that is not there."""
+    optimizers.get(recipe.training.optimizer).check(this_process().device)
 
 
 def check_trackers(recipe: Recipe) -> None:

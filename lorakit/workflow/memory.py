@@ -1,8 +1,9 @@
 """Memory of a training, told before it: what is held all along, and the peak of a step, a scoring pass or an evaluation.
 
-    held          the frozen weights, 4 bytes a trained number, and 12 more for its gradient and AdamW's moments
+    held          the frozen weights, 4 bytes a trained number, 4 more for its gradient, and what the optimiser keeps of it (AdamW: 8)
     kept(b, t)  = c + b (c0 + c1 t + c2 t^2)         what autograd keeps of b rows of t tokens for the way back
-    step        = holes (kept + 2 b t w)             w: the widest array of a layer; two of them are made on the way back
+    step        = holes (kept + 2 b t w)             w: the widest array of a layer; two of them are made on the way back; or what the
+                                                     optimiser makes of the largest tensor, when all that is gone, where that is more
     recomputed  = kept, of layers' inputs alone + 1 / layers of what would be kept + 2 b t w
     evaluation  = b' t (2 w + 3 d) + 2 b' heads t^2 where attention is eager          b': its batch; d: the hidden width
 
@@ -35,6 +36,7 @@ from lorakit.backbone.pair_texts import rows_of_nothing
 from lorakit.backbone.quantised import quantised_modules
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.scoring import without_trace
+from lorakit.training.optim import largest_step, optimizer_bytes
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.sharding import unit_bytes
@@ -73,7 +75,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes: weights, the frozen ones and the trained; learning: gradients and moments; step and evaluation: the peak of each."""
+    """Bytes: weights, the frozen ones and the trained; learning: gradients, and what the optimiser keeps; step and evaluation: peaks."""
 
     weights: int
     learning: int
@@ -92,7 +94,7 @@ class Measured:
 
     weights and learning: as in ``Footprint``; dense: the largest quantised weight, made dense; tokens: of a row at full length; kept:
     what autograd keeps; made: bytes a row that are made on the way back; holes: malloc's factor; scored: bytes a row of an evaluation;
-    least: bytes that are there for a moment whatever the rows; processes: that share the rows of a step.
+    least: bytes that are there for a moment whatever the rows, as what the optimiser makes; processes: that share the rows of a step.
     """
 
     weights: int
@@ -144,12 +146,13 @@ def measure(parts: Parts, adapted: AdaptedModel, fsdp: int = 1) -> Measured:
     whole = recipe.training.gradient_checkpointing or this_process().device.type != "cpu"
     measured = Measured(
         weights=sum(p.numel() * p.element_size() for p in all_tensors(adapted.model)),
-        learning=12 * sum(tensor.parameter.numel() for tensor in adapted.trained()),
+        learning=4 * sum(t.parameter.numel() for t in adapted.trained()) + optimizer_bytes(adapted, recipe.training),
         dense=max((4 * m.in_features * m.out_features for m in quantised_modules(adapted.model)), default=0),
         tokens=tokens,
         kept=kept,
         made=2 * tokens * wide,
         holes=1.0 if whole else HOLES,
+        least=largest_step(adapted, recipe.training, this_process().device),
         scored=tokens * (2 * wide + 3 * size * anatomy.hidden_size) + table * tokens**2,
     )
     return measured if fsdp == 1 else shared_out(measured, adapted, fsdp)
@@ -163,7 +166,7 @@ def shared_out(measured: Measured, adapted: AdaptedModel, processes: int) -> Mea
         measured,
         weights=measured.weights - everything + -(-everything // processes),
         dense=sum(sorted(layers)[-TOGETHER:]) + rest,
-        least=2 * embedding + rest,
+        least=max(measured.least, 2 * embedding + rest),
         processes=processes,
     )
 

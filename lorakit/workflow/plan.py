@@ -25,10 +25,12 @@ from lorakit.tasks.baselines import FROZEN_ROWS
 from lorakit.tasks.batching import sorted_together
 from lorakit.tasks.survey import remarks
 from lorakit.training.frozen_states import GIB
+from lorakit.training.optim import check_suits, optimizer_bytes
 from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.tail_average import snapshot_steps
 from lorakit.training.update import rows_aside, update_notes
+from lorakit.workflow.accelerator import check_optimizer_runs
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.fit import Fit, find_fit, read_size
 from lorakit.workflow.freeze import kept_bytes
@@ -92,6 +94,7 @@ class Plan(Result):
         evaluations: steps after which the validation splits are scored.
         search_overhead: percent of the training's time, predicted from what its passes and steps compute.
         rate_overhead: percent of the training's time that finding a learning rate takes, 0 where the recipe gives one.
+        optimizer_bytes: what the optimiser keeps of everything that trains, with every site on.
         memory_bytes: the peak, beside Python, its libraries and the data (``lorakit.workflow.memory``), of one process.
         fit: what makes it fit into the memory that was named; None where none was.
         notes: what to know before starting.
@@ -113,6 +116,7 @@ class Plan(Result):
     evaluations: list[int]
     search_overhead: float
     rate_overhead: float
+    optimizer_bytes: int
     memory_bytes: int
     fit: Fit | None
     notes: list[str]
@@ -151,7 +155,9 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
     with loaded.locating_errors():
         rows = len(parts.data.splits["train"])
         schedule = make_schedule(loaded.recipe, rows - rows_aside(loaded.recipe, rows))
+        check_optimizer_runs(loaded.recipe)
         adapted = adapt(parts, statistics=None)
+        check_suits(adapted, loaded.recipe.training)
         drop_unused_work(parts, adapted)
         start = loaded.recipe.adapter.start
         told = [*update_notes(loaded.recipe, adapted), *(start_from(adapted, Path(start)) if start else [])]
@@ -186,6 +192,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         evaluations=schedule.evaluations,
         search_overhead=search_overhead(parts, schedule),
         rate_overhead=rate_overhead(loaded.recipe, schedule),
+        optimizer_bytes=optimizer_bytes(adapted, loaded.recipe.training),
         memory_bytes=footprint_of(loaded.recipe, measured).total,
         fit=None if size is None else find_fit(loaded, measured, size),
         notes=[*loaded.told, *make_notes(parts, schedule), *head_notes(parts, schedule), *told],

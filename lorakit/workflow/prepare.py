@@ -26,14 +26,14 @@ from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
 from lorakit.training.malloc import give_memory_back
 from lorakit.training.objective import Objective
-from lorakit.training.optim import base_rate, make_optimizer, make_scheduler
+from lorakit.training.optim import base_rate, check_suits, make_optimizer, make_scheduler
 from lorakit.training.schedule import Schedule, make_schedule
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import derive_seed, generator
 from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
 from lorakit.training.update import Update, UpdateContext, chosen_updates, rows_aside, summed_loss, update_notes
-from lorakit.workflow.accelerator import check_device, make_accelerator
+from lorakit.workflow.accelerator import check_device, check_optimizer_runs, make_accelerator
 from lorakit.workflow.calibrate import calibrate
 from lorakit.workflow.data_parallel import tell_no_more_than_needed
 from lorakit.workflow.freeze import freeze, settle_block
@@ -68,6 +68,7 @@ def prepare(
         rows = len(encoded["train"])
         schedule = make_schedule(recipe, rows - rows_aside(recipe, rows))
         check_device(recipe)
+        check_optimizer_runs(recipe)
         if sharded:
             check_model(parts.backbone.model)
         if fresh:
@@ -76,6 +77,7 @@ def prepare(
             recipe = parts.recipe
         parts.features.clear()  # nobody asks for it any more
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
+        check_suits(adapted, recipe.training)
         if fresh:
             warm_start(recipe, adapted)
         else:
@@ -92,7 +94,7 @@ def prepare(
         states = freeze(parts, encoded["train"], objective, schedule)
     loader = make_loader(parts, encoded["train"], accelerator, numbered=states is not None, in_step=sharded)
     loader, aside = set_aside(recipe, loader)
-    optimizer = make_optimizer(adapted, recipe.training, base_rate(recipe))
+    optimizer = make_optimizer(adapted, recipe.training, base_rate(recipe), seed=recipe.run.seed)
     search: list[SearchHook] = []
     with loaded.locating_errors():
         if recipe.search.method != "none":

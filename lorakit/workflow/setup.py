@@ -30,6 +30,8 @@ from lorakit.training.loader import TrainLoader
 from lorakit.training.losses import check_suits
 from lorakit.training.objective import Objective
 from lorakit.training.optim import moments_of
+from lorakit.training.optimizer import KEY as OPTIMIZER_KEY
+from lorakit.training.optimizer import optimizers
 from lorakit.training.schedule import Schedule
 from lorakit.training.seeds import generator
 from lorakit.training.tail_average import check_average
@@ -56,6 +58,7 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         if recipe.adapter.start:
             check_start(Path(recipe.adapter.start), recipe.model)
         check_updates_go_on(recipe)
+        check_moments_are_kept(recipe)
         check_proxy_leaves_weights(recipe)
         check_average(recipe)
         check_freezing(recipe)
@@ -90,6 +93,26 @@ def check_updates_go_on(recipe: Recipe) -> None:
             key="search.method",
             valid="none or heterolora with this update",
             hint="adapter.updates=[]",
+        )
+
+
+def check_moments_are_kept(recipe: Recipe) -> None:
+    """RecipeError where a search or an update changes Adam's moments with what it changes, and the optimiser keeps none of their shape."""
+    kind, search = optimizers.get(recipe.training.optimizer), recipe.search
+    if kind.keeps_moments:
+        return
+    changing = [
+        f"update '{each.name}'" for each, own in chosen_updates(recipe) if each.moves_moments(each.settings_from(own))
+    ]
+    if search.method != "none" and allocators.get(search.method).moves_moments(search):
+        changing.append(f"allocator '{search.method}'")
+    if changing:
+        keeping = ", ".join(name for name, each in optimizers.items() if each.keeps_moments)
+        raise RecipeError(
+            f"{changing[0]} changes Adam's moments of what it changes, and optimiser '{kind.name}' keeps none to change",
+            key=OPTIMIZER_KEY,
+            valid=f"{keeping} with it",
+            hint="lorakit show says by which of its options it leaves them alone, where there is one",
         )
 
 

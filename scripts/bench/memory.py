@@ -2,16 +2,17 @@
 
     python scripts/bench/memory.py --out results/memory               # lorakit and PEFT on the same rows, batches and steps; long texts
     python scripts/bench/memory.py --out results/memory --plan        # what is predicted beside what is measured, setting by setting
+    python scripts/bench/memory.py --out results/memory --optimizers  # the same of full fine-tuning, optimiser by optimiser
 
 Sides of the first: `lorakit`, a run with all it writes; `peft`, a loop by hand that tokenises the same file, makes the same batches in
 the same order, evaluates as often and saves its adapter; `long` and `long recomputed`, lorakit on rows of 512 tokens without and with
 training.gradient_checkpointing. Memory is the kernel's high-water mark of resident memory (VmHWM), everything in it: Python, libraries,
 model, data. Printed and saved (OUT/memory.json) are medians, and lorakit's ratio to PEFT by rounds.
 
-With --plan (OUT/plan.json) the predicted and the measured number are both what training needs beside the loaded model: activations,
-gradients and moments. Measured: the high-water mark during the loop, reset before it, less the resident memory before it, when model,
-data and libraries are there. A training of one step before it, of which no array is left, has made the libraries load what they load
-late: for bfloat16 on a CPU oneDNN compiles some 15 MiB of kernels.
+With --plan (OUT/plan.json) and --optimizers (OUT/optimizers.json) the predicted and the measured number are both what training
+needs beside the loaded model: activations, gradients and moments. Measured: the high-water mark during the loop, reset before
+it, less the resident memory before it, when model, data and libraries are there. A training of one step before it, of which no
+array is left, has made the libraries load what they load late: for bfloat16 on a CPU oneDNN compiles some 15 MiB of kernels.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ MINILM = "bundled:minilm"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--plan", action="store_true")
-    parser.add_argument("--models", nargs="+", default=[MINILM], help="with --plan each is measured; else the first")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--plan", action="store_true")
+    what.add_argument("--optimizers", action="store_true")
+    parser.add_argument("--models", nargs="+", default=[MINILM], help="each is measured; the first alone beside PEFT")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -52,10 +55,12 @@ def main() -> None:
     from lorakit.artifacts.run import environment
 
     with tempfile.TemporaryDirectory() as name:
-        report = (planned if options.plan else compared)(options, Path(name))
+        wanted = SETTINGS if options.plan else OPTIMIZERS if options.optimizers else None
+        report = planned(options, Path(name), wanted) if wanted else compared(options, Path(name))
     report["environment"] = environment()
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / ("plan.json" if options.plan else "memory.json"), report)
+    report_name = "plan" if options.plan else "optimizers" if options.optimizers else "memory"
+    write_json(options.out / f"{report_name}.json", report)
 
 
 # -- the two reports -----------------------------------------------------------------------------------------------------
@@ -91,11 +96,11 @@ def compared(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"settings": {name: job.get("settings") for name, job in jobs.items()}, "mib": found, "ratios": ratios}
 
 
-def planned(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Predicted and measured MiB of every setting."""
+def planned(options: argparse.Namespace, folder: Path, wanted: list[list[str]]) -> dict[str, Any]:
+    """Predicted and measured MiB of every setting, and of these MiB what the optimiser keeps."""
     rows = []
     for model in options.models:
-        for more in SETTINGS:
+        for more in wanted:
             batch, length = number(more, "training.batch_size"), number(more, "task.max_length")
             file = write_rows(folder / f"{batch}-{length}.csv", 3 * batch, length, length + 1)
             job = {"side": "plan", "settings": [*settings(model, file, length, batch), "training.max_steps=3", *more]}
@@ -104,7 +109,8 @@ def planned(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             predicted = found[0]["predicted"]
             rows.append({"model": model, "settings": more, "predicted": predicted, "measured": measured, "all": found})
             print(
-                f"{predicted:8.1f} {measured:8.1f} MiB {predicted / measured:6.2f}  {Path(model).name} {' '.join(more)}"
+                f"{predicted:8.1f} {measured:8.1f} MiB {predicted / measured:6.2f}  "
+                f"{found[0]['kept']:6.1f} MiB kept  {Path(model).name} {' '.join(more)}"
             )
     outside = [row for row in rows if abs(row["predicted"] / row["measured"] - 1) > 0.2]
     print(f"{len(rows) - len(outside)} of {len(rows)} within 20 %")
@@ -124,6 +130,16 @@ SETTINGS = [
         ["training.gradient_checkpointing=true", "training.precision=bf16"],
     )
 ]
+
+OPTIMIZERS = [
+    ["training.batch_size=4", "task.max_length=32", "adapter.method=full", "adapter.dropout=0", *more]
+    for more in (
+        ["training.optimizer=adamw"],
+        ["training.optimizer=adamw_8bit"],
+        *(["training.optimizer=flora", f"training.optimizer_options={{rank: {rank}}}"] for rank in (32, 128)),
+    )
+]
+"""Few tokens, so that activations are small beside the optimiser's state."""
 
 
 def settings(model: str, file: Path, length: int, batch: int) -> list[str]:
@@ -265,6 +281,7 @@ def plan_side(job: dict[str, Any]) -> dict[str, float]:
     from lorakit.artifacts.run import Run
     from lorakit.recipe.load import load_recipe
     from lorakit.training.loop import train
+    from lorakit.training.optim import optimizer_bytes
     from lorakit.workflow.memory import estimate_footprint
     from lorakit.workflow.prepare import prepare
     from lorakit.workflow.setup import assemble
@@ -282,7 +299,8 @@ def plan_side(job: dict[str, Any]) -> dict[str, float]:
     before = mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     train(training)
-    return {"predicted": (told.total - told.weights) / 2**20, "measured": mib("VmHWM") - before}
+    kept = optimizer_bytes(training.adapted, loaded.recipe.training) / 2**20
+    return {"predicted": (told.total - told.weights) / 2**20, "measured": mib("VmHWM") - before, "kept": kept}
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "evaluations": [235, 470, 705],
         "search_overhead": 17.4,
         "rate_overhead": 0.0,
+        "optimizer_bytes": 12 * 2**20,
         "memory_bytes": 3 * 2**30,
         "fit": None,
         "notes": ["the last epoch is short"],

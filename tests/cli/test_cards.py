@@ -10,7 +10,7 @@ from lorakit.cli.show import card
 from lorakit.registry import find_registry
 from lorakit.workflow.describe import header
 
-WITH_PAPERS = ("methods", "allocators", "updates", "combinations", "inits")
+WITH_PAPERS = ("methods", "allocators", "updates", "optimizers", "combinations", "inits")
 STANDING = re.compile(
     r"^(Checked against (the authors'|PEFT's) code\."
     r"|Differs from (the authors'|PEFT's) code in: \S"

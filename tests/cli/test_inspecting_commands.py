@@ -108,7 +108,13 @@ def test_plan_lists_sites_and_schedule(cli, here, workflow):
     assert first > max(
         place for place, line in enumerate(ran.out.splitlines()) if "the last epoch" in line or "texts too" in line
     )
-    for text in ("705, 235 an epoch, 42 of warm-up", "about 17 % on top", "about 3.0 GiB", "the last epoch is short"):
+    for text in (
+        "705, 235 an epoch, 42 of warm-up",
+        "about 17 % on top",
+        "keeps 12 MiB",
+        "about 3.0 GiB",
+        "the last epoch is short",
+    ):
         assert text in ran.out
 
 

@@ -22,6 +22,7 @@ from lorakit.training.update import updates
         ("deltas", "name", {"low_rank", "bottleneck", "diagonal"}),
         ("inits", "name", {"kaiming", "gaussian", "pissa"}),
         ("updates", "name", {"aflora", "drop_bp", "rose"}),
+        ("optimizers", "name", {"adamw", "flora", "adamw_8bit"}),
         ("allocators", "name", {"heterolora", "adalora", "glora"}),
         ("combinations", "name", {"linear", "ties", "dare", "fisher", "lorahub"}),
         ("proxies", "name", {"gradnorm", "snip", "synflow", "alpha", "constant"}),
@@ -91,14 +92,15 @@ def test_show_explains_every_key_and_prints_a_recipe_that_trains_the_same(cli, h
 EARLIER = {
     "deltas": ["methods"],
     "inits": ["methods", "deltas"],
-    "combinations": ["methods", "deltas", "inits", "updates"],
-    "allocators": ["methods", "deltas", "inits", "updates", "combinations"],
-    "proxies": ["methods", "deltas", "inits", "updates", "combinations", "allocators"],
+    "optimizers": ["methods", "deltas", "inits", "updates"],
+    "combinations": ["methods", "deltas", "inits", "updates", "optimizers"],
+    "allocators": ["methods", "deltas", "inits", "updates", "optimizers", "combinations"],
+    "proxies": ["methods", "deltas", "inits", "updates", "optimizers", "combinations", "allocators"],
 }
 """What of the same name is shown first."""
 
 
-@pytest.mark.parametrize("kind", ["deltas", "inits", "proxies", "allocators", "combinations"])
+@pytest.mark.parametrize("kind", ["deltas", "inits", "optimizers", "proxies", "allocators", "combinations"])
 def test_show_prints_the_card_of_everything_registered(cli, kind):
     entries = find_registry(kind)
     for name in entries.names():

@@ -65,6 +65,11 @@ class HeteroLoRA(Allocator):
             check_streams(self.proxy)
             self.streaming = Streaming(context.adapted, context.ticks, context.search.batches)
 
+    @classmethod
+    def moves_moments(cls, search: SearchSection) -> bool:
+        """Where those of what comes back begin anew."""
+        return bool(cls.settings_from(search.options)["moments"] == "reset")
+
     # -- at a tick -----------------------------------------------------------------------------------------------------
 
     def decide(self, step: int) -> Decision:

@@ -64,6 +64,11 @@ class LoRADrop(Allocator):
             self.starts = {t.name: t.parameter.detach().clone() for t in context.adapted.trained()}
 
     @classmethod
+    def moves_moments(cls, search: SearchSection) -> bool:
+        """Where everything begins anew after the choice."""
+        return bool(cls.settings_from(search.options)["restart"] == "all")
+
+    @classmethod
     def work(cls, search: SearchSection, ticks: Sequence[int], cost_model: CostModel) -> float:
         """One look at what sites add."""
         return cost_model.forward()

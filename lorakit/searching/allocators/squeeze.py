@@ -105,6 +105,11 @@ class Squeeze(UnitAllocator):
     # -- when, and how much ---------------------------------------------------------------------------------------------
 
     @classmethod
+    def moves_moments(cls, search: SearchSection) -> bool:
+        """They go through the change of basis."""
+        return True
+
+    @classmethod
     def own_ticks(cls, search: SearchSection, total_steps: int) -> list[int]:
         """The cuts. RecipeError where they do not fit, or other keys would move them."""
         settings = cls.settings_from(search.options)

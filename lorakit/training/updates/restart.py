@@ -23,6 +23,7 @@ When to use it: for updates of a higher rank than can be trained at once; long t
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -71,6 +72,11 @@ class Restart(Update):
             what = "update 'restart' decides itself what trains, and starts it anew behind a search's back"
             problems.append(Problem(what, key="search.method", valid="none"))
         return problems
+
+    @classmethod
+    def moves_moments(cls, settings: Mapping[str, Any]) -> bool:
+        """Where some of them go."""
+        return settings["reset"] in (MAGNITUDE, RANDOM)
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)

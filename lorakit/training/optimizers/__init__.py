@@ -1,0 +1,1 @@
+"""What turns gradients into steps; one file each, see ``lorakit.training.optimizer``."""
