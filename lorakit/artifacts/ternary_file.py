@@ -85,10 +85,7 @@ def write_ternary(
     density: float,
     alpha: float,
 ) -> None:
-    """Write the adapter's files into an existing folder; start: of each tensor, flat, what it was before.
-
-    Raises RunError where nothing has changed.
-    """
+    """Write the adapter's files into an existing folder; start: of each tensor, flat, what it was before."""
     values = flat(adapted)
     from_zero = [
         number
@@ -98,14 +95,11 @@ def write_ternary(
     changes = [value - begin for value, begin in zip(values, without(start, from_zero), strict=True)]
     if drawn and not from_zero:
         changes = [torch.cat(changes)]
-    if not any(change.any() for change in changes):
-        raise RunError("the adapter is as it was at its start: there is nothing to code", where=str(target))
     code, state = ternary(changes, density, alpha), packed_state(adapted)
     save_tensors(packed(code) | {name: state[name] for name in adapted.new_parts}, target / OUR_TENSORS)
     coded = code.changes()
-    nearest = alpha * float(
-        coded @ torch.cat(changes) / coded.square().sum()
-    )  # least squares: the scale of the smallest |t - t~|
+    # by least squares
+    nearest = alpha * float(coded @ torch.cat(changes) / coded.square().sum().clamp_min(1e-30))
     told = {"start": "drawn" if drawn else "own", "from_zero": from_zero, "sample": sample(start), "nearest": nearest}
     write_json(target / OURS, description(adapted) | {"format": TERNARY_FORMAT, "form": FORM, FORM: code.record | told})
 

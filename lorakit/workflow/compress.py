@@ -23,7 +23,7 @@ from lorakit.artifacts.combination import Factors, Update, truncated, update_of
 from lorakit.artifacts.correction import corrected
 from lorakit.artifacts.peft.translate import placed
 from lorakit.artifacts.run import Run, new_run, open_run
-from lorakit.artifacts.ternary_file import FORM, coded_names, write_ternary
+from lorakit.artifacts.ternary_file import FORM, coded_names, flat, write_ternary
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe, with_usual
 from lorakit.recipe.schema import Recipe, SearchSection
@@ -301,6 +301,8 @@ def write_compeft(
 ) -> None:
     """Write the run with its adapter coded. RunError where training changed nothing."""
     assert restored.start is not None
+    if all(map(torch.equal, flat(restored.adapted), restored.start)):
+        raise RunError("its adapter is as it was at its start: there is nothing to code", where=str(restored.run.path))
     write = partial(write_ternary, start=restored.start, drawn=start == "drawn", density=density, alpha=scale)
     told = {"density": density, "scale": scale}
     loaded, task = renamed(restored, name), restored.parts.task

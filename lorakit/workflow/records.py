@@ -216,6 +216,8 @@ def tell_origin(summary: Mapping[str, Any]) -> str:
         return f"imported from {summary['imported']}"
     if "combined" in summary:
         return f"combined from {', '.join(map(str, summary['combined']))} by {summary.get('method', 'some method')}"
+    if "compressed" in summary:
+        return f"compressed from {summary['compressed']} by {summary.get('method', 'some method')}"
     return ""
 
 

@@ -209,6 +209,7 @@ def test_ranks_get_a_figure_of_their_own(run):
     [
         ({"imported": "there"}, "imported from there"),
         ({"combined": ["a", "b"], "method": "ties"}, "combined from a, b by ties"),
+        ({"compressed": "there", "method": "svd"}, "compressed from there by svd"),
     ],
 )
 def test_a_run_that_was_never_trained(run, undrawn, origin, told):
