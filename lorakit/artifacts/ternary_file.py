@@ -83,9 +83,12 @@ def write_ternary(
     start: Sequence[torch.Tensor],
     drawn: bool,
     density: float,
-    alpha: float,
+    alpha: float | None,
 ) -> None:
-    """Write the adapter's files into an existing folder; start: of each tensor, flat, what it was before."""
+    """Write the adapter's files into an existing folder.
+
+    start: of each tensor, flat, what it was before; alpha: as of ``ternary``, by default the one with the smallest error.
+    """
     values = flat(adapted)
     from_zero = [
         number
@@ -95,12 +98,13 @@ def write_ternary(
     changes = [value - begin for value, begin in zip(values, without(start, from_zero), strict=True)]
     if drawn and not from_zero:
         changes = [torch.cat(changes)]
-    code, state = ternary(changes, density, alpha), packed_state(adapted)
+    ones = ternary(changes, density, 1.0).changes()
+    nearest = float(ones @ torch.cat(changes) / ones.square().sum().clamp_min(1e-30))  # by least squares
+    scale = nearest if alpha is None else alpha
+    code, state = ternary(changes, density, scale), packed_state(adapted)
     save_tensors(packed(code) | {name: state[name] for name in adapted.new_parts}, target / OUR_TENSORS)
-    coded = code.changes()
-    # by least squares
-    nearest = alpha * float(coded @ torch.cat(changes) / coded.square().sum().clamp_min(1e-30))
-    told = {"start": "drawn" if drawn else "own", "from_zero": from_zero, "sample": sample(start), "nearest": nearest}
+    found = {"scale": scale, "nearest": nearest}
+    told = {"start": "drawn" if drawn else "own", "from_zero": from_zero, "sample": sample(start), **found}
     write_json(target / OURS, description(adapted) | {"format": TERNARY_FORMAT, "form": FORM, FORM: code.record | told})
 
 

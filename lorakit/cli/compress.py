@@ -43,7 +43,7 @@ def compress(
         typer.Option(
             "--scale",
             metavar="ALPHA",
-            help="Of compeft: the size of these, in standard deviations of all; 1 by default.",
+            help="Of compeft: the size of these, in standard deviations of all; nearest to them by default.",
         ),
     ] = None,
     score: Annotated[

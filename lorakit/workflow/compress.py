@@ -38,7 +38,7 @@ from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.verify import check_target
 
 METHODS = ("svd", "compeft")
-DENSITY, SCALE = 0.2, 1.0
+DENSITY = 0.2
 MADE = "compressed"
 """How a run's summary says what it was compressed from."""
 
@@ -137,8 +137,8 @@ def compress(
         rank: of svd: the highest that a site keeps.
         energy: of svd, instead of a rank: the share of the squared singular values that every site keeps at least.
         density: of compeft: the share of the entries that is kept, 0.2 where none is given.
-        scale: of compeft: the kept entries' size, in standard deviations of all entries. 1 where none is given; the paper chooses it by
-            validation scores, and the result tells which one is nearest to the entries themselves.
+        scale: of compeft: the kept entries' size, in standard deviations of all entries. The one that is nearest to the entries themselves
+            where none is given; the paper chooses it by validation scores.
         score: whether to score the run before and after on its own validation rows.
         out: the new run's folder; NAME-METHOD-SEED beside the run by default.
         weights: the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run says by default.
@@ -173,7 +173,7 @@ def compress(
     if method == "svd":
         write_svd(restored, target, name, origin, rank, energy)
     else:
-        write_compeft(restored, target, name, origin, density or DENSITY, scale or SCALE, start)
+        write_compeft(restored, target, name, origin, density or DENSITY, scale, start)
     small = restore_run(target, "last", with_data=False)
     errors, error = update_errors(restored, small)
     folders = restored.run.weights(restored.weights), Run(target).weights("last")
@@ -184,7 +184,7 @@ def compress(
         source=source,
         method=method,
         ranks=(min(ranks), max(ranks)) if code is None else None,
-        code=None if code is None else code_of(code, scale or SCALE),
+        code=None if code is None else code_of(code),
         entries=entries,
         sizes=[
             Size("adapter", *(tensor_bytes(folder) - head for folder in folders)),
@@ -297,21 +297,27 @@ def core(b: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
 
 
 def write_compeft(
-    restored: RestoredRun, target: Path, name: str, origin: dict[str, Any], density: float, scale: float, start: str
+    restored: RestoredRun,
+    target: Path,
+    name: str,
+    origin: dict[str, Any],
+    density: float,
+    scale: float | None,
+    start: str,
 ) -> None:
     """Write the run with its adapter coded. RunError where training changed nothing."""
     assert restored.start is not None
     if all(map(torch.equal, flat(restored.adapted), restored.start)):
         raise RunError("its adapter is as it was at its start: there is nothing to code", where=str(restored.run.path))
     write = partial(write_ternary, start=restored.start, drawn=start == "drawn", density=density, alpha=scale)
-    told = {"density": density, "scale": scale}
+    told = {"density": density, "scale": scale or "nearest"}
     loaded, task = renamed(restored, name), restored.parts.task
     write_run(target, loaded, task, restored.adapted, origin | told, combined([restored.run]), write)
 
 
-def code_of(told: Mapping[str, Any], scale: float) -> Code:
+def code_of(told: Mapping[str, Any]) -> Code:
     """What the record of a coded adapter tells."""
-    return Code(told["kept"], told["start"], len(told["from_zero"]), scale, told["nearest"])
+    return Code(told["kept"], told["start"], len(told["from_zero"]), told["scale"], told["nearest"])
 
 
 def renamed(restored: RestoredRun, name: str, **sections: Any) -> LoadedRecipe:

@@ -63,6 +63,18 @@ def logits_of(ours) -> torch.Tensor:
     return result
 
 
+def test_the_size_of_signs_is_the_nearest_where_none_is_given(run: Path, coded: CompressResult, tmp_path: Path):
+    nearest = lorakit.compress(run, method="compeft", density=0.3, out=tmp_path / "run")
+    assert nearest.code.scale == nearest.code.nearest == coded.code.nearest != coded.code.scale
+    assert read_json(tmp_path / "run" / "summary.json")["scale"] == "nearest"
+    trained, start = (saved(run), lorakit.load(coded.out).adapted)
+    for name, tensor in lorakit.load(tmp_path / "run").adapted.tensors().items():
+        if name.endswith(".B"):  # which starts at zero: one size, of twice that of the code at a scale of 2
+            ours, theirs = tensor.abs().max(), start.tensors()[name].abs().max()
+            assert ours * 2 == pytest.approx(float(theirs * nearest.code.scale), rel=1e-5)
+            assert trained[name].shape == tensor.shape
+
+
 def test_svd_leaves_out_the_smallest_singular_values(run: Path, tmp_path: Path):
     result = lorakit.compress(run, rank=2, out=tmp_path / "run")
     before, after = dense(run), dense(tmp_path / "run")
@@ -138,7 +150,7 @@ def test_compeft_counts_from_zero_what_is_nearer_to_it_than_to_a_draw(run: Path,
     other = Path(copytree(run, tmp_path / "other"))
     recipe = (other / "recipe.yaml").read_text()
     (other / "recipe.yaml").write_text(recipe.replace("\n  seed: 0", "\n  seed: 5"))
-    result = lorakit.compress(other, method="compeft", density=0.5, out=tmp_path / "run")
+    result = lorakit.compress(other, method="compeft", density=0.5, scale=1.0, out=tmp_path / "run")
     found = lorakit.load(result.out).adapted.tensors()
     for name, tensor in saved(run).items():
         size = pytest.approx(float(tensor.std()), rel=1e-5)
