@@ -205,7 +205,7 @@ def test_without_the_library_one_message_says_how_to_get_it(tiny, load):
         load(tiny("bert"), quantization="nf4")
     (problem,) = caught.value.problems
     assert problem.key == "model.quantization"
-    assert problem.valid == "none, int4, without it"
+    assert problem.valid == "none, int4, mixed, without it"
     assert problem.hint == "pip install 'lorakit[quantized]'"
 
 
