@@ -16,12 +16,11 @@ and their int8 rounds activations too.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ from torch.nn import functional as F
 
 from lorakit.backbone import few_bits
 from lorakit.backbone.few_bits import Precision
-from lorakit.backbone.int4 import dense_groups, lies_on_steps, round_groups
+from lorakit.backbone.int4 import dense_groups, round_groups
 from lorakit.backbone.precisions import PRECISIONS, assign, possible_bits
 from lorakit.errors import RecipeError
 
@@ -365,44 +364,6 @@ def dense_dtype(module: nn.Linear) -> torch.dtype:
 def is_frozen_linear(module: nn.Module) -> bool:
     """Whether it is a plain Linear whose weight does not train."""
     return type(module) is nn.Linear and not module.weight.requires_grad
-
-
-@torch.no_grad()
-def make_dense(model: nn.Module) -> None:
-    """Make plain Linears of all quantised ones, in their own dtype: the numbers that were quantised, not those of before."""
-    for module in list(quantised_modules(model)):
-        make = empty(module)
-        module.register_parameter("weight", nn.Parameter(make(), requires_grad=False))
-
-
-def empty(module: QuantisedLinear) -> Callable[[], Tensor]:
-    """Make a plain Linear of it whose weight takes no memory (``meta``), and return what makes the weight dense."""
-    full = copy.copy(module)
-    full._buffers = dict(module._buffers)
-    for name in full._buffers:
-        del module._buffers[name]
-    shape = (module.out_features, module.in_features)
-    module.__class__ = nn.Linear  # type: ignore[assignment]
-    meta = torch.empty(shape, dtype=module.dtype, device="meta")
-    module.register_parameter("weight", nn.Parameter(meta, requires_grad=False))
-    return lambda: full.weight
-
-
-def integers(model: nn.Module) -> dict[str, tuple[int, Tensor]]:
-    """Module -> group and Q, of what is in int4."""
-    return {name: (m.group, m.codes) for name, m in model.named_modules() if isinstance(m, Int4Linear)}
-
-
-@torch.no_grad()
-def found_again(dense: Mapping[str, Tensor], before: Mapping[str, tuple[int, Tensor]]) -> int | None:
-    """The group in which rounding weights that were made dense (by name) gives the ``integers`` of before, and moves none of them; None
-    where it gives others, or these weights lie between the steps, as after a small update that is no zero point's.
-    """
-    for name, (group, codes) in before.items():
-        weight = dense[f"{name}.weight"].contiguous()
-        if not (torch.equal(round_groups(weight, group)[0], codes) and lies_on_steps(weight, group)):
-            return None
-    return next((group for group, _ in before.values()), None)
 
 
 def number_count(model: nn.Module) -> int:

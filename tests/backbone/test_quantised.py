@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from lorakit.backbone.anatomy import Anatomy
+from lorakit.backbone.dense_again import make_dense
 from lorakit.backbone.quantised import (
     KINDS,
     Quantisation,
     QuantisedLinear,
-    make_dense,
     number_count,
     quantised_modules,
     weight_leaves,

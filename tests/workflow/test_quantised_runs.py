@@ -244,6 +244,7 @@ def test_a_plan_of_mixed_precisions_tells_bits_and_bytes(bench: Bench):
     assert 4 < bits <= 4.5
     assert f"{bits:.3f} bits a number" in told
     assert any(f"the run keeps the quantised weights of {len(sites)} sites" in note for note in planned.notes)
+    assert any("will go by gradients of training rows" in note for note in lorakit.plan(bench.load(*LQ_LORA)).notes)
 
 
 def test_a_run_of_mixed_precisions_keeps_all_matrices_whatever_has_an_adapter(bench: Bench, tmp_path: Path):

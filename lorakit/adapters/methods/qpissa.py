@@ -6,7 +6,7 @@ rank (in + out) parameters a site, as LoRA. Needs `model.quantization`; alternat
 are in A and B, which train and are not rounded; what is rounded is smaller. The run keeps Q, as LoftQ's. A fresh model is not the
 pretrained one, but nearer to it than W rounded is. Merges: Q + s B A is dense.
 Differs from the authors' code in: the scale s is divided out of A and B, as theirs has alpha = r, and alternates 5 times by default.
-When to use it: as PiSSA, over a base in few bits; where A and B need not hold what is principal, `loftq` starts as near to W.
+When to use it: as PiSSA, over a base in few bits; its start is nearer to W than LoftQ's in as many turns.
 """
 
 from lorakit.adapters.method import Method, methods
