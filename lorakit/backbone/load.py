@@ -173,7 +173,10 @@ def load_backbone(
     if now is not None:
         notes.append(quantise_sites(model, anatomy, now))
     elif later is not None:
-        later.check_bits(list(named_linears(model, anatomy).values()))  # and there must be some
+        linears = set(named_linears(model, anatomy).values())  # there must be some
+        later.check_bits(linears)
+        dense = sum(module.weight.nbytes for module in linears) / 2**20
+        notes.append(f"the projections are dense, {dense:.1f} MiB, until adapters are attached")
     return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding, later)
 
 

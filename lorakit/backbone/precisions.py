@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from lorakit.backbone.few_bits import Precision, dense, round_to
+from lorakit.errors import RunError
 
 PRECISIONS = tuple(Precision(bits, group) for bits, group in product((2, 3, 4, 8), (32, 64, 128)))
 GAP, NODES = 1e-6, 300
@@ -92,7 +93,10 @@ def assign(
 
 
 def cheapest(errors: NDArray[np.float64], sizes: NDArray[np.int64], budget: int) -> list[int]:
-    """A column for every row, so that the sum of ``errors`` is least and that of ``sizes`` no more than ``budget``, which the least fit."""
+    """A column for every row, so that the sum of ``errors`` is least and that of ``sizes`` no more than ``budget``, which the least fit.
+
+    RunError where the solver gives up.
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array, eye_array, kron
 
@@ -109,5 +113,11 @@ def cheapest(errors: NDArray[np.float64], sizes: NDArray[np.int64], budget: int)
             bounds=Bounds(0, 1),
             constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(within, ub=budget // unit)],
             options={"mip_rel_gap": GAP, "node_limit": NODES},
+        )
+    if found.x is None:
+        raise RunError(
+            "no way was found to keep all matrices within their bits a number",
+            key="model.quantization_bits",
+            hint="some more of them",
         )
     return [int(place) for place in found.x.reshape(rows, columns).argmax(axis=1)]

@@ -20,7 +20,7 @@ import importlib.util
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -271,11 +271,11 @@ class Quantisation:
         """How the matrix of ``site`` is quantised."""
         return replace(self, precision=self.precisions.get(site, PRECISIONS[0])) if self.kind == MIXED else self
 
-    def check_bits(self, linears: Sequence[nn.Linear]) -> None:
+    def check_bits(self, linears: Collection[nn.Linear]) -> None:
         """RecipeError (key ``model.quantization_bits``) where these matrices cannot be mixed so, or need not."""
         if self.kind != MIXED:
             return
-        fewest, most = possible_bits([(each.out_features, each.in_features) for each in set(linears)])
+        fewest, most = possible_bits([(each.out_features, each.in_features) for each in linears])
         if not fewest <= self.bits <= most:
             why = "are fewer than they can take" if self.bits < fewest else "are more than they ever take"
             raise RecipeError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ctypes import CDLL
 from itertools import product
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from lorakit.backbone.precisions import (
     squared_error,
 )
 from lorakit.backbone.quantised import quantise_sites, quantised_modules
-from lorakit.errors import RecipeError
+from lorakit.errors import RecipeError, RunError
 
 SHAPES = [(24, 64), (40, 32), (16, 160), (8, 48)]
 
@@ -74,6 +75,13 @@ def test_errors_of_no_weight_at_all_still_fit_the_budget():
     budget = int(sizes.min(axis=1).sum())
     chosen = cheapest(np.zeros(sizes.shape), sizes, budget)
     assert sum(sizes[row, column] for row, column in enumerate(chosen)) == budget
+
+
+def test_a_solver_that_gives_up_is_one_message():
+    sizes = sizes_of(SHAPES)
+    with mock.patch("scipy.optimize.milp", return_value=mock.Mock(x=None)), pytest.raises(RunError) as caught:
+        cheapest(np.ones(sizes.shape), sizes, int(sizes.sum()))
+    assert caught.value.problems[0].key == "model.quantization_bits"
 
 
 def test_the_importance_weighs_squares():

@@ -240,6 +240,7 @@ def test_a_plan_of_mixed_precisions_tells_bits_and_bytes(bench: Bench):
     numbers = sum(site.in_features * site.out_features for site in sites)
     saved = plain.model_bytes - planned.model_bytes
     told = next(note for note in planned.notes if "bits a number" in note)
+    assert f"the projections are dense, {4 * numbers / 2**20:.1f} MiB, until adapters are attached" in planned.notes
     bits = 8 * (4 * numbers - saved) / numbers
     assert 4 < bits <= 4.5
     assert f"{bits:.3f} bits a number" in told
@@ -266,6 +267,8 @@ def test_a_run_of_mixed_precisions_keeps_all_matrices_whatever_has_an_adapter(be
     with pytest.raises(RecipeError, match="belongs to quantised weights of its own run") as caught:
         lorakit.plan(bench.load(*MIXED, "model.quantization_bits=5", "adapter.targets=[q]", f"adapter.start={run}"))
     assert caught.value.problems[0].key == "adapter.start"
+    with pytest.raises(RunError, match="its weight was rounded for the run"):
+        lorakit.combine([run, run], out=tmp_path / "combined")
     (run / "base" / "quantised.safetensors").unlink()
     with pytest.raises(RunError, match=r"quantised\.safetensors is missing"):
         restore_run(run, None, with_data=False)
