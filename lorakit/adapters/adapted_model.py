@@ -17,6 +17,7 @@ from lorakit.adapters.blocks.shortcut import Shortcuts
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.switching import DROPPED, FROZEN, ON, WATCHED, thaw
 from lorakit.backbone.load import Backbone
+from lorakit.backbone.quantised import MixedLinear
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 
@@ -194,12 +195,19 @@ class AdaptedModel:
         return tensors | shared | {name: parameters[name].detach() for name in self.new_parts}
 
     def own_base(self) -> dict[str, torch.Tensor]:
-        """``SITE.BUFFER`` -> what quantised weights are kept in that a start chose, and the adapter belongs to. Shares memory."""
-        return {
-            f"{name}.{key}": buffer
+        """``SITE.BUFFER`` -> what quantised weights are kept in that the run chose, and the adapter belongs to. Shares memory."""
+        chosen: dict[str, nn.Module] = {
+            name: module for name, module in self.model.named_modules() if isinstance(module, MixedLinear)
+        }
+        chosen |= {
+            name: adapter.base
             for name, adapter in self.adapters.items()
             if adapter.own_base and adapter.base is not None
-            for key, buffer in adapter.base.named_buffers(recurse=False)
+        }
+        return {
+            f"{name}.{key}": buffer
+            for name, module in chosen.items()
+            for key, buffer in module.named_buffers(recurse=False)
         }
 
     @cached_property

@@ -37,7 +37,7 @@ from lorakit.adapters.rank_units import RankUnits
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.adapters.switching import DROPPED, FROZEN, ON, WATCHED
-from lorakit.backbone.quantised import Int4Linear, QuantisedLinear
+from lorakit.backbone.quantised import Int4Linear, MixedLinear, QuantisedLinear
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
 
@@ -235,8 +235,9 @@ class Adapter(nn.Module):
 
     @property
     def own_base(self) -> bool:
-        """Whether the frozen weight is one that the start chose: what the delta holds belongs to that, and to no other."""
-        return self.base is not None and inits.get(self.spec.init).quantises
+        """Whether the frozen weight is one that the run chose: what the delta holds belongs to that, and to no other."""
+        quantises = inits.get(self.spec.init).quantises
+        return self.base is not None and (quantises or isinstance(self.base, MixedLinear))
 
     @property
     def base_dtype(self) -> torch.dtype:

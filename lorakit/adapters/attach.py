@@ -20,7 +20,7 @@ from lorakit.adapters.init import InitContext, inits
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone
-from lorakit.backbone.quantised import quantise_sites
+from lorakit.backbone.quantised import MixedLinear, quantise_sites, quantised_modules
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError
 
@@ -66,6 +66,7 @@ def attach(
         return (ranks or {}).get(site.name, spec_for(site, linear, shortcut).rank)
 
     check_sites(backbone, sites, linear, shortcut, rank_of, options or {})
+    prepare_quantising(backbone, linear, statistics or NO_SITE_STATISTICS)
     shared = build_shared(linear, [site for site in sites if not site.is_shortcut], rank_of, stream)
     adapters: dict[str, Adapter] = {}
     for site in sites:
@@ -87,7 +88,8 @@ def attach(
             others = sum(isinstance(child, Adapter) for child in base.children())
             base.add_module(f"adapter{others + 1 if others else ''}", adapter)
         adapters[site.name] = adapter
-    finish_quantising(backbone, adapters.values())
+    quantise_rest(backbone)
+    tell_kept(backbone, adapters.values())
     device = next(backbone.model.parameters()).device
     for held in [*(a for a in adapters.values() if a.base is None), *shared.values()]:
         held.to(device)
@@ -99,6 +101,17 @@ def attach(
         backbone.model.add_module(free_name(backbone.model, SHARED), nn.ModuleDict(shared))
     backbone.model.train(backbone.model.training)  # what was added is in the model's mode
     return AdaptedModel(backbone, adapters, shortcuts, shared, wiring)
+
+
+def prepare_quantising(
+    backbone: Backbone, linear: AdapterSpec, statistics: Mapping[str, Mapping[str, torch.Tensor]]
+) -> None:
+    """Decide how every matrix is quantised, by the Fisher information where there is one; quantise all unless the init does so itself."""
+    if (how := backbone.to_quantise) is not None:
+        fisher = {name: found["fisher"] for name, found in statistics.items() if "fisher" in found}
+        backbone.to_quantise = how.settled(backbone.model, backbone.anatomy, fisher)
+        if not inits.get(linear.init).quantises:
+            quantise_rest(backbone)
 
 
 def quantise_for(
@@ -115,19 +128,23 @@ def quantise_for(
                 hint="a quantised base and plain Linear modules, each at one place",
             )
         )
-    return partial(backbone.to_quantise.put, base)
+    return partial(backbone.to_quantise.at(site.name).put, base)
 
 
-def finish_quantising(backbone: Backbone, adapters: Iterable[Adapter]) -> None:
-    """Quantise what waited for the adapters' starts, and was not quantised by them."""
+def quantise_rest(backbone: Backbone) -> None:
+    """Quantise what still waits, of which no start did so itself."""
     if backbone.to_quantise is not None:
         how, backbone.to_quantise = backbone.to_quantise, None
-        words = quantise_sites(backbone.model, backbone.anatomy, how)
-        own = [adapter.base for adapter in adapters if adapter.own_base and adapter.base is not None]
+        backbone.notes.append(quantise_sites(backbone.model, backbone.anatomy, how))
+
+
+def tell_kept(backbone: Backbone, adapters: Iterable[Adapter]) -> None:
+    """Say what quantised weights the run keeps, if any."""
+    own = {adapter.base for adapter in adapters if adapter.own_base and adapter.base is not None}
+    own |= {module for module in quantised_modules(backbone.model) if isinstance(module, MixedLinear)}
+    if own:
         kept = sum(buffer.nbytes for module in own for buffer in module.buffers(recurse=False)) / 2**20
-        backbone.notes.append(words)
-        if own:
-            backbone.notes.append(f"the run keeps the quantised weights of {len(own)} sites, {kept:.1f} MiB")
+        backbone.notes.append(f"the run keeps the quantised weights of {len(own)} sites, {kept:.1f} MiB")
 
 
 def build_shared(

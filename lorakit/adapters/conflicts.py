@@ -22,6 +22,7 @@ quantised W x DoRA, starts from W, merging          commute: W is made dense, on
 inputs pooled by groups x other W than int4's     refused: it is made to merge into the zero points of the same groups
 start that quantises W x another scale than its own refused: `dylora` with lora or rslora
 start that quantises W x PEFT, combining, starting refused: its B A belongs to its own Q (``artifacts.base_file``)
+mixed precisions x PEFT, combining                 refused for the same reason: the run chose them
 quantised W x what holds W dense                   refused: it would save nothing; so is training W itself (``blocks.modules``)
 parameters of two modules x training them          refused (``blocks.modules``); no delta sits on embeddings' weights otherwise
 """

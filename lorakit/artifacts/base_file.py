@@ -1,10 +1,12 @@
-"""The quantised weights of a run whose start chose them (``Init.quantises``), kept as they are.
+"""The quantised weights that a run chose (``Init.quantises``, mixed precisions), kept as they are.
 
 base/quantised.safetensors    of every such site what its QuantisedLinear holds, SITE.BUFFER
 base/sums.json                its sha256
 
 They are the base model's weights rounded without what A and B hold, so no file of the model has them. To derive them again from the
-start's factors would take the same library, kernels and SVD to the last bit. They are written once, before the first step: in nf4 4.5
+start's factors would take the same library, kernels and SVD to the last bit. Where matrices are kept in different precisions
+(``model.quantization: mixed``) all of them are here, whatever the start: which is in how many bits would take the same solver, and the
+gradients it went by. They are written once, before the first step: in nf4 4.5
 bits a number of an adapted weight, 4.13 with double quantisation. lorakit.json of every adapter says the digest (``base``), so that none
 gets onto other weights.
 """
@@ -12,6 +14,7 @@ gets onto other weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -19,6 +22,9 @@ from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import read_tensors, save_tensors
 from lorakit.artifacts.files import folder, read_json, write_json
 from lorakit.artifacts.run import Run
+from lorakit.backbone.few_bits import precision_of
+from lorakit.backbone.load import Backbone
+from lorakit.backbone.quantised import MIXED
 from lorakit.errors import RunError
 from lorakit.tasks.cache import sha256_of
 
@@ -31,6 +37,16 @@ def write_base(adapted: AdaptedModel, run: Run) -> None:
         with folder(run.base) as target:
             save_tensors(held, target / FILE)
             write_json(target / SUMS, {FILE: sha256_of(target / FILE)})
+
+
+def expect_base(backbone: Backbone, run: Run) -> None:
+    """Before adapters are attached: let mixed matrices have the precisions of those that ``load_base`` puts in."""
+    how = backbone.to_quantise
+    if how is not None and how.kind == MIXED:
+        held = read_tensors(run.base / FILE)
+        codes = {name.removesuffix(".codes"): each for name, each in held.items() if name.endswith(".codes")}
+        precisions = {name: precision_of(each) for name, each in codes.items() if each.dim() == 4}
+        backbone.to_quantise = replace(how, precisions=precisions)
 
 
 @torch.no_grad()

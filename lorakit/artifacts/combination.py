@@ -97,7 +97,7 @@ def update_of(adapter: Adapter, wanted: str = "combined") -> Update:
         why = adapter.delta.unmergeable or "it is no update of a projection's weight"
         raise RunError(f"{adapter.site.name} cannot be {wanted}: {why}")
     if adapter.own_base:
-        why = f"init '{adapter.spec.init}' rounded the weight for it, and other runs have another one"
+        why = "its weight was rounded for the run, and other runs have another one"
         raise RunError(f"{adapter.site.name} cannot be {wanted}: {why}")
     if isinstance(adapter.delta, Masked) and adapter.delta.closed_outputs():
         why = "it has closed whole outputs, which no update of low rank is"

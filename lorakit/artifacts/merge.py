@@ -30,9 +30,10 @@ from lorakit.artifacts.calibration_file import temperature_in
 from lorakit.artifacts.later import Later
 from lorakit.artifacts.records import number, read_record, reading
 from lorakit.backbone.adapted_folder import VARIANT, close_to_others
+from lorakit.backbone.dense_again import empty, make_dense
 from lorakit.backbone.heap import trim
 from lorakit.backbone.load import Backbone, quiet_transformers
-from lorakit.backbone.quantised import QuantisedLinear, empty, make_dense
+from lorakit.backbone.quantised import QuantisedLinear
 from lorakit.errors import RunError
 from lorakit.recipe.keys import recipe_keys
 from lorakit.recipe.moved import said_now

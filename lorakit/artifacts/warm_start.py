@@ -41,6 +41,9 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
     entries = {site["name"]: site for site in told["sites"]}
     with reading(place / OURS, "the description of an adapter"):
         check_same(adapted, entries, path)
+    if (base := told.get("base")) and base != adapted.base_digest:
+        what = f"the adapter of {path} belongs to quantised weights of its own run, and this recipe's are others"
+        raise RecipeError(what, key=KEY, valid="the same model.quantization, over the same model, here and there")
     tensors: dict[str, torch.Tensor] = {}
     for file in (PEFT_TENSORS, OUR_TENSORS):
         if (place / file).exists():

@@ -10,33 +10,36 @@ from __future__ import annotations
 
 import torch
 
+from lorakit.backbone.packing import pack, unpack
+
 Tensor = torch.Tensor
 
-STEPS = 15
+BITS = 4
+STEPS = (1 << BITS) - 1
 ROUNDINGS = 8
 """How often float32 rounds the largest number of a group at most, on the way from ``scale Q + zero`` to the same again."""
 
 
-def round_groups(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Q, two to a byte (out x groups x group / 2), with scale and zero (out x groups), of ``weight`` (out x in).
-
-    A last group that is not full is filled up with its last number. In a byte a number of a group's first half is low, the one as far
-    into its second half high.
-    """
+def grouped(weight: Tensor, group: int) -> Tensor:
+    """``weight`` (out x in) as (out x groups x group) in float32; a last group that is not full is filled up with its last number."""
     inside = weight.shape[1]
     filled = torch.arange(-(-inside // group) * group, device=weight.device).clamp_(max=inside - 1)
-    groups = weight.float()[:, filled].unflatten(1, (-1, group))
+    return weight.float()[:, filled].unflatten(1, (-1, group))
+
+
+def round_groups(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Q, two to a byte (out x groups x group / 2), with scale and zero (out x groups), of ``weight`` (out x in)."""
+    groups = grouped(weight, group)
     zero, largest = groups.aminmax(dim=-1)
     scale = (largest - zero) / STEPS
     step = torch.where(scale == 0, 1, scale)
     levels = ((groups - zero[..., None]) / step[..., None]).round_().clamp_(0, STEPS).to(torch.uint8)
-    low, high = levels.chunk(2, dim=-1)
-    return low | high << 4, scale, zero
+    return pack(levels, BITS), scale, zero
 
 
 def dense_groups(codes: Tensor, scale: Tensor, zero: Tensor, inside: int) -> Tensor:
     """``scale Q + zero`` (out x ``inside``) in float32, of what ``round_groups`` gives."""
-    levels = torch.cat([codes & 15, codes >> 4], dim=-1).float()
+    levels = unpack(codes, BITS).float()
     return levels.mul_(scale[..., None]).add_(zero[..., None]).flatten(1)[:, :inside]
 
 

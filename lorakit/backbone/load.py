@@ -29,7 +29,7 @@ from lorakit.backbone.head import embedding_weight, find_new_parts, train_new_pa
 from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.backbone.padding import padding_note, prepare_padding
 from lorakit.backbone.positions import position_limit
-from lorakit.backbone.quantised import NONE, Quantisation, check_installed, frozen_linears, quantise_sites
+from lorakit.backbone.quantised import MIXED, NONE, Quantisation, check_installed, named_linears, quantise_sites
 from lorakit.backbone.readout import HEADS, READOUT_KEY, READOUTS, Readout, read_out
 from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
 from lorakit.backbone.unusable import refuse_half_precision, refuse_unusable
@@ -88,7 +88,8 @@ def load_backbone(
     not by itself.
 
     merged: whether it may be a merged folder with shortcuts, which the caller wires in; quantise: whether to do at once what the
-    section says of that, or leave it until adapters are attached, for a start that quantises (``Init.quantises``).
+    section says of that, or leave it until adapters are attached, for a start that quantises (``Init.quantises``); where matrices are
+    mixed it is left until then in any case.
 
     The weights come in ``section.dtype``; the new parts are float32 in any case, because they train. What is newly
     initialised depends on ``seed`` alone, and the global random state is left as it was. Raises RecipeError or RunError with
@@ -114,7 +115,8 @@ def load_backbone(
         configure(config, labels, regression, multi_label)
         attention = attention_for(config, section.attention)
         how = quantisation_of(section)
-        now, later = (how, None) if quantise else (None, how)
+        at_once = quantise and section.quantization != MIXED  # which bits, all matrices decide together
+        now, later = (how, None) if at_once else (None, how)
         from lorakit.backbone.streamed import QuantisedOnTheWay, stored_as, weights_read  # seconds of transformers
 
         if now is not None:
@@ -171,7 +173,10 @@ def load_backbone(
     if now is not None:
         notes.append(quantise_sites(model, anatomy, now))
     elif later is not None:
-        frozen_linears(model, anatomy)  # there must be some
+        linears = set(named_linears(model, anatomy).values())  # there must be some
+        later.check_bits(linears)
+        dense = sum(module.weight.nbytes for module in linears) / 2**20
+        notes.append(f"the projections are dense, {dense:.1f} MiB, until adapters are attached")
     return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding, later)
 
 
@@ -180,7 +185,13 @@ def quantisation_of(section: ModelSection) -> Quantisation | None:
     if section.quantization == NONE:
         return None
     compute = None if section.compute_dtype is None else DTYPES[section.compute_dtype]
-    return Quantisation(section.quantization, section.double_quant, compute, section.quantization_group)
+    return Quantisation(
+        section.quantization,
+        section.double_quant,
+        compute,
+        section.quantization_group,
+        bits=section.quantization_bits,
+    )
 
 
 def check_readout(unexpected: Iterable[str], readout: Readout | None, name: str) -> None:

@@ -3,6 +3,7 @@
     int8    W ~ diag(s) Q / 127         s (out,): the largest absolute value of each row; Q: int8 (Dettmers et al. 2022, section 2)
     nf4     W ~ s_block code[Q]         s: that of every 64 numbers; Q: 4 bits, places in a table of 16 (Dettmers et al. 2023, section 3)
     int4    W ~ scale_group Q + zero_group, of every 32 numbers of a row; Q: 4 bits (``int4``)
+    mixed   the same in 2, 3, 4 or 8 bits, scales and zero points in 8 (``few_bits``); which, is chosen for every matrix (``precisions``)
 
 With double quantisation the s of nf4 are kept in 8 bits themselves, 256 of them at a time. The weight is made dense for one product,
 and once more on the way back, so that the gradient of x is exactly that through the dense W: a step keeps no dense weight. Whoever
@@ -15,12 +16,13 @@ and their int8 rounds activations too.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +30,10 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lorakit.backbone.int4 import dense_groups, lies_on_steps, round_groups
+from lorakit.backbone import few_bits
+from lorakit.backbone.few_bits import Precision
+from lorakit.backbone.int4 import dense_groups, round_groups
+from lorakit.backbone.precisions import PRECISIONS, assign, possible_bits
 from lorakit.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -42,6 +47,10 @@ BLOCK = 64
 """Numbers that have a scale in common, with nf4."""
 GROUP = 32
 """Inputs that have a scale and a zero point in common, with int4."""
+MIXED = "mixed"
+BITS_KEY = "model.quantization_bits"
+BITS = 2.75
+"""A number, scales and zero points counted, that mixed matrices take at most: the paper's budget."""
 
 
 class QuantisedLinear(nn.Linear, ABC):
@@ -60,7 +69,7 @@ class QuantisedLinear(nn.Linear, ABC):
         return self.dense(self.dtype) if self.leaf is None else self.leaf
 
     @abstractmethod
-    def quantise(self, weight: Tensor, *, double: bool, group: int) -> None:
+    def quantise(self, weight: Tensor, how: Quantisation) -> None:
         """Keep ``weight`` (out x in) quantised."""
 
     @abstractmethod
@@ -89,7 +98,7 @@ class Int8Linear(QuantisedLinear):
     codes: Tensor
     absmax: Tensor
 
-    def quantise(self, weight: Tensor, *, double: bool, group: int) -> None:
+    def quantise(self, weight: Tensor, how: Quantisation) -> None:
         """Round each row to 255 steps."""
         from bitsandbytes.functional import int8_vectorwise_quant
 
@@ -115,13 +124,15 @@ class Nf4Linear(QuantisedLinear):
     scale_offset: Tensor
     double_quant: bool
 
-    def quantise(self, weight: Tensor, *, double: bool, group: int) -> None:
-        """Put the place of the nearest of 16 numbers for each; double: quantise the scales too."""
+    def quantise(self, weight: Tensor, how: Quantisation) -> None:
+        """Put the place of the nearest of 16 numbers for each, and quantise the scales too where that is wanted."""
         from bitsandbytes.functional import quantize_4bit
 
-        codes, state = quantize_4bit(weight.contiguous(), blocksize=BLOCK, compress_statistics=double, quant_type="nf4")
+        codes, state = quantize_4bit(
+            weight.contiguous(), blocksize=BLOCK, compress_statistics=how.double, quant_type="nf4"
+        )
         held = {"codes": codes, "absmax": state.absmax, "table": state.code}
-        if double:
+        if how.double:
             held |= {
                 "scale_absmax": state.state2.absmax,
                 "scale_table": state.state2.code,
@@ -129,7 +140,7 @@ class Nf4Linear(QuantisedLinear):
             }
         for name, tensor in held.items():
             self.register_buffer(name, tensor)
-        self.double_quant = double
+        self.double_quant = how.double
 
     def state(self, dtype: torch.dtype) -> Any:
         """What bitsandbytes has beside the codes, for a weight in ``dtype``."""
@@ -165,15 +176,36 @@ class Int4Linear(QuantisedLinear):
     zero: Tensor
     group: int
 
-    def quantise(self, weight: Tensor, *, double: bool, group: int) -> None:
+    def quantise(self, weight: Tensor, how: Quantisation) -> None:
         """Put each number's place among 16 between the least and the largest of its group."""
-        for name, tensor in zip(("codes", "scale", "zero"), round_groups(weight, group), strict=True):
+        for name, tensor in zip(("codes", "scale", "zero"), round_groups(weight, how.group), strict=True):
             self.register_buffer(name, tensor)
-        self.group = group
+        self.group = how.group
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """W (out x in)."""
         return dense_groups(self.codes, self.scale, self.zero, self.in_features).to(dtype)
+
+
+class MixedLinear(QuantisedLinear):
+    """W in a precision of its own, which the shape of ``codes`` tells."""
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    largest: Tensor
+
+    def quantise(self, weight: Tensor, how: Quantisation) -> None:
+        """Put each number's place between the least and the largest of its group."""
+        held = few_bits.round_to(weight, how.precision)
+        self.register_buffer("codes", few_bits.packed(held, how.precision.bits))
+        for name in ("scale", "zero", "largest"):
+            self.register_buffer(name, getattr(held, name))
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """W (out x in)."""
+        held = few_bits.Levels(few_bits.unpacked(self.codes), self.scale, self.zero, self.largest)
+        return few_bits.dense(held, self.in_features).to(dtype)
 
 
 class DenseForNow(torch.autograd.Function):
@@ -192,8 +224,13 @@ class DenseForNow(torch.autograd.Function):
         return grad @ ctx.layer.dense(grad.dtype), None
 
 
-KINDS: dict[str, type[QuantisedLinear]] = {"int4": Int4Linear, "int8": Int8Linear, "nf4": Nf4Linear}
-OURS = ("int4",)
+KINDS: dict[str, type[QuantisedLinear]] = {
+    "int4": Int4Linear,
+    "int8": Int8Linear,
+    MIXED: MixedLinear,
+    "nf4": Nf4Linear,
+}
+OURS = ("int4", MIXED)
 """Those that need no other package."""
 
 
@@ -223,6 +260,37 @@ class Quantisation:
     double: bool = False
     compute_dtype: torch.dtype | None = None
     group: int = GROUP
+    bits: float = BITS
+    """A number that all matrices take at most, where they are mixed."""
+    precisions: Mapping[str, Precision] = field(default_factory=dict)
+    """Site -> precision, where they are mixed and it is known."""
+    precision: Precision = PRECISIONS[0]
+    """That of one matrix (``at``)."""
+
+    def at(self, site: str) -> Quantisation:
+        """How the matrix of ``site`` is quantised."""
+        return replace(self, precision=self.precisions.get(site, PRECISIONS[0])) if self.kind == MIXED else self
+
+    def check_bits(self, linears: Collection[nn.Linear]) -> None:
+        """RecipeError (key ``model.quantization_bits``) where these matrices cannot be mixed so, or need not."""
+        if self.kind != MIXED:
+            return
+        fewest, most = possible_bits([(each.out_features, each.in_features) for each in linears])
+        if not fewest <= self.bits <= most:
+            why = "are fewer than they can take" if self.bits < fewest else "are more than they ever take"
+            raise RecipeError(
+                f"{self.bits:g} bits a number {why}, with scales and zero points, in this model",
+                key=BITS_KEY,
+                valid=f"{math.ceil(100 * fewest) / 100:.2f} to {math.floor(100 * most) / 100:.2f}",
+            )
+
+    def settled(self, model: nn.Module, anatomy: Anatomy, fisher: Mapping[str, Tensor]) -> Quantisation:
+        """The same with a precision for every matrix, where they are mixed and none is known; fisher: site -> F, where it is known."""
+        if self.kind != MIXED or self.precisions:
+            return self
+        first = {module: name for name, module in reversed(named_linears(model, anatomy).items())}
+        weights = {name: module.weight.detach() for module, name in reversed(first.items())}
+        return replace(self, precisions=assign(weights, self.bits, fisher))
 
     @torch.no_grad()
     def quantise(self, module: nn.Linear, instead: Tensor | None = None) -> None:
@@ -232,13 +300,13 @@ class Quantisation:
         module.__class__ = KINDS[self.kind]
         assert isinstance(module, QuantisedLinear)
         module.dtype, module.compute_dtype, module.leaf = weight.dtype, self.compute_dtype, None
-        module.quantise(weight if instead is None else instead, double=self.double, group=self.group)
+        module.quantise(weight if instead is None else instead, self)
 
     @torch.no_grad()
     def put(self, module: nn.Linear, weight: Tensor) -> Tensor:
         """Keep ``weight`` (out x in) quantised in a frozen module, in place of what it has; what is kept, dense in weight's dtype."""
         if isinstance(module, QuantisedLinear):
-            module.quantise(weight, double=self.double, group=self.group)
+            module.quantise(weight, self)
         else:
             self.quantise(module, weight)
         kept: Tensor = module.dense(weight.dtype)  # type: ignore[operator]
@@ -247,25 +315,37 @@ class Quantisation:
 
 def quantise_sites(model: nn.Module, anatomy: Anatomy, how: Quantisation) -> str:
     """Quantise every frozen plain Linear of the layers that is not yet; what was done, in words. RecipeError where there is none."""
-    linears = frozen_linears(model, anatomy)
+    named = named_linears(model, anatomy)
+    linears = list(named.values())
     before = sum(module.in_features * module.out_features * dense_dtype(module).itemsize for module in linears)
-    for module in linears:
+    for name, module in named.items():
         if type(module) is nn.Linear:  # and not one that stands at two places, or came from disk so
-            how.quantise(module)
+            how.at(name).quantise(module)
     after = sum(buffer.nbytes for module in set(linears) for buffer in module.buffers(recurse=False))
     others = len(anatomy.sites) - len(linears)
     left = f", {others} others are not" if others else ""
-    return f"{len(linears)} projections are quantised to {how.kind}, {after / before:.0%} of their bytes before{left}"
+    words = f"{len(linears)} projections are quantised to {how.kind}, {after / before:.0%} of their bytes before{left}"
+    return words + mixture(linears) if how.kind == MIXED else words
 
 
-def frozen_linears(model: nn.Module, anatomy: Anatomy) -> list[nn.Linear]:
-    """The frozen Linears of the layers, plain and quantised. RecipeError where there is none."""
-    found = [model.get_submodule(site.name) for site in anatomy.sites]
-    linears = [
-        module
-        for module in found
-        if isinstance(module, QuantisedLinear) or (type(module) is nn.Linear and not module.weight.requires_grad)
-    ]
+def mixture(linears: Sequence[nn.Linear]) -> str:
+    """How many of these matrices have how many bits, and what a number takes, scales and zero points counted."""
+    modules = [module for module in set(linears) if isinstance(module, MixedLinear)]
+    counts = Counter(few_bits.precision_of(module.codes).bits for module in modules)
+    taken = 8 * sum(buffer.nbytes for module in modules for buffer in module.buffers(recurse=False))
+    average = taken / sum(module.in_features * module.out_features for module in modules)
+    each = ", ".join(f"{count} in {bits} bits" for bits, count in sorted(counts.items()))
+    return f": {each}; {average:.3f} bits a number, scales and zero points counted"
+
+
+def named_linears(model: nn.Module, anatomy: Anatomy) -> dict[str, nn.Linear]:
+    """Site -> the frozen Linear of the layers, plain or quantised. RecipeError where there is none."""
+    linears = {
+        site.name: module
+        for site in anatomy.sites
+        if isinstance(module := model.get_submodule(site.name), QuantisedLinear)
+        or (type(module) is nn.Linear and not module.weight.requires_grad)
+    }
     if not linears:
         raise RecipeError(
             f"no layer of this {anatomy.family} model has a plain Linear that could be quantised",
@@ -284,44 +364,6 @@ def dense_dtype(module: nn.Linear) -> torch.dtype:
 def is_frozen_linear(module: nn.Module) -> bool:
     """Whether it is a plain Linear whose weight does not train."""
     return type(module) is nn.Linear and not module.weight.requires_grad
-
-
-@torch.no_grad()
-def make_dense(model: nn.Module) -> None:
-    """Make plain Linears of all quantised ones, in their own dtype: the numbers that were quantised, not those of before."""
-    for module in list(quantised_modules(model)):
-        make = empty(module)
-        module.register_parameter("weight", nn.Parameter(make(), requires_grad=False))
-
-
-def empty(module: QuantisedLinear) -> Callable[[], Tensor]:
-    """Make a plain Linear of it whose weight takes no memory (``meta``), and return what makes the weight dense."""
-    full = copy.copy(module)
-    full._buffers = dict(module._buffers)
-    for name in full._buffers:
-        del module._buffers[name]
-    shape = (module.out_features, module.in_features)
-    module.__class__ = nn.Linear  # type: ignore[assignment]
-    meta = torch.empty(shape, dtype=module.dtype, device="meta")
-    module.register_parameter("weight", nn.Parameter(meta, requires_grad=False))
-    return lambda: full.weight
-
-
-def integers(model: nn.Module) -> dict[str, tuple[int, Tensor]]:
-    """Module -> group and Q, of what is in int4."""
-    return {name: (m.group, m.codes) for name, m in model.named_modules() if isinstance(m, Int4Linear)}
-
-
-@torch.no_grad()
-def found_again(dense: Mapping[str, Tensor], before: Mapping[str, tuple[int, Tensor]]) -> int | None:
-    """The group in which rounding weights that were made dense (by name) gives the ``integers`` of before, and moves none of them; None
-    where it gives others, or these weights lie between the steps, as after a small update that is no zero point's.
-    """
-    for name, (group, codes) in before.items():
-        weight = dense[f"{name}.weight"].contiguous()
-        if not (torch.equal(round_groups(weight, group)[0], codes) and lies_on_steps(weight, group)):
-            return None
-    return next((group for group, _ in before.values()), None)
 
 
 def number_count(model: nn.Module) -> int:

@@ -323,7 +323,12 @@ def pairs_are_taken_apart(draft: Draft) -> Iterator[Problem]:
 def quantising_has_its_settings(draft: Draft) -> Iterator[Problem]:
     """What is said of quantised weights needs some."""
     path = "model.quantization"
-    uses = {"double_quant": ("nf4",), "quantization_group": ("int4",), "compute_dtype": ("nf4", "int4", "int8")}
+    uses = {
+        "double_quant": ("nf4",),
+        "quantization_group": ("int4",),
+        "quantization_bits": ("mixed",),
+        "compute_dtype": ("nf4", "int4", "int8", "mixed"),
+    }
     for name, kinds in uses.items():
         if draft[path] not in kinds and draft.changed(f"model.{name}"):
             what = f"has no effect: {path} is {draft[path]} ({draft.where(path)})"

@@ -77,8 +77,9 @@ class ModelSection:
     quantization: str = key(
         "none",
         "how the frozen projections are kept: as they are loaded, rounded to 8 (int8) or 4 bits (nf4) a number by bitsandbytes, which "
-        "the extra lorakit[quantized] installs, or to 4 bits in groups with a zero point (int4)",
-        choices=("none", "int4", "int8", "nf4"),
+        "the extra lorakit[quantized] installs, or to 4 bits in groups with a zero point (int4), or to 2, 3, 4 or 8 bits, as every matrix "
+        "needs (mixed)",
+        choices=("none", "int4", "int8", "mixed", "nf4"),
         also=("load_in_4bit", "load_in_8bit", "quantize", "quantization_config", "bnb_4bit_quant_type"),
     )
     quantization_group: int = key(
@@ -87,6 +88,12 @@ class ModelSection:
         "of 32",
         low=2,
         also=("group_size", "q_group_size"),
+    )
+    quantization_bits: float = key(
+        2.75,
+        "mixed: bits a number that all projections take at most, scales and zero points counted; which of them get more is solved for "
+        "the least error",
+        above=0,
     )
     double_quant: bool = key(
         False, "nf4: the scales are quantised too, which saves 0.4 bits a number", also=("bnb_4bit_use_double_quant",)
@@ -247,7 +254,7 @@ class AdapterSection:
     init_batches: int = key(8, "training batches that an init looks at, where it looks at data", low=1)
     init_steps: int = key(
         5,
-        "how often, at most, an init that quantises (loftq, lq_fisher) alternates between rounding the weight and fitting A and B",
+        "how often, at most, an init that quantises (loftq, lq_fisher, qpissa) alternates between rounding the weight and fitting A and B",
         low=1,
         also=("loftq_iter", "num_iter"),
     )

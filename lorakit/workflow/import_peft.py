@@ -13,6 +13,7 @@ from typing import Any
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import OUR_TENSORS, PEFT_CONFIG, write_adapter
+from lorakit.artifacts.base_file import write_base
 from lorakit.artifacts.files import folder
 from lorakit.artifacts.peft.import_ import PeftAdapter, is_peft, read_peft
 from lorakit.artifacts.peft.translate import fill, section_for, sites_of
@@ -219,6 +220,7 @@ def write_run(
         weights = run.weights("last")
         weights.mkdir()
         write(adapted, weights)
+        write_base(adapted, run)
         run.write_summary(
             {
                 "run_dir": str(path),

@@ -15,9 +15,9 @@ from lorakit.artifacts.channel_cut import channel_cuts
 from lorakit.artifacts.files import folder, write_json
 from lorakit.artifacts.merge import check_foldable, fold_later, save_merged, shortcut_record
 from lorakit.backbone.adapted_folder import LENGTH, NO_LIMIT
+from lorakit.backbone.dense_again import found_again, integers
 from lorakit.backbone.heap import trim
 from lorakit.backbone.load import quiet_transformers
-from lorakit.backbone.quantised import found_again, integers
 from lorakit.backbone.readout import READOUTS
 from lorakit.recipe.schema import ModelSection, TaskSection
 from lorakit.result import Result

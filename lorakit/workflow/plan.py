@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
-from lorakit.backbone.quantised import number_count
+from lorakit.backbone.quantised import MIXED, number_count
 from lorakit.backbone.readout import PAIR
 from lorakit.errors import UsageError
 from lorakit.recipe.load import AnyRecipe, load_recipe
@@ -310,6 +310,10 @@ def make_notes(parts: Parts, schedule: Schedule) -> list[str]:
     if init.needs in MEASURES:
         told.append(
             f"init '{init.name}' looks at {parts.recipe.adapter.init_batches} training batches before the first step"
+        )
+    if parts.recipe.model.quantization == MIXED and init.needs == "fisher":
+        told.append(
+            "how many bits a matrix gets will go by gradients of training rows: this plan goes by the weights alone"
         )
     if search.method != "none" and init.quantises:
         told.append(

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from lorakit.adapters.adapted_model import AdaptedModel
-from lorakit.artifacts.base_file import load_base
+from lorakit.artifacts.base_file import expect_base, load_base
 from lorakit.artifacts.run import Run
 from lorakit.backbone.trained_head import FITTED
 from lorakit.recipe.load import LoadedRecipe
@@ -76,6 +76,8 @@ def prepare(
             settle_block(parts, encoded["train"])
             recipe = parts.recipe
         parts.features.clear()  # nobody asks for it any more
+        if not fresh:
+            expect_base(parts.backbone, run)
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         check_suits(adapted, recipe.training)
         if fresh:

@@ -128,7 +128,7 @@ def quantize(
         The new run, and its bytes, logits and score beside those of before, with and without the correction.
 
     Raises:
-        UsageError: for arguments that make no sense, a run that is quantised already, or where ``out`` exists.
+        UsageError: for arguments that make no sense, a folder that is no run, one that is quantised already, or where ``out`` exists.
         RecipeError: where bits needs a package that is not installed.
         RunError: for a model without plain Linear modules, and a run whose adapters are not updates of weights, of low rank.
 
@@ -139,6 +139,7 @@ def quantize(
     check_arguments(method, bits, group, rank, rows)
     check_installed(bits)
     source = Path(run)
+    check_source(source)
     restored = restore_run(source, weights)
     check_quantisable(restored)
     recipe = restored.loaded.recipe
@@ -208,6 +209,19 @@ def check_arguments(method: str, bits: str, group: int, rank: int, rows: int) ->
         raise UsageError(f"a rank of {rank} cannot be had", valid="1 or more")
     if rows < 1:
         raise UsageError(f"{rows} rows cannot be looked at", valid="1 or more")
+
+
+def check_source(source: Path) -> None:
+    """UsageError for a model's folder and for a step of a run: neither has the adapters of a finished run."""
+    if (source / "recipe.yaml").exists():
+        return
+    if (source / "config.json").is_file():
+        what = "is a model, and no run, whose adapters could hold what rounding it loses"
+        hint = f"the run that it was merged from; or a training over it: model.name={source} model.quantization=int4"
+        raise UsageError(what, where=str(source), valid="the folder of a finished run", hint=hint)
+    if source.parent.name == "checkpoints" and (source.parent.parent / "recipe.yaml").is_file():
+        what = "is a step of a run, which is to be finished first"
+        raise UsageError(what, where=str(source), valid=str(source.parent.parent))
 
 
 def check_quantisable(restored: RestoredRun) -> None:

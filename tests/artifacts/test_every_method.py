@@ -12,7 +12,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.adapters.cases import SMALL_OPTIONS, Fresh, adapt, batch_for, disturb, evaluated, to_quantise
+from support.adapters.cases import SMALL_OPTIONS, Fresh, adapt, batch_for, disturb, evaluated, take_base, to_quantise
 from support.models import TinyModels
 from support.thinned import crossed
 from torch.testing import assert_close
@@ -69,6 +69,7 @@ def test_saved_and_loaded(make: Callable[..., AdaptedModel], tmp_path: Path, fam
 
     again = make(family, method, seed=3, shortcuts=("res1",))
     assert not torch.equal(evaluated(again.model, batch_for(again.model)), expected)
+    take_base(again, adapted)
     load_adapter(again, tmp_path / "adapter")
     assert torch.equal(evaluated(again.model, batch_for(again.model)), expected)
     written = {name for file in (tmp_path / "adapter").glob("*.safetensors") for name in load_file(file)}

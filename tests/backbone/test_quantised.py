@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from lorakit.backbone.anatomy import Anatomy
+from lorakit.backbone.dense_again import make_dense
 from lorakit.backbone.quantised import (
     KINDS,
     Quantisation,
     QuantisedLinear,
-    make_dense,
     number_count,
     quantised_modules,
     weight_leaves,
@@ -205,7 +205,7 @@ def test_without_the_library_one_message_says_how_to_get_it(tiny, load):
         load(tiny("bert"), quantization="nf4")
     (problem,) = caught.value.problems
     assert problem.key == "model.quantization"
-    assert problem.valid == "none, int4, without it"
+    assert problem.valid == "none, int4, mixed, without it"
     assert problem.hint == "pip install 'lorakit[quantized]'"
 
 

@@ -59,7 +59,7 @@ def settings_of(method: str) -> list[str]:
         return ["model.quantization=nf4"]
     if method == "xgblora":  # as many links as there are steps
         return ["adapter.options={links: 4}"]
-    return ["model.quantization=int4"] if method == "qa_lora" else []
+    return ["model.quantization=int4"] if method in ("lq_lora", "qa_lora", "qpissa") else []
 
 
 @dataclass

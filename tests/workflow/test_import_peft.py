@@ -187,6 +187,14 @@ def test_the_run_is_one_that_every_command_takes(bench: Bench, tmp_path: Path):
     assert (summary["seed"], summary["imported"], summary["steps"]) == (3, str(tmp_path / "peft"), 0)
 
 
+def test_over_mixed_precisions_the_run_keeps_the_weights(bench: Bench, tmp_path: Path):
+    made(bench, CASES["lora"][1](), tmp_path / "peft")
+    mixed = ("model.quantization=mixed", "model.quantization_bits=4.5")
+    run = brought_in(bench, tmp_path / "peft", tmp_path / "run", *mixed).out
+    assert (run / "base" / "quantised.safetensors").is_file()
+    assert lorakit.evaluate(run)
+
+
 def test_another_base_model_is_told(bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     made(bench, CASES["lora"][1](), tmp_path / "peft")
     with edited_json(tmp_path / "peft" / "adapter_config.json") as config:

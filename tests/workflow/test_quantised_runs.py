@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.runs import Bench, StopAt, records, settings_of
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
@@ -15,6 +16,7 @@ import lorakit
 from lorakit.adapters.method import methods
 from lorakit.artifacts.adapter_file import load_adapter, save_adapter
 from lorakit.artifacts.files import read_jsonl
+from lorakit.backbone import precisions
 from lorakit.backbone.quantised import Int4Linear, QuantisedLinear
 from lorakit.errors import Interrupted, LorakitError, RecipeError, RunError
 from lorakit.workflow import train as running
@@ -25,6 +27,8 @@ TEXTS = ["a good film", "the dull cast sleeps and never runs", "sun", "no joke w
 NF4 = "model.quantization=nf4"
 INT4 = "model.quantization=int4"
 QA_LORA = (INT4, "adapter.method=qa_lora", "adapter.targets=[all]")
+MIXED = ("model.quantization=mixed", "model.quantization_bits=4.5")
+LQ_LORA = (*MIXED, "adapter.method=lq_lora", "adapter.rank=4", "adapter.init_batches=1", "adapter.init_steps=2")
 HOLDS_IT_DENSE = {"glora", "sam_parser", "svdiff"}
 
 
@@ -39,9 +43,9 @@ def logits(model, tokenizer, texts=TEXTS) -> torch.Tensor:
     return out
 
 
-@pytest.mark.parametrize("setting", ["model.quantization=int8", INT4, NF4])
-def test_a_run_is_read_again_to_the_bit(bench: Bench, tmp_path: Path, setting: str):
-    loaded = bench.load(setting, "adapter.targets=[all]")
+@pytest.mark.parametrize("settings", [("model.quantization=int8",), (INT4,), MIXED, (NF4,)])
+def test_a_run_is_read_again_to_the_bit(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
+    loaded = bench.load(*settings, "adapter.targets=[all]")
     parts, again = assemble(loaded), assemble(loaded)
     trained, restored = adapt(parts), adapt(again, statistics=None)
     with torch.no_grad():
@@ -90,7 +94,8 @@ def test_gradients_of_the_adapters_are_those_over_the_dense_weights(bench: Bench
 
 
 @pytest.mark.parametrize(
-    "settings", [(NF4,), QA_LORA, (NF4, "adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2")]
+    "settings",
+    [(NF4,), QA_LORA, (NF4, "adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2"), LQ_LORA],
 )
 def test_a_resumed_run_ends_as_one_never_interrupted(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
     whole = bench.train(*settings, run_dir=tmp_path / "whole").run_dir
@@ -110,6 +115,9 @@ def test_a_resumed_run_ends_as_one_never_interrupted(bench: Bench, tmp_path: Pat
         ("adapter.init=pissa",),
         ("adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2"),
         ("adapter.init=lq_fisher", "adapter.init_batches=1"),
+        ("adapter.method=qpissa", "adapter.rank=4", "adapter.init_steps=2"),
+        (*MIXED, "adapter.method=dora"),
+        LQ_LORA,
         ("model.quantization=int8", "adapter.method=ia3", "adapter.dropout=0"),
         ("adapter.method=bitfit", "adapter.dropout=0"),
     ],
@@ -226,10 +234,61 @@ def test_a_plan_tells_what_the_run_keeps_of_the_base(bench: Bench):
     assert any("the run keeps the quantised weights of 12 sites" in note for note in planned.notes)
 
 
+def test_a_plan_of_mixed_precisions_tells_bits_and_bytes(bench: Bench):
+    planned, plain = lorakit.plan(bench.load(*MIXED)), lorakit.plan(bench.load())
+    sites = assemble(bench.load()).backbone.anatomy.sites
+    numbers = sum(site.in_features * site.out_features for site in sites)
+    saved = plain.model_bytes - planned.model_bytes
+    told = next(note for note in planned.notes if "bits a number" in note)
+    assert f"the projections are dense, {4 * numbers / 2**20:.1f} MiB, until adapters are attached" in planned.notes
+    bits = 8 * (4 * numbers - saved) / numbers
+    assert 4 < bits <= 4.5
+    assert f"{bits:.3f} bits a number" in told
+    assert any(f"the run keeps the quantised weights of {len(sites)} sites" in note for note in planned.notes)
+    assert any("will go by gradients of training rows" in note for note in lorakit.plan(bench.load(*LQ_LORA)).notes)
+
+
+def test_a_run_of_mixed_precisions_keeps_all_matrices_whatever_has_an_adapter(bench: Bench, tmp_path: Path):
+    """What is read again does not go through the solver: it has the precisions of the file."""
+    run = bench.train(*MIXED, "adapter.targets=[q]", "training.max_steps=2").run_dir
+    with mock.patch.object(precisions, "cheapest", side_effect=AssertionError):
+        restored = restore_run(run, None, with_data=False)
+    held = load_file(run / "base" / "quantised.safetensors")
+    sites = {site.name for site in restored.parts.backbone.anatomy.sites}
+    assert {name.rpartition(".")[0] for name in held} == sites
+    modules = {name: restored.adapted.model.get_submodule(name) for name in sites}
+    assert len({module.codes.shape[2] for module in modules.values()}) > 1
+    assert all(
+        torch.equal(getattr(modules[name], key), held[f"{name}.{key}"]) for name in sites for key in ("codes", "zero")
+    )
+    assert not (run / "adapter" / "adapter_config.json").exists()  # nobody else has these weights
+    started = bench.load(*MIXED, "adapter.targets=[q]", f"adapter.start={run}")
+    assert lorakit.plan(started)
+    with pytest.raises(RecipeError, match="belongs to quantised weights of its own run") as caught:
+        lorakit.plan(bench.load(*MIXED, "model.quantization_bits=5", "adapter.targets=[q]", f"adapter.start={run}"))
+    assert caught.value.problems[0].key == "adapter.start"
+    with pytest.raises(RunError, match="its weight was rounded for the run"):
+        lorakit.combine([run, run], out=tmp_path / "combined")
+    (run / "base" / "quantised.safetensors").unlink()
+    with pytest.raises(RunError, match=r"quantised\.safetensors is missing"):
+        restore_run(run, None, with_data=False)
+
+
+def test_a_start_looks_at_every_matrix_with_its_own_bits(bench: Bench):
+    """A module that a start rounds, and one that has no adapter, each in the precision that was chosen for it."""
+    parts = assemble(bench.load(*MIXED, "adapter.method=qpissa", "adapter.rank=4", "adapter.targets=[q,up]"))
+    adapt(parts)
+    modules = [module for module in parts.backbone.model.modules() if isinstance(module, QuantisedLinear)]
+    numbers = sum(module.in_features * module.out_features for module in modules)
+    taken = 8 * sum(buffer.nbytes for module in modules for buffer in module.buffers(recurse=False))
+    assert len(modules) == len(parts.backbone.anatomy.sites)
+    assert taken <= 4.5 * numbers
+
+
 def test_runs_over_weights_of_their_own_are_not_combined(bench: Bench, tmp_path: Path):
     loftq = (NF4, "adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=1", "training.max_steps=1")
     run = bench.train(*loftq).run_dir
-    with pytest.raises(RunError, match="rounded the weight for it"):
+    with pytest.raises(RunError, match="its weight was rounded for the run"):
         lorakit.combine([run, run], out=tmp_path / "combined")
 
 

@@ -129,6 +129,22 @@ def test_arguments_that_make_no_sense(run: Path, arguments: dict[str, object], w
         lorakit.quantize(run, **arguments)
 
 
+def test_a_folder_that_is_no_run_is_told_from_one(bench: Bench, run: Path, tmp_path: Path):
+    step = tmp_path / "run" / "checkpoints" / "step-2"
+    step.mkdir(parents=True)
+    (tmp_path / "run" / "recipe.yaml").touch()
+    for folder, words, road in (
+        (bench.backbone(), "is a model, and no run", "model.quantization=int4"),
+        (lorakit.merge(run, out=tmp_path / "merged").out, "is a model, and no run", "the run that it was merged from"),
+        (step, "is a step of a run", str(tmp_path / "run")),
+        (tmp_path, "is not a run folder", "lorakit train made"),
+    ):
+        with pytest.raises(UsageError, match=words) as caught:
+            lorakit.quantize(folder)
+        (problem,) = caught.value.problems
+        assert road in f"{problem.valid} {problem.hint}"
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [

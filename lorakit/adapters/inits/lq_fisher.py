@@ -1,14 +1,14 @@
-"""LQ-LoRA's start, weighted by the Fisher information (Guo et al. 2023, arXiv 2311.12023, sections 3.1 and 3.3), at one precision.
+"""LQ-LoRA's start, weighted by the Fisher information (Guo et al. 2023, arXiv 2311.12023, sections 3.1 and 3.3).
 
 F = mean of (dL/dW)^2 over rows, R and C the roots of its means by rows and by columns
 s B A = R^-1 SVD_r(R (W - Q) C) C^-1,  Q = round(W - s B A)          by turns from Q = 0, while |sqrt(F) (W - Q - s B A)| falls
 
 What the loss minds is kept by A and B. As in the authors' code the first turn takes the principal part of W itself, and means come
 before roots; theirs keeps the turn in which the error rose, this one the one before. A row or a column of no gradient at all counts a
-thousandth of the mean. The paper's other half, another precision for every matrix, is not here: all are kept in ``model.quantization``.
+thousandth of the mean. The paper's other half, another precision for every matrix, is ``model.quantization: mixed``, which goes by the
+same F.
 Large matrices: ``lorakit.adapters.spectrum``.
-Differs from the authors' code in: one precision for all matrices, the SVD, the turn that is kept, and 5 turns at most by default
-for their 100.
+Differs from the authors' code in: the SVD, the turn that is kept, and 5 turns at most by default for their 100.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def importance(fisher: torch.Tensor, axis: int) -> torch.Tensor:
 inits.register(
     Init(
         "lq_fisher",
-        "LQ-LoRA with Fisher weights, at one precision",
+        "LQ-LoRA with Fisher weights",
         "s B A and Q = W - s B A rounded, by turns, nearest to W where the loss minds",
         "Guo et al. 2023, sections 3.1 and 3.3",
         lq_fisher,

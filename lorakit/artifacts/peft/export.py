@@ -137,7 +137,7 @@ def no_lora(adapter: Adapter) -> str:
     if not delta.additive:
         return f"delta '{name}' rewrites the weight, it adds no B A to it"
     if adapter.own_base:
-        return f"init '{adapter.spec.init}' rounded the weight for it, and PEFT would add B A to another one"
+        return "its weight was rounded for the run, and PEFT would add B A to another one"
     if delta.unmergeable:
         return f"delta '{name}' is no fixed update of the weight: {delta.unmergeable}"
     if isinstance(delta, Delta) and type(delta).effective_bias is not Delta.effective_bias:
