@@ -9,7 +9,7 @@ G is what a step of rate 1 down the gradients of A and B takes from B A, so no g
 has in common, as s, goes with the norm. Where B = 0 it is g_B A = s (dL/dW) A^T A.
 All layers give up equally many: the share kept falls as a cubic from 1 to 1 - `share`, from `begin` of the run on, and in its last
 `settle` none go. Every `every` steps those of the smallest I are closed, and stay so: in delta `masked` their output is 0, which is
-the function of the smaller model. `lorakit merge` cuts them out, and writes a plain checkpoint of that size. Training is not faster.
+the function of the smaller model. `lorakit merge` cuts them out, and writes a plain checkpoint of that size. Training is no faster.
 Heads go with `heads` above 0, where a config has their width (Llama, Mistral, Qwen, Gemma).
 Options: share, heads, begin, settle, every, beta.
 Differs from the authors' code in: heads stay unless asked for; the first tenth of the layers and the last one are pruned too, since a
