@@ -14,7 +14,7 @@ from lorakit.adapters.adapted_model import SHARED, AdaptedModel
 from lorakit.adapters.adapter import NO_STATISTICS, Adapter
 from lorakit.adapters.block import blocks, free_name
 from lorakit.adapters.blocks.shortcut import Shortcuts
-from lorakit.adapters.counting import costs, shared_cost, shared_shapes, spec_for
+from lorakit.adapters.counting import costs, shared_cost, shared_shapes, sharing, spec_for
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import InitContext, inits
 from lorakit.adapters.shared import Shared
@@ -66,7 +66,7 @@ def attach(
         return (ranks or {}).get(site.name, spec_for(site, linear, shortcut).rank)
 
     check_sites(backbone, sites, linear, shortcut, rank_of, options or {})
-    shared = build_shared(linear, [site for site in sites if not site.is_shortcut], rank_of, stream)
+    shared = build_shared(linear, sharing(sites, linear), rank_of, stream)
     adapters: dict[str, Adapter] = {}
     for site in sites:
         spec = spec_for(site, linear, shortcut).with_options((options or {}).get(site.name))

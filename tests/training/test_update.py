@@ -25,6 +25,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "drop_bp": ("adapter.update_options={rate: 0.25}",),  # one branch of four: a step drops no fewer
     "glora_supernet": ("adapter.method=glora", "adapter.options={mode: supernet}"),
     "restart": ("adapter.method=relora", "adapter.update_options={layers: 1}"),
+    "shifted_attention": ("adapter.update_options={group: 4}",),  # rows have up to 13 tokens
     "rose": ("adapter.update_options={keep: 0.25}",),
 }
 
