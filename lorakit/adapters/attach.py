@@ -153,9 +153,11 @@ def check_sites(
     rank_of: Callable[[Site], int],
     options: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Refuse ranks that a matrix cannot have, and sites that a delta cannot sit on."""
+    """Refuse ranks that a matrix cannot have, and sites that a delta cannot sit on: modules are trained in full beside others alone."""
+    beside = bool(sharing(sites, linear))
     for site in sites:
-        spec = spec_for(site, linear, shortcut).with_options(options.get(site.name))
+        axes = spec_for(site, linear, shortcut) if beside or site.is_shortcut else linear
+        spec = axes.with_options(options.get(site.name))
         delta = deltas.get(spec.delta)
         check_rank(site, rank_of(site), "adapter.shortcut_rank" if site.is_shortcut else "adapter.rank", delta)
         reason = delta.refusal(site, rank_of(site), spec.settings)
