@@ -128,12 +128,14 @@ def write_documents(path: Path, tokens: int, data: Path | None) -> Path:
 def random_llama(folder: Path) -> Path:
     """A small Llama with the bundled encoder's tokenizer, pretrained on nothing for rows of 1,024 tokens."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaModel
+    from transformers.utils import logging
 
     from lorakit.backbone.model_folder import find_checkpoint
     from lorakit.recipe.schema import ModelSection
 
     source = find_checkpoint(ModelSection(name="bundled:minilm"), offline=True)
     tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=10**6)
+    logging.disable_progress_bar()
     torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
