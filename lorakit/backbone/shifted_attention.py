@@ -131,14 +131,15 @@ def in_groups(
                 )
             )
     if number:
-        own = slice(first, end)
-        grouped = [
-            states[:, :, own].unflatten(2, (number, group)).transpose(1, 2).flatten(0, 1)
-            for states in (query, key, value)
-        ]
-        inner = None if mask is None else blocks_of(mask[..., own, own], number, group)
-        found = kernel(*grouped, inner).unflatten(0, (rows, number)).transpose(1, 2).flatten(2, 3)
-        parts.insert(int(first > 0), found)
+        whole = slice(first, end)
+        states = [each[:, :, whole] for each in (query, key, value)]
+        if mask is None:  # heads as rows and groups as heads: mostly a view, where a mask would have to be repeated
+            found = kernel(*(each.flatten(0, 1).unflatten(1, (number, group)) for each in states), None)
+            parts.insert(int(first > 0), found.flatten(1, 2).unflatten(0, (rows, -1)))
+        else:
+            grouped = (each.unflatten(2, (number, group)).transpose(1, 2).flatten(0, 1) for each in states)
+            found = kernel(*grouped, blocks_of(mask[..., whole, whole], number, group))
+            parts.insert(int(first > 0), found.unflatten(0, (rows, number)).transpose(1, 2).flatten(2, 3))
     return torch.cat(parts, dim=2)
 
 
