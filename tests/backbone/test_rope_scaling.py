@@ -31,8 +31,10 @@ def states(backbone: Backbone, **given: torch.Tensor) -> torch.Tensor:
     return backbone.model.base_model(input_ids=tokens, attention_mask=whole, **given).last_hidden_state
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gpt_neox"])
-@pytest.mark.parametrize(("given", "longest", "factor"), [(2.5, None, 2.5), ("auto", 24, 2.0), ("auto", 33, 3.0)])
+@pytest.mark.parametrize(
+    ("family", "given", "longest", "factor"),
+    [("llama", 2.5, None, 2.5), ("mistral", "auto", 24, 2.0), ("gpt_neox", "auto", 33, 3.0)],
+)
 def test_it_is_the_plain_model_at_divided_positions(
     tiny: TinyModels, family: str, given: float | str, longest: int | None, factor: float
 ):
