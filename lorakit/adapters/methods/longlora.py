@@ -8,7 +8,7 @@ S2-Attn is the update `shifted_attention`: adapter.update_options group. Evaluat
 the pretrained ones are interpolated by model.rope_scaling: auto, which is no part of the method here, since the model is loaded so.
 Differs from the authors' code in: what the card of shifted_attention says; they train with the next token as target, this task's rows
 here; the usual learning rate, 1e-4, is ours.
-When to use it: for long documents under a decoder, with training.gradient_checkpointing. For rows of a thousand tokens take lora.
+When to use it: for long documents under a decoder, with training.gradient_checkpointing.
 """
 
 from lorakit.adapters.method import Method, methods

@@ -10,8 +10,7 @@ It needs a model whose attention transformers calls by name (Llama, Mistral, Qwe
 Differs from the authors' code in: G is a number for the run, theirs a quarter of the batch's padded length, which it must divide; rows are
 counted from their own first token; no group wraps around the ends, as in their path for flash attention: in their other path the shifted
 heads' first tokens see the last ones. It masks what is padding in every row, where theirs repeats a batch's masks in another order.
-When to use it: for rows of thousands of tokens, beside trained norms and embeddings (method longlora); below that full attention is
-as fast.
+When to use it: for rows of thousands of tokens, beside trained norms and embeddings (method longlora).
 """
 
 from __future__ import annotations
