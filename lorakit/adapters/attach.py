@@ -14,7 +14,7 @@ from lorakit.adapters.adapted_model import SHARED, AdaptedModel
 from lorakit.adapters.adapter import NO_STATISTICS, Adapter
 from lorakit.adapters.block import blocks, free_name
 from lorakit.adapters.blocks.shortcut import Shortcuts
-from lorakit.adapters.counting import costs, shared_cost, shared_shapes, spec_for
+from lorakit.adapters.counting import costs, shared_cost, shared_shapes, sharing, spec_for
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import InitContext, inits
 from lorakit.adapters.shared import Shared
@@ -67,7 +67,7 @@ def attach(
 
     check_sites(backbone, sites, linear, shortcut, rank_of, options or {})
     prepare_quantising(backbone, linear, statistics or NO_SITE_STATISTICS)
-    shared = build_shared(linear, [site for site in sites if not site.is_shortcut], rank_of, stream)
+    shared = build_shared(linear, sharing(sites, linear), rank_of, stream)
     adapters: dict[str, Adapter] = {}
     for site in sites:
         spec = spec_for(site, linear, shortcut).with_options((options or {}).get(site.name))
@@ -170,9 +170,11 @@ def check_sites(
     rank_of: Callable[[Site], int],
     options: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Refuse ranks that a matrix cannot have, and sites that a delta cannot sit on."""
+    """Refuse ranks that a matrix cannot have, and sites that a delta cannot sit on: modules are trained in full beside others alone."""
+    beside = bool(sharing(sites, linear))
     for site in sites:
-        spec = spec_for(site, linear, shortcut).with_options(options.get(site.name))
+        axes = spec_for(site, linear, shortcut) if beside or site.is_shortcut else linear
+        spec = axes.with_options(options.get(site.name))
         delta = deltas.get(spec.delta)
         check_rank(site, rank_of(site), "adapter.shortcut_rank" if site.is_shortcut else "adapter.rank", delta)
         reason = delta.refusal(site, rank_of(site), spec.settings)

@@ -24,6 +24,9 @@ start that quantises W x another scale than its own refused: `dylora` with lora 
 start that quantises W x PEFT, combining, starting refused: its B A belongs to its own Q (``artifacts.base_file``)
 mixed precisions x PEFT, combining                 refused for the same reason: the run chose them
 quantised W x what holds W dense                   refused: it would save nothing; so is training W itself (``blocks.modules``)
+norms, embeddings in full x quantised W, other deltas commute: each module has axes of its own (``counting.in_full``)
+norms, embeddings in full x searches, frozen layers   refused: they are always on; so are methods with places of their own
+attention in groups x virtual tokens               refused: one group alone would see them (``updates.shifted_attention``)
 parameters of two modules x training them          refused (``blocks.modules``); no delta sits on embeddings' weights otherwise
 """
 

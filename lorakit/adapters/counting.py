@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ import torch
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.site import Site
+
+MODULE = "module"
+"""The kind of site that has parameters of its own to train."""
 
 
 def count_parameters(spec: AdapterSpec, site: Site, rank: int) -> int:
@@ -50,8 +54,37 @@ def count_shared(spec: AdapterSpec, sites: Sequence[Site], rank_of: Callable[[Si
 
 
 def spec_for(site: Site, linear: AdapterSpec, shortcut: AdapterSpec) -> AdapterSpec:
-    """The axes of this site."""
-    return shortcut if site.is_shortcut else linear
+    """The axes of this site; a module that trains in full beside projections has no others than that."""
+    if site.is_shortcut:
+        return shortcut
+    return in_full(linear) if site.kind == MODULE and MODULE not in deltas.get(linear.delta).kinds else linear
+
+
+def in_full(spec: AdapterSpec) -> AdapterSpec:
+    """The axes of a module that trains in full beside adapters of ``spec``."""
+    return replace(
+        spec,
+        delta="own_parameters",
+        init="nothing",
+        scale="none",
+        trainable="all",
+        decomposition="none",
+        lr_ratio=1.0,
+        dropout=0.0,
+        options=(),
+        init_steps=AdapterSpec.init_steps,
+    )
+
+
+def tensor_shapes(site: Site, linear: AdapterSpec) -> dict[str, tuple[int, ...]]:
+    """Tensor -> shape, of a site that is no shortcut, where the adapters of modules have the axes ``linear``."""
+    spec = spec_for(site, linear, linear)
+    return deltas.get(spec.delta).shapes(site, spec.rank, spec.settings)
+
+
+def sharing(sites: Sequence[Site], linear: AdapterSpec) -> list[Site]:
+    """Those of the sites that the delta of ``linear`` sits on, which may have tensors in common."""
+    return [site for site in sites if spec_for(site, linear, linear) is linear and not site.is_shortcut]
 
 
 def costs(
@@ -71,8 +104,7 @@ def shared_cost(
     sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec, ranks: Mapping[str, int] | None = None
 ) -> int:
     """Trained parameters that sites have in common: always spent, whatever is on."""
-    members = [site for site in sites if not site.is_shortcut]
-    return count_shared(linear, members, lambda site: (ranks or {}).get(site.name, linear.rank))
+    return count_shared(linear, sharing(sites, linear), lambda site: (ranks or {}).get(site.name, linear.rank))
 
 
 def uniform_cost(sites: Sequence[Site], linear: AdapterSpec, shortcut: AdapterSpec, rank: int) -> int:

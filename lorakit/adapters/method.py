@@ -56,6 +56,8 @@ class Method:
     """Options of its delta."""
     block: str | None = None
     """Where it sits, for what is not an update of a projection's weight: a file in ``blocks/``."""
+    in_full: tuple[str, ...] = ()
+    """What of the model's own parameters trains beside the adapters: files in ``blocks/``."""
     updates: tuple[str, ...] = ()
     """What goes on during training."""
     update_options: tuple[tuple[str, str], ...] = ()
@@ -64,12 +66,13 @@ class Method:
     """Whether a fresh model is exactly the pretrained one."""
 
     def fill(self, section: AdapterSection) -> AdapterSection:
-        """The section with this method's own targets, rank and alpha where it gives none."""
+        """The section with this method's own targets, rank, alpha and what trains in full where it gives none."""
         return replace(
             section,
             targets=list(self.targets) if section.targets is None else section.targets,
             rank=self.rank if section.rank is None else section.rank,
             alpha=self.alpha if section.alpha is None else section.alpha,
+            in_full=list(self.in_full) if section.in_full is None else section.in_full,
         )
 
     def sites(self, backbone: Backbone, targets: Sequence[str] | None = None) -> list[Site]:
@@ -78,6 +81,12 @@ class Method:
             block = blocks.get(self.block)
             return block.sites(backbone)
         return backbone.anatomy.select(self.targets if targets is None else targets)
+
+    def sites_in_full(self, backbone: Backbone, names: Sequence[str] | None = None) -> list[Site]:
+        """The modules whose own parameters train beside it: those of ``names`` (its usual ones by default)."""
+        return [
+            site for name in (self.in_full if names is None else names) for site in blocks.get(name).sites(backbone)
+        ]
 
     def resolve(self, section: AdapterSection) -> AdapterSpec:
         """See ``resolve``: here for who knows methods by name only."""
@@ -97,6 +106,9 @@ def resolve(section: AdapterSection) -> AdapterSpec:
     assert section.rank is not None
     assert section.alpha is not None
     delta = section.delta or method.delta
+    if method.block and section.in_full:
+        what = f"method '{method.name}' sits on {blocks.get(method.block).summary}, and nothing is trained beside that"
+        raise RecipeError(what, key="adapter.in_full", valid="[] with it", hint="adapter.method=lora")
     own = dict(method.options) if delta == method.delta else {}
     spec = AdapterSpec(
         delta=delta,

@@ -31,6 +31,7 @@ from lorakit.backbone.padding import padding_note, prepare_padding
 from lorakit.backbone.positions import position_limit
 from lorakit.backbone.quantised import MIXED, NONE, Quantisation, check_installed, named_linears, quantise_sites
 from lorakit.backbone.readout import HEADS, READOUT_KEY, READOUTS, Readout, read_out
+from lorakit.backbone.rope_scaling import scale_positions
 from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
 from lorakit.backbone.unusable import refuse_half_precision, refuse_unusable
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
@@ -83,13 +84,14 @@ def load_backbone(
     merged: bool = False,
     multi_label: bool = False,
     quantise: bool = True,
+    longest: int | None = None,
 ) -> Backbone:
     """Load ``section.name`` as a classifier over ``labels``, or with one output for regression; multi_label: each label is there or
     not by itself.
 
     merged: whether it may be a merged folder with shortcuts, which the caller wires in; quantise: whether to do at once what the
     section says of that, or leave it until adapters are attached, for a start that quantises (``Init.quantises``); where matrices are
-    mixed it is left until then in any case.
+    mixed it is left until then in any case; longest: tokens of the longest row, where that is known.
 
     The weights come in ``section.dtype``; the new parts are float32 in any case, because they train. What is newly
     initialised depends on ``seed`` alone, and the global random state is left as it was. Raises RecipeError or RunError with
@@ -113,6 +115,7 @@ def load_backbone(
         sparse = getattr(config, "attention_type", None) == "block_sparse"
         had = Outputs.of(config)
         configure(config, labels, regression, multi_label)
+        scaled = scale_positions(config, tokenizer, section.rope_scaling, longest)
         attention = attention_for(config, section.attention)
         how = quantisation_of(section)
         at_once = quantise and section.quantization != MIXED  # which bits, all matrices decide together
@@ -161,7 +164,7 @@ def load_backbone(
     check_embeddings(tokenizer, rows, section.name)
     fit_inputs(tokenizer, model)
     padding = prepare_padding(tokenizer, model.config, rows)
-    notes = list(filter(None, [padding_note(config)]))
+    notes = list(filter(None, [padding_note(config), scaled]))
     if sparse:
         notes.append(
             f"{config.model_type} models attend to all tokens here: sparse attention depends on the texts before"

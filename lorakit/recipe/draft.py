@@ -12,7 +12,7 @@ from lorakit.recipe.schema import AdapterSection
 from lorakit.recipe.values import UNREADABLE
 from lorakit.recipe.vocabulary import methods
 
-METHODS_OWN = ("adapter.targets", "adapter.rank", "adapter.alpha")
+METHODS_OWN = ("adapter.targets", "adapter.rank", "adapter.alpha", "adapter.in_full")
 """Keys that the method fills in where a recipe leaves them out."""
 
 

@@ -15,7 +15,18 @@ from lorakit.recipe.vocabulary import Configurable, Known, allocators, methods, 
 
 AXES = tuple(
     f"adapter.{axis}"
-    for axis in ("method", "dropout", "options", "delta", "init", "scale", "decomposition", "lr_ratio", "trainable")
+    for axis in (
+        "method",
+        "dropout",
+        "options",
+        "delta",
+        "init",
+        "scale",
+        "decomposition",
+        "lr_ratio",
+        "trainable",
+        "in_full",
+    )
 )
 OF_WHOLE_ROWS = {
     "task.long": "is for single texts",
@@ -180,6 +191,15 @@ def at_fault(draft: Draft, key: str) -> str:
     """The key to point at: the one that the problem names where the recipe gives it, else the axis that the recipe does give."""
     given = [path for path in AXES if draft.values.get(path) is not None]
     return key if key in given or not given else given[-1]
+
+
+def in_full_is_always_on(draft: Draft) -> Iterator[Problem]:
+    """What trains in full is trained in every step, wherever in the model it is."""
+    path = "adapter.in_full"
+    for other in ("search.method", "training.freeze_below"):
+        if draft[path] and draft.changed(other):
+            what = f"trains {' and '.join(draft[path])} in every step, and {other} ({draft.where(other)}) says what does not"
+            yield draft.problem(what, path, "[] with it", f"{path}: []")
 
 
 def options_are_readable(draft: Draft) -> Iterator[Problem]:
@@ -389,6 +409,7 @@ RULES = (
     optimizer_has_the_options,
     something_to_adapt,
     axes_go_together,
+    in_full_is_always_on,
     options_are_readable,
     loss_uses_its_settings,
     windows_have_their_pooling,

@@ -18,6 +18,7 @@ AUTO = "auto"  # what is to be found: a learning rate, what a head reads
 ADAMW = "adamw"  # the optimiser where none is named
 CUSTOM = "custom"  # the task whose data are the person's own files
 SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
+IN_FULL = ("norms", "embeddings")
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,14 @@ class ModelSection:
         "the attention implementation",
         choices=("sdpa", "eager", "flash_attention_2"),
         also=("attn_implementation",),
+    )
+    rope_scaling: Union[float, str, None] = key(
+        None,
+        "rotary positions are divided by this (linear position interpolation), for rows longer than the model was pretrained on; auto: "
+        "task.max_length over its own longest row, rounded up",
+        words=(AUTO,),
+        low=1,
+        also=("rope_factor", "position_interpolation"),
     )
     head: Optional[str] = key(
         None,
@@ -278,6 +287,12 @@ class AdapterSection:
     options: dict[str, str] = key({}, "settings of the method's delta alone: see `lorakit show METHOD`")
     start: Optional[str] = key(
         None, "a run or adapter folder of the same adapter to start from", also=("init_from", "warm_start")
+    )
+    in_full: Optional[list[str]] = key(
+        None,
+        "what of the model's own parameters trains beside its adapters: norms, embeddings; the method's own by default",
+        choices=IN_FULL,
+        also=("modules_to_save", "trainable_params"),
     )
     shortcuts: list[str] = key([], "LoRA-adapted shortcuts to add: res1 res2 in cut mid", choices=SHORTCUTS)
     shortcut_rank: Optional[int] = key(None, "rank of the shortcuts; rank by default", low=1)

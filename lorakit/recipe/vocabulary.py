@@ -24,7 +24,7 @@ class Method(Protocol):
         """The usual learning rate."""
 
     def fill(self, section: AdapterSection) -> AdapterSection:
-        """The section with the method's targets, rank and alpha where it gives none."""
+        """The section with the method's targets, rank, alpha and what trains in full where it gives none."""
 
     def resolve(self, section: AdapterSection) -> object:
         """The section as one value on every axis. Raises RecipeError with all that does not go together."""

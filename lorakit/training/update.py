@@ -14,6 +14,7 @@ from lorakit.adapters.json_tensors import pack, unpack
 from lorakit.adapters.method import methods
 from lorakit.adapters.options import Option, read_known
 from lorakit.adapters.spec import AdapterSpec
+from lorakit.backbone.load import Backbone
 from lorakit.errors import Problem, RecipeError, nearest
 from lorakit.recipe.schema import Recipe
 from lorakit.registry import Registry
@@ -67,6 +68,10 @@ class Update(Hook):
     def refusals(cls, recipe: Recipe, spec: AdapterSpec) -> list[Problem]:
         """What of the recipe, whose adapters are ``spec``, it does not go with, as far as that can be told before anything is loaded."""
         return []
+
+    @classmethod
+    def check_model(cls, backbone: Backbone) -> None:
+        """Raise RecipeError where this model has no place for it: asked before anything is attached, by a plan too."""
 
     def __init__(self, context: UpdateContext):
         self.context = context

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lorakit.adapters.counting import costs, shared_cost
+from lorakit.adapters.counting import costs, shared_cost, tensor_shapes
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import inits
 from lorakit.adapters.method import Method, methods, resolve
@@ -154,6 +154,8 @@ def header(registry: Registry[Any], name: str) -> str:
 def usual_values(method: Method, delta: type[Delta]) -> dict[str, Any]:
     """What the method takes where a recipe does not say: as far as it means anything to this method."""
     values: dict[str, Any] = {} if method.block else {"targets": list(method.targets)}
+    if method.in_full:
+        values["in_full"] = list(method.in_full)
     if not delta.replaces_parameters:
         values["rank"] = method.rank
     if method.scale != "none":
@@ -194,12 +196,13 @@ def why_refused(method: Method, axis: str, value: object) -> str:
 def count_on(method: Method, backbone: Backbone) -> Count:
     """What the method costs on a model at the method's own targets and rank."""
     section = method.fill(AdapterSection(method=method.name))
-    sites = method.sites(backbone)
+    adapted = method.sites(backbone)
+    sites = [*adapted, *method.sites_in_full(backbone)]
     spec = resolve(section)
     delta = deltas.get(spec.delta)
-    limits = [limit for site in sites if (limit := delta.highest_rank(site)) is not None]
+    limits = [limit for site in adapted if (limit := delta.highest_rank(site)) is not None]
     spec = replace(spec, rank=min([spec.rank, *limits]))
-    for site in sites:
+    for site in adapted:
         if reason := delta.refusal(site, spec.rank, spec.settings):
             raise LorakitError(f"its usual settings do not fit {site.name} of {backbone.name}: {reason}")
     each = costs(sites, spec, spec)
@@ -211,7 +214,7 @@ def count_on(method: Method, backbone: Backbone) -> Count:
             role=role,
             shape=shape,
             sites=len(members),
-            tensors={key: list(size) for key, size in delta.shapes(members[0], spec.rank, spec.settings).items()},
+            tensors={key: list(size) for key, size in tensor_shapes(members[0], spec).items()},
             parameters=sum(each[site.name] for site in members),
         )
         for (role, shape), members in groups.items()

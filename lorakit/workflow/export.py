@@ -24,6 +24,7 @@ from lorakit.backbone.model_folder import BUNDLED
 from lorakit.backbone.padding import padding_note
 from lorakit.backbone.quantised import NONE
 from lorakit.backbone.readout import OWN, READOUTS
+from lorakit.backbone.rope_scaling import KEY as ROPE_SCALING
 from lorakit.errors import RunError, UsageError, command_line, nearest
 from lorakit.recipe.schema import ModelSection, SearchSection, TaskSection
 from lorakit.result import Result
@@ -132,6 +133,12 @@ def export(
             f"PEFT would answer otherwise: the head reads {told} (model.readout), which nothing but lorakit does",
             where=str(run),
             hint="lorakit.load reads the run, and a merged folder; a run with model.readout=own can be exported",
+        )
+    if parts.recipe.model.rope_scaling is not None:
+        raise RunError(
+            f"PEFT would answer otherwise: its adapter does not say by what the base model's positions are divided ({ROPE_SCALING})",
+            where=str(run),
+            hint=f"lorakit.load reads the run, and {command_line('merge', run)} writes a plain checkpoint",
         )
     if parts.recipe.task.long != TaskSection.long:
         logger.warning(

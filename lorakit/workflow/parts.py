@@ -149,6 +149,7 @@ def load_model(recipe: Recipe, task: Task) -> Backbone:
         multi_label=task.multi_label,
         seed=derive_seed(seed, "init/head"),
         offline=recipe.run.offline,
+        longest=recipe.task.max_length,
         quantise=not inits.get(resolve(recipe.adapter).init).quantises,
     )
 

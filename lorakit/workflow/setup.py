@@ -13,7 +13,7 @@ from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.attach import NO_SITE_STATISTICS, attach
 from lorakit.adapters.conflicts import conflicts_with_base, conflicts_with_search
 from lorakit.adapters.gradient_checkpointing import recompute_layers
-from lorakit.adapters.method import resolve, shortcut_spec
+from lorakit.adapters.method import methods, resolve, shortcut_spec
 from lorakit.artifacts.correction import check_start
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.first_token import compute_first_token_only
@@ -69,6 +69,8 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
         check_suits(recipe.training, data.task)
         backbone = load_model(recipe, data.task)
         start_at_frequencies(backbone, data)
+        for kind, _ in chosen_updates(recipe):
+            kind.check_model(backbone)
         for note in backbone.notes:
             logger.info("%s", note)
         if backbone.head.loud:
@@ -87,6 +89,9 @@ def check_updates_go_on(recipe: Recipe) -> None:
     if problems := [problem for kind, _ in chosen_updates(recipe) for problem in kind.refusals(recipe, spec)]:
         raise RecipeError(problems)
     fixed = [kind.name for kind, _ in chosen_updates(recipe) if kind.fixes_entries]
+    if fixed and methods.get(recipe.adapter.method).fill(recipe.adapter).in_full:
+        what = f"update '{fixed[0]}' chooses among entries of adapters, and what trains in full has none"
+        raise RecipeError(what, key="adapter.in_full", valid="[] with this update", hint="adapter.updates=[]")
     if fixed and search != "none" and allocators.get(search).refactors:
         raise RecipeError(
             f"update '{fixed[0]}' chooses single entries of A and B, and allocator '{search}' writes both anew",
@@ -179,7 +184,8 @@ def only_sites_see_tokens(parts: Parts) -> bool:
     search = recipe.search.method
     looks = search != "none" and allocators.get(search).sees_tokens
     updates = any(kind.sees_tokens for kind, _ in chosen_updates(recipe))
-    return not (looks or updates or recipe.adapter.shortcuts or parts.method.block)
+    own = recipe.adapter.shortcuts or recipe.adapter.in_full or parts.method.block
+    return not (looks or updates or own)
 
 
 def make_allocator(

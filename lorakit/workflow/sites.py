@@ -29,7 +29,7 @@ SHOWN = 4  # modules that one line names
 
 
 def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[str, int]]:
-    """The sites of the recipe's targets and shortcuts; of these the allocation's, with their ranks, where it has one."""
+    """The sites of the recipe's targets and shortcuts, or the allocation's of these with their ranks; and what trains in full."""
     adapter, anatomy = recipe.adapter, backbone.anatomy
     method = methods.get(adapter.method)
     if method.block and adapter.targets != list(method.targets):
@@ -40,9 +40,10 @@ def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[s
         wanted = without_gates(recipe, wanted)
         tell_left_out(anatomy)
     wanted = above(recipe, backbone, wanted)
+    full = method.sites_in_full(backbone, adapter.in_full)
     candidates = [*wanted, *anatomy.shortcuts(adapter.shortcuts)]
     if not adapter.allocation:
-        return candidates, {}
+        return [*candidates, *full], {}
     known = {site.name for site in candidates}
     problems = [
         Problem(
@@ -57,7 +58,7 @@ def choose_sites(recipe: Recipe, backbone: Backbone) -> tuple[list[Site], dict[s
     if problems:
         raise RecipeError(problems)
     ranks = {name: rank for name, rank in adapter.allocation.items() if rank > 0}
-    return [site for site in candidates if site.name in ranks], ranks
+    return [*(site for site in candidates if site.name in ranks), *full], ranks
 
 
 def frozen_layers(recipe: Recipe) -> int:

@@ -39,7 +39,7 @@ def test_defaults_are_the_schema_s(load):
     expected = Recipe()
     expected.model.name, expected.task.name, expected.run.name = "bundled:minilm", "mrpc", "mine"
     usual = methods.get("lora")
-    expected.adapter = replace(expected.adapter, targets=["q", "v"], rank=8, alpha=16.0)
+    expected.adapter = replace(expected.adapter, targets=["q", "v"], rank=8, alpha=16.0, in_full=[])
     expected.training = replace(expected.training, lr=usual.lr)
     assert loaded.recipe == expected
     assert (loaded.name, loaded.path) == ("mine", Path("mine.yaml"))
@@ -242,7 +242,7 @@ def test_to_yaml_spells_out_every_key(load):
 def test_a_loaded_recipe_can_be_made_from_python(folder):
     recipe = Recipe()
     recipe.model.name, recipe.task.name, recipe.run.name = "x", "mrpc", "p"
-    recipe.adapter = replace(recipe.adapter, targets=["k"], rank=3, alpha=1.0)
+    recipe.adapter = replace(recipe.adapter, targets=["k"], rank=3, alpha=1.0, in_full=[])
     recipe.training.lr = 0.1
     Path("p.yaml").write_text(LoadedRecipe(recipe, "p", Path("p.yaml")).to_yaml())
     assert load_recipe("p.yaml").recipe == recipe

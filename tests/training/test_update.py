@@ -27,6 +27,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "glora_supernet": ("adapter.method=glora", "adapter.options={mode: supernet}"),
     "prune_channels": ("adapter.method=loraprune", "adapter.update_options={every: 2}"),
     "restart": ("adapter.method=relora", "adapter.update_options={layers: 1}"),
+    "shifted_attention": ("adapter.update_options={group: 4}",),  # rows have up to 13 tokens
     "rose": ("adapter.update_options={keep: 0.25}",),
 }
 

@@ -7,7 +7,6 @@ the positions of the text know nothing of it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -20,7 +19,7 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.block import Block, Wiring, blocks, free_name
 from lorakit.adapters.deltas.prefix import PREFIX, VirtualStates
 from lorakit.adapters.switching import DROPPED
-from lorakit.backbone.attention import attention_modules, with_attention
+from lorakit.backbone.attention import attention_modules, leaves_to_its_kernel, original_attention, with_attention
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
@@ -66,9 +65,8 @@ def attend(
     name: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """The attention ``name`` with the module's prefixes in front of its keys and values, each (batch, heads, length, width)."""
-    causal = kwargs.get("is_causal")
-    if mask is None and name == "sdpa" and (getattr(module, "is_causal", True) if causal is None else causal):
-        rows, columns = query.shape[2], key.shape[2]  # what sdpa would have left to its kernel
+    if leaves_to_its_kernel(name, module, mask, kwargs.get("is_causal")):
+        rows, columns = query.shape[2], key.shape[2]
         mask = query.new_ones(1, 1, rows, columns, dtype=torch.bool).tril(columns - rows)
     for prefix in prefixes_in(module):
         key, value = prefix.in_front(key, value)
@@ -78,14 +76,6 @@ def attend(
     attention: Callable[..., Any] = original_attention(name, module)
     result: tuple[Tensor, Tensor | None] = attention(module, query, key, value, mask, **kwargs)
     return result
-
-
-def original_attention(name: str, module: nn.Module) -> Callable[..., Any]:
-    """The attention function that the module would have called itself."""
-    if name == "eager":  # each model's own, beside it
-        function: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
-        return function
-    return AttentionInterface()[name]
 
 
 for attention_name in ATTENTIONS:

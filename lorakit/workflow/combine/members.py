@@ -16,9 +16,11 @@ from lorakit.artifacts.correction import corrected
 from lorakit.artifacts.merge import fold
 from lorakit.artifacts.run import Run
 from lorakit.backbone.head import output_names
+from lorakit.backbone.rope_scaling import KEY as ROPE_SCALING
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import load_recipe
+from lorakit.recipe.schema import AUTO, Recipe
 from lorakit.searching.input_statistics import input_means
 from lorakit.searching.weight_gradients import Terms, squared_gradients
 from lorakit.tasks.batching import Batch
@@ -57,12 +59,19 @@ def check_backbones(runs: Sequence[Run]) -> None:
     for path, other in others:
         for key, ours, theirs in (
             ("model", (own.model.name, own.model.revision), (other.model.name, other.model.revision)),
+            (ROPE_SCALING, scaling_of(own), scaling_of(other)),
             ("model.readout", (own.model.readout,), (other.model.readout,)),
             ("task.long", (own.task.long, own.task.window_pooling), (other.task.long, other.task.window_pooling)),
         ):
             if theirs != ours:
                 what = f"{key} of this run is {told(theirs)}, and of {first} {told(ours)}"
                 raise UsageError(what, where=str(path), valid="runs on one backbone that read texts in one way")
+
+
+def scaling_of(recipe: Recipe) -> tuple[str, ...]:
+    """By what rotary positions are divided, and for how long rows where these decide it."""
+    given = recipe.model.rope_scaling
+    return (f"{given} for rows of {recipe.task.max_length} tokens" if given == AUTO else str(given),)
 
 
 def told(values: Sequence[str | None]) -> str:

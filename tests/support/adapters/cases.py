@@ -68,6 +68,11 @@ class Case:
         return inits.get(self.spec.init).quantises
 
     @property
+    def in_full(self) -> bool:
+        """Whether parameters of the model's own train."""
+        return any(adapter.delta.replaces_parameters for adapter in self.adapted.adapters.values())
+
+    @property
     def kind(self) -> type[Delta]:
         """The delta of the linear sites."""
         return deltas.get(self.spec.delta)
@@ -124,7 +129,7 @@ def adapt(
     anatomy = backbone.anatomy
     block = methods.get(section.method).block
     own = blocks.get(block).sites(backbone) if block else anatomy.select(list(targets)) if targets else ()
-    sites = [*own, *anatomy.shortcuts(list(shortcuts))]
+    sites = [*own, *anatomy.shortcuts(list(shortcuts)), *methods.get(section.method).sites_in_full(backbone)]
 
     def stream(name: str) -> torch.Generator:
         return torch.Generator().manual_seed(seed * 10_000 + sum(map(ord, name)))

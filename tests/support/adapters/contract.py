@@ -230,7 +230,7 @@ def check_copy(case: Case) -> None:
     assert not torch.equal(after, before)
     with torch.no_grad():
         for name, parameter in twin.named_parameters():
-            if "adapter" in name or name.startswith("shared") or case.kind.replaces_parameters:
+            if "adapter" in name or name.startswith("shared") or case.in_full:
                 parameter.zero_()
     assert torch.equal(evaluated(case.adapted.model, case.batch), after)
 
@@ -255,7 +255,7 @@ def check_autocast(case: Case) -> None:
 
 def check_half_precision(case: Case) -> None:
     """Frozen weights in bfloat16, adapters in float32: the same start, a function near the fp32 one, and fp32 gradients."""
-    if case.kind.replaces_parameters:
+    if case.in_full:
         with pytest.raises(RecipeError, match="float32"):
             case.again(seed=0, dtype="bfloat16")
         return
@@ -346,7 +346,7 @@ def check_side_by_side(case: Case) -> None:
     assert not torch.equal(first_alone, second_alone)
     if case.method.block and not case.kind.replaces_parameters:
         return  # virtual tokens of two adapters: their order is nobody's
-    if not case.kind.additive or case.spec.decomposition == "magnitude":
+    if not case.kind.additive or case.in_full or case.spec.decomposition == "magnitude":
         with pytest.raises(RunError, match="two adapters at once"):
             second.switch(second.adapters)
         second.switch([])
