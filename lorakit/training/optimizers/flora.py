@@ -17,8 +17,10 @@ the tensor. With `none` it means what it does with AdamW, whose steps are of abo
 Differs from the authors' code in: theirs (flora_opt, PyTorch) scales by the parameter and has no momentum unless told otherwise, projects
 sides of length r too, and can keep its state in 8 bits.
 When to use it: full fine-tuning in little memory. LoRA's factors are too long and thin to be projected, and small anyway. In a training
-of fewer steps than kappa P never changes: on a quadratic of 24 x 40 numbers, at rank 6, 600 steps left 0.33 of the squared error with
-kappa 1000, 0.07 with 50 and 0.002 with 10. AdamW's state is twice the weights, this one's rank / width of them, and the embeddings once.
+of fewer steps than kappa P never changes. Whether that matters is open: on a quadratic of 24 x 40 numbers, at rank 6, 600 steps left 0.33
+of the squared error with kappa 1000 and 0.07 with 50; on MiniLM at rank 32 (3,200 rows of film reviews, one seed) the loss at step 90 of
+100 was 0.453 with 1000, 0.471 with 20 and 0.448 with AdamW. AdamW's state is twice the weights, this one's rank / width of them, and the
+embeddings once.
 """
 
 from __future__ import annotations
