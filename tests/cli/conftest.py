@@ -133,6 +133,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "plain": False,
         "closed": ["it would leave out the shortcuts"],
         "int4_group": 32,
+        "pruned": None,
         "load_line": "lorakit.load('runs/mrpc-0/merged')",
         "temperature": 1.0,
     },
