@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -51,9 +52,18 @@ def test_left_out_where_they_cannot(bench: Bench, setting: str, reason: str):
         chosen(recipe)
 
 
-def chosen(recipe: Recipe, device: str = "cuda", processes: int = 1) -> bool:
+def chosen(recipe: Recipe, device: str = "cuda", processes: int = 1, *, room: bool = True) -> bool:
     accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes, scaler=None)
-    return graphs.use_graphs(recipe, accelerator, SimpleNamespace(), [Hook()])
+    return graphs.use_graphs(recipe, accelerator, SimpleNamespace(), [Hook()], room=room)
+
+
+@pytest.mark.parametrize(("positions", "room"), [(15, False), (16, True)])
+def test_left_out_where_padding_goes_beyond_the_positions(bench: Bench, tmp_path: Path, positions: int, room: bool):
+    """Rows of up to 14 tokens are padded to 16."""
+    backbone = bench.backbone("bert", max_position_embeddings=positions)
+    training = bench.prepare(tmp_path, f"model.name={backbone}")
+    assert graphs.has_room(training.adapted.model, training.loader.encoded) == room
+    assert chosen(training.recipe, room=room) == room
 
 
 def test_a_step_that_cannot_be_captured_is_computed(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):

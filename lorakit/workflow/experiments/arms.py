@@ -17,8 +17,10 @@ from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import CUSTOM, Recipe
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.evaluation import of_split
+from lorakit.training.optim import check_suits
 from lorakit.training.schedule import make_schedule
-from lorakit.training.update import rows_aside
+from lorakit.training.update import rows_aside, update_notes
+from lorakit.workflow.accelerator import check_optimizer_runs
 from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.unfinished import FREE_ON_RESUME, changed_keys
 
@@ -261,7 +263,10 @@ def try_out(name: str, loaded: LoadedRecipe) -> Forecast:
     with loaded.locating_errors():
         rows = len(parts.data.splits["train"])
         schedule = make_schedule(loaded.recipe, rows - rows_aside(loaded.recipe, rows))
+        check_optimizer_runs(loaded.recipe)
         adapted = adapt(parts, statistics=None)
+        check_suits(adapted, loaded.recipe.training)
+        update_notes(loaded.recipe, adapted)
     task = parts.task
     names = [
         name for split in task.validation for name in of_split(dict.fromkeys(task.metrics, 0.0), split, task.validation)
