@@ -124,23 +124,26 @@ class Graphs(Hook):
         return Captured(graph, inputs, loss, gradients)
 
 
-def has_room(model: Any, rows: Encoded) -> bool:
-    """Whether the model has positions for the longest of these rows, padded to a multiple of ``LENGTHS``."""
-    limit = position_limit(model)
-    return limit is None or rows.shape(np.arange(len(rows.offsets) - 1), LENGTHS)[1] <= limit
+def against_padding(model: Any, rows: Encoded) -> str:
+    """Why these rows are not to be padded to a multiple of ``LENGTHS``; empty where they may be."""
+    if rows.padding.equal:
+        return "a model that takes padding for text"
+    limit, longest = position_limit(model), rows.shape(np.arange(len(rows.offsets) - 1), LENGTHS)[1]
+    if limit is not None and limit < longest:
+        return f"a model with positions for {limit} tokens, and rows of {longest} when they are padded to a multiple of {LENGTHS}"
+    return ""
 
 
 def use_graphs(
-    recipe: Recipe, accelerator: Accelerator, config: Any, changing: Sequence[Hook], *, room: bool = True
+    recipe: Recipe, accelerator: Accelerator, config: Any, changing: Sequence[Hook], *, unpadded: str = ""
 ) -> bool:
     """Whether steps are replayed: by ``auto`` wherever they can be.
 
-    config: the model's, whose layers may be left out at random; changing: what may change the function from step to step; room: whether
-    the model has positions for the longest row when that is padded to ``LENGTHS``. Raises RecipeError for graphs that are asked for and
-    cannot be.
+    config: the model's, whose layers may be left out at random; changing: what may change the function from step to step; unpadded: why
+    rows are not to be padded, if they are not (``against_padding``). Raises RecipeError for graphs that are asked for and cannot be.
     """
     wanted = recipe.training.cuda_graphs
-    reasons = against_graphs(recipe, accelerator, config, changing, room) if wanted else []
+    reasons = against_graphs(recipe, accelerator, config, changing, unpadded) if wanted else []
     if reasons and wanted != AUTO:
         raise RecipeError(
             f"CUDA graphs do not go together with {', '.join(reasons)}",
@@ -151,7 +154,7 @@ def use_graphs(
 
 
 def against_graphs(
-    recipe: Recipe, accelerator: Accelerator, config: Any, changing: Sequence[Hook], room: bool
+    recipe: Recipe, accelerator: Accelerator, config: Any, changing: Sequence[Hook], unpadded: str
 ) -> list[str]:
     """Why steps cannot be replayed: the device, what a step consists of, what changes with every step."""
     training = recipe.training
@@ -167,7 +170,7 @@ def against_graphs(
         "several processes": accelerator.num_processes > 1,
         "training.precision=fp16": accelerator.scaler is not None,
         "a model that leaves out layers at random": at_random,
-        f"rows that a multiple of {LENGTHS} tokens makes longer than the model has positions for": not room,
+        unpadded: bool(unpadded),
         "methods that change the function from step to step": not all(hook.steady for hook in changing),
     }
     return [reason for reason, holds in reasons.items() if holds]
