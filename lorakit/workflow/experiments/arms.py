@@ -20,7 +20,6 @@ from lorakit.training.evaluation import of_split
 from lorakit.training.optim import check_suits
 from lorakit.training.schedule import make_schedule
 from lorakit.training.update import rows_aside, update_notes
-from lorakit.workflow.accelerator import check_optimizer_runs
 from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.unfinished import FREE_ON_RESUME, changed_keys
 
@@ -263,7 +262,6 @@ def try_out(name: str, loaded: LoadedRecipe) -> Forecast:
     with loaded.locating_errors():
         rows = len(parts.data.splits["train"])
         schedule = make_schedule(loaded.recipe, rows - rows_aside(loaded.recipe, rows))
-        check_optimizer_runs(loaded.recipe)
         adapted = adapt(parts, statistics=None)
         check_suits(adapted, loaded.recipe.training)
         update_notes(loaded.recipe, adapted)
