@@ -17,16 +17,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.switching import WATCHED
+from lorakit.backbone.positions import position_limit
 from lorakit.backbone.readout import PAIR
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AUTO, Recipe
-from lorakit.tasks.batching import Batch
+from lorakit.tasks.batching import Batch, Encoded
 from lorakit.training.hooks import Hook, TrainState
 
 logger = logging.getLogger(__name__)
@@ -122,14 +124,26 @@ class Graphs(Hook):
         return Captured(graph, inputs, loss, gradients)
 
 
-def use_graphs(recipe: Recipe, accelerator: Accelerator, config: Any, changing: Sequence[Hook]) -> bool:
+def against_padding(model: Any, rows: Encoded) -> str:
+    """Why these rows are not to be padded to a multiple of ``LENGTHS``; empty where they may be."""
+    if rows.padding.equal:
+        return "a model that takes padding for text"
+    limit, longest = position_limit(model), rows.shape(np.arange(len(rows.offsets) - 1), LENGTHS)[1]
+    if limit is not None and limit < longest:
+        return f"a model with positions for {limit} tokens, and rows of {longest} when they are padded to a multiple of {LENGTHS}"
+    return ""
+
+
+def use_graphs(
+    recipe: Recipe, accelerator: Accelerator, config: Any, changing: Sequence[Hook], *, unpadded: str = ""
+) -> bool:
     """Whether steps are replayed: by ``auto`` wherever they can be.
 
-    config: the model's, whose layers may be left out at random; changing: what may change the function from step to step. Raises
-    RecipeError for graphs that are asked for and cannot be.
+    config: the model's, whose layers may be left out at random; changing: what may change the function from step to step; unpadded: why
+    rows are not to be padded, if they are not (``against_padding``). Raises RecipeError for graphs that are asked for and cannot be.
     """
     wanted = recipe.training.cuda_graphs
-    reasons = against_graphs(recipe, accelerator, config, changing) if wanted else []
+    reasons = against_graphs(recipe, accelerator, config, changing, unpadded) if wanted else []
     if reasons and wanted != AUTO:
         raise RecipeError(
             f"CUDA graphs do not go together with {', '.join(reasons)}",
@@ -139,7 +153,9 @@ def use_graphs(recipe: Recipe, accelerator: Accelerator, config: Any, changing: 
     return bool(wanted) and not reasons
 
 
-def against_graphs(recipe: Recipe, accelerator: Accelerator, config: Any, changing: Sequence[Hook]) -> list[str]:
+def against_graphs(
+    recipe: Recipe, accelerator: Accelerator, config: Any, changing: Sequence[Hook], unpadded: str
+) -> list[str]:
     """Why steps cannot be replayed: the device, what a step consists of, what changes with every step."""
     training = recipe.training
     at_random = any(value for name, value in vars(config).items() if "layerdrop" in name)
@@ -154,6 +170,7 @@ def against_graphs(recipe: Recipe, accelerator: Accelerator, config: Any, changi
         "several processes": accelerator.num_processes > 1,
         "training.precision=fp16": accelerator.scaler is not None,
         "a model that leaves out layers at random": at_random,
+        unpadded: bool(unpadded),
         "methods that change the function from step to step": not all(hook.steady for hook in changing),
     }
     return [reason for reason, holds in reasons.items() if holds]

@@ -78,6 +78,7 @@ def step(training: Training, step_batch: StepBatch) -> None:
         accelerator.scaler.unscale_(training.optimizer)
     left_out = skip_nonfinite(training)
     training.call("after_backward")
+    left_out = left_out or skip_nonfinite(training)  # hooks may have changed gradients
     norm = nn.utils.clip_grad_norm_(training.parameters, training.recipe.training.clip or math.inf)
     training.call("before_optimizer_step")
     if accelerator.scaler is not None:  # which leaves out steps of its own, those whose loss was scaled too far

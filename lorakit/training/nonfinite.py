@@ -61,6 +61,7 @@ def nonfinite_error(training: Training, step: int, what: str) -> RunError:
     epoch, place = divmod(step - 1, training.schedule.steps_per_epoch)
     rows = training.loader.rows(epoch, place)
     named = ", ".join(str(row) for row in rows[:SHOWN]) + (f" and {len(rows) - SHOWN} more" if rows[SHOWN:] else "")
+    named += "" if training.loader.chosen is None else ", or those set aside for updates"
     good = [path.name for path in all_checkpoints(training.run.checkpoints)][-1:]
     again = command_line("train", training.run.path, "--resume", "training.nonfinite=skip")
     return RunError(

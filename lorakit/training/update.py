@@ -88,6 +88,11 @@ class Update(Hook):
         return 0.0
 
     @classmethod
+    def passes_batches(cls, settings: Mapping[str, Any]) -> bool:
+        """Whether it passes whole batches that it draws, forward and back, on every process."""
+        return False
+
+    @classmethod
     def moves_moments(cls, settings: Mapping[str, Any]) -> bool:
         """Whether it changes entries of Adam's moments; deleting the state of whole tensors is no such thing."""
         return False
@@ -174,9 +179,13 @@ def chosen_updates(recipe: Recipe) -> list[tuple[type[Update], dict[str, Any]]]:
 
 
 def rows_aside(recipe: Recipe, rows: int) -> int:
-    """How many of the training rows the recipe's updates set aside."""
+    """How many of the training rows the recipe's updates set aside. Raises RecipeError where none would be left to steps."""
     share = max((kind.aside(kind.settings_from(given)) for kind, given in chosen_updates(recipe)), default=0.0)
-    return math.ceil(round(share * rows, 9))
+    aside = math.ceil(round(share * rows, 9))
+    if 0 < rows <= aside:
+        what = f"a share of {share:g} of {rows} training rows is all of them: none is left for steps"
+        raise RecipeError(what, key="adapter.update_options", hint="a smaller share, or more rows")
+    return aside
 
 
 def update_notes(recipe: Recipe, adapted: AdaptedModel) -> list[str]:

@@ -19,6 +19,7 @@ from lorakit.adapters.adapted_model import digest_of
 from lorakit.adapters.init import inits
 from lorakit.adapters.method import resolve
 from lorakit.artifacts.adapter_file import packed_state, read_tensors, told_adapter
+from lorakit.artifacts.channel_cut import channel_cuts
 from lorakit.artifacts.combination import Factors, Update, truncated, update_of
 from lorakit.artifacts.correction import corrected
 from lorakit.artifacts.peft.translate import placed
@@ -305,8 +306,11 @@ def write_compeft(
     scale: float | None,
     start: str,
 ) -> None:
-    """Write the run with its adapter coded. RunError where training changed nothing."""
+    """Write the run with its adapter coded. RunError where training changed nothing, or closed what signs would open again."""
     assert restored.start is not None
+    if cuts := channel_cuts(restored.adapted):
+        what = f"its adapters close {cuts[0].kind} of the model, which as signs times one number would be open again"
+        raise RunError(what, where=str(restored.run.path), hint="lorakit merge cuts them out")
     if all(map(torch.equal, flat(restored.adapted), restored.start)):
         raise RunError("its adapter is as it was at its start: there is nothing to code", where=str(restored.run.path))
     write = partial(write_ternary, start=restored.start, drawn=start == "drawn", density=density, alpha=scale)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lorakit.errors import LorakitError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.result import Result
-from lorakit.workflow.memory import Footprint, Measured, measure, scored_whole
+from lorakit.workflow.memory import Footprint, Measured, measure, passed_whole
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work
 from lorakit.workflow.sharding import check_sharding
 
@@ -124,7 +124,7 @@ def largest_parts(loaded: LoadedRecipe, found: Measured, limit: int) -> tuple[Se
     """The settings for the largest parts of a batch, and of an evaluation's, that fit, else of one row; the rows of a part; the peak."""
     recipe = loaded.recipe
     rows, evaluated = found.rows_at_once(recipe), recipe.evaluation.batch_size
-    smaller = [rows] if scored_whole(recipe) else halves(rows)
+    smaller = [rows] if passed_whole(recipe) else halves(rows)
     part = next((number for number in smaller if found.at(number, 0).total <= limit), smaller[-1])
     scored = next((number for number in halves(evaluated) if found.at(0, number).total <= limit), 1)
     settings = [f"training.micro_tokens={part * found.tokens}"] if part < rows else []

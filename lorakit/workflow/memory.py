@@ -37,6 +37,7 @@ from lorakit.backbone.quantised import quantised_modules
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.scoring import without_trace
 from lorakit.training.optim import largest_step, optimizer_bytes
+from lorakit.training.update import chosen_updates
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.sharding import unit_bytes
@@ -114,9 +115,11 @@ class Measured:
         return Footprint(self.weights, self.learning, max(step, self.least), self.dense + evaluated * self.scored)
 
     def rows_at_once(self, recipe: Recipe) -> int:
-        """Rows in the largest pass of one process that keeps something for the way back; scoring passes are whole batches."""
+        """Rows in the largest pass of one process that keeps something for the way back."""
+        if passed_whole(recipe):
+            return recipe.training.batch_size
         size, limit = -(-recipe.training.batch_size // self.processes), recipe.training.micro_tokens
-        return size if limit is None or scored_whole(recipe) else min(size, max(limit // self.tokens, 1))
+        return size if limit is None else min(size, max(limit // self.tokens, 1))
 
 
 def estimate_footprint(parts: Parts, adapted: AdaptedModel) -> Footprint:
@@ -171,9 +174,10 @@ def shared_out(measured: Measured, adapted: AdaptedModel, processes: int) -> Mea
     )
 
 
-def scored_whole(recipe: Recipe) -> bool:
-    """Whether a search has passes of its own, which cutting a batch into parts does not make smaller."""
-    return recipe.search.method != "none" and recipe.search.scoring == "separate"
+def passed_whole(recipe: Recipe) -> bool:
+    """Whether a search or an update passes whole batches of its own, on every process: nothing makes these smaller."""
+    searches = recipe.search.method != "none" and recipe.search.scoring == "separate"
+    return searches or any(kind.passes_batches(kind.settings_from(given)) for kind, given in chosen_updates(recipe))
 
 
 def frozen_bytes(adapted: AdaptedModel) -> int:

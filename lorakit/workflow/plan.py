@@ -253,7 +253,7 @@ def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
 def head_notes(parts: Parts, schedule: Schedule) -> list[str]:
     """What is found out of the head before the first step, and what that costs."""
     model, told = parts.recipe.model, []
-    rows, number = min(schedule.rows, FROZEN_ROWS), 1
+    rows, number = min(len(parts.data.splits["train"]), FROZEN_ROWS), 1
     if model.readout == AUTO and not parts.backbone.head.kept:
         names = candidates(parts)
         found, number = ", ".join(names), 1 + (PAIR in names)
@@ -280,7 +280,8 @@ def freezing_notes(parts: Parts, schedule: Schedule) -> list[str]:
         ]
     if not count:
         return []
-    kept = kept_bytes(sampled_lengths(parts), schedule.rows, parts.backbone, training.freeze_dtype)
+    rows = len(parts.data.splits["train"])
+    kept = kept_bytes(sampled_lengths(parts), rows, parts.backbone, training.freeze_dtype)
     layers, size = len(parts.backbone.anatomy.layers), f"about {kept / GIB:.2f} GiB of disk"
     if schedule.total_steps <= schedule.steps_per_epoch:
         how = "every row is seen once, so nothing is kept"
@@ -301,7 +302,11 @@ def sampled_lengths(parts: Parts) -> NDArray[np.int64]:
 def make_notes(parts: Parts, schedule: Schedule) -> list[str]:
     """What a person should know before starting."""
     told = [*parts.backbone.notes, f"data: {parts.data.origin}"]
-    search = parts.recipe.search
+    search, rows = parts.recipe.search, len(parts.data.splits["train"])
+    if schedule.rows < rows:
+        told.append(
+            f"{rows - schedule.rows:,} of {rows:,} training rows are set aside for an update: no step sees them"
+        )
     if parts.max_length < parts.recipe.task.max_length:
         told.append(f"this model takes {parts.max_length} tokens at most: longer rows are cut there")
     if any(site.role == "qkv" for site in parts.sites):

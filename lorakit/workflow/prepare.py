@@ -21,7 +21,7 @@ from lorakit.tasks.batching import Encoded
 from lorakit.tasks.calibration import Calibration, calibration_of
 from lorakit.tasks.metrics import main_metric
 from lorakit.training.evaluation import score_splits
-from lorakit.training.graphs import LENGTHS, Graphs, use_graphs
+from lorakit.training.graphs import LENGTHS, Graphs, against_padding, use_graphs
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.loader import TrainLoader
 from lorakit.training.malloc import give_memory_back
@@ -104,7 +104,8 @@ def prepare(
             search = [SearchHook(allocator, run, writes=accelerator.is_main_process, optimizer=optimizer)]
         updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader, aside)
         graphs = None
-        if use_graphs(recipe, accelerator, adapted.model.config, [*search, *updates]):
+        unpadded = against_padding(adapted.model, encoded["train"])
+        if use_graphs(recipe, accelerator, adapted.model.config, [*search, *updates], unpadded=unpadded):
             graphs, loader = Graphs(adapted), replace(loader, multiple=LENGTHS)
     average = [TailAverage(adapted, recipe, schedule)] if recipe.training.average else []
     state = TrainState(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -51,9 +53,23 @@ def test_left_out_where_they_cannot(bench: Bench, setting: str, reason: str):
         chosen(recipe)
 
 
-def chosen(recipe: Recipe, device: str = "cuda", processes: int = 1) -> bool:
+def chosen(recipe: Recipe, device: str = "cuda", processes: int = 1, *, unpadded: str = "") -> bool:
     accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes, scaler=None)
-    return graphs.use_graphs(recipe, accelerator, SimpleNamespace(), [Hook()])
+    return graphs.use_graphs(recipe, accelerator, SimpleNamespace(), [Hook()], unpadded=unpadded)
+
+
+@pytest.mark.parametrize(("positions", "why"), [(15, "positions for 15 tokens, and rows of 16"), (16, "")])
+def test_left_out_where_rows_are_not_to_be_padded(bench: Bench, tmp_path: Path, positions: int, why: str):
+    """Rows of up to 14 tokens are padded to 16; some models take padding for text."""
+    backbone = bench.backbone("bert", max_position_embeddings=positions)
+    training = bench.prepare(tmp_path, f"model.name={backbone}")
+    model, rows = training.adapted.model, training.loader.encoded
+    found = graphs.against_padding(model, rows)
+    assert why in found
+    assert bool(found) == bool(why)
+    assert chosen(training.recipe, unpadded=found) == (not why)
+    equal = replace(rows, padding=replace(rows.padding, equal=True))
+    assert graphs.against_padding(model, equal) == "a model that takes padding for text"
 
 
 def test_a_step_that_cannot_be_captured_is_computed(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):

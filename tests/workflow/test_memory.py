@@ -142,6 +142,12 @@ def test_processes_that_share_the_weights_out(bench: Bench):
     assert footprint_of(parts.recipe, shared) == large
 
 
+@pytest.mark.parametrize("setting", ["search.method=heterolora", "adapter.method=bilora"])
+def test_whole_batches_are_passed_on_every_process(bench: Bench, setting: str):
+    parts, adapted = made(bench, setting)
+    assert measure(parts, adapted, fsdp=3).rows_at_once(parts.recipe) == parts.recipe.training.batch_size
+
+
 def test_only_what_can_be_shared_out_is_planned_so(bench: Bench):
     with pytest.raises(RecipeError, match=r"training\.freeze_below"):
         lorakit.plan(bench.load("training.freeze_below=1"), fsdp=2)

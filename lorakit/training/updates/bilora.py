@@ -55,6 +55,9 @@ class BiLoRA(Update):
         if recipe.search.method != "none":
             what = f"update 'bilora' gives g gradients of other rows than A and B, and search '{recipe.search.method}' weighs them alike"
             problems.append(Problem(what, key="search.method", valid="none"))
+        if recipe.training.precision == "fp16":
+            what = "update 'bilora' takes the values' gradient by itself, without the scaled loss that float16 needs"
+            problems.append(Problem(what, key="training.precision", valid="fp32 or bf16 with it"))
         if recipe.training.micro_tokens is not None:
             what = "update 'bilora' passes whole batches of the values' rows"
             problems.append(Problem(what, key="training.micro_tokens", valid="null with it"))
@@ -64,6 +67,11 @@ class BiLoRA(Update):
     def aside(cls, settings: Mapping[str, Any]) -> float:
         """The values' rows."""
         return float(settings["share"])
+
+    @classmethod
+    def passes_batches(cls, settings: Mapping[str, Any]) -> bool:
+        """Of the values' rows."""
+        return True
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)

@@ -16,6 +16,7 @@ When to use it: with a large rank, so that the same number of kept entries can c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -45,6 +46,11 @@ class SparseMask(Update):
         "score": Option("snip", "what ranks the entries", choices=("snip", "magnitude", "random")),
         "batches": Option(8, "training batches that snip looks at", low=1),
     }
+
+    @classmethod
+    def passes_batches(cls, settings: Mapping[str, Any]) -> bool:
+        """Those that snip looks at."""
+        return bool(settings["score"] == "snip")
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)

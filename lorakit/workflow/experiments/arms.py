@@ -17,8 +17,9 @@ from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import CUSTOM, Recipe
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.evaluation import of_split
+from lorakit.training.optim import check_suits
 from lorakit.training.schedule import make_schedule
-from lorakit.training.update import rows_aside
+from lorakit.training.update import rows_aside, update_notes
 from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.unfinished import FREE_ON_RESUME, changed_keys
 
@@ -262,6 +263,8 @@ def try_out(name: str, loaded: LoadedRecipe) -> Forecast:
         rows = len(parts.data.splits["train"])
         schedule = make_schedule(loaded.recipe, rows - rows_aside(loaded.recipe, rows))
         adapted = adapt(parts, statistics=None)
+        check_suits(adapted, loaded.recipe.training)
+        update_notes(loaded.recipe, adapted)
     task = parts.task
     names = [
         name for split in task.validation for name in of_split(dict.fromkeys(task.metrics, 0.0), split, task.validation)

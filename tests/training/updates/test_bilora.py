@@ -11,8 +11,10 @@ from support.runs import Bench, StopAt, records
 from torch.testing import assert_close
 
 import lorakit
-from lorakit.errors import Interrupted, RecipeError
+from lorakit.errors import Interrupted, RecipeError, RunError
+from lorakit.training import loop
 from lorakit.training.hooks import TrainState
+from lorakit.training.nonfinite import nonfinite_error
 from lorakit.training.updates.bilora import BiLoRA
 
 METHOD = "adapter.method=bilora"
@@ -103,7 +105,9 @@ def test_a_run_goes_on_where_it_was_stopped(bench: Bench, tmp_path: Path):
         ("adapter.trainable=A+B", "adapter.trainable"),
         ("search.method=adalora", "search.method"),
         ("training.micro_tokens=64", "training.micro_tokens"),
+        ("training.precision=fp16", "training.precision"),
         ("adapter.update_options={share: 0}", "adapter.update_options"),
+        ("adapter.update_options={share: 0.99}", "adapter.update_options"),  # 45 rows: 44.55, rounded up to all of them
     ],
 )
 def test_what_it_does_not_go_with(bench: Bench, setting: str, key: str):
@@ -113,5 +117,24 @@ def test_what_it_does_not_go_with(bench: Bench, setting: str, key: str):
 
 def test_plan_counts_the_rows_that_steps_see(bench: Bench):
     plain, planned = lorakit.plan(bench.load("adapter.method=trilora")), lorakit.plan(bench.load(METHOD))
+    assert f"9 of {plain.rows} training rows are set aside" in planned.notes[-1]
     assert planned.rows == plain.rows - -(-plain.rows // 5)
     assert BiLoRA.aside({"share": 0.2}) == 0.2
+    fitted = lorakit.plan(bench.load(METHOD, "model.head_start=fitted")).notes
+    assert f"features of {plain.rows} training rows" in fitted[-1]
+
+
+def test_values_whose_gradient_is_not_finite_are_left_out_with_the_step(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    training = bench.prepare(tmp_path, *QUIET, "training.nonfinite=skip")
+    good, bad, *_ = training.loader.step_batches(0)
+    loop.step(training, good)
+    before = {name: tensor.clone() for name, tensor in training.adapted.tensors().items()}
+    mean = training.objective.mean
+    monkeypatch.setattr(type(training.objective), "mean", lambda _, *given: mean(*given) * float("nan"))
+    loop.step(training, bad)
+    assert training.state.skipped == [2]
+    assert_close(training.adapted.tensors(), before, rtol=0, atol=0)
+    with pytest.raises(RunError, match="or those set aside for updates"):
+        raise nonfinite_error(training, 2, "the norm of the gradients is nan")

@@ -189,6 +189,12 @@ def test_the_best_weights_have_the_whole_share_gone_and_peft_has_no_form_for_the
         lorakit.export(run)
 
 
+def test_closed_channels_are_not_coded_as_signs(run: Path, tmp_path: Path):
+    with pytest.raises(RunError, match="would be open again"):
+        lorakit.compress(run, method="compeft", out=tmp_path / "coded")
+    assert not (tmp_path / "coded").exists()
+
+
 def test_the_plan_tells_how_small_the_model_will_be(bench: Bench):
     notes = lorakit.plan(bench.load(*OURS, told(share=0.25))).notes
     (note,) = [note for note in notes if "prune_channels" in note]

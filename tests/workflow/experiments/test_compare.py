@@ -195,6 +195,20 @@ def test_a_mistake_is_told_before_anything_is_trained(recipes, tmp_path):
         compare([recipes["even"]], STEPS, seeds=[0], folder=tmp_path, train=False)
 
 
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        (["training.optimizer=flora"], "nothing that trains here is of that size"),
+        (["adapter.method=loraprune", "adapter.update_options={share: 0.01}"], "0.01 of 48 channels is none"),
+    ],
+)
+def test_what_only_the_adapted_model_can_tell_is_told_before_too(
+    bench: Bench, tmp_path: Path, settings: list[str], match: str
+):
+    with pytest.raises(UsageError, match=match):
+        compare([str(bench.load(name="told").path)], settings, seeds=[0], folder=tmp_path)
+
+
 def test_different_budgets_and_epochs_are_warned_of(compared: Comparison, recipes, tmp_path, caplog):
     run = str(compared.folder / "even-0")
     settings = ["training.max_steps=2"]
