@@ -91,7 +91,7 @@ def load_backbone(
 
     merged: whether it may be a merged folder with shortcuts, which the caller wires in; quantise: whether to do at once what the
     section says of that, or leave it until adapters are attached, for a start that quantises (``Init.quantises``); where matrices are
-    mixed it is left until then in any case; longest: tokens of the longest row, where that is known.
+    mixed it is left until then in any case, or until something is measured of the model; longest: tokens of the longest row, where known.
 
     The weights come in ``section.dtype``; the new parts are float32 in any case, because they train. What is newly
     initialised depends on ``seed`` alone, and the global random state is left as it was. Raises RecipeError or RunError with

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from lorakit.adapters.adapted_model import AdaptedModel
-from lorakit.adapters.attach import NO_SITE_STATISTICS, attach
+from lorakit.adapters.attach import NO_SITE_STATISTICS, attach, quantise_first
 from lorakit.adapters.conflicts import conflicts_with_base, conflicts_with_search
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import methods, resolve, shortcut_spec
@@ -130,6 +130,14 @@ def check_proxy_leaves_weights(recipe: Recipe) -> None:
             key="search.proxy",
             valid=", ".join(name for name in proxies.names() if name not in rewriting),
         )
+
+
+def round_first(parts: Parts) -> None:
+    """Quantise what waits before anything is measured of the model: features, gradients and baselines are those of what trains."""
+    told = len(parts.backbone.notes)
+    quantise_first(parts.backbone, parts.linear)
+    for note in parts.backbone.notes[told:]:
+        logger.info("%s", note)
 
 
 def adapt(

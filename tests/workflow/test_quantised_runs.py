@@ -19,7 +19,9 @@ from lorakit.artifacts.files import read_jsonl
 from lorakit.backbone import precisions
 from lorakit.backbone.quantised import Int4Linear, QuantisedLinear
 from lorakit.errors import Interrupted, LorakitError, RecipeError, RunError
+from lorakit.tasks.linear_probe import fit_outputs
 from lorakit.workflow import train as running
+from lorakit.workflow.frozen_features import labels_looked_at, training_features
 from lorakit.workflow.restore import restore_run
 from lorakit.workflow.setup import adapt, assemble
 
@@ -297,3 +299,20 @@ def test_an_export_is_refused_and_says_what_to_do(bench: Bench, tmp_path: Path):
     with pytest.raises(RunError, match="quantised weights cannot be exported") as caught:
         lorakit.export(run, out=tmp_path / "peft")
     assert "lorakit merge" in str(caught.value.problems[0].hint)
+
+
+def test_mixed_weights_do_not_train_in_full(bench: Bench):
+    with pytest.raises(RecipeError, match="which is quantised"):
+        lorakit.plan(bench.load(*MIXED, "adapter.method=full", "adapter.dropout=0"))
+
+
+def test_a_head_starts_at_what_mixed_weights_make_of_the_rows(bench: Bench):
+    """And not at what the dense ones make of them, in whose place they are from the first step on."""
+    fitted = ("model.quantization=mixed", "model.quantization_bits=3", "model.head_start=fitted", "model.readout=mean")
+    run = bench.train(*fitted, "training.max_steps=1", "training.lr=1e-12").run_dir
+    restored = restore_run(run, "last")  # whose B is zero to rounding
+    features = training_features(restored.parts, "mean")["mean"]
+    weight, _ = fit_outputs(features, labels_looked_at(restored.parts), restored.parts.task)
+    assert restored.parts.backbone.model.mean_head.weight.detach().numpy() == pytest.approx(
+        weight / 4, rel=1e-3, abs=1e-4
+    )
