@@ -14,7 +14,7 @@ from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AUTO
 
 KEY = "model.rope_scaling"
-DEFAULT = "default"
+DEFAULT, LINEAR = "default", "linear"
 
 
 def scale_positions(config: Any, tokenizer: Any, given: float | str | None, longest: int | None) -> str:
@@ -46,6 +46,12 @@ def scale_positions(config: Any, tokenizer: Any, given: float | str | None, long
     factor = float(math.ceil((longest or 0) / known)) if isinstance(given, str) else float(given)
     if factor <= 1:
         return ""
-    text.rope_parameters = {**rope, "rope_type": "linear", "factor": factor}
+    text.rope_parameters = {**rope, "rope_type": LINEAR, "factor": factor}
     tokenizer.model_max_length = max(tokenizer.model_max_length, int(factor * known))
     return f"rotary positions are divided by {factor:g}: {known:,} of them serve rows of {int(factor * known):,} tokens"
+
+
+def divides(config: Any) -> bool:
+    """Whether the rotary positions of a model with this configuration are divided."""
+    rope: Any = getattr(config.get_text_config(), "rope_parameters", None)
+    return isinstance(rope, dict) and rope.get("rope_type") == LINEAR

@@ -25,6 +25,7 @@ from lorakit.backbone.padding import padding_note
 from lorakit.backbone.quantised import NONE
 from lorakit.backbone.readout import OWN, READOUTS
 from lorakit.backbone.rope_scaling import KEY as ROPE_SCALING
+from lorakit.backbone.rope_scaling import divides
 from lorakit.errors import RunError, UsageError, command_line, nearest
 from lorakit.recipe.schema import ModelSection, SearchSection, TaskSection
 from lorakit.result import Result
@@ -134,7 +135,7 @@ def export(
             where=str(run),
             hint="lorakit.load reads the run, and a merged folder; a run with model.readout=own can be exported",
         )
-    if parts.recipe.model.rope_scaling is not None:
+    if parts.recipe.model.rope_scaling is not None and divides(parts.backbone.model.config):
         raise RunError(
             f"PEFT would answer otherwise: its adapter does not say by what the base model's positions are divided ({ROPE_SCALING})",
             where=str(run),

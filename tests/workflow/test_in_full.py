@@ -70,6 +70,12 @@ def test_peft_is_told_why_it_gets_none(run: TrainResult, tmp_path: Path):
         lorakit.export(run.run_dir, out=tmp_path / "peft")
 
 
+def test_peft_gets_one_whose_positions_are_not_divided(bench: Bench, tmp_path: Path):
+    settings = ("model.rope_scaling=auto", "training.max_steps=1")  # for rows no longer than the model's own
+    plain = bench.train(*settings, family="llama").run_dir
+    assert (lorakit.export(plain, out=tmp_path / "peft").out / "adapter_config.json").is_file()
+
+
 @pytest.mark.parametrize("method", ["vera", "dora"])
 def test_other_methods_take_it_too(bench: Bench, method: str):
     """What sites share is as large as the projections need it, and fresh adapters change nothing."""
