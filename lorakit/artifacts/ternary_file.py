@@ -123,7 +123,10 @@ def load_ternary(adapted: AdaptedModel, path: Path) -> None:
         raise RunError(f"tensor {foreign[0]} has no place in this model", where=str(path / OUR_TENSORS))
     with reading(path / OURS, "the description of a coded adapter"):
         check_start(told[FORM], start, path)
-        begins = without(start, [int(number(each, "from_zero", low=0, whole=True)) for each in told[FORM]["from_zero"]])
+        from_zero = [int(number(each, "from_zero", low=0, whole=True)) for each in told[FORM]["from_zero"]]
+        if beyond := [place for place in from_zero if place >= len(start)]:
+            raise ValueError(f"it counts tensor {beyond[0]} from zero, and there are {len(start)}")
+        begins = without(start, from_zero)
     lengths = [len(begin) for begin in begins]
     with reading(path / OUR_TENSORS, "a coded adapter"):
         code = unpacked(tensors, told[FORM], [sum(lengths)] if tensors[SIZES].numel() == 1 else lengths)

@@ -146,6 +146,14 @@ def test_compeft_is_small_and_a_run_for_every_command(run: Path, coded: Compress
     assert {check.verdict for check in check_run(coded.out)} <= {"ok", "skipped"}
 
 
+def test_a_tensor_that_there_is_not_is_not_counted_from_zero(coded: CompressResult, tmp_path: Path):
+    other = Path(copytree(coded.out, tmp_path / "other"))
+    told = other / "adapter" / "lorakit.json"
+    told.write_text(told.read_text().replace('"from_zero": []', '"from_zero": [99]'))
+    with pytest.raises(RunError, match="it counts tensor 99 from zero, and there are 8"):
+        lorakit.load(other)
+
+
 def test_compeft_counts_from_zero_what_is_nearer_to_it_than_to_a_draw(run: Path, tmp_path: Path):
     other = Path(copytree(run, tmp_path / "other"))
     recipe = (other / "recipe.yaml").read_text()
