@@ -114,12 +114,6 @@ def prepare_quantising(
             quantise_rest(backbone)
 
 
-def quantise_first(backbone: Backbone, linear: AdapterSpec) -> None:
-    """Quantise all that waits before anything is measured of the model, unless the init does so itself."""
-    if not inits.get(linear.init).quantises:
-        prepare_quantising(backbone, linear, NO_SITE_STATISTICS)
-
-
 def quantise_for(
     site: Site, spec: AdapterSpec, backbone: Backbone, base: nn.Module | None
 ) -> Callable[[torch.Tensor], torch.Tensor] | None:

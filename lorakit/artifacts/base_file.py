@@ -14,7 +14,6 @@ gets onto other weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 
@@ -22,10 +21,10 @@ from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.adapter_file import read_tensors, save_tensors
 from lorakit.artifacts.files import folder, read_json, write_json
 from lorakit.artifacts.run import Run
-from lorakit.backbone.few_bits import precision_of
-from lorakit.backbone.load import Backbone
+from lorakit.backbone.few_bits import Precision, precision_of
 from lorakit.backbone.quantised import MIXED
 from lorakit.errors import RunError
+from lorakit.recipe.schema import Recipe
 from lorakit.tasks.cache import sha256_of
 
 FILE, SUMS = "quantised.safetensors", "sums.json"
@@ -39,14 +38,12 @@ def write_base(adapted: AdaptedModel, run: Run) -> None:
             write_json(target / SUMS, {FILE: sha256_of(target / FILE)})
 
 
-def expect_base(backbone: Backbone, run: Run) -> None:
-    """Before adapters are attached: let mixed matrices have the precisions of those that ``load_base`` puts in."""
-    how = backbone.to_quantise
-    if how is not None and how.kind == MIXED:
-        held = read_tensors(run.base / FILE)
-        codes = {name.removesuffix(".codes"): each for name, each in held.items() if name.endswith(".codes")}
-        precisions = {name: precision_of(each) for name, each in codes.items() if each.dim() == 4}
-        backbone.to_quantise = replace(how, precisions=precisions)
+def kept_precisions(run: Run, recipe: Recipe) -> dict[str, Precision]:
+    """Site -> precision of the mixed matrices that ``load_base`` puts into a model; of other models none."""
+    if recipe.model.quantization != MIXED:
+        return {}
+    codes = {name: each for name, each in read_tensors(run.base / FILE).items() if name.endswith(".codes")}
+    return {name.removesuffix(".codes"): precision_of(each) for name, each in codes.items() if each.dim() == 4}
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lorakit.backbone.config_and_tokenizer import (
     read_config,
     read_tokenizer,
 )
+from lorakit.backbone.few_bits import Precision
 from lorakit.backbone.head import embedding_weight, find_new_parts, train_new_parts
 from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.backbone.padding import padding_note, prepare_padding
@@ -85,13 +86,14 @@ def load_backbone(
     multi_label: bool = False,
     quantise: bool = True,
     longest: int | None = None,
+    precisions: Mapping[str, Precision] | None = None,
 ) -> Backbone:
     """Load ``section.name`` as a classifier over ``labels``, or with one output for regression; multi_label: each label is there or
     not by itself.
 
     merged: whether it may be a merged folder with shortcuts, which the caller wires in; quantise: whether to do at once what the
-    section says of that, or leave it until adapters are attached, for a start that quantises (``Init.quantises``); where matrices are
-    mixed it is left until then in any case, or until something is measured of the model; longest: tokens of the longest row, where known.
+    section says of that, or leave it until adapters are attached, for a start that quantises (``Init.quantises``); longest: tokens of
+    the longest row, where known; precisions: of mixed matrices, by site, where they are known.
 
     The weights come in ``section.dtype``; the new parts are float32 in any case, because they train. What is newly
     initialised depends on ``seed`` alone, and the global random state is left as it was. Raises RecipeError or RunError with
@@ -117,9 +119,9 @@ def load_backbone(
         configure(config, labels, regression, multi_label)
         scaled = scale_positions(config, tokenizer, section.rope_scaling, longest)
         attention = attention_for(config, section.attention)
-        how = quantisation_of(section)
-        at_once = quantise and section.quantization != MIXED  # which bits, all matrices decide together
-        now, later = (how, None) if at_once else (None, how)
+        how = quantisation_of(section, precisions or {})
+        on_the_way = quantise and section.quantization != MIXED  # which bits, all matrices decide together
+        now, later = (how, None) if on_the_way else (None, how)
         from lorakit.backbone.streamed import QuantisedOnTheWay, stored_as, weights_read  # seconds of transformers
 
         if now is not None:
@@ -179,12 +181,16 @@ def load_backbone(
         linears = set(named_linears(model, anatomy).values())  # there must be some
         later.check_bits(linears)
         dense = sum(module.weight.nbytes for module in linears) / 2**20
-        notes.append(f"the projections are dense, {dense:.1f} MiB, until adapters are attached")
+        until = "all are loaded" if quantise else "adapters are attached"
+        notes.append(f"the projections are dense, {dense:.1f} MiB, until {until}")
+        if quantise:
+            notes.append(quantise_sites(model, anatomy, later.settled(model, anatomy, {})))
+            later = None
     return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding, later)
 
 
-def quantisation_of(section: ModelSection) -> Quantisation | None:
-    """How the recipe quantises weights; None where it does not."""
+def quantisation_of(section: ModelSection, precisions: Mapping[str, Precision]) -> Quantisation | None:
+    """How the recipe quantises weights, mixed ones to these ``precisions`` where they are known; None where it does not."""
     if section.quantization == NONE:
         return None
     compute = None if section.compute_dtype is None else DTYPES[section.compute_dtype]
@@ -194,6 +200,7 @@ def quantisation_of(section: ModelSection) -> Quantisation | None:
         compute,
         section.quantization_group,
         bits=section.quantization_bits,
+        precisions=precisions,
     )
 
 

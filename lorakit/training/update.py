@@ -22,7 +22,7 @@ from lorakit.searching.allocator import Allocator
 from lorakit.tasks.batching import Batch, SummedLoss
 from lorakit.training.hooks import Hook
 from lorakit.training.objective import Objective
-from lorakit.training.schedule import Schedule
+from lorakit.training.schedule import Schedule, make_schedule
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,11 @@ def rows_aside(recipe: Recipe, rows: int) -> int:
         what = f"a share of {share:g} of {rows} training rows is all of them: none is left for steps"
         raise RecipeError(what, key="adapter.update_options", hint="a smaller share, or more rows")
     return aside
+
+
+def schedule_beside(recipe: Recipe, rows: int) -> Schedule:
+    """The schedule of training ``rows`` rows but those that updates set aside. Raises RecipeError for one that cannot be kept."""
+    return make_schedule(recipe, rows - rows_aside(recipe, rows))
 
 
 def update_notes(recipe: Recipe, adapted: AdaptedModel) -> list[str]:

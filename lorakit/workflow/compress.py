@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,17 +22,17 @@ from lorakit.artifacts.adapter_file import packed_state, read_tensors, told_adap
 from lorakit.artifacts.channel_cut import channel_cuts
 from lorakit.artifacts.combination import Factors, Update, truncated, update_of
 from lorakit.artifacts.correction import corrected
-from lorakit.artifacts.peft.translate import placed
 from lorakit.artifacts.run import Run, new_run, open_run
 from lorakit.artifacts.ternary_file import FORM, coded_names, flat, write_ternary
 from lorakit.errors import LorakitError, RunError, UsageError
-from lorakit.recipe.load import LoadedRecipe, load_recipe, with_usual
-from lorakit.recipe.schema import Recipe, SearchSection
+from lorakit.recipe.load import load_recipe
+from lorakit.recipe.schema import Recipe
 from lorakit.result import Result
 from lorakit.workflow.combine.combine import fill
 from lorakit.workflow.combine.members import updates_of
 from lorakit.workflow.evaluate import EvalResult, evaluate
 from lorakit.workflow.import_peft import write_run
+from lorakit.workflow.plain_lora import as_plain_lora, check_projections_alone, low_rank_factors, renamed
 from lorakit.workflow.restore import RestoredRun, is_merged, restore_run
 from lorakit.workflow.same_data import combined
 from lorakit.workflow.setup import adapt, assemble
@@ -253,37 +253,23 @@ def write_svd(
     restored: RestoredRun, target: Path, name: str, origin: dict[str, Any], rank: int | None, energy: float | None
 ) -> None:
     """Write the run with a plain LoRA of lower ranks. RunError for updates that are not of low rank."""
-    where, backbone = str(restored.run.path), restored.parts.backbone
-    known = {site.name: site for site in backbone.anatomy.sites}
-    if foreign := [each for each in restored.adapted.in_function if each not in known]:
-        what = f"{foreign[0]} is no update of a projection's weight, which is all that svd compresses"
-        raise RunError(what, where=where, hint="--method compeft takes any adapter")
+    other = "--method compeft takes any adapter"
+    check_projections_alone(restored, "svd compresses", other)
     state = packed_state(restored.adapted)
     head = {key: state[key].clone() for key in restored.adapted.new_parts}
-    factors = low_rank_factors(updates_of(restored, "compressed"), where)
+    products = ": svd compresses products of two factors"
+    factors = low_rank_factors(updates_of(restored, "compressed"), restored, products, hint=other)
     highest = max(min(b.shape[0], *a.shape) for b, a in factors.values())
     if rank is not None and rank > highest:
-        raise UsageError(f"this run has no rank {rank}", where=where, valid=f"1 to {highest}")
+        raise UsageError(f"this run has no rank {rank}", where=str(restored.run.path), valid=f"1 to {highest}")
     wanted = {key: rank or rank_for(pair, energy or 1.0) for key, pair in factors.items()}
     cut = {key: truncated((b, a), min(wanted[key], b.shape[0], *a.shape))[0] for key, (b, a) in factors.items()}
-    ranks = {key: len(a) for key, (_, a) in cut.items()}
-    sites = [site for key, site in known.items() if key in ranks]
-    section = placed(backbone, sites, ranks, "lora")
-    section.scale = "none"
-    loaded = renamed(restored, name, adapter=section, search=SearchSection())
+    loaded = as_plain_lora(restored, name, {key: len(a) for key, (_, a) in cut.items()})
     parts = assemble(loaded, restored.parts.data)
     adapted = adapt(parts, statistics=None)
     fill(adapted, cut, head)
     told = {"rank": rank} if energy is None else {"energy": energy}
     write_run(target, loaded, parts.task, adapted, origin | told, combined([restored.run]))
-
-
-def low_rank_factors(updates: dict[str, Update], where: str) -> dict[str, Factors]:
-    """Site -> (b, a). RunError where an update is not of low rank."""
-    if wide := [name for name, update in updates.items() if update.factors is None]:
-        what = f"the update of {wide[0]} is not of low rank: svd compresses products of two factors"
-        raise RunError(what, where=where, hint="--method compeft takes any adapter")
-    return {name: update.factors for name, update in updates.items() if update.factors is not None}
 
 
 def rank_for(factors: Factors, energy: float) -> int:
@@ -322,13 +308,6 @@ def write_compeft(
 def code_of(told: Mapping[str, Any]) -> Code:
     """What the record of a coded adapter tells."""
     return Code(told["kept"], told["start"], len(told["from_zero"]), told["scale"], told["nearest"])
-
-
-def renamed(restored: RestoredRun, name: str, **sections: Any) -> LoadedRecipe:
-    """The run's recipe under another name, with these sections in the place of its own."""
-    recipe = restored.loaded.recipe
-    changed = replace(recipe, run=replace(recipe.run, name=name), **sections)
-    return replace(restored.loaded, recipe=with_usual(changed), name=name)
 
 
 def update_errors(before: RestoredRun, after: RestoredRun) -> tuple[list[RoleError], float | None]:

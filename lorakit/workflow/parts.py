@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from lorakit.adapters.counting import costs, shared_cost, spec_for
 from lorakit.adapters.init import inits
 from lorakit.adapters.method import Method, methods, resolve
 from lorakit.adapters.spec import AdapterSpec
+from lorakit.backbone.few_bits import Precision
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.readout import OWN, PAIR, READOUT_KEY, READOUTS
 from lorakit.backbone.site import Site
@@ -130,8 +131,10 @@ def load_data(recipe: Recipe, *, splits: Sequence[str] | None = None, learnt: Ta
     return load_task(recipe.task, seed=seed, offline=recipe.run.offline, splits=splits, learnt=learnt)
 
 
-def load_model(recipe: Recipe, task: Task) -> Backbone:
+def load_model(recipe: Recipe, task: Task, precisions: Mapping[str, Precision] | None = None) -> Backbone:
     """The recipe's frozen backbone, with a new head for the task: the family's own where it is not decided yet.
+
+    precisions: of mixed matrices, as a run keeps them.
 
     RecipeError (key ``model.readout``) where the head would compare two texts, and the task has one.
     """
@@ -151,6 +154,7 @@ def load_model(recipe: Recipe, task: Task) -> Backbone:
         offline=recipe.run.offline,
         longest=recipe.task.max_length,
         quantise=not inits.get(resolve(recipe.adapter).init).quantises,
+        precisions=precisions,
     )
 
 

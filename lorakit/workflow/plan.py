@@ -27,9 +27,9 @@ from lorakit.tasks.survey import remarks
 from lorakit.training.frozen_states import GIB
 from lorakit.training.optim import check_suits, optimizer_bytes
 from lorakit.training.rate import steps_worth
-from lorakit.training.schedule import Schedule, make_schedule
+from lorakit.training.schedule import Schedule
 from lorakit.training.tail_average import snapshot_steps
-from lorakit.training.update import rows_aside, update_notes
+from lorakit.training.update import schedule_beside, update_notes
 from lorakit.workflow.accelerator import check_optimizer_runs
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.fit import Fit, find_fit, read_size
@@ -153,8 +153,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
             check_sharding(loaded.recipe)
     parts = assemble(loaded)
     with loaded.locating_errors():
-        rows = len(parts.data.splits["train"])
-        schedule = make_schedule(loaded.recipe, rows - rows_aside(loaded.recipe, rows))
+        schedule = schedule_beside(loaded.recipe, len(parts.data.splits["train"]))
         check_optimizer_runs(loaded.recipe)
         adapted = adapt(parts, statistics=None)
         check_suits(adapted, loaded.recipe.training)

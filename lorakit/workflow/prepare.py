@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from lorakit.adapters.adapted_model import AdaptedModel
-from lorakit.artifacts.base_file import expect_base, load_base
+from lorakit.artifacts.base_file import load_base
 from lorakit.artifacts.run import Run
 from lorakit.backbone.trained_head import FITTED
 from lorakit.recipe.load import LoadedRecipe
@@ -27,12 +27,20 @@ from lorakit.training.loader import TrainLoader
 from lorakit.training.malloc import give_memory_back
 from lorakit.training.objective import Objective
 from lorakit.training.optim import base_rate, check_suits, make_optimizer, make_scheduler
-from lorakit.training.schedule import Schedule, make_schedule
+from lorakit.training.schedule import Schedule
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import derive_seed, generator
 from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
-from lorakit.training.update import Update, UpdateContext, chosen_updates, rows_aside, summed_loss, update_notes
+from lorakit.training.update import (
+    Update,
+    UpdateContext,
+    chosen_updates,
+    rows_aside,
+    schedule_beside,
+    summed_loss,
+    update_notes,
+)
 from lorakit.workflow.accelerator import check_device, check_optimizer_runs, make_accelerator
 from lorakit.workflow.calibrate import calibrate
 from lorakit.workflow.data_parallel import tell_no_more_than_needed
@@ -65,8 +73,7 @@ def prepare(
         give_memory_back()
     with loaded.locating_errors():
         encoded = parts.encode("train", *task.validation)
-        rows = len(encoded["train"])
-        schedule = make_schedule(recipe, rows - rows_aside(recipe, rows))
+        schedule = schedule_beside(recipe, len(encoded["train"]))
         check_device(recipe)
         check_optimizer_runs(recipe)
         if sharded:
@@ -76,8 +83,6 @@ def prepare(
             settle_block(parts, encoded["train"])
             recipe = parts.recipe
         parts.features.clear()  # nobody asks for it any more
-        if not fresh:
-            expect_base(parts.backbone, run)
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         check_suits(adapted, recipe.training)
         if fresh:

@@ -15,13 +15,11 @@ from lorakit.adapters.quantisation_error import low_rank_error
 from lorakit.artifacts.calibration_file import write_calibration
 from lorakit.artifacts.combination import Factors, Update, nothing_at, truncated
 from lorakit.artifacts.correction import RANK
-from lorakit.artifacts.peft.translate import placed
 from lorakit.artifacts.run import Run, new_run
 from lorakit.backbone.quantised import GROUP, NONE, QuantisedLinear, check_installed
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError, UsageError
-from lorakit.recipe.load import LoadedRecipe, with_usual
-from lorakit.recipe.schema import SearchSection
+from lorakit.recipe.load import LoadedRecipe
 from lorakit.result import Result
 from lorakit.searching.input_statistics import seen_inputs
 from lorakit.tasks.batching import Batch, Encoded
@@ -34,6 +32,7 @@ from lorakit.workflow.combine.combine import fill
 from lorakit.workflow.combine.members import training_batches, updates_of
 from lorakit.workflow.import_peft import write_run
 from lorakit.workflow.memory import all_tensors
+from lorakit.workflow.plain_lora import as_plain_lora, check_projections_alone, low_rank_factors
 from lorakit.workflow.prepare import calibrate_first
 from lorakit.workflow.restore import RestoredRun, restore_run
 from lorakit.workflow.same_data import combined
@@ -231,10 +230,9 @@ def check_quantisable(restored: RestoredRun) -> None:
         raise UsageError(f"this run is in {kind} already", where=where, valid="a run with model.quantization=none")
     if not quantisable(restored):
         raise RunError("this model has no plain Linear that could be quantised", where=where)
-    known = {site.name for site in restored.parts.backbone.anatomy.sites}
-    if foreign := [name for name in restored.adapted.in_function if name not in known]:
-        what = f"{foreign[0]} is no update of a projection's weight, which is all that is carried over"
-        raise RunError(what, where=where, hint="a run without shortcuts, and with a method that updates weights")
+    check_projections_alone(
+        restored, "is carried over", "a run without shortcuts, and with a method that updates weights"
+    )
 
 
 def quantisable(restored: RestoredRun) -> list[Site]:
@@ -269,9 +267,8 @@ def take_apart(restored: RestoredRun) -> tuple[dict[str, Update], dict[str, torc
     head = {name: state[name].detach().cpu().clone() for name in adapted.new_parts}
     adapted.model.cpu()
     updates = updates_of(restored, "carried over")
-    if wide := [name for name, update in updates.items() if update.factors is None]:
-        what = f"the update of {wide[0]} is not of low rank, and a plain LoRA cannot carry it over"
-        raise RunError(what, where=str(restored.run.path), valid="a run of lora, or of another sum of low rank")
+    why = ", and a plain LoRA cannot carry it over"
+    low_rank_factors(updates, restored, why, valid="a run of lora, or of another sum of low rank")
     return updates, head
 
 
@@ -285,23 +282,14 @@ def on_quantised(
     rank: int,
 ) -> LoadedRecipe:
     """The run's recipe with quantised weights, and a plain LoRA wherever there is an update or a correction."""
-    backbone, recipe = restored.parts.backbone, restored.loaded.recipe
     corrected = {site.name for site in sites}
     ranks = {}
-    for site in backbone.anatomy.sites:
+    for site in restored.parts.backbone.anatomy.sites:
         wanted = (updates[site.name].rank if site.name in updates else 0) + rank * (site.name in corrected)
         if wanted:
             ranks[site.name] = min(wanted, site.in_features, site.out_features)
-    section = placed(backbone, [site for site in backbone.anatomy.sites if site.name in ranks], ranks, "lora")
-    section.scale = "none"
-    changed = replace(
-        recipe,
-        model=replace(recipe.model, quantization=bits, quantization_group=group),
-        adapter=section,
-        search=SearchSection(),
-        run=replace(recipe.run, name=name),
-    )
-    return replace(restored.loaded, recipe=with_usual(changed), name=name)
+    model = replace(restored.loaded.recipe.model, quantization=bits, quantization_group=group)
+    return as_plain_lora(restored, name, ranks, model=model)
 
 
 @torch.no_grad()

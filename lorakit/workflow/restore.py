@@ -14,7 +14,7 @@ import torch
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.attach import NO_SITE_STATISTICS
 from lorakit.artifacts.adapter_file import OURS, PEFT_CONFIG, load_adapter, put_states, told_adapter
-from lorakit.artifacts.base_file import expect_base, load_base
+from lorakit.artifacts.base_file import kept_precisions, load_base
 from lorakit.artifacts.calibration_file import read_temperature, temperature_in
 from lorakit.artifacts.merge import read_merged, restore_shortcuts
 from lorakit.artifacts.records import read_record, reading
@@ -77,9 +77,9 @@ def restore_run(
     folder = run.weights(which)
     loaded = load_recipe(run.recipe, offline=offline)
     check_trust(loaded)
-    parts = assemble(loaded, same_labels(run, loaded, splits) if with_data else TaskData(run.task(), {}, str(run.path)))
+    data = same_labels(run, loaded, splits) if with_data else TaskData(run.task(), {}, str(run.path))
+    parts = assemble(loaded, data, precisions=kept_precisions(run, loaded.recipe))
     check_same_base(run, parts.backbone)
-    expect_base(parts.backbone, run)
     drawn = start == "drawn" or starts_drawn(folder)
     adapted = adapt(parts, statistics=NO_SITE_STATISTICS if drawn else None)
     load_base(adapted, run)

@@ -26,7 +26,7 @@ from lorakit.workflow.calibrate import calibrate
 from lorakit.workflow.head_start import start_head
 from lorakit.workflow.objective import objective_of
 from lorakit.workflow.readout import settle_readout
-from lorakit.workflow.setup import adapt, assemble, drop_unused_work, make_allocator, round_first, warm_start
+from lorakit.workflow.setup import adapt, assemble, drop_unused_work, make_allocator, warm_start
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,7 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
     with loaded.locating_errors():
         if not allocators.get(loaded.recipe.search.method).at_once:
             raise decides_later(loaded.recipe.search.method)
-        round_first(parts)
         loaded, parts, _ = settle_readout(loaded, parts)
-        round_first(parts)  # a read-out that is found loads the model anew
         encoded = parts.encode("train")["train"]
         start_head(parts)
         adapted = adapt(parts, statistics=calibrate(parts, encoded))

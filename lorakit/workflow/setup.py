@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from lorakit.adapters.adapted_model import AdaptedModel
-from lorakit.adapters.attach import NO_SITE_STATISTICS, attach, quantise_first
+from lorakit.adapters.attach import NO_SITE_STATISTICS, attach
 from lorakit.adapters.conflicts import conflicts_with_base, conflicts_with_search
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import methods, resolve, shortcut_spec
 from lorakit.artifacts.correction import check_start
 from lorakit.artifacts.warm_start import start_from
+from lorakit.backbone.few_bits import Precision
 from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.backbone.quantised import NONE
 from lorakit.backbone.readout import reads_first_token_alone
@@ -44,10 +45,12 @@ from lorakit.workflow.sites import choose_budget, choose_sites, read_site_option
 logger = logging.getLogger(__name__)
 
 
-def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
+def assemble(
+    loaded: LoadedRecipe, data: TaskData | None = None, *, precisions: Mapping[str, Precision] | None = None
+) -> Parts:
     """Load what the recipe names and check what only the model can tell: targets, budget (``adapt`` checks the ranks).
 
-    data: where it is at hand already.
+    data: where it is at hand already; precisions: of mixed matrices, as a run keeps them.
     """
     recipe = loaded.recipe
     with loaded.locating_errors():
@@ -67,7 +70,7 @@ def assemble(loaded: LoadedRecipe, data: TaskData | None = None) -> Parts:
             raise RecipeError(problems)
         data = data or load_data(recipe)
         check_suits(recipe.training, data.task)
-        backbone = load_model(recipe, data.task)
+        backbone = load_model(recipe, data.task, precisions)
         start_at_frequencies(backbone, data)
         for kind, _ in chosen_updates(recipe):
             kind.check_model(backbone)
@@ -130,14 +133,6 @@ def check_proxy_leaves_weights(recipe: Recipe) -> None:
             key="search.proxy",
             valid=", ".join(name for name in proxies.names() if name not in rewriting),
         )
-
-
-def round_first(parts: Parts) -> None:
-    """Quantise what waits before anything is measured of the model: features, gradients and baselines are those of what trains."""
-    told = len(parts.backbone.notes)
-    quantise_first(parts.backbone, parts.linear)
-    for note in parts.backbone.notes[told:]:
-        logger.info("%s", note)
 
 
 def adapt(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lorakit.artifacts.adapter_file import check_saved, save_adapter
-from lorakit.artifacts.base_file import expect_base, write_base
+from lorakit.artifacts.base_file import kept_precisions, write_base
 from lorakit.artifacts.calibration_file import write_calibration
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.provenance import Provenance
@@ -41,7 +41,7 @@ from lorakit.workflow.prepare import prepare
 from lorakit.workflow.readout import settle_readout
 from lorakit.workflow.resume import check_same_recipe, choose_run, holding
 from lorakit.workflow.same_data import check_same_base, check_same_data, remember, seen_before, seen_by, warn_of_seen
-from lorakit.workflow.setup import assemble, round_first
+from lorakit.workflow.setup import assemble
 from lorakit.workflow.sharding import check_sharding, launched_for_training
 from lorakit.workflow.unfinished import as_begun
 
@@ -193,19 +193,15 @@ def train_loaded(
         run.check_own()
         loaded, choice = as_begun(loaded, run), read_choice(run)
         check_same_recipe(loaded, run)
-    parts = assemble(loaded, data)
+    parts = assemble(loaded, data, precisions=kept_precisions(run, loaded.recipe) if resume else None)
     if resume:
         with loaded.locating_errors():
             check_same_data(run, parts.data, parts.data.splits)
             check_same_base(run, parts.backbone)
     with holding(run, fresh=not resume) as guard:
-        if resume:
-            expect_base(parts.backbone, run)
-        round_first(parts)
         if not resume:
             with loaded.locating_errors():
                 loaded, parts, choice = settle_readout(loaded, parts)
-            round_first(parts)  # a read-out that is found loads the model anew
         baselines = measure_baselines(parts)
         training = prepare(loaded, parts, run, [*guard, *hooks], fresh=not resume, sharded=sharded)
         if resume:

@@ -212,7 +212,8 @@ def test_what_changes_adams_moments_needs_some(bench: Bench, settings: tuple[str
 def test_without_its_reset_a_restart_takes_any(bench: Bench):
     """Deleting whole states is no change of moments."""
     reset = "adapter.update_options={reset: new}"
-    assemble(bench.load("adapter.method=relora", reset, "training.optimizer=flora"))
+    parts = assemble(bench.load("adapter.method=relora", reset, "training.optimizer=flora"))
+    assert parts.recipe.training.optimizer == "flora"
 
 
 def test_an_optimiser_that_would_change_nothing_is_refused(bench: Bench, tmp_path: Path):

@@ -242,7 +242,7 @@ def test_a_plan_of_mixed_precisions_tells_bits_and_bytes(bench: Bench):
     numbers = sum(site.in_features * site.out_features for site in sites)
     saved = plain.model_bytes - planned.model_bytes
     told = next(note for note in planned.notes if "bits a number" in note)
-    assert f"the projections are dense, {4 * numbers / 2**20:.1f} MiB, until adapters are attached" in planned.notes
+    assert f"the projections are dense, {4 * numbers / 2**20:.1f} MiB, until all are loaded" in planned.notes
     bits = 8 * (4 * numbers - saved) / numbers
     assert 4 < bits <= 4.5
     assert f"{bits:.3f} bits a number" in told

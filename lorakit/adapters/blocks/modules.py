@@ -9,7 +9,7 @@ from torch import nn
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.shared import Shared
 from lorakit.backbone.load import Backbone
-from lorakit.backbone.quantised import KEY, NONE, QuantisedLinear, named_linears
+from lorakit.backbone.quantised import KEY, NONE, QuantisedLinear
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 
@@ -23,14 +23,13 @@ def module_sites(backbone: Backbone, role: str, wanted: Callable[[nn.Module, str
     layers = {path: number for number, (path, _) in enumerate(backbone.anatomy.layers)}
     new = set(backbone.new_parts)
     adapters = adapter_modules(backbone.model)
-    waiting = set(named_linears(backbone.model, backbone.anatomy).values() if backbone.to_quantise else ())
     owners: dict[int, str] = {}
     sites = []
     for path, module in backbone.model.named_modules():
         if module in adapters:
             continue
         layer = next((number for name, number in layers.items() if path == name or path.startswith(f"{name}.")), -1)
-        if (isinstance(module, QuantisedLinear) or module in waiting) and wanted(module, "weight"):
+        if isinstance(module, QuantisedLinear) and wanted(module, "weight"):
             raise RecipeError(
                 f"this adapter trains the weight of {path}, which is quantised",
                 key=KEY,

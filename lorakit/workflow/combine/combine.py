@@ -16,12 +16,9 @@ from lorakit.adapters.options import read_settings
 from lorakit.adapters.switching import DROPPED
 from lorakit.artifacts.adapter_file import site_states
 from lorakit.artifacts.combination import Combination, Factors, Setting, Update, combinations
-from lorakit.artifacts.peft.translate import placed
 from lorakit.artifacts.run import new_run
 from lorakit.backbone.site import Site
 from lorakit.errors import UsageError
-from lorakit.recipe.load import with_usual
-from lorakit.recipe.schema import SearchSection
 from lorakit.result import Result
 from lorakit.tasks.batching import Batch
 from lorakit.training.objective import Objective
@@ -38,6 +35,7 @@ from lorakit.workflow.combine.members import (
     training_batches,
 )
 from lorakit.workflow.import_peft import write_run
+from lorakit.workflow.plain_lora import as_plain_lora
 from lorakit.workflow.restore import open_trained, restore_run
 from lorakit.workflow.same_data import combined, warn_of_seen
 from lorakit.workflow.setup import adapt, assemble
@@ -139,14 +137,10 @@ def combine(
     setting = Setting(given, density or combination.density or 1.0, generator(seed, f"combine/{method}"))
     check_ranks(combination, members, sites)
     ranks = {site.name: rank_of(combination, [m.updates[site.name] for m in members], site, rank) for site in sites}
-    section = placed(first.parts.backbone, sites, ranks, "lora")
-    section.scale = "none"
-    recipe = first.loaded.recipe
-    name = Path(out).resolve().name if out else f"{method}-{recipe.run.name}"
+    name = Path(out).resolve().name if out else f"{method}-{first.loaded.recipe.run.name}"
     target = Path(out) if out else new_run(opened[0].path.parent, name, seed).path
     check_target(target)
-    changed = replace(recipe, adapter=section, search=SearchSection(), run=replace(recipe.run, name=name))
-    loaded = replace(first.loaded, recipe=with_usual(changed), name=name)
+    loaded = as_plain_lora(first, name, ranks)
     parts = assemble(loaded, first.parts.data)
     adapted = adapt(parts, statistics=None)
     if combination.learns:

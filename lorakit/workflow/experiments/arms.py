@@ -18,8 +18,7 @@ from lorakit.recipe.schema import CUSTOM, Recipe
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.evaluation import of_split
 from lorakit.training.optim import check_suits
-from lorakit.training.schedule import make_schedule
-from lorakit.training.update import rows_aside, update_notes
+from lorakit.training.update import schedule_beside, update_notes
 from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.unfinished import FREE_ON_RESUME, changed_keys
 
@@ -260,8 +259,7 @@ def try_out(name: str, loaded: LoadedRecipe) -> Forecast:
     """Put the recipe's parts together once. RecipeError, DataError and the like for what only model and data can tell."""
     parts = assemble(loaded)
     with loaded.locating_errors():
-        rows = len(parts.data.splits["train"])
-        schedule = make_schedule(loaded.recipe, rows - rows_aside(loaded.recipe, rows))
+        schedule = schedule_beside(loaded.recipe, len(parts.data.splits["train"]))
         adapted = adapt(parts, statistics=None)
         check_suits(adapted, loaded.recipe.training)
         update_notes(loaded.recipe, adapted)
