@@ -32,6 +32,12 @@ from lorakit.workflow.train import train
 HIGHEST_RANK = 64  # where a method itself sets no limit
 RECIPE = "mrpc-lora"  # for what is not said here
 UNSET = ["adapter.targets=null", "adapter.alpha=null", "adapter.shortcuts=[]", "training.lr=null"]
+STORES = {  # what these methods' frozen weights are kept in
+    "loftq": ["model.quantization=nf4"],
+    "lq_lora": ["model.quantization=mixed", "model.quantization_bits=2.75"],
+    "qa_lora": ["model.quantization=int4"],
+    "qpissa": ["model.quantization=nf4"],
+}
 BASE = ["model.name=bundled:minilm", "training.batch_size=32", "run.offline=true", "run.keep_checkpoints=1"]
 
 
@@ -74,7 +80,7 @@ def one(
     folder = options.out / "runs" / f"{name}{options.label}-{options.task}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        loaded = load_recipe(RECIPE, [*UNSET, *keys, *settings])
+        loaded = load_recipe(RECIPE, [*UNSET, *keys, *STORES.get(name, []), *settings])
         run = train(loaded, run_dir=folder)
     except LorakitError as error:
         return told | {"error": str(error)}
