@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.adapters.init import inits
-from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.quantised import MIXED, number_count
 from lorakit.backbone.readout import PAIR
 from lorakit.errors import UsageError
@@ -39,7 +37,7 @@ from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import footprint_of, frozen_bytes, measure
 from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.readout import candidates
-from lorakit.workflow.setup import adapt, assemble, drop_unused_work
+from lorakit.workflow.setup import adapt, assemble, drop_unused_work, warm_start
 from lorakit.workflow.sharding import check_sharding
 from lorakit.workflow.sites import frozen_layers
 
@@ -158,8 +156,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         adapted = adapt(parts, statistics=None)
         check_suits(adapted, loaded.recipe.training)
         drop_unused_work(parts, adapted)
-        start = loaded.recipe.adapter.start
-        told = [*update_notes(loaded.recipe, adapted), *(start_from(adapted, Path(start)) if start else [])]
+        told = [*update_notes(loaded.recipe, adapted), *warm_start(loaded.recipe, adapted)]
         measured = measure(parts, adapted, fsdp)
     site_costs = parts.costs
     sites = [

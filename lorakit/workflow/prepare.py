@@ -86,7 +86,8 @@ def prepare(
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         check_suits(adapted, recipe.training)
         if fresh:
-            warm_start(recipe, adapted)
+            for note in warm_start(recipe, adapted):
+                logger.info("%s", note)
         else:
             load_base(adapted, run)
     drop_unused_work(parts, adapted)

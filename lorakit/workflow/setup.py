@@ -14,6 +14,7 @@ from lorakit.adapters.attach import NO_SITE_STATISTICS, attach
 from lorakit.adapters.conflicts import conflicts_with_base, conflicts_with_search
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import methods, resolve, shortcut_spec
+from lorakit.artifacts.base_function import check_start_over
 from lorakit.artifacts.correction import check_start
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.few_bits import Precision
@@ -163,11 +164,12 @@ def adapt(
     return adapted
 
 
-def warm_start(recipe: Recipe, adapted: AdaptedModel) -> None:
-    """Put in the trained adapter that the recipe starts from, where it names one."""
-    if recipe.adapter.start:
-        for note in start_from(adapted, Path(recipe.adapter.start)):
-            logger.info("%s", note)
+def warm_start(recipe: Recipe, adapted: AdaptedModel) -> list[str]:
+    """Put in the trained adapter that the recipe starts from, where it names one; what a person should know of it, a sentence each."""
+    if not recipe.adapter.start:
+        return []
+    over = check_start_over(recipe, adapted.backbone.model.config)
+    return [*start_from(adapted, Path(recipe.adapter.start)), *over]
 
 
 def drop_unused_work(parts: Parts, adapted: AdaptedModel) -> None:
