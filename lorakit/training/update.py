@@ -90,7 +90,17 @@ class Update(Hook):
     @classmethod
     def passes_batches(cls, settings: Mapping[str, Any]) -> bool:
         """Whether it passes whole batches that it draws, forward and back, on every process."""
-        return False
+        return cls.passes_a_step(settings) > 0
+
+    @classmethod
+    def passes_a_step(cls, settings: Mapping[str, Any]) -> int:
+        """How many of them in every step."""
+        return 0
+
+    @classmethod
+    def step_bytes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> int:
+        """What it makes for a moment before the optimiser steps, when what autograd kept is gone."""
+        return 0
 
     @classmethod
     def moves_moments(cls, settings: Mapping[str, Any]) -> bool:

@@ -27,7 +27,7 @@ from lorakit.training.optim import check_suits, optimizer_bytes
 from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule
 from lorakit.training.tail_average import snapshot_steps
-from lorakit.training.update import schedule_beside, update_notes
+from lorakit.training.update import chosen_updates, schedule_beside, update_notes
 from lorakit.workflow.accelerator import check_optimizer_runs
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.fit import Fit, find_fit, read_size
@@ -220,7 +220,16 @@ def rate_overhead(recipe: Recipe, schedule: Schedule) -> float:
     if recipe.training.lr != AUTO:
         return 0.0
     rows_a_step = min(recipe.training.batch_size * recipe.training.accumulate, schedule.rows)
-    return 100 * steps_worth(rows_a_step) / schedule.total_steps
+    in_steps = (
+        steps_worth(rows_a_step) * recipe.training.accumulate / batches_a_step(recipe)
+    )  # a trial's are the loss's own
+    return 100 * in_steps / schedule.total_steps
+
+
+def batches_a_step(recipe: Recipe) -> int:
+    """Batches that a step passes forward and back, those of updates too."""
+    beside = sum(kind.passes_a_step(kind.settings_from(given)) for kind, given in chosen_updates(recipe))
+    return recipe.training.accumulate + beside
 
 
 def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
@@ -260,7 +269,7 @@ def head_notes(parts: Parts, schedule: Schedule) -> list[str]:
     if starts_fitted(parts):
         told.append(f"the head starts as a linear model of the frozen features of {rows:,} training rows")
     if told:
-        passes = schedule.total_steps * parts.recipe.training.accumulate * parts.recipe.training.batch_size
+        passes = schedule.total_steps * batches_a_step(parts.recipe) * parts.recipe.training.batch_size
         share = 100 * number * rows / max(PASSES * passes, 1)
         times = "one forward pass" if number == 1 else "two forward passes"
         told[-1] += f" ({times} over them: about {share:.1f} % of the training)"

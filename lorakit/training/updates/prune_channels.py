@@ -102,6 +102,12 @@ class PruneChannels(Update):
             f"only evaluations in the last {settings['settle']:.0%} of the steps, in which no more goes, can be the best",
         ]
 
+    @classmethod
+    def step_bytes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> int:
+        """Of the largest matrix W + s B A, its product with the gradient, and the sizes of that, one after the other for all."""
+        sites = [site for parts in prunable(adapted, settings).values() for part in parts for site in part.sites]
+        return 3 * 4 * max(site.in_features * site.out_features for site in sites)
+
     def __init__(self, context: UpdateContext):
         super().__init__(context)
         self.parts = [part for parts in prunable(context.adapted, self.settings).values() for part in parts]
