@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -201,6 +202,18 @@ def rows_aside(recipe: Recipe, rows: int) -> int:
 def schedule_beside(recipe: Recipe, rows: int) -> Schedule:
     """The schedule of training ``rows`` rows but those that updates set aside. Raises RecipeError for one that cannot be kept."""
     return make_schedule(recipe, rows - rows_aside(recipe, rows))
+
+
+def never_trained(recipe: Recipe, adapted: AdaptedModel) -> Counter[str]:
+    """Site that is on -> how many parameters of its adapter the recipe's updates never let train; 0 for others."""
+    never: dict[str, TrainedTensor] = {}
+    for kind, given in chosen_updates(recipe):
+        never |= kind.untrained(adapted, kind.settings_from(given))
+    found, on = Counter[str](), set(adapted.on)
+    for tensor in never.values():
+        if tensor.site in on:
+            found[tensor.site] += tensor.parameter.numel()
+    return found
 
 
 def update_notes(recipe: Recipe, adapted: AdaptedModel) -> list[str]:

@@ -27,7 +27,7 @@ from lorakit.training.optim import check_suits, optimizer_bytes
 from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule
 from lorakit.training.tail_average import snapshot_steps
-from lorakit.training.update import chosen_updates, schedule_beside, update_notes
+from lorakit.training.update import chosen_updates, never_trained, schedule_beside, update_notes
 from lorakit.workflow.accelerator import check_optimizer_runs
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.fit import Fit, find_fit, read_size
@@ -158,7 +158,8 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         drop_unused_work(parts, adapted)
         told = [*update_notes(loaded.recipe, adapted), *warm_start(loaded.recipe, adapted)]
         measured = measure(parts, adapted, fsdp)
-    site_costs = parts.costs
+        never = never_trained(loaded.recipe, adapted)
+    site_costs = {name: number - never[name] for name, number in parts.costs.items()}
     sites = [
         PlannedSite(
             name=site.name,
