@@ -21,6 +21,7 @@ from lorakit.backbone.few_bits import Precision
 from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.backbone.quantised import NONE
 from lorakit.backbone.readout import reads_first_token_alone
+from lorakit.backbone.unusable import refuse_mixed_precision
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
@@ -72,6 +73,7 @@ def assemble(
         data = data or load_data(recipe)
         check_suits(recipe.training, data.task)
         backbone = load_model(recipe, data.task, precisions)
+        refuse_mixed_precision(backbone.model.config, recipe.training.precision)
         start_at_frequencies(backbone, data)
         for kind, _ in chosen_updates(recipe):
             kind.check_model(backbone)
