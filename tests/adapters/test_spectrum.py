@@ -108,6 +108,17 @@ def test_starts_from_first_triplets_decompose_no_large_matrix_unless_exactly(
         assert {*seen} == {IN if exact else 2 * COUNT + 8}
 
 
+@pytest.mark.parametrize(("init", "looks"), [("kaiming", False), ("pissa", False), ("eva", True), ("lq_fisher", True)])
+def test_batches_are_refused_where_no_data_are_looked_at(init: str, looks: bool) -> None:
+    section = AdapterSection(init=init, init_batches=2)
+    if looks:
+        assert resolve(section).init == init
+        return
+    with pytest.raises(RecipeError, match=f"init '{init}' looks at no data: 2 batches have no effect") as caught:
+        resolve(section)
+    assert caught.value.problems[0].key == "adapter.init_batches"
+
+
 @pytest.mark.parametrize("init", ["kaiming", "olora", "milora", "pissa", "lq_fisher"])
 def test_exact_is_refused_where_nothing_is_found_in_another_way(init: str) -> None:
     section = AdapterSection(init=init, init_svd="exact")
