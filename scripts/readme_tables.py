@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # its own package, and not another copy that is installed
+
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.init import inits
 from lorakit.adapters.method import methods

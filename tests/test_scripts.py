@@ -57,3 +57,15 @@ def test_every_script_has_help(path: Path):
     told = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     assert told.stdout.startswith("usage:")
+
+
+def test_tables_are_written_from_the_package_beside_them(tmp_path: Path):
+    for name, content in (
+        ("scripts/readme_tables.py", (ROOT / "scripts" / "readme_tables.py").read_text(encoding="utf-8")),
+        ("lorakit/__init__.py", "raise SystemExit('the one beside it')"),
+    ):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    script = [sys.executable, str(tmp_path / "scripts" / "readme_tables.py")]
+    told = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert told.stderr.strip() == "the one beside it"

@@ -170,6 +170,16 @@ class Adapter(nn.Module):
             return Ghost.apply(torch.zeros_like(watched), watched)
         return self.delta(self.dropout(x.to(self.delta_dtype())), self.scale)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Adapter:
+        """Whatever moves the adapter to a device moves the module's own parameters too, where they are in no module meanwhile."""
+        super()._apply(fn, recurse)
+        if self.state != DROPPED:
+            for name, original in self.__dict__.get("originals", {}).items():
+                place = fn(torch.empty(0, device=original.device)).device
+                if place != original.device:
+                    self.originals[name] = nn.Parameter(original.detach().to(place), requires_grad=False)
+        return self
+
     # -- its tensors --------------------------------------------------------------------------------------------------
 
     def tensors(self) -> Iterator[tuple[str, nn.Parameter, str]]:

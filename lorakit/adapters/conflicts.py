@@ -57,11 +57,18 @@ def conflicts(spec: AdapterSpec) -> list[Problem]:
 
 def idle_settings(section: AdapterSection, init: Init) -> list[Problem]:
     """What the recipe says of the start and this start has no use for, beside what is in the spec."""
-    if section.init_svd == AdapterSection.init_svd or init.leading:
-        return []
-    names = ", ".join(name for name, each in inits.items() if each.leading)
-    what = f"init '{init.name}' takes no first singular vectors: {section.init_svd} ones have no effect"
-    return [Problem(what, key="adapter.init_svd", valid=f"{AdapterSection.init_svd}, or adapter.init: {names}")]
+    problems = []
+    if section.init_svd != AdapterSection.init_svd and not init.leading:
+        names = ", ".join(name for name, each in inits.items() if each.leading)
+        what = f"init '{init.name}' takes no first singular vectors: {section.init_svd} ones have no effect"
+        valid = f"{AdapterSection.init_svd}, or adapter.init: {names}"
+        problems.append(Problem(what, key="adapter.init_svd", valid=valid))
+    if section.init_batches != AdapterSection.init_batches and not init.looks_at_data:
+        names = ", ".join(name for name, each in inits.items() if each.looks_at_data)
+        what = f"init '{init.name}' looks at no data: {section.init_batches} batches have no effect"
+        valid = f"{AdapterSection.init_batches}, or adapter.init: {names}"
+        problems.append(Problem(what, key="adapter.init_batches", valid=valid))
+    return problems
 
 
 def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Problem]:

@@ -85,6 +85,11 @@ class Init:
     quantises: bool = False
     """Whether it decides itself what the site's weight is rounded to. The run then keeps that, and its start is not W's function."""
 
+    @property
+    def looks_at_data(self) -> bool:
+        """Whether it looks at training rows."""
+        return self.needs not in ("nothing", "weight")
+
     def __call__(self, tensors: Initialisable, context: InitContext) -> None:
         """Fill ``tensors``: a delta's, or those that deltas share, which only an init that just draws is given (see ``conflicts``)."""
         self.fill(cast(Delta, tensors), context)

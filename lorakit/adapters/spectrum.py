@@ -1,10 +1,13 @@
-"""The first singular triplets of a matrix, for starts that look no further.
+"""The first singular triplets of a matrix, or the last, for starts that look no further.
 
 W = U S V^T        U_k (out x k), S_k (k,), V_k^T (k x in)
 
 Of a large matrix they are found in a few products with thin ones (Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1): the range
 of (W W^T)^q W Omega, Omega (in x l) random, holds the first k directions to (s_{l+1} / s_k)^(2q+1). Exact is what LAPACK finds, in
 time that grows with the cube of the size.
+
+The last ones are exact: of a large matrix eigenvectors V_k of W^T W in float64, its shorter side's, with U_k S_k = W V_k. The squares
+leave of a singular value s what 1e-16 S_1^2 / s is, which is less than what float32 leaves of a decomposition of W itself.
 """
 
 from __future__ import annotations
@@ -38,6 +41,26 @@ def leading(matrix: Tensor, count: int, generator: torch.Generator, *, exact: bo
         inner, s, v = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
         u = basis @ inner
     return u[:, :count], s[:count], v[:count]
+
+
+@torch.no_grad()
+def trailing(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(U_k, S_k, V_k^T) for the ``count`` smallest singular values of ``matrix`` (out x in), the smallest last."""
+    if min(matrix.shape) <= SMALL:
+        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        return u[:, -count:], s[-count:], v[-count:]
+    from scipy.linalg import eigh
+
+    wide = matrix.shape[1] > matrix.shape[0]
+    tall = (matrix.T if wide else matrix).double().cpu()
+    gram = (tall.T @ tall).numpy()
+    _, vectors = eigh(gram, subset_by_index=[0, count - 1], driver="evr", overwrite_a=True, check_finite=False)
+    right = torch.from_numpy(vectors[:, ::-1].copy())
+    products = tall @ right
+    s = products.norm(dim=0)
+    left = products / s.clamp_min(torch.finfo(s.dtype).tiny)
+    u, v = (right, left) if wide else (left, right)
+    return u.to(matrix), s.to(matrix), v.T.to(matrix)
 
 
 def orthonormal(tall: Tensor) -> Tensor:

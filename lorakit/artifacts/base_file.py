@@ -42,8 +42,18 @@ def kept_precisions(run: Run, recipe: Recipe) -> dict[str, Precision]:
     """Site -> precision of the mixed matrices that ``load_base`` puts into a model; of other models none."""
     if recipe.model.quantization != MIXED:
         return {}
-    codes = {name: each for name, each in read_tensors(run.base / FILE).items() if name.endswith(".codes")}
+    codes = {name: each for name, each in kept_weights(run).items() if name.endswith(".codes")}
     return {name.removesuffix(".codes"): precision_of(each) for name, each in codes.items() if each.dim() == 4}
+
+
+def kept_weights(run: Run) -> dict[str, torch.Tensor]:
+    """What is in the file. RunError where it is missing or damaged."""
+    if not (run.base / FILE).is_file():
+        what = (
+            f"{FILE} is missing: the quantised weights that the run chose, which cannot be found again from the model"
+        )
+        raise RunError(what, where=str(run.base), hint="a copy of the run, whole")
+    return read_tensors(run.base / FILE)
 
 
 @torch.no_grad()
@@ -52,8 +62,7 @@ def load_base(adapted: AdaptedModel, run: Run) -> None:
     held = adapted.own_base()
     if not held:
         return
-    path = run.base / FILE
-    found = read_tensors(path)
+    path, found = run.base / FILE, kept_weights(run)
     if read_json(run.base / SUMS) != {FILE: sha256_of(path)}:
         what = "the quantised weights are not those that were written"
         raise RunError(what, where=str(path), hint="a copy of the run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lorakit.artifacts.run import Run
+from lorakit.backbone.quantised import MIXED, NONE
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import ModelSection
@@ -34,13 +35,20 @@ def check_start(path: Path, model: ModelSection) -> None:
     run = run_of(path)
     if run is None or not corrected(run):
         return
-    own = load_recipe(run.recipe).recipe.model
-    here, there = ((each.quantization, each.quantization_group) for each in (model, own))
+    here, there = (quantisation(each) for each in (model, load_recipe(run.recipe).recipe.model))
     if here != there:
-        what = f"the adapter of {path} holds what its weights lost in {own.quantization}, and these are in {model.quantization}"
+        what = f"the adapter of {path} holds what its weights lost in {there}, and these are in {here or model.dtype}"
         raise RecipeError(
-            what,
-            key="adapter.start",
-            valid=f"model.quantization={own.quantization}, model.quantization_group={own.quantization_group}",
-            hint="the run that it was quantised from",
+            what, key="adapter.start", valid=f"model.quantization: {there}", hint="the run that it was quantised from"
         )
+
+
+def quantisation(model: ModelSection) -> str:
+    """How the weights are rounded, in words, the same where they are rounded alike; empty where they are not."""
+    kinds = {
+        NONE: "",
+        "int4": f"int4 in groups of {model.quantization_group}",
+        MIXED: f"mixed with {model.quantization_bits:g} bits",
+        "nf4": "nf4 with double quantisation" if model.double_quant else "nf4",
+    }
+    return kinds.get(model.quantization, model.quantization)

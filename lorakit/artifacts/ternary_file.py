@@ -1,6 +1,7 @@
 """An adapter on disk in ComPEFT's code (``ternary``): what training added to its start, in two or so bits an entry.
 
-    lorakit.json                 as of every adapter, and under "ternary" the code's numbers and the start
+    lorakit.json                 as of every adapter, and under "ternary" the code's numbers, the start, and the sha256 of the tensors:
+                                 one wrong bit would move every later entry to another place
     lorakit_model.safetensors    the code's three arrays, and the head whole
 
 The start is not in the folder. Where the recipe draws it (``drawn``) it is drawn again when the adapter is read, and some of its entries
@@ -37,6 +38,7 @@ from lorakit.artifacts.files import write_json
 from lorakit.artifacts.records import number, reading
 from lorakit.artifacts.ternary import ARRAYS, SIZES, packed, ternary, unpacked
 from lorakit.errors import RunError
+from lorakit.tasks.cache import sha256_of
 
 FORM = "ternary"
 SAMPLED = 32
@@ -103,7 +105,7 @@ def write_ternary(
     scale = nearest if alpha is None else alpha
     code, state = ternary(changes, density, scale), packed_state(adapted)
     save_tensors(packed(code) | {name: state[name] for name in adapted.new_parts}, target / OUR_TENSORS)
-    found = {"scale": scale, "nearest": nearest}
+    found = {"scale": scale, "nearest": nearest, "sha256": sha256_of(target / OUR_TENSORS)}
     told = {"start": "drawn" if drawn else "own", "from_zero": from_zero, "sample": sample(start), **found}
     write_json(target / OURS, description(adapted) | {"format": TERNARY_FORMAT, "form": FORM, FORM: code.record | told})
 
@@ -122,6 +124,10 @@ def load_ternary(adapted: AdaptedModel, path: Path) -> None:
     if foreign := sorted(set(tensors) - set(ARRAYS) - set(head)):
         raise RunError(f"tensor {foreign[0]} has no place in this model", where=str(path / OUR_TENSORS))
     with reading(path / OURS, "the description of a coded adapter"):
+        written = told[FORM].get("sha256")  # an older version's adapters have none
+        if written is not None and written != sha256_of(path / OUR_TENSORS):
+            what = "the code is not the one that was written"
+            raise RunError(what, where=str(path / OUR_TENSORS), hint="a copy of the run")
         check_start(told[FORM], start, path)
         from_zero = [int(number(each, "from_zero", low=0, whole=True)) for each in told[FORM]["from_zero"]]
         if beyond := [place for place in from_zero if place >= len(start)]:

@@ -66,6 +66,8 @@ class Backbone:
     """How the rows of a batch are padded."""
     to_quantise: Quantisation | None = None
     """How its projections are to be quantised when adapters are attached; None where nothing is left to do."""
+    dense_bytes: int = 0
+    """Of the projections, where all of them are dense before any is quantised."""
 
     def longest_text(self, wanted: int) -> int:
         """Tokens a text may keep: ``wanted``, or what the tokenizer or the model's positions allow where that is less."""
@@ -177,16 +179,19 @@ def load_backbone(
         notes.append(head.note)
     if now is not None:
         notes.append(quantise_sites(model, anatomy, now))
-    elif later is not None:
+    dense = 0
+    if later is not None:
         linears = set(named_linears(model, anatomy).values())  # there must be some
         later.check_bits(linears)
-        dense = sum(module.weight.nbytes for module in linears) / 2**20
+        dense = sum(module.weight.nbytes for module in linears)
         until = "all are loaded" if quantise else "adapters are attached"
-        notes.append(f"the projections are dense, {dense:.1f} MiB, until {until}")
+        notes.append(f"the projections are dense, {dense / 2**20:.1f} MiB, until {until}")
         if quantise:
             notes.append(quantise_sites(model, anatomy, later.settled(model, anatomy, {})))
             later = None
-    return Backbone(model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding, later)
+    return Backbone(
+        model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding, later, dense
+    )
 
 
 def quantisation_of(section: ModelSection, precisions: Mapping[str, Precision]) -> Quantisation | None:

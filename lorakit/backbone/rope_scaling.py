@@ -43,12 +43,23 @@ def scale_positions(config: Any, tokenizer: Any, given: float | str | None, long
             else "has rotary positions that are scaled already, or not the same in all layers"
         )
         raise RecipeError(f"this {config.model_type} model {why}: there is nothing to divide", key=KEY, valid="null")
-    factor = float(math.ceil((longest or 0) / known)) if isinstance(given, str) else float(given)
-    if factor <= 1:
+    factor = divisor(given, longest, config)
+    if factor == 1:
         return ""
     text.rope_parameters = {**rope, "rope_type": LINEAR, "factor": factor}
     tokenizer.model_max_length = max(tokenizer.model_max_length, int(factor * known))
     return f"rotary positions are divided by {factor:g}: {known:,} of them serve rows of {int(factor * known):,} tokens"
+
+
+def divisor(given: float | str | None, longest: int | None, config: Any) -> float:
+    """By what ``model.rope_scaling`` divides the positions of a model with this configuration; 1 where it does not.
+
+    ``auto`` divides by what rows of ``longest`` tokens need.
+    """
+    if not isinstance(given, str):
+        return float(given or 1)
+    known: int = config.get_text_config().max_position_embeddings
+    return float(max(math.ceil((longest or 0) / known), 1))
 
 
 def divides(config: Any) -> bool:

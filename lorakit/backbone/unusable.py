@@ -22,6 +22,8 @@ REASONS = {
 FLOAT32_ALONE = ("deberta", "fnet", "xlnet")
 """Architectures that transformers cannot compute in half precision: some of their tensors stay in float32 when they are loaded, or
 they Fourier transform."""
+NOT_BESIDE_HALVES = ("deberta", "xmod")
+"""Those that it cannot compute in float32 with products in half precision: numbers of the one go where only the other may be."""
 
 
 def refuse_unusable(config: Any, name: str) -> None:
@@ -44,4 +46,14 @@ def refuse_half_precision(config: Any, dtype: str) -> None:
             f"{config.model_type} models compute in float32 alone",
             key="model.dtype",
             valid="float32",
+        )
+
+
+def refuse_mixed_precision(config: Any, precision: str) -> None:
+    """RecipeError (key ``training.precision``) for products in half precision that the model's own code cannot compute with."""
+    if precision != "fp32" and config.model_type in NOT_BESIDE_HALVES:
+        raise RecipeError(
+            f"{config.model_type} models do not compute with products in half precision",
+            key="training.precision",
+            valid="fp32",
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
@@ -94,12 +95,19 @@ def open_recipe(
     """The recipe called ``name`` with ``overrides``. Options win over KEY=VALUE, which wins over the file."""
     from lorakit.recipe.load import load_recipe
 
-    options = {"run.seed": seed, "task.text": text, "task.label": label, "model.name": model}
-    settings = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    settings = as_settings({"run.seed": seed}, text=text, label=label, model=model)
     loaded = load_recipe(name, [*(overrides or []), *settings], offline=offline)
     for line in loaded.told:
         say(line)
     return loaded
+
+
+def as_settings(
+    more: Mapping[str, object] = MappingProxyType({}), *, text: str | None, label: str | None, model: str | None
+) -> list[str]:
+    """The options that name a key, as KEY=VALUE, of those that are given; more: key -> value, of others."""
+    options = {**more, "task.text": text, "task.label": label, "model.name": model}
+    return [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
 
 
 def given_or_newest(run: Path | None) -> Path:

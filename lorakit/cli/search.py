@@ -18,10 +18,13 @@ from lorakit.cli.options import (
     RECIPE_HELP,
     AsJson,
     Force,
+    LabelColumn,
+    ModelName,
     Offline,
     Overrides,
     Quiet,
     Seed,
+    TextColumn,
     open_recipe,
     refuse_overwrite,
 )
@@ -47,6 +50,9 @@ def search(
         ),
     ] = None,
     overrides: Overrides = None,
+    text: TextColumn = None,
+    label: LabelColumn = None,
+    model: ModelName = None,
     method: Annotated[
         Optional[str],
         typer.Option(
@@ -92,7 +98,7 @@ def search(
             settings.append(f"search.method={method}")
         if emit is not None:
             refuse_overwrite(emit, force=force)
-        loaded = open_recipe(name, settings, seed=seed, offline=offline)
+        loaded = open_recipe(name, settings, seed=seed, offline=offline, text=text, label=label, model=model)
         if comes_before_training(loaded.recipe.search):
             evolve(loaded, run_dir, resume=resume, emit=emit, keep=keep, quiet=quiet, as_json=as_json)
             return

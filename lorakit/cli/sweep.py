@@ -27,7 +27,7 @@ from lorakit.cli.experiments import (
     tell_submitted,
     too_wide,
 )
-from lorakit.cli.options import AsJson, Offline, Quiet, RecipeName
+from lorakit.cli.options import AsJson, LabelColumn, ModelName, Offline, Quiet, RecipeName, TextColumn, as_settings
 from lorakit.cli.output import write
 from lorakit.reporting.tables import Column, count, counted, duration, table
 
@@ -50,6 +50,9 @@ def sweep(
             autocompletion=complete_setting,
         ),
     ] = None,
+    text: TextColumn = None,
+    label: LabelColumn = None,
+    model: ModelName = None,
     seeds: Seeds = None,
     folder: Folder = None,
     metric: Metric = None,
@@ -100,15 +103,16 @@ def sweep(
     how = {"no_wait": no_wait, "offline": offline, "quiet": quiet}
     asked = request(seeds, folder, metric, csv, workers=workers, on=on, slurm=slurm_option, **how)
     asked |= {"trials": trials, "storage": storage, "holdout": holdout, "prune": prune}
+    settings = [*(overrides or []), *as_settings(text=text, label=label, model=model)]
     with envelope(offline=offline, quiet=quiet):
         if dry_run:
-            planned = lorakit.plan_sweep(recipe, overrides or [], **asked)
+            planned = lorakit.plan_sweep(recipe, settings, **asked)
             answer(planned, lambda plan: write(plan_table(plan)), as_json=as_json)
             return
         if submit_only:
-            answer(lorakit.submit_sweep(recipe, overrides or [], **asked), tell_submitted, as_json=as_json)
+            answer(lorakit.submit_sweep(recipe, settings, **asked), tell_submitted, as_json=as_json)
             return
-        result = lorakit.sweep(recipe, overrides or [], **asked)
+        result = lorakit.sweep(recipe, settings, **asked)
         answer(result, tell, as_json=as_json)
         say_the_rest(result, (result.folder / "sweep.json", result.figure, csv))
 

@@ -170,7 +170,7 @@ class TaskSection:
     holdout: Optional[float] = key(
         None,
         "the share of the training rows, the same for every run.seed, that is scored in place of the validation rows, which take no part: "
-        "to choose by; of own data task.split_seed draws it",
+        "to choose by, and are `lorakit eval --split replaced_validation` afterwards; of own data task.split_seed draws it",
         above=0,
         below=1,
     )

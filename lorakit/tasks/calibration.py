@@ -65,11 +65,12 @@ def as_calibration(record: Mapping[str, Any]) -> Calibration:
 
 
 def calibration_of(task: Task, logits: NDArray[np.floating], labels: NDArray[np.integer[Any]]) -> Calibration | None:
-    """The temperature for ``logits`` (n, C) of rows with class ids ``labels`` (n,); None where the answer is not one class of several.
+    """The temperature for ``logits`` (n, C) of rows with class ids ``labels`` (n,); None where the answer is not one class of several, or
+    a logit is no number.
 
     None is fitted, and that is noted, on fewer than ``FEWEST`` rows, and where there is no best one.
     """
-    if task.regression or labels.ndim != 1:
+    if task.regression or labels.ndim != 1 or not np.isfinite(logits).all():
         return None
     temperature, note = 1.0, ""
     if len(labels) < FEWEST:
@@ -117,7 +118,9 @@ def reliability(chances: NDArray[np.floating], labels: NDArray[np.integer[Any]])
 
 
 def calibration_error(chances: NDArray[np.floating], labels: NDArray[np.integer[Any]]) -> float:
-    """The ECE of probabilities (n, C) and class ids (n,): bins are (0, 1/15], (1/15, 2/15] and so on."""
+    """The ECE of probabilities (n, C) and class ids (n,): bins are (0, 1/15], (1/15, 2/15] and so on. NaN where one of them is."""
+    if not np.isfinite(chances).all():
+        return float("nan")
     sure, right = chances.max(axis=1).astype(np.float64), chances.argmax(axis=1) == labels
     bins = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
     gaps = np.bincount(bins, weights=right - sure, minlength=BINS)

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.errors import DataError
+from lorakit.recipe.schema import CUSTOM
 from lorakit.tasks.folds import fold_of
+from lorakit.tasks.task import tasks
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from lorakit.tasks.task import TaskData
 
 HELD_OUT = "validation"  # the split's name
+REPLACED = "replaced_"  # before the names of the validation splits that it takes the place of
 HOLD_OUT_STREAM = 2  # keeps the held-out draw apart from the other draws of the same seed
 
 
@@ -32,6 +35,14 @@ def without_validation(data: TaskData, share: float, seed: int, *, by_class: boo
         sources={name: source for name, source in data.sources.items() if name not in given},
         origin=f"{data.origin}; {share:g} of the training rows in place of the validation rows",
     )
+
+
+def replaced_splits(section: TaskSection) -> dict[str, str]:
+    """What to call the validation splits that ``task.holdout`` replaced -> their own names; none where it is not given."""
+    if section.holdout is None:
+        return {}
+    known = (HELD_OUT,) if section.name == CUSTOM else tasks.get(section.name).validation
+    return {REPLACED + name: name for name in known}
 
 
 def hold_out_of(rows: Dataset, section: TaskSection, seed: int) -> dict[str, Dataset]:

@@ -71,11 +71,13 @@ class Hook:
     """Does nothing at every point of a training; override those you need.
 
     name: under which checkpoints keep its state, one of a kind in a training; empty for a hook that has none; steady: whether all
-    steps between two ticks compute the same function of weights and batch, by the same path through the code.
+    steps between two ticks compute the same function of weights and batch, by the same path through the code; reshapes: whether the
+    frozen model has another shape until the hook has settled, so that no evaluation before then can be the best one.
     """
 
     name: ClassVar[str] = ""
     steady: bool = True
+    reshapes: ClassVar[bool] = False
 
     def settled(self, state: TrainState) -> bool:
         """Whether the training may end here: nothing that this hook has to come to, a budget say, is still under way."""

@@ -118,8 +118,9 @@ def evaluate(training: Training) -> None:
     check_finite(training)
     training.call("before_evaluation")
     state.scores = training.evaluate()
-    settled = all(hook.settled(state) for hook in training.hooks)
-    competes = settled or training.recipe.training.select != BEST
+    under_way = [hook for hook in training.hooks if not hook.settled(state)]
+    settled, chosen = not under_way, training.recipe.training.select == BEST
+    competes = not any(chosen or hook.reshapes for hook in under_way)
     if competes and (state.best is None or better(training.metric, state.scores, state.best["scores"])):
         state.best = {"step": state.step, "epoch": state.epoch, "scores": state.scores} | of_outputs(training)
         if training.accelerator.is_main_process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -90,7 +91,17 @@ class Update(Hook):
     @classmethod
     def passes_batches(cls, settings: Mapping[str, Any]) -> bool:
         """Whether it passes whole batches that it draws, forward and back, on every process."""
-        return False
+        return cls.passes_a_step(settings) > 0
+
+    @classmethod
+    def passes_a_step(cls, settings: Mapping[str, Any]) -> int:
+        """How many of them in every step."""
+        return 0
+
+    @classmethod
+    def step_bytes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> int:
+        """What it makes for a moment before the optimiser steps, when what autograd kept is gone."""
+        return 0
 
     @classmethod
     def moves_moments(cls, settings: Mapping[str, Any]) -> bool:
@@ -191,6 +202,18 @@ def rows_aside(recipe: Recipe, rows: int) -> int:
 def schedule_beside(recipe: Recipe, rows: int) -> Schedule:
     """The schedule of training ``rows`` rows but those that updates set aside. Raises RecipeError for one that cannot be kept."""
     return make_schedule(recipe, rows - rows_aside(recipe, rows))
+
+
+def never_trained(recipe: Recipe, adapted: AdaptedModel) -> Counter[str]:
+    """Site that is on -> how many parameters of its adapter the recipe's updates never let train; 0 for others."""
+    never: dict[str, TrainedTensor] = {}
+    for kind, given in chosen_updates(recipe):
+        never |= kind.untrained(adapted, kind.settings_from(given))
+    found, on = Counter[str](), set(adapted.on)
+    for tensor in never.values():
+        if tensor.site in on:
+            found[tensor.site] += tensor.parameter.numel()
+    return found
 
 
 def update_notes(recipe: Recipe, adapted: AdaptedModel) -> list[str]:

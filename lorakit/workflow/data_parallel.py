@@ -6,10 +6,12 @@ some out, or a part of the model is not reached. Buffers stay as they are loaded
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lorakit.adapters.adapted_model import AdaptedModel
@@ -30,6 +32,17 @@ def tell_no_more_than_needed(accelerator: Accelerator, recipe: Recipe, adapted: 
         return
     handler.find_unused_parameters = may_be_unused(recipe, adapted)
     handler.broadcast_buffers = any(isinstance(module, _BatchNorm) for module in adapted.model.modules())
+
+
+def prepared(accelerator: Accelerator, model: nn.Module) -> nn.Module:
+    """The model as the processes train it.
+
+    torch's warning of ``broadcast_buffers`` is held back: the argument that it names instead sends buffers once all the same.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        found: nn.Module = accelerator.prepare_model(model)
+    return found
 
 
 def may_be_unused(recipe: Recipe, adapted: AdaptedModel) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from lorakit.artifacts.run import Run
 from lorakit.errors import UsageError, command_line, nearest
+from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import CUSTOM, TaskSection
 from lorakit.result import Result
 from lorakit.tasks.calibration import Reliability, probabilities, reliability
 from lorakit.tasks.diagnosis import Diagnosis, Slice, by_value, diagnose
+from lorakit.tasks.held_out import replaced_splits
 from lorakit.tasks.label_diagnosis import LabelDiagnosis, diagnose_labels
 from lorakit.tasks.label_order import order_by_name
 from lorakit.tasks.metrics import interval, main_metric
@@ -29,7 +31,8 @@ from lorakit.workflow.ensembles import TrainedEnsemble, is_ensemble, members_of
 from lorakit.workflow.labelled_file import read_labelled
 from lorakit.workflow.named_runs import newest_of, unknown_task
 from lorakit.workflow.other_task import outputs_by_name, warn_of_other_task, warn_of_trained
-from lorakit.workflow.restore import open_trained, restore_checkpoint, restore_run
+from lorakit.workflow.parts import load_data
+from lorakit.workflow.restore import RestoredRun, open_trained, restore_checkpoint, restore_run
 from lorakit.workflow.same_data import check_same_data, tell_seen
 from lorakit.workflow.trained import TrainedClassifier
 
@@ -111,7 +114,8 @@ def evaluate(
         task: the task's name, or that of own data (``reviews`` of reviews.csv). A run knows its own; a checkpoint must be told. A run
             that learnt another one is scored where the labels of both have the same names.
         model: a checkpoint instead of a run: a folder, one that `lorakit merge` wrote too, or a hub name.
-        split: which rows; the task's validation splits by default.
+        split: which rows; the task's validation splits by default. Of a run with ``task.holdout`` these are held-out training rows, and
+            ``replaced_validation`` the validation rows that they replaced.
         file: a labelled file to score instead, with the columns and labels of the run's task; labels are matched by name.
         by: a column of ``file``: the scores of each of its values too.
         weights: of a run, the ``last`` ones, or the ``best`` on the validation split; those that training.select of the run
@@ -181,13 +185,15 @@ def open_run_for(
             for each in members_of(path)
         ]
         return joined(path, opened)
-    learnt = open_trained(path, weights)[0].task()
+    opened_run = open_trained(path, weights)[0]
+    learnt = opened_run.task()
     other = None if task in (None, learnt.name, learnt.known_as) else task
     if other is not None and other not in tasks:
         raise unknown_task(Path("runs"), other)
     outputs = None if other is None else outputs_by_name(Run(path), learnt, tasks.get(other))
-    wanted = wanted_splits(learnt if other is None else tasks.get(other), split) if with_data else ()
-    own_data = with_data and other is None
+    replaced = replaced_splits(load_recipe(opened_run.recipe).recipe.task) if other is None else {}
+    wanted = wanted_splits(learnt if other is None else tasks.get(other), split, replaced) if with_data else ()
+    own_data = with_data and other is None and split not in replaced
     restored = restore_run(path, weights, offline=offline, with_data=own_data, rank=rank, splits=wanted)
     data = restored.parts.data
     if other is not None:
@@ -198,6 +204,8 @@ def open_run_for(
             else TaskData(tasks.get(other), {}, "")
         )
         warn_of_other_task(restored.run, learnt, data, wanted)
+    elif with_data and split in replaced:
+        data = rows_replaced(restored, split, replaced[split])
     elif with_data:
         with restored.loaded.locating_errors():
             check_same_data(restored.run, data, choose_splits(data, split))
@@ -231,9 +239,23 @@ def joined(path: Path, opened: Sequence[tuple[Any, TaskData]]) -> tuple[TrainedE
     return TrainedEnsemble(members, f"{path} ({len(members)} runs)", learnt=first.learnt), opened[0][1]
 
 
-def wanted_splits(task: Task, split: str | None) -> Sequence[str]:
-    """The splits to read: the one that was asked for, or all validation splits. UsageError where a task has none of that name."""
-    known = ("train", *task.validation, *task.test)
+def rows_replaced(restored: RestoredRun, split: str, own: str) -> TaskData:
+    """The validation rows that ``task.holdout`` replaced in the run, as the one split of its task: they had no part in it."""
+    recipe = restored.loaded.recipe
+    plainly = replace(recipe, task=replace(recipe.task, holdout=None))
+    with restored.loaded.locating_errors():
+        data = load_data(plainly, splits=(own,), learnt=restored.run.task())
+        check_same_data(restored.run, data, ())
+    warn_of_trained((restored.run.path,), data.splits[own], split)
+    return replace(data, splits={split: data.splits[own]})
+
+
+def wanted_splits(task: Task, split: str | None, more: Iterable[str] = ()) -> Sequence[str]:
+    """The splits to read: the one that was asked for, or all validation splits. UsageError where a task has none of that name.
+
+    more: names that it has beside.
+    """
+    known = ("train", *task.validation, *task.test, *more)
     if split is not None and split not in known:
         raise UsageError(f"{task.name} has no split '{split}'", valid=", ".join(known), hint=nearest(split, known))
     return task.validation if split is None else (split,)

@@ -11,7 +11,7 @@ The four numbers of ``kept`` are counted, not guessed: by autograd's own account
 exactly such a polynomial. So they hold for any model, method, dropout, precision and attention: c is what does not depend on the
 rows (weights cast by autocast), c2 is there only where the attention stores its table. holes is what malloc's heap adds on a CPU,
 where nothing makes it give memory back (``training.malloc``). Of quantised weights one at a time is dense, in at most float32, in a
-step and in an evaluation.
+step and in an evaluation. Where all are dense before any is quantised (mixed ones, and starts that quantise), the peak is not below that.
 
 Where processes share the frozen weights out (``sharding``), each holds its part of them, and beside a step's or an evaluation's memory
 two layers that are put together, the one that is computed and the next, which is fetched meanwhile, and what is in no layer; for a moment
@@ -32,6 +32,7 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.init import inits
 from lorakit.backbone.pair_texts import rows_of_nothing
 from lorakit.backbone.quantised import quantised_modules
 from lorakit.recipe.schema import Recipe
@@ -39,6 +40,7 @@ from lorakit.searching.scoring import without_trace
 from lorakit.training.optim import largest_step, optimizer_bytes
 from lorakit.training.update import chosen_updates
 from lorakit.workflow.accelerator import this_process
+from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.sharding import unit_bytes
 
@@ -76,17 +78,20 @@ class Kept:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes: weights, the frozen ones and the trained; learning: gradients, and what the optimiser keeps; step and evaluation: peaks."""
+    """Bytes: weights, the frozen ones and the trained; learning: gradients, and what the optimiser keeps; step and evaluation: peaks;
+    loading: all that there is while the weights are dense still, 0 where they never are.
+    """
 
     weights: int
     learning: int
     step: float
     evaluation: float
+    loading: int = 0
 
     @property
     def total(self) -> int:
-        """The peak of the training."""
-        return int(self.weights + self.learning + max(self.step, self.evaluation))
+        """The peak of the training, or of loading."""
+        return max(int(self.weights + self.learning + max(self.step, self.evaluation)), self.loading)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ class Measured:
 
     weights and learning: as in ``Footprint``; dense: the largest quantised weight, made dense; tokens: of a row at full length; kept:
     what autograd keeps; made: bytes a row that are made on the way back; holes: malloc's factor; scored: bytes a row of an evaluation;
-    least: bytes that are there for a moment whatever the rows, as what the optimiser makes; processes: that share the rows of a step.
+    least: bytes that are there for a moment whatever the rows, as what the optimiser makes; loading: as in ``Footprint``; processes:
+    that share the rows of a step.
     """
 
     weights: int
@@ -107,12 +113,14 @@ class Measured:
     holes: float
     scored: int
     least: int = 0
+    loading: int = 0
     processes: int = 1
 
     def at(self, rows: int, evaluated: int) -> Footprint:
         """With so many rows in a pass that keeps something, and so many in one of an evaluation."""
         step = self.holes * (self.kept.bytes(rows, self.tokens) + rows * self.made) + self.dense
-        return Footprint(self.weights, self.learning, max(step, self.least), self.dense + evaluated * self.scored)
+        evaluation = self.dense + evaluated * self.scored
+        return Footprint(self.weights, self.learning, max(step, self.least), evaluation, self.loading)
 
     def rows_at_once(self, recipe: Recipe) -> int:
         """Rows in the largest pass of one process that keeps something for the way back."""
@@ -147,18 +155,32 @@ def measure(parts: Parts, adapted: AdaptedModel, fsdp: int = 1) -> Measured:
     if recipe.training.gradient_checkpointing:
         kept = measure_kept(adapted, precision, recomputed=True) + kept * (1 / len(anatomy.layers))
     whole = recipe.training.gradient_checkpointing or this_process().device.type != "cpu"
+    of_updates = [kind.step_bytes(adapted, kind.settings_from(given)) for kind, given in chosen_updates(recipe)]
     measured = Measured(
-        weights=sum(p.numel() * p.element_size() for p in all_tensors(adapted.model)),
+        weights=(weights := sum(tensor.nbytes for tensor in all_tensors(adapted.model))),
         learning=4 * sum(t.parameter.numel() for t in adapted.trained()) + optimizer_bytes(adapted, recipe.training),
         dense=max((4 * m.in_features * m.out_features for m in quantised_modules(adapted.model)), default=0),
         tokens=tokens,
         kept=kept,
         made=2 * tokens * wide,
         holes=1.0 if whole else HOLES,
-        least=largest_step(adapted, recipe.training, this_process().device),
+        least=max([largest_step(adapted, recipe.training, this_process().device), *of_updates]),
+        loading=loading_bytes(parts, adapted, weights),
         scored=tokens * (2 * wide + 3 * size * anatomy.hidden_size) + table * tokens**2,
     )
     return measured if fsdp == 1 else shared_out(measured, adapted, fsdp)
+
+
+def loading_bytes(parts: Parts, adapted: AdaptedModel, weights: int) -> int:
+    """Of all ``weights`` with the quantised ones dense, where they are on this device before they are quantised; else 0.
+
+    They are loaded by the CPU, and are on another device for a start that measures alone.
+    """
+    dense, measures = parts.backbone.dense_bytes, inits.get(parts.linear.init).needs in MEASURES
+    if not dense or (this_process().device.type != "cpu" and not measures):
+        return 0
+    packed = sum(each.nbytes for module in quantised_modules(adapted.model) for each in module.buffers(recurse=False))
+    return weights - packed + dense
 
 
 def shared_out(measured: Measured, adapted: AdaptedModel, processes: int) -> Measured:

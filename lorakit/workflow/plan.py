@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.adapters.init import inits
-from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.quantised import MIXED, number_count
 from lorakit.backbone.readout import PAIR
 from lorakit.errors import UsageError
@@ -29,7 +27,7 @@ from lorakit.training.optim import check_suits, optimizer_bytes
 from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule
 from lorakit.training.tail_average import snapshot_steps
-from lorakit.training.update import schedule_beside, update_notes
+from lorakit.training.update import chosen_updates, never_trained, schedule_beside, update_notes
 from lorakit.workflow.accelerator import check_optimizer_runs
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.fit import Fit, find_fit, read_size
@@ -39,7 +37,7 @@ from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import footprint_of, frozen_bytes, measure
 from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.readout import candidates
-from lorakit.workflow.setup import adapt, assemble, drop_unused_work
+from lorakit.workflow.setup import adapt, assemble, drop_unused_work, warm_start
 from lorakit.workflow.sharding import check_sharding
 from lorakit.workflow.sites import frozen_layers
 
@@ -158,10 +156,10 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         adapted = adapt(parts, statistics=None)
         check_suits(adapted, loaded.recipe.training)
         drop_unused_work(parts, adapted)
-        start = loaded.recipe.adapter.start
-        told = [*update_notes(loaded.recipe, adapted), *(start_from(adapted, Path(start)) if start else [])]
+        told = [*update_notes(loaded.recipe, adapted), *warm_start(loaded.recipe, adapted)]
         measured = measure(parts, adapted, fsdp)
-    site_costs = parts.costs
+        never = never_trained(loaded.recipe, adapted)
+    site_costs = {name: number - never[name] for name, number in parts.costs.items()}
     sites = [
         PlannedSite(
             name=site.name,
@@ -223,7 +221,16 @@ def rate_overhead(recipe: Recipe, schedule: Schedule) -> float:
     if recipe.training.lr != AUTO:
         return 0.0
     rows_a_step = min(recipe.training.batch_size * recipe.training.accumulate, schedule.rows)
-    return 100 * steps_worth(rows_a_step) / schedule.total_steps
+    in_steps = (
+        steps_worth(rows_a_step) * recipe.training.accumulate / batches_a_step(recipe)
+    )  # a trial's are the loss's own
+    return 100 * in_steps / schedule.total_steps
+
+
+def batches_a_step(recipe: Recipe) -> int:
+    """Batches that a step passes forward and back, those of updates too."""
+    beside = sum(kind.passes_a_step(kind.settings_from(given)) for kind, given in chosen_updates(recipe))
+    return recipe.training.accumulate + beside
 
 
 def make_cost_model(parts: Parts, schedule: Schedule) -> CostModel:
@@ -263,7 +270,7 @@ def head_notes(parts: Parts, schedule: Schedule) -> list[str]:
     if starts_fitted(parts):
         told.append(f"the head starts as a linear model of the frozen features of {rows:,} training rows")
     if told:
-        passes = schedule.total_steps * parts.recipe.training.accumulate * parts.recipe.training.batch_size
+        passes = schedule.total_steps * batches_a_step(parts.recipe) * parts.recipe.training.batch_size
         share = 100 * number * rows / max(PASSES * passes, 1)
         times = "one forward pass" if number == 1 else "two forward passes"
         told[-1] += f" ({times} over them: about {share:.1f} % of the training)"

@@ -43,7 +43,7 @@ from lorakit.training.update import (
 )
 from lorakit.workflow.accelerator import check_device, check_optimizer_runs, make_accelerator
 from lorakit.workflow.calibrate import calibrate
-from lorakit.workflow.data_parallel import tell_no_more_than_needed
+from lorakit.workflow.data_parallel import prepared, tell_no_more_than_needed
 from lorakit.workflow.freeze import freeze, settle_block
 from lorakit.workflow.head_start import start_head
 from lorakit.workflow.objective import objective_of
@@ -86,7 +86,8 @@ def prepare(
         adapted = adapt(parts, statistics=calibrate(parts, encoded["train"]) if fresh else None)
         check_suits(adapted, recipe.training)
         if fresh:
-            warm_start(recipe, adapted)
+            for note in warm_start(recipe, adapted):
+                logger.info("%s", note)
         else:
             load_base(adapted, run)
     drop_unused_work(parts, adapted)
@@ -95,7 +96,7 @@ def prepare(
         model = shard(adapted, accelerator)
     else:
         tell_no_more_than_needed(accelerator, recipe, adapted)
-        model = accelerator.prepare_model(adapted.model)
+        model = prepared(accelerator, adapted.model)
     objective = objective_of(parts, accelerator)
     with loaded.locating_errors():
         states = freeze(parts, encoded["train"], objective, schedule)

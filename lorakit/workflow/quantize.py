@@ -15,11 +15,11 @@ from lorakit.adapters.quantisation_error import low_rank_error
 from lorakit.artifacts.calibration_file import write_calibration
 from lorakit.artifacts.combination import Factors, Update, nothing_at, truncated
 from lorakit.artifacts.correction import RANK
-from lorakit.artifacts.run import Run, new_run
+from lorakit.artifacts.run import Run, new_run, open_run
 from lorakit.backbone.quantised import GROUP, NONE, QuantisedLinear, check_installed
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError, UsageError
-from lorakit.recipe.load import LoadedRecipe
+from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.result import Result
 from lorakit.searching.input_statistics import seen_inputs
 from lorakit.tasks.batching import Batch, Encoded
@@ -211,8 +211,11 @@ def check_arguments(method: str, bits: str, group: int, rank: int, rows: int) ->
 
 
 def check_source(source: Path) -> None:
-    """UsageError for a model's folder and for a step of a run: neither has the adapters of a finished run."""
+    """UsageError for a model's folder and for a step of a run: neither has the adapters of a finished run; for one in few bits already."""
     if (source / "recipe.yaml").exists():
+        if (kind := load_recipe(open_run(source).recipe).recipe.model.quantization) != NONE:
+            what = f"this run is in {kind} already"
+            raise UsageError(what, where=str(source), valid="a run with model.quantization=none")
         return
     if (source / "config.json").is_file():
         what = "is a model, and no run, whose adapters could hold what rounding it loses"
@@ -224,10 +227,8 @@ def check_source(source: Path) -> None:
 
 
 def check_quantisable(restored: RestoredRun) -> None:
-    """Refuse a run that is in fewer bits already, and adapters that are no updates of projections."""
+    """Refuse a model without anything to quantise, and adapters that are no updates of projections."""
     where = str(restored.run.path)
-    if (kind := restored.loaded.recipe.model.quantization) != NONE:
-        raise UsageError(f"this run is in {kind} already", where=where, valid="a run with model.quantization=none")
     if not quantisable(restored):
         raise RunError("this model has no plain Linear that could be quantised", where=where)
     check_projections_alone(

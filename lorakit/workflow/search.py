@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from lorakit.workflow.head_start import start_head
 from lorakit.workflow.objective import objective_of
 from lorakit.workflow.readout import settle_readout
 from lorakit.workflow.setup import adapt, assemble, drop_unused_work, make_allocator, warm_start
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ def search(recipe: AnyRecipe, overrides: Sequence[str] = (), *, emit: str | Path
         start_head(parts)
         adapted = adapt(parts, statistics=calibrate(parts, encoded))
         drop_unused_work(parts, adapted)
-        warm_start(loaded.recipe, adapted)
+        for note in warm_start(loaded.recipe, adapted):
+            logger.info("%s", note)
     moved = put_on_device(adapted.model, loaded.recipe, regression=parts.task.regression)
     objective = objective_of(parts, moved.accelerator)
     seed = derive_seed(loaded.recipe.run.seed, "data")

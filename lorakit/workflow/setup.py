@@ -14,12 +14,14 @@ from lorakit.adapters.attach import NO_SITE_STATISTICS, attach
 from lorakit.adapters.conflicts import conflicts_with_base, conflicts_with_search
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import methods, resolve, shortcut_spec
+from lorakit.artifacts.base_function import check_start_over
 from lorakit.artifacts.correction import check_start
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.few_bits import Precision
 from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.backbone.quantised import NONE
 from lorakit.backbone.readout import reads_first_token_alone
+from lorakit.backbone.unusable import refuse_mixed_precision
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
@@ -71,6 +73,7 @@ def assemble(
         data = data or load_data(recipe)
         check_suits(recipe.training, data.task)
         backbone = load_model(recipe, data.task, precisions)
+        refuse_mixed_precision(backbone.model.config, recipe.training.precision)
         start_at_frequencies(backbone, data)
         for kind, _ in chosen_updates(recipe):
             kind.check_model(backbone)
@@ -163,11 +166,12 @@ def adapt(
     return adapted
 
 
-def warm_start(recipe: Recipe, adapted: AdaptedModel) -> None:
-    """Put in the trained adapter that the recipe starts from, where it names one."""
-    if recipe.adapter.start:
-        for note in start_from(adapted, Path(recipe.adapter.start)):
-            logger.info("%s", note)
+def warm_start(recipe: Recipe, adapted: AdaptedModel) -> list[str]:
+    """Put in the trained adapter that the recipe starts from, where it names one; what a person should know of it, a sentence each."""
+    if not recipe.adapter.start:
+        return []
+    over = check_start_over(recipe, adapted.backbone.model.config)
+    return [*start_from(adapted, Path(recipe.adapter.start)), *over]
 
 
 def drop_unused_work(parts: Parts, adapted: AdaptedModel) -> None:

@@ -35,6 +35,7 @@ from lorakit.training.rate import FoundRate
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
+from lorakit.training.update import never_trained
 from lorakit.workflow.baselines import measure_baselines
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.prepare import prepare
@@ -262,7 +263,7 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline], choic
         epochs=state.epoch,
         seconds=state.seconds,
         search_seconds=sum((hook.seconds for hook in training.hooks if isinstance(hook, SearchHook)), 0.0),
-        adapter_parameters=on,
+        adapter_parameters=on - never_trained(training.recipe, adapted).total(),
         carried_parameters=adapted.adapter_parameters(adapted.in_function),
         head_parameters=adapted.head_parameters(),
         budget=parts.budget.parameters,

@@ -11,7 +11,7 @@ from lorakit.adapters import spectrum
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.init import InitContext, inits
 from lorakit.adapters.method import resolve
-from lorakit.adapters.spectrum import leading
+from lorakit.adapters.spectrum import leading, trailing
 from lorakit.backbone.quantised import Quantisation
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
@@ -106,6 +106,32 @@ def test_starts_from_first_triplets_decompose_no_large_matrix_unless_exactly(
         draw = torch.Generator().manual_seed(1)
         inits.get(init)(delta, InitContext(weight, 2.0, draw, fisher=weight**2, quantise=put, steps=2, exact=exact))
         assert {*seen} == {IN if exact else 2 * COUNT + 8}
+
+
+@pytest.mark.usefixtures("_large")
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_last_ones_are_found_by_squares(turned: bool):
+    """Of a matrix whose singular values fall to a millionth of the first, which is what float32 itself holds of it."""
+    values = torch.logspace(0, -6, IN, dtype=torch.float64)
+    matrix, u, v = made_of(values)
+    expected = (u[:, -COUNT:] * values[-COUNT:]) @ v[:, -COUNT:].T
+    left, s, right = trailing(matrix.T if turned else matrix, COUNT)
+    found = (left * s) @ right
+    assert (found.T if turned else found).sub(expected).norm() < 1e-4 * expected.norm()
+    assert_close(s, values[-COUNT:], rtol=1e-4, atol=0)
+    assert_close(left.T @ left, torch.eye(COUNT, dtype=torch.float64), rtol=0, atol=1e-4)
+    assert trailing(matrix.float(), COUNT)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(("init", "looks"), [("kaiming", False), ("pissa", False), ("eva", True), ("lq_fisher", True)])
+def test_batches_are_refused_where_no_data_are_looked_at(init: str, looks: bool) -> None:
+    section = AdapterSection(init=init, init_batches=2)
+    if looks:
+        assert resolve(section).init == init
+        return
+    with pytest.raises(RecipeError, match=f"init '{init}' looks at no data: 2 batches have no effect") as caught:
+        resolve(section)
+    assert caught.value.problems[0].key == "adapter.init_batches"
 
 
 @pytest.mark.parametrize("init", ["kaiming", "olora", "milora", "pissa", "lq_fisher"])

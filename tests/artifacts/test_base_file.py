@@ -96,8 +96,9 @@ def test_what_is_missing_damaged_or_another_one_is_refused(bench: Bench, tmp_pat
     with pytest.raises(RunError, match=r"codes is torch.uint8 \[\d+, 1\], and this model's"):
         load_base(empty(bench, *LOFTQ), run)
     shutil.rmtree(run.base)
-    with pytest.raises(RunError, match=r"quantised\.safetensors is missing"):
+    with pytest.raises(RunError, match=r"quantised\.safetensors is missing: .* cannot be found again") as caught:
         load_base(empty(bench, *LOFTQ), run)
+    assert caught.value.problems[0].hint
 
 
 def test_an_adapter_gets_onto_no_other_weights(bench: Bench, tmp_path: Path):

@@ -44,3 +44,9 @@ def test_without_a_recipe_the_one_here_is_taken_else_the_demo(here):
     assert recipe_or_default(None, []) == ("recipe.yaml", [])
     (here / "a=b.yaml").write_text("")
     assert recipe_or_default("a=b.yaml", []) == ("a=b.yaml", [])
+
+
+def test_options_name_the_model_as_they_do_for_a_training(cli, here, workflow):
+    assert cli("search", "small.yaml", "--model", "another", "--seed", "4").code == 0
+    _, (loaded,), _ = workflow.call
+    assert (loaded.recipe.model.name, loaded.recipe.run.seed) == ("another", 4)

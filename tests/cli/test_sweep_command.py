@@ -9,6 +9,7 @@ import lorakit
 from lorakit.artifacts.files import write_json
 from lorakit.cli.progress import ProgressHook
 from lorakit.workflow.experiments.elsewhere import Submitted
+from lorakit.workflow.experiments.grid import read_space
 from lorakit.workflow.experiments.ranking import Reached, SweptPoint
 from lorakit.workflow.experiments.sweep import PlannedPoint, Sweep, SweepPlan
 from lorakit.workflow.experiments.totals import ComparedRun, totals
@@ -127,6 +128,16 @@ def test_arguments_are_passed_on(cli, here, swept):
         assert arguments == ("demo", ["training.lr=1e-4,3e-4", "adapter.targets=[q,v]"])
         assert isinstance(settings.pop("watch")(), ProgressHook)
         assert settings == asked
+
+
+def test_options_name_columns_and_the_model_as_they_do_for_a_training(cli, here, swept):
+    """In quotes, where a comma is no second value."""
+    words = ("training.lr=1e-4,3e-4", "--text", "title, body", "--label", "mood", "--model", "another")
+    assert cli("sweep", "demo", *words).code == 0
+    ((_, settings), _), *_ = swept.calls
+    space = read_space(settings)
+    assert [axis.key for axis in space.axes] == ["training.lr"]
+    assert space.fixed == ['task.text="title, body"', 'task.label="mood"', 'model.name="another"']
 
 
 def test_without_options_the_sweep_chooses(cli, here, swept):

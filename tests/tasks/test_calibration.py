@@ -103,3 +103,13 @@ def test_numbers_and_sets_of_labels_have_no_temperature():
 def test_a_temperature_of_1_changes_no_bit():
     logits, _ = drawn(50, 1.0)
     assert (probabilities(logits, 1.0) == softmax(logits, axis=1)).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_has_no_temperature_and_no_error():
+    logits, labels = drawn(200, 1.0)
+    for broken in (np.nan, np.inf):
+        logits[3, 1] = broken
+        assert calibration_of(TASK, logits, labels) is None
+    chances = np.full((2, 3), np.nan, np.float32)
+    assert np.isnan([calibration_error(chances, labels[:2]), reliability(chances, labels[:2]).log_loss]).all()

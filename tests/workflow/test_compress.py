@@ -168,6 +168,16 @@ def test_compeft_counts_from_zero_what_is_nearer_to_it_than_to_a_draw(run: Path,
     assert result.code.from_zero == sum(name.endswith(".A") for name in saved(run)) == 4
 
 
+def test_a_wrong_bit_is_noticed(coded: CompressResult, tmp_path: Path):
+    copy = Path(copytree(coded.out, tmp_path / "copy"))
+    file = copy / "adapter" / "lorakit_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RunError, match="not the one that was written"):
+        lorakit.load(copy)
+
+
 def test_another_start_is_refused(coded: CompressResult, tmp_path: Path):
     copy = Path(copytree(coded.out, tmp_path / "copy"))
     told = read_json(copy / "adapter" / "lorakit.json")

@@ -1,13 +1,15 @@
 """What processes look for and send in a step: as little as the recipe allows."""
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.utils import DistributedDataParallelKwargs
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from lorakit.workflow.data_parallel import all_reached, may_be_unused, tell_no_more_than_needed
+from lorakit.workflow.data_parallel import all_reached, may_be_unused, prepared, tell_no_more_than_needed
 from lorakit.workflow.setup import adapt, assemble
 
 
@@ -66,3 +68,23 @@ def test_buffers_are_sent_where_they_change(bench):
     adapted.model.norm = nn.BatchNorm1d(2, affine=False)
     tell_no_more_than_needed(SimpleNamespace(num_processes=2, ddp_handler=handler), recipe, adapted)
     assert handler.broadcast_buffers
+
+
+@pytest.fixture
+def alone():
+    """A group of one process."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def test_what_torch_says_of_its_arguments_names_is_not_said_again(alone):
+    def prepare(model: nn.Module) -> nn.Module:
+        warnings.warn("another", FutureWarning, stacklevel=1)
+        return DistributedDataParallel(model, broadcast_buffers=False)
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model = prepared(SimpleNamespace(prepare_model=prepare), nn.Linear(2, 2))
+    assert [str(each.message) for each in said] == ["another"]
+    assert model.broadcast_buffers is False

@@ -254,3 +254,25 @@ def test_mnli_is_scored_on_both_validation_splits(bench: Bench, tmp_path: Path):
         assert both.scores[name] == alone.scores["accuracy"] == pytest.approx(right)
     with pytest.raises(UsageError, match="takes one split"):
         lorakit.evaluate(run.run_dir, task="mnli", predictions=tmp_path / "both.csv")
+
+
+@pytest.mark.parametrize("kind", ["one", "sst2"])
+def test_the_validation_rows_that_held_out_rows_replaced(bench: Bench, tmp_path: Path, kind: str):
+    """Scored by the answers that the run gives to them as texts."""
+    run = bench.train("task.holdout=0.3", "training.max_steps=2", kind=kind, name=f"held-{kind}").run_dir
+    found = lorakit.evaluate(run, split="replaced_validation")
+    assert (found.split, found.rows) == ("replaced_validation", VALIDATION_ROWS)
+    rows = [row["sentence"] for row in make_rows(VALIDATION_ROWS, seed=VALIDATION_ROWS)]
+    labels = ["happy" if kind == "one" else "positive", "plain" if kind == "one" else "negative"]
+    right = [row["label"] for row in make_rows(VALIDATION_ROWS, seed=VALIDATION_ROWS)]
+    answers = [each.label for each in lorakit.predict(run, rows)]
+    expected = np.mean([labels[each == "plain"] == answer for each, answer in zip(right, answers, strict=True)])
+    assert found.scores["accuracy"] == pytest.approx(expected)
+    with pytest.raises(UsageError, match="no split 'replaced_test'") as told:
+        lorakit.evaluate(run, split="replaced_test")
+    assert "replaced_validation" in told.value.problems[0].valid
+
+
+def test_where_nothing_was_replaced_there_is_no_such_split(finished: TrainResult):
+    with pytest.raises(UsageError, match="no split 'replaced_validation'"):
+        lorakit.evaluate(finished.run_dir, split="replaced_validation")

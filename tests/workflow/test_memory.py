@@ -113,6 +113,31 @@ def test_a_batch_that_is_cut_keeps_the_rows_of_a_part(bench: Bench):
         assert found == HOLES * (measure_kept(adapted, "fp32").bytes(rows, 32) + 2 * rows * 32 * 4 * F)
 
 
+@pytest.mark.parametrize(
+    ("settings", "dense"),
+    [
+        (("model.quantization=mixed",), True),
+        (("model.quantization=int4", "adapter.init=qpissa"), True),
+        (("model.quantization=int4",), False),
+    ],
+)
+def test_weights_that_are_dense_before_they_are_quantised_are_planned_so(
+    bench: Bench, settings: tuple[str, ...], dense: bool
+):
+    parts, adapted = made(bench, "training.batch_size=1", "evaluation.batch_size=1", *settings)
+    found = estimate_footprint(parts, adapted)
+    whole = estimate_footprint(*made(bench)).weights
+    assert found.loading == (whole if dense else 0)
+    assert found.weights < whole
+    assert replace(found, learning=0, step=0, evaluation=0).total == (whole if dense else found.weights)
+
+
+def test_what_an_update_makes_of_the_largest_weight(bench: Bench):
+    """LoRAPrune's score: the weight, its product with its gradient, and its size, of an MLP's matrix."""
+    assert measure(*made(bench, "adapter.method=loraprune")).least == 3 * 4 * D * F
+    assert measure(*made(bench)).least < 3 * 4 * D * F
+
+
 def test_nothing_is_left_changed(bench: Bench):
     _, adapted = made(bench, RECOMPUTED)
     states, random = adapted.states(), torch.get_rng_state()

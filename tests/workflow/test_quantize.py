@@ -145,10 +145,15 @@ def test_a_folder_that_is_no_run_is_told_from_one(bench: Bench, run: Path, tmp_p
         assert road in f"{problem.valid} {problem.hint}"
 
 
+def test_a_run_in_few_bits_is_refused_before_its_weights_are_read(bench: Bench, tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text(bench.load("model.quantization=mixed").to_yaml())
+    with pytest.raises(UsageError, match="in mixed already"):
+        lorakit.quantize(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        (("model.quantization=int4",), UsageError, "in int4 already"),
         (("adapter.method=dora",), RunError, "not of low rank"),
         (("adapter.shortcuts=[res1]",), RunError, "no update of a projection's weight"),
         (("adapter.method=bitfit",), RunError, "carried over"),

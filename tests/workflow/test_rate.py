@@ -128,6 +128,12 @@ def test_a_plan_says_what_finding_costs(bench: Bench):
     assert lorakit.plan(bench.load()).rate_overhead == 0
 
 
+def test_a_trial_takes_less_than_a_step_that_passes_a_second_batch(bench: Bench):
+    """BiLoRA's: the trials' steps are of the loss alone."""
+    planned = lorakit.plan(bench.load("training.lr=auto", "adapter.method=bilora"))
+    assert planned.rate_overhead == pytest.approx(100 * steps_worth(8) / (2 * planned.total_steps))
+
+
 @pytest.mark.parametrize(("warmup", "told"), [(0.3, True), (0.0, False)])
 def test_a_rate_of_more_sites_than_will_stay_is_told(bench: Bench, tmp_path: Path, caplog, warmup: float, told: bool):
     """Before the first choice all sites are on."""

@@ -101,3 +101,10 @@ def test_the_recipe_says_how_large_matrices_are_decomposed(bench: Bench, monkeyp
     start = adapter.scale * (adapter.delta.live.B @ adapter.delta.live.A).detach()
     best = (u[:, :4] * s[:4]) @ v[:4]
     assert ((start - best).norm() < 1e-5 * best.norm()) == (wanted == "exact")
+
+
+def test_products_in_half_precision_are_refused_where_transformers_cannot_compute_with_them(bench: Bench):
+    with pytest.raises(RecipeError, match="deberta models do not compute") as caught:
+        assemble(bench.load("training.precision=bf16", family="deberta"))
+    assert caught.value.problems[0].key == "training.precision"
+    assert assemble(bench.load("training.precision=bf16", family="deberta_v2"))

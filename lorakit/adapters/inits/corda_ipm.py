@@ -12,11 +12,15 @@ sample by its largest entry and sum over its tokens: so the balance of A and B d
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from lorakit.adapters.delta import Delta
 from lorakit.adapters.init import Init, InitContext, inits
 from lorakit.adapters.inits.pissa import split
+
+Tensor = torch.Tensor
 
 DAMPING, LARGEST_ERROR = 0.01, 0.05
 
@@ -24,18 +28,17 @@ DAMPING, LARGEST_ERROR = 0.01, 0.05
 @torch.no_grad()
 def corda_ipm(delta: Delta, context: InitContext) -> None:
     """Factors from the ``delta.rank`` largest singular values of W C."""
-    corda(delta, context, slice(delta.rank), first=delta.rank)
+    corda(delta, context, context.leading)
 
 
-def corda(delta: Delta, context: InitContext, chosen: slice, *, first: int | None = None) -> None:
-    """Factors from the chosen singular values of W C; first: how many of them are wanted, None for all."""
+def corda(delta: Delta, context: InitContext, triplets: Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Factors from the singular values of W C that ``triplets`` finds, ``delta.rank`` of them."""
     weight, covariance = context.weight, context.covariance
     assert weight is not None
     assert covariance is not None
     damped, inverse = inverted(covariance.to(weight))
-    seen = weight @ damped
-    u, s, v = context.leading(seen, first) if first else torch.linalg.svd(seen, full_matrices=False)
-    split(delta, context, u, s, v @ inverse, chosen)
+    u, s, v = triplets(weight @ damped, delta.rank)
+    split(delta, context, u, s, v @ inverse, slice(None))
 
 
 def inverted(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,12 +11,13 @@ import torch
 from lorakit.adapters.delta import Delta
 from lorakit.adapters.init import Init, InitContext, inits
 from lorakit.adapters.inits.corda_ipm import corda
+from lorakit.adapters.spectrum import trailing
 
 
 @torch.no_grad()
 def corda_kpm(delta: Delta, context: InitContext) -> None:
     """Factors from the ``delta.rank`` smallest singular values of W C."""
-    corda(delta, context, slice(-delta.rank, None))
+    corda(delta, context, trailing)
 
 
 inits.register(

@@ -13,14 +13,14 @@ import torch
 from lorakit.adapters.delta import Delta
 from lorakit.adapters.init import Init, InitContext, inits
 from lorakit.adapters.inits.pissa import split
+from lorakit.adapters.spectrum import trailing
 
 
 @torch.no_grad()
 def milora(delta: Delta, context: InitContext) -> None:
     """Factors from the ``delta.rank`` smallest singular values."""
     assert context.weight is not None
-    u, s, v = torch.linalg.svd(context.weight, full_matrices=False)
-    split(delta, context, u, s, v, slice(-delta.rank, None))
+    split(delta, context, *trailing(context.weight, delta.rank), slice(None))
 
 
 inits.register(

@@ -25,6 +25,7 @@ from lorakit.adapters.delta import Delta
 from lorakit.adapters.deltas.rescaling import RESCALES_INPUT, Rescaling
 from lorakit.adapters.deltas.shared_vectors import SharedVectors
 from lorakit.artifacts.adapter_file import PEFT_CONFIG, PEFT_TENSORS, save_tensors
+from lorakit.artifacts.channel_cut import channel_cuts
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.peft.layout import (
     LABELS,
@@ -72,6 +73,10 @@ class PeftForm:
 @torch.no_grad()
 def peft_form(adapted: AdaptedModel) -> PeftForm:
     """The adapter's form in PEFT. Raises RunError that names what PEFT cannot express."""
+    if cuts := channel_cuts(adapted):
+        gone = " and ".join(f"{cut.before - cut.after} of {cut.before} {cut.kind}" for cut in cuts)
+        what = f"PEFT cannot express that {gone} of every layer are gone: it adapts a model as large as it is"
+        raise RunError(what, hint="lorakit merge cuts them out, and writes a plain checkpoint")
     adapters = linear_sites(adapted)
     shortcuts = [adapter.site.name for adapter in adapted.live_shortcuts]
     if shortcuts:

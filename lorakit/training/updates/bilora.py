@@ -69,9 +69,9 @@ class BiLoRA(Update):
         return float(settings["share"])
 
     @classmethod
-    def passes_batches(cls, settings: Mapping[str, Any]) -> bool:
-        """Of the values' rows."""
-        return True
+    def passes_a_step(cls, settings: Mapping[str, Any]) -> int:
+        """One, of the values' rows."""
+        return 1
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)

@@ -53,6 +53,7 @@ class PruneChannels(Update):
     summary = "channels of the frozen model's MLPs, and heads, are closed by LoRA's gradients, for `merge` to cut out"
     source = "Zhang et al. 2023, LoRAPrune, arXiv 2305.18403"
     fixes_entries = True
+    reshapes = True
     needs_whole_weights = True
     options: ClassVar = {
         "share": Option(0.5, "share of each MLP's channels that goes", low=0, high=0.999),
@@ -96,7 +97,16 @@ class PruneChannels(Update):
             gone += (number - left) * sum(part.parameters for part in parts)
             told.append(f"{number:,} {kind} a layer to {left:,}")
         sizes = f"{whole:,} parameters to {whole - gone:,}"
-        return [f"update '{cls.name}': the model goes from {', '.join([*told, sizes])}, which `lorakit merge` writes"]
+        return [
+            f"update '{cls.name}': the model goes from {', '.join([*told, sizes])}, which `lorakit merge` writes",
+            f"only evaluations in the last {settings['settle']:.0%} of the steps, in which no more goes, can be the best",
+        ]
+
+    @classmethod
+    def step_bytes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> int:
+        """Of the largest matrix W + s B A, its product with the gradient, and the sizes of that, one after the other for all."""
+        sites = [site for parts in prunable(adapted, settings).values() for part in parts for site in part.sites]
+        return 3 * 4 * max(site.in_features * site.out_features for site in sites)
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)

@@ -28,6 +28,7 @@ from lorakit.workflow.combine.members import (
     Member,
     adapted_sites,
     check_backbones,
+    check_functions,
     check_ranks,
     combine_factors,
     combine_heads,
@@ -129,6 +130,7 @@ def combine(
     live = [[name for name, state in found.items() if state != DROPPED] for found in states]
     looks = combination.learns or combination.needs != "nothing"
     first = restore_run(opened[0].path, weights, with_data=looks)
+    check_functions(opened, first.parts.backbone.model.config)
     sites = adapted_sites(first, opened, live)
     members = []
     for number, run in enumerate(opened):

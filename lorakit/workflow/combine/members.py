@@ -7,10 +7,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lorakit.adapters.options import Options
+from lorakit.artifacts.base_function import positions_divided, weights_kept
 from lorakit.artifacts.combination import Combination, Factors, Setting, Update, nothing_at, truncated, update_of
 from lorakit.artifacts.correction import corrected
 from lorakit.artifacts.merge import fold
@@ -20,7 +22,6 @@ from lorakit.backbone.rope_scaling import KEY as ROPE_SCALING
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.load import load_recipe
-from lorakit.recipe.schema import AUTO, Recipe
 from lorakit.searching.input_statistics import input_means
 from lorakit.searching.weight_gradients import Terms, squared_gradients
 from lorakit.tasks.batching import Batch
@@ -59,7 +60,6 @@ def check_backbones(runs: Sequence[Run]) -> None:
     for path, other in others:
         for key, ours, theirs in (
             ("model", (own.model.name, own.model.revision), (other.model.name, other.model.revision)),
-            (ROPE_SCALING, scaling_of(own), scaling_of(other)),
             ("model.readout", (own.model.readout,), (other.model.readout,)),
             ("task.long", (own.task.long, own.task.window_pooling), (other.task.long, other.task.window_pooling)),
         ):
@@ -68,10 +68,19 @@ def check_backbones(runs: Sequence[Run]) -> None:
                 raise UsageError(what, where=str(path), valid="runs on one backbone that read texts in one way")
 
 
-def scaling_of(recipe: Recipe) -> tuple[str, ...]:
-    """By what rotary positions are divided, and for how long rows where these decide it."""
-    given = recipe.model.rope_scaling
-    return (f"{given} for rows of {recipe.task.max_length} tokens" if given == AUTO else str(given),)
+def check_functions(runs: Sequence[Run], config: Any) -> None:
+    """Refuse runs whose positions were divided otherwise, and say where weights were rounded otherwise; config: of their model."""
+    (first, own), *others = [(run.path, load_recipe(run.recipe).recipe) for run in runs]
+    for path, other in others:
+        here, there = positions_divided(own, config), positions_divided(other, config)
+        if here != there:
+            what = f"the positions of this run are divided by {there:g}, and of {first} by {here:g} ({ROPE_SCALING})"
+            raise UsageError(what, where=str(path), valid="runs on one backbone that read texts in one way")
+        if (ours := weights_kept(own.model)) != (theirs := weights_kept(other.model)):
+            logger.warning(
+                "%s was trained over weights in %s, and the result is over those of %s, in %s: its update is not exact there",
+                *(path, theirs, first, ours),
+            )
 
 
 def told(values: Sequence[str | None]) -> str:

@@ -19,6 +19,7 @@ from lorakit.recipe.load import load_recipe
 from lorakit.reporting.tables import count
 from lorakit.tasks.metrics import main_metric
 from lorakit.training.checkpoint import intact
+from lorakit.training.update import never_trained
 from lorakit.workflow.doctor.environment import FAILED, SKIPPED, WARNING, Check, Finding, check
 from lorakit.workflow.glora.evolve import FOUND, SUPERNET
 from lorakit.workflow.records import check_metric, check_numbers, check_tick, read_records, tell_origin
@@ -161,7 +162,9 @@ def parameters(run: Run) -> Finding:
         return Finding("there is no last adapter yet", SKIPPED)
     restored = restore_run(run.path, "last", offline=True, with_data=False)
     adapted, budget = restored.adapted, restored.parts.budget.parameters
-    here = {"adapter_parameters": adapted.adapter_parameters(), "head_parameters": adapted.head_parameters()}
+    # an adapter's own file counts all that it has
+    never = never_trained(restored.loaded.recipe, adapted).total() if run.finished else 0
+    here = {"adapter_parameters": adapted.adapter_parameters() - never, "head_parameters": adapted.head_parameters()}
     here["sites_on"] = len(adapted.on)
     told: Mapping[str, Any] = run.summary() if run.finished else read_json(run.weights("last") / OURS)
     wrong = [

@@ -22,7 +22,6 @@ from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_jsonl, write_text
 from lorakit.artifacts.run import Run
 from lorakit.artifacts.standing import GENERATIONS
-from lorakit.artifacts.warm_start import start_from
 from lorakit.errors import Interrupted, UsageError, command_line
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.result import Result
@@ -50,7 +49,7 @@ from lorakit.workflow.glora.supernet import (
 )
 from lorakit.workflow.parts import load_data
 from lorakit.workflow.resume import choose_run
-from lorakit.workflow.setup import adapt, assemble
+from lorakit.workflow.setup import adapt, assemble, warm_start
 from lorakit.workflow.unfinished import changed_keys
 
 logger = logging.getLogger(__name__)
@@ -168,7 +167,7 @@ def evolve(
         parts = assemble(supernet_recipe(loaded), rows)
         evolution = start_evolution(loaded, parts, settings)
         if section.adapter.start and not resume:  # the supernet starts from it: refused before anything is written
-            start_from(adapt(parts, statistics=None), Path(section.adapter.start))
+            warm_start(section, adapt(parts, statistics=None))
     process.wait_for_everyone()
     if not resume and process.is_main_process:
         run.start(loaded.to_yaml(), data.task)

@@ -41,6 +41,14 @@ def test_copies_start_equal_and_take_the_place_while_on() -> None:
     assert torch.equal(base(x), nn.functional.linear(x, weight, adapter.originals["bias"]))
 
 
+def test_what_stands_aside_moves_with_the_module_and_keeps_its_dtype() -> None:
+    base, adapter = adapted_linear("weight", "bias")
+    adapter.double()
+    assert {each.dtype for each in adapter.originals.values()} == {torch.float32}
+    base.to("meta")
+    assert {each.device.type for each in adapter.originals.values()} == {"meta"}
+
+
 def test_parameters_that_the_site_does_not_name_stay_frozen() -> None:
     base, adapter = adapted_linear("bias")
     base(torch.randn(3, 5)).square().sum().backward()

@@ -11,12 +11,14 @@ import pytest
 import torch
 from support.runs import Bench, StopAt
 
+import lorakit
 from lorakit.artifacts.files import read_json
 from lorakit.errors import Interrupted, RecipeError
 from lorakit.searching.unit_allocator import remaining
 from lorakit.training import loop
 from lorakit.training.hooks import Hook, TrainState
 from lorakit.training.updates.aflora import AFLoRA
+from lorakit.workflow.doctor.run_folder import check_run
 
 FREEZE = "adapter.updates=[aflora]"
 BY_TENSORS = "cut: tensors, square: trained"
@@ -163,3 +165,12 @@ def test_a_plain_lora_on_square_layers_alone_is_refused(bench: Bench, tmp_path: 
     with pytest.raises(RecipeError, match="there is nothing else") as caught:
         bench.prepare(tmp_path, FREEZE, "adapter.update_options={final: 0.5}", "adapter.targets=[q]")
     assert caught.value.problems[0].hint == "square: trained"
+
+
+def test_what_never_trains_is_not_counted(bench: Bench):
+    """Two layers: vectors alone of q, which is 32 x 32; factors too of up, 32 to 48."""
+    settings = ("adapter.method=aflora", "adapter.targets=[q, up]", "adapter.rank=2", "training.max_steps=1")
+    wanted = 2 * ((2 + 32) + (2 * (32 + 48) + 2 + 48))
+    run = bench.train(*settings, name="counted")
+    assert run.adapter_parameters == lorakit.plan(bench.load(*settings)).adapter_parameters == wanted
+    assert {check.verdict for check in check_run(run.run_dir)} <= {"ok", "skipped"}
