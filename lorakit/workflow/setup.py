@@ -12,6 +12,7 @@ import torch
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.attach import NO_SITE_STATISTICS, attach
 from lorakit.adapters.conflicts import conflicts_with_base, conflicts_with_search
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import methods, resolve, shortcut_spec
 from lorakit.artifacts.correction import check_start
@@ -180,7 +181,8 @@ def drop_unused_work(parts: Parts, adapted: AdaptedModel) -> None:
 
 
 def only_sites_see_tokens(parts: Parts) -> bool:
-    """Whether the sites' adapters are all that works on tokens: no search, shortcut, block or update looks at others than the head."""
+    """Whether the sites' adapters are all that works on tokens, each by itself: no search, shortcut, block or update looks at others than
+    the head."""
     recipe = parts.recipe
     if not reads_first_token_alone(recipe.model.readout):
         return False
@@ -188,7 +190,7 @@ def only_sites_see_tokens(parts: Parts) -> bool:
     looks = search != "none" and allocators.get(search).sees_tokens
     updates = any(kind.sees_tokens for kind, _ in chosen_updates(recipe))
     own = recipe.adapter.shortcuts or recipe.adapter.in_full or parts.method.block
-    return not (looks or updates or own)
+    return not (looks or updates or own or deltas.get(parts.linear.delta).pools_rows)
 
 
 def make_allocator(
