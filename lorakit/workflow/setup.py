@@ -15,6 +15,7 @@ from lorakit.adapters.conflicts import conflicts_with_base, conflicts_with_searc
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import methods, resolve, shortcut_spec
+from lorakit.adapters.rank_units import closers
 from lorakit.artifacts.correction import check_start
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.few_bits import Precision
@@ -26,6 +27,7 @@ from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.allocator import Allocator, SearchContext, allocators, check_acts_in_training
 from lorakit.searching.proxy import proxies
+from lorakit.searching.unit_allocator import no_units
 from lorakit.tasks.task import TaskData
 from lorakit.training.dropout import fast_dropout
 from lorakit.training.loader import TrainLoader
@@ -67,7 +69,12 @@ def assemble(
         check_average(recipe)
         check_freezing(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
-        if problems := [*conflicts_with_search(linear, recipe.search), *conflicts_with_base(linear, recipe.model)]:
+        by_unit = recipe.search.method != "none" and allocators.get(recipe.search.method).by == "unit"
+        undivided = (
+            [no_units(recipe.search.method, linear.delta)] if by_unit and not closers(deltas.get(linear.delta)) else []
+        )
+        of_search = conflicts_with_search(linear, recipe.search) or undivided
+        if problems := [*of_search, *conflicts_with_base(linear, recipe.model)]:
             raise RecipeError(problems)
         data = data or load_data(recipe)
         check_suits(recipe.training, data.task)

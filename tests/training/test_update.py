@@ -25,6 +25,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "diff_pruning": ("adapter.method=diff_pruning",),
     "drop_bp": ("adapter.update_options={rate: 0.25}",),  # one branch of four: a step drops no fewer
     "glora_supernet": ("adapter.method=glora", "adapter.options={mode: supernet}"),
+    "load_balance": ("adapter.method=lora_moe", "adapter.options={experts: 3}"),
     "prune_channels": ("adapter.method=loraprune", "adapter.update_options={every: 2}"),
     "restart": ("adapter.method=relora", "adapter.update_options={layers: 1}"),
     "shifted_attention": ("adapter.update_options={group: 4}",),  # rows have up to 13 tokens
