@@ -2,8 +2,8 @@
 
     y = W x + b + s sum_j v_j u_j b_j (a_j^T x)        j = 1 ... rank;  a_j and b_j from pools of E vectors (in) and (out)
 
-A router chooses the a_j by h, the mean of the row's tokens (padding left out), and weighs them by u; the b_j by h and by the a_j that were
-chosen. The formulas are in deltas/chosen_factors.py.
+A router chooses the a_j by h, the mean of the row's tokens (padding left out; of a row in windows, each for itself), and weighs them by u;
+the b_j by h and by the a_j that were chosen. The formulas are in deltas/chosen_factors.py.
 E (3 in + out + rank in) parameters a site, E the option `experts` (16). Cannot be merged: the factors are others for every row.
 Another method is called MixLoRA too (Li et al. 2024, arXiv 2404.15159: whole MLPs as experts, chosen by token); this is not it.
 Differs from the authors' code in: a chosen factor is weighed by its score times the rank, so that routers get a gradient, where theirs in

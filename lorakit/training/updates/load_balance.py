@@ -3,17 +3,18 @@
     loss + weight * mean over sites of E sum_e f_e P_e        f_e: the share of tokens whose router prefers expert e, or of the places
                                                               that top_k gives; P_e: the mean of the router's softmax at e; E experts
 
-It is 1 where all experts are preferred equally often, and up to E where one is by all. f has no gradient. Text alone counts, not
-padding, and what a pass through the model computes: parts of a batch that are passed one by one are balanced one by one. Evaluation is
-not concerned: a row's answer never depends on others.
+It is 1 where all experts are preferred equally often, and up to E where one is by all. f has no gradient, and is that of all rows of the
+step before, on all processes: so a step is the same however its rows are divided, and experts are balanced over the whole batch, not
+within a text. At first f is 1 / E. Every row counts once, its tokens equally, padding not at all; where a head reads the first token
+alone, the last layer's rows are that. Evaluation is not concerned: a row's answer never depends on others.
 Not checked against the authors' code, which was not read: follows section 2.2 of the paper.
-When to use it: with a mixture of which some experts get few tokens, and with top_k at all, which starves them.
+When to use it: with a mixture of which some experts get few tokens, and with top_k, which starves them.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from lorakit.adapters.delta import deltas
+from lorakit.adapters.json_tensors import pack_all, unpack_all
 from lorakit.adapters.mixture import Mixture
 from lorakit.adapters.options import Option
 from lorakit.adapters.row_mask import RowMask
@@ -28,7 +30,8 @@ from lorakit.adapters.spec import AdapterSpec
 from lorakit.adapters.switching import ON
 from lorakit.errors import Problem
 from lorakit.recipe.schema import Recipe
-from lorakit.tasks.batching import Batch, SummedLoss
+from lorakit.searching.over_processes import over_processes
+from lorakit.tasks.batching import IDLE, WINDOW_OF, Batch, SummedLoss
 from lorakit.training.hooks import TrainState
 from lorakit.training.update import Update, UpdateContext, updates
 
@@ -37,7 +40,9 @@ ROUTER = "router"
 
 
 class LoadBalance(Update):
-    """heard: of every router that trains, in this pass, its logits, how many experts a token gets, and which tokens are text."""
+    """mixtures: site -> its experts; shares: site -> f (E,); seen: site -> what the rows of this step so far add up to (E,), no share yet;
+    heard: site -> the router's logits in this pass.
+    """
 
     name = "load_balance"
     summary = "a term in the loss spreads tokens over the experts of a mixture"
@@ -60,8 +65,12 @@ class LoadBalance(Update):
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)
+        found = ((name, adapter.delta) for name, adapter in context.adapted.adapters.items())
+        self.mixtures = {name: delta for name, delta in found if isinstance(delta, Mixture)}
+        self.shares = {name: evenly(delta) for name, delta in self.mixtures.items()}
+        self.seen = {name: torch.zeros_like(share) for name, share in self.shares.items()}
+        self.heard: dict[str, torch.Tensor] = {}
         self.text = RowMask()
-        self.heard: list[tuple[torch.Tensor, int, torch.Tensor | None]] = []
         self.handle: RemovableHandle | None = None
 
     def on_train_begin(self, state: TrainState) -> None:
@@ -73,50 +82,84 @@ class LoadBalance(Update):
         if self.handle is not None:
             self.handle.remove()
 
-    def mixtures(self) -> list[Mixture]:
-        """Those whose routers train now."""
-        found = (adapter.delta for adapter in self.context.adapted.adapters.values() if adapter.state == ON)
-        return [delta for delta in found if isinstance(delta, Mixture)]
-
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss and, for each of the batch's rows, the term."""
         weight: float = self.settings["weight"]
 
         def balanced(model: nn.Module, batch: Batch) -> torch.Tensor:
-            mixtures, self.heard = self.mixtures(), []
-            for delta in mixtures:
-                delta.listener = partial(self.hear, delta.settings["top_k"])
+            states = self.context.adapted.states()
+            listening = {name: delta for name, delta in self.mixtures.items() if states[name] == ON}
+            for name, delta in listening.items():
+                delta.listener = partial(self.hear, name)
             try:
                 summed = loss(model, batch)
             finally:
-                for delta in mixtures:
+                for delta in listening.values():
                     delta.listener = None
-            terms, self.heard = [imbalance(*each) for each in self.heard], []
-            return summed + len(batch["labels"]) * weight * torch.stack(terms).mean() if terms else summed
+            heard, self.heard = self.heard, {}
+            terms = [self.term(name, logits, batch) for name, logits in heard.items()]
+            return summed + weight * torch.stack(terms).mean() if terms else summed
 
         return balanced if weight else loss
 
-    def hear(self, top_k: int, logits: torch.Tensor) -> None:
+    def hear(self, name: str, logits: torch.Tensor) -> None:
         """Keep a router's logits as they are: what is computed from them here would be computed again where layers recompute."""
-        self.heard.append((logits, top_k, self.text.mask))
+        self.heard[name] = logits
+
+    def term(self, name: str, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """``E sum_e f_e P_e`` of one site, summed over the batch's rows; their part of the next f is added up."""
+        weights = token_weights(logits, self.text.mask, batch)
+        chances = logits.reshape(-1, logits.shape[-1]).softmax(dim=-1, dtype=self.shares[name].dtype)
+        if IDLE not in batch:
+            self.seen[name] += weights @ preferences(chances.detach(), self.mixtures[name].settings["top_k"])
+        return len(self.shares[name]) * (self.shares[name] * (weights @ chances)).sum()
+
+    @torch.no_grad()
+    def after_step(self, state: TrainState) -> None:
+        """The next f, of the sites that were on."""
+        pieces = [len(share) for share in self.shares.values()]
+        total = over_processes(torch.cat([*self.seen.values()]))
+        for name, seen in zip(self.shares, total.split(pieces), strict=True):
+            self.shares[name] = torch.where(seen.sum() > 0, seen / seen.sum(), self.shares[name])
+        self.after_trial_step()
+
+    def after_trial_step(self) -> None:
+        """Rows of another step are none of these."""
+        for seen in self.seen.values():
+            seen.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """f too."""
+        return super().state_dict() | {"shares": pack_all(self.shares)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``."""
+        super().load_state_dict(state)
+        self.shares = unpack_all(state["shares"], next(iter(self.seen.values())).device)
 
 
-def imbalance(logits: torch.Tensor, top_k: int, text: torch.Tensor | None = None) -> torch.Tensor:
-    """``E sum_e f_e P_e`` for logits (rows, tokens, E) or (rows tokens, E), over the tokens that are ``text`` (rows, tokens), or all.
+def evenly(delta: Mixture) -> torch.Tensor:
+    """f (E,) as if all experts were preferred equally often."""
+    return delta.R.detach().new_full((delta.experts,), 1 / delta.experts)
 
-    Where only the first tokens of a row are computed, it is over these.
+
+def token_weights(logits: torch.Tensor, mask: torch.Tensor | None, batch: Batch) -> torch.Tensor:
+    """What each token of a router's ``logits``, (lines, tokens, E) or (lines tokens, E), counts, (lines tokens,): 1 for a row of ``batch``.
+
+    mask (lines, tokens): which are text. Lines share the 1 of a row where it has several: it is in windows, or in the pass twice.
     """
-    experts = logits.shape[-1]
-    if text is None:
-        text = torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
-    elif logits.ndim > 2:
-        text = text[:, : logits.shape[1]]
-    chances = logits.reshape(-1, experts).softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    share = text.flatten().to(chances.dtype)
-    share = share / share.sum()
-    places = chances.detach().topk(top_k or 1, dim=-1).indices
-    preferred = F.one_hot(places, experts).sum(dim=1).to(chances.dtype) / places.shape[-1]
-    return experts * ((share @ preferred) * (share @ chances)).sum()
+    assert mask is not None
+    text = mask[:, : logits.shape[1]] if logits.ndim > 2 else mask
+    weights = text / text.sum(dim=1, keepdim=True).clamp_min(1)
+    lines = torch.arange(len(batch["labels"]))
+    row = batch.get(WINDOW_OF, lines).to(weights.device).repeat(len(text) // len(batch.get(WINDOW_OF, lines)))
+    return (weights / row.bincount()[row][:, None]).flatten()
+
+
+def preferences(chances: torch.Tensor, top_k: int) -> torch.Tensor:
+    """(tokens, E) 1 / k at each of a token's k most probable experts, k the ``top_k`` or 1."""
+    places = chances.topk(top_k or 1, dim=-1).indices
+    return F.one_hot(places, chances.shape[-1]).sum(dim=1).to(chances.dtype) / places.shape[-1]
 
 
 updates.register(LoadBalance)
