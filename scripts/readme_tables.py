@@ -90,6 +90,9 @@ GROUPS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "LoRA that starts from the weights or from data": lambda row: row["delta"] == "low_rank" and not row["updates"],
     "Something goes on while it trains (see the training room)": lambda row: bool(row["updates"]),
     "Not on a projection's weight: biases, norms, virtual tokens, everything": lambda row: bool(row["block"]),
+    "Mixtures of experts, weighed or chosen anew for each token or row; cannot be merged": lambda row: (
+        "router" in deltas.get(row["delta"]).roles.values()
+    ),
     "Cannot be merged": lambda row: bool(deltas.get(row["delta"]).unmergeable),
     "Other forms of the update": lambda row: True,
 }

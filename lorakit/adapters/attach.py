@@ -17,6 +17,7 @@ from lorakit.adapters.blocks.shortcut import Shortcuts
 from lorakit.adapters.counting import costs, shared_cost, shared_shapes, sharing, spec_for
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import InitContext, inits
+from lorakit.adapters.row_mask import RowMaskWiring
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone
@@ -96,7 +97,10 @@ def attach(
     crossing = [adapter for adapter in adapters.values() if adapter.site.is_shortcut]
     shortcuts = Shortcuts(backbone.anatomy.residual_sums, crossing, norm) if crossing else None
     of_block = [adapter for adapter in adapters.values() if not adapter.site.is_shortcut]
+    pooling = [adapter for adapter in of_block if deltas.get(adapter.spec.delta).pools_rows]
     wiring = blocks.get(block).wiring(backbone, of_block) if block else None
+    if pooling:
+        wiring = RowMaskWiring(backbone.model, pooling)
     if shared:
         backbone.model.add_module(free_name(backbone.model, SHARED), nn.ModuleDict(shared))
     backbone.model.train(backbone.model.training)  # what was added is in the model's mode

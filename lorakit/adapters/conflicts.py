@@ -27,6 +27,9 @@ quantised W x what holds W dense                   refused: it would save nothin
 norms, embeddings in full x quantised W, other deltas commute: each module has axes of its own (``counting.in_full``)
 norms, embeddings in full x searches, frozen layers   refused: they are always on; so are methods with places of their own
 attention in groups x virtual tokens               refused: one group alone would see them (``updates.shifted_attention``)
+experts weighed by token x merging, PEFT, combining, magnitude  refused: no one matrix says the same (``mixture``)
+experts weighed by token x sites switched by a search, quantised W   commute: W x is all that is needed of W
+experts weighed by token x single rank units        refused by who takes them out: a unit belongs to one expert
 parameters of two modules x training them          refused (``blocks.modules``); no delta sits on embeddings' weights otherwise
 """
 
@@ -100,6 +103,9 @@ def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Prob
                 valid="separate",
             )
         )
+    if search.method == "lora_drop" and delta.pools_rows:
+        what = f"allocator 'lora_drop' looks at single tokens, and delta '{spec.delta}' computes whole rows"
+        problems.append(Problem(what, key="search.method", valid="none or heterolora with this adapter"))
     if search.method == "dylora" and inits.get(spec.init).quantises and spec.scale in ("lora", "rslora"):
         problems.append(
             Problem(
@@ -200,8 +206,8 @@ def nothing_is_stuck(spec: AdapterSpec, delta: type[Delta], init: Init) -> Itera
 
 
 def magnitude_needs_a_sum(spec: AdapterSpec, delta: type[Delta], init: Init) -> Iterator[Problem]:
-    """DoRA normalises W + s dW: there must be such a sum."""
-    if spec.decomposition == MAGNITUDE and not delta.additive:
+    """DoRA normalises W + s dW: there must be such a sum, the same for every input."""
+    if spec.decomposition == MAGNITUDE and not (delta.additive and not delta.unmergeable):
         yield Problem(
             f"delta '{spec.delta}' is no sum W + s dW that a magnitude could normalise",
             key="adapter.decomposition",

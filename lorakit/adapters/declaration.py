@@ -58,6 +58,8 @@ class Declaration(ABC):
     """Whether its tensors stand in for the module's own parameters."""
     unmergeable: ClassVar[str] = ""
     """Why it cannot be folded into a weight, empty where it can."""
+    pools_rows: ClassVar[bool] = False
+    """Whether what it does with a token depends on the other tokens of its row (``Delta.row_mask``)."""
     keeps_dense: ClassVar[str] = ""
     """Why quantising W would save nothing, empty where a dense W is never held for longer than a product."""
     only_over: ClassVar[str] = ""

@@ -127,7 +127,7 @@ def along(vector: Tensor, axis: int, ndim: int) -> Tensor:
     return vector.view([-1 if place == axis else 1 for place in range(ndim)])
 
 
-def closers(delta: Delta) -> tuple[str, ...]:
+def closers(delta: Delta | type[Delta]) -> tuple[str, ...]:
     """The tensors in which zeros in a unit's place take it out of the function; none where units cannot be taken out.
 
     ``closed_by`` where the delta says it itself; else its ranked tensors that start at zero, else its ranked vectors.

@@ -21,7 +21,7 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.budget import portion
 from lorakit.adapters.rank_units import axes_of
 from lorakit.adapters.switching import DROPPED, ON
-from lorakit.errors import RecipeError
+from lorakit.errors import Problem, RecipeError
 from lorakit.recipe.schema import SearchSection
 from lorakit.searching.allocator import Allocator, Decision, SearchContext
 from lorakit.searching.cost_model import SMALL, CostModel
@@ -145,18 +145,22 @@ def has_more_than_units(adapter: Adapter) -> bool:
     return any(not axes_of(adapter.delta, name) for name, _, _ in adapter.trained_tensors())
 
 
+def no_units(search: str, delta: str) -> Problem:
+    """Why the search cannot take units out of this delta."""
+    return Problem(
+        f"allocator '{search}' takes single rank units, and delta '{delta}' has none to take",
+        key="search.method",
+        valid="none or heterolora with this adapter",
+        hint="an adapter method such as lora, dora, trilora or flora",
+    )
+
+
 def divisible_adapters(context: SearchContext) -> dict[str, Adapter]:
     """Site -> its adapter. RecipeError where there is one whose rank units cannot be taken out one by one."""
     adapters = context.adapted.adapters
     for adapter in adapters.values():
         if not adapter.units.divisible:
-            delta = adapter.spec.delta
-            raise RecipeError(
-                f"allocator '{context.search.method}' takes single rank units, and delta '{delta}' has none to take",
-                key="search.method",
-                valid="none or heterolora with this adapter",
-                hint="an adapter method such as lora, dora, trilora or flora",
-            )
+            raise RecipeError(no_units(context.search.method, adapter.spec.delta))
     return adapters
 
 

@@ -12,8 +12,10 @@ import torch
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.attach import NO_SITE_STATISTICS, attach
 from lorakit.adapters.conflicts import conflicts_with_base, conflicts_with_search
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import methods, resolve, shortcut_spec
+from lorakit.adapters.rank_units import closers
 from lorakit.artifacts.base_function import check_start_over
 from lorakit.artifacts.correction import check_start
 from lorakit.artifacts.warm_start import start_from
@@ -27,6 +29,7 @@ from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.allocator import Allocator, SearchContext, allocators, check_acts_in_training
 from lorakit.searching.proxy import proxies
+from lorakit.searching.unit_allocator import no_units
 from lorakit.tasks.task import TaskData
 from lorakit.training.dropout import fast_dropout
 from lorakit.training.loader import TrainLoader
@@ -68,7 +71,12 @@ def assemble(
         check_average(recipe)
         check_freezing(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
-        if problems := [*conflicts_with_search(linear, recipe.search), *conflicts_with_base(linear, recipe.model)]:
+        by_unit = recipe.search.method != "none" and allocators.get(recipe.search.method).by == "unit"
+        undivided = (
+            [no_units(recipe.search.method, linear.delta)] if by_unit and not closers(deltas.get(linear.delta)) else []
+        )
+        of_search = conflicts_with_search(linear, recipe.search) or undivided
+        if problems := [*of_search, *conflicts_with_base(linear, recipe.model)]:
             raise RecipeError(problems)
         data = data or load_data(recipe)
         check_suits(recipe.training, data.task)
@@ -184,7 +192,8 @@ def drop_unused_work(parts: Parts, adapted: AdaptedModel) -> None:
 
 
 def only_sites_see_tokens(parts: Parts) -> bool:
-    """Whether the sites' adapters are all that works on tokens: no search, shortcut, block or update looks at others than the head."""
+    """Whether the sites' adapters are all that works on tokens, each by itself: no search, shortcut, block or update looks at others than
+    the head."""
     recipe = parts.recipe
     if not reads_first_token_alone(recipe.model.readout):
         return False
@@ -192,7 +201,7 @@ def only_sites_see_tokens(parts: Parts) -> bool:
     looks = search != "none" and allocators.get(search).sees_tokens
     updates = any(kind.sees_tokens for kind, _ in chosen_updates(recipe))
     own = recipe.adapter.shortcuts or recipe.adapter.in_full or parts.method.block
-    return not (looks or updates or own)
+    return not (looks or updates or own or deltas.get(parts.linear.delta).pools_rows)
 
 
 def make_allocator(

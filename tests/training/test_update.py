@@ -25,6 +25,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "diff_pruning": ("adapter.method=diff_pruning",),
     "drop_bp": ("adapter.update_options={rate: 0.25}",),  # one branch of four: a step drops no fewer
     "glora_supernet": ("adapter.method=glora", "adapter.options={mode: supernet}"),
+    "load_balance": ("adapter.method=lora_moe", "adapter.options={experts: 3}"),
     "prune_channels": ("adapter.method=loraprune", "adapter.update_options={every: 2}"),
     "restart": ("adapter.method=relora", "adapter.update_options={layers: 1}"),
     "shifted_attention": ("adapter.update_options={group: 4}",),  # rows have up to 13 tokens
@@ -198,8 +199,9 @@ def test_a_search_and_an_update_together(bench: Bench, tmp_path: Path):
         ("adapter.updates=[drop_bp,rose]", "adapter.update_options={keep: 0.5, begin: 0, rate: 0.3}"),
         ("adapter.updates=[sparse_mask]",),
         ("adapter.updates=[aflora]", "adapter.update_options={final: 0.5, window: 2, square: trained}"),
+        ("adapter.updates=[load_balance]", "adapter.update_options={weight: 1}", "adapter.method=hydralora"),
     ],
-    ids=["drop_bp and rose", "sparse_mask", "aflora"],
+    ids=["drop_bp and rose", "sparse_mask", "aflora", "load_balance"],
 )
 def test_two_processes_decide_alike(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
     """The same global batch on two processes: the same branches, masks and freezing, so the same weights to rounding."""
@@ -208,8 +210,10 @@ def test_two_processes_decide_alike(bench: Bench, tmp_path: Path, settings: tupl
     alone = bench.train(*settings)
     lorakit_on_two("train", str(bench.load().path), *settings, "--run-dir", str(tmp_path / "run"))
     ours, theirs = (
-        load_file(run / "adapter" / "adapter_model.safetensors") for run in (alone.run_dir, tmp_path / "run")
+        {name: tensor for file in (run / "adapter").glob("*.safetensors") for name, tensor in load_file(file).items()}
+        for run in (alone.run_dir, tmp_path / "run")
     )
+    assert ours
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():
         assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-6)

@@ -43,6 +43,7 @@ OF_BERT = {
     "norms": ("search.method=none", "adapter.method=layer_norm"),
     "found": (*SEARCHED, "training.lr=auto"),
     "half": ("search.method=none", "model.dtype=bfloat16"),
+    "recomputed mixture": ("search.method=none", "adapter.method=mixlora", "training.gradient_checkpointing=true"),
 }
 
 

@@ -1,0 +1,76 @@
+"""Which tokens of the forward pass that goes on are text, for what looks at a row as a whole: padding is no part of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from lorakit.adapters.switching import DROPPED
+from lorakit.errors import RunError
+
+if TYPE_CHECKING:
+    from lorakit.adapters.adapter import Adapter
+
+
+class RowMask:
+    """The attention mask of a model's last forward pass: layers that are recomputed on the way back still find it."""
+
+    def __init__(self) -> None:
+        self.mask: torch.Tensor | None = None
+        """(rows, tokens) true where there is text; None before any pass."""
+
+    def watch(self, model: Any) -> RemovableHandle:
+        """Note the mask of every pass of the transformers model from here on, until the handle is removed."""
+        base: nn.Module = model.base_model
+        return base.register_forward_pre_hook(partial(note, self), with_kwargs=True)
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """The mask (rows, tokens) of what a layer is given, x (rows, tokens, width) or (rows tokens, width); all text before any pass.
+
+        Raises RunError where x is not all tokens of the rows.
+        """
+        if self.mask is None:
+            return torch.ones(x.shape[:-1] if x.ndim > 2 else (1, len(x)), dtype=torch.bool, device=x.device)
+        if x.shape[:-1].numel() != self.mask.numel():
+            given, held = [*x.shape[:-1]], [*self.mask.shape]
+            raise RunError(f"a layer that looks at whole rows was given tokens {given} of rows and tokens {held}")
+        return self.mask
+
+
+# Bound to its arguments with ``partial``, so that a deep copy of the model has its own.
+
+
+def note(held: RowMask, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A pre-hook (with kwargs): keep the mask; without one all tokens are text."""
+    given = {**inspect.signature(base.forward).bind_partial(*args).arguments, **kwargs}
+    mask, text = given.get("attention_mask"), given.get("input_ids")
+    if mask is None:
+        text = given["inputs_embeds"] if text is None else text
+        mask = torch.ones(text.shape[:2], device=text.device)
+    held.mask = mask.bool()
+
+
+class RowMaskWiring:
+    """Has the mask noted while an adapter that looks at whole rows is in the model."""
+
+    def __init__(self, model: nn.Module, adapters: Sequence[Adapter]):
+        self.model = model
+        self.adapters = list(adapters)
+        self.held = RowMask()
+        self.handle: RemovableHandle | None = None
+        for adapter in adapters:
+            adapter.delta.__dict__["row_mask"] = self.held
+
+    def wire(self) -> None:
+        """Watch the model where an adapter is not dropped, else leave no trace on it."""
+        if self.handle is not None:
+            self.handle.remove()
+            self.handle = None
+        if any(adapter.state != DROPPED for adapter in self.adapters):
+            self.handle = self.held.watch(self.model)

@@ -1,0 +1,62 @@
+"""A run whose experts are weighed by its input is a run like others, but for what would need one matrix that says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.runs import Bench
+
+import lorakit
+from lorakit.errors import LorakitError, RecipeError
+
+
+@pytest.fixture(scope="module")
+def run(bench: Bench) -> Path:
+    return bench.train("adapter.method=mixlora", "training.max_steps=2", name="mixture").run_dir
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda run, out: lorakit.merge(run, out=out),
+        lambda run, out: lorakit.export(run, to="peft", out=out),
+        lambda run, out: lorakit.combine([run, run], out=out, method="linear"),
+        lambda run, out: lorakit.compress(run, out=out, method="svd", rank=1),
+        lambda run, out: lorakit.rank_curve(run, "1"),
+    ],
+    ids=["merge", "export", "combine", "compress", "ranks"],
+)
+def test_what_needs_one_matrix_is_refused_with_the_reason(
+    run: Path, tmp_path: Path, what: Callable[[Path, Path], Any]
+) -> None:
+    with pytest.raises(LorakitError, match=r"no one matrix says the same|no rank units"):
+        what(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_is_evaluated_as_it_was(run: Path) -> None:
+    first, second = (lorakit.evaluate(run, task="custom").scores for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "what"),
+    [
+        (("adapter.method=lora_moe", "search.method=adalora"), "search.method", "single rank units"),
+        (("adapter.method=lora_moe", "search.method=squeeze"), "search.method", "no plain product"),
+        (("adapter.method=mixlora", "search.method=lora_drop"), "search.method", "whole rows"),
+        (("adapter.method=hydralora", "adapter.decomposition=magnitude"), "adapter.decomposition", "no sum"),
+        (("adapter.method=mov", "adapter.dropout=0.1"), "adapter.dropout", "no branch"),
+        (("adapter.method=lora_moe", "adapter.options={experts: 2, top_k: 3}"), "adapter.targets", "top_k=3"),
+        (("adapter.method=mixlora", "adapter.options={experts: 3}"), "adapter.targets", "takes 4 factors"),
+    ],
+)
+def test_what_does_not_go_with_a_mixture_is_told_by_a_plan(
+    bench: Bench, settings: tuple[str, ...], key: str, what: str
+) -> None:
+    with pytest.raises(RecipeError, match=what) as caught:
+        lorakit.plan(bench.load(*settings))
+    assert [problem.key for problem in caught.value.problems] == [key]
