@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,12 @@ from lorakit.training.optimizer import OptimizerKind, optimizers
 from lorakit.training.schedule import Schedule
 from lorakit.training.seeds import derive_seed
 
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+# Schedule -> the share of the rate after so many of so many steps behind the warm-up.
+DECAYS: dict[str, Callable[[int, int], float]] = {
+    "linear": lambda done, steps: max(0.0, (steps - done) / max(1, steps)),
+    "cosine": lambda done, steps: max(0.0, 0.5 * (1 + math.cos(math.pi * (done / max(1, steps))))),
+    "constant": lambda done, steps: 1.0,
+}
 
 
 def make_optimizer(
@@ -109,12 +115,14 @@ def make_scheduler(
 
 
 def rate_curve(training: TrainingSection, warmup: int, total: int) -> RateCurve:
-    """The recipe's schedule over ``total`` steps, of which ``warmup`` are the warm-up."""
-    from transformers import get_scheduler  # which brings the Trainer and PEFT along
+    """The recipe's schedule over ``total`` steps, of which ``warmup`` are the warm-up: the numbers of transformers' ``get_scheduler``,
+    which brings the Trainer along, and PEFT where it is installed: seconds before the first step.
+    """
+    decay = DECAYS[training.schedule]
 
-    nothing = torch.optim.SGD([torch.zeros(())], lr=1.0)
-    scheduler = get_scheduler(SCHEDULES[training.schedule], nothing, warmup, total)
-    curve: RateCurve = scheduler.lr_lambdas[0]
+    def curve(step: int) -> float:
+        return step / warmup if step < warmup else decay(step - warmup, total - warmup)
+
     return curve
 
 
