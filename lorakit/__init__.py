@@ -21,6 +21,7 @@ There is a function for each command of the command line, and each has its own h
     evaluate           the scores of a run or a checkpoint
     rank_curve         a run's scores at several ranks, against its parameters
     load, predict      label new text
+    open_adapters      several runs over one backbone, switched and mixed
     predict_file       label the rows of a file
     report             a run as one page, with figures and plain words
     merge              a run -> a plain Hugging Face checkpoint
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.inspect_data import inspect_data
     from lorakit.workflow.list_runs import list_runs
     from lorakit.workflow.merge import merge
+    from lorakit.workflow.open_adapters import open_adapters
     from lorakit.workflow.plan import plan
     from lorakit.workflow.predict import load, predict
     from lorakit.workflow.predict_file import predict_file
@@ -92,6 +94,7 @@ HOMES = {
     "load": "lorakit.workflow.predict",
     "load_recipe": "lorakit.recipe.load",
     "merge": "lorakit.workflow.merge",
+    "open_adapters": "lorakit.workflow.open_adapters",
     "plan": "lorakit.workflow.plan",
     "plan_sweep": "lorakit.workflow.experiments.sweep",
     "predict": "lorakit.workflow.predict",
@@ -125,6 +128,7 @@ __all__ = [
     "load",
     "load_recipe",
     "merge",
+    "open_adapters",
     "plan",
     "plan_sweep",
     "predict",
