@@ -22,6 +22,7 @@ There is a function for each command of the command line, and each has its own h
     rank_curve         a run's scores at several ranks, against its parameters
     load, predict      label new text
     open_adapters      several runs over one backbone, switched and mixed
+    serve              the same by HTTP
     predict_file       label the rows of a file
     report             a run as one page, with figures and plain words
     merge              a run -> a plain Hugging Face checkpoint
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.rank_curve import rank_curve
     from lorakit.workflow.report import report
     from lorakit.workflow.search import search
+    from lorakit.workflow.serve import serve
     from lorakit.workflow.train import train
     from lorakit.workflow.train_folds import train_folds
 
@@ -103,6 +105,7 @@ HOMES = {
     "rank_curve": "lorakit.workflow.rank_curve",
     "report": "lorakit.workflow.report",
     "search": "lorakit.workflow.search",
+    "serve": "lorakit.workflow.serve",
     "submit_compare": "lorakit.workflow.experiments.compare",
     "submit_sweep": "lorakit.workflow.experiments.sweep",
     "sweep": "lorakit.workflow.experiments.sweep",
@@ -137,6 +140,7 @@ __all__ = [
     "rank_curve",
     "report",
     "search",
+    "serve",
     "submit_compare",
     "submit_sweep",
     "sweep",
