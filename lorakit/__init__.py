@@ -21,6 +21,8 @@ There is a function for each command of the command line, and each has its own h
     evaluate           the scores of a run or a checkpoint
     rank_curve         a run's scores at several ranks, against its parameters
     load, predict      label new text
+    open_adapters      several runs over one backbone, switched and mixed
+    serve              the same by HTTP
     predict_file       label the rows of a file
     report             a run as one page, with figures and plain words
     merge              a run -> a plain Hugging Face checkpoint
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.inspect_data import inspect_data
     from lorakit.workflow.list_runs import list_runs
     from lorakit.workflow.merge import merge
+    from lorakit.workflow.open_adapters import open_adapters
     from lorakit.workflow.plan import plan
     from lorakit.workflow.predict import load, predict
     from lorakit.workflow.predict_file import predict_file
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.rank_curve import rank_curve
     from lorakit.workflow.report import report
     from lorakit.workflow.search import search
+    from lorakit.workflow.serve import serve
     from lorakit.workflow.train import train
     from lorakit.workflow.train_folds import train_folds
 
@@ -92,6 +96,7 @@ HOMES = {
     "load": "lorakit.workflow.predict",
     "load_recipe": "lorakit.recipe.load",
     "merge": "lorakit.workflow.merge",
+    "open_adapters": "lorakit.workflow.open_adapters",
     "plan": "lorakit.workflow.plan",
     "plan_sweep": "lorakit.workflow.experiments.sweep",
     "predict": "lorakit.workflow.predict",
@@ -100,6 +105,7 @@ HOMES = {
     "rank_curve": "lorakit.workflow.rank_curve",
     "report": "lorakit.workflow.report",
     "search": "lorakit.workflow.search",
+    "serve": "lorakit.workflow.serve",
     "submit_compare": "lorakit.workflow.experiments.compare",
     "submit_sweep": "lorakit.workflow.experiments.sweep",
     "sweep": "lorakit.workflow.experiments.sweep",
@@ -125,6 +131,7 @@ __all__ = [
     "load",
     "load_recipe",
     "merge",
+    "open_adapters",
     "plan",
     "plan_sweep",
     "predict",
@@ -133,6 +140,7 @@ __all__ = [
     "rank_curve",
     "report",
     "search",
+    "serve",
     "submit_compare",
     "submit_sweep",
     "sweep",

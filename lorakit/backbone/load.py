@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from lorakit.backbone.positions import position_limit
 from lorakit.backbone.quantised import MIXED, NONE, Quantisation, check_installed, named_linears, quantise_sites
 from lorakit.backbone.readout import HEADS, READOUT_KEY, READOUTS, Readout, read_out
 from lorakit.backbone.rope_scaling import scale_positions
-from lorakit.backbone.trained_head import Outputs, TrainedHead, settle_head
+from lorakit.backbone.shared import SharedBackbone
+from lorakit.backbone.trained_head import NEW, Outputs, TrainedHead, settle_head
 from lorakit.backbone.unusable import refuse_half_precision, refuse_unusable
 from lorakit.errors import LorakitError, RecipeError, RunError, nearest
 from lorakit.recipe.schema import ModelSection
@@ -89,13 +91,15 @@ def load_backbone(
     quantise: bool = True,
     longest: int | None = None,
     precisions: Mapping[str, Precision] | None = None,
+    shared: SharedBackbone | None = None,
 ) -> Backbone:
     """Load ``section.name`` as a classifier over ``labels``, or with one output for regression; multi_label: each label is there or
     not by itself.
 
     merged: whether it may be a merged folder with shortcuts, which the caller wires in; quantise: whether to do at once what the
     section says of that, or leave it until adapters are attached, for a start that quantises (``Init.quantises``); longest: tokens of
-    the longest row, where known; precisions: of mixed matrices, by site, where they are known.
+    the longest row, where known; precisions: of mixed matrices, by site, where they are known; shared: what other models on the same
+    weights have in common with it: its head is to be put in afterwards.
 
     The weights come in ``section.dtype``; the new parts are float32 in any case, because they train. What is newly
     initialised depends on ``seed`` alone, and the global random state is left as it was. Raises RecipeError or RunError with
@@ -114,7 +118,8 @@ def load_backbone(
         config = read_config(folder, section, options)
         refuse_unusable(config, section.name)
         refuse_half_precision(config, section.dtype)
-        tokenizer = read_tokenizer(folder, section, config, options)
+        read = partial(read_tokenizer, folder, section, config, options)
+        tokenizer = read() if shared is None else shared.tokenizer(read)
         tokenizer.model_max_length = longest_row(folder, tokenizer.model_max_length)
         sparse = getattr(config, "attention_type", None) == "block_sparse"
         had = Outputs.of(config)
@@ -124,28 +129,8 @@ def load_backbone(
         how = quantisation_of(section, precisions or {})
         on_the_way = quantise and section.quantization != MIXED  # which bits, all matrices decide together
         now, later = (how, None) if on_the_way else (None, how)
-        from lorakit.backbone.streamed import QuantisedOnTheWay, stored_as, weights_read  # seconds of transformers
-
-        if now is not None:
-            options["quantization_config"] = QuantisedOnTheWay(now.quantise)
-        try:
-            as_stored = now is None and stored_as(folder, DTYPES[section.dtype])
-            with seeded(seed), contextlib.nullcontext() if as_stored else weights_read():
-                model, info = AutoModelForSequenceClassification.from_pretrained(
-                    folder,
-                    config=config,
-                    dtype=DTYPES[section.dtype],
-                    attn_implementation=attention,
-                    use_safetensors=True,
-                    variant=VARIANT if is_closed(folder) else None,
-                    ignore_mismatched_sizes=True,
-                    output_loading_info=True,
-                    **options,
-                )
-        except LorakitError:
-            raise
-        except Exception as error:
-            raise weights_error(error, folder, section) from error
+        weights = partial(from_files, folder, config, section, attention, now, seed, options)
+        model, info = weights() if shared is None else shared.model_for(config, weights)
     refuse_unusable(config, section.name)
     readout = READOUTS.get(section.readout)
     check_readout(info["unexpected_keys"], readout, section.name)
@@ -161,7 +146,8 @@ def load_backbone(
     anatomy = Anatomy(model)
     new = find_new_parts(model, anatomy, info, section.name)
     with seeded(seed):
-        head = settle_head(model, new, had, () if regression else labels, section)
+        start = section if shared is None else replace(section, head=NEW)
+        head = settle_head(model, new, had, () if regression else labels, start)
     train_new_parts(model, new.names)
     table = embedding_weight(model)
     rows = getattr(config, "vocab_size", sys.maxsize) if table is None else len(table)  # CANINE has any: it hashes
@@ -192,6 +178,41 @@ def load_backbone(
     return Backbone(
         model.eval(), tokenizer, anatomy, new.names, section.name, notes, head, folder, padding, later, dense
     )
+
+
+def from_files(
+    folder: Path,
+    config: Any,
+    section: ModelSection,
+    attention: str,
+    now: Quantisation | None,
+    seed: int,
+    options: dict[str, Any],
+) -> tuple[Any, dict[str, Any]]:
+    """What transformers loads, quantised on the way where ``now`` says so, and what it says of it."""
+    from lorakit.backbone.streamed import QuantisedOnTheWay, stored_as, weights_read  # seconds of transformers
+
+    if now is not None:
+        options = {**options, "quantization_config": QuantisedOnTheWay(now.quantise)}
+    try:
+        as_stored = now is None and stored_as(folder, DTYPES[section.dtype])
+        with seeded(seed), contextlib.nullcontext() if as_stored else weights_read():
+            loaded: tuple[Any, dict[str, Any]] = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=config,
+                dtype=DTYPES[section.dtype],
+                attn_implementation=attention,
+                use_safetensors=True,
+                variant=VARIANT if is_closed(folder) else None,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **options,
+            )
+    except LorakitError:
+        raise
+    except Exception as error:
+        raise weights_error(error, folder, section) from error
+    return loaded
 
 
 def quantisation_of(section: ModelSection, precisions: Mapping[str, Precision]) -> Quantisation | None:

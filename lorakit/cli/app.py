@@ -32,6 +32,7 @@ from lorakit.cli.predict import predict
 from lorakit.cli.quantize import quantize
 from lorakit.cli.report import report
 from lorakit.cli.search import search
+from lorakit.cli.serve import serve
 from lorakit.cli.show import show
 from lorakit.cli.sweep import sweep
 from lorakit.cli.train import train
@@ -59,6 +60,7 @@ app.command("sweep", rich_help_panel="Run")(sweep)
 app.command("eval", rich_help_panel="Run")(evaluate)
 app.command("merge", rich_help_panel="Run")(merge)
 app.command("predict", rich_help_panel="Run")(predict)
+app.command("serve", rich_help_panel="Run")(serve)
 app.command("export", rich_help_panel="Exchange")(export)
 app.command("import", rich_help_panel="Exchange")(import_adapter)
 app.command("quantize", rich_help_panel="Exchange")(quantize)

@@ -21,6 +21,7 @@ from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.few_bits import Precision
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.readout import OWN, PAIR, READOUT_KEY, READOUTS
+from lorakit.backbone.shared import SharedBackbone
 from lorakit.backbone.site import Site
 from lorakit.backbone.trained_head import output_bias
 from lorakit.errors import RecipeError
@@ -131,10 +132,15 @@ def load_data(recipe: Recipe, *, splits: Sequence[str] | None = None, learnt: Ta
     return load_task(recipe.task, seed=seed, offline=recipe.run.offline, splits=splits, learnt=learnt)
 
 
-def load_model(recipe: Recipe, task: Task, precisions: Mapping[str, Precision] | None = None) -> Backbone:
+def load_model(
+    recipe: Recipe,
+    task: Task,
+    precisions: Mapping[str, Precision] | None = None,
+    shared: SharedBackbone | None = None,
+) -> Backbone:
     """The recipe's frozen backbone, with a new head for the task: the family's own where it is not decided yet.
 
-    precisions: of mixed matrices, as a run keeps them.
+    precisions: of mixed matrices, as a run keeps them; shared: with other models, whose heads are put in afterwards.
 
     RecipeError (key ``model.readout``) where the head would compare two texts, and the task has one.
     """
@@ -155,6 +161,7 @@ def load_model(recipe: Recipe, task: Task, precisions: Mapping[str, Precision] |
         longest=recipe.task.max_length,
         quantise=not inits.get(resolve(recipe.adapter).init).quantises,
         precisions=precisions,
+        shared=shared,
     )
 
 

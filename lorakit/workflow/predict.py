@@ -19,7 +19,7 @@ from lorakit.backbone.config_and_tokenizer import problem_type
 from lorakit.errors import DataError, RunError, UsageError
 from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.result import Result
-from lorakit.tasks.batching import encoded_rows
+from lorakit.tasks.batching import Batch, Encoded, encoded_rows
 from lorakit.tasks.label_order import order_by_name
 from lorakit.tasks.new_texts import Text, is_blank
 from lorakit.tasks.table import short
@@ -165,20 +165,27 @@ class Classifier:
         rows = [row for row, text in enumerate(chunk) if not is_blank(text)]
         if not rows:
             return found
-        parts = [text if isinstance(text, tuple) else (text,) for text in (chunk[row] for row in rows)]
-        made = tokens_of(list(zip(*parts, strict=True)), self.tokenizer, self.cut)
-        encoded = encoded_rows(made, self.tokenizer, padding=self.adapted.backbone.padding)
+        encoded = self.encoded([chunk[row] for row in rows])
         batches = ([place for place in batch if encoded.lengths[place]] for batch in encoded.batches(batch_size))
         for batch in filter(None, batches):
-            inputs = encoded.collate(batch)
-            logits = self.objective.logits(self.model, inputs).cpu()
-            if not logits.isfinite().all():
-                raise RunError(
-                    "the model's outputs are not numbers: its weights are damaged, or its training diverged",
-                    where=self.adapted.backbone.name,
-                )
-            found[[rows[place] for place in batch]] = (logits if self.regression else self.chances(logits)).numpy()
+            found[[rows[place] for place in batch]] = self.computed(encoded.collate(batch))
         return found
+
+    def encoded(self, texts: Sequence[Text]) -> Encoded:
+        """Texts that are not blank, as tokens."""
+        parts = [text if isinstance(text, tuple) else (text,) for text in texts]
+        made = tokens_of(list(zip(*parts, strict=True)), self.tokenizer, self.cut)
+        return encoded_rows(made, self.tokenizer, padding=self.adapted.backbone.padding)
+
+    def computed(self, batch: Batch) -> NDArray[np.float32]:
+        """What ``outputs`` has of the rows of a batch."""
+        logits = self.objective.logits(self.model, batch).cpu()
+        if not logits.isfinite().all():
+            raise RunError(
+                "the model's outputs are not numbers: its weights are damaged, or its training diverged",
+                where=self.adapted.backbone.name,
+            )
+        return (logits if self.regression else self.chances(logits)).numpy()
 
     def chances(self, logits: torch.Tensor) -> torch.Tensor:
         """Probabilities (rows, labels)."""

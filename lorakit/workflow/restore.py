@@ -23,6 +23,7 @@ from lorakit.artifacts.ternary_file import flat, is_ternary, load_ternary, start
 from lorakit.backbone.config_and_tokenizer import problem_type
 from lorakit.backbone.load import load_backbone
 from lorakit.backbone.readout import PAIR
+from lorakit.backbone.shared import SharedBackbone
 from lorakit.backbone.trained_head import HEAD_KEY, KEEP
 from lorakit.errors import RecipeError, RunError, UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe, load_recipe
@@ -66,19 +67,21 @@ def restore_run(
     rank: int | None = None,
     splits: Sequence[str] | None = None,
     start: Literal["none", "own", "drawn"] = "none",
+    shared: SharedBackbone | None = None,
 ) -> RestoredRun:
     """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in, cut to ``rank`` where one is given.
 
     Where no weights are named they are those that the run's recipe selects (``open_trained``).
     Without data nothing of the training files is read: the task is the one that the run wrote down. With ``splits`` it is enough
-    that the rows of these are there. start: whether to keep what the adapter starts from, and whether the recipe's init draws it.
+    that the rows of these are there. start: whether to keep what the adapter starts from, and whether the recipe's init draws it; shared:
+    what other models on the same frozen tensors have in common.
     """
     run, which = open_trained(path, weights)
     folder = run.weights(which)
     loaded = load_recipe(run.recipe, offline=offline)
     check_trust(loaded)
     data = same_labels(run, loaded, splits) if with_data else TaskData(run.task(), {}, str(run.path))
-    parts = assemble(loaded, data, precisions=kept_precisions(run, loaded.recipe))
+    parts = assemble(loaded, data, precisions=kept_precisions(run, loaded.recipe), shared=shared)
     check_same_base(run, parts.backbone)
     drawn = start == "drawn" or starts_drawn(folder)
     adapted = adapt(parts, statistics=NO_SITE_STATISTICS if drawn else None)

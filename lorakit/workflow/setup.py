@@ -23,6 +23,7 @@ from lorakit.backbone.few_bits import Precision
 from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.backbone.quantised import NONE
 from lorakit.backbone.readout import reads_first_token_alone
+from lorakit.backbone.shared import SharedBackbone
 from lorakit.backbone.unusable import refuse_mixed_precision
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
@@ -51,11 +52,15 @@ logger = logging.getLogger(__name__)
 
 
 def assemble(
-    loaded: LoadedRecipe, data: TaskData | None = None, *, precisions: Mapping[str, Precision] | None = None
+    loaded: LoadedRecipe,
+    data: TaskData | None = None,
+    *,
+    precisions: Mapping[str, Precision] | None = None,
+    shared: SharedBackbone | None = None,
 ) -> Parts:
     """Load what the recipe names and check what only the model can tell: targets, budget (``adapt`` checks the ranks).
 
-    data: where it is at hand already; precisions: of mixed matrices, as a run keeps them.
+    data: where it is at hand already; precisions: of mixed matrices, as a run keeps them; shared: as in ``load_model``.
     """
     recipe = loaded.recipe
     with loaded.locating_errors():
@@ -80,7 +85,7 @@ def assemble(
             raise RecipeError(problems)
         data = data or load_data(recipe)
         check_suits(recipe.training, data.task)
-        backbone = load_model(recipe, data.task, precisions)
+        backbone = load_model(recipe, data.task, precisions, shared)
         refuse_mixed_precision(backbone.model.config, recipe.training.precision)
         start_at_frequencies(backbone, data)
         for kind, _ in chosen_updates(recipe):

@@ -1,0 +1,168 @@
+"""Many adapters over one backbone beside as many merged models: switching, memory, and rows per second of mixed batches.
+
+    python scripts/bench/switching.py --out results/bench
+
+Runs of the bundled encoder are trained for two steps (what they answer does not matter): plain LoRA, and the head. They are opened
+together under as many names as are asked for, each with tensors of its own, and merged. Switching: `use`, beside loading a merged model.
+Memory: what a process of its own has to itself (smaps_rollup: private) after the first adapter and after the last, and the same of merged
+models, of which `--merged` are loaded and no more. Speed: batches of 32 sentences that want 2, 8 and 32 adapters in turn, in one pass,
+beside merged models one after the other, each on its own rows; of 32 adapters there are merged models for as many names as are loaded,
+each of which then answers for several names. Each repeat runs all sides, in an order that turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from measuring import ratio, timed, turned
+
+import lorakit
+from lorakit.artifacts.files import write_json
+from lorakit.artifacts.run import environment
+from lorakit.recipe.load import load_recipe
+from lorakit.tasks.sources import load_task
+from lorakit.workflow.open_adapters import Adapters
+from lorakit.workflow.predict import Classifier
+
+SMALL = (
+    "search.method=none",
+    "adapter.shortcuts=[]",
+    "training.max_steps=2",
+    "task.max_train_rows=64",
+    "task.max_eval_rows=32",
+    "evaluation.baselines=[]",
+    "run.offline=true",
+)
+SEEDS, BATCH = 4, 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--adapters", type=int, default=50)
+    parser.add_argument("--merged", type=int, default=8, help="merged models in memory at once")
+    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--held", choices=("adapters", "merged"), help=argparse.SUPPRESS)
+    parser.add_argument("--folders", type=Path, nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.held:
+        print(json.dumps(held(options.held, options.folders)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        report = measure(Path(name), options) | {"environment": environment()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "switching.json", report)
+    print(json.dumps({key: value for key, value in report.items() if key != "environment"}, indent=1))
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All of it."""
+    runs = [
+        lorakit.train(load_recipe("demo", [*SMALL, f"run.seed={seed}"]), run_dir=folder / f"run-{seed}").run_dir
+        for seed in range(SEEDS)
+    ]
+    merged = [lorakit.merge(run).out for run in runs]
+    count, several = options.adapters, list(islice(cycle(merged), options.merged))
+    memory = {
+        "adapters": child("adapters", list(islice(cycle(runs), count))),
+        "merged": child("merged", several),
+    }
+    model = lorakit.open_adapters({str(number): run for number, run in enumerate(islice(cycle(runs), count))})
+    models = [lorakit.load(each) for each in several]
+    task = load_task(load_recipe("demo", SMALL).recipe.task, seed=0, offline=True)
+    sentences = list(islice(cycle(task.splits["train"]["text"]), BATCH * options.batches))
+    return {
+        "adapters": count,
+        "merged models": len(models),
+        "MiB": memory,
+        "switching, microseconds": switching(model) * 1e6,
+        "loading a merged model, seconds": timed(lambda: lorakit.load(merged[0])),
+        "rows per second": {
+            names: speed(model, models, sentences, names, options.repeats) for names in (2, 8, 32) if names <= count
+        },
+    }
+
+
+def switching(model: Adapters, times: int = 2000) -> float:
+    """Seconds that ``use`` takes."""
+    names = list(islice(cycle(model.names), times))
+    started = time.perf_counter()
+    for name in names:
+        model.use(name)
+    return (time.perf_counter() - started) / times
+
+
+def speed(
+    model: Adapters, models: Sequence[Classifier], sentences: list[str], names: int, repeats: int
+) -> dict[str, Any]:
+    """Rows per second of each side, and ratios to merged models one after the other."""
+    wanted = [str(row % names) for row in range(BATCH)]
+    batches = [sentences[start : start + BATCH] for start in range(0, len(sentences), BATCH)]
+
+    def one_by_one(answer: Callable[[int, list[str]], Any]) -> None:
+        for batch in batches:
+            for name in range(names):
+                answer(name, batch[name::names])
+
+    sides: dict[str, Callable[[], Any]] = {
+        "one pass": lambda: [model.outputs(batch, wanted, BATCH) for batch in batches],
+        "merged, in turn": lambda: one_by_one(lambda name, rows: models[name % len(models)].outputs(rows, BATCH)),
+        "switched, in turn": lambda: one_by_one(lambda name, rows: model[str(name)].outputs(rows, BATCH)),
+        "one merged model for all": lambda: [models[0].outputs(batch, BATCH) for batch in batches],
+    }
+    found: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(1 + repeats):
+        for side in turned(list(sides), number):
+            took = timed(sides[side])
+            if number:
+                found[side].append(len(sentences) / took)
+    beside = {side: ratio(found[side], found["merged, in turn"]) for side in sides if side != "merged, in turn"}
+    return {"each": found, "beside merged models in turn": beside}
+
+
+def child(side: str, folders: Sequence[Path]) -> dict[str, float]:
+    """What ``held`` says in a process of its own."""
+    line = [sys.executable, __file__, "--out", ".", "--held", side, "--folders", *map(str, folders)]
+    found: dict[str, float] = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def held(side: str, folders: Sequence[Path]) -> dict[str, float]:
+    """MiB that this process has to itself with the first of the folders open, and that each further one adds."""
+    keep: list[Any] = []
+    if side == "adapters":
+        keep.append(lorakit.open_adapters({"0": folders[0]}))
+    else:
+        keep.append(lorakit.load(folders[0]))
+    keep[0].predict("a film of quiet wonders", adapter="0") if side == "adapters" else keep[0].predict("a film")
+    first = private()
+    for number, path in enumerate(folders[1:], start=1):
+        keep.append(keep[0].plug(path, str(number)) if side == "adapters" else lorakit.load(path))
+    last = private()
+    tensors = keep[0].bytes_of("0") / 2**20 if side == "adapters" else 0.0
+    return {
+        "first": first,
+        "each further": (last - first) / (len(folders) - 1),
+        "last": last,
+        "tensors of one": tensors,
+    }
+
+
+def private() -> float:
+    """MiB that no other process shares."""
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+if __name__ == "__main__":
+    main()
