@@ -171,8 +171,26 @@ def snapshot_steps(share: float, total: int, widest: int) -> list[int]:
     widest: the highest rank of all sites.
     """
     tail = steps_in(share, total)
-    number = min(max(COLUMNS // widest, FEWEST), SNAPSHOTS, tail)
+    number = min(most_snapshots(widest), tail)
     return [total - tail + math.ceil(tail * (place + 1) / number) for place in range(number)]
+
+
+def most_snapshots(widest: int) -> int:
+    """How many there are where the tail has as many steps; widest: the highest rank of all sites."""
+    return min(max(COLUMNS // widest, FEWEST), SNAPSHOTS)
+
+
+def average_bytes(adapted: AdaptedModel, recipe: Recipe) -> int:
+    """What the recipe's average keeps with every site on: factors of all snapshots, sums of all else, and the weights to go on with."""
+    if not recipe.training.average:
+        return 0
+    everything = sum(tensor.parameter.nbytes for tensor in adapted.trained())
+    kept = 2 * everything
+    if recipe.training.average_of == PRODUCTS:
+        most = most_snapshots(max((adapter.rank for adapter in adapted.adapters.values()), default=1))
+        whole = [live_factors(adapter) for adapter in adapted.adapters.values() if is_whole_product(adapter)]
+        kept += (most - 1) * sum(factor.nbytes for pair in whole for factor in pair)
+    return kept
 
 
 def is_whole_product(adapter: Adapter) -> bool:

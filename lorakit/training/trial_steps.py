@@ -22,6 +22,8 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import nn
 
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.backbone.quantised import quantised_modules
 from lorakit.searching.scoring import without_trace
 from lorakit.tasks.batching import Batch, evaluation_batches
 from lorakit.training.evaluation import shared_out
@@ -142,11 +144,17 @@ def take(training: Training, optimizer: torch.optim.Optimizer, step_batch: StepB
         parameter.grad = None
 
 
+def may_change(adapted: AdaptedModel) -> list[torch.Tensor]:
+    """What trial steps may change, and is copied before them: what trains and all buffers, but those of quantised weights."""
+    frozen = {id(buffer) for module in quantised_modules(adapted.model) for buffer in module.buffers(recurse=False)}
+    buffers = [buffer for buffer in adapted.model.buffers() if id(buffer) not in frozen]
+    return [*(tensor.parameter for tensor in adapted.trained()), *buffers]
+
+
 @contextmanager
 def undone(training: Training, seed: int) -> Iterator[None]:
     """Whatever is trained meanwhile, everything is as before: weights, buffers, gradients, modes, every random stream."""
-    model = training.adapted.model
-    held = [*training.parameters, *model.buffers()]
+    held = may_change(training.adapted)
     before = [tensor.detach().clone() for tensor in held]
     try:
         with without_trace(training.adapted, train_mode=True, seed=seed, all_on=False):

@@ -1,6 +1,7 @@
 """Memory of a training, told before it: what is held all along, and the peak of a step, a scoring pass or an evaluation.
 
-    held          the frozen weights, 4 bytes a trained number, 4 more for its gradient, and what the optimiser keeps of it (AdamW: 8)
+    held          the frozen weights, 4 bytes a trained number, 4 more for its gradient, and what the optimiser keeps of it (AdamW: 8);
+                  copies to go back to, while a rate is found, and the snapshots of an average, whichever is more
     kept(b, t)  = c + b (c0 + c1 t + c2 t^2)         what autograd keeps of b rows of t tokens for the way back
     step        = holes (kept + 2 b t w)             w: the widest array of a layer; two of them are made on the way back; or what the
                                                      optimiser makes of the largest tensor, when all that is gone, where that is more
@@ -35,9 +36,11 @@ from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.init import inits
 from lorakit.backbone.pair_texts import rows_of_nothing
 from lorakit.backbone.quantised import quantised_modules
-from lorakit.recipe.schema import Recipe
+from lorakit.recipe.schema import AUTO, Recipe
 from lorakit.searching.scoring import without_trace
 from lorakit.training.optim import largest_step, optimizer_bytes
+from lorakit.training.tail_average import average_bytes
+from lorakit.training.trial_steps import may_change
 from lorakit.training.update import chosen_updates
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.calibrate import MEASURES
@@ -78,8 +81,8 @@ class Kept:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes: weights, the frozen ones and the trained; learning: gradients, and what the optimiser keeps; step and evaluation: peaks;
-    loading: all that there is while the weights are dense still, 0 where they never are.
+    """Bytes: weights, the frozen ones and the trained; learning: gradients, what the optimiser keeps, and copies; step and evaluation:
+    peaks; loading: all that there is while the weights are dense still, 0 where they never are.
     """
 
     weights: int
@@ -158,7 +161,9 @@ def measure(parts: Parts, adapted: AdaptedModel, fsdp: int = 1) -> Measured:
     of_updates = [kind.step_bytes(adapted, kind.settings_from(given)) for kind, given in chosen_updates(recipe)]
     measured = Measured(
         weights=(weights := sum(tensor.nbytes for tensor in all_tensors(adapted.model))),
-        learning=4 * sum(t.parameter.numel() for t in adapted.trained()) + optimizer_bytes(adapted, recipe.training),
+        learning=4 * sum(t.parameter.numel() for t in adapted.trained())
+        + optimizer_bytes(adapted, recipe.training)
+        + max(average_bytes(adapted, recipe), trial_bytes(adapted, recipe)),
         dense=max((4 * m.in_features * m.out_features for m in quantised_modules(adapted.model)), default=0),
         tokens=tokens,
         kept=kept,
@@ -169,6 +174,11 @@ def measure(parts: Parts, adapted: AdaptedModel, fsdp: int = 1) -> Measured:
         scored=tokens * (2 * wide + 3 * size * anatomy.hidden_size) + table * tokens**2,
     )
     return measured if fsdp == 1 else shared_out(measured, adapted, fsdp)
+
+
+def trial_bytes(adapted: AdaptedModel, recipe: Recipe) -> int:
+    """What is copied while a learning rate is found, to be put back."""
+    return sum(tensor.nbytes for tensor in may_change(adapted)) if recipe.training.lr == AUTO else 0
 
 
 def loading_bytes(parts: Parts, adapted: AdaptedModel, weights: int) -> int:

@@ -138,6 +138,18 @@ def test_what_an_update_makes_of_the_largest_weight(bench: Bench):
     assert measure(*made(bench)).least < 3 * 4 * D * F
 
 
+def test_copies_of_what_trains_are_planned(bench: Bench):
+    """Of LoRA's A and B 16 snapshots; of the head the sum; of both what an evaluation puts back, or what trial steps do."""
+    heads, adapters = 2 * D + 2, LAYERS * ADAPTERS
+    usual = measure(*made(bench)).learning
+    ids = sum(buffer.nbytes for buffer in made(bench)[1].model.buffers())
+    assert measure(*made(bench, "training.average=0.4")).learning - usual == 4 * (17 * adapters + 2 * heads)
+    factors = ("training.average=0.4", "training.average_of=factors")
+    assert measure(*made(bench, *factors)).learning - usual == 4 * 2 * (adapters + heads)
+    for quantised in ((), ("model.quantization=int4",)):
+        assert measure(*made(bench, "training.lr=auto", *quantised)).learning - usual == 4 * (adapters + heads) + ids
+
+
 def test_nothing_is_left_changed(bench: Bench):
     _, adapted = made(bench, RECOMPUTED)
     states, random = adapted.states(), torch.get_rng_state()
