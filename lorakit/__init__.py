@@ -30,6 +30,11 @@ There is a function for each command of the command line, and each has its own h
     quantize           a run -> the same on weights of 4 bits, corrected
     compress           a run -> one whose adapter takes less room
 
+    train_sequence     several tasks, learnt one after the other on one backbone
+    plan_sequence      what that would train and keep
+    evaluate_sequence  every task's accuracy after every task, transfer and forgetting
+    report_sequence    the same as one page
+
     compare            recipes and runs over several seeds, side by side
     sweep, plan_sweep  a recipe over a grid of values, ranked; and what that would train
     submit_compare     a comparison by jobs in Slurm's queue, which are not waited for
@@ -73,6 +78,10 @@ if TYPE_CHECKING:
     from lorakit.workflow.rank_curve import rank_curve
     from lorakit.workflow.report import report
     from lorakit.workflow.search import search
+    from lorakit.workflow.sequences.plan_sequence import plan_sequence
+    from lorakit.workflow.sequences.report_sequence import report_sequence
+    from lorakit.workflow.sequences.score_sequence import evaluate_sequence
+    from lorakit.workflow.sequences.train_sequence import train_sequence
     from lorakit.workflow.train import train
     from lorakit.workflow.train_folds import train_folds
 
@@ -84,6 +93,7 @@ HOMES = {
     "doctor": "lorakit.workflow.doctor.doctor",
     "ensemble": "lorakit.workflow.ensembles",
     "evaluate": "lorakit.workflow.evaluate",
+    "evaluate_sequence": "lorakit.workflow.sequences.score_sequence",
     "evolve": "lorakit.workflow.glora.evolve",
     "export": "lorakit.workflow.export",
     "import_adapter": "lorakit.workflow.import_peft",
@@ -93,18 +103,21 @@ HOMES = {
     "load_recipe": "lorakit.recipe.load",
     "merge": "lorakit.workflow.merge",
     "plan": "lorakit.workflow.plan",
+    "plan_sequence": "lorakit.workflow.sequences.plan_sequence",
     "plan_sweep": "lorakit.workflow.experiments.sweep",
     "predict": "lorakit.workflow.predict",
     "predict_file": "lorakit.workflow.predict_file",
     "quantize": "lorakit.workflow.quantize",
     "rank_curve": "lorakit.workflow.rank_curve",
     "report": "lorakit.workflow.report",
+    "report_sequence": "lorakit.workflow.sequences.report_sequence",
     "search": "lorakit.workflow.search",
     "submit_compare": "lorakit.workflow.experiments.compare",
     "submit_sweep": "lorakit.workflow.experiments.sweep",
     "sweep": "lorakit.workflow.experiments.sweep",
     "train": "lorakit.workflow.train",
     "train_folds": "lorakit.workflow.train_folds",
+    "train_sequence": "lorakit.workflow.sequences.train_sequence",
 }
 """Public function -> the module it stands in, imported at its first use: ``import lorakit`` itself stays quick."""
 
@@ -117,6 +130,7 @@ __all__ = [
     "doctor",
     "ensemble",
     "evaluate",
+    "evaluate_sequence",
     "evolve",
     "export",
     "import_adapter",
@@ -126,18 +140,21 @@ __all__ = [
     "load_recipe",
     "merge",
     "plan",
+    "plan_sequence",
     "plan_sweep",
     "predict",
     "predict_file",
     "quantize",
     "rank_curve",
     "report",
+    "report_sequence",
     "search",
     "submit_compare",
     "submit_sweep",
     "sweep",
     "train",
     "train_folds",
+    "train_sequence",
 ]
 
 

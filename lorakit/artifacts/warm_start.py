@@ -29,8 +29,10 @@ KEY = "adapter.start"
 
 
 @torch.no_grad()
-def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
+def start_from(adapted: AdaptedModel, path: Path, *, with_head: bool = True) -> list[str]:
     """Copy the tensors of the run or adapter in ``path`` into a fresh model; what a person should know of it, a sentence each.
+
+    with_head: whether its head comes along too.
 
     Raises RecipeError (key ``adapter.start``) where it is not the same adapter, and then nothing is copied; RunError for damaged files.
     """
@@ -51,7 +53,8 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
     check_kinds(adapted, tensors, path)
     spread(adapted, entries, tensors)
     state, taken, fresh = adapted.tensors(), {}, []
-    head = match_head(adapted, saved_labels(place, told))
+    left = SavedHead(left=frozenset(adapted.new_parts), note="adapter.start_head says")
+    head = match_head(adapted, saved_labels(place, told)) if with_head else left
     off = [f"{name}." for name, entry in entries.items() if entry["state"] == DROPPED]
     absent = (*off, f"{SHARED}.") if len(off) == len(entries) else tuple(off)
     for key, names in possible_names(adapted).items():

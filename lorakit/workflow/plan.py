@@ -10,13 +10,14 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.init import inits
 from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.quantised import MIXED, number_count
 from lorakit.backbone.readout import PAIR
 from lorakit.errors import UsageError
 from lorakit.recipe.load import AnyRecipe, load_recipe
-from lorakit.recipe.schema import AUTO, CUSTOM, Recipe
+from lorakit.recipe.schema import AUTO, CUSTOM, AdapterSection, Recipe
 from lorakit.result import Result
 from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
@@ -158,8 +159,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         adapted = adapt(parts, statistics=None)
         check_suits(adapted, loaded.recipe.training)
         drop_unused_work(parts, adapted)
-        start = loaded.recipe.adapter.start
-        told = [*update_notes(loaded.recipe, adapted), *(start_from(adapted, Path(start)) if start else [])]
+        told = [*update_notes(loaded.recipe, adapted), *start_notes(loaded.recipe.adapter, adapted)]
         measured = measure(parts, adapted, fsdp)
     site_costs = parts.costs
     sites = [
@@ -197,6 +197,11 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         notes=[*loaded.told, *make_notes(parts, schedule), *head_notes(parts, schedule), *told],
         remarks=survey_remarks(parts),
     )
+
+
+def start_notes(section: AdapterSection, adapted: AdaptedModel) -> list[str]:
+    """What there is to know of the trained adapter that the recipe starts from, where it names one."""
+    return start_from(adapted, Path(section.start), with_head=section.start_head) if section.start else []
 
 
 def survey_remarks(parts: Parts) -> list[str]:

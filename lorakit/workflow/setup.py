@@ -166,7 +166,7 @@ def adapt(
 def warm_start(recipe: Recipe, adapted: AdaptedModel) -> None:
     """Put in the trained adapter that the recipe starts from, where it names one."""
     if recipe.adapter.start:
-        for note in start_from(adapted, Path(recipe.adapter.start)):
+        for note in start_from(adapted, Path(recipe.adapter.start), with_head=recipe.adapter.start_head):
             logger.info("%s", note)
 
 
