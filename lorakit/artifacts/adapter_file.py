@@ -95,10 +95,17 @@ def load_sites(adapted: AdaptedModel, path: Path) -> None:
 
 def load_head(adapted: AdaptedModel, path: Path) -> None:
     """Put the head of the adapter in the folder ``path`` into the model. RunError where it has another shape, or is not there."""
+    copy_in(adapted, read_head(adapted, path), {part: part for part in adapted.new_parts}, path)
+
+
+def read_head(adapted: AdaptedModel, path: Path) -> dict[str, torch.Tensor]:
+    """Part -> tensor of the head in the folder ``path``, for the parts that the model's own has. RunError where one is missing."""
     files = [path / file for file in (PEFT_TENSORS, OUR_TENSORS) if (path / file).is_file()]
     tensors = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
     names = {part: PREFIX + part if PREFIX + part in tensors else part for part in adapted.new_parts}
-    copy_in(adapted, tensors, names, path)
+    if missing := [name for name in names.values() if name not in tensors]:
+        raise RunError(f"tensor {missing[0]} is missing", where=str(path))
+    return {part: tensors[name] for part, name in names.items()}
 
 
 def put_states(adapted: AdaptedModel, path: Path) -> dict[str, Any]:

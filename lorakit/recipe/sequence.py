@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Optional, get_type_hints
 
 import yaml
 
@@ -50,7 +50,15 @@ from lorakit.recipe.schema import SEQUENCE_FILE, Recipe, key
 from lorakit.recipe.values import UNREADABLE, described, read_value, scalar_kind, written
 
 SEQUENCE, CONTINUAL, EXTENDS = "sequence", "continual", "extends"
-SEPARATE, SEQUENTIAL = "separate", "sequential"
+SEPARATE, SEQUENTIAL, REPLAY, O_LORA = "separate", "sequential", "replay", "o_lora"
+RESERVOIR, BY_CLASS = "reservoir", "class"
+SETTINGS: dict[str, dict[str, Any]] = {
+    SEPARATE: {},
+    SEQUENTIAL: {},
+    REPLAY: {"memory": 200, "memory_by": RESERVOIR},
+    O_LORA: {"orthogonality": 0.5},
+}
+"""Method -> those of the other keys that it has, with their values where nobody gives one."""
 
 
 @dataclass
@@ -59,8 +67,18 @@ class ContinualSection:
 
     method: str = key(
         SEQUENTIAL,
-        "separate: an adapter a task, which forgets nothing; sequential: one adapter, trained on",
-        choices=(SEPARATE, SEQUENTIAL),
+        "separate: an adapter a task, which forgets nothing; sequential: one adapter, trained on; replay: with some earlier rows again in "
+        "every step; o_lora: a LoRA a task beside the earlier ones, orthogonal to them",
+        choices=tuple(SETTINGS),
+    )
+    memory: Optional[int] = key(None, "replay: training rows that are kept of all earlier tasks; 200 by default", low=1)
+    memory_by: Optional[str] = key(
+        None,
+        "replay: which ones: a reservoir of all rows so far (by default), or as many of each class",
+        choices=(RESERVOIR, BY_CLASS),
+    )
+    orthogonality: Optional[float] = key(
+        None, "o_lora: lambda, the weight of the overlap with earlier tasks; 0.5 by default", low=0
     )
 
 
@@ -278,10 +296,18 @@ def read_continual(
         if (written_so := parse(value, on_the_line, problems)) is not None:
             found.append((name.strip(), COMMAND_LINE, written_so, on_the_line))
     values: dict[str, Any] = {}
+    places: dict[str, str] = {}
     for name, where, value_node, at in found:
+        places[name] = where
         if name in continual_keys():
             values[name] = read_value(continual_keys()[name], value_node, at, problems)
         else:
             what, hint = f"section '{CONTINUAL}' has no key '{name}'", nearest(name, continual_keys())
             problems.add(what, where=where, key=f"{CONTINUAL}.{name}", valid=", ".join(continual_keys()), hint=hint)
-    return replace(ContinualSection(), **{name: value for name, value in values.items() if value is not UNREADABLE})
+    given = {name: value for name, value in values.items() if value not in (None, UNREADABLE)}
+    section = ContinualSection(**given)
+    for name in given.keys() - {"method"} - SETTINGS[section.method].keys():
+        owner = next(method for method, own in SETTINGS.items() if name in own)
+        what = f"is for method {owner}, and this one is {section.method}"
+        problems.add(what, where=places[name], key=f"{CONTINUAL}.{name}", hint=f"{CONTINUAL}.method={owner}")
+    return replace(section, **(SETTINGS[section.method] | {name: given[name] for name in given if name != "method"}))

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.init import inits
-from lorakit.artifacts.warm_start import start_from
 from lorakit.backbone.quantised import MIXED, number_count
 from lorakit.backbone.readout import PAIR
 from lorakit.errors import UsageError
 from lorakit.recipe.load import AnyRecipe, load_recipe
-from lorakit.recipe.schema import AUTO, CUSTOM, AdapterSection, Recipe
+from lorakit.recipe.schema import AUTO, CUSTOM, Recipe
 from lorakit.result import Result
 from lorakit.searching.allocator import allocators
 from lorakit.searching.cost_model import CostModel, longest_rows
@@ -40,7 +37,7 @@ from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import footprint_of, frozen_bytes, measure
 from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.readout import candidates
-from lorakit.workflow.setup import adapt, assemble, drop_unused_work
+from lorakit.workflow.setup import adapt, assemble, drop_unused_work, warm_start
 from lorakit.workflow.sharding import check_sharding
 from lorakit.workflow.sites import frozen_layers
 
@@ -159,7 +156,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         adapted = adapt(parts, statistics=None)
         check_suits(adapted, loaded.recipe.training)
         drop_unused_work(parts, adapted)
-        told = [*update_notes(loaded.recipe, adapted), *start_notes(loaded.recipe.adapter, adapted)]
+        told = [*update_notes(loaded.recipe, adapted), *warm_start(loaded.recipe, adapted)]
         measured = measure(parts, adapted, fsdp)
     site_costs = parts.costs
     sites = [
@@ -197,11 +194,6 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         notes=[*loaded.told, *make_notes(parts, schedule), *head_notes(parts, schedule), *told],
         remarks=survey_remarks(parts),
     )
-
-
-def start_notes(section: AdapterSection, adapted: AdaptedModel) -> list[str]:
-    """What there is to know of the trained adapter that the recipe starts from, where it names one."""
-    return start_from(adapted, Path(section.start), with_head=section.start_head) if section.start else []
 
 
 def survey_remarks(parts: Parts) -> list[str]:

@@ -163,11 +163,16 @@ def adapt(
     return adapted
 
 
-def warm_start(recipe: Recipe, adapted: AdaptedModel) -> None:
-    """Put in the trained adapter that the recipe starts from, where it names one."""
-    if recipe.adapter.start:
-        for note in start_from(adapted, Path(recipe.adapter.start), with_head=recipe.adapter.start_head):
-            logger.info("%s", note)
+def warm_start(recipe: Recipe, adapted: AdaptedModel) -> list[str]:
+    """Put in the trained adapter that the recipe starts from, where it names one; what there is to know of that."""
+    section = recipe.adapter
+    if not section.start:
+        return []
+    growing = any(kind.grows_start for kind, _ in chosen_updates(recipe))
+    notes = start_from(adapted, Path(section.start), with_head=section.start_head, growing=growing)
+    for note in notes:
+        logger.info("%s", note)
+    return notes
 
 
 def drop_unused_work(parts: Parts, adapted: AdaptedModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from support.runs import Bench, in_quotes, make_rows, write_rows
 import lorakit
 from lorakit.training.hooks import Hook
 from lorakit.workflow import train as running
+from lorakit.workflow.sequences import train_sequence
 from lorakit.workflow.sequences.train_sequence import SequenceResult
 
 BASE = """
@@ -64,7 +66,11 @@ class Sequences:
         path.write_text(BASE.format(tasks="\n".join(tables), method=method, model=model, runs=runs) + more)
         return path
 
-    def learn(self, path: Path, *overrides: str, hooks: Sequence[Hook] = (), **options: Any) -> SequenceResult:
-        """Without figures of the single runs."""
-        with mock.patch.object(running, "draw"):
+    def learn(
+        self, path: Path, *overrides: str, hooks: Sequence[Hook] = (), scored: bool = True, **options: Any
+    ) -> SequenceResult:
+        """Without figures of the single runs; without the matrix where it is not asked for, which takes half of the time."""
+        with mock.patch.object(running, "draw"), ExitStack() as stack:
+            if not scored:
+                stack.enter_context(mock.patch.object(train_sequence, "score_sequence"))
             return lorakit.train_sequence(path, overrides, hooks=hooks, **options)

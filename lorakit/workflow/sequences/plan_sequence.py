@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.recipe.sequence import SEPARATE
+from lorakit.recipe.sequence import O_LORA, SEPARATE
 from lorakit.result import Result
-from lorakit.training.update import schedule_beside
-from lorakit.workflow.sequences.methods import merged_labels, settings_of
+from lorakit.training.update import schedule_beside, update_notes
+from lorakit.workflow.sequences.methods import in_their_turn, merged_labels, settings_of
 from lorakit.workflow.sequences.opening import AnySequence, opened
 from lorakit.workflow.sequences.train_sequence import checked_data
 from lorakit.workflow.setup import adapt, assemble
@@ -76,23 +76,31 @@ def plan_sequence(recipe: AnySequence, overrides: Sequence[str] = ()) -> Sequenc
     """
     sequence = opened(recipe, overrides)
     data = checked_data(sequence)
-    separate = sequence.continual.method == SEPARATE
+    method = sequence.continual.method
     tasks: list[PlannedTask] = []
     notes: list[str] = []
-    adapters = heads = 0
-    for loaded, rows in zip(sequence.tasks, data, strict=True):
+    carried = adapters = heads = 0
+    for loaded, rows in zip(in_their_turn(sequence), data, strict=True):
         parts = assemble(loaded, rows)
         with loaded.locating_errors():
             schedule = schedule_beside(loaded.recipe, len(rows.splits["train"]))
             adapted = adapt(parts, statistics=None)
-        trained, head = adapted.adapter_parameters(), adapted.head_parameters()
-        adapters, heads = adapters + trained if separate else trained, heads + head
+            told = [*loaded.told, f"data: {rows.origin}", *update_notes(loaded.recipe, adapted)]
+        before, carried = carried, adapted.adapter_parameters()
+        adapters = adapters + carried if method == SEPARATE else carried
+        heads += adapted.head_parameters()
         tasks.append(
             PlannedTask(
-                loaded.name, [*rows.task.labels], schedule.rows, schedule.total_steps, trained, head, adapters + heads
+                name=loaded.name,
+                labels=[*rows.task.labels],
+                rows=schedule.rows,
+                steps=schedule.total_steps,
+                trained=carried - before if method == O_LORA else carried,
+                head=adapted.head_parameters(),
+                kept=adapters + heads,
             )
         )
-        notes += [f"{loaded.name}: {note}" for note in [*loaded.told, f"data: {rows.origin}"]]
+        notes += [f"{loaded.name}: {note}" for note in told]
     labels = merged_labels([each.task for each in data])
     notes += shared_notes([(loaded.name, rows.task.labels) for loaded, rows in zip(sequence.tasks, data, strict=True)])
     return SequencePlan(settings_of(sequence), tasks, labels, sum(task.steps for task in tasks), notes)

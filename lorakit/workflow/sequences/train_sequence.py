@@ -7,20 +7,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorakit.artifacts.memory_file import write_memory
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted, command_line
 from lorakit.recipe.keys import key_values
 from lorakit.recipe.load import LoadedRecipe, load_recipe
-from lorakit.recipe.sequence import LoadedSequence
+from lorakit.recipe.sequence import REPLAY, LoadedSequence
 from lorakit.recipe.values import written
 from lorakit.result import Result
 from lorakit.tasks.task import TaskData
 from lorakit.training.hooks import Hook
-from lorakit.workflow.accelerator import refuse_elsewhere
+from lorakit.workflow.accelerator import refuse_elsewhere, this_process
 from lorakit.workflow.parts import load_data
 from lorakit.workflow.resume import can_go_on
 from lorakit.workflow.sequences.folder import SequenceFolder, begin, begun
-from lorakit.workflow.sequences.methods import check_labels, check_recipes, going_on
+from lorakit.workflow.sequences.memory import memory_rows
+from lorakit.workflow.sequences.methods import (
+    check_labels,
+    check_memory,
+    check_recipes,
+    going_on,
+    in_their_turn,
+    memory_of,
+)
 from lorakit.workflow.sequences.opening import AnySequence, opened
 from lorakit.workflow.sequences.score_sequence import SequenceScores, score_sequence
 from lorakit.workflow.setup import assemble
@@ -83,11 +92,11 @@ def train_sequence(
     if resume:
         folder = begun(sequence, place)
     else:
-        for loaded, rows in zip(sequence.tasks[1:], data[1:], strict=True):
+        for loaded, rows in zip(in_their_turn(sequence)[1:], data[1:], strict=True):
             assemble(loaded, rows)  # the first one's turn comes at once
         folder = begin(sequence, place)
-    for number, rows in enumerate(data):
-        learn(folder, sequence, number, rows, hooks)
+    for number in range(len(data)):
+        learn(folder, sequence, number, data, hooks)
     scores = score_sequence(folder)
     scores.write(folder.scores)
     return SequenceResult(folder.path, [run.path for run in folder.runs], scores)
@@ -101,25 +110,40 @@ def checked_data(sequence: LoadedSequence) -> list[TaskData]:
         with loaded.locating_errors():
             data.append(load_data(loaded.recipe))
     check_labels(sequence, [each.task for each in data])
+    check_memory(sequence, [each.task for each in data])
     return data
 
 
-def learn(folder: SequenceFolder, sequence: LoadedSequence, number: int, rows: TaskData, hooks: Sequence[Hook]) -> None:
-    """One task, from where it stands."""
+def learn(
+    folder: SequenceFolder, sequence: LoadedSequence, number: int, data: Sequence[TaskData], hooks: Sequence[Hook]
+) -> None:
+    """One task, from where it stands; data: of all tasks."""
     run, name, total = folder.runs[number], sequence.names[number], len(sequence.names)
     if run.finished:
         return
     logger.info("task %d of %d: %s", number + 1, total, name)
     earlier = [each.path for each in folder.runs[:number]]
     resume = can_go_on(run)
-    loaded = (
-        as_it_was_begun(run, sequence.tasks[number]) if resume else going_on(sequence.tasks[number], earlier, sequence)
-    )
+    if resume:
+        loaded = as_it_was_begun(run, sequence.tasks[number])
+    else:
+        loaded = going_on(sequence.tasks[number], earlier, sequence)
+        remember(sequence, loaded, earlier, data[:number])
     try:
-        train(loaded, run_dir=run.path, resume=resume, data=rows, hooks=hooks)
+        train(loaded, run_dir=run.path, resume=resume, data=data[number], hooks=hooks)
     except Interrupted as stopped:
         what = f"task {number + 1} of {total}, {name}, {stopped.problems[0].what}"
         raise Interrupted(what, hint=command_line("train", folder.path, "--resume")) from None
+
+
+def remember(sequence: LoadedSequence, loaded: LoadedRecipe, earlier: Sequence[Path], data: Sequence[TaskData]) -> None:
+    """Write down the rows of earlier tasks that a task is to go over again, where the method has it do so."""
+    settings = sequence.continual
+    if settings.method == REPLAY and earlier and this_process().is_main_process:
+        names = [path.name for path in earlier]
+        rows = memory_rows(names, data, settings.memory or 0, settings.memory_by or "", sequence.seed)
+        write_memory(memory_of(loaded, earlier), rows)
+    this_process().wait_for_everyone()
 
 
 def as_it_was_begun(run: Run, given: LoadedRecipe) -> LoadedRecipe:
