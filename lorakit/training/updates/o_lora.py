@@ -6,7 +6,7 @@
 The tasks' factors are kept side by side, as one LoRA of the summed rank, of which the first `earlier` rank units are the earlier tasks':
 nothing is approximated, and the run merges, exports and loads as any LoRA. lambda is `orthogonality`.
 The authors' second term, lambda_2 |A_t, B_t|_2, is 0 in their scripts and not there.
-Set by `continual.method: o_lora` of a sequence of tasks (the README of `workflow/sequences`).
+Set by `continual.method: o_lora` of a sequence of tasks (the README of `workflow`).
 When to use it: for tasks of other labels, one after the other, where no rows of earlier tasks can be kept.
 """
 

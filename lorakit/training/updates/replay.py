@@ -7,7 +7,7 @@ adapter alone learns from it. Rows are drawn without replacement within a step, 
 a sequence of tasks writes (`continual.method: replay`): a reservoir of all rows so far, or as many of each class.
 Costs a second forward and backward pass a step.
 The paper has one head for all tasks, and its heads learn from the memory; here each task has one of its own.
-When to use it: where a few rows of earlier tasks may be kept; nothing else here remembers as much.
+When to use it: where a few rows of earlier tasks may be kept.
 """
 
 from __future__ import annotations
