@@ -32,6 +32,11 @@ There is a function for each command of the command line, and each has its own h
     quantize           a run -> the same on weights of 4 bits, corrected
     compress           a run -> one whose adapter takes less room
 
+    train_sequence     several tasks, learnt one after the other on one backbone
+    plan_sequence      what that would train and keep
+    evaluate_sequence  every task's accuracy after every task, transfer and forgetting
+    report_sequence    the same as one page
+
     compare            recipes and runs over several seeds, side by side
     sweep, plan_sweep  a recipe over a grid of values, ranked; and what that would train
     submit_compare     a comparison by jobs in Slurm's queue, which are not waited for
@@ -77,6 +82,10 @@ if TYPE_CHECKING:
     from lorakit.workflow.report import report
     from lorakit.workflow.search import search
     from lorakit.workflow.serve import serve
+    from lorakit.workflow.sequences.plan_sequence import plan_sequence
+    from lorakit.workflow.sequences.report_sequence import report_sequence
+    from lorakit.workflow.sequences.score_sequence import evaluate_sequence
+    from lorakit.workflow.sequences.train_sequence import train_sequence
     from lorakit.workflow.train import train
     from lorakit.workflow.train_folds import train_folds
 
@@ -88,6 +97,7 @@ HOMES = {
     "doctor": "lorakit.workflow.doctor.doctor",
     "ensemble": "lorakit.workflow.ensembles",
     "evaluate": "lorakit.workflow.evaluate",
+    "evaluate_sequence": "lorakit.workflow.sequences.score_sequence",
     "evolve": "lorakit.workflow.glora.evolve",
     "export": "lorakit.workflow.export",
     "import_adapter": "lorakit.workflow.import_peft",
@@ -98,12 +108,14 @@ HOMES = {
     "merge": "lorakit.workflow.merge",
     "open_adapters": "lorakit.workflow.open_adapters",
     "plan": "lorakit.workflow.plan",
+    "plan_sequence": "lorakit.workflow.sequences.plan_sequence",
     "plan_sweep": "lorakit.workflow.experiments.sweep",
     "predict": "lorakit.workflow.predict",
     "predict_file": "lorakit.workflow.predict_file",
     "quantize": "lorakit.workflow.quantize",
     "rank_curve": "lorakit.workflow.rank_curve",
     "report": "lorakit.workflow.report",
+    "report_sequence": "lorakit.workflow.sequences.report_sequence",
     "search": "lorakit.workflow.search",
     "serve": "lorakit.workflow.serve",
     "submit_compare": "lorakit.workflow.experiments.compare",
@@ -111,6 +123,7 @@ HOMES = {
     "sweep": "lorakit.workflow.experiments.sweep",
     "train": "lorakit.workflow.train",
     "train_folds": "lorakit.workflow.train_folds",
+    "train_sequence": "lorakit.workflow.sequences.train_sequence",
 }
 """Public function -> the module it stands in, imported at its first use: ``import lorakit`` itself stays quick."""
 
@@ -123,6 +136,7 @@ __all__ = [
     "doctor",
     "ensemble",
     "evaluate",
+    "evaluate_sequence",
     "evolve",
     "export",
     "import_adapter",
@@ -133,12 +147,14 @@ __all__ = [
     "merge",
     "open_adapters",
     "plan",
+    "plan_sequence",
     "plan_sweep",
     "predict",
     "predict_file",
     "quantize",
     "rank_curve",
     "report",
+    "report_sequence",
     "search",
     "serve",
     "submit_compare",
@@ -146,6 +162,7 @@ __all__ = [
     "sweep",
     "train",
     "train_folds",
+    "train_sequence",
 ]
 
 

@@ -84,6 +84,30 @@ def load_adapter(adapted: AdaptedModel, path: Path) -> None:
         copy_in(adapted, tensors, names, path)
 
 
+def load_sites(adapted: AdaptedModel, path: Path) -> None:
+    """``load_adapter`` without the head, which stays as it is."""
+    told = put_states(adapted, path)
+    native = told.get("form", "peft") == "peft" and all_in_peft(adapted)
+    for file, names in file_names(adapted, native).items():
+        own = {key: name for key, name in names.items() if key not in adapted.new_parts}
+        copy_in(adapted, read_tensors(path / file), own, path)
+
+
+def load_head(adapted: AdaptedModel, path: Path) -> None:
+    """Put the head of the adapter in the folder ``path`` into the model. RunError where it has another shape, or is not there."""
+    copy_in(adapted, read_head(adapted, path), {part: part for part in adapted.new_parts}, path)
+
+
+def read_head(adapted: AdaptedModel, path: Path) -> dict[str, torch.Tensor]:
+    """Part -> tensor of the head in the folder ``path``, for the parts that the model's own has. RunError where one is missing."""
+    files = [path / file for file in (PEFT_TENSORS, OUR_TENSORS) if (path / file).is_file()]
+    tensors = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
+    names = {part: PREFIX + part if PREFIX + part in tensors else part for part in adapted.new_parts}
+    if missing := [name for name in names.values() if name not in tensors]:
+        raise RunError(f"tensor {missing[0]} is missing", where=str(path))
+    return {part: tensors[name] for part, name in names.items()}
+
+
 def put_states(adapted: AdaptedModel, path: Path) -> dict[str, Any]:
     """Put the states, live rank units and scales that lorakit.json in ``path`` tells into the model; all that it tells.
 

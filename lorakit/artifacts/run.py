@@ -18,6 +18,7 @@ from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_j
 from lorakit.artifacts.provenance import Provenance
 from lorakit.artifacts.records import read_record, read_summary, read_task
 from lorakit.errors import RunError, UsageError
+from lorakit.recipe.schema import SEQUENCE_FILE
 from lorakit.tasks.task import Task
 
 PACKAGES = (
@@ -32,6 +33,7 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
 )
+TASKS = "tasks"  # where the runs of a sequence lie: see workflow/sequences
 ENSEMBLE = "ensemble.json"  # names the runs that answer together: see workflow/ensembles.py
 WEIGHTS = {"last": "adapter", "best": "best"}
 
@@ -183,6 +185,12 @@ def open_run(path: str | Path) -> Run:
         what = "is an ensemble of runs, and not one run"
         valid = "one of its runs; or lorakit predict, and lorakit eval with --file, which take it whole"
         raise UsageError(what, where=str(path), valid=valid, hint=f"its {ENSEMBLE} names them")
+    if not (path / "recipe.yaml").is_file() and (path / SEQUENCE_FILE).is_file():
+        what, valid = (
+            "is a sequence of tasks, and not one run",
+            f"a run in {path / TASKS}; lorakit eval and report take it whole",
+        )
+        raise UsageError(what, where=str(path), valid=valid)
     if not (path / "recipe.yaml").is_file():
         raise UsageError(
             "is not a run folder: it has no recipe.yaml", where=str(path), hint="a folder that lorakit train made"

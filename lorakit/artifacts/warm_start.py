@@ -7,6 +7,7 @@ their labels: they are put into this task's order, and start fresh where the lab
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ KEY = "adapter.start"
 
 
 @torch.no_grad()
-def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
+def start_from(adapted: AdaptedModel, path: Path, *, with_head: bool = True, growing: bool = False) -> list[str]:
     """Copy the tensors of the run or adapter in ``path`` into a fresh model; what a person should know of it, a sentence each.
+
+    with_head: whether its head comes along too; growing: whether its ranks may be lower: its rank units are then the first ones here.
 
     Raises RecipeError (key ``adapter.start``) where it is not the same adapter, and then nothing is copied; RunError for damaged files.
     """
@@ -40,7 +43,7 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
         raise RecipeError(f"the adapter of {path} is coded", key=KEY, valid="the run that it was compressed from")
     entries = {site["name"]: site for site in told["sites"]}
     with reading(place / OURS, "the description of an adapter"):
-        check_same(adapted, entries, path)
+        check_same(adapted, entries, path, growing=growing)
     if (base := told.get("base")) and base != adapted.base_digest:
         what = f"the adapter of {path} belongs to quantised weights of its own run, and this recipe's are others"
         raise RecipeError(what, key=KEY, valid="the same model.quantization, over the same model, here and there")
@@ -50,8 +53,10 @@ def start_from(adapted: AdaptedModel, path: Path) -> list[str]:
             tensors |= read_tensors(place / file)
     check_kinds(adapted, tensors, path)
     spread(adapted, entries, tensors)
+    grow(adapted, entries, tensors)
     state, taken, fresh = adapted.tensors(), {}, []
-    head = match_head(adapted, saved_labels(place, told))
+    left = SavedHead(left=frozenset(adapted.new_parts), note="adapter.start_head says")
+    head = match_head(adapted, saved_labels(place, told)) if with_head else left
     off = [f"{name}." for name, entry in entries.items() if entry["state"] == DROPPED]
     absent = (*off, f"{SHARED}.") if len(off) == len(entries) else tuple(off)
     for key, names in possible_names(adapted).items():
@@ -99,6 +104,17 @@ def spread(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], tens
                 tensors[name] = adapter.units.inserted(tensor, tensors[name], units, state[key])
 
 
+def grow(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
+    """Give tensors of fewer rank units the model's shape, with its own fresh units behind them."""
+    names, state = possible_names(adapted), adapted.tensors()
+    for site, adapter in adapted.adapters.items():
+        rank = entries_sameness(entries[site])["rank"]
+        for tensor, _, _ in adapter.tensors() if rank < adapter.rank else ():
+            key = f"{site}.{tensor}"
+            for name in tensors.keys() & names[key]:
+                tensors[name] = adapter.units.inserted(tensor, tensors[name], range(rank), state[key])
+
+
 def adapter_folder(path: Path) -> Path:
     """The folder with the tensors: ``path`` itself, or a run's last adapter."""
     place = path / "adapter" if (path / "recipe.yaml").is_file() else path
@@ -113,8 +129,10 @@ def adapter_folder(path: Path) -> Path:
     )
 
 
-def check_same(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Refuse other sites, and other axes, ranks or scales on them."""
+def check_same(
+    adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], path: Path, *, growing: bool = False
+) -> None:
+    """Refuse other sites, and other axes, ranks or scales on them; where it is ``growing``, higher ranks there alone."""
     valid = "the same targets, shortcuts, delta, rank and scale in both"
     if only := sorted(set(entries).symmetric_difference(adapted.adapters)):
         where = "there only" if only[0] in entries else "here only"
@@ -125,6 +143,8 @@ def check_same(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], 
             raise RecipeError(what, key=KEY, valid="adapters of another init, here and there")
     for name, adapter in adapted.adapters.items():
         ours, theirs = sameness(adapter), entries_sameness(entries[name])
+        if growing and theirs["rank"] < ours["rank"] and math.isclose(theirs["scale"], ours["scale"]):
+            theirs |= {"rank": ours["rank"], "scale": ours["scale"]}
         for word, own in ours.items():
             if own != theirs[word]:
                 what = f"the adapter of {path} is another one: {word} of {name} is {theirs[word]} there and {own} here"

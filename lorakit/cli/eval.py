@@ -13,7 +13,9 @@ from lorakit.cli.command import answer, envelope
 from lorakit.cli.completion import complete_run, complete_task
 from lorakit.cli.options import AsJson, CutRank, Force, Offline, Quiet, Weights, refuse_overwrite
 from lorakit.cli.output import say, write
+from lorakit.cli.sequence import refuse_for_sequence, tell_scores
 from lorakit.errors import UsageError
+from lorakit.recipe.schema import SEQUENCE_FILE
 from lorakit.reporting.tables import Column, count, counted, duration, facts, table
 
 if TYPE_CHECKING:
@@ -75,6 +77,12 @@ def evaluate(
             refuse_overwrite(predictions, force=force)
         if task and run is None and model is None and is_run(Path(task)):
             run, task = Path(task), None
+        if run is not None and (run / SEQUENCE_FILE).is_file():
+            others = {"TASK": task, "--model": model, "--file": file, "--by": by, "--rank": rank, "--ranks": ranks}
+            refuse_for_sequence(others | {"--weights": weights, "--predictions": predictions})
+            say(f"evaluating the tasks of {run}")
+            answer(lorakit.evaluate_sequence(run, split=split, offline=offline), tell_scores, as_json=as_json)
+            return
         if ranks is not None:
             from lorakit.workflow.named_runs import newest_of
 
@@ -105,8 +113,8 @@ def evaluate(
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run's folder, or an ensemble's, stands where a task could."""
-    return any((folder / name).is_file() for name in ("recipe.yaml", "ensemble.json"))
+    """Whether a run's folder, an ensemble's or a sequence's stands where a task could."""
+    return any((folder / name).is_file() for name in ("recipe.yaml", "ensemble.json", SEQUENCE_FILE))
 
 
 def tell(result: EvalResult) -> None:

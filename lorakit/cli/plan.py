@@ -20,6 +20,7 @@ from lorakit.cli.options import (
     open_recipe,
 )
 from lorakit.cli.output import write
+from lorakit.cli.sequence import refuse_for_sequence, sequence_settings, tell_plan
 from lorakit.reporting.tables import Column, count, counted, facts, memory, table
 
 if TYPE_CHECKING:
@@ -51,6 +52,13 @@ def plan(
 ) -> None:
     """Show the sites, budget, steps, ticks and memory of a recipe; train nothing."""
     with envelope(offline=offline, quiet=True):
+        from lorakit.recipe.sequence import find_sequence
+
+        if find_sequence(recipe) is not None:
+            refuse_for_sequence({"--fit": fit, "--fsdp": fsdp if fsdp != 1 else None, "--text": text, "--label": label})
+            given = sequence_settings(overrides, seed=seed, model=model, offline=offline)
+            answer(lorakit.plan_sequence(recipe, given), tell_plan, as_json=as_json)
+            return
         loaded = open_recipe(recipe, overrides, seed=seed, offline=offline, text=text, label=label, model=model)
         answer(lorakit.plan(loaded, fit=fit, fsdp=fsdp), tell, as_json=as_json)
 

@@ -8,19 +8,24 @@ import lorakit
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.options import AsJson, NewestRun, Quiet, given_or_newest
 from lorakit.cli.output import say, write
+from lorakit.recipe.schema import SEQUENCE_FILE
 from lorakit.reporting.tables import counted
 
 if TYPE_CHECKING:
     from lorakit.workflow.report import ReportResult
+    from lorakit.workflow.sequences.report_sequence import SequenceReport
 
 
 def report(run: NewestRun = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Write a run's page: curves, which sites were on, scores, changes, budget, and what it means in plain words."""
     with envelope(quiet=quiet):
+        if run is not None and (run / SEQUENCE_FILE).is_file():
+            answer(lorakit.report_sequence(run), tell, as_json=as_json)
+            return
         answer(lorakit.report(given_or_newest(run)), tell, as_json=as_json)
 
 
-def tell(result: ReportResult) -> None:
+def tell(result: ReportResult | SequenceReport) -> None:
     """Write the summary, and where the page is."""
     for passage in result.summary:
         write(passage.title, *(f"  {sentence}" for sentence in passage.sentences), "")

@@ -25,6 +25,7 @@ from lorakit.cli.options import (
     open_recipe,
 )
 from lorakit.cli.output import next_line, say, warn, write
+from lorakit.cli.sequence import refuse_for_sequence, sequence_settings, tell_learnt, tell_plan
 from lorakit.errors import UsageError
 from lorakit.reporting.tables import (
     Column,
@@ -69,8 +70,15 @@ def train(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the adapters of a recipe, with its search where it has one; or a classifier from your own file of texts and labels."""
+    """Train the adapters of a recipe, with its search where it has one; its tasks in order; or a classifier from your own file."""
     with envelope(offline=offline, quiet=quiet):
+        from lorakit.recipe.sequence import find_sequence
+
+        if find_sequence(recipe) is not None:
+            refuse_for_sequence({"--folds": folds, "--text": text, "--label": label})
+            given = sequence_settings(overrides, seed=seed, model=model, offline=offline)
+            learn(recipe, given, dry_run=dry_run, run_dir=run_dir, resume=resume, quiet=quiet, as_json=as_json)
+            return
         loaded = open_recipe(recipe, overrides, seed=seed, offline=offline, text=text, label=label, model=model)
         if dry_run:
             if folds is not None:
@@ -90,6 +98,27 @@ def train(
                 return
             result = lorakit.train(loaded, run_dir=run_dir, resume=resume, hooks=[progress])
         answer(result, partial(tell, offline=loaded.recipe.run.offline), as_json=as_json)
+
+
+def learn(
+    recipe: str,
+    overrides: list[str],
+    *,
+    dry_run: bool,
+    run_dir: Path | None,
+    resume: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Learn the tasks of a sequence in order, or tell what that would be."""
+    if dry_run:
+        answer(lorakit.plan_sequence(recipe, overrides), tell_plan, as_json=as_json)
+        return
+    from lorakit.cli.progress import ProgressHook
+
+    with ProgressHook(quiet=quiet) as progress:
+        learnt = lorakit.train_sequence(recipe, overrides, run_dir=run_dir, resume=resume, hooks=[progress])
+    answer(learnt, tell_learnt, as_json=as_json)
 
 
 def mind_unfinished(loaded: LoadedRecipe, folder: Path | None) -> None:

@@ -132,7 +132,11 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bo
         if chooses_nothing(overlays):
             overlays.insert(0, read_file(shipped_recipes()[NOTHING_CHOSEN], problems))
             loaded = replace(loaded, told=[TOLD_NOTHING_CHOSEN])
-    overlays.append(given or read_overrides(settings, problems))
+    return put_together(loaded, [*overlays, given or read_overrides(settings, problems)], problems)
+
+
+def put_together(loaded: LoadedRecipe, overlays: Sequence[Overlay], problems: Problems) -> LoadedRecipe:
+    """``loaded`` with the recipe that the overlays make, later ones over earlier ones. RecipeError with all that is wrong."""
     values, places = merge(overlays)
     loaded = replace(loaded, places=places)
     if all(overlay.complete for overlay in overlays):

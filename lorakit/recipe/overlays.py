@@ -16,6 +16,8 @@ from lorakit.recipe.problems import Problems
 from lorakit.recipe.values import UNREADABLE, described, read_value, scalar_kind
 
 COMMAND_LINE = "command line"
+SEQUENCE_KEYS = ("sequence", "continual")
+"""What stands beside the sections in a recipe of several tasks (``recipe.sequence``)."""
 
 
 @dataclass
@@ -127,6 +129,10 @@ def read_sections(node: yaml.Node, overlay: Overlay, place: Place, problems: Pro
         elif name in section_keys():
             overlay.places[name] = where
             read_section(name, value, overlay, place, problems)
+        elif name in SEQUENCE_KEYS:
+            overlay.complete = False
+            what = "makes a sequence of tasks of this file, and one recipe is wanted here"
+            problems.add(what, where=where, key=name, hint="lorakit train and lorakit plan take a sequence")
         else:
             problems.unknown_key(name, where)
 

@@ -17,6 +17,7 @@ MISSING = "???"  # OmegaConf's mark for a key that the recipe must give
 AUTO = "auto"  # what is to be found: a learning rate, what a head reads
 ADAMW = "adamw"  # the optimiser where none is named
 CUSTOM = "custom"  # the task whose data are the person's own files
+SEQUENCE_FILE = "sequence.yaml"  # the recipe in a folder of tasks that are learnt in order
 SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
 IN_FULL = ("norms", "embeddings")
 
@@ -287,6 +288,9 @@ class AdapterSection:
     options: dict[str, str] = key({}, "settings of the method's delta alone: see `lorakit show METHOD`")
     start: Optional[str] = key(
         None, "a run or adapter folder of the same adapter to start from", also=("init_from", "warm_start")
+    )
+    start_head: bool = key(
+        True, "start: whether its head comes along; false: the head starts as it does without a start"
     )
     in_full: Optional[list[str]] = key(
         None,

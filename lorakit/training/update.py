@@ -64,6 +64,8 @@ class Update(Hook):
     sees_tokens: ClassVar[bool] = False
     fixes_entries: ClassVar[bool] = False
     needs_whole_weights: ClassVar[bool] = False
+    grows_start: ClassVar[bool] = False
+    of_sequences: ClassVar[bool] = False
 
     @classmethod
     def refusals(cls, recipe: Recipe, spec: AdapterSpec) -> list[Problem]:

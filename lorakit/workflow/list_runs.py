@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from lorakit.artifacts.records import reading
-from lorakit.artifacts.run import Run, all_runs
+from lorakit.artifacts.run import TASKS, Run, all_runs
 from lorakit.artifacts.standing import Standing, standing
 from lorakit.errors import LorakitError, UsageError
 from lorakit.result import Result
@@ -77,7 +77,7 @@ def list_runs(folder: str | Path | None = None) -> RunList:
         folder: where the runs lie; ``runs`` by default, which need not be there.
 
     Returns:
-        The runs, the newest last. Those of a comparison or a sweep, which lie a folder deeper, are counted and not listed.
+        The runs, the newest last. Those of a comparison, a sweep or a sequence, which lie deeper, are counted and not listed.
 
     Raises:
         UsageError: where the folder that is named is not there.
@@ -89,7 +89,8 @@ def list_runs(folder: str | Path | None = None) -> RunList:
     place = RUNS if folder is None else Path(folder)
     if folder is not None and not place.is_dir():
         raise UsageError("there is no such folder", where=str(place), hint="the folder in which runs lie, such as runs")
-    further = {str(below): len(found) for below in sorted(place.glob("*/")) if (found := all_runs(below))}
+    deeper = sorted([*place.glob("*/"), *place.glob(f"*/{TASKS}/")])
+    further = {str(below): len(found) for below in deeper if (found := all_runs(below))}
     return RunList(place, [look_at(run) for run in all_runs(place)], further)
 
 

@@ -146,7 +146,9 @@ def prepare(
         outputs=outputs,
         calibrate=lambda: calibrate_first(parts, encoded, outputs),
         sharded=sharded,
-        head_reads=parts.backbone.head.kept or recipe.model.head_start == FITTED or bool(recipe.adapter.start),
+        head_reads=parts.backbone.head.kept
+        or recipe.model.head_start == FITTED
+        or bool(recipe.adapter.start and recipe.adapter.start_head),
     )
     seed_dropout(recipe)
     return training

@@ -67,7 +67,7 @@ def decide(parts: Parts) -> ReadoutChoice:
     measure = "squared error" if parts.task.regression else "log-loss"
     if parts.backbone.head.kept:
         return ReadoutChoice(OWN, {}, measure, 0, "it is what the trained head reads that the checkpoint brings")
-    if start := parts.recipe.adapter.start:
+    if (start := parts.recipe.adapter.start) and parts.recipe.adapter.start_head:
         run = run_of(Path(start))
         own = OWN if run is None else load_recipe(run.recipe).recipe.model.readout
         return ReadoutChoice(own, {}, measure, 0, f"it is what the head of {start} reads")

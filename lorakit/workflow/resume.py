@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lorakit.artifacts.files import mend
+from lorakit.artifacts.files import mend, remove_folder
 from lorakit.artifacts.lock import BEAT, check_held, claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
+from lorakit.artifacts.standing import Standing, standing
 from lorakit.errors import UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.training.hooks import Hook, TrainState
@@ -31,6 +32,19 @@ def choose_run(loaded: LoadedRecipe, run_dir: str | Path | None, resume: bool) -
         return new_run(parent, name, seed)
     refuse_unfinished(loaded, folder)
     return claim(folder)
+
+
+def can_go_on(run: Run) -> bool:
+    """Whether a run of several that belong together is there to go on with; one stopped before its first checkpoint makes room."""
+    if not run.recipe.is_file():
+        return False
+    if standing(run) != Standing("interrupted"):
+        return True
+    logger.info("%s was stopped before its first checkpoint: it is trained anew", run.path)
+    if this_process().is_main_process:
+        remove_folder(run.path)
+    this_process().wait_for_everyone()
+    return False
 
 
 class StillOurs(Hook):

@@ -181,10 +181,12 @@ def adapt(
 
 def warm_start(recipe: Recipe, adapted: AdaptedModel) -> list[str]:
     """Put in the trained adapter that the recipe starts from, where it names one; what a person should know of it, a sentence each."""
-    if not recipe.adapter.start:
+    section = recipe.adapter
+    if not section.start:
         return []
     over = check_start_over(recipe, adapted.backbone.model.config)
-    return [*start_from(adapted, Path(recipe.adapter.start)), *over]
+    growing = any(kind.grows_start for kind, _ in chosen_updates(recipe))
+    return [*start_from(adapted, Path(section.start), with_head=section.start_head, growing=growing), *over]
 
 
 def drop_unused_work(parts: Parts, adapted: AdaptedModel) -> None:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from lorakit.artifacts.files import remove_folder
 from lorakit.artifacts.run import Run
-from lorakit.artifacts.standing import Standing, standing
 from lorakit.errors import Interrupted, UsageError
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import CUSTOM
@@ -20,10 +18,10 @@ from lorakit.tasks.readers import read_csv
 from lorakit.tasks.table import whole
 from lorakit.tasks.task import Task
 from lorakit.training.hooks import Hook
-from lorakit.workflow.accelerator import refuse_elsewhere, this_process
+from lorakit.workflow.accelerator import refuse_elsewhere
 from lorakit.workflow.ensembles import claim_together, ensemble
 from lorakit.workflow.evaluate import evaluate
-from lorakit.workflow.resume import changed_keys
+from lorakit.workflow.resume import can_go_on, changed_keys
 from lorakit.workflow.train import train
 
 logger = logging.getLogger(__name__)
@@ -135,13 +133,7 @@ def is_begun(loaded: LoadedRecipe, run: Run) -> bool:
     if changed := changed_keys(loaded, run):
         what = f"this fold is of another recipe: {', '.join(changed)}"
         raise UsageError(what, where=str(run.path), hint="another --run-dir")
-    if standing(run) != Standing("interrupted"):
-        return True
-    logger.info("%s was stopped before its first checkpoint: it is trained anew", run.path)
-    if this_process().is_main_process:
-        remove_folder(run.path)
-    this_process().wait_for_everyone()
-    return False
+    return can_go_on(run)
 
 
 def warn_of_small_folds(task: Task, names: Sequence[str], rows: Sequence[Sequence[str]], folds: int) -> None:

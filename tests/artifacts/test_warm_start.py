@@ -192,3 +192,12 @@ def test_a_tensor_that_is_missing_is_told(bench: Bench, tmp_path: Path):
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     with pytest.raises(RecipeError, match=r"query.B is missing"):
         start_from(fresh(bench), tmp_path)
+
+
+def test_a_head_may_stay_where_it_is(bench: Bench, tmp_path: Path):
+    save_adapter(trained(bench), tmp_path / "adapter")
+    again, untouched = (fresh(bench, "run.seed=3") for _ in range(2))
+    notes = start_from(again, tmp_path / "adapter", with_head=False)
+    for name, tensor in again.tensors().items():
+        assert torch.equal(tensor, untouched.tensors()[name]) == (name in again.new_parts), name
+    assert any("the head's outputs start fresh, as adapter.start_head says" in note for note in notes)

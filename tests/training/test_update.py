@@ -45,7 +45,11 @@ def settings(name: str) -> tuple[str, ...]:
     )
 
 
-@pytest.fixture(scope="module", params=updates.names())
+ALONE = [name for name in updates.names() if not updates.get(name).of_sequences]
+"""Those that a recipe of one task can have; the others' tests train sequences."""
+
+
+@pytest.fixture(scope="module", params=ALONE)
 def trained(request: pytest.FixtureRequest, bench: Bench) -> tuple[str, dict[str, Any]]:
     """Each registered update, and a run with it that was never stopped."""
     name = request.param
@@ -78,7 +82,7 @@ def test_it_changes_the_training(bench: Bench, trained: tuple[str, dict[str, Any
     assert any(whole[key] != plain[key] for key in weights)
 
 
-@pytest.mark.parametrize("name", updates.names())
+@pytest.mark.parametrize("name", ALONE)
 def test_the_loss_goes_down(bench: Bench, name: str):
     epochs, rate = (
         (15, 5e-3) if name == "glora_supernet" else (8, 1e-2)

@@ -1,0 +1,138 @@
+"""O-LoRA: a new task learns in directions that the earlier tasks left (Wang et al. 2023, arXiv 2310.14152).
+
+    dW = s (B_1 A_1 + ... + B_t A_t)           B_t, A_t: rank r, of task t; those before it stay as they are
+    loss + lambda sum |A_i A_t^T|, i < t       summed over all entries, i and sites
+
+The tasks' factors are kept side by side, as one LoRA of the summed rank, of which the first `earlier` rank units are the earlier tasks':
+nothing is approximated, and the run merges, exports and loads as any LoRA. lambda is `orthogonality`.
+The authors' second term, lambda_2 |A_t, B_t|_2, is 0 in their scripts and not there.
+Set by `continual.method: o_lora` of a sequence of tasks (the README of `workflow`).
+When to use it: for tasks of other labels, one after the other, where no rows of earlier tasks can be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.adapters.deltas.low_rank import LowRank
+from lorakit.adapters.init import inits
+from lorakit.adapters.options import Option
+from lorakit.adapters.spec import AdapterSpec
+from lorakit.errors import Problem, RecipeError
+from lorakit.recipe.schema import Recipe
+from lorakit.searching.penalty import with_penalty
+from lorakit.tasks.batching import SummedLoss
+from lorakit.training.hooks import TrainState
+from lorakit.training.update import Update, UpdateContext, needs_delta, updates
+
+OPTIONS = "adapter.update_options"
+
+
+class OLoRA(Update):
+    """kept: of every site the earlier tasks' A and B, as they were when the training began."""
+
+    name = "o_lora"
+    summary = (
+        "the first rank units are those of earlier tasks and stay; the A of the others is kept orthogonal to theirs"
+    )
+    source = "Wang et al. 2023, O-LoRA, arXiv 2310.14152"
+    fixes_entries = True
+    grows_start = True
+    options: ClassVar = {
+        "orthogonality": Option(0.5, "lambda: weight of the sum of |A_i A_t^T|", low=0.0),
+        "earlier": Option(1, "how many rank units, the first ones, are of earlier tasks", low=1),
+    }
+
+    @classmethod
+    def refusals(cls, recipe: Recipe, spec: AdapterSpec) -> list[Problem]:
+        """It needs plain LoRAs, both of whose factors train, and no search among their units."""
+        problems = needs_delta(cls.name, LowRank.name, spec)
+        if not problems and not (spec.trains("A") and spec.trains("B")):
+            what = f"update '{cls.name}' is about what A learns, and '{spec.trainable}' alone trains"
+            problems.append(Problem(what, key="adapter.trainable", valid="all"))
+        if spec.decomposition != "none":
+            what = f"update '{cls.name}' keeps earlier updates as they are, and a magnitude in common would scale them"
+            problems.append(Problem(what, key="adapter.decomposition", valid="none"))
+        init = inits.get(spec.init)
+        if init.anchors or init.needs != "nothing" or init.quantises:
+            what = (
+                f"update '{cls.name}' adds rank units that change nothing at first, and init '{init.name}' has others"
+            )
+            problems.append(
+                Problem(what, key="adapter.init", valid="kaiming, gaussian or another that looks at nothing")
+            )
+        if recipe.search.method != "none":
+            what = f"update '{cls.name}' says which rank units are whose, and a search takes them out"
+            problems.append(Problem(what, key="search.method", valid="none"))
+        return problems
+
+    @classmethod
+    def notes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> list[str]:
+        """How many parameters stay. Raises RecipeError where no rank unit would be left to learn."""
+        count = sum(a[: settings["earlier"]].numel() + b[:, : settings["earlier"]].numel() for a, b in factors(adapted))
+        least = min((len(a) for a, _ in factors(adapted)), default=settings["earlier"] + 1)
+        if least <= settings["earlier"]:
+            what = f"update '{cls.name}' keeps {settings['earlier']} rank units, and a site has {least}"
+            raise RecipeError(what, key=OPTIONS, valid=f"earlier: 1 to {least - 1}", hint="a higher adapter.rank")
+        return [f"update '{cls.name}': {count:,} of the adapters' parameters are of earlier tasks and stay as they are"]
+
+    def __init__(self, context: UpdateContext):
+        super().__init__(context)
+        self.earlier = self.settings["earlier"]
+        self.factors = [*factors(context.adapted)]
+        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def around_loss(self, loss: SummedLoss) -> SummedLoss:
+        """The loss and lambda times the overlap with earlier tasks."""
+        return with_penalty(loss, self.settings["orthogonality"], lambda: [self.overlap()])
+
+    def overlap(self) -> torch.Tensor:
+        """The sum of |A_i A_t^T| over all sites."""
+        return torch.stack(
+            [(a[: self.earlier].detach() @ a[self.earlier :].T).abs().sum() for a, _ in self.factors]
+        ).sum()
+
+    def on_train_begin(self, state: TrainState) -> None:
+        """Remember what stays."""
+        self.kept = [
+            (a[: self.earlier].detach().clone(), b[:, : self.earlier].detach().clone()) for a, b in self.factors
+        ]
+
+    def after_backward(self, state: TrainState) -> None:
+        """What stays takes no part in the gradient's norm."""
+        for a, b in self.factors:
+            for gradient in (
+                None if a.grad is None else a.grad[: self.earlier],
+                None if b.grad is None else b.grad[:, : self.earlier],
+            ):
+                if gradient is not None:
+                    gradient.zero_()
+
+    def after_step(self, state: TrainState) -> None:
+        """Nor does weight decay move it."""
+        self.put_back()
+
+    def after_trial_step(self) -> None:
+        """The same."""
+        self.put_back()
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """The earlier tasks' units as they were."""
+        for (a, b), (kept_a, kept_b) in zip(self.factors, self.kept, strict=True):
+            a[: self.earlier].copy_(kept_a)
+            b[:, : self.earlier].copy_(kept_b)
+
+
+def factors(adapted: AdaptedModel) -> Iterator[tuple[torch.nn.Parameter, torch.nn.Parameter]]:
+    """A (rank x in) and B (out x rank) of every site."""
+    for adapter in adapted.adapters.values():
+        if isinstance(adapter.delta, LowRank):
+            yield adapter.delta.A, adapter.delta.B
+
+
+updates.register(OLoRA)

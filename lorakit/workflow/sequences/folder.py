@@ -1,0 +1,127 @@
+"""The folder of a sequence: its recipe, those of its tasks, and a run for each.
+
+sequence.yaml            the tasks in their order, and the method
+recipes/1-NAME.yaml      each task's recipe with every default spelt out
+tasks/1-NAME/            its run, an ordinary one
+scores.json              the matrix, once all are learnt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorakit.artifacts.files import write_text
+from lorakit.artifacts.run import TASKS, Run, claim, new_run
+from lorakit.errors import RunError, UsageError, command_line
+from lorakit.recipe.keys import plain_values
+from lorakit.recipe.schema import SEQUENCE_FILE
+from lorakit.recipe.sequence import LoadedSequence, load_sequence
+from lorakit.workflow.unfinished import FREE_ON_RESUME
+
+RECIPES, SCORES = "recipes", "scores.json"
+
+
+@dataclass(frozen=True)
+class SequenceFolder:
+    """path: of the whole; sequence: as its own recipe has it."""
+
+    path: Path
+    sequence: LoadedSequence
+
+    @property
+    def scores(self) -> Path:
+        """What it came to."""
+        return self.path / SCORES
+
+    @property
+    def finished(self) -> bool:
+        """Whether all tasks are learnt and scored."""
+        return self.scores.is_file()
+
+    @property
+    def runs(self) -> list[Run]:
+        """Those of the tasks, in order; they need not be there yet."""
+        return [Run(self.path / TASKS / name) for name in numbered(self.sequence.names)]
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """``1-NAME`` and so on."""
+    return [f"{number}-{name}" for number, name in enumerate(names, start=1)]
+
+
+def open_sequence(path: str | Path) -> SequenceFolder:
+    """The sequence in the folder ``path``. UsageError where there is none, RunError where not all of its tasks are learnt."""
+    found = read_folder(Path(path))
+    for run in found.runs:
+        if not run.finished:
+            hint = f"{command_line('train', path, '--resume')} goes on"
+            raise RunError(f"the task {run.path.name} is not learnt yet", where=str(path), hint=hint)
+    return found
+
+
+def read_folder(path: Path) -> SequenceFolder:
+    """The same of one that may be unfinished."""
+    if not (path / SEQUENCE_FILE).is_file():
+        what = f"is not the folder of a sequence: it has no {SEQUENCE_FILE}"
+        raise UsageError(what, where=str(path), hint="a folder that lorakit train made of a recipe with a sequence")
+    return SequenceFolder(path, load_sequence(path / SEQUENCE_FILE))
+
+
+def begin(sequence: LoadedSequence, run_dir: Path | None) -> SequenceFolder:
+    """A fresh folder, with the recipes in it; ``sequence`` is then theirs."""
+    home = new_run(sequence.folder, sequence.name, sequence.seed) if run_dir is None else claim(run_dir)
+    files = [f"{RECIPES}/{name}.yaml" for name in numbered(sequence.names)]
+    for file, loaded in zip(files, sequence.tasks, strict=True):
+        write_text(home.path / file, loaded.to_yaml())
+    write_text(home.path / SEQUENCE_FILE, sequence.to_yaml(files))
+    return read_folder(home.path)
+
+
+def begun(sequence: LoadedSequence, run_dir: Path | None) -> SequenceFolder:
+    """The folder to go on in: the named one, the one that the recipe is of, or the newest unfinished one of its name and seed.
+
+    UsageError where there is none, or it is of another recipe.
+    """
+    own = sequence.path.parent if sequence.path.name == SEQUENCE_FILE else None
+    folder = run_dir or own or newest_unfinished(sequence)
+    found = read_folder(folder)
+    if found.finished:
+        raise UsageError(
+            "this sequence was learnt to its end already", where=str(folder), hint="lorakit eval, or a new one"
+        )
+    if changed := changed_keys(sequence, found.sequence):
+        what = f"the recipe has changed since this sequence began: {', '.join(changed)}"
+        hint = f"{command_line('train', folder, '--resume')} goes on with its own recipe"
+        raise UsageError(what, where=str(folder), hint=hint)
+    return found
+
+
+def newest_unfinished(sequence: LoadedSequence) -> Path:
+    """The newest folder of the sequence's name and seed that is not learnt to its end."""
+    stem = f"{sequence.name}-{sequence.seed}"
+    found = [
+        path.parent
+        for path in sequence.folder.glob(f"{stem}*/{SEQUENCE_FILE}")
+        if path.parent.name.removeprefix(stem).lstrip("-").isdecimal() or path.parent.name == stem
+    ]
+    unfinished = [path for path in found if not (path / SCORES).is_file()]
+    if not unfinished:
+        what = f"there is no unfinished sequence {sequence.name} with seed {sequence.seed} to resume"
+        hint = "name its folder with --run-dir, or leave --resume out to start anew"
+        raise UsageError(what, where=str(sequence.folder), hint=hint)
+    return max(unfinished, key=lambda path: (path / SEQUENCE_FILE).stat().st_mtime_ns)
+
+
+def changed_keys(given: LoadedSequence, own: LoadedSequence) -> list[str]:
+    """What of the recipe is not as the folder has it; keys that change no number may change."""
+    if given.names != own.names:
+        return ["sequence"]
+    if given.continual != own.continual:
+        return ["continual"]
+    changed: dict[str, None] = {}
+    for ours, theirs in zip(given.tasks, own.tasks, strict=True):
+        values, before = plain_values(ours.recipe), plain_values(theirs.recipe)
+        changed |= {key: None for key in {**before, **values} if values.get(key) != before.get(key)}
+    return [key for key in changed if key not in FREE_ON_RESUME]

@@ -1,0 +1,228 @@
+"""``lorakit eval`` of a sequence: the accuracy of every task after every task, with the task known and not known.
+
+Known (task-incremental): a row is answered by the head of its task. Not known (class-incremental): the logits of all heads learnt so
+far are compared, and an answer is right that has the row's label by name: labels of several tasks that are called the same are one.
+After a task, the model is the adapter of that task's run under the head of each task's own run; of ``separate`` tasks each keeps its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.artifacts.adapter_file import load_head, load_sites
+from lorakit.artifacts.base_file import kept_precisions, load_base
+from lorakit.artifacts.files import write_json
+from lorakit.artifacts.run import Run
+from lorakit.errors import UsageError
+from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.recipe.sequence import SEPARATE
+from lorakit.reporting.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
+from lorakit.result import Result
+from lorakit.tasks.task import TaskData
+from lorakit.workflow.evaluate import choose_splits
+from lorakit.workflow.head_start import start_head
+from lorakit.workflow.restore import check_trust, same_labels
+from lorakit.workflow.same_data import check_same_base
+from lorakit.workflow.sequences.folder import SequenceFolder, open_sequence
+from lorakit.workflow.sequences.methods import merged_labels, settings_of
+from lorakit.workflow.setup import adapt, assemble
+from lorakit.workflow.trained import TrainedClassifier
+
+logger = logging.getLogger(__name__)
+
+Logits = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Reading(Result):
+    """A matrix of accuracies, and what it comes to (``lorakit.reporting.transfer`` has the formulas).
+
+    Attributes:
+        matrix: after each task (a row) the accuracy of each task; None for one that is not learnt yet.
+        average: of all tasks after the last one.
+        backward: what learning the later tasks did to the earlier ones (BWT); below 0 they were forgotten.
+        forgetting: how far the earlier tasks fell from their best.
+    """
+
+    matrix: list[list[float | None]]
+    average: float
+    backward: float
+    forgetting: float
+
+
+@dataclass(frozen=True)
+class SequenceScores(Result):
+    """What a sequence of tasks came to.
+
+    Attributes:
+        source: its folder.
+        continual: the method, and its settings.
+        tasks: their names, in the order in which they were learnt.
+        split: the rows that were scored.
+        rows: how many, of each task.
+        known: the reading in which the task of a row is known; its matrix has, above the diagonal, what a task's head before its training
+            gives on what was learnt before it. Of ``separate`` tasks nothing is.
+        start: of each task, what its head before its training gives on the backbone alone; None where it was not asked for.
+        forward: what learning the earlier tasks did to a task before it was learnt (FWT). A head that is drawn at random says little
+            then: model.head_start=fitted has one that reads the frozen features.
+        unknown: the reading in which it is not: all heads answer, over ``labels``.
+        labels: of all tasks, each name once.
+        parameters: of all adapters and heads that are kept to answer for every task.
+    """
+
+    source: Path
+    continual: dict[str, Any]
+    tasks: list[str]
+    split: str
+    rows: list[int]
+    known: Reading
+    start: list[float | None]
+    forward: float | None
+    unknown: Reading
+    labels: list[str]
+    parameters: int
+
+    def write(self, path: Path) -> None:
+        """Into the sequence's folder, where ``source`` goes without saying."""
+        write_json(path, {name: value for name, value in self.to_dict().items() if name != "source"})
+
+
+def evaluate_sequence(path: str | Path, *, split: str | None = None, offline: bool = False) -> SequenceScores:
+    """Score every task of a sequence after every task, with the task of a row known and not known.
+
+    Args:
+        path: the folder of a sequence whose tasks are all learnt.
+        split: which rows; the first validation split of each task by default.
+        offline: never touch the network.
+
+    Returns:
+        The matrices of accuracy, average accuracy, backward and forward transfer (Lopez-Paz and Ranzato 2017) and forgetting (Chaudhry
+        et al. 2018).
+
+    Raises:
+        UsageError: where there is no such sequence or split.
+        RunError: where a task is not learnt yet, or its files are damaged.
+        DataError: for rows that are not those of the runs any more.
+
+    Example:
+        >>> scores = lorakit.evaluate_sequence("runs/topics-0")                # doctest: +SKIP
+        >>> scores.known.average, scores.unknown.average                       # doctest: +SKIP
+    """
+    return score_sequence(open_sequence(path), split, offline=offline)
+
+
+def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline: bool = False) -> SequenceScores:
+    """The same of a folder that is open."""
+    learnt = [open_task(run, split, offline=offline) for run in folder.runs]
+    separate, total = folder.sequence.continual.method == SEPARATE, len(learnt)
+    known: list[list[float | None]] = [[None] * total for _ in learnt]
+    unknown: list[list[float | None]] = [[None] * total for _ in learnt]
+    start: list[float | None] = [None] * total
+    parameters = 0
+    for after in range(total):
+        answers: list[list[Logits]] = [[] for _ in range(after + 1)]
+        for head in range(after + 1):
+            owner = learnt[head] if separate else learnt[after]
+            classifier = with_head(owner, learnt[head])
+            for task in range(after + 1):
+                answers[task].append(classifier.logits(learnt[task].data, learnt[task].split)[1])
+            if after == total - 1 and (separate or head == after):
+                parameters += classifier.adapted.adapter_parameters()
+            if after == total - 1:
+                parameters += classifier.adapted.head_parameters()
+        for task in range(after + 1):
+            known[after][task] = right(learnt[task], [learnt[task]], [answers[task][task]])
+            unknown[after][task] = right(learnt[task], learnt[: after + 1], answers[task])
+        logger.info("scored after task %d of %d", after + 1, total)
+    if not separate:
+        for task in range(1, total):
+            start[task], known[task - 1][task] = before(learnt[task], None), before(learnt[task], learnt[task - 1])
+    return SequenceScores(
+        source=folder.path,
+        continual=settings_of(folder.sequence),
+        tasks=folder.sequence.names,
+        split=", ".join(dict.fromkeys(task.split for task in learnt)),
+        rows=[len(task.data.splits[task.split]) for task in learnt],
+        known=reading(known),
+        start=start,
+        forward=forward_transfer(known, start),
+        unknown=reading(unknown),
+        labels=merged_labels([task.data.task for task in learnt]),
+        parameters=parameters,
+    )
+
+
+def reading(matrix: list[list[float | None]]) -> Reading:
+    """A matrix, and what it comes to."""
+    return Reading(matrix, average_accuracy(matrix), backward_transfer(matrix), forgetting(matrix))
+
+
+@dataclass(frozen=True)
+class LearntTask:
+    """A task's run, its recipe and the rows to score."""
+
+    run: Run
+    loaded: LoadedRecipe
+    data: TaskData
+    split: str
+
+
+def open_task(run: Run, split: str | None, *, offline: bool) -> LearntTask:
+    """A task of a sequence. UsageError where it has no such split, or one without labels."""
+    loaded = load_recipe(run.recipe, offline=offline)
+    check_trust(loaded)
+    data = same_labels(run, loaded)
+    chosen = choose_splits(data, split)[0]
+    if "label" not in data.splits[chosen].column_names:
+        raise UsageError(f"the split {chosen} of {run.path.name} has no labels", valid="a split with labels")
+    return LearntTask(run, loaded, data, chosen)
+
+
+def with_head(owner: LearntTask, task: LearntTask) -> TrainedClassifier:
+    """The adapter that the run of ``owner`` ended with, under the head that ``task``'s did."""
+    recipe = replace(task.loaded.recipe, adapter=owner.loaded.recipe.adapter)
+    told = TaskData(task.data.task, {}, "")
+    parts = assemble(replace(task.loaded, recipe=recipe), told, precisions=kept_precisions(owner.run, recipe))
+    check_same_base(task.run, parts.backbone)
+    adapted = adapt(parts, statistics=None)
+    load_base(adapted, owner.run)
+    load_sites(adapted, owner.run.weights("last"))
+    load_head(adapted, task.run.weights("last"))
+    return classifier_of(adapted, task)
+
+
+def before(task: LearntTask, earlier: LearntTask | None) -> float:
+    """The accuracy of a task whose head is as it was before its training, on the adapter of an earlier one or on the backbone alone."""
+    section = task.loaded.recipe.adapter if earlier is None else earlier.loaded.recipe.adapter
+    recipe = replace(task.loaded.recipe, adapter=section)
+    parts = assemble(replace(task.loaded, recipe=recipe), task.data)
+    start_head(parts)
+    if earlier is None:
+        adapted = AdaptedModel(parts.backbone, {}, None)
+    else:
+        adapted = adapt(parts, statistics=None)
+        load_sites(adapted, earlier.run.weights("last"))
+    logits = classifier_of(adapted, task).logits(task.data, task.split)[1]
+    return right(task, [task], [logits])
+
+
+def classifier_of(adapted: AdaptedModel, task: LearntTask) -> TrainedClassifier:
+    """The model, ready to answer as the task's recipe reads texts."""
+    adapted.model.eval()
+    return TrainedClassifier(adapted, task.loaded.recipe, str(task.run.path))
+
+
+def right(task: LearntTask, heads: Sequence[LearntTask], logits: Sequence[Logits]) -> float:
+    """The share of a task's rows whose label is that of the largest of all heads' logits (rows, labels)."""
+    names = np.array([label for head in heads for label in head.data.task.labels])
+    found = names[np.concatenate(logits, axis=1).argmax(axis=1)]
+    labels = np.array(task.data.task.labels)[np.asarray(task.data.splits[task.split]["label"])]
+    return float(np.mean(found == labels))

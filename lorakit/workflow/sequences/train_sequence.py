@@ -1,0 +1,153 @@
+"""``lorakit train`` of a sequence: each task becomes a run, which goes on from the one before it as the method says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorakit.artifacts.memory_file import write_memory
+from lorakit.artifacts.run import Run
+from lorakit.errors import Interrupted, command_line
+from lorakit.recipe.keys import key_values
+from lorakit.recipe.load import LoadedRecipe, load_recipe
+from lorakit.recipe.sequence import REPLAY, LoadedSequence
+from lorakit.recipe.values import written
+from lorakit.result import Result
+from lorakit.tasks.task import TaskData
+from lorakit.training.hooks import Hook
+from lorakit.workflow.accelerator import refuse_elsewhere, this_process
+from lorakit.workflow.parts import load_data
+from lorakit.workflow.resume import can_go_on
+from lorakit.workflow.sequences.folder import SequenceFolder, begin, begun
+from lorakit.workflow.sequences.memory import memory_rows
+from lorakit.workflow.sequences.methods import (
+    check_labels,
+    check_memory,
+    check_recipes,
+    going_on,
+    in_their_turn,
+    memory_of,
+)
+from lorakit.workflow.sequences.opening import AnySequence, opened
+from lorakit.workflow.sequences.score_sequence import SequenceScores, score_sequence
+from lorakit.workflow.setup import assemble
+from lorakit.workflow.train import train
+from lorakit.workflow.unfinished import FREE_ON_RESUME
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SequenceResult(Result):
+    """What a sequence came to.
+
+    Attributes:
+        run_dir: its folder, to evaluate and report on.
+        runs: those of the tasks, in the order in which they were learnt; each can be used as any run.
+        scores: the matrix of accuracies, and what it says; also in scores.json.
+    """
+
+    run_dir: Path
+    runs: list[Path]
+    scores: SequenceScores
+
+
+def train_sequence(
+    recipe: AnySequence,
+    overrides: Sequence[str] = (),
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    hooks: Sequence[Hook] = (),
+) -> SequenceResult:
+    """Learn the tasks of a recipe one after the other on one frozen backbone; or go on with what was stopped.
+
+    Args:
+        recipe: a YAML file with the key ``sequence``, or the folder of a sequence.
+        overrides: ``KEY=VALUE`` each, for all tasks; ``continual.KEY=VALUE`` too.
+        run_dir: the folder of the whole; ``runs/NAME-SEED`` by default.
+        resume: go on with the folder that ``recipe`` or ``run_dir`` names, or the newest unfinished one of this name and seed. It then
+            ends as if it had never been stopped.
+        hooks: objects whose methods the loop of every task calls by name.
+
+    Returns:
+        The runs, and the matrix of accuracies of each task after each task.
+
+    Raises:
+        RecipeError: for a wrong recipe, for tasks whose accuracies make no matrix, and for keys with which one adapter cannot go on from
+            task to task; everything is checked before the first step.
+        UsageError: for a folder that holds something else, or that cannot be gone on with.
+        DataError: for data that cannot be used.
+        Interrupted: after a polite stop; the same call with ``resume=True`` goes on.
+
+    Example:
+        >>> learnt = lorakit.train_sequence("topics.yaml", ["continual.method=sequential"])    # doctest: +SKIP
+        >>> learnt.scores.average, learnt.scores.forgetting                                    # doctest: +SKIP
+    """
+    refuse_elsewhere()  # between the tasks rows are predicted, by whole models
+    sequence, place = opened(recipe, overrides), None if run_dir is None else Path(run_dir)
+    data = checked_data(sequence)
+    if resume:
+        folder = begun(sequence, place)
+    else:
+        for loaded, rows in zip(in_their_turn(sequence)[1:], data[1:], strict=True):
+            assemble(loaded, rows)  # the first one's turn comes at once
+        folder = begin(sequence, place)
+    for number in range(len(data)):
+        learn(folder, sequence, number, data, hooks)
+    scores = score_sequence(folder)
+    scores.write(folder.scores)
+    return SequenceResult(folder.path, [run.path for run in folder.runs], scores)
+
+
+def checked_data(sequence: LoadedSequence) -> list[TaskData]:
+    """The rows of all tasks. RecipeError where the tasks, or their recipes, make no sequence."""
+    check_recipes(sequence)
+    data = []
+    for loaded in sequence.tasks:
+        with loaded.locating_errors():
+            data.append(load_data(loaded.recipe))
+    check_labels(sequence, [each.task for each in data])
+    check_memory(sequence, [each.task for each in data])
+    return data
+
+
+def learn(
+    folder: SequenceFolder, sequence: LoadedSequence, number: int, data: Sequence[TaskData], hooks: Sequence[Hook]
+) -> None:
+    """One task, from where it stands; data: of all tasks."""
+    run, name, total = folder.runs[number], sequence.names[number], len(sequence.names)
+    if run.finished:
+        return
+    logger.info("task %d of %d: %s", number + 1, total, name)
+    earlier = [each.path for each in folder.runs[:number]]
+    resume = can_go_on(run)
+    if resume:
+        loaded = as_it_was_begun(run, sequence.tasks[number])
+    else:
+        loaded = going_on(sequence.tasks[number], earlier, sequence)
+        remember(sequence, loaded, earlier, data[:number])
+    try:
+        train(loaded, run_dir=run.path, resume=resume, data=data[number], hooks=hooks)
+    except Interrupted as stopped:
+        what = f"task {number + 1} of {total}, {name}, {stopped.problems[0].what}"
+        raise Interrupted(what, hint=command_line("train", folder.path, "--resume")) from None
+
+
+def remember(sequence: LoadedSequence, loaded: LoadedRecipe, earlier: Sequence[Path], data: Sequence[TaskData]) -> None:
+    """Write down the rows of earlier tasks that a task is to go over again, where the method has it do so."""
+    settings = sequence.continual
+    if settings.method == REPLAY and earlier and this_process().is_main_process:
+        names = [path.name for path in earlier]
+        rows = memory_rows(names, data, settings.memory or 0, settings.memory_by or "", sequence.seed)
+        write_memory(memory_of(loaded, earlier), rows)
+    this_process().wait_for_everyone()
+
+
+def as_it_was_begun(run: Run, given: LoadedRecipe) -> LoadedRecipe:
+    """The run's own recipe, with those of the given values that may be other ones now."""
+    values = key_values(given.recipe)
+    free = [key for key in FREE_ON_RESUME if key not in ("run.name", "run.folder")]
+    return load_recipe(run.path, [f"{key}={written(values[key])}" for key in free])

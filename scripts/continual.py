@@ -1,0 +1,178 @@
+"""Four tasks one after the other on one encoder: how much is remembered, by method, order and seed.
+
+    python scripts/continual.py --data shared/continual --out results/continual --rows 1000 --test-rows 500 --seeds 0 1 2
+
+Every method learns the same rows in the same order as a sequence of `lorakit`; `joint` is one classifier of all rows at once, labels of
+the same name merged, which has seen what no sequence sees together. With the task known it answers among the labels of the task. Each
+result is written as it comes, to OUT/ORDER-SEED-METHOD.json; a call that was stopped goes on. The table has means over orders and seeds,
+and differences to `sequential`, paired by order and seed, with the 95 % interval of Student's t over these pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from readme_tables import grid
+from scipy import stats
+
+import lorakit
+from lorakit.artifacts.files import read_json, write_json
+from lorakit.artifacts.run import Run, environment
+from lorakit.recipe.schema import SEQUENCE_FILE
+
+ORDERS = {
+    "forward": ("dbpedia", "amazon", "yelp", "agnews"),
+    "backward": ("agnews", "yelp", "amazon", "dbpedia"),
+}
+JOINT, REFERENCE = "joint", "sequential"
+METHODS = ("separate", REFERENCE, "replay", "o_lora", JOINT)
+FIELDS = ("known", "known_forgetting", "unknown", "unknown_forgetting")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", type=Path, required=True, help="a folder with a folder a task, train.parquet and test.parquet in each"
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=1000, help="training rows a task")
+    parser.add_argument("--test-rows", type=int, default=500, help="test rows a task")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=[*ORDERS])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
+    parser.add_argument("--tasks", nargs="+", default=[*ORDERS["forward"]], help="those of them that are learnt")
+    parser.add_argument("--set", nargs="+", default=[], help="KEY=VALUE for every training")
+    options = parser.parse_args()
+    for seed in options.seeds:
+        for order in options.orders:
+            for method in options.methods:
+                file = options.out / f"{order}-{seed}-{method}.json"
+                if not file.exists():
+                    write_json(file, learn(order, seed, method, options))
+                print(file.stem, read_json(file)["scores"], flush=True)
+    print(table(options))
+
+
+def learn(order: str, seed: int, method: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One sequence, or all rows at once."""
+    tasks = [name for name in ORDERS[order] if name in options.tasks]
+    rows = {name: draw(name, seed, options) for name in tasks}
+    place = options.out / f"{order}-{seed}-{method}"
+    scores = joint(rows, place, seed, options) if method == JOINT else sequence(rows, place, method, seed, options)
+    said = {"rows": options.rows, "test_rows": options.test_rows, "set": options.set, "tasks": tasks}
+    return {"scores": scores, "environment": environment(), **said}
+
+
+def draw(name: str, seed: int, options: argparse.Namespace) -> Path:
+    """The folder of a task's rows: training rows drawn by the seed, test rows the same for all."""
+    place: Path = options.out / "rows" / f"{name}-{seed}"
+    place.mkdir(parents=True, exist_ok=True)
+    for split, number, drawn in (("train", options.rows, seed), ("test", options.test_rows, 0)):
+        table = pd.read_parquet(options.data / name / f"{split}.parquet")
+        table.sample(min(number, len(table)), random_state=drawn).to_parquet(place / f"{split}.parquet")
+    return place
+
+
+def recipe_of(seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """What all trainings have in common."""
+    return {
+        "model": {"name": "bundled:minilm"},
+        "task": {"name": "custom", "max_length": 128, "text": "text", "label": "label"},
+        "adapter": {"method": "lora", "rank": 8, "targets": ["q", "v"]},
+        "training": {"epochs": 3, "batch_size": 16, "lr": 1e-3},
+        "evaluation": {"baselines": [], "every": 3, "calibrate": False},
+        "run": {"seed": seed, "offline": True},
+    }
+
+
+def sequence(rows: dict[str, Path], place: Path, method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """The matrix that the sequence comes to."""
+    tasks = {
+        name: {"train": str(path / "train.parquet"), "validation": str(path / "test.parquet")}
+        for name, path in rows.items()
+    }
+    file = place.with_suffix(".yaml")
+    file.write_text(
+        yaml.safe_dump(
+            {"sequence": tasks, "continual": {"method": method}, **recipe_of(seed, options)}, sort_keys=False
+        )
+    )
+    begun = (place / SEQUENCE_FILE).exists()
+    found = lorakit.train_sequence(file, options.set, run_dir=place, resume=begun).scores
+    readings = {"known": found.known, "unknown": found.unknown}
+    told = {name: read.average for name, read in readings.items()}
+    told |= {f"{name}_forgetting": read.forgetting for name, read in readings.items()}
+    matrices = {f"{name}_matrix": read.matrix for name, read in readings.items()}
+    return {**told, "forward_transfer": found.forward, "parameters": found.parameters, **matrices}
+
+
+def joint(rows: dict[str, Path], place: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One classifier of all rows: the mean accuracy over tasks, among all labels and among those of the task."""
+    tables = {
+        name: {split: pd.read_parquet(path / f"{split}.parquet") for split in ("train", "test")}
+        for name, path in rows.items()
+    }
+    for split in ("train", "test"):
+        whole = pd.concat([table[split] for table in tables.values()], ignore_index=True)
+        whole.to_parquet(place.with_name(f"{place.name}-{split}.parquet"))
+    recipe = recipe_of(seed, options)
+    recipe["task"] |= {
+        "train": str(place.with_name(f"{place.name}-train.parquet")),
+        "validation": str(place.with_name(f"{place.name}-test.parquet")),
+    }
+    file = place.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(recipe))
+    if not Run(place).finished:
+        lorakit.train(file, options.set, run_dir=place, resume=(place / "recipe.yaml").exists())
+    classifier = lorakit.load(place)
+    labels = np.array(Run(place).task().labels)
+    known, unknown = [], []
+    for table in tables.values():
+        chances = np.asarray(classifier.predict_proba(table["test"]["text"].tolist()))
+        own = np.isin(labels, table["train"]["label"].unique())
+        answers = labels[np.where(own, chances, -1).argmax(axis=1)], labels[chances.argmax(axis=1)]
+        for found, answer in zip((known, unknown), answers, strict=True):
+            found.append(float(np.mean(answer == table["test"]["label"].to_numpy())))
+    parameters = sum(Run(place).summary()[name] for name in ("adapter_parameters", "head_parameters"))
+    return {"known": mean(known), "unknown": mean(unknown), "parameters": parameters, "by_task": [known, unknown]}
+
+
+def table(options: argparse.Namespace) -> str:
+    """Means, and differences to the reference, in Markdown."""
+    pairs = [(order, seed) for seed in options.seeds for order in options.orders]
+    found = {
+        method: [read_json(options.out / f"{order}-{seed}-{method}.json")["scores"] for order, seed in pairs]
+        for method in options.methods
+    }
+    rows = []
+    for method, scores in found.items():
+        cells = []
+        for field in FIELDS:
+            own = [each.get(field) for each in scores]
+            cells.append("" if None in own else f"{mean(own):.4f}")
+            if method != REFERENCE and REFERENCE in found and None not in own:
+                cells[-1] += f" ({difference(own, [each[field] for each in found[REFERENCE]])})"
+        rows.append((method, *cells, f"{scores[0]['parameters']:,}"))
+    head = ("method", "task known", "forgetting", "task not known", "forgetting", "parameters")
+    return grid(head, rows)
+
+
+def difference(own: list[float], reference: list[float]) -> str:
+    """The mean difference and its interval over pairs of an order and a seed."""
+    gaps = np.array(own) - np.array(reference)
+    if len(gaps) < 2:
+        return f"{gaps.mean():+.4f}"
+    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
+    return f"{gaps.mean():+.4f} [{gaps.mean() - half:+.4f}, {gaps.mean() + half:+.4f}]"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()

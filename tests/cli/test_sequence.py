@@ -1,0 +1,64 @@
+"""A sequence on the command line: plan, train, eval and report take it whole, the others say what it is."""
+
+from __future__ import annotations
+
+import json
+from unittest import mock
+
+import pytest
+from support.pages import loads_nothing, read_page
+from support.sequences import Sequences
+
+from lorakit.cli.app import main
+from lorakit.workflow import train as running
+
+
+@pytest.fixture(scope="module")
+def learnt(bench, tmp_path_factory):
+    """A recipe, and the folder that ``lorakit train`` made of it."""
+    made = Sequences(bench, tmp_path_factory.mktemp("sequences"))
+    recipe, home = made.recipe(tasks=("mood", "tone")), made.folder / "home"
+    with mock.patch.object(running, "draw"):
+        assert main(["train", str(recipe), "--run-dir", str(home), "--quiet"]) == 0
+    return recipe, home
+
+
+def said(capsys, *words: object, code: int = 0) -> str:
+    capsys.readouterr()
+    assert main([*map(str, words)]) == code
+    found = capsys.readouterr()
+    return found.out if code == 0 else found.err
+
+
+def test_it_is_scored_and_reported_whole(learnt, capsys):
+    _, home = learnt
+    scores = json.loads(said(capsys, "eval", home, "--json", "--quiet"))
+    assert {name: value for name, value in scores.items() if name != "source"} == json.loads(
+        (home / "scores.json").read_text()
+    )
+    told = said(capsys, "eval", home, "--quiet")
+    assert f"average accuracy {scores['known']['average']:.4f}" in told
+    assert "task not known" in told
+    report = json.loads(said(capsys, "report", home, "--json"))
+    assert report["scores"] == scores
+    page = read_page(home / "report" / "report.html")
+    assert loads_nothing(page)
+    assert f"{scores['unknown']['average']:.4f}" in " ".join(page.text)
+    assert page.tags["svg"] == 2
+
+
+def test_its_plan_is_told(learnt, capsys):
+    recipe, _ = learnt
+    told = said(capsys, "plan", recipe, "continual.method=separate")
+    assert "separate" in told
+    assert "mood and tone have labels in common" in told
+    plan = json.loads(said(capsys, "train", recipe, "--dry-run", "--json"))
+    assert [task["name"] for task in plan["tasks"]] == ["mood", "tone"]
+
+
+def test_what_is_for_one_run_says_so(learnt, capsys):
+    recipe, home = learnt
+    assert "--rank is for one run" in said(capsys, "eval", home, "--rank", 2, code=2)
+    assert "--folds is for one run" in said(capsys, "train", recipe, "--folds", 2, code=2)
+    assert "is a sequence of tasks, and not one run" in said(capsys, "merge", home, code=2)
+    assert "makes a sequence of tasks of this file" in said(capsys, "compare", recipe, "demo", code=2)
