@@ -81,11 +81,11 @@ if TYPE_CHECKING:
     from lorakit.workflow.rank_curve import rank_curve
     from lorakit.workflow.report import report
     from lorakit.workflow.search import search
-    from lorakit.workflow.serve import serve
     from lorakit.workflow.sequences.plan_sequence import plan_sequence
     from lorakit.workflow.sequences.report_sequence import report_sequence
     from lorakit.workflow.sequences.score_sequence import evaluate_sequence
     from lorakit.workflow.sequences.train_sequence import train_sequence
+    from lorakit.workflow.serve import serve
     from lorakit.workflow.train import train
     from lorakit.workflow.train_folds import train_folds
 

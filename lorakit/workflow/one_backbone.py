@@ -14,8 +14,7 @@ from lorakit.backbone.quantised import MIXED
 from lorakit.backbone.rope_scaling import KEY as ROPE_SCALING
 from lorakit.errors import RunError, UsageError, command_line
 from lorakit.recipe.load import load_recipe
-from lorakit.recipe.schema import Recipe
-from lorakit.workflow.combine.members import scaling_of
+from lorakit.recipe.schema import AUTO, Recipe
 from lorakit.workflow.ensembles import is_ensemble, members_of
 from lorakit.workflow.restore import is_merged
 
@@ -79,7 +78,7 @@ def check_one_backbone(first: Run, other: Run) -> None:
             raise UsageError(what, where=str(run.path), valid="runs on weights as they are loaded", hint="lorakit.load")
     pairs: list[tuple[str, object, object]] = [
         ("model.name", base_name(ours), base_name(theirs)),
-        (ROPE_SCALING, scaling_of(ours), scaling_of(theirs)),
+        (ROPE_SCALING, scaling(ours), scaling(theirs)),
     ]
     pairs += [(key, value(ours, key), value(theirs, key)) for key in COMPARED]
     for key, own, found in pairs:
@@ -98,6 +97,12 @@ def another(first: Run, other: Run, what: str) -> UsageError:
 def base_name(recipe: Recipe) -> str:
     """The model's name, or its folder."""
     return str(Path(recipe.model.name).resolve()) if Path(recipe.model.name).is_dir() else recipe.model.name
+
+
+def scaling(recipe: Recipe) -> object:
+    """By what rotary positions are divided, and for how long rows where these decide it."""
+    given = recipe.model.rope_scaling
+    return f"{given} for rows of {recipe.task.max_length} tokens" if given == AUTO else given
 
 
 def value(recipe: Recipe, key: str) -> object:
