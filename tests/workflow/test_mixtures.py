@@ -12,7 +12,7 @@ from support.runs import Bench, StopAt, records
 import lorakit
 from lorakit.errors import Interrupted, LorakitError, RecipeError
 
-MIXTURE = ("adapter.method=mixlora", "training.max_steps=3", "training.gradient_checkpointing=true")
+MIXTURE = ("adapter.method=mixlora", "training.max_steps=2", "training.gradient_checkpointing=true")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_what_needs_one_matrix_is_refused_with_the_reason(
 
 def test_resumed_it_ends_the_same(bench: Bench, run: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        bench.train(*MIXTURE, run_dir=tmp_path / "run", hooks=[StopAt(2)])
+        bench.train(*MIXTURE, run_dir=tmp_path / "run", hooks=[StopAt(1)])
     bench.train(*MIXTURE, run_dir=tmp_path / "run", resume=True)
     assert records(tmp_path / "run") == records(run)
 
