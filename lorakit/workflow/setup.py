@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from lorakit.backbone.quantised import NONE
 from lorakit.backbone.readout import reads_first_token_alone
 from lorakit.backbone.shared import SharedBackbone
 from lorakit.backbone.unusable import refuse_mixed_precision
+from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
@@ -76,12 +77,7 @@ def assemble(
         check_average(recipe)
         check_freezing(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
-        by_unit = recipe.search.method != "none" and allocators.get(recipe.search.method).by == "unit"
-        undivided = (
-            [no_units(recipe.search.method, linear.delta)] if by_unit and not closers(deltas.get(linear.delta)) else []
-        )
-        of_search = conflicts_with_search(linear, recipe.search) or undivided
-        if problems := [*of_search, *conflicts_with_base(linear, recipe.model)]:
+        if problems := [*conflicts_with_search(linear, recipe.search), *conflicts_with_base(linear, recipe.model)]:
             raise RecipeError(problems)
         data = data or load_data(recipe)
         check_suits(recipe.training, data.task)
@@ -95,9 +91,17 @@ def assemble(
         if backbone.head.loud:
             logger.warning("%s", backbone.head.note)
         sites, ranks = choose_sites(recipe, backbone)
+        check_units(recipe.search.method, linear.delta, sites)
         options = read_site_options(recipe, linear, sites)
         budget = choose_budget(recipe, sites, linear, shortcut, ranks, options)
     return Parts(recipe, data, backbone, sites, linear, shortcut, budget, ranks, options)
+
+
+def check_units(search: str, delta: str, sites: Sequence[Site]) -> None:
+    """RecipeError for a search for single rank units where a site has none: shortcuts always have some."""
+    by_unit = search != "none" and allocators.get(search).by == "unit"
+    if by_unit and not closers(deltas.get(delta)) and any(not site.is_shortcut for site in sites):
+        raise RecipeError(no_units(search, delta))
 
 
 def check_updates_go_on(recipe: Recipe) -> None:

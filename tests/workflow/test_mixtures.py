@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.runs import Bench
+from support.runs import Bench, StopAt, records
 
 import lorakit
-from lorakit.errors import LorakitError, RecipeError
+from lorakit.errors import Interrupted, LorakitError, RecipeError
+
+MIXTURE = ("adapter.method=mixlora", "training.max_steps=2", "training.gradient_checkpointing=true")
 
 
 @pytest.fixture(scope="module")
 def run(bench: Bench) -> Path:
-    return bench.train("adapter.method=mixlora", "training.max_steps=2", name="mixture").run_dir
+    return bench.train(*MIXTURE).run_dir
 
 
 @pytest.mark.parametrize(
@@ -37,9 +39,11 @@ def test_what_needs_one_matrix_is_refused_with_the_reason(
     assert not (tmp_path / "out").exists()
 
 
-def test_it_is_evaluated_as_it_was(run: Path) -> None:
-    first, second = (lorakit.evaluate(run, task="custom").scores for _ in range(2))
-    assert first == second
+def test_resumed_it_ends_the_same(bench: Bench, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        bench.train(*MIXTURE, run_dir=tmp_path / "run", hooks=[StopAt(1)])
+    bench.train(*MIXTURE, run_dir=tmp_path / "run", resume=True)
+    assert records(tmp_path / "run") == records(run)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pools of single factors, of which every row of text takes its own LoRA (Conditional Mixture-of-LoRA: Shen et al. 2024, section 3).
+"""Pools of single factors, of which every row of text takes its own LoRA (Conditional Mixture-of-LoRA: Shen et al. 2024).
 
 dW = sum_j v_j u_j b_j a_j^T, j = 1 ... rank        A: experts x in, B: experts x out, the pools;  h: in, the mean of the row's tokens
 

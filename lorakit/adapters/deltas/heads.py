@@ -1,4 +1,4 @@
-"""One A and several B, of which every token takes its own mixture (HydraLoRA: Tian et al. 2024, section 3.2).
+"""One A and several B, of which every token takes its own mixture (HydraLoRA: Tian et al. 2024).
 
 dW x = sum_e p_e B_e A x, p = softmax(R x)        A: rank x in, B_e: out x rank, R: experts x in
                                                   rank in + experts rank out + experts in parameters

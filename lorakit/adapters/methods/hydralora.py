@@ -1,4 +1,4 @@
-"""HydraLoRA: one A that all experts share, a B each, mixed by a softmax over each token (Tian et al. 2024, arXiv 2404.19245, section 3.2).
+"""HydraLoRA: one A that all experts share, a B each, mixed by a softmax over each token (Tian et al. 2024, arXiv 2404.19245).
 
     y = W x + b + s sum_e p_e B_e A x        p = softmax(R x);  R: N x in, A: rank x in, B_e: out x rank
 
@@ -15,7 +15,7 @@ methods.register(
         name="hydralora",
         title="Asymmetric mixture: one A, several B",
         summary="W x + s sum_e p_e B_e A x, p = softmax(R x) for each token",
-        source="Tian et al. 2024, section 3.2",
+        source="Tian et al. 2024, arXiv 2404.19245",
         delta="heads",
         init="nothing",
         rank=4,

@@ -1,4 +1,4 @@
-"""L-LoRA: LoRA linearised around its start, to be fused with others by adding (Tang et al. 2023, arXiv 2310.04742, section 4).
+"""L-LoRA: LoRA linearised around its start, to be fused with others by adding (Tang et al. 2023, arXiv 2310.04742).
 
     y = W x + b + s (B0 A0 + (B - B0) A0 + B0 (A - A0)) x  =  W x + b + s B A0 x        where B0 = 0
 
@@ -16,7 +16,7 @@ methods.register(
         name="l_lora",
         title="Linearised LoRA",
         summary="W x + s B A0 x: LoRA's tangent at its start, which is LoRA with frozen A",
-        source="Tang et al. 2023, section 4",
+        source="Tang et al. 2023, arXiv 2310.04742",
         trainable="B+magnitude",
         rank=16,
         alpha=32.0,

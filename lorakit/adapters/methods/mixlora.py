@@ -1,4 +1,4 @@
-"""MixLoRA: every row of text takes its own LoRA out of two pools of factors (Shen et al. 2024, arXiv 2402.15896, section 3).
+"""MixLoRA: every row of text takes its own LoRA out of two pools of factors (Shen et al. 2024, arXiv 2402.15896).
 
     y = W x + b + s sum_j v_j u_j b_j (a_j^T x)        j = 1 ... rank;  a_j and b_j from pools of E vectors (in) and (out)
 
@@ -19,7 +19,7 @@ methods.register(
         name="mixlora",
         title="Conditional mixture of LoRA",
         summary="W x + s sum_j v_j u_j b_j a_j^T x, factors chosen from two pools by each row",
-        source="Shen et al. 2024, section 3",
+        source="Shen et al. 2024, arXiv 2402.15896",
         delta="chosen_factors",
         init="nothing",
         targets=("all",),

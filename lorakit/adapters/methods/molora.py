@@ -1,4 +1,4 @@
-"""MoLORA: many small LoRAs on all projections, softly merged for each token (Zadouri et al. 2023, arXiv 2309.05444, section 2).
+"""MoLORA: many small LoRAs on all projections, softly merged for each token (Zadouri et al. 2023, arXiv 2309.05444).
 
     y = W x + b + s sum_e p_e B_e A_e x        p = softmax(R x);  R: E x in, A_e: rank x in, B_e: out x rank;  A, R ~ N(0, 0.02^2)
 
@@ -17,7 +17,7 @@ methods.register(
         name="molora",
         title="Mixture of LoRA, softly merged",
         summary="W x + s sum_e p_e B_e A_e x on all projections, ten experts of rank 4",
-        source="Zadouri et al. 2023, section 2",
+        source="Zadouri et al. 2023, arXiv 2309.05444",
         delta="experts",
         init="nothing",
         targets=("all",),

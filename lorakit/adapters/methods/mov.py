@@ -1,4 +1,4 @@
-"""MoV: a mixture of (IA)3's vectors for each token (Zadouri et al. 2023, arXiv 2309.05444, section 2).
+"""MoV: a mixture of (IA)3's vectors for each token (Zadouri et al. 2023, arXiv 2309.05444).
 
     k, v, and whatever is not `down`:   y = (sum_e p_e l_e) * (W x + b), p = softmax(R (W x + b))      l_e: out, R: E x out
     down, the MLP's second projection:  y = W ((sum_e p_e l_e) * x) + b, p = softmax(R x)              l_e: in,  R: E x in
@@ -17,7 +17,7 @@ methods.register(
         name="mov",
         title="Mixture of vectors",
         summary="activations times a mixture of learned vectors, p = softmax(R x) for each token",
-        source="Zadouri et al. 2023, section 2",
+        source="Zadouri et al. 2023, arXiv 2309.05444",
         delta="rescaling_experts",
         init="nothing",
         scale="none",
