@@ -24,8 +24,8 @@ from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.backbone.quantised import NONE
 from lorakit.backbone.readout import reads_first_token_alone
 from lorakit.backbone.shared import SharedBackbone
-from lorakit.backbone.unusable import refuse_mixed_precision
 from lorakit.backbone.site import Site
+from lorakit.backbone.unusable import refuse_mixed_precision
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
