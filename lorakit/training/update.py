@@ -101,6 +101,11 @@ class Update(Hook):
         return 0
 
     @classmethod
+    def times_a_row(cls, settings: Mapping[str, Any]) -> int:
+        """How often a row is in one pass of a step."""
+        return 1
+
+    @classmethod
     def step_bytes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> int:
         """What it makes for a moment before the optimiser steps, when what autograd kept is gone."""
         return 0

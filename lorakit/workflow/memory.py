@@ -157,6 +157,8 @@ def measure(parts: Parts, adapted: AdaptedModel, fsdp: int = 1) -> Measured:
     kept = measure_kept(adapted, precision)
     if recipe.training.gradient_checkpointing:
         kept = measure_kept(adapted, precision, recomputed=True) + kept * (1 / len(anatomy.layers))
+    times = max([1, *(kind.times_a_row(kind.settings_from(given)) for kind, given in chosen_updates(recipe))])
+    kept = replace(kept * times, constant=kept.constant)
     whole = recipe.training.gradient_checkpointing or this_process().device.type != "cpu"
     of_updates = [kind.step_bytes(adapted, kind.settings_from(given)) for kind, given in chosen_updates(recipe)]
     measured = Measured(
@@ -167,7 +169,7 @@ def measure(parts: Parts, adapted: AdaptedModel, fsdp: int = 1) -> Measured:
         dense=max((4 * m.in_features * m.out_features for m in quantised_modules(adapted.model)), default=0),
         tokens=tokens,
         kept=kept,
-        made=2 * tokens * wide,
+        made=2 * tokens * wide * times,
         holes=1.0 if whole else HOLES,
         least=max([largest_step(adapted, recipe.training, this_process().device), *of_updates]),
         loading=loading_bytes(parts, adapted, weights),

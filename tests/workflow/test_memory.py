@@ -150,6 +150,15 @@ def test_copies_of_what_trains_are_planned(bench: Bench):
         assert measure(*made(bench, "training.lr=auto", *quantised)).learning - usual == 4 * (adapters + heads) + ids
 
 
+def test_rows_that_are_passed_twice_take_twice_as_much(bench: Bench):
+    """HiddenKey's two passes, which one batch of twice the rows is."""
+    once, twice = (measure(*made(bench, *more)) for more in ((), ("adapter.updates=[hidden_key]",)))
+    rate = "adapter.update_options={beta: 0}"
+    alone = measure(*made(bench, "adapter.updates=[hidden_key]", rate))
+    assert (twice.kept, twice.made) == (once.kept * 2, once.made * 2)
+    assert (alone.kept, alone.made) == (once.kept, once.made)
+
+
 def test_nothing_is_left_changed(bench: Bench):
     _, adapted = made(bench, RECOMPUTED)
     states, random = adapted.states(), torch.get_rng_state()

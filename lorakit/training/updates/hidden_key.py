@@ -18,6 +18,7 @@ When to use it: on small data sets, where a LoRA overfits; the paper adapts k an
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -98,6 +99,11 @@ class HiddenKey(Update):
     def after_trial_step(self) -> None:
         """The same."""
         self.active, self.logits = False, torch.empty(0)
+
+    @classmethod
+    def times_a_row(cls, settings: Mapping[str, Any]) -> int:
+        """Twice, where two passes are compared."""
+        return 2 if settings["beta"] else 1
 
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss of two passes, and how far they are apart."""

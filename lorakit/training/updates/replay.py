@@ -84,9 +84,9 @@ class Replay(Update):
         return problems
 
     @classmethod
-    def passes_batches(cls, settings: Mapping[str, Any]) -> bool:
-        """Of the memory."""
-        return True
+    def passes_a_step(cls, settings: Mapping[str, Any]) -> int:
+        """One, of the memory."""
+        return 1
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)
