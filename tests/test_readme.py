@@ -15,10 +15,13 @@ from support.readme import (
     blocks,
     faults_of_command,
     faults_of_text,
+    narrow_encoder,
     play,
     spoken_commands,
     write_reviews,
 )
+
+from lorakit.backbone.model_folder import BUNDLED, BundledModel
 
 FRONT = ROOT / "README.md"
 LINES = 200
@@ -38,21 +41,40 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def playable(*, slow: bool) -> list[str]:
-    """The READMEs that have something to run, or something slow."""
-    wanted = {"slow"} if slow else {""}
+    """The READMEs that have something to run; slow: what is slow counts too."""
+    wanted = {"", "slow"} if slow else {""}
     return [name for name, path in NAMES.items() if wanted & {b.detail for b in blocks(path) if b.mark == "run"}]
 
 
-@pytest.mark.parametrize("name", playable(slow=False))
-def test_the_blocks_run_in_their_order(
-    name: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BundledModel]:
+    """Narrow encoders for the bundled ones."""
+    folder = tmp_path_factory.mktemp("narrow")
+    return {name: narrow_encoder(name, folder / str(number)) for number, name in enumerate(BUNDLED)}
+
+
+def test_the_blocks_of_the_front_page_run_in_their_order(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert play(FRONT, monkeypatch, capsys, slow=False) > 0
+
+
+@pytest.mark.parametrize("name", [name for name in playable(slow=False) if NAMES[name] != FRONT])
+def test_the_blocks_run_in_their_order(
+    name: str,
+    own_folder: Path,
+    narrow: dict[str, BundledModel],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for model, stand_in in narrow.items():
+        monkeypatch.setitem(BUNDLED, model, stand_in)
     assert play(NAMES[name], monkeypatch, capsys, slow=False) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", playable(slow=True))
-def test_the_slow_blocks_run_too(
+def test_all_blocks_run_with_the_encoder_itself(
     name: str,
     own_folder: Path,
     glue_dir: Path,

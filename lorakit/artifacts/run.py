@@ -229,17 +229,21 @@ def versions() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether the working copy differs from it; None outside a repository."""
+    """Commit and whether the working copy differs from it; None outside a repository, and in one without a commit."""
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        told = subprocess.run(
+            ["git", "status", "--porcelain=v2", "--branch"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit, "changed": bool(status.strip())}
+    commit = re.search(r"^# branch\.oid ([0-9a-f]+)$", told, re.MULTILINE)
+    changed = any(not line.startswith("#") for line in told.splitlines())
+    return None if commit is None else {"commit": commit[1], "changed": changed}
 
 
 def claim(path: Path, hint: str = "--resume to go on with it, or another --run-dir") -> Run:

@@ -12,9 +12,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import hashlib
 import io
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +25,10 @@ from typing import Any
 
 import pytest
 import typer
+from support.models import save
+from transformers import AutoConfig, AutoModel
 
+from lorakit.backbone.model_folder import BUNDLED, WEIGHTS, BundledModel, bundled_folder
 from lorakit.cli.app import app, main
 from lorakit.recipe.keys import recipe_keys, section_keys
 from lorakit.workflow import train as training
@@ -107,6 +113,16 @@ def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
     if "glora" in rest:
         rest += SMALL_EVOLUTION
     return main([command, *rest])
+
+
+def narrow_encoder(name: str, folder: Path) -> BundledModel:
+    """A bundled encoder a quarter as wide, untrained, with the same layers, tokenizer and files: a training takes half of the time."""
+    real = bundled_folder(name)
+    shutil.copytree(real, folder, ignore=shutil.ignore_patterns(WEIGHTS))
+    config = AutoConfig.from_pretrained(real, hidden_size=96, intermediate_size=384)
+    save(AutoModel.from_config(config), folder)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    return dataclasses.replace(BUNDLED[name], folder=str(folder), sha256=digest)
 
 
 def write_reviews(path: Path) -> None:

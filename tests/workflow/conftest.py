@@ -1,4 +1,4 @@
-"""Two runs that many tests read."""
+"""Two runs that many tests read, and figures that are not drawn."""
 
 import shutil
 from pathlib import Path
@@ -27,3 +27,16 @@ def searched(bench: Bench) -> TrainResult:
 def copied(finished: TrainResult, tmp_path: Path) -> Path:
     """A copy of the finished run's folder, to be spoilt."""
     return Path(shutil.copytree(finished.run_dir, tmp_path / "copied"))
+
+
+@pytest.fixture(autouse=True)
+def undrawn_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test trains has no figures, which take more time than a tiny training; the two runs above have theirs."""
+    monkeypatch.setattr("lorakit.workflow.train.draw", lambda run, parts: None)
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report's figures are put together and not written: for tests that ask which ones there are."""
+    monkeypatch.setattr("lorakit.workflow.report.save", lambda figure, path: path)
+    monkeypatch.setattr("lorakit.workflow.report.as_svg", lambda figure, salt: "<svg></svg>")

@@ -76,6 +76,7 @@ def test_features_are_means_of_last_hidden_states(bench: Bench, family: str):
     assert np.allclose(found, np.stack(expected), atol=1e-5)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_that_answers_one_class_says_so(bench: Bench, tmp_path: Path):
     run = bench.train("training.lr=1e-9", "training.max_steps=2", "run.log_every=1")
     table = tmp_path / "predictions.csv"
@@ -90,6 +91,7 @@ def test_a_run_that_answers_one_class_says_so(bench: Bench, tmp_path: Path):
         assert f"Warning: {text}." in result.sentences
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_report_shows_classes_as_eval_does(bench: Bench):
     run = bench.train("training.max_steps=2")
     diagnosis = lorakit.evaluate(run.run_dir).diagnosis

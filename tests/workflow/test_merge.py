@@ -74,10 +74,10 @@ def test_a_stranger_gets_the_same_labels(bench: Bench, tmp_path: Path):
 @pytest.mark.parametrize(
     ("family", "settings"),
     [
-        ("bert", ("adapter.method=dora",)),
-        ("gpt2", ("adapter.targets=[all]",)),
+        pytest.param("bert", ("adapter.method=dora",), marks=pytest.mark.slow),
+        pytest.param("gpt2", ("adapter.targets=[all]",), marks=pytest.mark.slow),
         ("gpt2", ("adapter.method=dora", "adapter.targets=[all]")),
-        ("llama", ("adapter.targets=[all]",)),
+        pytest.param("llama", ("adapter.targets=[all]",), marks=pytest.mark.slow),
         ("bert", SEARCH),
         ("bert", ("adapter.targets=[q]", "adapter.shortcuts=[res1,in,mid,cut,res2]")),
         ("bert", (*SEARCH, "adapter.shortcut_norm=paper", "adapter.shortcuts=[in,mid]")),

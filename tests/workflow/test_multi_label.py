@@ -155,6 +155,7 @@ def test_an_exported_adapter_says_how_it_is_loaded(run: TrainResult, tmp_path: P
     assert exported.flips == 0
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_its_page_has_the_scores_of_each_label(run: TrainResult):
     page = lorakit.report(run.run_dir).page.read_text()
     told = " ".join(re.sub("<[^>]+>", " ", page).split())

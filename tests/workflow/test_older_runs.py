@@ -53,6 +53,7 @@ def test_it_goes_on_with_the_recipe_in_the_words_of_today_and_no_other(
     assert records(run) == records(whole)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_it_is_restored_and_reported(bench: Bench, tmp_path: Path) -> None:
     run = bench.train(*LITERAL, name="literal", run_dir=tmp_path / "run").run_dir
     spelt_as_before(run)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.runs import Bench, StopAt, records, settings_of
+from support.thinned import thinned
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
@@ -97,7 +98,12 @@ def test_gradients_of_the_adapters_are_those_over_the_dense_weights(bench: Bench
 
 @pytest.mark.parametrize(
     "settings",
-    [(NF4,), QA_LORA, (NF4, "adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2"), LQ_LORA],
+    [
+        pytest.param((NF4,), marks=pytest.mark.slow),
+        QA_LORA,
+        (NF4, "adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2"),
+        pytest.param(LQ_LORA, marks=pytest.mark.slow),
+    ],
 )
 def test_a_resumed_run_ends_as_one_never_interrupted(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
     whole = bench.train(*settings, run_dir=tmp_path / "whole").run_dir
@@ -113,15 +119,15 @@ def test_a_resumed_run_ends_as_one_never_interrupted(bench: Bench, tmp_path: Pat
     "settings",
     [
         ("adapter.targets=[all]",),
-        ("adapter.method=dora",),
+        pytest.param(("adapter.method=dora",), marks=pytest.mark.slow),
         ("adapter.init=pissa",),
-        ("adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2"),
+        pytest.param(("adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2"), marks=pytest.mark.slow),
         ("adapter.init=lq_fisher", "adapter.init_batches=1"),
-        ("adapter.method=qpissa", "adapter.rank=4", "adapter.init_steps=2"),
+        pytest.param(("adapter.method=qpissa", "adapter.rank=4", "adapter.init_steps=2"), marks=pytest.mark.slow),
         (*MIXED, "adapter.method=dora"),
-        LQ_LORA,
+        pytest.param(LQ_LORA, marks=pytest.mark.slow),
         ("model.quantization=int8", "adapter.method=ia3", "adapter.dropout=0"),
-        ("adapter.method=bitfit", "adapter.dropout=0"),
+        pytest.param(("adapter.method=bitfit", "adapter.dropout=0"), marks=pytest.mark.slow),
     ],
 )
 def test_a_merged_run_is_a_plain_checkpoint_of_the_dense_weights(
@@ -193,7 +199,7 @@ def test_a_plan_tells_the_bytes_of_the_base(bench: Bench):
     assert planned.memory_bytes < plain.memory_bytes
 
 
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", thinned(methods.names(), 3))
 def test_every_method_starts_from_the_quantised_function_or_is_refused(bench: Bench, method: str):
     loaded = bench.load(f"adapter.method={method}", "adapter.dropout=0", *settings_of(method), NF4)
     try:

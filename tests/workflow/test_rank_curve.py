@@ -45,6 +45,7 @@ def test_each_point_is_the_run_at_that_rank(run: Path, curve: RankCurve) -> None
     assert curve.points[-1].log_loss == pytest.approx(log_loss(encoded.labels, softmax(logits, axis=1)), rel=1e-5)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_it_says_whose_rows_they_are_and_the_report_shows_it(run: Path, curve: RankCurve) -> None:
     assert "validation rows" in curve.note
     assert read_curve(Run(run)) == curve.points

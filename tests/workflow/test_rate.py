@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 import torch
 from support.runs import SEARCH, Bench, StopAt, edited_json, records
+from support.thinned import thinned
 
 import lorakit
 from lorakit.artifacts.files import read_json
@@ -102,7 +103,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("way", OTHERS)
+@pytest.mark.parametrize("way", thinned(OTHERS, 2))
 def test_every_kind_of_training_finds_a_rate_and_leaves_no_trace(bench: Bench, tmp_path: Path, way: str):
     options, settings = OTHERS[way]
     training = bench.prepare(tmp_path, "training.lr=auto", *settings, **options)

@@ -171,6 +171,7 @@ def decided(bench):
     return bench.train(AUTO, "model.head_start=fitted", SHORT, name="decided")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_says_what_was_found_and_never_looks_again(bench, decided, monkeypatch):
     run = Run(decided.run_dir)
     chosen = lorakit.load_recipe(run.recipe).recipe.model.readout

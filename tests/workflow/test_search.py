@@ -17,7 +17,6 @@ from lorakit.artifacts.run import Run
 from lorakit.errors import RecipeError
 from lorakit.recipe.load import load_recipe
 from lorakit.searching.proxy import Probe, Proxy, proxies
-from lorakit.workflow import train as running
 from lorakit.workflow.search import SearchResult
 from lorakit.workflow.setup import adapt, assemble
 
@@ -58,12 +57,6 @@ run: {{offline: true, seed: 3}}
 """
     )
     return folder
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures would take half of the time."""
-    monkeypatch.setattr(running, "draw", lambda *arguments: None)
 
 
 def search(place: Path, *overrides: str, emit: Path | None = None) -> SearchResult:

@@ -34,7 +34,7 @@ SEARCHES = {
 }
 
 
-@pytest.mark.parametrize("method", thinned(SEARCHES, 2))
+@pytest.mark.parametrize("method", thinned(SEARCHES, 3))
 def test_a_run_evaluates_merges_and_resumes(bench: Bench, tmp_path: Path, method: str) -> None:
     settings = (*SEARCHES[method], f"search.method={method}")
     run = bench.train(*settings, name=f"whole-{method}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
 import torch
 from support.runs import Bench, StopAt, records
+from support.thinned import as_parameter
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
@@ -28,13 +30,18 @@ SHORTCUTS = ("adapter.shortcuts=[res1,mid]", "adapter.decomposition=magnitude")
 TEXTS = ["a good film", "the dull cast sleeps and never runs", "sun", "no joke was told in this very long story ."]
 
 
+def without(*slow: str) -> list[Any]:
+    """All cases; those that have a nearer test of the same are slow."""
+    return [as_parameter(case, slow=case in slow) for case in CASES]
+
+
 def logits(classifier: Classifier) -> torch.Tensor:
     with torch.no_grad():
         result: torch.Tensor = classifier.model(**classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
     return result
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", without("dynamic_dora", "adalora with lora"))
 def test_saved_merged_and_exported(bench: Bench, tmp_path: Path, case: str) -> None:
     result = bench.train(*SEARCH, *CASES[case])
     run = result.run_dir
@@ -61,7 +68,7 @@ def test_saved_merged_and_exported(bench: Bench, tmp_path: Path, case: str) -> N
         assert_close(twin(**inputs).logits, ours, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", without("squeeze", "adalora with lora"))
 def test_stopped_between_ticks_and_at_one_it_ends_as_if_it_were_not(bench: Bench, tmp_path: Path, case: str) -> None:
     """With shortcuts and a magnitude beside the units; accumulating, so that a step is several backward passes."""
     settings = (*SEARCH, *CASES[case], *SHORTCUTS, "training.accumulate=2", "search.every=0.4", "training.epochs=3")

@@ -53,7 +53,7 @@ def heads(run: Path) -> dict[str, torch.Tensor]:
     return {name: adapted.tensors()[name].clone() for name in adapted.new_parts}
 
 
-@pytest.mark.parametrize("method", thinned(WAYS, 2))
+@pytest.mark.parametrize("method", thinned(WAYS, 4))
 def test_the_result_is_a_run_for_every_command(pair: list[Path], tmp_path: Path, method: str):
     result = lorakit.combine(pair, method=method, out=tmp_path / "run", rows=8)
     assert result.sites == 4
