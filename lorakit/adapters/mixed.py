@@ -90,18 +90,18 @@ class MixedRows:
             shapes[path] = given[0].shape if given and isinstance(given[0], Tensor) else torch.Size()
 
         hooks = [own.get_submodule(path).register_forward_pre_hook(partial(look, path)) for path in changed]
+        lines = len(inputs["input_ids"])
         try:
             alone = own(**inputs).last_hidden_state
+            for path, shape in shapes.items():
+                if not shape or shape[0] != lines or (len(shape) < 3 and path.startswith(self.layers)):
+                    return f"{path} does not take rows one by one"
+            mixed = self(inputs, [(name, slice(0, 1)), (name, slice(1, lines))]).last_hidden_state
         except Exception as error:  # whatever a family's own code says of such a call
             return f"its base model cannot be called by itself: {error}"
         finally:
             for hook in hooks:
                 hook.remove()
-        lines = len(inputs["input_ids"])
-        for path, shape in shapes.items():
-            if not shape or shape[0] != lines or (len(shape) < 3 and path.startswith(self.layers)):
-                return f"{path} does not take rows one by one"
-        mixed = self(inputs, [(name, slice(0, 1)), (name, slice(1, lines))]).last_hidden_state
         tolerance = math.sqrt(torch.finfo(alone.dtype).eps) * float(alone.abs().max())
         if not torch.allclose(mixed, alone, rtol=0.0, atol=tolerance):
             return "its outputs are others where its rows share a pass"
