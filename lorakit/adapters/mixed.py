@@ -6,9 +6,10 @@
 
 The base model is gone through once. A module that one of the models has made another, by an adapter or by parameters of its own, gives
 every model's rows what that model's module gives: where the update is a sum, what is frozen is computed for all rows, and each model's
-delta is added on its own; elsewhere each module computes its rows. All other modules know nothing of it. This holds where a module takes
-rows as its input's first axis; what changes the rows' length or stands between modules (virtual tokens, prefixes, shortcuts) is not
-mixed, nor are models whose base model is called in another way than with the text's tokens.
+delta is added on its own, or the thin factors of all lines at once where an adapter has few; elsewhere each module computes its rows.
+All other modules know nothing of it. This holds where a module takes rows as its input's first axis. What changes the rows' length or
+stands between modules (virtual tokens, prefixes, shortcuts) is not mixed, nor are models whose base model is called in another way than
+with the text's tokens.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.factored import Factored
 from lorakit.adapters.switching import DROPPED, is_plain_sum
 
 Tensor = torch.Tensor
+FEW = 4  # lines an adapter: below that many, batched products are quicker than one pair of products for each adapter
 Rows = Sequence[tuple[str, slice]]
 """(model, which lines of the batch are its), in order, every line once."""
 
@@ -90,18 +93,18 @@ class MixedRows:
             shapes[path] = given[0].shape if given and isinstance(given[0], Tensor) else torch.Size()
 
         hooks = [own.get_submodule(path).register_forward_pre_hook(partial(look, path)) for path in changed]
+        lines = len(inputs["input_ids"])
         try:
             alone = own(**inputs).last_hidden_state
+            for path, shape in shapes.items():
+                if not shape or shape[0] != lines or (len(shape) < 3 and path.startswith(self.layers)):
+                    return f"{path} does not take rows one by one"
+            mixed = self(inputs, [(name, slice(0, 1)), (name, slice(1, lines))]).last_hidden_state
         except Exception as error:  # whatever a family's own code says of such a call
             return f"its base model cannot be called by itself: {error}"
         finally:
             for hook in hooks:
                 hook.remove()
-        lines = len(inputs["input_ids"])
-        for path, shape in shapes.items():
-            if not shape or shape[0] != lines or (len(shape) < 3 and path.startswith(self.layers)):
-                return f"{path} does not take rows one by one"
-        mixed = self(inputs, [(name, slice(0, 1)), (name, slice(1, lines))]).last_hidden_state
         tolerance = math.sqrt(torch.finfo(alone.dtype).eps) * float(alone.abs().max())
         if not torch.allclose(mixed, alone, rtol=0.0, atol=tolerance):
             return "its outputs are others where its rows share a pass"
@@ -122,9 +125,11 @@ class MixedRows:
         parts = [(lines, owners.get(name)) for name, lines in self.rows]
         if all(owned is None or owned.adapter is not None for _, owned in parts):
             y: Tensor = frozen(x)
-            for lines, owned in parts:
-                if owned is not None and owned.adapter is not None:
-                    y[lines] = added(owned.adapter, y[lines], x[lines])
+            sums = [(lines, owned.adapter) for lines, owned in parts if owned is not None and owned.adapter is not None]
+            if len(x) < FEW * len(parts) and all(is_thin(adapter, y, x) for _, adapter in sums):
+                return added_by_lines(y, x, sums)
+            for lines, adapter in sums:
+                y[lines] = added(adapter, y[lines], x[lines])
             return y
         return torch.cat([frozen(x[lines]) if owned is None else owned.module(x[lines]) for lines, owned in parts])
 
@@ -132,6 +137,29 @@ class MixedRows:
 def added(adapter: Adapter, y: Tensor, x: Tensor) -> Tensor:
     """``y + s dW x`` in the dtype of y, for what the frozen module gives of x, which may be overwritten."""
     return adapter.delta.added(y, x.to(adapter.delta_dtype()), adapter.scale).to(y.dtype)
+
+
+def is_thin(adapter: Adapter, y: Tensor, x: Tensor) -> bool:
+    """Whether its update is a product of two factors, in the dtype of all the rest."""
+    thin = isinstance(adapter.delta, Factored) and adapter.delta.by_factors
+    return thin and x.dtype == y.dtype == adapter.delta_dtype()
+
+
+def added_by_lines(y: Tensor, x: Tensor, sums: Sequence[tuple[slice, Adapter]]) -> Tensor:
+    """``y + b (s a x)`` with the factors of each line's own adapter, in two batched products; y may be overwritten.
+
+    x: (lines, ..., in), y: (lines, ..., out). A line without an adapter has factors of zeros, one of a lower rank some rows of zeros.
+    """
+    pairs = [(lines, adapter.scale, *cast(Factored, adapter.delta).factors()) for lines, adapter in sums]
+    rank = max((len(a) for _, _, _, a in pairs), default=0)
+    if rank == 0:
+        return y
+    down, up = x.new_zeros(len(x), rank, x.shape[-1]), y.new_zeros(len(x), rank, y.shape[-1])
+    for lines, scale, b, a in pairs:
+        down[lines, : len(a)], up[lines, : len(a)] = scale * a, b.T
+    flat = y.reshape(len(y), -1, y.shape[-1])
+    flat.baddbmm_(torch.bmm(x.reshape(len(x), -1, x.shape[-1]), down.mT), up)
+    return flat.view(y.shape)
 
 
 def not_by_rows(adapted: AdaptedModel) -> str:

@@ -145,6 +145,8 @@ def load_backbone(
         }
     anatomy = Anatomy(model)
     new = find_new_parts(model, anatomy, info, section.name)
+    if shared is not None:
+        shared.check_own(model, new.names)
     with seeded(seed):
         start = section if shared is None else replace(section, head=NEW)
         head = settle_head(model, new, had, () if regression else labels, start)

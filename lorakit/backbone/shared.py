@@ -10,7 +10,7 @@ What one model puts in a module's place, a forward, a parameter, a read-out, is 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -68,6 +68,13 @@ class SharedBackbone:
         if config.num_labels != self.model.config.num_labels:
             fit_outputs(model, self.own)
         return model
+
+    def check_own(self, model: nn.Module, names: Iterable[str]) -> None:
+        """RunError where one of these parameters, which a model trains, is one that all have in common."""
+        frozen = {id(each) for _, each in named_tensors(self.model)}
+        if together := [name for name in names if id(model.get_parameter(name)) in frozen]:
+            what = f"{together[0]} is trained, and is no part of a {type(model).__name__} that it could have for itself"
+            raise RunError(what, hint="each run by itself")
 
     def copied(self, model: Any) -> Any:
         """The model again: modules, configuration and what is ``own`` are new, all other tensors the same ones."""

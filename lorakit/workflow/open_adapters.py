@@ -18,7 +18,6 @@ from lorakit.artifacts.run import Run
 from lorakit.backbone.readout import READOUTS, Readout
 from lorakit.backbone.shared import SharedBackbone, bytes_beside, named_tensors
 from lorakit.errors import UsageError, nearest
-from lorakit.recipe.load import load_recipe
 from lorakit.tasks.batching import WINDOW_OF, Batch, Encoded
 from lorakit.tasks.new_texts import Text, is_blank
 from lorakit.workflow.accelerator import this_process
@@ -165,7 +164,7 @@ class Adapters:
         """Build the run's model on the tensors that all have in common."""
         restored = restore_run(run.path, self.weights, with_data=False, shared=self.shared)
         self.shared.model.to(this_process().device)
-        recipe, task = load_recipe(run.recipe).recipe, restored.parts.task
+        recipe, task = restored.parts.recipe, restored.parts.task
         classifier = Classifier(
             restored.adapted, recipe, pair=task.pair, columns=task.text, temperature=restored.temperature
         )
