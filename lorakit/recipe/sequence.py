@@ -122,11 +122,9 @@ def find_sequence(recipe: object) -> Path | None:
     inside = Path(os.path.expanduser(recipe)) / SEQUENCE_FILE
     if os.path.isfile(inside):
         return inside
-    if not str(recipe).endswith(SUFFIXES) and str(recipe) not in shipped_recipes():
-        return None
     try:
         path = find_recipe(recipe)
-        node = compose(path.read_text(encoding="utf-8-sig"))
+        node = compose(path.read_text(encoding="utf-8-sig")) if path.suffix in SUFFIXES else None
     except (RecipeError, OSError, ValueError, yaml.YAMLError, RecursionError):  # whoever reads it as one recipe says so
         return None
     keys = [name.value for name, _ in node.value] if isinstance(node, yaml.MappingNode) else []

@@ -29,8 +29,9 @@ from lorakit.result import Result
 from lorakit.tasks.task import TaskData
 from lorakit.workflow.evaluate import choose_splits
 from lorakit.workflow.head_start import start_head
+from lorakit.workflow.import_peft import write_run
 from lorakit.workflow.restore import check_trust, same_labels
-from lorakit.workflow.same_data import check_same_base
+from lorakit.workflow.same_data import check_same_base, combined
 from lorakit.workflow.sequences.folder import SequenceFolder, open_sequence
 from lorakit.workflow.sequences.methods import merged_labels, settings_of
 from lorakit.workflow.setup import adapt, assemble
@@ -175,7 +176,7 @@ class LearntTask:
     split: str
 
 
-def open_task(run: Run, split: str | None, *, offline: bool) -> LearntTask:
+def open_task(run: Run, split: str | None = None, *, offline: bool = False) -> LearntTask:
     """A task of a sequence. UsageError where it has no such split, or one without labels."""
     loaded = load_recipe(run.recipe, offline=offline)
     check_trust(loaded)
@@ -197,6 +198,26 @@ def with_head(owner: LearntTask, task: LearntTask) -> TrainedClassifier:
     load_sites(adapted, owner.run.weights("last"))
     load_head(adapted, task.run.weights("last"))
     return classifier_of(adapted, task)
+
+
+def write_final(folder: SequenceFolder) -> None:
+    """Make a run of each earlier task as the last one left it, which answers and is scored as any run."""
+    last = open_task(folder.runs[-1])
+    for run, given, target in zip(folder.runs[:-1], folder.sequence.tasks, folder.final, strict=False):
+        if target == run.path or target.exists():
+            continue
+        task = open_task(run)
+        owned = last.loaded.recipe.adapter
+        own = {
+            name: getattr(given.recipe.adapter, name) for name in ("start", "start_head", "updates", "update_options")
+        }
+        loaded = replace(task.loaded, recipe=replace(task.loaded.recipe, adapter=replace(owned, **own)))
+        origin = {
+            "combined": [str(run.path), str(last.run.path)],
+            "method": f"continual {folder.sequence.continual.method}",
+        }
+        adapted = with_head(last, task).adapted
+        write_run(target, loaded, task.data.task, adapted, origin, combined([run, last.run]))
 
 
 def before(task: LearntTask, earlier: LearntTask | None) -> float:
