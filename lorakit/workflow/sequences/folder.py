@@ -17,7 +17,7 @@ from lorakit.artifacts.run import FINAL, TASKS, Run, claim, new_run
 from lorakit.errors import RunError, UsageError, command_line
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.schema import SEQUENCE_FILE
-from lorakit.recipe.sequence import SEPARATE, LoadedSequence, load_sequence
+from lorakit.recipe.sequence import APART, LoadedSequence, load_sequence
 from lorakit.workflow.unfinished import FREE_ON_RESUME
 
 RECIPES, SCORES = "recipes", "scores.json"
@@ -49,7 +49,7 @@ class SequenceFolder:
     def final(self) -> list[Path]:
         """The runs that answer for each task once all are learnt, in order."""
         runs = [run.path for run in self.runs]
-        if self.sequence.continual.method == SEPARATE:
+        if self.sequence.continual.method in APART:
             return runs
         return [*(self.path / FINAL / path.name for path in runs[:-1]), runs[-1]]
 

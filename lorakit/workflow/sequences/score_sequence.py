@@ -1,7 +1,8 @@
 """``lorakit eval`` of a sequence: the accuracy of every task after every task, with the task known and not known.
 
 Known (task-incremental): a row is answered by the head of its task. Not known (class-incremental): the logits of all heads learnt so
-far are compared, and an answer is right that has the row's label by name: labels of several tasks that are called the same are one.
+far are compared, and an answer is right that has the row's label by name: labels of several tasks that are called the same are one. Of
+``color`` tasks the head that answers is that of the task which the frozen features choose (``prototypes``).
 After a task, the model is the adapter of that task's run under the head of each task's own run; of ``separate`` tasks each keeps its own.
 """
 
@@ -23,7 +24,7 @@ from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import Run
 from lorakit.errors import UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
-from lorakit.recipe.sequence import SEPARATE
+from lorakit.recipe.sequence import APART, COLOR
 from lorakit.reporting.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
 from lorakit.result import Result
 from lorakit.tasks.task import TaskData
@@ -34,6 +35,7 @@ from lorakit.workflow.restore import check_trust, same_labels
 from lorakit.workflow.same_data import check_same_base, combined
 from lorakit.workflow.sequences.folder import SequenceFolder, open_sequence
 from lorakit.workflow.sequences.methods import merged_labels, settings_of
+from lorakit.workflow.sequences.prototypes import features_of, nearest_task, prototypes_of
 from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.trained import TrainedClassifier
 
@@ -123,7 +125,9 @@ def evaluate_sequence(path: str | Path, *, split: str | None = None, offline: bo
 def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline: bool = False) -> SequenceScores:
     """The same of a folder that is open."""
     learnt = [open_task(run, split, offline=offline) for run in folder.runs]
-    separate, total = folder.sequence.continual.method == SEPARATE, len(learnt)
+    settings, total = folder.sequence.continual, len(learnt)
+    separate = settings.method in APART
+    chosen = choices(learnt, settings.prototypes or 0) if settings.method == COLOR else None
     known: list[list[float | None]] = [[None] * total for _ in learnt]
     unknown: list[list[float | None]] = [[None] * total for _ in learnt]
     start: list[float | None] = [None] * total
@@ -141,7 +145,8 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
                 parameters += classifier.adapted.head_parameters()
         for task in range(after + 1):
             known[after][task] = right(learnt[task], [learnt[task]], [answers[task][task]])
-            unknown[after][task] = right(learnt[task], learnt[: after + 1], answers[task])
+            given = answers[task] if chosen is None else silenced(answers[task], chosen[after][task])
+            unknown[after][task] = right(learnt[task], learnt[: after + 1], given)
         logger.info("scored after task %d of %d", after + 1, total)
     if not separate:
         for task in range(1, total):
@@ -159,6 +164,19 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
         labels=merged_labels([task.data.task for task in learnt]),
         parameters=parameters,
     )
+
+
+def choices(learnt: Sequence[LearntTask], prototypes: int) -> list[list[NDArray[np.int64]]]:
+    """After each task, for each task so far, the task (rows,) whose prototypes are nearest to a row."""
+    loaded = [assemble(task.loaded, task.data) for task in learnt]
+    centres = [prototypes_of(parts, prototypes) for parts in loaded]
+    features = [features_of(parts, task.split) for parts, task in zip(loaded, learnt, strict=True)]
+    return [[nearest_task(own, centres[: after + 1]) for own in features[: after + 1]] for after in range(len(learnt))]
+
+
+def silenced(answers: Sequence[Logits], chosen: NDArray[np.int64]) -> list[Logits]:
+    """The logits of all heads (rows, labels), of each row those of its chosen task alone."""
+    return [np.where((chosen == head)[:, None], own, -np.inf) for head, own in enumerate(answers)]
 
 
 def reading(matrix: list[list[float | None]]) -> Reading:
