@@ -32,7 +32,7 @@ ORDERS = {
     "backward": ("agnews", "yelp", "amazon", "dbpedia"),
 }
 JOINT, REFERENCE = "joint", "sequential"
-METHODS = ("separate", REFERENCE, "replay", "o_lora", JOINT)
+METHODS = ("separate", "color", REFERENCE, "replay", "o_lora", JOINT)
 FIELDS = ("known", "known_forgetting", "unknown", "unknown_forgetting")
 
 

@@ -33,7 +33,10 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
 )
-TASKS = "tasks"  # where the runs of a sequence lie: see workflow/sequences
+TASKS, FINAL = (
+    "tasks",
+    "final",
+)  # where the runs of a sequence lie, and what they are in the end: see workflow/sequences
 ENSEMBLE = "ensemble.json"  # names the runs that answer together: see workflow/ensembles.py
 WEIGHTS = {"last": "adapter", "best": "best"}
 
@@ -188,7 +191,7 @@ def open_run(path: str | Path) -> Run:
     if not (path / "recipe.yaml").is_file() and (path / SEQUENCE_FILE).is_file():
         what, valid = (
             "is a sequence of tasks, and not one run",
-            f"a run in {path / TASKS}; lorakit eval and report take it whole",
+            f"a run in {path / FINAL} or {path / TASKS}; lorakit eval and report take it whole",
         )
         raise UsageError(what, where=str(path), valid=valid)
     if not (path / "recipe.yaml").is_file():

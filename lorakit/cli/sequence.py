@@ -36,7 +36,7 @@ def sequence_settings(
 def tell_learnt(result: SequenceResult) -> None:
     """Write the scores, and say what can be done next."""
     tell_scores(result.scores)
-    commands = (["eval", result.run_dir], ["report", result.run_dir], ["predict", result.runs[-1], "FILE"])
+    commands = (["eval", result.run_dir], ["report", result.run_dir], ["predict", result.final[0], "FILE"])
     say("\n  ".join(["next:", *(next_line(*words) for words in commands)]))
 
 

@@ -50,10 +50,13 @@ from lorakit.recipe.schema import SEQUENCE_FILE, Recipe, key
 from lorakit.recipe.values import UNREADABLE, described, read_value, scalar_kind, written
 
 SEQUENCE, CONTINUAL, EXTENDS = "sequence", "continual", "extends"
-SEPARATE, SEQUENTIAL, REPLAY, O_LORA = "separate", "sequential", "replay", "o_lora"
+SEPARATE, COLOR, SEQUENTIAL, REPLAY, O_LORA = "separate", "color", "sequential", "replay", "o_lora"
+APART = (SEPARATE, COLOR)
+"""Methods with an adapter for each task."""
 RESERVOIR, BY_CLASS = "reservoir", "class"
 SETTINGS: dict[str, dict[str, Any]] = {
     SEPARATE: {},
+    COLOR: {"prototypes": 5},
     SEQUENTIAL: {},
     REPLAY: {"memory": 200, "memory_by": RESERVOIR},
     O_LORA: {"orthogonality": 0.5},
@@ -67,10 +70,12 @@ class ContinualSection:
 
     method: str = key(
         SEQUENTIAL,
-        "separate: an adapter a task, which forgets nothing; sequential: one adapter, trained on; replay: with some earlier rows again in "
+        "separate: an adapter a task, which forgets nothing; color: the same, and where the task is not known the frozen features "
+        "choose it; sequential: one adapter, trained on; replay: with some earlier rows again in "
         "every step; o_lora: a LoRA a task beside the earlier ones, orthogonal to them",
         choices=tuple(SETTINGS),
     )
+    prototypes: Optional[int] = key(None, "color: centres of k-means for each task; 5 by default", low=1)
     memory: Optional[int] = key(None, "replay: training rows that are kept of all earlier tasks; 200 by default", low=1)
     memory_by: Optional[str] = key(
         None,
@@ -122,11 +127,9 @@ def find_sequence(recipe: object) -> Path | None:
     inside = Path(os.path.expanduser(recipe)) / SEQUENCE_FILE
     if os.path.isfile(inside):
         return inside
-    if not str(recipe).endswith(SUFFIXES) and str(recipe) not in shipped_recipes():
-        return None
     try:
         path = find_recipe(recipe)
-        node = compose(path.read_text(encoding="utf-8-sig"))
+        node = compose(path.read_text(encoding="utf-8-sig")) if path.suffix in SUFFIXES else None
     except (RecipeError, OSError, ValueError, yaml.YAMLError, RecursionError):  # whoever reads it as one recipe says so
         return None
     keys = [name.value for name, _ in node.value] if isinstance(node, yaml.MappingNode) else []

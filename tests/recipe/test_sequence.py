@@ -88,6 +88,8 @@ def test_one_recipe_is_told_from_a_sequence(write):
     path = write(TABLES + MODEL)
     assert find_sequence(path) == path
     assert find_sequence(str(path)) == path
+    assert find_sequence("topics") == Path("topics.yaml")
+    assert find_sequence(path.parent) is None
     assert find_sequence("demo") is None
     assert find_sequence("reviews.csv") is None
     with pytest.raises(RecipeError, match=r"topics.yaml:1: sequence: makes a sequence of tasks(?s:.*)lorakit train"):

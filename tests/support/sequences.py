@@ -48,7 +48,7 @@ class Sequences:
         place = self.folder / "data" / name
         if not place.exists():
             place.mkdir(parents=True)
-            for split, number in (("train", 24), ("validation", 20)):
+            for split, number in (("train", 24), ("validation", 12)):
                 rows = make_rows(number, seed=number + len(name))
                 write_rows(
                     place / f"{split}.csv", [{"sentence": r["sentence"], "label": LABELS[name](r)} for r in rows]

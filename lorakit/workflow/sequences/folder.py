@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.artifacts.files import write_text
-from lorakit.artifacts.run import TASKS, Run, claim, new_run
+from lorakit.artifacts.run import FINAL, TASKS, Run, claim, new_run
 from lorakit.errors import RunError, UsageError, command_line
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.schema import SEQUENCE_FILE
-from lorakit.recipe.sequence import LoadedSequence, load_sequence
+from lorakit.recipe.sequence import APART, LoadedSequence, load_sequence
 from lorakit.workflow.unfinished import FREE_ON_RESUME
 
 RECIPES, SCORES = "recipes", "scores.json"
@@ -44,6 +44,14 @@ class SequenceFolder:
     def runs(self) -> list[Run]:
         """Those of the tasks, in order; they need not be there yet."""
         return [Run(self.path / TASKS / name) for name in numbered(self.sequence.names)]
+
+    @property
+    def final(self) -> list[Path]:
+        """The runs that answer for each task once all are learnt, in order."""
+        runs = [run.path for run in self.runs]
+        if self.sequence.continual.method in APART:
+            return runs
+        return [*(self.path / FINAL / path.name for path in runs[:-1]), runs[-1]]
 
 
 def numbered(names: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from lorakit.backbone.quantised import MIXED
 from lorakit.errors import Problem, RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import AUTO, AdapterSection, Recipe
-from lorakit.recipe.sequence import BY_CLASS, O_LORA, REPLAY, SEPARATE, SEQUENCE, LoadedSequence
+from lorakit.recipe.sequence import APART, BY_CLASS, O_LORA, REPLAY, SEQUENCE, LoadedSequence
 from lorakit.tasks.task import Task, tasks
 
 OF_THE_HEAD = ("head", "head_start", "readout")
@@ -29,7 +29,7 @@ OF_THE_HEAD = ("head", "head_start", "readout")
 def going_on(loaded: LoadedRecipe, earlier: Sequence[Path], sequence: LoadedSequence) -> LoadedRecipe:
     """The recipe of a task that is learnt after the runs ``earlier``, in order."""
     settings = sequence.continual
-    if not earlier or settings.method == SEPARATE:
+    if not earlier or settings.method in APART:
         return loaded
     adapter = replace(loaded.recipe.adapter, start=str(earlier[-1]), start_head=False)
     if settings.method == REPLAY:
@@ -68,7 +68,7 @@ def check_recipes(sequence: LoadedSequence) -> None:
     first = sequence.tasks[0]
     for loaded in sequence.tasks:
         problems = [*one_class_a_row(loaded), *one_backbone(first, loaded)]
-        if sequence.continual.method != SEPARATE:
+        if sequence.continual.method not in APART:
             problems += [*one_adapter(first, loaded, sequence.continual.method)]
         if problems:
             raise loaded.locate(RecipeError(problems))

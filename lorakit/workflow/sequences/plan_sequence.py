@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.recipe.sequence import O_LORA, SEPARATE
+from lorakit.recipe.sequence import APART, O_LORA
 from lorakit.result import Result
 from lorakit.training.update import schedule_beside, update_notes
 from lorakit.workflow.sequences.methods import in_their_turn, merged_labels, settings_of
@@ -87,7 +87,7 @@ def plan_sequence(recipe: AnySequence, overrides: Sequence[str] = ()) -> Sequenc
             adapted = adapt(parts, statistics=None)
             told = [*loaded.told, f"data: {rows.origin}", *update_notes(loaded.recipe, adapted)]
         before, carried = carried, adapted.adapter_parameters()
-        adapters = adapters + carried if method == SEPARATE else carried
+        adapters = adapters + carried if method in APART else carried
         heads += adapted.head_parameters()
         tasks.append(
             PlannedTask(

@@ -108,7 +108,10 @@ def caption(title: str) -> str:
             "A row is answered by the head of its task. Pale: before the task was learnt, by its head as it was before its training. "
             "Down a column is what later tasks did to one."
         )
-    return "A row is answered by the largest logit of all heads learnt so far; labels of the same name are one."
+    return (
+        "A row is answered by the largest logit of all heads learnt so far, of color tasks by the head that the frozen features choose; "
+        "labels of the same name are one."
+    )
 
 
 def passages(scores: SequenceScores) -> list[Passage]:

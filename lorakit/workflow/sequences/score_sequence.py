@@ -1,7 +1,8 @@
 """``lorakit eval`` of a sequence: the accuracy of every task after every task, with the task known and not known.
 
 Known (task-incremental): a row is answered by the head of its task. Not known (class-incremental): the logits of all heads learnt so
-far are compared, and an answer is right that has the row's label by name: labels of several tasks that are called the same are one.
+far are compared, and an answer is right that has the row's label by name: labels of several tasks that are called the same are one. Of
+``color`` tasks the head that answers is that of the task which the frozen features choose (``prototypes``).
 After a task, the model is the adapter of that task's run under the head of each task's own run; of ``separate`` tasks each keeps its own.
 """
 
@@ -23,16 +24,18 @@ from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import Run
 from lorakit.errors import UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
-from lorakit.recipe.sequence import SEPARATE
+from lorakit.recipe.sequence import APART, COLOR
 from lorakit.reporting.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
 from lorakit.result import Result
 from lorakit.tasks.task import TaskData
 from lorakit.workflow.evaluate import choose_splits
 from lorakit.workflow.head_start import start_head
+from lorakit.workflow.import_peft import write_run
 from lorakit.workflow.restore import check_trust, same_labels
-from lorakit.workflow.same_data import check_same_base
+from lorakit.workflow.same_data import check_same_base, combined
 from lorakit.workflow.sequences.folder import SequenceFolder, open_sequence
 from lorakit.workflow.sequences.methods import merged_labels, settings_of
+from lorakit.workflow.sequences.prototypes import features_of, nearest_task, prototypes_of
 from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.trained import TrainedClassifier
 
@@ -122,7 +125,9 @@ def evaluate_sequence(path: str | Path, *, split: str | None = None, offline: bo
 def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline: bool = False) -> SequenceScores:
     """The same of a folder that is open."""
     learnt = [open_task(run, split, offline=offline) for run in folder.runs]
-    separate, total = folder.sequence.continual.method == SEPARATE, len(learnt)
+    settings, total = folder.sequence.continual, len(learnt)
+    separate = settings.method in APART
+    chosen = choices(learnt, settings.prototypes or 0) if settings.method == COLOR else None
     known: list[list[float | None]] = [[None] * total for _ in learnt]
     unknown: list[list[float | None]] = [[None] * total for _ in learnt]
     start: list[float | None] = [None] * total
@@ -140,7 +145,8 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
                 parameters += classifier.adapted.head_parameters()
         for task in range(after + 1):
             known[after][task] = right(learnt[task], [learnt[task]], [answers[task][task]])
-            unknown[after][task] = right(learnt[task], learnt[: after + 1], answers[task])
+            given = answers[task] if chosen is None else silenced(answers[task], chosen[after][task])
+            unknown[after][task] = right(learnt[task], learnt[: after + 1], given)
         logger.info("scored after task %d of %d", after + 1, total)
     if not separate:
         for task in range(1, total):
@@ -160,6 +166,19 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
     )
 
 
+def choices(learnt: Sequence[LearntTask], prototypes: int) -> list[list[NDArray[np.int64]]]:
+    """After each task, for each task so far, the task (rows,) whose prototypes are nearest to a row."""
+    loaded = [assemble(task.loaded, task.data) for task in learnt]
+    centres = [prototypes_of(parts, prototypes) for parts in loaded]
+    features = [features_of(parts, task.split) for parts, task in zip(loaded, learnt, strict=True)]
+    return [[nearest_task(own, centres[: after + 1]) for own in features[: after + 1]] for after in range(len(learnt))]
+
+
+def silenced(answers: Sequence[Logits], chosen: NDArray[np.int64]) -> list[Logits]:
+    """The logits of all heads (rows, labels), of each row those of its chosen task alone."""
+    return [np.where((chosen == head)[:, None], own, -np.inf) for head, own in enumerate(answers)]
+
+
 def reading(matrix: list[list[float | None]]) -> Reading:
     """A matrix, and what it comes to."""
     return Reading(matrix, average_accuracy(matrix), backward_transfer(matrix), forgetting(matrix))
@@ -175,7 +194,7 @@ class LearntTask:
     split: str
 
 
-def open_task(run: Run, split: str | None, *, offline: bool) -> LearntTask:
+def open_task(run: Run, split: str | None = None, *, offline: bool = False) -> LearntTask:
     """A task of a sequence. UsageError where it has no such split, or one without labels."""
     loaded = load_recipe(run.recipe, offline=offline)
     check_trust(loaded)
@@ -197,6 +216,26 @@ def with_head(owner: LearntTask, task: LearntTask) -> TrainedClassifier:
     load_sites(adapted, owner.run.weights("last"))
     load_head(adapted, task.run.weights("last"))
     return classifier_of(adapted, task)
+
+
+def write_final(folder: SequenceFolder) -> None:
+    """Make a run of each earlier task as the last one left it, which answers and is scored as any run."""
+    last = open_task(folder.runs[-1])
+    for run, given, target in zip(folder.runs[:-1], folder.sequence.tasks, folder.final, strict=False):
+        if target == run.path or target.exists():
+            continue
+        task = open_task(run)
+        owned = last.loaded.recipe.adapter
+        own = {
+            name: getattr(given.recipe.adapter, name) for name in ("start", "start_head", "updates", "update_options")
+        }
+        loaded = replace(task.loaded, recipe=replace(task.loaded.recipe, adapter=replace(owned, **own)))
+        origin = {
+            "combined": [str(run.path), str(last.run.path)],
+            "method": f"continual {folder.sequence.continual.method}",
+        }
+        adapted = with_head(last, task).adapted
+        write_run(target, loaded, task.data.task, adapted, origin, combined([run, last.run]))
 
 
 def before(task: LearntTask, earlier: LearntTask | None) -> float:

@@ -31,7 +31,7 @@ from lorakit.workflow.sequences.methods import (
     memory_of,
 )
 from lorakit.workflow.sequences.opening import AnySequence, opened
-from lorakit.workflow.sequences.score_sequence import SequenceScores, score_sequence
+from lorakit.workflow.sequences.score_sequence import SequenceScores, score_sequence, write_final
 from lorakit.workflow.setup import assemble
 from lorakit.workflow.train import train
 from lorakit.workflow.unfinished import FREE_ON_RESUME
@@ -45,12 +45,14 @@ class SequenceResult(Result):
 
     Attributes:
         run_dir: its folder, to evaluate and report on.
-        runs: those of the tasks, in the order in which they were learnt; each can be used as any run.
+        runs: those of the tasks, as each was when it was learnt.
+        final: the runs to use, one for each task in order, as the last task left them; of separate tasks they are the same.
         scores: the matrix of accuracies, and what it says; also in scores.json.
     """
 
     run_dir: Path
     runs: list[Path]
+    final: list[Path]
     scores: SequenceScores
 
 
@@ -97,9 +99,10 @@ def train_sequence(
         folder = begin(sequence, place)
     for number in range(len(data)):
         learn(folder, sequence, number, data, hooks)
+    write_final(folder)
     scores = score_sequence(folder)
     scores.write(folder.scores)
-    return SequenceResult(folder.path, [run.path for run in folder.runs], scores)
+    return SequenceResult(folder.path, [run.path for run in folder.runs], folder.final, scores)
 
 
 def checked_data(sequence: LoadedSequence) -> list[TaskData]:

@@ -12,9 +12,11 @@ from support.runs import StopAt, records
 
 import lorakit
 from lorakit.artifacts.memory_file import read_memory
+from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted, RecipeError
 from lorakit.workflow.restore import restore_run
 from lorakit.workflow.sequences.memory import choose, draw_keys
+from lorakit.workflow.sequences.score_sequence import choices, open_task
 
 TWO = ("mood", "size")
 
@@ -136,3 +138,19 @@ def test_a_memory_by_class_keeps_as_many_of_each():
 def test_what_a_method_does_not_go_with_is_refused(sequences, method, setting, said):
     with pytest.raises(RecipeError, match=said):
         lorakit.plan_sequence(sequences.recipe(method, TWO), setting.split())
+
+
+def test_the_frozen_features_choose_who_answers(sequences):
+    """Of tasks without a label in common: right is who was chosen rightly, and is right then."""
+    result = sequences.learn(sequences.recipe("color", TWO), "continual.prototypes=2")
+    assert result.final == result.runs
+    tasks = [open_task(Run(run)) for run in result.runs]
+    chosen = choices(tasks, 2)
+    assert [len(each) for each in chosen] == [1, 2]
+    for place, task in enumerate(tasks):
+        texts = task.data.splits["validation"]["text"]
+        labels = [task.data.task.labels[label] for label in task.data.splits["validation"]["label"]]
+        answers = [answer.label for answer in lorakit.load(result.runs[place]).predict(list(texts))]
+        right = np.array(answers) == np.array(labels)
+        assert result.scores.known.matrix[1][place] == right.mean()
+        assert result.scores.unknown.matrix[1][place] == np.mean(right & (chosen[1][place] == place))

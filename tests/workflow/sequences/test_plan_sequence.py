@@ -8,7 +8,7 @@ RANK, WIDTH, LAYERS = 2, 32, 2
 def test_parameters_are_those_of_the_formulas(sequences):
     adapter = LAYERS * 2 * RANK * (WIDTH + WIDTH)  # on q and v
     heads = [WIDTH * labels + labels for labels in (2, 2, 3)]
-    for method, adapters in (("sequential", [1, 1, 1]), ("separate", [1, 2, 3])):
+    for method, adapters in (("sequential", [1, 1, 1]), ("separate", [1, 2, 3]), ("o_lora", [1, 2, 3])):
         plan = lorakit.plan_sequence(sequences.recipe(method))
         assert [task.trained for task in plan.tasks] == [adapter] * 3
         assert [task.head for task in plan.tasks] == heads
