@@ -34,6 +34,7 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
     return read_tensors(run / "adapter" / PEFT_TENSORS)
 
 
+@pytest.mark.slow
 def test_a_separate_task_is_what_it_is_alone(sequences, tmp_path):
     result = sequences.learn(sequences.recipe("separate", TWO), run_dir=tmp_path / "all", scored=False)
     with mock.patch.object(running, "draw"):
