@@ -102,6 +102,9 @@ def one_backbone(first: LoadedRecipe, loaded: LoadedRecipe) -> Iterator[Problem]
                 f"is {ours[name]} for task {loaded.name} and {theirs[name]} for task {first.name}: the backbone is one"
             )
             yield Problem(what, key=f"model.{name}", valid="the same for all tasks")
+    if ours["rope_scaling"] == AUTO and loaded.recipe.task.max_length != first.recipe.task.max_length:
+        what = f"is auto, which goes by task.max_length, and that of {loaded.name} is not that of {first.name}: the backbone is one"
+        yield Problem(what, key="model.rope_scaling", valid="a number, or the same task.max_length for all tasks")
     if loaded.recipe.run.seed != first.recipe.run.seed:
         what = f"is {loaded.recipe.run.seed} for task {loaded.name} and {first.recipe.run.seed} for task {first.name}"
         yield Problem(what, key="run.seed", valid="the same for all tasks", hint="--seed")

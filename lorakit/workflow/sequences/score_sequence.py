@@ -31,7 +31,7 @@ from lorakit.tasks.task import TaskData
 from lorakit.workflow.evaluate import choose_splits
 from lorakit.workflow.head_start import start_head
 from lorakit.workflow.import_peft import write_run
-from lorakit.workflow.restore import check_trust, same_labels
+from lorakit.workflow.restore import check_trust, open_trained, same_labels
 from lorakit.workflow.same_data import check_same_base, combined
 from lorakit.workflow.sequences.folder import SequenceFolder, open_sequence
 from lorakit.workflow.sequences.methods import merged_labels, settings_of
@@ -186,12 +186,18 @@ def reading(matrix: list[list[float | None]]) -> Reading:
 
 @dataclass(frozen=True)
 class LearntTask:
-    """A task's run, its recipe and the rows to score."""
+    """A task's run, its recipe, the rows to score, and those of its weights that are used."""
 
     run: Run
     loaded: LoadedRecipe
     data: TaskData
     split: str
+    weights: str = "last"
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of these weights."""
+        return self.run.weights(self.weights)
 
 
 def open_task(run: Run, split: str | None = None, *, offline: bool = False) -> LearntTask:
@@ -202,7 +208,7 @@ def open_task(run: Run, split: str | None = None, *, offline: bool = False) -> L
     chosen = choose_splits(data, split)[0]
     if "label" not in data.splits[chosen].column_names:
         raise UsageError(f"the split {chosen} of {run.path.name} has no labels", valid="a split with labels")
-    return LearntTask(run, loaded, data, chosen)
+    return LearntTask(run, loaded, data, chosen, open_trained(run.path, None)[1])
 
 
 def with_head(owner: LearntTask, task: LearntTask) -> TrainedClassifier:
@@ -213,8 +219,8 @@ def with_head(owner: LearntTask, task: LearntTask) -> TrainedClassifier:
     check_same_base(task.run, parts.backbone)
     adapted = adapt(parts, statistics=None)
     load_base(adapted, owner.run)
-    load_sites(adapted, owner.run.weights("last"))
-    load_head(adapted, task.run.weights("last"))
+    load_sites(adapted, owner.adapter)
+    load_head(adapted, task.adapter)
     return classifier_of(adapted, task)
 
 
@@ -248,7 +254,7 @@ def before(task: LearntTask, earlier: LearntTask | None) -> float:
         adapted = AdaptedModel(parts.backbone, {}, None)
     else:
         adapted = adapt(parts, statistics=None)
-        load_sites(adapted, earlier.run.weights("last"))
+        load_sites(adapted, earlier.adapter)
     logits = classifier_of(adapted, task).logits(task.data, task.split)[1]
     return right(task, [task], [logits])
 

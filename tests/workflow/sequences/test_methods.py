@@ -140,9 +140,11 @@ def test_what_a_method_does_not_go_with_is_refused(sequences, method, setting, s
         lorakit.plan_sequence(sequences.recipe(method, TWO), setting.split())
 
 
+@pytest.mark.slow
 def test_the_frozen_features_choose_who_answers(sequences):
     """Of tasks without a label in common: right is who was chosen rightly, and is right then."""
-    result = sequences.learn(sequences.recipe("color", TWO), "continual.prototypes=2")
+    settings = ("continual.prototypes=2", "training.select=best", "evaluation.every_steps=1")
+    result = sequences.learn(sequences.recipe("color", TWO), *settings)
     assert result.final == result.runs
     tasks = [open_task(Run(run)) for run in result.runs]
     chosen = choices(tasks, 2)

@@ -34,6 +34,7 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
     return read_tensors(run / "adapter" / PEFT_TENSORS)
 
 
+@pytest.mark.slow
 def test_a_separate_task_is_what_it_is_alone(sequences, tmp_path):
     result = sequences.learn(sequences.recipe("separate", TWO), run_dir=tmp_path / "all", scored=False)
     with mock.patch.object(running, "draw"):
@@ -163,6 +164,10 @@ def test_what_differs_between_tasks_is_refused(sequences, bench, tmp_path):
     )
     with pytest.raises(RecipeError, match=differs):
         lorakit.plan_sequence(path)
+    lengths = [*(f"model.{name}" for name in ("dtype=float32", "rope_scaling=auto")), "run.seed=0", "adapter.rank=3"]
+    (tmp_path / "one.yaml").write_text((tmp_path / "one.yaml").read_text().replace("max_length: 32", "max_length: 16"))
+    with pytest.raises(RecipeError, match=r"model.rope_scaling: is auto, which goes by task.max_length"):
+        lorakit.plan_sequence(path, lengths)
     same = ["run.seed=0", "model.dtype=float32", "continual.method=separate"]
     with pytest.raises(DataError, match=r"gone\.csv"):
         lorakit.plan_sequence(path, [*same, "task.train=gone.csv"])
