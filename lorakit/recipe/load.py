@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -185,23 +185,22 @@ def with_usual(recipe: Recipe) -> Recipe:
 
 
 def build(values: dict[str, Any]) -> Recipe:
-    """The dataclasses from checked values by key path, through OmegaConf's strict structured merge.
-
-    Only what is not the default is merged: a run's recipe spells all of them out, and a merge takes as long as its values are many.
-    """
-    given: dict[str, dict[str, Any]] = {}
+    """The dataclasses from checked values by key path. What is not the default has the type of its key, by ``typed``."""
+    given: dict[str, dict[str, Any]] = {section: {} for section in section_keys()}
     for path, value in values.items():
         section, name = path.split(".")
         if repr(value) != usual_values()[path]:
-            given.setdefault(section, {})[name] = value
-    sections: dict[str, Any] = {}
-    for section, names in section_keys().items():
-        if section in given or any(recipe_keys()[f"{section}.{name}"].mandatory for name in names):
-            merged = OmegaConf.merge(structure(section), given.get(section, {}))
-            sections[section] = OmegaConf.to_object(merged)
-        else:
-            sections[section] = section_type(section)()
-    return Recipe(**sections)
+            given[section][name] = typed(path, value)
+    return Recipe(**{section: section_type(section)(**names) for section, names in given.items()})
+
+
+def typed(path: str, value: Any) -> Any:
+    """A key's value as its type has it, by OmegaConf's strict structured merge: 1 epoch is 1.0, and a list is the recipe's own."""
+    key = recipe_keys()[path]
+    if key.shape == "one" and type(value) is key.kind:
+        return value
+    made: Any = OmegaConf.to_object(OmegaConf.merge(structure(path), {"value": value}))
+    return made.value
 
 
 @cache
@@ -217,9 +216,10 @@ def section_type(section: str) -> type[Any]:
 
 
 @cache
-def structure(section: str) -> DictConfig:
-    """A section's keys, types and defaults as OmegaConf knows them; ``merge`` copies it and leaves it as it is."""
-    return OmegaConf.structured(section_type(section))
+def structure(path: str) -> DictConfig:
+    """A key's type as OmegaConf knows it, of one value; a merge copies what it is given, and a section has fifty."""
+    section, name = path.split(".")
+    return OmegaConf.structured(make_dataclass("Value", [("value", get_type_hints(section_type(section))[name])]))
 
 
 def merge(overlays: Sequence[Overlay]) -> tuple[dict[str, Any], dict[str, str]]:
