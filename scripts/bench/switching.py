@@ -4,16 +4,18 @@
 
 Runs of the bundled encoder are trained for two steps (what they answer does not matter): plain LoRA, and the head. They are opened
 together under as many names as are asked for, each with tensors of its own, and merged. Switching: `use`, beside loading a merged model.
-Memory: what a process of its own has to itself (smaps_rollup: private) after the first adapter and after the last, and the same of merged
-models, of which `--merged` are loaded and no more. Speed: batches of 32 sentences that want 2, 8 and 32 adapters in turn, in one pass,
-beside merged models one after the other, each on its own rows; of 32 adapters there are merged models for as many names as are loaded,
-each of which then answers for several names. Each repeat runs all sides, in an order that turns.
+Memory: what a process of its own has to itself (smaps_rollup: private) with the first adapter open and with all of them, each of which has
+labelled eight sentences, and the same of merged models, copies of one in folders of their own, of which `--merged` are loaded and no more:
+their weights are mapped from their files, and what no text has asked for, most of the token embeddings, is not in memory. Speed: batches
+of 32 sentences that want 2, 8 and 32 adapters in turn, in one pass, beside merged models one after the other, each on its own rows; where
+there are fewer of these, one answers for several names. Each repeat runs all sides, in an order that turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,7 +74,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         for seed in range(SEEDS)
     ]
     merged = [lorakit.merge(run).out for run in runs]
-    count, several = options.adapters, list(islice(cycle(merged), options.merged))
+    count = options.adapters
+    several = [Path(shutil.copytree(merged[0], folder / f"merged-{number}")) for number in range(options.merged)]
     memory = {
         "adapters": child("adapters", list(islice(cycle(runs), count))),
         "merged": child("merged", several),
@@ -139,23 +142,23 @@ def child(side: str, folders: Sequence[Path]) -> dict[str, float]:
 
 def held(side: str, folders: Sequence[Path]) -> dict[str, float]:
     """MiB that this process has to itself with the first of the folders open, and that each further one adds."""
-    keep: list[Any] = []
-    if side == "adapters":
-        keep.append(lorakit.open_adapters({"0": folders[0]}))
-    else:
-        keep.append(lorakit.load(folders[0]))
-    keep[0].predict("a film of quiet wonders", adapter="0") if side == "adapters" else keep[0].predict("a film")
-    first = private()
-    for number, path in enumerate(folders[1:], start=1):
-        keep.append(keep[0].plug(path, str(number)) if side == "adapters" else lorakit.load(path))
-    last = private()
-    tensors = keep[0].bytes_of("0") / 2**20 if side == "adapters" else 0.0
-    return {
-        "first": first,
-        "each further": (last - first) / (len(folders) - 1),
-        "last": last,
-        "tensors of one": tensors,
-    }
+    task = load_task(load_recipe("demo", SMALL).recipe.task, seed=0, offline=True)
+    sentences, tensors = task.splits["train"]["text"][:8], 0
+    keep: list[Classifier] = []
+    steps: list[float] = []
+    model = lorakit.open_adapters({"0": folders[0]}) if side == "adapters" else None
+    for number, path in enumerate(folders):
+        if model is None:
+            keep.append(lorakit.load(path))
+            keep[-1].predict(sentences)
+            tensors = sum(each.nbytes for each in keep[-1].model.parameters())
+        else:
+            name = str(number)
+            (model if number == 0 else model.plug(path, name)).predict(sentences, adapter=name)
+            tensors = model.bytes_of(name)
+        steps.append(private())
+    further = (steps[-1] - steps[0]) / (len(steps) - 1)
+    return {"first": steps[0], "each further": further, "last": steps[-1], "tensors of one": tensors / 2**20}
 
 
 def private() -> float:
