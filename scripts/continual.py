@@ -26,6 +26,8 @@ import lorakit
 from lorakit.artifacts.files import read_json, write_json
 from lorakit.artifacts.run import Run, environment
 from lorakit.recipe.schema import SEQUENCE_FILE
+from lorakit.workflow.resume import can_go_on
+from lorakit.workflow.sequences.folder import SCORES
 
 ORDERS = {
     "forward": ("dbpedia", "amazon", "yelp", "agnews"),
@@ -104,8 +106,12 @@ def sequence(rows: dict[str, Path], place: Path, method: str, seed: int, options
             {"sequence": tasks, "continual": {"method": method}, **recipe_of(seed, options)}, sort_keys=False
         )
     )
-    begun = (place / SEQUENCE_FILE).exists()
-    found = lorakit.train_sequence(file, options.set, run_dir=place, resume=begun).scores
+    begun, scored = ((place / name).exists() for name in (SEQUENCE_FILE, SCORES))
+    found = (
+        lorakit.evaluate_sequence(place)
+        if scored
+        else lorakit.train_sequence(file, options.set, run_dir=place, resume=begun).scores
+    )
     readings = {"known": found.known, "unknown": found.unknown}
     told = {name: read.average for name, read in readings.items()}
     told |= {f"{name}_forgetting": read.forgetting for name, read in readings.items()}
@@ -130,7 +136,7 @@ def joint(rows: dict[str, Path], place: Path, seed: int, options: argparse.Names
     file = place.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(recipe))
     if not Run(place).finished:
-        lorakit.train(file, options.set, run_dir=place, resume=(place / "recipe.yaml").exists())
+        lorakit.train(file, options.set, run_dir=place, resume=can_go_on(Run(place)))
     classifier = lorakit.load(place)
     labels = np.array(Run(place).task().labels)
     known, unknown = [], []

@@ -11,10 +11,10 @@ from typing import Any
 
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.records import number, read_record, reading
-from lorakit.artifacts.run import Run
+from lorakit.artifacts.run import READOUT, Run
 from lorakit.backbone.readout import OWN, READOUTS
 
-FILE = "readout.json"
+FILE = READOUT
 
 
 @dataclass(frozen=True)

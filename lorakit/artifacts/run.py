@@ -37,6 +37,7 @@ TASKS, FINAL = (
     "tasks",
     "final",
 )  # where the runs of a sequence lie, and what they are in the end: see workflow/sequences
+READOUT = "readout.json"  # why a head reads what it does: see readout_file
 ENSEMBLE = "ensemble.json"  # names the runs that answer together: see workflow/ensembles.py
 WEIGHTS = {"last": "adapter", "best": "best"}
 

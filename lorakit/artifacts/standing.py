@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from lorakit.artifacts.lock import holder
+from lorakit.artifacts.provenance import DATA, PROOF, ROWS
 from lorakit.artifacts.records import number, read_record, reading
-from lorakit.artifacts.run import Run
+from lorakit.artifacts.run import READOUT, Run
 from lorakit.errors import RunError
 
 STATE = "state.json"
 """Of a checkpoint: its counters, and what else is no tensor."""
 GENERATIONS = "generations.jsonl"
 """What tells the folder of an evolutionary search from a run."""
+BEFORE_THE_RECIPE = frozenset({"base", READOUT, DATA, ROWS, PROOF})
+"""What a training writes before the recipe that makes its folder a run."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,16 @@ class Standing:
         if self.state == "interrupted":
             return f"interrupted, resumable at {at}" if at else "interrupted, without a checkpoint"
         return f"{self.state}, checkpoint at {at}" if self.state == "running" and at else self.state
+
+
+def killed_at_its_start(run: Run) -> bool:
+    """Whether the folder holds nothing but what a training writes before its recipe, and no process is at that."""
+    if not run.path.is_dir() or run.path.is_symlink() or holder(run.lock) is not None:
+        return False
+    names = {path.name for path in run.path.iterdir()}
+    return bool(names) and all(
+        name in BEFORE_THE_RECIPE or (name.startswith(".") and name.endswith(".partial")) for name in names
+    )
 
 
 def standing(run: Run) -> Standing:

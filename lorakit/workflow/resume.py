@@ -11,7 +11,7 @@ from pathlib import Path
 from lorakit.artifacts.files import mend, remove_folder
 from lorakit.artifacts.lock import BEAT, check_held, claimed
 from lorakit.artifacts.run import Run, claim, new_run, open_run, unfinished_run
-from lorakit.artifacts.standing import Standing, standing
+from lorakit.artifacts.standing import Standing, killed_at_its_start, standing
 from lorakit.errors import UsageError, command_line
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.training.hooks import Hook, TrainState
@@ -31,6 +31,8 @@ def choose_run(loaded: LoadedRecipe, run_dir: str | Path | None, resume: bool) -
     if not folder:
         return new_run(parent, name, seed)
     refuse_unfinished(loaded, folder)
+    if killed_at_its_start(Run(folder)):
+        make_room(Run(folder))
     return claim(folder)
 
 
@@ -40,11 +42,17 @@ def can_go_on(run: Run) -> bool:
         return False
     if standing(run) != Standing("interrupted"):
         return True
-    logger.info("%s was stopped before its first checkpoint: it is trained anew", run.path)
+    make_room(run)
+    return False
+
+
+def make_room(run: Run) -> None:
+    """Delete what a training left that was stopped before its first checkpoint."""
+    this_process().wait_for_everyone()
     if this_process().is_main_process:
+        logger.info("%s was stopped before its first checkpoint: it is trained anew", run.path)
         remove_folder(run.path)
     this_process().wait_for_everyone()
-    return False
 
 
 class StillOurs(Hook):

@@ -41,26 +41,26 @@ def check_same_data(run: Run, data: TaskData, splits: Iterable[str]) -> None:
 
     Of a run of an older version, which does not tell its rows, only the labels are compared.
     """
-    labels = run.task().labels
+    labels, since = run.task().labels, f"the run {run.path} was trained"
     if data.task.labels != labels:
         source = source_of(data, "train")
         what = f"its labels are {', '.join(data.task.labels)} now, and the run's {', '.join(labels)}"
-        raise changed(run, what, "the data" if source is None else source.name, "task.train")
+        raise changed(since, what, "the data" if source is None else source.name, "task.train")
     provenance = read_provenance(run.path)
     if provenance is None:
         return
     for split in splits:
         before, now = provenance.told["splits"].get(split), describe(data, split)
         if before is None:
-            raise changed(run, f"the run has no rows of {split}", now.get("file", data.origin), "task.name")
+            raise changed(since, f"the run has no rows of {split}", now.get("file", data.origin), "task.name")
         if before["digest"] != now["digest"]:
             key = f"task.{split}" if split in data.sources else "task.train"
-            raise changed(run, difference(split, before, now), now.get("file", data.origin), key)
+            raise changed(since, difference(split, before, now), now.get("file", data.origin), key)
 
 
-def changed(run: Run, what: str, file: str, key: str) -> DataError:
+def changed(since: str, what: str, file: str, key: str) -> DataError:
     """The message about a file that is another one."""
-    return DataError(f"{file} has changed since the run {run.path} was trained: {what}", key=key, hint=HINT)
+    return DataError(f"{file} has changed since {since}: {what}", key=key, hint=HINT)
 
 
 def difference(split: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

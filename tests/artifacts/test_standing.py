@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from lorakit.artifacts.lock import claimed
 from lorakit.artifacts.run import Run
-from lorakit.artifacts.standing import GENERATIONS, Standing, all_checkpoints, standing
+from lorakit.artifacts.standing import GENERATIONS, Standing, all_checkpoints, killed_at_its_start, standing
 
 
 def checkpoint(run, step, content=None):
@@ -45,3 +46,17 @@ def test_an_adapter_that_was_never_trained(run):
     (run.path / "metrics.jsonl").unlink()
     run.weights("last").mkdir()
     assert standing(run).state == "untrained"
+
+
+def test_what_is_written_before_the_recipe_is_no_run_yet(tmp_path):
+    begun = Run(tmp_path / "small-0")
+    assert not killed_at_its_start(begun)
+    begun.path.mkdir()
+    assert not killed_at_its_start(begun)
+    for name in ("data.json", "proof_rows.jsonl", ".recipe.yaml.12.partial"):
+        (begun.path / name).touch()
+        assert killed_at_its_start(begun)
+    with claimed(begun.lock, patient=True):
+        assert not killed_at_its_start(begun)
+    (begun.path / "notes.txt").touch()
+    assert not killed_at_its_start(begun)

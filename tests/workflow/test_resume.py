@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from support.runs import Bench, StopAt
 
+from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted, UsageError
+from lorakit.workflow.experiments.arms import Entry
+from lorakit.workflow.resume import choose_run
 
 
 def test_runs_are_named_after_recipe_and_seed(bench: Bench):
@@ -36,3 +39,12 @@ def test_resume_finds_the_newest_unfinished_run(bench: Bench, tmp_path: Path):
 def test_a_folder_without_a_run_is_not_resumed(bench: Bench, tmp_path: Path):
     with pytest.raises(UsageError, match="is not a run folder"):
         bench.train(run_dir=tmp_path, resume=True)
+
+
+def test_a_folder_in_which_a_training_was_killed_at_its_start_is_free(bench: Bench, tmp_path: Path):
+    loaded, run = bench.load(), Run(tmp_path / "small")
+    run.path.mkdir()
+    (run.path / "data.json").touch()
+    Entry(0, run, loaded).check_same_recipe()
+    assert choose_run(loaded, run.path, resume=False) == run
+    assert not run.path.exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.artifacts.run import Run, open_run
+from lorakit.artifacts.standing import killed_at_its_start
 from lorakit.errors import RunError, UsageError, command_line, nearest
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
@@ -55,7 +56,8 @@ class Entry:
         if self.loaded is None or not self.run.path.exists():
             return
         hint = "another --folder, or another run.name in the recipe"
-        if not self.run.recipe.is_file() and any(self.run.path.iterdir()):
+        is_run = self.run.recipe.is_file() or killed_at_its_start(self.run)
+        if not is_run and any(self.run.path.iterdir()):
             raise UsageError("this folder is not empty, and is no run", where=str(self.run.path), hint=hint)
         if self.run.recipe.is_file() and (changed := changed_keys(self.loaded, self.run)):
             raise UsageError(

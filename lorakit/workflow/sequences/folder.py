@@ -2,22 +2,28 @@
 
 sequence.yaml            the tasks in their order, and the method
 recipes/1-NAME.yaml      each task's recipe with every default spelt out
+data.json                the digests of each task's rows
 tasks/1-NAME/            its run, an ordinary one
 scores.json              the matrix, once all are learnt
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorakit.artifacts.files import write_text
+from lorakit.artifacts.files import remove_folder, rename, write_json, write_text
+from lorakit.artifacts.provenance import DATA, describe
+from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import FINAL, TASKS, Run, claim, new_run
 from lorakit.errors import RunError, UsageError, command_line
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.schema import SEQUENCE_FILE
 from lorakit.recipe.sequence import APART, LoadedSequence, load_sequence
+from lorakit.tasks.task import TaskData
+from lorakit.workflow.same_data import changed, difference
 from lorakit.workflow.unfinished import FREE_ON_RESUME
 
 RECIPES, SCORES = "recipes", "scores.json"
@@ -77,14 +83,41 @@ def read_folder(path: Path) -> SequenceFolder:
     return SequenceFolder(path, load_sequence(path / SEQUENCE_FILE))
 
 
-def begin(sequence: LoadedSequence, run_dir: Path | None) -> SequenceFolder:
-    """A fresh folder, with the recipes in it; ``sequence`` is then theirs."""
+def begin(sequence: LoadedSequence, data: Sequence[TaskData], run_dir: Path | None) -> SequenceFolder:
+    """A fresh folder, whole or not at all, with the recipes in it, and what the rows are; ``sequence`` is then theirs."""
     home = new_run(sequence.folder, sequence.name, sequence.seed) if run_dir is None else claim(run_dir)
-    files = [f"{RECIPES}/{name}.yaml" for name in numbered(sequence.names)]
+    names = numbered(sequence.names)
+    files = [f"{RECIPES}/{name}.yaml" for name in names]
+    draft = home.path.with_name(f".{home.path.name}.{os.getpid()}.partial")  # its own: who is first has the name
+    remove_folder(draft)
     for file, loaded in zip(files, sequence.tasks, strict=True):
-        write_text(home.path / file, loaded.to_yaml())
-    write_text(home.path / SEQUENCE_FILE, sequence.to_yaml(files))
+        write_text(draft / file, loaded.to_yaml())
+    told = {
+        name: {split: describe(rows, split) for split in rows.splits} for name, rows in zip(names, data, strict=True)
+    }
+    write_json(draft / DATA, told)
+    write_text(draft / SEQUENCE_FILE, sequence.to_yaml(files))
+    try:
+        rename(draft, home.path)
+    except OSError:
+        remove_folder(draft)
+        raise UsageError(
+            "another process has just begun here", where=str(home.path), hint="another --run-dir"
+        ) from None
     return read_folder(home.path)
+
+
+def check_same_rows(folder: SequenceFolder, data: Sequence[TaskData]) -> None:
+    """DataError where the rows of a task, learnt already or not, are not those that the sequence was begun with."""
+    what = "the rows of a sequence"
+    told = read_record(folder.path / DATA, what)
+    for run, loaded, rows in zip(folder.runs, folder.sequence.tasks, data, strict=True):
+        with loaded.locating_errors(), reading(folder.path / DATA, what):
+            for split in rows.splits:
+                before, now = told[run.path.name][split], describe(rows, split)
+                if before["digest"] != now["digest"]:
+                    file, how = now.get("file", rows.origin), difference(split, before, now)
+                    raise changed(f"the sequence {folder.path} was begun", how, file, f"task.{split}")
 
 
 def begun(sequence: LoadedSequence, run_dir: Path | None) -> SequenceFolder:
@@ -92,8 +125,7 @@ def begun(sequence: LoadedSequence, run_dir: Path | None) -> SequenceFolder:
 
     UsageError where there is none, or it is of another recipe.
     """
-    own = sequence.path.parent if sequence.path.name == SEQUENCE_FILE else None
-    folder = run_dir or own or newest_unfinished(sequence)
+    folder = run_dir or home_of(sequence) or newest_unfinished(sequence)
     found = read_folder(folder)
     if found.finished:
         raise UsageError(
@@ -104,6 +136,13 @@ def begun(sequence: LoadedSequence, run_dir: Path | None) -> SequenceFolder:
         hint = f"{command_line('train', folder, '--resume')} goes on with its own recipe"
         raise UsageError(what, where=str(folder), hint=hint)
     return found
+
+
+def home_of(sequence: LoadedSequence) -> Path | None:
+    """The folder that the recipe is of; None where it is a person's own file, by whatever name."""
+    home = sequence.path.parent
+    own = all((home / RECIPES / f"{name}.yaml").is_file() for name in numbered(sequence.names))
+    return home if own and sequence.path.name == SEQUENCE_FILE else None
 
 
 def newest_unfinished(sequence: LoadedSequence) -> Path:

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from lorakit.backbone.readout import MEAN
 from lorakit.errors import RecipeError
 from lorakit.training.seeds import derive_seed
 from lorakit.workflow.frozen_features import read_features, training_features
-from lorakit.workflow.parts import Features, Parts
+from lorakit.workflow.parts import Features, Parts, encode_rows
 
 MODULUS = 2**32  # of scikit-learn's seeds
 
@@ -42,12 +43,15 @@ def prototypes_of(parts: Parts, number: int) -> NDArray[np.float64]:
     return centres(found, number, parts.recipe.run.seed)
 
 
-def features_of(parts: Parts, split: str) -> Features:
-    """Features (rows, width) of a split."""
-    return read_features(parts, parts.encode(split)[split], [MEAN])[MEAN]
+def features_of(parts: Parts, rows: Dataset) -> Features:
+    """Features (rows, width) of rows of any task, read as the task of ``parts`` reads texts."""
+    return read_features(parts, encode_rows(rows, parts.backbone, parts.cut), [MEAN])[MEAN]
 
 
-def nearest_task(features: Features, prototypes: Sequence[NDArray[np.float64]]) -> NDArray[np.int64]:
-    """For each row (rows, width) the task, by its place among ``prototypes``, that has the nearest centre."""
-    distances = [np.linalg.norm(features[:, None] - own[None], axis=2).min(axis=1) for own in prototypes]
+def nearest_task(features: Sequence[Features], prototypes: Sequence[NDArray[np.float64]]) -> NDArray[np.int64]:
+    """For each row the task, by its place among ``prototypes``, that has the nearest centre; features (rows, width): as each task reads
+    the rows, for whose row it is nobody knows.
+    """
+    pairs = zip(features, prototypes, strict=True)
+    distances = [np.linalg.norm(rows[:, None] - own[None], axis=2).min(axis=1) for rows, own in pairs]
     return np.argmin(distances, axis=0)

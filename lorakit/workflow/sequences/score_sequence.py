@@ -31,8 +31,9 @@ from lorakit.tasks.task import TaskData
 from lorakit.workflow.evaluate import choose_splits
 from lorakit.workflow.head_start import start_head
 from lorakit.workflow.import_peft import write_run
+from lorakit.workflow.parts import Features
 from lorakit.workflow.restore import check_trust, open_trained, same_labels
-from lorakit.workflow.same_data import check_same_base, combined
+from lorakit.workflow.same_data import check_same_base, check_same_data, combined
 from lorakit.workflow.sequences.folder import SequenceFolder, open_sequence
 from lorakit.workflow.sequences.methods import merged_labels, settings_of
 from lorakit.workflow.sequences.prototypes import features_of, nearest_task, prototypes_of
@@ -168,10 +169,20 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
 
 def choices(learnt: Sequence[LearntTask], prototypes: int) -> list[list[NDArray[np.int64]]]:
     """After each task, for each task so far, the task (rows,) whose prototypes are nearest to a row."""
+    for task in learnt:
+        with task.loaded.locating_errors():
+            check_same_data(task.run, task.data, ["train"])
     loaded = [assemble(task.loaded, task.data) for task in learnt]
     centres = [prototypes_of(parts, prototypes) for parts in loaded]
-    features = [features_of(parts, task.split) for parts, task in zip(loaded, learnt, strict=True)]
-    return [[nearest_task(own, centres[: after + 1]) for own in features[: after + 1]] for after in range(len(learnt))]
+    readers = {parts.cut: parts for parts in loaded}  # they have the same frozen model
+    features: list[list[Features]] = []
+    for task in learnt:
+        read = {cut: features_of(parts, task.data.splits[task.split]) for cut, parts in readers.items()}
+        features.append([read[parts.cut] for parts in loaded])
+    return [
+        [nearest_task(own[: after + 1], centres[: after + 1]) for own in features[: after + 1]]
+        for after in range(len(learnt))
+    ]
 
 
 def silenced(answers: Sequence[Logits], chosen: NDArray[np.int64]) -> list[Logits]:
@@ -206,6 +217,8 @@ def open_task(run: Run, split: str | None = None, *, offline: bool = False) -> L
     check_trust(loaded)
     data = same_labels(run, loaded)
     chosen = choose_splits(data, split)[0]
+    with loaded.locating_errors():
+        check_same_data(run, data, [chosen])
     if "label" not in data.splits[chosen].column_names:
         raise UsageError(f"the split {chosen} of {run.path.name} has no labels", valid="a split with labels")
     return LearntTask(run, loaded, data, chosen, open_trained(run.path, None)[1])

@@ -20,7 +20,7 @@ from lorakit.training.hooks import Hook
 from lorakit.workflow.accelerator import refuse_elsewhere, this_process
 from lorakit.workflow.parts import load_data
 from lorakit.workflow.resume import can_go_on
-from lorakit.workflow.sequences.folder import SequenceFolder, begin, begun
+from lorakit.workflow.sequences.folder import SequenceFolder, begin, begun, check_same_rows
 from lorakit.workflow.sequences.memory import memory_rows
 from lorakit.workflow.sequences.methods import (
     check_labels,
@@ -81,22 +81,23 @@ def train_sequence(
         RecipeError: for a wrong recipe, for tasks whose accuracies make no matrix, and for keys with which one adapter cannot go on from
             task to task; everything is checked before the first step.
         UsageError: for a folder that holds something else, or that cannot be gone on with.
-        DataError: for data that cannot be used.
+        DataError: for data that cannot be used, or that changed since the sequence was begun.
         Interrupted: after a polite stop; the same call with ``resume=True`` goes on.
 
     Example:
         >>> learnt = lorakit.train_sequence("topics.yaml", ["continual.method=sequential"])    # doctest: +SKIP
-        >>> learnt.scores.average, learnt.scores.forgetting                                    # doctest: +SKIP
+        >>> learnt.scores.known.average, learnt.scores.known.forgetting                        # doctest: +SKIP
     """
     refuse_elsewhere()  # between the tasks rows are predicted, by whole models
     sequence, place = opened(recipe, overrides), None if run_dir is None else Path(run_dir)
     data = checked_data(sequence)
     if resume:
         folder = begun(sequence, place)
+        check_same_rows(folder, data)
     else:
         for loaded, rows in zip(in_their_turn(sequence)[1:], data[1:], strict=True):
             assemble(loaded, rows)  # the first one's turn comes at once
-        folder = begin(sequence, place)
+        folder = begin(sequence, data, place)
     for number in range(len(data)):
         learn(folder, sequence, number, data, hooks)
     write_final(folder)

@@ -24,8 +24,15 @@ def test_centres_are_the_means_of_the_clusters():
 
 def test_the_nearest_centre_tells_the_task():
     prototypes = [centres(rows(each), 2, seed=0) for each in (FIRST, SECOND)]
-    found = nearest_task(np.concatenate([rows(FIRST), rows(SECOND)]), prototypes)
-    assert found.tolist() == [0] * 40 + [1] * 40
+    features = np.concatenate([rows(FIRST), rows(SECOND)])
+    assert nearest_task([features, features], prototypes).tolist() == [0] * 40 + [1] * 40
+
+
+def test_a_row_is_read_as_each_task_reads_texts():
+    near, far = np.array([[5.0, 5.1]]), np.array([[5.0, 9.0]])
+    assert nearest_task([near, far], [FIRST, SECOND]).tolist() == [1]
+    assert nearest_task([near, far], [SECOND, FIRST]).tolist() == [0]
+    assert nearest_task([FIRST[:1], far], [FIRST, SECOND]).tolist() == [0]
 
 
 def test_the_chosen_head_alone_answers():

@@ -122,6 +122,17 @@ def test_a_kill_in_the_middle_of_the_second_task_changes_nothing(sequences, lear
         sequences.learn(tmp_path / "all", resume=True)
 
 
+def test_rows_that_are_others_now_are_not_scored(sequences, learnt):
+    file = sequences.data("mood") / "validation.csv"
+    rows = file.read_text()
+    file.write_text("".join(rows.splitlines(keepends=True)[:-1]))
+    try:
+        with pytest.raises(DataError, match=r"validation\.csv has changed since the run .*1-mood was trained"):
+            lorakit.evaluate_sequence(learnt.run_dir)
+    finally:
+        file.write_text(rows)
+
+
 class StopInTask(StopAt):
     """Presses Ctrl-C in one task alone."""
 
