@@ -138,7 +138,9 @@ def not_by_rows(adapted: AdaptedModel) -> str:
     """Why a model's rows cannot share a pass with others', as far as its parts tell; empty where they may."""
     config = adapted.backbone.model.config
     if adapted.wirings:
-        return "virtual tokens, prefixes and shortcuts stand between modules, and routers of whole rows look at all of one"
+        return (
+            "virtual tokens, prefixes and shortcuts stand between modules, and routers of whole rows look at all of one"
+        )
     if config.is_encoder_decoder:
         return "its architecture has a decoder that is given more than the text"
     if adapted.backbone.padding.equal:
