@@ -121,4 +121,5 @@ def keep(found: list[torch.Tensor], module: nn.Module, args: tuple[Any, ...]) ->
 
 def keep_ids(found: list[torch.Tensor], base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """A pre-hook (with kwargs): remember the ids."""
-    found.append(inspect.signature(base.forward).bind_partial(*args, **kwargs).arguments["input_ids"])
+    given = {**inspect.signature(base.forward).bind_partial(*args).arguments, **kwargs}
+    found.append(given["input_ids" if "input_ids" in given else "inputs"])  # so Perceiver calls them
