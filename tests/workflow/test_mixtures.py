@@ -39,6 +39,12 @@ def test_what_needs_one_matrix_is_refused_with_the_reason(
     assert not (tmp_path / "out").exists()
 
 
+def test_where_nothing_merges_merging_is_not_what_to_try(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(LorakitError) as caught:
+        lorakit.export(run, to="peft", out=tmp_path / "out")
+    assert "merge" not in str(caught.value)
+
+
 def test_resumed_it_ends_the_same(bench: Bench, run: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         bench.train(*MIXTURE, run_dir=tmp_path / "run", hooks=[StopAt(1)])
