@@ -17,7 +17,7 @@ from lorakit.adapters.blocks.shortcut import Shortcuts
 from lorakit.adapters.counting import costs, shared_cost, shared_shapes, sharing, spec_for
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import InitContext, inits
-from lorakit.adapters.row_mask import RowMaskWiring
+from lorakit.adapters.row_mask import RowMaskWiring, not_given_rows
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone
@@ -67,6 +67,7 @@ def attach(
         return (ranks or {}).get(site.name, spec_for(site, linear, shortcut).rank)
 
     check_sites(backbone, sites, linear, shortcut, rank_of, options or {})
+    check_rows(backbone.model, sites, linear)
     prepare_quantising(backbone, linear, statistics or NO_SITE_STATISTICS)
     shared = build_shared(linear, sharing(sites, linear), rank_of, stream)
     adapters: dict[str, Adapter] = {}
@@ -208,6 +209,17 @@ def check_sites(
             key="adapter.trainable",
             valid="all, or roles that these sites have (a site without a bias has no vectors of one)",
         )
+
+
+def check_rows(model: nn.Module, sites: Sequence[Site], linear: AdapterSpec) -> None:
+    """Refuse modules that are not given rows, for a delta that looks at whole ones."""
+    if not deltas.get(linear.delta).pools_rows:
+        return
+    modules = {site.name: model.get_submodule(site.name) for site in sharing(sites, linear) if site.is_module}
+    if other := not_given_rows(model, modules):
+        what = f"delta '{linear.delta}' looks at all of a row's tokens, and {other} is not given those of one row after the other"
+        hint = "adapter.targets without it, or a method that looks at single tokens: adapter.method=lora_moe"
+        raise RecipeError(Problem(what, key="adapter.targets", hint=hint))
 
 
 def check_rank(site: Site, rank: int, key: str, delta: type[Delta] | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,14 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lorakit.adapters.switching import DROPPED
+from lorakit.backbone.pair_texts import rows_of_nothing
 from lorakit.errors import RunError
 
 if TYPE_CHECKING:
     from lorakit.adapters.adapter import Adapter
+
+TOKENS = 5
+"""Of the rows on which it is tried what modules are given."""
 
 
 class RowMask:
@@ -74,3 +78,50 @@ class RowMaskWiring:
             self.handle = None
         if any(adapter.state != DROPPED for adapter in self.adapters):
             self.handle = self.held.watch(self.model)
+
+
+@torch.no_grad()
+def not_given_rows(model: Any, modules: Mapping[str, nn.Module]) -> str:
+    """The first of ``modules`` that is given anything else than all rows in order, each as its tokens in order; empty where none is.
+
+    Relative positions are none, nor are parts of rows, nor tokens before rows. It is tried on two rows, of which the second then is
+    another: just its lines of what a module is given must change.
+    """
+    found: dict[str, list[torch.Tensor]] = {"": [], **{path: [] for path in modules}}
+    base, training = model.base_model, model.training
+    hooks = [base.register_forward_pre_hook(partial(keep_ids, found[""]), with_kwargs=True)]
+    hooks += [module.register_forward_pre_hook(partial(keep, found[path])) for path, module in modules.items()]
+    ids = rows_of_nothing(model, 2, TOKENS, next(model.parameters()).device)
+    model.eval()
+    try:
+        for others in (ids, torch.cat([ids[:1], ids[1:].where(ids[1:] != 1, 0)])):
+            model(input_ids=others, attention_mask=torch.ones_like(others))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    one, two = found.pop("")
+    changed = (one != two).any(dim=1)
+
+    def are_rows(x: torch.Tensor, other: torch.Tensor) -> bool:
+        if x.shape != other.shape:
+            return False
+        lines = (x - other).abs().amax(dim=-1) > 1e-3 * x.abs().max()  # experts of both rows at once round otherwise
+        return lines.numel() == one.numel() and torch.equal(lines.reshape(one.shape).any(dim=1), changed)
+
+    for path, given in found.items():
+        half = len(given) // 2
+        if not all(map(are_rows, given[:half], given[half:])):
+            return path
+    return ""
+
+
+def keep(found: list[torch.Tensor], module: nn.Module, args: tuple[Any, ...]) -> None:
+    """A pre-hook: remember what a module is given."""
+    found.append(args[0])
+
+
+def keep_ids(found: list[torch.Tensor], base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A pre-hook (with kwargs): remember the ids."""
+    given = {**inspect.signature(base.forward).bind_partial(*args).arguments, **kwargs}
+    found.append(given["input_ids" if "input_ids" in given else "inputs"])  # so Perceiver calls them

@@ -10,7 +10,7 @@ A row without any is a first text whose second is empty.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -86,8 +86,12 @@ def encoded_apart(model: nn.Module) -> PairFrame | None:
 
 def rows_of_nothing(model: nn.Module, rows: int, tokens: int, device: torch.device) -> Tensor:
     """Ids (rows, tokens) that a classifier can read, to measure with."""
-    frame = encoded_apart(model)
-    return frame.halves(rows, tokens, device) if frame else torch.ones(rows, tokens, dtype=torch.long, device=device)
+    if frame := encoded_apart(model):
+        return frame.halves(rows, tokens, device)
+    ids, config = torch.ones(rows, tokens, dtype=torch.long, device=device), cast(Any, model.config)
+    if config.is_encoder_decoder:  # its head looks for the end
+        ids[:, -1] = config.eos_token_id
+    return ids
 
 
 def takes_mask(model: nn.Module) -> nn.Module:

@@ -19,6 +19,9 @@ from lorakit.training.optimizer import OptimizerKind, optimizers
 from lorakit.training.schedule import Schedule
 from lorakit.training.seeds import derive_seed
 
+UNDECAYED = ("gate", "vector")
+"""The roles of what something is multiplied by: decayed, it would take that away."""
+
 # Schedule -> the share of the rate after so many of so many steps behind the warm-up.
 DECAYS: dict[str, Callable[[int, int], float]] = {
     "linear": lambda done, steps: max(0.0, (steps - done) / max(1, steps)),
@@ -33,12 +36,12 @@ def make_optimizer(
     """One group a (learning rate, weight decay) pair; ``base`` is the learning rate of the adapters; seed: the run's.
 
     Tensors of role B learn ``lr_ratio`` times faster (LoRA+), others as their delta says; the head at ``head_lr``. Vectors
-    (magnitudes, biases, norms) and gates do not decay.
+    (magnitudes, biases, norms, also several in one tensor) and gates do not decay.
     """
     groups: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = defaultdict(list)
     for tensor in adapted.trained():
         own = tensor.role == HEAD and training.head_lr is not None
-        decay = training.weight_decay if tensor.parameter.ndim > 1 and tensor.role != "gate" else 0.0
+        decay = training.weight_decay if tensor.parameter.ndim > 1 and tensor.role not in UNDECAYED else 0.0
         # what has a rate of its own stays apart from equal rates that are not settled yet
         groups[rate_of(adapted, training, base, tensor), decay, own and training.lr == AUTO].append(tensor.parameter)
     kind, settings = chosen_optimizer(training)

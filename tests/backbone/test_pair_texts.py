@@ -5,10 +5,10 @@ import torch
 from support.models import tiny_tokenizer
 from tokenizers import processors
 from torch.nn.functional import layer_norm
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, BartConfig
 
 from lorakit.backbone.head import output_names
-from lorakit.backbone.pair_texts import PairFrame, encoded_apart, takes_mask
+from lorakit.backbone.pair_texts import PairFrame, encoded_apart, rows_of_nothing, takes_mask
 from lorakit.backbone.readout import READOUTS, read_out
 
 FIRST = ["a good film", "the plot was never dull , and the cast likes the old joke !", "bad", ""]
@@ -99,3 +99,11 @@ def test_the_mask_of_what_layers_see_is_the_base_models(tiny, load):
     halves = encoded_apart(pair).halves(2, 8, torch.device("cpu"))
     _, mask = encoded_apart(pair).apart(halves, torch.ones_like(halves))
     assert mask.sum(1).tolist() == [4, 4, 5, 5]
+
+
+def test_rows_to_measure_with_end_where_a_head_looks_for_the_end():
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    heads = {"encoder_attention_heads": 1, "decoder_attention_heads": 1}
+    model = AutoModelForSequenceClassification.from_config(BartConfig(vocab_size=9, eos_token_id=2, **sizes, **heads))
+    ids = rows_of_nothing(model, 2, 4, torch.device("cpu"))
+    assert model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.shape == (2, model.config.num_labels)

@@ -35,6 +35,13 @@ def test_one_rate_for_all_and_no_decay_on_vectors(bench: Bench, tmp_path: Path):
         assert decay == (0.0 if name.endswith(("magnitude", "bias")) else 0.1), name
 
 
+def test_vectors_side_by_side_do_not_decay_either(bench: Bench, tmp_path: Path):
+    """MoV's change nothing at 1: at 0 there would be no layer left."""
+    table = groups_by_tensor(bench, tmp_path, "adapter.method=mov", "adapter.dropout=0", "training.weight_decay=0.1")
+    found = {name.rpartition(".")[2]: decay for name, (_, decay) in table.items() if not name.startswith("classifier")}
+    assert found == {"l": 0.0, "R": 0.1}
+
+
 def test_every_trained_tensor_is_there_once(bench: Bench, tmp_path: Path):
     training = bench.prepare(tmp_path, "adapter.shortcuts=[res1]")
     optimizer = make_optimizer(training.adapted, training.recipe.training, base_rate(training.recipe))

@@ -39,6 +39,12 @@ def test_what_needs_one_matrix_is_refused_with_the_reason(
     assert not (tmp_path / "out").exists()
 
 
+def test_where_nothing_merges_merging_is_not_what_to_try(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(LorakitError) as caught:
+        lorakit.export(run, to="peft", out=tmp_path / "out")
+    assert "merge" not in str(caught.value)
+
+
 def test_resumed_it_ends_the_same(bench: Bench, run: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         bench.train(*MIXTURE, run_dir=tmp_path / "run", hooks=[StopAt(1)])
@@ -63,4 +69,20 @@ def test_what_does_not_go_with_a_mixture_is_told_by_a_plan(
 ) -> None:
     with pytest.raises(RecipeError, match=what) as caught:
         lorakit.plan(bench.load(*settings))
+    assert [problem.key for problem in caught.value.problems] == [key]
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (("adapter.method=mixlora",), "adapter.targets"),
+        (("adapter.method=lora_moe", "adapter.targets=[all]", "adapter.updates=[load_balance]"), "adapter.updates"),
+    ],
+)
+def test_where_a_projection_sees_no_rows_of_tokens_a_plan_says_so(
+    bench: Bench, settings: tuple[str, ...], key: str
+) -> None:
+    """DeBERTa's relative positions go through projections too: in no row, and at times as many as a batch has tokens."""
+    with pytest.raises(RecipeError, match="pos_key_proj is not given those of one row after the other") as caught:
+        lorakit.plan(bench.load(*settings, family="deberta_v2"))
     assert [problem.key for problem in caught.value.problems] == [key]

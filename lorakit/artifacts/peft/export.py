@@ -43,6 +43,8 @@ from lorakit.errors import RunError
 
 Tensors = dict[str, torch.Tensor]
 NORM = "norm"
+PLAIN = "lorakit merge writes a plain checkpoint instead"
+AS_IT_IS = "lorakit.load and lorakit serve read the run as it is"
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,7 @@ def peft_form(adapted: AdaptedModel) -> PeftForm:
     return PeftForm(config, tensors, ranks, Outputs.of(adapted.backbone.model.config).names)
 
 
-def refusal(
-    sites: Sequence[str], reason: str, hint: str = "lorakit merge writes a plain checkpoint instead"
-) -> RunError:
+def refusal(sites: Sequence[str], reason: str, hint: str) -> RunError:
     """Why these sites cannot be expressed, and what can be done."""
     several = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
     return RunError(f"PEFT cannot express {sites[0]}{several}: {reason}", hint=hint)
@@ -110,7 +110,8 @@ def lora_form(adapted: AdaptedModel, adapters: Sequence[Adapter]) -> tuple[dict[
     """Every site as LoRA, with its own tensors where they are LoRA's, else by its factors."""
     inexpressible = {a.site.name: why for a in adapters if (why := no_lora(a))}
     if inexpressible:
-        raise refusal(list(inexpressible), next(iter(inexpressible.values())))
+        merges = not any(adapter.delta.unmergeable for adapter in adapters)
+        raise refusal(list(inexpressible), next(iter(inexpressible.values())), PLAIN if merges else AS_IT_IS)
     tensors: Tensors = {}
     sites = []
     for adapter in adapters:
@@ -139,12 +140,12 @@ def no_lora(adapter: Adapter) -> str:
         return f"'{name}' is not on a module of the model"
     if delta.replaces_parameters or not adapter.on_weight:
         return "the module's own parameters are trained, norms apart"
+    if delta.unmergeable:
+        return f"delta '{name}' is no fixed update of the weight: {delta.unmergeable}"
     if not delta.additive:
         return f"delta '{name}' rewrites the weight, it adds no B A to it"
     if adapter.own_base:
         return "its weight was rounded for the run, and PEFT would add B A to another one"
-    if delta.unmergeable:
-        return f"delta '{name}' is no fixed update of the weight: {delta.unmergeable}"
     if isinstance(delta, Delta) and type(delta).effective_bias is not Delta.effective_bias:
         return f"delta '{name}' moves the bias too"
     return "" if delta.factors() is not None else f"delta '{name}' is not of low rank"

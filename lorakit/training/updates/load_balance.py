@@ -13,6 +13,7 @@ When to use it: with a mixture of which some experts get few tokens, and with to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,14 +22,15 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.json_tensors import pack_all, unpack_all
 from lorakit.adapters.mixture import Mixture
 from lorakit.adapters.options import Option
-from lorakit.adapters.row_mask import RowMask
+from lorakit.adapters.row_mask import RowMask, not_given_rows
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.adapters.switching import ON
-from lorakit.errors import Problem
+from lorakit.errors import Problem, RecipeError
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.over_processes import over_processes
 from lorakit.tasks.batching import IDLE, WINDOW_OF, Batch, SummedLoss
@@ -41,7 +43,7 @@ ROUTER = "router"
 
 class LoadBalance(Update):
     """mixtures: site -> its experts; shares: site -> f (E,); seen: site -> what the rows of this step so far add up to (E,), no share yet;
-    heard: site -> the router's logits in this pass.
+    heard: site -> the router's logits each time that it was asked in this pass.
     """
 
     name = "load_balance"
@@ -63,13 +65,25 @@ class LoadBalance(Update):
             return [Problem(what, key="adapter.trainable", valid=f"all, or roles with {ROUTER} among them")]
         return []
 
+    @classmethod
+    def notes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> list[str]:
+        """Raises RecipeError for routers that are asked of something else than the tokens of rows."""
+        mixtures = {
+            n: adapted.model.get_submodule(n) for n, a in adapted.adapters.items() if isinstance(a.delta, Mixture)
+        }
+        if other := not_given_rows(adapted.model, mixtures):
+            what = f"update '{cls.name}' counts every row's tokens, and {other} is not given those of one row after the other"
+            hint = "adapter.targets without it, or adapter.updates=[]"
+            raise RecipeError(what, key="adapter.updates", valid="[] with these targets", hint=hint)
+        return []
+
     def __init__(self, context: UpdateContext):
         super().__init__(context)
         found = ((name, adapter.delta) for name, adapter in context.adapted.adapters.items())
         self.mixtures = {name: delta for name, delta in found if isinstance(delta, Mixture)}
         self.shares = {name: evenly(delta) for name, delta in self.mixtures.items()}
         self.seen = {name: torch.zeros_like(share) for name, share in self.shares.items()}
-        self.heard: dict[str, torch.Tensor] = {}
+        self.heard: dict[str, list[torch.Tensor]] = {}
         self.text = RowMask()
         self.handle: RemovableHandle | None = None
 
@@ -97,14 +111,17 @@ class LoadBalance(Update):
                 for delta in listening.values():
                     delta.listener = None
             heard, self.heard = self.heard, {}
-            terms = [self.term(name, logits, batch) for name, logits in heard.items()]
+            terms = [
+                torch.stack([self.term(name, logits, batch) for logits in asked]).mean()
+                for name, asked in heard.items()
+            ]
             return summed + weight * torch.stack(terms).mean() if terms else summed
 
         return balanced if weight else loss
 
     def hear(self, name: str, logits: torch.Tensor) -> None:
         """Keep a router's logits as they are: what is computed from them here would be computed again where layers recompute."""
-        self.heard[name] = logits
+        self.heard.setdefault(name, []).append(logits)
 
     def term(self, name: str, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """``E sum_e f_e P_e`` of one site, summed over the batch's rows; their part of the next f is added up."""
@@ -144,12 +161,12 @@ def evenly(delta: Mixture) -> torch.Tensor:
 
 
 def token_weights(logits: torch.Tensor, mask: torch.Tensor | None, batch: Batch) -> torch.Tensor:
-    """What each token of a router's ``logits``, (lines, tokens, E) or (lines tokens, E), counts, (lines tokens,): 1 for a row of ``batch``.
+    """What each token of a router's ``logits`` (lines, tokens, E), in any shape, counts, (lines tokens,): 1 for a row of ``batch``.
 
     mask (lines, tokens): which are text. Lines share the 1 of a row where it has several: it is in windows, or in the pass twice.
     """
     assert mask is not None
-    text = mask[:, : logits.shape[1]] if logits.ndim > 2 else mask
+    text = mask[:, : logits.shape[:-1].numel() // len(mask)]
     weights = text / text.sum(dim=1, keepdim=True).clamp_min(1)
     lines = torch.arange(len(batch["labels"]))
     row = batch.get(WINDOW_OF, lines).to(weights.device).repeat(len(text) // len(batch.get(WINDOW_OF, lines)))

@@ -42,7 +42,11 @@ def test_rows_count_once_and_padding_never(top_k: int) -> None:
     text = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1]], dtype=torch.bool)
     chances = logits.flatten(0, 1).softmax(dim=-1)
     expected = shares_by_hand(logits, text, top_k)
-    for given in (logits, logits.flatten(0, 1)):  # some models flatten rows and tokens
+    for given in (
+        logits,
+        logits.flatten(0, 1),
+        logits[:, None],
+    ):  # some models flatten rows and tokens, or put an axis between
         weights = token_weights(given, text, batch).double() / 3
         assert_close(weights @ preferences(chances, top_k), torch.from_numpy(expected[0]))
         assert_close(weights @ chances, torch.from_numpy(expected[1]))
@@ -110,6 +114,27 @@ def test_a_step_is_the_same_however_its_rows_are_divided(training: Any) -> None:
         update.after_trial_step()
     assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
     assert_close(torch.stack(found[0][1]).sum(dim=1), torch.full((len(update.seen),), 6.0))
+
+
+def test_a_router_that_is_asked_twice_is_balanced_over_both(training: Any) -> None:
+    """ALBERT's layers are all one: its sites' tokens are those of every pass through it."""
+    (update,), batch, model = training.hooks, training.loader.encoded.collate(ROWS), training.adapted.model
+    delta, draw = update.mixtures[name := next(iter(update.mixtures))], torch.Generator().manual_seed(2)
+    both = [torch.randn(*batch["input_ids"].shape, 3, generator=draw) for _ in range(2)]
+    update.mixtures = {name: delta}
+
+    def asked(model: Any, batch: Any) -> torch.Tensor:
+        for logits in both:
+            delta.listener(logits)
+        return torch.zeros(())
+
+    update.text.mask = batch["attention_mask"].bool()
+    update.shares[name] = torch.tensor([0.7, 0.2, 0.1])
+    (f, p), (g, q) = (shares_by_hand(logits, batch["attention_mask"]) for logits in both)
+    expected = 6 * 0.5 * 3 * float(np.array([0.7, 0.2, 0.1]) @ (p + q)) / 2
+    assert float(update.around_loss(asked)(model, batch)) == pytest.approx(expected, rel=1e-5)
+    update.after_step(STATE)
+    assert_close(update.shares[name], torch.from_numpy((f + g) / 2).float())
 
 
 def test_a_preferred_expert_becomes_less_probable(training: Any) -> None:
