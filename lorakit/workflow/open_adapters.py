@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import pad
 
-from lorakit.adapters.mixed import MixedRows, given_states
+from lorakit.adapters.mixed_batch import MixedRows, given_states
 from lorakit.artifacts.run import Run
 from lorakit.backbone.readout import READOUTS, Readout
 from lorakit.backbone.shared import SharedBackbone, bytes_beside, named_tensors
