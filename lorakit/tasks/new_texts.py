@@ -43,6 +43,15 @@ def is_blank(text: Text) -> bool:
     return not any(part.strip() for part in ((text,) if isinstance(text, str) else text))
 
 
+def has_half_pair(text: str) -> bool:
+    """Whether half of a surrogate pair is in a text, which is no character and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def open_texts(files: DataFiles, named: Sequence[str | None], known: Sequence[str], *, pair: bool) -> NewTexts:
     """The rows of ``files``, whose columns of texts are the ``named`` ones, else those ``known`` from the training.
 

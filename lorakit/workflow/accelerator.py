@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
@@ -32,6 +35,31 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """``training.precision`` -> Accelerate's name of it."""
 
 
+class OwnPrecision(Accelerator):
+    """An accelerator that keeps its precision: Accelerate has one for the whole process, that of the accelerator made last."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self.own: str = self.state.mixed_precision
+
+    @property
+    def mixed_precision(self) -> str:
+        """Accelerate's name of it."""
+        return self.own
+
+    @contextmanager
+    def autocast(self, autocast_handler: Any = None) -> Iterator[None]:
+        """Within it products are computed in this precision."""
+        self.state._mixed_precision = self.own
+        with super().autocast(autocast_handler):
+            yield
+
+    def prepare_model(self, *args: Any, **kwargs: Any) -> Any:
+        """The model on its device, computing in this precision."""
+        self.state._mixed_precision = self.own
+        return super().prepare_model(*args, **kwargs)
+
+
 def this_process() -> PartialState:
     """Which of the processes this is; Accelerate's own default misses `accelerate launch --cpu` where nothing was made before."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
@@ -53,7 +81,7 @@ def make_accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
             raise not_possible(engine)
     AcceleratorState._reset_state()
     GradientState._reset_state()
-    accelerator = Accelerator(
+    accelerator = OwnPrecision(
         mixed_precision=PRECISIONS[recipe.training.precision],
         log_with=recipe.run.trackers if folder and recipe.run.trackers else None,
         project_dir=str(folder) if folder else None,

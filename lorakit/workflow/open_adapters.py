@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import pad
 
-from lorakit.adapters.mixed import MixedRows, given_states
+from lorakit.adapters.mixed_batch import MixedRows, given_states
 from lorakit.artifacts.run import Run
 from lorakit.backbone.readout import READOUTS, Readout
 from lorakit.backbone.shared import SharedBackbone, bytes_beside, named_tensors
@@ -33,7 +33,6 @@ Answers = list[NDArray[np.float32]]
 class Opened:
     """One of the runs: its classifier, and what its head reads, None for the family's own."""
 
-    run: Run
     classifier: Classifier
     readout: Readout | None
 
@@ -56,9 +55,10 @@ class Adapters:
         self._mixed: MixedRows | None = None
         self._apart: dict[str, str] = {}
         found = {name: open_finished(path) for name, path in runs.items()}
-        first, *others = found.values()
-        for run in others or [first]:
-            check_one_backbone(first, run)
+        self.first, *others = found.values()
+        """The run whose backbone it is, plugged in or not."""
+        for run in others or [self.first]:
+            check_one_backbone(self.first, run)
         for name, run in found.items():
             self._open(name, run)
 
@@ -92,7 +92,7 @@ class Adapters:
         if known in self.opened:
             raise UsageError(f"an adapter is called {known} already", where=str(path), hint="another name")
         found = open_finished(path)
-        check_one_backbone(next((each.run for each in self.opened.values()), found), found)
+        check_one_backbone(self.first, found)
         self._open(known, found)
         return self
 
@@ -168,7 +168,7 @@ class Adapters:
         classifier = Classifier(
             restored.adapted, recipe, pair=task.pair, columns=task.text, temperature=restored.temperature
         )
-        self.opened[name] = Opened(run, classifier, READOUTS.get(recipe.model.readout))
+        self.opened[name] = Opened(classifier, READOUTS.get(recipe.model.readout))
 
     def _plugged(self, name: str, classifier: Classifier) -> str:
         """Let the rows of this adapter share passes; why that cannot be, where it cannot."""

@@ -21,7 +21,7 @@ from lorakit.recipe.schema import ModelSection, Recipe
 from lorakit.result import Result
 from lorakit.tasks.batching import Batch, Encoded, encoded_rows
 from lorakit.tasks.label_order import order_by_name
-from lorakit.tasks.new_texts import Text, is_blank
+from lorakit.tasks.new_texts import Text, has_half_pair, is_blank
 from lorakit.tasks.table import short
 from lorakit.tasks.tokens import tokens_of
 from lorakit.workflow.accelerator import put_on_device
@@ -151,6 +151,8 @@ class Classifier:
             parts = text if isinstance(text, tuple) else (text,)
             if not all(isinstance(part, str) for part in parts):
                 raise DataError(f"text {place} is none: {short(text)}", valid="a str, or a tuple of two for a pair")
+            if any(map(has_half_pair, parts)):
+                raise DataError(f"text {place} has half of a surrogate pair, which is no character")
             if len(parts) != 1 + self.pair and not is_blank(text):
                 want = "two texts with a tab between them" if self.pair else "one text without a tab"
                 raise DataError(f"line {place} does not fit the task", valid=f"{want} on every line")

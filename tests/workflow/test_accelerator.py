@@ -4,6 +4,7 @@ from dataclasses import replace
 from unittest import mock
 
 import pytest
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from support.runs import Bench
@@ -45,6 +46,24 @@ def test_one_process_may_use_several_precisions(bench: Bench):
     for precision, theirs in (("bf16", "bf16"), ("fp32", "no"), ("bf16", "bf16")):
         settings = replace(recipe, training=replace(recipe.training, precision=precision))
         assert make_accelerator(settings).mixed_precision == theirs
+
+
+def test_each_keeps_its_precision_when_another_is_made(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    recipe = bench.load().recipe
+    half, full = (
+        make_accelerator(replace(recipe, training=replace(recipe.training, precision=precision)))
+        for precision in ("bf16", "fp32")
+    )
+    assert (half.mixed_precision, full.mixed_precision) == ("bf16", "no")
+    monkeypatch.setattr("torch.get_autocast_dtype", lambda device: torch.float16)  # a GPU's, where none is asked for
+    model = half.prepare_model(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+    for context, dtype in ((half.autocast(), torch.bfloat16), (full.autocast(), torch.float32)):
+        with context:
+            assert (torch.ones(1, 1) @ torch.ones(1, 1)).dtype == dtype
+    seen: list[torch.dtype] = []
+    model[0].register_forward_hook(lambda module, given, output: seen.append(output.dtype))
+    model(torch.ones(1, 2))
+    assert seen == [torch.bfloat16]
 
 
 def test_all_trackers_are_whatever_is_installed(bench: Bench):

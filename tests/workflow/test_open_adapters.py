@@ -163,6 +163,8 @@ def test_wrong_names_and_rows(model: Adapters):
         model.predict(["good", "bad"], adapter=["films"])
     with pytest.raises(DataError, match="text 2 is none: None"):
         model.predict(["good", None], adapter=["films", "moods"])  # type: ignore[list-item]
+    with pytest.raises(DataError, match="text 2 has half of a surrogate pair"):
+        model.predict(["good", "a \ud83d"], adapter=["films", "moods"])
     with pytest.raises(DataError, match="line 1 does not fit"):
         model.predict(["good", "bad"], adapter=["pairs", "moods"])
 
@@ -193,6 +195,10 @@ def test_other_weights_under_one_name_are_refused(runs: dict[str, Path], tmp_pat
     (other / "data.json").write_text(told.replace(digest, "0" * 64))
     with pytest.raises(LorakitError, match=r"it was trained on other weights of .* than "):
         lorakit.open_adapters(runs["moods"], other)
+    emptied = lorakit.open_adapters({"m": runs["moods"]}).unplug("m")  # the backbone is still that of m
+    with pytest.raises(LorakitError, match="it was trained on other weights"):
+        emptied.plug(other)
+    assert emptied.plug(runs["moods"], "m").predict(TEXTS[:1], adapter="m") == lorakit.predict(runs["moods"], TEXTS[:1])
 
 
 def test_what_is_no_finished_run_is_refused(runs: dict[str, Path], tmp_path: Path):

@@ -1,5 +1,7 @@
 """The HTTP service over opened adapters: /predict, /health, /metrics. FastAPI reads annotations as they are, not as text."""
 
+import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
@@ -7,11 +9,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 from lorakit.errors import LorakitError
+from lorakit.tasks.new_texts import has_half_pair
 from lorakit.workflow.open_adapters import Adapters
 from lorakit.workflow.serving.collector import Collector, Full
 
 Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+NO_JSON = "the body is no JSON"
+VALID = '{"adapter": NAME, "texts": [TEXT, ...]}, of pairs [[TEXT, TEXT], ...]'
+PATHS = "POST /predict, GET /health, GET /metrics"
 PATIENCE = 16  # times as much as may be is read of a body that is too large
+BODY_SECONDS = 10.0  # that a body may take to come; without an end to that, a client could keep the service from ending
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,8 @@ class Service:
             if len(parts) != 1 + pair:
                 valid = "a list of two texts" if pair else "a text"
                 raise Refused(422, f"text {number} is not what adapter '{name}' labels", valid=valid)
+            if any(map(has_half_pair, parts)):
+                raise Refused(422, f"text {number} has half of a surrogate pair, which is no character")
             longest = max(map(len, parts))
             if longest > self.limits.characters:
                 valid = f"up to {self.limits.characters:,}"
@@ -125,6 +135,7 @@ def make_app(service: Service) -> Any:
     from fastapi.responses import JSONResponse
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
     from pydantic import BaseModel, ConfigDict
+    from starlette.exceptions import HTTPException
 
     class Wanted(BaseModel):
         """Texts, or pairs of them, and the adapter that is to label them; one that is alone need not be named."""
@@ -151,12 +162,23 @@ def make_app(service: Service) -> Any:
     @app.exception_handler(RequestValidationError)
     async def not_as_asked(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        broken = first["type"] == "json_invalid"
+        if first["type"] == "json_invalid":
+            return refused(400, NO_JSON, VALID)
+        if "json" not in request.headers.get("content-type", ""):
+            return refused(415, "the body is not said to be JSON", "Content-Type: application/json")
         place = next((str(part) for part in first["loc"] if part != "body"), "body")
-        what = "the body is no JSON" if broken else f"{place}: {first['msg']}"
-        valid = '{"adapter": NAME, "texts": [TEXT, ...]}, of pairs [[TEXT, TEXT], ...]'
-        service.count(None, 400 if broken else 422, time.perf_counter())
-        return JSONResponse({"error": what, "valid": valid}, 400 if broken else 422)
+        return refused(422, f"{place}: {first['msg']}", VALID)
+
+    @app.exception_handler(HTTPException)
+    async def not_there(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # of a body that json cannot read: no UTF-8, or nested without end
+            return refused(400, NO_JSON, VALID)
+        told = {"error": f"{request.method} {request.url.path}: {error.detail}", "valid": PATHS}
+        return Response(ascii_json(told), error.status_code, error.headers, "application/json")
+
+    def refused(status: int, what: str, valid: str) -> Response:
+        service.count(None, status, time.perf_counter())
+        return Response(ascii_json({"error": what, "valid": valid}), status, media_type="application/json")
 
     @app.post("/predict")
     async def predict(wanted: Wanted) -> Any:
@@ -166,9 +188,9 @@ def make_app(service: Service) -> Any:
             answer = await service.predict(wanted.adapter, texts)
             status = 200
             return JSONResponse(answer)
-        except Refused as refused:
-            status = refused.status
-            return JSONResponse(refused.body, status)
+        except Refused as error:
+            status = error.status
+            return Response(ascii_json(error.body), status, media_type="application/json")
         finally:
             service.count(wanted.adapter, status, began)
 
@@ -184,45 +206,66 @@ def make_app(service: Service) -> Any:
     return app
 
 
+def ascii_json(told: dict[str, str]) -> bytes:
+    """What is said of a request, of which it may repeat anything, half of a surrogate pair too."""
+    return json.dumps(told).encode()
+
+
 class Doorkeeper:
-    """Lets no body in that is larger than may be, whether or not its length is said; closes connections once the service ends."""
+    """Lets no body in that is larger than may be, whether or not its length is said, or that does not come; closes connections once the
+    service ends."""
 
     def __init__(self, app: Any, service: Service):
         self.app, self.service = app, service
 
-    async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Any) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Any) -> None:
         """Answer one request (ASGI)."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body, more = b"", True
-        most = self.service.limits.body
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        too_large = length.isdigit() and int(length) > most
-        came = 0
-        while more and came <= PATIENCE * most:  # a client that still sends does not read what it is told
-            message = await receive()
-            if message["type"] != "http.request":
-                return
-            part, more = message.get("body", b""), message.get("more_body", False)
-            came += len(part)
-            too_large = too_large or came > most
-            body = b"" if too_large else body + part
+        refused: Optional[Refused] = None
+        body: Optional[bytes] = b""
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await self.body(scope, receive)
+        except TimeoutError:
+            refused = Refused(408, "the request did not come", valid=f"all of it within {BODY_SECONDS:g} seconds")
+        except Refused as error:
+            refused = error
+        if body is None:
+            return
         given = iter([{"type": "http.request", "body": body, "more_body": False}])
 
         async def read() -> Message:
             return next(given, None) or await receive()
 
         async def write(message: Message) -> None:
-            if message["type"] == "http.response.start" and (self.service.stopping or too_large):
+            if message["type"] == "http.response.start" and (self.service.stopping or refused):
                 message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             await send(message)
 
-        if too_large:
+        if refused:
             from fastapi.responses import JSONResponse
 
-            self.service.count(None, 413, time.perf_counter())
-            what = {"error": "the request is too large", "valid": f"up to {most:,} bytes"}
-            await JSONResponse(what, 413)(scope, receive, write)
+            self.service.count(None, refused.status, time.perf_counter())
+            await JSONResponse(refused.body, refused.status)(scope, receive, write)
             return
         await self.app(scope, read, write)
+
+    async def body(self, scope: Message, receive: Receive) -> Optional[bytes]:
+        """A request's whole body; None where the client left. Refused (413) where it is too large."""
+        body, came, more = b"", 0, True
+        most = self.service.limits.body
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        too_large = length.isdigit() and int(length) > most
+        while more and came <= PATIENCE * most:  # a client that still sends does not read what it is told
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            part, more = message.get("body", b""), message.get("more_body", False)
+            came += len(part)
+            too_large = too_large or came > most
+            body = b"" if too_large else body + part
+        if too_large:
+            raise Refused(413, "the request is too large", valid=f"up to {most:,} bytes")
+        return body

@@ -23,6 +23,7 @@ import lorakit
 from lorakit.errors import RunError, UsageError
 from lorakit.workflow import serve as serving
 from lorakit.workflow.open_adapters import Adapters
+from lorakit.workflow.serving import service as service_module
 from lorakit.workflow.serving.service import Limits, Service, make_app
 
 for package in serving.NEEDED:
@@ -54,8 +55,13 @@ def service(model: Adapters) -> Service:
 Answer = tuple[int, dict[str, str], str]
 
 
-def ask(service: Service, *requests: tuple[str, bytes | dict[str, Any] | None]) -> list[Answer]:
-    """(status, headers, body) of requests that come at once: (path, body), those with a body by POST."""
+def ask(
+    service: Service,
+    *requests: tuple[str, bytes | dict[str, Any] | None],
+    kind: bytes = b"application/json",
+    stalls: bool = False,
+) -> list[Answer]:
+    """(status, headers, body) of requests that come at once: (path, body), those with a body by POST; stalls: of which half never comes."""
     app = make_app(service)
 
     async def one(path: str, given: bytes | dict[str, Any] | None) -> Answer:
@@ -66,6 +72,8 @@ def ask(service: Service, *requests: tuple[str, bytes | dict[str, Any] | None]) 
 
         async def receive() -> dict[str, Any]:
             part, more = next(parts, (None, False))
+            if stalls and not more:
+                await asyncio.sleep(10)
             left = {"type": "http.disconnect"}
             return left if part is None else {"type": "http.request", "body": part, "more_body": more}
 
@@ -73,7 +81,7 @@ def ask(service: Service, *requests: tuple[str, bytes | dict[str, Any] | None]) 
             sent.append(message)
 
         method = "GET" if given is None else "POST"
-        scope = {"type": "http", "method": method, "path": path, "headers": [(b"content-type", b"application/json")]}
+        scope = {"type": "http", "method": method, "path": path, "headers": [(b"content-type", kind)]}
         await app(scope | {"query_string": b"", "http_version": "1.1", "scheme": "http"}, receive, send)
         headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
         return sent[0]["status"], headers, b"".join(each.get("body", b"") for each in sent[1:]).decode()
@@ -129,6 +137,9 @@ def test_blank_texts_and_none_at_all(service: Service):
         ({"adapter": "one", "texts": [], "top": 1}, 422, "top: Extra inputs are not permitted", '{"adapter": NAME'),
         ({"adapter": "one"}, 422, "texts: Field required", '{"adapter": NAME'),
         (b"{nope", 400, "the body is no JSON", '{"adapter": NAME'),
+        (b"[" * 2000, 400, "the body is no JSON", '{"adapter": NAME'),
+        (b'{"adapter": "\xff"}', 400, "the body is no JSON", '{"adapter": NAME'),
+        ({"adapter": "\ud83d", "texts": ["a"]}, 404, "there is no adapter '\ud83d'", "one, pair"),
         (b"a" * 2001, 413, "the request is too large", "up to 2,000 bytes"),
     ],
 )
@@ -142,6 +153,29 @@ def test_what_is_wrong_with_a_request_is_said(
     assert headers.get("connection") == ("close" if status == 413 else None)
     ((_, _, metrics),) = ask(service, ("/metrics", None))
     assert f'status="{status}"}} 1.0' in metrics
+
+
+def test_half_of_a_surrogate_pair_is_no_text(service: Service):
+    ((status, _, body),) = ask(service, ("/predict", {"adapter": "one", "texts": ["a", "b \ud83d"]}))
+    told = {"error": "text 2 has half of a surrogate pair, which is no character"}
+    assert (status, json.loads(body)) == (422, told)
+
+
+def test_what_is_asked_elsewhere_or_not_as_json_is_said(service: Service):
+    (elsewhere, got) = ask(service, ("/nothing", None), ("/predict", None))
+    assert (elsewhere[0], json.loads(elsewhere[2])["error"]) == (404, "GET /nothing: Not Found")
+    assert (got[0], json.loads(got[2])["valid"]) == (405, "POST /predict, GET /health, GET /metrics")
+    assert got[1]["allow"] == "POST"
+    ((status, _, body),) = ask(service, ("/predict", {"adapter": "one", "texts": ["a"]}), kind=b"text/plain")
+    said = {"error": "the body is not said to be JSON", "valid": "Content-Type: application/json"}
+    assert (status, json.loads(body)) == (415, said)
+
+
+def test_a_body_that_does_not_come_ends(service: Service, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(service_module, "BODY_SECONDS", 0.01)
+    ((status, headers, body),) = ask(service, ("/predict", b"{}"), stalls=True)
+    assert (status, headers["connection"]) == (408, "close")
+    assert json.loads(body) == {"error": "the request did not come", "valid": "all of it within 0.01 seconds"}
 
 
 def test_one_adapter_need_not_be_named(model: Adapters, runs: dict[str, Path]):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from support.runs import Bench
 
-from lorakit.adapters import mixed
+from lorakit.adapters import mixed_batch
 from lorakit.adapters.adapted_model import AdaptedModel
-from lorakit.adapters.mixed import MixedRows
+from lorakit.adapters.mixed_batch import MixedRows
 from lorakit.backbone.shared import SharedBackbone
 from lorakit.workflow.setup import adapt, assemble
 
@@ -43,7 +43,7 @@ def opened(bench: Bench, family: str, *names: str) -> tuple[MixedRows, dict[str,
 @pytest.mark.parametrize(("family", "few"), [("bert", 0), ("bert", 99), ("gpt2", 99)])
 @torch.inference_mode()
 def test_each_row_is_its_model_s(bench: Bench, monkeypatch: pytest.MonkeyPatch, family: str, few: int):
-    monkeypatch.setattr(mixed, "FEW", few)  # none gathered, all gathered
+    monkeypatch.setattr(mixed_batch, "FEW", few)  # none gathered, all gathered
     rows, models = opened(bench, family, "two", "four")
     pretrained = rows.base(**BATCH).last_hidden_state
     lines = [("two", slice(0, 2)), ("four", slice(2, 3)), ("nobody", slice(3, 4)), ("two", slice(4, 6))]
