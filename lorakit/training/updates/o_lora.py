@@ -5,7 +5,8 @@
 
 The tasks' factors are kept side by side, as one LoRA of the summed rank, of which the first `earlier` rank units are the earlier tasks':
 nothing is approximated, and the run merges, exports and loads as any LoRA. lambda is `orthogonality`.
-The authors' second term, lambda_2 |A_t, B_t|_2, is 0 in their scripts and not there.
+Differs from the authors' code in: their second term, lambda_2 times the norms of A_t and B_t, is 0 in their scripts and not there; they
+generate a label's words, and here each task has a head of its own.
 Set by `continual.method: o_lora` of a sequence of tasks (the README of `workflow`).
 When to use it: for tasks of other labels, one after the other, where no rows of earlier tasks can be kept.
 """

@@ -6,7 +6,8 @@ A row of the memory is answered by the head of its own task, which stays as that
 adapter alone learns from it. Rows are drawn without replacement within a step, from the update's own stream; the memory is a file that
 a sequence of tasks writes (`continual.method: replay`): a reservoir of all rows so far, or as many of each class.
 Costs a second forward and backward pass a step.
-The paper has one head for all tasks, and its heads learn from the memory; here each task has one of its own.
+Not checked against the authors' code, which was not read: follows the method section of the paper. It has one head for all tasks, which
+learns from the memory; here each task has one of its own.
 When to use it: where a few rows of earlier tasks may be kept.
 """
 
