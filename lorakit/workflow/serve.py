@@ -11,6 +11,7 @@ from functools import partial
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
+from signal import SIGINT
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, socket
 from typing import TYPE_CHECKING
 
@@ -151,10 +152,10 @@ def run_until_ended(service: Service, listening: socket, linger: float, on_ready
         ends = 0.0
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            if service.stopping:
+            if not service.stopping:
+                service.stopping, self.ends = True, time.monotonic() + linger
+            elif sig == SIGINT:
                 super().handle_exit(sig, frame)
-                return
-            service.stopping, self.ends = True, time.monotonic() + linger
 
         async def on_tick(self, counter: int) -> bool:
             if service.stopping and time.monotonic() >= self.ends:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from lorakit.artifacts.run import Run
+from lorakit.artifacts.files import write_json
+from lorakit.artifacts.run import Run, environment
 from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import ModelSection
@@ -22,6 +24,16 @@ from lorakit.workflow.prepare import prepare
 from lorakit.workflow.setup import assemble
 
 Side = TypeVar("Side")
+SMALL = (
+    "search.method=none",
+    "adapter.shortcuts=[]",
+    "training.max_steps=2",
+    "task.max_train_rows=64",
+    "task.max_eval_rows=32",
+    "evaluation.baselines=[]",
+    "run.offline=true",
+)
+"""Settings of a run whose answers do not matter."""
 
 
 def timed(action: Callable[[], Any]) -> float:
@@ -44,6 +56,13 @@ def wait() -> None:
     """Until a GPU has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def write_report(folder: Path, name: str, report: Mapping[str, Any]) -> None:
+    """Write what was measured, and where, as ``name``.json in ``folder``; print what was measured."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{name}.json", {**report, "environment": environment()})
+    print(json.dumps(report, indent=1))
 
 
 def turned(sides: Sequence[Side], number: int) -> list[Side]:

@@ -24,7 +24,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from measuring import ratio, timed, turned
+from measuring import SMALL, ratio, timed, turned
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import lorakit
@@ -34,13 +34,6 @@ from lorakit.recipe.load import load_recipe
 from lorakit.tasks.sources import load_task
 from lorakit.workflow import predict_file as files
 
-SMALL = (
-    "search.method=none",
-    "adapter.shortcuts=[]",
-    "training.max_steps=2",
-    "task.max_train_rows=64",
-    "task.max_eval_rows=32",
-)
 BATCH = 32
 Compute = Callable[[Any], list[list[float]]]
 """A batch's inputs -> the probabilities of its rows."""
@@ -69,7 +62,7 @@ def main() -> None:
 
 def measure(folder: Path, rows: int, repeats: int) -> dict[str, list[float]]:
     """Seconds of each side, by repeat; one more is not counted."""
-    loaded = load_recipe("demo", [*SMALL, "run.offline=true"])
+    loaded = load_recipe("demo", SMALL)
     texts = load_task(load_recipe("demo", ["run.offline=true"]).recipe.task, seed=0, offline=True)
     sentences = texts.splits["train"]["text"][:rows]
     merged = lorakit.merge(lorakit.train(loaded, run_dir=folder / "run").run_dir).out

@@ -29,11 +29,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from switching import SMALL
+from measuring import SMALL, write_report
 
 import lorakit
-from lorakit.artifacts.files import write_json
-from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
 from lorakit.tasks.sources import load_task
 
@@ -48,10 +46,8 @@ def main() -> None:
     parser.add_argument("--stops", type=int, default=5, help="how often it is ended under load")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        report = measure(Path(name), options) | {"environment": environment()}
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "serving.json", report)
-    print(json.dumps({key: value for key, value in report.items() if key != "environment"}, indent=1))
+        report = measure(Path(name), options)
+    write_report(options.out, "serving", report)
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -64,10 +60,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     texts = task.splits["train"]["text"][:200]
     report: dict[str, Any] = {}
     for side, line in (("collected", []), ("one text at a time", ["--batch-size", "1"])):
-        with service([*runs, *line]) as (process, port):
+        with service([*runs, *line]) as (_, port):
             load(port, texts, 2, 1.0)  # not counted
             report[side] = {clients: load(port, texts, clients, options.seconds).told() for clients in options.clients}
-            process.send_signal(signal.SIGTERM)
     report["ended under load"] = [ended(runs, texts, max(options.clients)) for _ in range(options.stops)]
     return report
 

@@ -25,25 +25,14 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from measuring import ratio, timed, turned
+from measuring import SMALL, ratio, timed, turned, write_report
 
 import lorakit
-from lorakit.artifacts.files import write_json
-from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
 from lorakit.tasks.sources import load_task
 from lorakit.workflow.open_adapters import Adapters
 from lorakit.workflow.predict import Classifier
 
-SMALL = (
-    "search.method=none",
-    "adapter.shortcuts=[]",
-    "training.max_steps=2",
-    "task.max_train_rows=64",
-    "task.max_eval_rows=32",
-    "evaluation.baselines=[]",
-    "run.offline=true",
-)
 SEEDS, BATCH = 4, 32
 
 
@@ -61,10 +50,8 @@ def main() -> None:
         print(json.dumps(held(options.held, options.folders)))
         return
     with tempfile.TemporaryDirectory() as name:
-        report = measure(Path(name), options) | {"environment": environment()}
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "switching.json", report)
-    print(json.dumps({key: value for key, value in report.items() if key != "environment"}, indent=1))
+        report = measure(Path(name), options)
+    write_report(options.out, "switching", report)
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

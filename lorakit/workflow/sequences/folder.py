@@ -3,7 +3,9 @@
 sequence.yaml            the tasks in their order, and the method
 recipes/1-NAME.yaml      each task's recipe with every default spelt out
 data.json                the digests of each task's rows
+memory/                  of `replay`: the rows that are gone over again
 tasks/1-NAME/            its run, an ordinary one
+final/1-NAME/            of one adapter for all tasks: the run of each but the last as the last one left it
 scores.json              the matrix, once all are learnt
 """
 
