@@ -37,13 +37,42 @@ def weights_read() -> Iterator[None]:
     mapping = names["safe_open"]
 
     def read(file: Any, *args: Any, **options: Any) -> Any:
-        return mapping(file, *args, **options | {"backend": "pread"})
+        return FileRead(mapping(file, *args, **options | {"backend": "pread"}))
 
     names["safe_open"] = read
     try:
         yield
     finally:
         names["safe_open"] = mapping
+
+
+class FileRead:
+    """An open file of weights, of which a whole one is held once: safetensors reads a slice and then copies it, whole or not."""
+
+    def __init__(self, file: Any):
+        self.file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def get_slice(self, name: str) -> WeightRead:
+        """What its ``[...]`` gives is read then."""
+        return WeightRead(self.file, name)
+
+
+class WeightRead:
+    """One weight of it, not read so far."""
+
+    def __init__(self, file: Any, name: str):
+        self.file, self.name = file, name
+        self.slice = file.get_slice(name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.slice, name)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        read: torch.Tensor = self.file.get_tensor(self.name) if index is ... else self.slice[index]
+        return read
 
 
 def stored_as(folder: Path, dtype: torch.dtype) -> bool:

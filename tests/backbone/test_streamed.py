@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.models import tiny_model
 from support.runs import edited_json
 from torch import nn
-from transformers import AutoConfig, BertForSequenceClassification
+from transformers import AutoConfig, BertForSequenceClassification, modeling_utils
 
 from lorakit.backbone.quantised import Quantisation, QuantisedLinear, quantised_modules
 from lorakit.backbone.streamed import QuantisedOnTheWay, stored_as, weights_read
@@ -44,6 +44,27 @@ def test_read_weights_are_not_mapped(bert: Path, tmp_path: Path):
     assert all(
         torch.equal(tensor, expected[name]) for name, tensor in read.base_model.state_dict(prefix="bert.").items()
     )
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's account of a process")
+def test_a_weight_that_is_read_is_held_once(tmp_path: Path):
+    table = torch.arange(2**24, dtype=torch.float32).reshape(2**14, 2**10)
+    save_file({"table": table}, tmp_path / "one.safetensors")
+    with weights_read():
+        weight = modeling_utils.safe_open(tmp_path / "one.safetensors", "pt").get_slice("table")
+    assert weight.get_dtype() == "F32"
+    assert torch.equal(weight[3:5], table[3:5])
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    read = weight[...]
+    assert torch.equal(read[::97], table[::97])
+    assert 0.9 * table.nbytes < resident("VmHWM") - before < 1.5 * table.nbytes
+
+
+def resident(field: str) -> int:
+    """Bytes of this process, by the kernel."""
+    found = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(found.split()[1]) * 1024
 
 
 @pytest.mark.parametrize(
