@@ -13,7 +13,8 @@ from support.runs import StopAt, records
 import lorakit
 from lorakit.artifacts.memory_file import read_memory
 from lorakit.artifacts.run import Run
-from lorakit.errors import Interrupted, RecipeError
+from lorakit.errors import Interrupted, RecipeError, RunError
+from lorakit.training.checkpoint import kept_state
 from lorakit.workflow.restore import restore_run
 from lorakit.workflow.sequences.memory import choose, draw_keys
 from lorakit.workflow.sequences.score_sequence import choices, open_task
@@ -156,3 +157,44 @@ def test_the_frozen_features_choose_who_answers(sequences):
         right = np.array(answers) == np.array(labels)
         assert result.scores.known.matrix[1][place] == right.mean()
         assert result.scores.unknown.matrix[1][place] == np.mean(right & (chosen[1][place] == place))
+
+
+def test_an_attention_weighs_what_each_task_learnt(sequences):
+    weighed = sequences.learn(sequences.recipe("am_lora"), scored=False)
+    first, second, third = map(factors, weighed.runs)
+    for name in first:
+        axis = 1 if name.endswith(".B") else 0
+        assert third[name].shape[axis] == 3 * first[name].shape[axis]
+        if not name.endswith(".R"):
+            assert torch.equal(second[name].narrow(axis, 0, 2), first[name])
+            assert torch.equal(third[name].narrow(axis, 0, 4), second[name])
+        else:
+            assert not torch.equal(second[name][:1], first[name])
+    final = [restore_run(run, None, with_data=False).adapted for run in weighed.final]
+    assert {adapter.scale for each in final for adapter in each.adapters.values()} == {16 / 2}
+    with pytest.raises(RunError, match="its LoRAs are weighed anew for every token"):
+        lorakit.merge(weighed.final[0])
+
+
+def test_a_stream_goes_on_over_tasks_and_through_a_kill(sequences, tmp_path):
+    """Two of three LoRAs are used up by the first task; which rows are hard goes on into the second, and so does what is important."""
+    recipe = sequences.recipe("online_lora", TWO)
+    settings = ("continual.loras=3", "continual.window=2", "continual.loss_variance=9", "continual.hard_rows=2")
+    whole = sequences.learn(recipe, *settings, scored=False)
+    (first, omega), (second, _) = (kept_state(Run(run), "online_lora") for run in whole.runs)
+    assert (first["active"], first["number"]) == (1, 1)
+    assert {row["run"] for row in first["hard"]} == {""}
+    assert {row["run"] for row in second["hard"]} <= {"", "1-mood"}
+    assert second["number"] >= 1
+    assert any(tensor.any() for tensor in omega.values())
+    before, after = map(factors, whole.runs)
+    for name in before:
+        axis = 1 if name.endswith(".B") else 0
+        assert torch.equal(before[name].narrow(axis, 0, 2), after[name].narrow(axis, 0, 2))
+        assert not torch.equal(before[name].narrow(axis, 2, 2), after[name].narrow(axis, 2, 2))
+    adapted = restore_run(whole.final[0], None, with_data=False).adapted
+    assert {(adapter.scale, adapter.rank) for adapter in adapted.adapters.values()} == {(16 / 2, 6)}
+    with pytest.raises(Interrupted):
+        sequences.learn(recipe, *settings, run_dir=tmp_path / "all", hooks=[Late(2)])
+    again = sequences.learn(tmp_path / "all", resume=True, scored=False)
+    assert records(again.runs[1]) == records(whole.runs[1])
