@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -65,6 +66,12 @@ class Sequences:
         model, runs = in_quotes(self.bench.backbone("bert")), in_quotes(self.folder / "runs")
         path.write_text(BASE.format(tasks="\n".join(tables), method=method, model=model, runs=runs) + more)
         return path
+
+    def begun(self, whole: Path, copy: Path) -> Path:
+        """A copy of a sequence as it was when its first task was learnt."""
+        later = [path.name for path in (whole / "tasks").iterdir() if not path.name.startswith("1-")]
+        shutil.copytree(whole, copy, ignore=shutil.ignore_patterns(*later, "final", "scores.json"))
+        return copy
 
     def learn(
         self, path: Path, *overrides: str, hooks: Sequence[Hook] = (), scored: bool = True, **options: Any

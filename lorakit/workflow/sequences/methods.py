@@ -33,7 +33,7 @@ from lorakit.recipe.sequence import (
     LoadedSequence,
 )
 from lorakit.tasks.task import Task
-from lorakit.training.update import no_single_class
+from lorakit.training.update import Update, chosen_updates, no_single_class
 
 OF_THE_HEAD = ("head", "head_start", "readout")
 """Keys of ``model`` that a task may have of its own; the others are the backbone's, which is one."""
@@ -147,9 +147,9 @@ def one_adapter(first: LoadedRecipe, loaded: LoadedRecipe, method: str) -> Itera
         yield Problem(
             f"is what a head reads: {why} the heads of all tasks read the same", key="model.readout", valid="one"
         )
-    made = resolve(recipe.adapter).delta
-    if method == AM_LORA and made != LowRank.name:
-        what = f"has adapters made of '{made}': {why} they are LoRAs"
+    made = resolve(recipe.adapter)
+    if method == AM_LORA and (made.delta != LowRank.name or made.decomposition != "none"):
+        what = f"'{recipe.adapter.method}' is more than B A: {why} LoRAs are weighed as they are"
         yield Problem(what, key="adapter.method", valid="lora, rslora or another of plain B A")
     of_ranks = ("allocation", "shortcut_rank", "shortcut_alpha") if method in (O_LORA, AM_LORA, ONLINE_LORA) else ()
     for name in of_ranks:
@@ -179,6 +179,9 @@ def not_held(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
         "chooses bits anew in every run, and the backbone is one" * mixed,
         "none, int8, nf4, int4",
     )
+    fresh = next((kind.name for kind, _ in chosen_updates(recipe) if refuses_a_start(kind, recipe)), "")
+    past = f"'{adapter.method}' with update '{fresh}' would write over what it kept of the task before"
+    yield "adapter.method", past * bool(fresh), "a method without it, or continual.method=separate"
     searched = recipe.search.method != "none"
     yield "search.method", "takes sites out, which the next task would start anew" * searched, "none"
     yield (
@@ -186,6 +189,12 @@ def not_held(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
         "takes other weights than the next task starts from" * (recipe.training.select != "last"),
         "last",
     )
+
+
+def refuses_a_start(kind: type[Update], recipe: Recipe) -> bool:
+    """Whether the update cannot go on from the adapter of another run."""
+    begun = replace(recipe, adapter=replace(recipe.adapter, start="a run"))
+    return any(problem.key == "adapter.start" for problem in kind.refusals(begun, resolve(recipe.adapter)))
 
 
 def check_labels(sequence: LoadedSequence, known_tasks: Sequence[Task]) -> None:

@@ -20,7 +20,7 @@ from lorakit.tasks.task import Task, TaskData
 from lorakit.workflow import train as running
 from lorakit.workflow.restore import restore_run
 from lorakit.workflow.sequences.methods import check_labels
-from lorakit.workflow.sequences.score_sequence import LearntTask, open_task, right, with_head
+from lorakit.workflow.sequences.score_sequence import LearntTask, OneBackbone, open_task, right
 
 TWO = ("mood", "size")
 
@@ -76,7 +76,7 @@ def test_the_matrix_is_that_of_the_runs_put_together(learnt):
         answers = restored.adapted.model(**batch).logits
     assert not torch.allclose(alone, answers)
     tasks = [open_task(Run(run), None, offline=True) for run in learnt.runs]
-    found = with_head(tasks[1], tasks[0]).logits(tasks[0].data, "validation")[1]
+    found = OneBackbone(tasks).with_head(tasks[1], tasks[0]).logits(tasks[0].data, "validation")[1]
     np.testing.assert_allclose(found, answers.numpy(), rtol=1e-5, atol=1e-6)
     labels = np.array(restored.parts.data.splits["validation"]["label"])
     scores = lorakit.evaluate_sequence(learnt.run_dir)
@@ -106,10 +106,11 @@ def test_an_answer_is_right_by_its_name_where_the_task_is_not_known():
 
 
 def test_a_kill_in_the_middle_of_the_second_task_changes_nothing(sequences, learnt, tmp_path):
+    begun = sequences.begun(learnt.run_dir, tmp_path / "all")
     with pytest.raises(
         Interrupted, match=r"task 2 of 2, size, stopped after step 2(?s:.*)lorakit train .*all --resume"
     ):
-        sequences.learn(sequences.recipe(tasks=TWO), run_dir=tmp_path / "all", hooks=[StopInTask("2-size", 2)])
+        sequences.learn(begun, resume=True, hooks=[StopAt(2)])
     with pytest.raises(RunError, match="2-size is not learnt yet"):
         lorakit.evaluate_sequence(tmp_path / "all")
     with pytest.raises(UsageError, match=r"has changed since this sequence began: training\.lr"):
@@ -133,21 +134,6 @@ def test_rows_that_are_others_now_are_not_scored(sequences, learnt):
         file.write_text(rows)
 
 
-class StopInTask(StopAt):
-    """Presses Ctrl-C in one task alone."""
-
-    def __init__(self, task: str, step: int):
-        super().__init__(step)
-        self.begun, self.task = 0, int(task.partition("-")[0])
-
-    def on_train_begin(self, state):
-        self.begun += 1
-
-    def after_step(self, state):
-        if self.begun == self.task:
-            super().after_step(state)
-
-
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
@@ -158,6 +144,8 @@ class StopInTask(StopAt):
         ("adapter.in_full=[norms]", "adapter.in_full: trains weights that are no adapter's"),
         ("training.freeze_below=auto", "training.freeze_below: says which layers have adapters"),
         ("task.regression=true", "task.name: of mood has a number a row"),
+        ("adapter.method=relora", "adapter.method: 'relora' with update 'restart' would write over what it kept"),
+        ("adapter.method=loraprune", "adapter.method: 'loraprune' with update 'prune_channels' would write over"),
     ],
 )
 def test_keys_that_cannot_hold_are_refused(sequences, setting, said):
