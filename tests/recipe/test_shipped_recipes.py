@@ -9,7 +9,7 @@ from lorakit.recipe.load import load_recipe, shipped_recipes
 from lorakit.recipe.sequence import SETTINGS, find_sequence, load_sequence
 
 TASKS = ("mrpc", "rte", "sst2", "stsb", "cola")
-SEQUENCE = "films"
+SEQUENCE = "two-tasks"
 NAMES = [
     "demo",
     "opt350m-mrpc-paper",

@@ -9,7 +9,7 @@ After a task, the model is the adapter of that task's run under the head of each
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lorakit.artifacts.adapter_file import load_head, load_sites
 from lorakit.artifacts.base_file import kept_precisions, load_base
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import Run
+from lorakit.backbone.few_bits import Precision
 from lorakit.backbone.shared import SharedBackbone
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
@@ -34,7 +35,7 @@ from lorakit.workflow.evaluate import choose_splits
 from lorakit.workflow.head_start import start_head
 from lorakit.workflow.import_peft import write_run
 from lorakit.workflow.one_backbone import check_one_backbone
-from lorakit.workflow.parts import Features
+from lorakit.workflow.parts import Features, Parts
 from lorakit.workflow.restore import check_trust, open_trained, same_labels
 from lorakit.workflow.same_data import check_same_base, check_same_data, combined
 from lorakit.workflow.sequences.folder import SequenceFolder, open_sequence
@@ -131,7 +132,7 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
     learnt = [open_task(run, split, offline=offline) for run in folder.runs]
     settings, total = folder.sequence.continual, len(learnt)
     separate, backbone = settings.method in APART, OneBackbone(learnt)
-    chosen = choices(learnt, settings.prototypes or 0) if settings.method == COLOR else None
+    chosen = choices(learnt, settings.prototypes or 0, backbone) if settings.method == COLOR else None
     known: list[list[float | None]] = [[None] * total for _ in learnt]
     unknown: list[list[float | None]] = [[None] * total for _ in learnt]
     start: list[float | None] = [None] * total
@@ -170,12 +171,12 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
     )
 
 
-def choices(learnt: Sequence[LearntTask], prototypes: int) -> list[list[NDArray[np.int64]]]:
+def choices(learnt: Sequence[LearntTask], prototypes: int, backbone: OneBackbone) -> list[list[NDArray[np.int64]]]:
     """After each task, for each task so far, the task (rows,) whose prototypes are nearest to a row."""
     for task in learnt:
         with task.loaded.locating_errors():
             check_same_data(task.run, task.data, ["train"])
-    loaded = [assemble(task.loaded, task.data) for task in learnt]
+    loaded = [backbone.parts(task.loaded, task.data) for task in learnt]
     centres = [prototypes_of(parts, prototypes) for parts in loaded]
     readers = {parts.cut: parts for parts in loaded}  # they have the same frozen model
     features: list[list[Features]] = []
@@ -238,24 +239,23 @@ class OneBackbone:
         except UsageError:  # a start that rounds the weights for itself
             self.shared = None
 
+    def parts(self, loaded: LoadedRecipe, data: TaskData, precisions: Mapping[str, Precision] | None = None) -> Parts:
+        """What the recipe names, on the shared backbone where there is one."""
+        if self.shared is not None:
+            try:
+                parts = assemble(loaded, data, precisions=precisions, shared=self.shared)
+            except RunError:  # an architecture whose head cannot be told from the rest
+                self.shared = None
+            else:
+                self.shared.model.to(this_process().device)
+                return parts
+        return assemble(loaded, data, precisions=precisions)
+
     def with_head(self, owner: LearntTask, task: LearntTask) -> TrainedClassifier:
         """The adapter that the run of ``owner`` ended with, under the head that ``task``'s did."""
-        try:
-            return self.build(owner, task)
-        except RunError:
-            if self.shared is None:
-                raise
-            self.shared = None  # an architecture whose head cannot be told from the rest
-            return self.build(owner, task)
-
-    def build(self, owner: LearntTask, task: LearntTask) -> TrainedClassifier:
-        """The same, on the shared backbone where there is one."""
         recipe = replace(task.loaded.recipe, adapter=owner.loaded.recipe.adapter)
         told = TaskData(task.data.task, {}, "")
-        precisions = kept_precisions(owner.run, recipe)
-        parts = assemble(replace(task.loaded, recipe=recipe), told, precisions=precisions, shared=self.shared)
-        if self.shared is not None:
-            self.shared.model.to(this_process().device)
+        parts = self.parts(replace(task.loaded, recipe=recipe), told, kept_precisions(owner.run, recipe))
         check_same_base(task.run, parts.backbone)
         adapted = adapt(parts, statistics=None)
         load_base(adapted, owner.run)

