@@ -76,8 +76,9 @@ class Sequences:
     def learn(
         self, path: Path, *overrides: str, hooks: Sequence[Hook] = (), scored: bool = True, **options: Any
     ) -> SequenceResult:
-        """Without figures of the single runs; without the matrix where it is not asked for, which takes half of the time."""
+        """Without figures of the single runs; without the matrix and the runs in ``final`` where it is not scored: half of the time."""
         with mock.patch.object(running, "draw"), ExitStack() as stack:
             if not scored:
-                stack.enter_context(mock.patch.object(train_sequence, "score_sequence"))
+                for name in ("score_sequence", "write_final"):
+                    stack.enter_context(mock.patch.object(train_sequence, name))
             return lorakit.train_sequence(path, overrides, hooks=hooks, **options)

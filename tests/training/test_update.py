@@ -221,8 +221,9 @@ def test_a_search_and_an_update_together(bench: Bench, tmp_path: Path):
         ("adapter.updates=[sparse_mask]",),
         ("adapter.updates=[aflora]", "adapter.update_options={final: 0.5, window: 2, square: trained}"),
         ("adapter.updates=[load_balance]", "adapter.update_options={weight: 1}", "adapter.method=hydralora"),
+        ("adapter.updates=[online_lora]", "adapter.update_options={loras: 2, window: 2, loss_variance: 100}"),
     ],
-    ids=["drop_bp and rose", "sparse_mask", "aflora", "load_balance"],
+    ids=["drop_bp and rose", "sparse_mask", "aflora", "load_balance", "online_lora"],
 )
 def test_two_processes_decide_alike(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
     """The same global batch on two processes: the same branches, masks and freezing, so the same weights to rounding."""
