@@ -34,7 +34,7 @@ ORDERS = {
     "backward": ("agnews", "yelp", "amazon", "dbpedia"),
 }
 JOINT, REFERENCE = "joint", "sequential"
-METHODS = ("separate", "color", REFERENCE, "replay", "o_lora", JOINT)
+METHODS = ("separate", "color", REFERENCE, "replay", "o_lora", JOINT, "am_lora", "online_lora")
 FIELDS = ("known", "known_forgetting", "unknown", "unknown_forgetting")
 
 

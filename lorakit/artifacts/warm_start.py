@@ -105,14 +105,16 @@ def spread(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], tens
 
 
 def grow(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
-    """Give tensors of fewer rank units the model's shape, with its own fresh units behind them."""
+    """Give tensors of fewer rank units the model's shape: they come first in it, the rest is its own fresh one's."""
     names, state = possible_names(adapted), adapted.tensors()
     for site, adapter in adapted.adapters.items():
         rank = entries_sameness(entries[site])["rank"]
         for tensor, _, _ in adapter.tensors() if rank < adapter.rank else ():
             key = f"{site}.{tensor}"
             for name in tensors.keys() & names[key]:
-                tensors[name] = adapter.units.inserted(tensor, tensors[name], range(rank), state[key])
+                own = tensors[name]
+                tensors[name] = state[key].clone()
+                tensors[name][tuple(slice(size) for size in own.shape)] = own
 
 
 def adapter_folder(path: Path) -> Path:

@@ -115,7 +115,11 @@ def learn(
         answer(lorakit.plan_sequence(recipe, overrides), tell_plan, as_json=as_json)
         return
     from lorakit.cli.progress import ProgressHook
+    from lorakit.workflow.sequences.folder import told_unfinished
+    from lorakit.workflow.sequences.opening import opened
 
+    if not resume and run_dir is None and (stopped := told_unfinished(opened(recipe, overrides))):
+        say(f"{stopped}; this trains anew")
     with ProgressHook(quiet=quiet) as progress:
         learnt = lorakit.train_sequence(recipe, overrides, run_dir=run_dir, resume=resume, hooks=[progress])
     answer(learnt, tell_learnt, as_json=as_json)

@@ -51,6 +51,7 @@ from lorakit.recipe.values import UNREADABLE, described, read_value, scalar_kind
 
 SEQUENCE, CONTINUAL, EXTENDS = "sequence", "continual", "extends"
 SEPARATE, COLOR, SEQUENTIAL, REPLAY, O_LORA = "separate", "color", "sequential", "replay", "o_lora"
+AM_LORA, ONLINE_LORA = "am_lora", "online_lora"
 APART = (SEPARATE, COLOR)
 """Methods with an adapter for each task."""
 RESERVOIR, BY_CLASS = "reservoir", "class"
@@ -60,6 +61,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     SEQUENTIAL: {},
     REPLAY: {"memory": 200, "memory_by": RESERVOIR},
     O_LORA: {"orthogonality": 0.5},
+    AM_LORA: {"sparsity": 1e-4, "activation": "tanh"},
+    ONLINE_LORA: {
+        "loras": 8,
+        "window": 5,
+        "loss_mean": 6.0,
+        "loss_variance": 0.1,
+        "hard_rows": 4,
+        "importance": 2000.0,
+    },
 }
 """Method -> those of the other keys that it has, with their values where nobody gives one."""
 
@@ -72,7 +82,8 @@ class ContinualSection:
         SEQUENTIAL,
         "separate: an adapter a task, which forgets nothing; color: the same, and where the task is not known the frozen features "
         "choose it; sequential: one adapter, trained on; replay: with some earlier rows again in "
-        "every step; o_lora: a LoRA a task beside the earlier ones, orthogonal to them",
+        "every step; o_lora: a LoRA a task beside the earlier ones, orthogonal to them; am_lora: a LoRA a task, the earlier ones frozen, "
+        "weighed by an attention; online_lora: another LoRA wherever the loss lies still, whatever task it is",
         choices=tuple(SETTINGS),
     )
     prototypes: Optional[int] = key(None, "color: centres of k-means for each task; 5 by default", low=1)
@@ -84,6 +95,24 @@ class ContinualSection:
     )
     orthogonality: Optional[float] = key(
         None, "o_lora: lambda, the weight of the overlap with earlier tasks; 0.5 by default", low=0
+    )
+    sparsity: Optional[float] = key(
+        None, "am_lora: lambda, the weight of the attention's L1 norm; 1e-4 by default", low=0
+    )
+    activation: Optional[str] = key(
+        None, "am_lora: what the attention's scores go through; tanh by default", choices=("tanh", "relu")
+    )
+    loras: Optional[int] = key(None, "online_lora: LoRAs that there is room for; 8 by default", low=1)
+    window: Optional[int] = key(None, "online_lora: losses that are looked at for a plateau; 5 by default", low=2)
+    loss_mean: Optional[float] = key(
+        None, "online_lora: below which their mean lies at a plateau; 6 by default", above=0
+    )
+    loss_variance: Optional[float] = key(
+        None, "online_lora: below which their variance lies at one; 0.1 by default", above=0
+    )
+    hard_rows: Optional[int] = key(None, "online_lora: rows of the largest loss that are kept; 4 by default", low=1)
+    importance: Optional[float] = key(
+        None, "online_lora: weight of what holds important parameters near their start; 2000 by default", low=0
     )
 
 

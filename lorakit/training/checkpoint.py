@@ -24,6 +24,7 @@ from lorakit.artifacts.adapter_file import read_tensors, save_tensors
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.files import folder, read_json, remove_folder, write_json
 from lorakit.artifacts.records import reading
+from lorakit.artifacts.run import Run
 from lorakit.artifacts.standing import STATE, all_checkpoints
 from lorakit.errors import RunError, UsageError, command_line
 from lorakit.tasks.cache import sha256_of
@@ -135,6 +136,22 @@ def restore(training: Training, path: Path) -> None:
         prune(path.parent, training.recipe.run.keep_checkpoints)
 
 
+def kept_state(run: Run, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+    """What the hook ``name`` of another training kept at its newest whole checkpoint, and its tensors; None where there is nothing."""
+    for path in reversed(all_checkpoints(run.checkpoints)):
+        if intact(path):
+            with reading(path / STATE, "the state of a training"):
+                state = read_json(path / STATE)["hooks"].get(name)
+            return None if state is None else (state, tensors_of(name, path))
+    return None
+
+
+def tensors_of(name: str, path: Path) -> dict[str, torch.Tensor]:
+    """What a hook remembers in tensors, by its own names."""
+    held = read_tensors(path / HOOKS) if (path / HOOKS).is_file() else {}
+    return {key.removeprefix(f"{name}/"): tensor for key, tensor in held.items() if key.startswith(f"{name}/")}
+
+
 def stateful(training: Training) -> dict[str, Hook]:
     """Name -> hook, of those whose state is kept."""
     named = [hook for hook in training.hooks if hook.name]
@@ -160,10 +177,8 @@ def restore_hooks(training: Training, record: Mapping[str, Any], path: Path) -> 
             )
     for name, hook in hooks.items():
         hook.load_state_dict(states[name])
-    tensors = read_tensors(path / HOOKS) if (path / HOOKS).is_file() else {}
     for name, hook in hooks.items():
-        own = {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
-        if own:
+        if own := tensors_of(name, path):
             hook.load_tensor_state(own)
 
 

@@ -17,10 +17,11 @@ from lorakit.adapters.options import Option, read_known
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone
 from lorakit.errors import Problem, RecipeError, nearest
-from lorakit.recipe.schema import Recipe
+from lorakit.recipe.schema import Recipe, TaskSection
 from lorakit.registry import Registry
 from lorakit.searching.allocator import Allocator
 from lorakit.tasks.batching import Batch, SummedLoss
+from lorakit.tasks.task import tasks
 from lorakit.training.hooks import Hook
 from lorakit.training.objective import Objective
 from lorakit.training.schedule import Schedule, make_schedule
@@ -121,6 +122,11 @@ class Update(Hook):
         return {}
 
     @classmethod
+    def holds(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> int:
+        """How many entries of the adapters' tensors stay as they are, while others of the same tensors train. Raises as ``notes``."""
+        return 0
+
+    @classmethod
     def notes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> list[str]:
         """What to know before training. Raises RecipeError where it has nothing to work on in this model."""
         return []
@@ -147,6 +153,14 @@ def needs_delta(update: str, delta: str, spec: AdapterSpec) -> list[Problem]:
         return []
     what = f"update '{update}' keeps what it needs in delta '{delta}', and these adapters are made of '{spec.delta}'"
     return [Problem(what, key="adapter.delta", valid=delta, hint=f"adapter.delta={delta}; or adapter.updates=[]")]
+
+
+def no_single_class(section: TaskSection) -> str:
+    """What a row of the task has in place of one of several classes; empty where it has one."""
+    known = tasks.get(section.name) if section.name in tasks else None
+    if section.regression or (known and known.regression):
+        return "a number"
+    return "several labels" if section.multi_label or (known and known.multi_label) else ""
 
 
 def starts_fresh(update: str, recipe: Recipe) -> list[Problem]:
@@ -223,11 +237,18 @@ def never_trained(recipe: Recipe, adapted: AdaptedModel) -> Counter[str]:
     return found
 
 
+def held_entries(recipe: Recipe, adapted: AdaptedModel) -> int:
+    """How many entries of the adapters' tensors the recipe's updates hold while others of the same tensors train."""
+    return sum(kind.holds(adapted, kind.settings_from(given)) for kind, given in chosen_updates(recipe))
+
+
 def update_notes(recipe: Recipe, adapted: AdaptedModel) -> list[str]:
     """What updates say before training, and how many of the adapters' parameters they never let train."""
     told = []
     for kind, given in chosen_updates(recipe):
         told += kind.notes(adapted, kind.settings_from(given))
+        if held := kind.holds(adapted, kind.settings_from(given)):
+            told.append(f"update '{kind.name}': {held:,} of the adapters' parameters are held as they are")
         if never := kind.untrained(adapted, kind.settings_from(given)):
             count, sites = sum(t.parameter.numel() for t in never.values()), {t.site for t in never.values()}
             told.append(

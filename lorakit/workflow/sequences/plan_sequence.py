@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.recipe.sequence import APART, O_LORA
+from lorakit.recipe.sequence import APART
 from lorakit.result import Result
-from lorakit.training.update import schedule_beside, update_notes
+from lorakit.training.update import held_entries, schedule_beside, update_notes
 from lorakit.workflow.sequences.methods import in_their_turn, merged_labels, settings_of
 from lorakit.workflow.sequences.opening import AnySequence, opened
 from lorakit.workflow.sequences.train_sequence import checked_data
@@ -79,14 +79,15 @@ def plan_sequence(recipe: AnySequence, overrides: Sequence[str] = ()) -> Sequenc
     method = sequence.continual.method
     tasks: list[PlannedTask] = []
     notes: list[str] = []
-    carried = adapters = heads = 0
+    adapters = heads = 0
     for loaded, rows in zip(in_their_turn(sequence), data, strict=True):
         parts = assemble(loaded, rows)
         with loaded.locating_errors():
             schedule = schedule_beside(loaded.recipe, len(rows.splits["train"]))
             adapted = adapt(parts, statistics=None)
+            held = held_entries(loaded.recipe, adapted)
             told = [*loaded.told, f"data: {rows.origin}", *update_notes(loaded.recipe, adapted)]
-        before, carried = carried, adapted.adapter_parameters()
+        carried = adapted.adapter_parameters()
         adapters = adapters + carried if method in APART else carried
         heads += adapted.head_parameters()
         tasks.append(
@@ -95,7 +96,7 @@ def plan_sequence(recipe: AnySequence, overrides: Sequence[str] = ()) -> Sequenc
                 labels=[*rows.task.labels],
                 rows=schedule.rows,
                 steps=schedule.total_steps,
-                trained=carried - before if method == O_LORA else carried,
+                trained=carried - held,
                 head=adapted.head_parameters(),
                 kept=adapters + heads,
             )

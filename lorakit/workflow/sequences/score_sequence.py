@@ -9,7 +9,7 @@ After a task, the model is the adapter of that task's run under the head of each
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,20 @@ from lorakit.artifacts.adapter_file import load_head, load_sites
 from lorakit.artifacts.base_file import kept_precisions, load_base
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import Run
-from lorakit.errors import UsageError
+from lorakit.backbone.few_bits import Precision
+from lorakit.backbone.shared import SharedBackbone
+from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.sequence import APART, COLOR
 from lorakit.reporting.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
 from lorakit.result import Result
 from lorakit.tasks.task import TaskData
+from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.evaluate import choose_splits
 from lorakit.workflow.head_start import start_head
 from lorakit.workflow.import_peft import write_run
-from lorakit.workflow.parts import Features
+from lorakit.workflow.one_backbone import check_one_backbone
+from lorakit.workflow.parts import Features, Parts
 from lorakit.workflow.restore import check_trust, open_trained, same_labels
 from lorakit.workflow.same_data import check_same_base, check_same_data, combined
 from lorakit.workflow.sequences.folder import SequenceFolder, open_sequence
@@ -127,8 +131,8 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
     """The same of a folder that is open."""
     learnt = [open_task(run, split, offline=offline) for run in folder.runs]
     settings, total = folder.sequence.continual, len(learnt)
-    separate = settings.method in APART
-    chosen = choices(learnt, settings.prototypes or 0) if settings.method == COLOR else None
+    separate, backbone = settings.method in APART, OneBackbone(learnt)
+    chosen = choices(learnt, settings.prototypes or 0, backbone) if settings.method == COLOR else None
     known: list[list[float | None]] = [[None] * total for _ in learnt]
     unknown: list[list[float | None]] = [[None] * total for _ in learnt]
     start: list[float | None] = [None] * total
@@ -137,7 +141,7 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
         answers: list[list[Logits]] = [[] for _ in range(after + 1)]
         for head in range(after + 1):
             owner = learnt[head] if separate else learnt[after]
-            classifier = with_head(owner, learnt[head])
+            classifier = backbone.with_head(owner, learnt[head])
             for task in range(after + 1):
                 answers[task].append(classifier.logits(learnt[task].data, learnt[task].split)[1])
             if after == total - 1 and (separate or head == after):
@@ -151,7 +155,7 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
         logger.info("scored after task %d of %d", after + 1, total)
     if not separate:
         for task in range(1, total):
-            start[task], known[task - 1][task] = before(learnt[task], None), before(learnt[task], learnt[task - 1])
+            start[task], known[task - 1][task] = before(learnt[task], learnt[task - 1])
     return SequenceScores(
         source=folder.path,
         continual=settings_of(folder.sequence),
@@ -167,12 +171,12 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
     )
 
 
-def choices(learnt: Sequence[LearntTask], prototypes: int) -> list[list[NDArray[np.int64]]]:
+def choices(learnt: Sequence[LearntTask], prototypes: int, backbone: OneBackbone) -> list[list[NDArray[np.int64]]]:
     """After each task, for each task so far, the task (rows,) whose prototypes are nearest to a row."""
     for task in learnt:
         with task.loaded.locating_errors():
             check_same_data(task.run, task.data, ["train"])
-    loaded = [assemble(task.loaded, task.data) for task in learnt]
+    loaded = [backbone.parts(task.loaded, task.data) for task in learnt]
     centres = [prototypes_of(parts, prototypes) for parts in loaded]
     readers = {parts.cut: parts for parts in loaded}  # they have the same frozen model
     features: list[list[Features]] = []
@@ -224,26 +228,51 @@ def open_task(run: Run, split: str | None = None, *, offline: bool = False) -> L
     return LearntTask(run, loaded, data, chosen, open_trained(run.path, None)[1])
 
 
-def with_head(owner: LearntTask, task: LearntTask) -> TrainedClassifier:
-    """The adapter that the run of ``owner`` ended with, under the head that ``task``'s did."""
-    recipe = replace(task.loaded.recipe, adapter=owner.loaded.recipe.adapter)
-    told = TaskData(task.data.task, {}, "")
-    parts = assemble(replace(task.loaded, recipe=recipe), told, precisions=kept_precisions(owner.run, recipe))
-    check_same_base(task.run, parts.backbone)
-    adapted = adapt(parts, statistics=None)
-    load_base(adapted, owner.run)
-    load_sites(adapted, owner.adapter)
-    load_head(adapted, task.adapter)
-    return classifier_of(adapted, task)
+class OneBackbone:
+    """The adapters and heads of ``learnt`` tasks on one backbone in memory; each on one of its own where they cannot share it."""
+
+    def __init__(self, learnt: Sequence[LearntTask]):
+        self.shared: SharedBackbone | None = SharedBackbone()
+        try:
+            for task in learnt[1:]:
+                check_one_backbone(learnt[0].run, task.run)
+        except UsageError:  # a start that rounds the weights for itself
+            self.shared = None
+
+    def parts(self, loaded: LoadedRecipe, data: TaskData, precisions: Mapping[str, Precision] | None = None) -> Parts:
+        """What the recipe names, on the shared backbone where there is one."""
+        if self.shared is not None:
+            try:
+                parts = assemble(loaded, data, precisions=precisions, shared=self.shared)
+            except RunError:  # an architecture whose head cannot be told from the rest
+                self.shared = None
+            else:
+                self.shared.model.to(this_process().device)
+                return parts
+        return assemble(loaded, data, precisions=precisions)
+
+    def with_head(self, owner: LearntTask, task: LearntTask) -> TrainedClassifier:
+        """The adapter that the run of ``owner`` ended with, under the head that ``task``'s did."""
+        recipe = replace(task.loaded.recipe, adapter=owner.loaded.recipe.adapter)
+        told = TaskData(task.data.task, {}, "")
+        parts = self.parts(replace(task.loaded, recipe=recipe), told, kept_precisions(owner.run, recipe))
+        check_same_base(task.run, parts.backbone)
+        adapted = adapt(parts, statistics=None)
+        load_base(adapted, owner.run)
+        load_sites(adapted, owner.adapter)
+        load_head(adapted, task.adapter)
+        return classifier_of(adapted, task)
 
 
 def write_final(folder: SequenceFolder) -> None:
     """Make a run of each earlier task as the last one left it, which answers and is scored as any run."""
-    last = open_task(folder.runs[-1])
-    for run, given, target in zip(folder.runs[:-1], folder.sequence.tasks, folder.final, strict=False):
-        if target == run.path or target.exists():
-            continue
-        task = open_task(run)
+    pairs = zip(folder.runs[:-1], folder.sequence.tasks, folder.final, strict=False)
+    missing = [(run, given, target) for run, given, target in pairs if target != run.path and not target.exists()]
+    if not missing:
+        return
+    last, tasks = open_task(folder.runs[-1]), [open_task(run) for run, _, _ in missing]
+    backbone = OneBackbone([last, *tasks])
+    for (run, given, target), task in zip(missing, tasks, strict=True):
         owned = last.loaded.recipe.adapter
         own = {
             name: getattr(given.recipe.adapter, name) for name in ("start", "start_head", "updates", "update_options")
@@ -253,23 +282,21 @@ def write_final(folder: SequenceFolder) -> None:
             "combined": [str(run.path), str(last.run.path)],
             "method": f"continual {folder.sequence.continual.method}",
         }
-        adapted = with_head(last, task).adapted
+        adapted = backbone.with_head(last, task).adapted
         write_run(target, loaded, task.data.task, adapted, origin, combined([run, last.run]))
 
 
-def before(task: LearntTask, earlier: LearntTask | None) -> float:
-    """The accuracy of a task whose head is as it was before its training, on the adapter of an earlier one or on the backbone alone."""
-    section = task.loaded.recipe.adapter if earlier is None else earlier.loaded.recipe.adapter
-    recipe = replace(task.loaded.recipe, adapter=section)
+def before(task: LearntTask, earlier: LearntTask) -> tuple[float, float]:
+    """The accuracy of a task whose head is as it was before its training, on the backbone alone and on the adapter of an earlier one."""
+    recipe = replace(task.loaded.recipe, adapter=earlier.loaded.recipe.adapter)
     parts = assemble(replace(task.loaded, recipe=recipe), task.data)
     start_head(parts)
-    if earlier is None:
-        adapted = AdaptedModel(parts.backbone, {}, None)
-    else:
-        adapted = adapt(parts, statistics=None)
-        load_sites(adapted, earlier.adapter)
-    logits = classifier_of(adapted, task).logits(task.data, task.split)[1]
-    return right(task, [task], [logits])
+    alone = AdaptedModel(parts.backbone, {}, None)
+    bare = classifier_of(alone, task).logits(task.data, task.split)[1]
+    adapted = adapt(parts, statistics=None)
+    load_sites(adapted, earlier.adapter)
+    found = classifier_of(adapted, task).logits(task.data, task.split)[1]
+    return right(task, [task], [bare]), right(task, [task], [found])
 
 
 def classifier_of(adapted: AdaptedModel, task: LearntTask) -> TrainedClassifier:

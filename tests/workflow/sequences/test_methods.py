@@ -13,10 +13,11 @@ from support.runs import StopAt, records
 import lorakit
 from lorakit.artifacts.memory_file import read_memory
 from lorakit.artifacts.run import Run
-from lorakit.errors import Interrupted, RecipeError
+from lorakit.errors import Interrupted, RecipeError, RunError
+from lorakit.training.checkpoint import kept_state
 from lorakit.workflow.restore import restore_run
 from lorakit.workflow.sequences.memory import choose, draw_keys
-from lorakit.workflow.sequences.score_sequence import choices, open_task
+from lorakit.workflow.sequences.score_sequence import OneBackbone, choices, open_task
 
 TWO = ("mood", "size")
 
@@ -78,23 +79,13 @@ def test_a_task_goes_over_the_rows_of_those_before_it(sequences, tmp_path):
     data = restore_run(whole.runs[0], None).parts.data.splits["train"]
     assert labels <= set(zip(data["text"], data["label"], strict=True))
     assert lorakit.load_recipe(whole.runs[1]).recipe.adapter.updates == ["replay"]
+    begun = sequences.begun(whole.run_dir, tmp_path / "all")
     with pytest.raises(Interrupted):
-        sequences.learn(recipe, *settings, run_dir=tmp_path / "all", hooks=[Late(2)])
-    again = sequences.learn(tmp_path / "all", resume=True, scored=False)
+        sequences.learn(begun, resume=True, hooks=[StopAt(2)])
+    again = sequences.learn(begun, resume=True, scored=False)
     ours, theirs = records(again.runs[1]), records(whole.runs[1])
     assert ours.keys() == theirs.keys()
     assert ours == theirs
-
-
-class Late(StopAt):
-    """Presses Ctrl-C in the second task."""
-
-    def on_train_begin(self, state):
-        self.begun = getattr(self, "begun", 0) + 1
-
-    def after_step(self, state):
-        if self.begun == 2:
-            super().after_step(state)
 
 
 def test_a_reservoir_keeps_every_row_equally_often():
@@ -133,6 +124,11 @@ def test_a_memory_by_class_keeps_as_many_of_each():
         ("o_lora", "adapter.method=vera", "keeps what it needs in delta 'low_rank'"),
         ("o_lora", "training.average=0.2", "a mean over steps would undo that"),
         ("o_lora", "adapter.updates=[replay]", "a recipe of one task has none"),
+        ("am_lora", "adapter.method=vera", "'vera' is more than B A: with continual.method=am_lora"),
+        ("am_lora", "adapter.method=dora", "'dora' is more than B A"),
+        ("am_lora", "continual.loras=2", "is for method online_lora, and this one is am_lora"),
+        ("online_lora", "adapter.shortcut_rank=2", "ranks are those of several LoRAs"),
+        ("online_lora", "model.readout=auto", "the heads of all tasks read the same"),
     ],
 )
 def test_what_a_method_does_not_go_with_is_refused(sequences, method, setting, said):
@@ -147,7 +143,7 @@ def test_the_frozen_features_choose_who_answers(sequences):
     result = sequences.learn(sequences.recipe("color", TWO), *settings)
     assert result.final == result.runs
     tasks = [open_task(Run(run)) for run in result.runs]
-    chosen = choices(tasks, 2)
+    chosen = choices(tasks, 2, OneBackbone(tasks))
     assert [len(each) for each in chosen] == [1, 2]
     for place, task in enumerate(tasks):
         texts = task.data.splits["validation"]["text"]
@@ -156,3 +152,49 @@ def test_the_frozen_features_choose_who_answers(sequences):
         right = np.array(answers) == np.array(labels)
         assert result.scores.known.matrix[1][place] == right.mean()
         assert result.scores.unknown.matrix[1][place] == np.mean(right & (chosen[1][place] == place))
+
+
+def test_an_attention_weighs_what_each_task_learnt(sequences):
+    weighed = sequences.learn(sequences.recipe("am_lora", TWO))
+    sites, heads = (
+        4 * 2 * (2 * (32 + 32) + 32),
+        2 * (32 * 2 + 2),
+    )  # on each of four sites two LoRAs of rank 2, a row for each
+    assert weighed.scores.parameters == sites + heads
+    for place, run in enumerate(weighed.runs):
+        assert weighed.scores.known.matrix[place][place] == Run(run).summary()["last"]["accuracy"]
+    first, second = map(factors, weighed.runs)
+    for name in first:
+        axis = 1 if name.endswith(".B") else 0
+        assert second[name].shape[axis] == 2 * first[name].shape[axis]
+        earlier = second[name].narrow(axis, 0, first[name].shape[axis])
+        assert torch.equal(earlier, first[name]) != name.endswith(".R")
+    final = [restore_run(run, None, with_data=False).adapted for run in weighed.final]
+    assert {adapter.scale for each in final for adapter in each.adapters.values()} == {16 / 2}
+    with pytest.raises(RunError, match="its LoRAs are weighed anew for every token"):
+        lorakit.merge(weighed.final[0])
+
+
+def test_a_stream_goes_on_over_tasks_and_through_a_kill(sequences, tmp_path):
+    """Two of three LoRAs are used up by the first task; which rows are hard goes on into the second, and so does what is important."""
+    recipe = sequences.recipe("online_lora", TWO)
+    settings = ("continual.loras=3", "continual.window=2", "continual.loss_variance=9", "continual.hard_rows=2")
+    whole = sequences.learn(recipe, *settings, scored=False)
+    (first, omega), (second, _) = (kept_state(Run(run), "online_lora") for run in whole.runs)
+    assert (first["active"], first["number"]) == (1, 1)
+    assert {row["run"] for row in first["hard"]} == {""}
+    assert {row["run"] for row in second["hard"]} <= {"", "1-mood"}
+    assert second["number"] >= 1
+    assert any(tensor.any() for tensor in omega.values())
+    before, after = map(factors, whole.runs)
+    for name in before:
+        axis = 1 if name.endswith(".B") else 0
+        assert torch.equal(before[name].narrow(axis, 0, 2), after[name].narrow(axis, 0, 2))
+        assert not torch.equal(before[name].narrow(axis, 2, 2), after[name].narrow(axis, 2, 2))
+    adapted = restore_run(whole.runs[1], None, with_data=False).adapted
+    assert {(adapter.scale, adapter.rank) for adapter in adapted.adapters.values()} == {(16 / 2, 6)}
+    begun = sequences.begun(whole.run_dir, tmp_path / "all")
+    with pytest.raises(Interrupted):
+        sequences.learn(begun, resume=True, hooks=[StopAt(2)])
+    again = sequences.learn(begun, resume=True, scored=False)
+    assert records(again.runs[1]) == records(whole.runs[1])

