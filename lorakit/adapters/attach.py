@@ -17,7 +17,7 @@ from lorakit.adapters.blocks.shortcut import Shortcuts
 from lorakit.adapters.counting import costs, shared_cost, shared_shapes, sharing, spec_for
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import InitContext, inits
-from lorakit.adapters.row_mask import RowMaskWiring, not_given_rows
+from lorakit.adapters.row_mask import not_given_rows
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone
@@ -101,7 +101,7 @@ def attach(
     pooling = [adapter for adapter in of_block if deltas.get(adapter.spec.delta).pools_rows]
     wiring = blocks.get(block).wiring(backbone, of_block) if block else None
     if pooling:
-        wiring = RowMaskWiring(backbone.model, pooling)
+        wiring = deltas.get(linear.delta).wiring(backbone.model, pooling)
     if shared:
         backbone.model.add_module(free_name(backbone.model, SHARED), nn.ModuleDict(shared))
     backbone.model.train(backbone.model.training)  # what was added is in the model's mode

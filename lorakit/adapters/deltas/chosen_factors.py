@@ -12,7 +12,8 @@ Factors are paired in the order of their logits. u and v have mean 1: with route
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
@@ -20,10 +21,13 @@ from torch.nn import functional as F
 
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.options import NO_OPTIONS, Option, Options
-from lorakit.adapters.row_mask import RowMask
+from lorakit.adapters.row_mask import RowMask, RowMaskWiring
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.starts import linear_uniform
 from lorakit.backbone.site import Site
+
+if TYPE_CHECKING:
+    from lorakit.adapters.adapter import Adapter
 
 
 class ChosenFactors(Delta):
@@ -58,6 +62,11 @@ class ChosenFactors(Delta):
         """No more factors are chosen than there are."""
         experts = cls.settings_of(options)["experts"]
         return f"a row takes {rank} factors (its rank), and there are {experts} (experts)" if rank > experts else ""
+
+    @classmethod
+    def wiring(cls, model: nn.Module, adapters: Sequence[Adapter]) -> RowMaskWiring:
+        """Padding is no part of a row's mean."""
+        return RowMaskWiring(model, adapters)
 
     def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
         """``b (scale a x)`` for every token x, with the a (rank x in) and b (out x rank) of its row."""
