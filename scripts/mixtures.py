@@ -5,9 +5,9 @@
 All sides learn the same rows, pooled, labels of the same name merged, and answer among all labels. On bundled:minilm `lora` at rank 22,
 `lora_moe` with four experts of rank 5 and `hydralora` with four of rank 8 train exactly as many adapter parameters. `x_lora` and `routed`
 (lora_moe's router) mix three finished LoRAs of rank 7, one a task, learnt on the task's part of the same rows at lora's rate: they carry
-about as much, and what trains on all rows is what weighs the three. Every side has its rate from the same grid, by the accuracy on a fifth of the training
-rows of a draw of its own. Beside it, the same trained mixtures with every token weighed as another token of its batch: what the choice of
-experts is worth.
+about as much, and what trains on all rows is what weighs the three. Every side has its rate from the same grid, by the accuracy on a fifth
+of the training rows of a draw of its own. Beside it, the same trained mixtures with every token weighed as another token of its batch: what
+the choice of experts is worth.
 
 Each result is written as it comes, to OUT/SIDE-SEED.json; a call that was stopped goes on. Differences to `lora` are paired by seed, with
 the 95 % interval of Student's t over the seeds.

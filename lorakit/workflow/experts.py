@@ -90,7 +90,8 @@ def open_expert(run: Run, recipe: Recipe, shared: SharedBackbone) -> tuple[Exper
         what = f"{run.path} is a run over {names[0]}, and this recipe's model is {names[1]}"
         raise RecipeError(what, key=KEY, valid="runs over the recipe's own model")
     backbone = restored.parts.backbone
-    check_over(recipe, backbone.model.config, run.path, KEY)
+    for note in check_over(recipe, backbone.model.config, run.path, KEY):
+        logger.warning("%s: %s", run.path, note)
     updates = low_rank_factors(updates_of(restored, "an expert"), restored, ", as experts are")
     if not updates:
         raise RecipeError(f"{run.path} has no adapter in its function", key=KEY, valid="runs that have one")

@@ -92,19 +92,18 @@ def test_with_a_router_that_does_not_choose_it_is_the_mean_of_the_runs(
     assert_close(mixture.predict_proba(TEXTS), mean.predict_proba(TEXTS), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_it_outlives_its_experts(
-    bench: Bench, experts: dict[str, Path], runs: dict[str, TrainResult], tmp_path: Path, method: str
+    bench: Bench, experts: dict[str, Path], runs: dict[str, TrainResult], tmp_path: Path
 ) -> None:
     """Copies of the runs are deleted in the middle of a training, which goes on and ends as it did with them; so do all who use it."""
     copies = {name: Path(shutil.copytree(folder, tmp_path / name)) for name, folder in experts.items()}
-    place, settings = tmp_path / "mixture", mixed(method, copies)
+    place, settings = tmp_path / "mixture", mixed("x_lora", copies)
     with pytest.raises(Interrupted):
         bench.train(*settings, run_dir=place, hooks=[StopAt(1)])
     for folder in copies.values():
         shutil.rmtree(folder)
     result = bench.train(*settings, run_dir=place, resume=True)
-    assert records(place) == records(runs[method].run_dir)
+    assert records(place) == records(runs["x_lora"].run_dir)
     assert lorakit.evaluate(place, task="custom").scores == pytest.approx(result.last, abs=1e-9)
     together = lorakit.open_adapters(f"mixed={place}")
     assert_close(together["mixed"].predict_proba(TEXTS), lorakit.load(place).predict_proba(TEXTS))
@@ -147,18 +146,10 @@ def test_what_does_not_go_with_experts_is_told_by_a_plan(
     assert [problem.key for problem in caught.value.problems] == [key]
 
 
-@pytest.mark.parametrize(
-    ("others", "what"),
-    [
-        (("adapter.method=dora", "adapter.targets=[q]"), "is not of low rank, as experts are"),
-        (("adapter.method=bitfit",), "cannot be an expert: it is no update of a projection's weight"),
-    ],
-)
-def test_runs_that_are_no_products_are_no_experts(
-    bench: Bench, experts: dict[str, Path], tmp_path: Path, others: tuple[str, ...], what: str
-) -> None:
-    other = bench.train("training.max_steps=1", "adapter.dropout=0", *others, run_dir=tmp_path / "other").run_dir
-    with pytest.raises(LorakitError, match=what):
+def test_a_run_whose_update_is_no_product_is_no_expert(bench: Bench, experts: dict[str, Path], tmp_path: Path) -> None:
+    settings = ("training.max_steps=1", "adapter.method=dora", "adapter.targets=[q]")
+    other = bench.train(*settings, run_dir=tmp_path / "other").run_dir
+    with pytest.raises(LorakitError, match="is not of low rank, as experts are"):
         lorakit.plan(bench.load(*mixed("lora_moe", {"one": experts["one"], "other": other})))
 
 
