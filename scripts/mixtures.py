@@ -3,11 +3,11 @@
     python scripts/mixtures.py --data shared/continual --out results/mixtures --rows 1000 --test-rows 500 --seeds 0 1 2 3 4
 
 All sides learn the same rows, pooled, labels of the same name merged, and answer among all labels. On bundled:minilm `lora` at rank 22,
-`lora_moe` with four experts of rank 5 and `hydralora` with four of rank 8 train exactly as many adapter parameters. `x_lora` and `routed`
-(lora_moe's router) mix three finished LoRAs of rank 7, one a task, learnt on the task's part of the same rows at lora's rate: they carry
-about as much, and what trains on all rows is what weighs the three. Every side has its rate from the same grid, by the accuracy on a fifth
-of the training rows of a draw of its own. Beside it, the same trained mixtures with every token weighed as another token of its batch: what
-the choice of experts is worth.
+`lora_moe` with four experts of rank 5 and `hydralora` with four of rank 8 train exactly as many adapter parameters. `x_lora`, `routed`
+(lora_moe's router) and `token_level` mix three finished LoRAs of rank 7, one a task, learnt on the task's part of the same rows at lora's
+rate: they carry about as much, and what trains on all rows is what weighs the three, and the head. Every side has its rate from the same
+grid, by the accuracy on a fifth of the training rows of a draw of its own. Beside it, the same trained mixtures with every token weighed as
+another token of its batch: what the choice of experts is worth.
 
 Each result is written as it comes, to OUT/SIDE-SEED.json; a call that was stopped goes on. Differences to `lora` are paired by seed, with
 the 95 % interval of Student's t over the seeds.
@@ -44,8 +44,9 @@ SIDES: dict[str, dict[str, Any]] = {
     "hydralora": {"method": "hydralora", "rank": 8, **COMMON, "options": {"experts": 4}},
     "x_lora": {"method": "x_lora"},
     "routed": {"method": "lora_moe"},
+    "token_level": {"method": "token_level"},
 }
-OF_RUNS = ("x_lora", "routed")
+OF_RUNS = ("x_lora", "routed", "token_level")
 EXPERT = {"method": "lora", "rank": 7, **COMMON}
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 TUNING = 100

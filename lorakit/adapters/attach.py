@@ -14,6 +14,7 @@ from lorakit.adapters.adapted_model import SHARED, AdaptedModel
 from lorakit.adapters.adapter import NO_STATISTICS, Adapter
 from lorakit.adapters.block import blocks, free_name
 from lorakit.adapters.blocks.shortcut import Shortcuts
+from lorakit.adapters.conflicts import roles_of
 from lorakit.adapters.counting import costs, shared_cost, shared_shapes, sharing, spec_for
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import InitContext, inits
@@ -203,7 +204,8 @@ def check_sites(
             )
     ranks = {site.name: rank_of(site) for site in sites}
     each = costs(sites, linear, shortcut, ranks, options)
-    if sites and not sum(each.values()) + shared_cost(sites, linear, shortcut, ranks):
+    can_train = roles_of(deltas.get(linear.delta))
+    if sites and can_train and not sum(each.values()) + shared_cost(sites, linear, shortcut, ranks):
         raise RecipeError(
             f"trainable '{linear.trainable}' leaves nothing to train on any of the {len(sites)} sites",
             key="adapter.trainable",

@@ -3,21 +3,20 @@
     tokens --> the pretrained model --> h --> head --> weights p (rows, tokens, sites, experts)
     tokens --> the model with W x + b + s sum_e p_e B_e A_e x on every site
 
-h (rows, tokens, width): the last hidden states, of which nothing is learnt. The head is tensors that all sites share.
+h (rows, tokens, width): the last hidden states, of which nothing is learnt. The head is made of tensors that all sites share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from lorakit.adapters.row_mask import TOKENS
+from lorakit.adapters.row_mask import TOKENS, RowMask, note
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.switching import DROPPED
 from lorakit.backbone.pair_texts import rows_of_nothing
@@ -26,14 +25,12 @@ from lorakit.errors import RecipeError
 if TYPE_CHECKING:
     from lorakit.adapters.adapter import Adapter
 
-ALL, TOP, NO = "all", "top_k", "none"
-
 
 class Scalings:
     """The experts' weights for the pass that goes on.
 
     Args:
-        head: the shared tensors W_in, W_mid, W_out and their biases c, as far as its depth has them.
+        head: the shared tensors; the first one is as wide as the states.
         settings: the options of the delta.
         sites: how many there are.
     """
@@ -46,6 +43,8 @@ class Scalings:
         """Whether the model is asked for the states that the head reads: no expert takes part."""
         self.weights: torch.Tensor | None = None
         """(rows, tokens, 1 or sites, experts); layers that are recomputed on the way back still find it."""
+        self.text = RowMask()
+        """Which tokens are text."""
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy starts without the weights of any pass."""
@@ -58,33 +57,27 @@ class Scalings:
         return found.reshape(*x.shape[:-1], found.shape[-1])
 
     def computed(self, states: torch.Tensor) -> torch.Tensor:
-        """p (rows, tokens, 1 or sites, experts) for the states h (rows, tokens, width).
-
-        The head is W_out h + c at depth 1, else W_out f(... f(W_in h + c)) + c, with f: relu, then dropout.
-        """
-        head, settings = dict(self.head.named_parameters()), self.settings
-        hidden = [(head["W_in"], head["c_in"])] if "W_in" in head else []
-        hidden += zip(head["W_mid"], head["c_mid"], strict=True) if "W_mid" in head else []
+        """p (rows, tokens, 1 or sites, experts) for the last states h (rows, tokens, width) of the first pass, as the delta says."""
+        kind, head = cast("type[Weighed]", self.head.of), dict(self.head.named_parameters())
         with torch.autocast(states.device.type, enabled=False):
-            h = states.to(head["W_out"].dtype)
-            for weight, bias in hidden:
-                h = F.dropout(F.relu(F.linear(h, weight, bias)), settings["dropout"], self.head.training)
-            logits = F.linear(h, head["W_out"], head["c_out"]).unflatten(-1, (-1, settings["experts"]))
-            return weights_of(logits, settings["softmax"], settings["temperature"], settings["top_k"])
+            h = states.to(next(iter(head.values())).dtype)
+            return kind.weights(head, self.settings, h, self.text.of(h), training=self.head.training)
 
 
-def weights_of(logits: torch.Tensor, softmax: str, temperature: float, top_k: int) -> torch.Tensor:
-    """The experts' weights (..., experts) from the head's logits (..., experts).
+class Weighed(Protocol):
+    """A delta whose experts are weighed so."""
 
-    A softmax of the logits over the temperature, among all experts or the ``top_k`` largest; without one they are the weights. What is not
-    among the ``top_k`` is left out, so that of a softmax among all the rest sums to less than 1.
-    """
-    weights = (logits / temperature).softmax(dim=-1) if softmax == ALL else logits
-    if not top_k:
-        return weights
-    kept = weights.topk(top_k, dim=-1)
-    values = (kept.values / temperature).softmax(dim=-1) if softmax == TOP else kept.values
-    return torch.zeros_like(weights).scatter(-1, kept.indices, values)
+    @classmethod
+    def weights(
+        cls,
+        head: Mapping[str, torch.Tensor],
+        settings: Mapping[str, Any],
+        states: torch.Tensor,
+        text: torch.Tensor,
+        *,
+        training: bool,
+    ) -> torch.Tensor:
+        """p (rows, tokens, 1 or sites, experts) for states h (rows, tokens, width), of which those at ``text`` (rows, tokens) are text."""
 
 
 class ScalingPass:
@@ -101,12 +94,6 @@ class ScalingPass:
             adapter.delta.__dict__["scalings"] = self.held
             adapter.delta.__dict__["place"] = place
 
-    @property
-    def width(self) -> int:
-        """Of the states that the head takes."""
-        head = dict(self.held.head.named_parameters())
-        return head["W_in" if "W_in" in head else "W_out"].shape[1]
-
     @torch.no_grad()
     def check_width(self) -> None:
         """RecipeError (key ``adapter.method``) where the model's last states are not as wide as its sites say."""
@@ -119,8 +106,9 @@ class ScalingPass:
         finally:
             self.model.train(training)
             hook.remove()
-        if found[0] != self.width:
-            what = f"the model's last states are {found[0]} wide, and its layers' are {self.width}"
+        width = next(self.held.head.parameters()).shape[1]
+        if found[0] != width:
+            what = f"the model's last states are {found[0]} wide, and its layers' are {width}"
             raise RecipeError(what, key="adapter.method", valid="lora_moe with adapter.experts, on this model")
 
     def wire(self) -> None:
@@ -137,6 +125,7 @@ def weigh(held: Scalings, base: nn.Module, args: tuple[Any, ...], kwargs: dict[s
     """A pre-hook (with kwargs): the first pass, and the head on what it gives."""
     if held.first_pass:
         return
+    note(held.text, base, args, kwargs)
     held.first_pass = True
     try:
         with torch.no_grad():

@@ -291,7 +291,7 @@ class AdapterSection:
     )
     experts: list[str] = key(
         [],
-        "finished runs over this model whose adapters, frozen, are the experts of a mixture (x_lora, lora_moe, molora)",
+        "finished runs over this model whose adapters, frozen, are the experts of a mixture (x_lora, token_level, lora_moe, molora)",
         also=("adapters",),
     )
     start_head: bool = key(

@@ -7,6 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.deltas.centroid_experts import CentroidExperts
 from lorakit.adapters.method import resolve
 from lorakit.artifacts.base_function import check_over
 from lorakit.artifacts.correction import corrected
@@ -15,40 +19,45 @@ from lorakit.artifacts.peft.translate import placed
 from lorakit.artifacts.run import Run
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.lower_layers import KEY as FREEZE_KEY
+from lorakit.backbone.readout import MEAN
 from lorakit.backbone.shared import SharedBackbone
-from lorakit.errors import Problem, RecipeError
+from lorakit.errors import LorakitError, Problem, RecipeError
 from lorakit.recipe.load import LoadedRecipe
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.task import TaskData
 from lorakit.workflow.combine.members import updates_of
+from lorakit.workflow.frozen_features import training_features
 from lorakit.workflow.one_backbone import base_name, open_finished
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.plain_lora import low_rank_factors
-from lorakit.workflow.restore import restore_run
-from lorakit.workflow.same_data import check_same_base
+from lorakit.workflow.restore import RestoredRun, restore_run, same_labels
+from lorakit.workflow.same_data import check_same_base, check_same_data
 from lorakit.workflow.setup import assemble
 
 logger = logging.getLogger(__name__)
 
 
-def assemble_with_experts(loaded: LoadedRecipe, data: TaskData | None = None) -> tuple[LoadedRecipe, Parts]:
+def assemble_with_experts(
+    loaded: LoadedRecipe, data: TaskData | None = None, *, measured: bool = False
+) -> tuple[LoadedRecipe, Parts]:
     """``assemble`` for a recipe that is about to be trained: with its experts, and the sites and ranks that these have.
 
-    A recipe that names no runs is as it was. Raises RecipeError for a mixture that takes none, and for what does not go with them;
+    measured: with the centroids of their texts too, where the mixture weighs by them; else it is only seen that these could be had. A
+    recipe that names no runs is as it was. Raises RecipeError for a mixture that takes none, and for what does not go with them;
     UsageError and RunError for runs that are not finished, over another model, or whose updates are not of low rank.
     """
     named = loaded.recipe.adapter.experts
     if not named:
         return loaded, assemble(loaded, data)
     with loaded.locating_errors():
-        resolve(loaded.recipe.adapter)
+        by_texts = deltas.get(resolve(loaded.recipe.adapter).delta) is CentroidExperts
         if problems := [*beside_experts(loaded.recipe)]:
             raise RecipeError(problems)
         shared = SharedBackbone()
         runs = [open_finished(Path(name)) for name in named]
         if len({run.path.resolve() for run in runs}) < len(runs):
             raise RecipeError("a run is named more than once", key=KEY, valid="runs that are not the same")
-        opened = [open_expert(run, loaded.recipe, shared) for run in runs]
+        opened = [open_expert(run, loaded.recipe, shared, by_texts=by_texts, measured=measured) for run in runs]
         experts = [expert for expert, _ in opened]
         loaded = settled(loaded, experts, opened[0][1])
     parts = assemble(loaded, data)
@@ -77,8 +86,13 @@ def beside_experts(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(why, key=key, valid=f"{valid} with {KEY}")
 
 
-def open_expert(run: Run, recipe: Recipe, shared: SharedBackbone) -> tuple[Expert, Backbone]:
-    """The expert that the run's adapter is, and the model that it stands on; shared: with those of the other experts."""
+def open_expert(
+    run: Run, recipe: Recipe, shared: SharedBackbone, *, by_texts: bool, measured: bool
+) -> tuple[Expert, Backbone]:
+    """The expert that the run's adapter is, and the model that it stands on; shared: with those of the other experts.
+
+    by_texts: whether its training rows are needed, and ``measured``: what the frozen model makes of them.
+    """
     if corrected(run):
         what = f"the adapters of {run.path} hold what quantising lost, which is no update"
         raise RecipeError(what, key=KEY, valid="the run that was quantised")
@@ -95,7 +109,31 @@ def open_expert(run: Run, recipe: Recipe, shared: SharedBackbone) -> tuple[Exper
     updates = low_rank_factors(updates_of(restored, "an expert"), restored, ", as experts are")
     if not updates:
         raise RecipeError(f"{run.path} has no adapter in its function", key=KEY, valid="runs that have one")
-    return Expert(run.path, restored.weights, restored.parts.task.known_as, updates), backbone
+    centroid = centroid_of(restored, measured=measured) if by_texts else None
+    return Expert(run.path, restored.weights, restored.parts.task.known_as, updates, centroid), backbone
+
+
+def centroid_of(restored: RestoredRun, *, measured: bool) -> torch.Tensor | None:
+    """(width,) The mean over the run's training rows of the mean state of their tokens in the frozen model; None where it is not measured.
+
+    The run's adapters are off from then on. RecipeError where the rows are not there as they were.
+    """
+    run = restored.run
+    try:
+        data = same_labels(run, restored.loaded, ["train"])
+        check_same_data(run, data, ["train"])
+    except LorakitError as error:
+        what = f"{run.path} is weighed by its texts, and these cannot be had: {error.problems[0].what}"
+        hint = "put back what it was trained on; or adapter.method=x_lora, which needs no texts"
+        raise RecipeError(what, key=KEY, valid="runs whose training rows are there as they were", hint=hint) from error
+    if not measured:
+        return None
+    restored.adapted.switch([])
+    features = training_features(replace(restored.parts, data=data), MEAN)[MEAN]
+    if features is None:
+        name = restored.loaded.recipe.model.name
+        raise RecipeError(f"{name} has no mean state of a text", key="adapter.method", valid="x_lora, on this model")
+    return torch.from_numpy(features).double().mean(dim=0)
 
 
 def settled(loaded: LoadedRecipe, experts: Sequence[Expert], backbone: Backbone) -> LoadedRecipe:

@@ -198,7 +198,7 @@ def train_loaded(
         check_same_recipe(loaded, run)
         parts = assemble(loaded, data, precisions=kept_precisions(run, loaded.recipe))
     else:
-        loaded, parts = assemble_with_experts(loaded, data)
+        loaded, parts = assemble_with_experts(loaded, data, measured=True)
     if resume:
         with loaded.locating_errors():
             check_same_data(run, parts.data, parts.data.splits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from support.runs import Bench, StopAt, records
 from torch.testing import assert_close
+from transformers import AutoModel, AutoTokenizer
 
 import lorakit
 from lorakit.artifacts.files import read_json
@@ -19,7 +21,7 @@ from lorakit.workflow.train import TrainResult
 WIDTH, SCALE, RANKS = 32, {"one": 16 / 4, "two": 16 / 2}, {"one": 4, "two": 2}
 SITES = {"one": ("query", "value"), "two": ("query",)}
 SHORT = ("training.max_steps=2", "adapter.dropout=0")
-METHODS = ("lora_moe", "x_lora")
+METHODS = ("lora_moe", "x_lora", "token_level")
 TEXTS = ["a good warm joke", "rain"]
 
 
@@ -64,7 +66,9 @@ def test_the_experts_are_the_runs_updates_and_stay_so(
             assert_close(b[:, number] @ a[number], expected)
 
 
-@pytest.mark.parametrize(("method", "count"), [("lora_moe", 4 * 2 * WIDTH), ("x_lora", 2 * (WIDTH + 1))])
+@pytest.mark.parametrize(
+    ("method", "count"), [("lora_moe", 4 * 2 * WIDTH), ("x_lora", 2 * (WIDTH + 1)), ("token_level", 0)]
+)
 def test_what_trains_is_the_router_and_is_counted_exactly(
     bench: Bench, experts: dict[str, Path], runs: dict[str, TrainResult], method: str, count: int
 ) -> None:
@@ -113,9 +117,35 @@ def test_it_outlives_its_experts(
 
 def test_it_remembers_what_its_experts_were(experts: dict[str, Path], runs: dict[str, TrainResult]) -> None:
     told = {name: read_json(runs[name].run_dir / "data.json")["experts"] for name in METHODS}
-    assert told["lora_moe"] == told["x_lora"]
+    assert told["lora_moe"] == told["x_lora"] != told["token_level"]  # whose centroids are remembered too
     assert [each["run"] for each in told["x_lora"]] == [str(folder) for folder in experts.values()]
     assert len({each["digest"] for each in told["x_lora"]}) == 2
+
+
+def test_a_centroid_is_the_mean_of_the_mean_states_of_the_runs_training_rows(
+    bench: Bench, experts: dict[str, Path], runs: dict[str, TrainResult]
+) -> None:
+    """By transformers alone, row by row. Both runs had the same rows."""
+    held = load_file(runs["token_level"].run_dir / "adapter" / "lorakit_model.safetensors")["shared.all.C"]
+    tokenizer, model = (kind.from_pretrained(bench.backbone()) for kind in (AutoTokenizer, AutoModel))
+    with (bench.data() / "train.csv").open(newline="") as file, torch.no_grad():
+        texts = [row["sentence"] for row in csv.DictReader(file)]
+        rows = [model.eval()(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(dim=0) for text in texts]
+    assert_close(held, torch.stack(rows).mean(dim=0).expand(2, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_whose_texts_are_gone_has_no_centroid(bench: Bench, experts: dict[str, Path], tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    shutil.copy(bench.data() / "train.csv", rows)
+    other = bench.train(*SHORT, f"task.train={rows}", run_dir=tmp_path / "other").run_dir
+    named = {"one": experts["one"], "other": other}
+    rows.write_text(rows.read_text().replace("happy", "plain", 1))
+    for _ in range(2):
+        with pytest.raises(RecipeError, match="is weighed by its texts, and these cannot be had") as caught:
+            lorakit.plan(bench.load(*mixed("token_level", named)))
+        assert "adapter.method=x_lora" in str(caught.value)
+        rows.unlink(missing_ok=True)
+    assert lorakit.plan(bench.load(*mixed("x_lora", named))).adapter_parameters == 2 * (WIDTH + 1)
 
 
 BOTH = "adapter.experts=[{one},{two}]"

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.options import NO_OPTIONS, Option, Options
-from lorakit.adapters.row_mask import RowMask, RowMaskWiring
+from lorakit.adapters.row_mask import RowMask, RowMaskWiring, mean_of
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.starts import linear_uniform
 from lorakit.backbone.site import Site
@@ -89,12 +89,6 @@ class ChosenFactors(Delta):
         weights = self.rank * largest.values.softmax(dim=-1)
         empty = logits.new_zeros(len(logits), self.rank, logits.shape[-1])
         return empty.scatter(-1, largest.indices[..., None], weights[..., None])
-
-
-def mean_of(rows: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """The mean (rows x width) over the tokens of ``rows`` (rows x tokens x width) that are ``text`` (rows x tokens)."""
-    weights = text.to(rows.dtype)
-    return torch.einsum("nti,nt->ni", rows, weights) / weights.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 deltas.register(ChosenFactors)

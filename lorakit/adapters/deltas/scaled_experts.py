@@ -8,16 +8,17 @@ What trains is the head, which all sites share (``scaling_pass``): experts (widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.mixture import Mixture, OfRuns, sum_of_experts, too_few
 from lorakit.adapters.options import NO_OPTIONS, Option, Options
-from lorakit.adapters.scaling_pass import ALL, NO, TOP, ScalingPass, Scalings
+from lorakit.adapters.scaling_pass import ScalingPass, Scalings
 from lorakit.adapters.starts import linear_uniform, zero
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
@@ -25,9 +26,15 @@ from lorakit.errors import RecipeError
 if TYPE_CHECKING:
     from lorakit.adapters.adapter import Adapter
 
+ALL, TOP, NO = "all", "top_k", "none"
 MODEL, SITE = "model", "site"
 WRITES = ("o", "down")
 """The roles whose outputs are as wide as the model's states; the others' inputs are."""
+
+
+def states_width(site: Site) -> int:
+    """How wide the states of the model are that has this site."""
+    return site.out_features if site.role in WRITES else site.in_features
 
 
 def each_linear_uniform(tensor: torch.Tensor, generator: torch.Generator) -> None:
@@ -79,7 +86,7 @@ class ScaledExperts(OfRuns):
         settings = cls.settings_of(options)
         depth, size = settings["depth"], settings["size"]
         outputs = settings["experts"] * (len(sites) if settings["scalings"] == SITE else 1)
-        width = sites[0].out_features if sites[0].role in WRITES else sites[0].in_features
+        width = states_width(sites[0])
         last: dict[str, tuple[int, ...]] = {"W_out": (outputs, width if depth == 1 else size), "c_out": (outputs,)}
         middle = {"W_mid": (depth - 2, size, size), "c_mid": (depth - 2, size)} if depth > 2 else {}
         return {**({"W_in": (size, width), "c_in": (size,)} if depth > 1 else {}), **middle, **last}
@@ -103,6 +110,27 @@ class ScaledExperts(OfRuns):
         made.check_width()
         return made
 
+    @classmethod
+    def weights(
+        cls,
+        head: Mapping[str, torch.Tensor],
+        settings: Mapping[str, Any],
+        states: torch.Tensor,
+        text: torch.Tensor,
+        *,
+        training: bool,
+    ) -> torch.Tensor:
+        """p (rows, tokens, 1 or sites, experts) for states h (rows, tokens, width).
+
+        The head is W_out h + c at depth 1, else W_out f(... f(W_in h + c)) + c, with f: relu, then dropout.
+        """
+        hidden = [(head["W_in"], head["c_in"])] if "W_in" in head else []
+        hidden += zip(head["W_mid"], head["c_mid"], strict=True) if "W_mid" in head else []
+        for weight, bias in hidden:
+            states = F.dropout(F.relu(F.linear(states, weight, bias)), settings["dropout"], training)
+        logits = F.linear(states, head["W_out"], head["c_out"]).unflatten(-1, (-1, settings["experts"]))
+        return weights_of(logits, settings["softmax"], settings["temperature"], settings["top_k"])
+
     def added(self, base: torch.Tensor, x: torch.Tensor, scale: float) -> torch.Tensor:
         """``base`` in the first pass, else with the sum."""
         return base if self.scalings.first_pass else super().added(base, x, scale)
@@ -111,6 +139,20 @@ class ScaledExperts(OfRuns):
         """``sum_e p_e B_e (scale A_e x)``."""
         weights = self.scalings.at(self.place, x).to(self.A.dtype)
         return sum_of_experts(x, self.A, self.B, scale * weights, self.settings["experts"])
+
+
+def weights_of(logits: torch.Tensor, softmax: str, temperature: float, top_k: int) -> torch.Tensor:
+    """The experts' weights (..., experts) from the head's logits (..., experts).
+
+    A softmax of the logits over the temperature, among all experts or the ``top_k`` largest; without one they are the weights. What is not
+    among the ``top_k`` is left out, so that of a softmax among all the rest sums to less than 1.
+    """
+    weights = (logits / temperature).softmax(dim=-1) if softmax == ALL else logits
+    if not top_k:
+        return weights
+    kept = weights.topk(top_k, dim=-1)
+    values = (kept.values / temperature).softmax(dim=-1) if softmax == TOP else kept.values
+    return torch.zeros_like(weights).scatter(-1, kept.indices, values)
 
 
 deltas.register(ScaledExperts)

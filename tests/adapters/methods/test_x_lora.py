@@ -8,8 +8,7 @@ from support.adapters.cases import Fresh, adapt, batch_for, disturb, evaluated, 
 from support.adapters.contract import contract
 from torch.testing import assert_close
 
-from lorakit.adapters.deltas.scaled_experts import ScaledExperts
-from lorakit.adapters.scaling_pass import weights_of
+from lorakit.adapters.deltas.scaled_experts import ScaledExperts, weights_of
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError
 from lorakit.recipe.schema import AdapterSection
