@@ -22,12 +22,12 @@ from lorakit.backbone.lower_layers import KEY as FREEZE_KEY
 from lorakit.backbone.readout import MEAN
 from lorakit.backbone.shared import SharedBackbone
 from lorakit.errors import LorakitError, Problem, RecipeError
-from lorakit.recipe.load import LoadedRecipe
+from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.task import TaskData
 from lorakit.workflow.combine.members import updates_of
 from lorakit.workflow.frozen_features import training_features
-from lorakit.workflow.one_backbone import base_name, open_finished
+from lorakit.workflow.one_backbone import base_name, check_as_loaded, open_finished
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.plain_lora import low_rank_factors
 from lorakit.workflow.restore import RestoredRun, restore_run, same_labels
@@ -96,13 +96,14 @@ def open_expert(
     if corrected(run):
         what = f"the adapters of {run.path} hold what quantising lost, which is no update"
         raise RecipeError(what, key=KEY, valid="the run that was quantised")
-    restored = restore_run(run.path, None, with_data=False, shared=shared)
-    ours, theirs = recipe.model, restored.loaded.recipe.model
-    here, there = (base_name(recipe), ours.revision), (base_name(restored.loaded.recipe), theirs.revision)
+    own = load_recipe(run.recipe).recipe
+    check_as_loaded(run, own)
+    here, there = ((base_name(each), each.model.revision) for each in (recipe, own))
     if here != there:
         names = [" at ".join(filter(None, each)) for each in (there, here)]
         what = f"{run.path} is a run over {names[0]}, and this recipe's model is {names[1]}"
         raise RecipeError(what, key=KEY, valid="runs over the recipe's own model")
+    restored = restore_run(run.path, None, with_data=False, shared=shared)
     backbone = restored.parts.backbone
     for note in check_over(recipe, backbone.model.config, run.path, KEY):
         logger.warning("%s: %s", run.path, note)

@@ -108,8 +108,8 @@ def check_experts(recipe: Recipe) -> None:
         hint = f"{EXPERTS_KEY}=[runs/one-0,runs/two-0]"
         raise RecipeError(what, key=EXPERTS_KEY, valid="two or more runs over this model", hint=hint)
     if adapter.experts and not adapter.allocation:
-        what = "names runs whose adapters become experts, which only a training does"
-        raise RecipeError(what, key=EXPERTS_KEY, valid="`lorakit train`, `plan`, `compare` and `sweep`")
+        what = "names runs whose adapters become experts, and this command opens none"
+        raise RecipeError(what, key=EXPERTS_KEY, valid="`lorakit train`, `plan`, `compare` and `sweep`, of one recipe")
 
 
 def check_units(search: str, delta: str, sites: Sequence[Site]) -> None:

@@ -192,5 +192,5 @@ def test_runs_over_another_model_are_no_experts(bench: Bench, experts: dict[str,
 
 
 def test_a_command_that_opens_no_experts_says_so(bench: Bench, experts: dict[str, Path]) -> None:
-    with pytest.raises(RecipeError, match="which only a training does"):
+    with pytest.raises(RecipeError, match="this command opens none"):
         lorakit.search(bench.load(*mixed("lora_moe", experts)))
