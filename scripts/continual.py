@@ -26,6 +26,7 @@ import lorakit
 from lorakit.artifacts.files import read_json, write_json
 from lorakit.artifacts.run import Run, environment
 from lorakit.recipe.schema import SEQUENCE_FILE
+from lorakit.workflow.predict import Classifier
 from lorakit.workflow.resume import can_go_on
 from lorakit.workflow.sequences.folder import SCORES
 
@@ -121,33 +122,44 @@ def sequence(rows: dict[str, Path], place: Path, method: str, seed: int, options
 
 def joint(rows: dict[str, Path], place: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """One classifier of all rows: the mean accuracy over tasks, among all labels and among those of the task."""
-    tables = {
-        name: {split: pd.read_parquet(path / f"{split}.parquet") for split in ("train", "test")}
-        for name, path in rows.items()
-    }
-    for split in ("train", "test"):
-        whole = pd.concat([table[split] for table in tables.values()], ignore_index=True)
-        whole.to_parquet(place.with_name(f"{place.name}-{split}.parquet"))
     recipe = recipe_of(seed, options)
-    recipe["task"] |= {
-        "train": str(place.with_name(f"{place.name}-train.parquet")),
-        "validation": str(place.with_name(f"{place.name}-test.parquet")),
-    }
+    recipe["task"] |= pooled(rows, place)
+    train_once(recipe, place, options)
+    known, unknown = accuracies(lorakit.load(place), rows)
+    parameters = sum(Run(place).summary()[name] for name in ("adapter_parameters", "head_parameters"))
+    return {"known": mean(known), "unknown": mean(unknown), "parameters": parameters, "by_task": [known, unknown]}
+
+
+def pooled(rows: dict[str, Path], place: Path) -> dict[str, str]:
+    """Files with the rows of all tasks, labels of the same name merged, beside ``place``: what a recipe's task section says of them."""
+    files = {}
+    for split in ("train", "test"):
+        whole = pd.concat([pd.read_parquet(path / f"{split}.parquet") for path in rows.values()], ignore_index=True)
+        files[split] = place.with_name(f"{place.name}-{split}.parquet")
+        whole.to_parquet(files[split])
+    return {"train": str(files["train"]), "validation": str(files["test"])}
+
+
+def train_once(recipe: dict[str, Any], place: Path, options: argparse.Namespace) -> None:
+    """Train the recipe into ``place``; a run that was stopped goes on, and a finished one stays."""
     file = place.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(recipe))
     if not Run(place).finished:
         lorakit.train(file, options.set, run_dir=place, resume=can_go_on(Run(place)))
-    classifier = lorakit.load(place)
-    labels = np.array(Run(place).task().labels)
+
+
+def accuracies(classifier: Classifier, rows: dict[str, Path]) -> tuple[list[float], list[float]]:
+    """Of each task's test rows: the accuracy among the labels of the task, and among all."""
+    labels = np.array([*classifier.labels.values()])
     known, unknown = [], []
-    for table in tables.values():
-        chances = np.asarray(classifier.predict_proba(table["test"]["text"].tolist()))
-        own = np.isin(labels, table["train"]["label"].unique())
+    for path in rows.values():
+        test = pd.read_parquet(path / "test.parquet")
+        chances = np.asarray(classifier.predict_proba(test["text"].tolist()))
+        own = np.isin(labels, pd.read_parquet(path / "train.parquet")["label"].unique())
         answers = labels[np.where(own, chances, -1).argmax(axis=1)], labels[chances.argmax(axis=1)]
         for found, answer in zip((known, unknown), answers, strict=True):
-            found.append(float(np.mean(answer == table["test"]["label"].to_numpy())))
-    parameters = sum(Run(place).summary()[name] for name in ("adapter_parameters", "head_parameters"))
-    return {"known": mean(known), "unknown": mean(unknown), "parameters": parameters, "by_task": [known, unknown]}
+            found.append(float(np.mean(answer == test["label"].to_numpy())))
+    return known, unknown
 
 
 def table(options: argparse.Namespace) -> str:

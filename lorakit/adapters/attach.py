@@ -14,10 +14,11 @@ from lorakit.adapters.adapted_model import SHARED, AdaptedModel
 from lorakit.adapters.adapter import NO_STATISTICS, Adapter
 from lorakit.adapters.block import blocks, free_name
 from lorakit.adapters.blocks.shortcut import Shortcuts
+from lorakit.adapters.conflicts import roles_of
 from lorakit.adapters.counting import costs, shared_cost, shared_shapes, sharing, spec_for
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.init import InitContext, inits
-from lorakit.adapters.row_mask import RowMaskWiring, not_given_rows
+from lorakit.adapters.row_mask import not_given_rows
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.backbone.load import Backbone
@@ -101,7 +102,7 @@ def attach(
     pooling = [adapter for adapter in of_block if deltas.get(adapter.spec.delta).pools_rows]
     wiring = blocks.get(block).wiring(backbone, of_block) if block else None
     if pooling:
-        wiring = RowMaskWiring(backbone.model, pooling)
+        wiring = deltas.get(linear.delta).wiring(backbone.model, pooling)
     if shared:
         backbone.model.add_module(free_name(backbone.model, SHARED), nn.ModuleDict(shared))
     backbone.model.train(backbone.model.training)  # what was added is in the model's mode
@@ -203,7 +204,8 @@ def check_sites(
             )
     ranks = {site.name: rank_of(site) for site in sites}
     each = costs(sites, linear, shortcut, ranks, options)
-    if sites and not sum(each.values()) + shared_cost(sites, linear, shortcut, ranks):
+    can_train = roles_of(deltas.get(linear.delta))
+    if sites and can_train and not sum(each.values()) + shared_cost(sites, linear, shortcut, ranks):
         raise RecipeError(
             f"trainable '{linear.trainable}' leaves nothing to train on any of the {len(sites)} sites",
             key="adapter.trainable",

@@ -30,6 +30,7 @@ attention in groups x virtual tokens               refused: one group alone woul
 experts weighed by token x merging, PEFT, combining, magnitude  refused: no one matrix says the same (``mixture``)
 experts weighed by token x sites switched by a search, quantised W   commute: W x is all that is needed of W
 experts weighed by token x single rank units        refused by who takes them out: a unit belongs to one expert
+experts of finished runs x searches, frozen layers, starts  refused: they were trained as wholes (``workflow.experts``)
 parameters of two modules x training them          refused (``blocks.modules``); no delta sits on embeddings' weights otherwise
 """
 
@@ -103,6 +104,9 @@ def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Prob
                 valid="separate",
             )
         )
+    if delta.over_runs == spec.delta:
+        what = "the experts were trained with all of their sites: a search would take parts of them out, and pays for routers alone"
+        problems.append(Problem(what, key="search.method", valid="none with adapter.experts"))
     if search.method == "lora_drop" and delta.pools_rows:
         what = f"allocator 'lora_drop' looks at single tokens, and delta '{spec.delta}' computes whole rows"
         problems.append(Problem(what, key="search.method", valid="none or heterolora with this adapter"))

@@ -16,7 +16,7 @@ from lorakit.backbone.site import Site
 Shape = tuple[int, ...]
 
 START = "start"
-"""The role of tensors that keep what a delta was at some step (``anchored``): they never train, whatever `trainable` says."""
+"""The role of tensors that keep what was learnt before (``anchored``, ``mixture``): they never train, whatever `trainable` says."""
 
 
 class Declaration(ABC):
@@ -59,7 +59,10 @@ class Declaration(ABC):
     unmergeable: ClassVar[str] = ""
     """Why it cannot be folded into a weight, empty where it can."""
     pools_rows: ClassVar[bool] = False
-    """Whether what it does with a token depends on the other tokens of its row (``Delta.row_mask``)."""
+    """Whether what it does with a token depends on the other tokens of its row (``Delta.wiring``)."""
+    over_runs: ClassVar[str] = ""
+    """The delta of the same mixture whose experts are adapters of finished runs (recipe: adapter.experts), its own name where it has no
+    others; empty for what is made of no such experts."""
     keeps_dense: ClassVar[str] = ""
     """Why quantising W would save nothing, empty where a dense W is never held for longer than a product."""
     only_over: ClassVar[str] = ""

@@ -8,8 +8,8 @@ rewrite the layer (``additive`` is false) or stand in for the module's own param
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
@@ -21,6 +21,10 @@ from lorakit.adapters.shared import Shared
 from lorakit.adapters.starts import put_at_start
 from lorakit.backbone.site import Site
 from lorakit.registry import Registry
+
+if TYPE_CHECKING:
+    from lorakit.adapters.adapter import Adapter
+    from lorakit.adapters.block import Wiring
 
 Tensor = torch.Tensor
 
@@ -90,6 +94,11 @@ class Delta(Declaration, nn.Module):
             tensor: Tensor = getattr(self, name)
             for axis in axes_of(self, name):
                 tensor.index_fill_(axis, units.nonzero().flatten().to(tensor.device), 0.0)
+
+    @classmethod
+    def wiring(cls, model: nn.Module, adapters: Sequence[Adapter]) -> Wiring | None:
+        """What has to be installed in the transformers model for ``adapters`` of this delta that look at more than their inputs."""
+        return None
 
     # -- its start ----------------------------------------------------------------------------------------------------
 

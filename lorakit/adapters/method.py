@@ -11,7 +11,7 @@ from lorakit.adapters.conflicts import conflicts, idle_settings
 from lorakit.adapters.delta import deltas
 from lorakit.adapters.init import inits
 from lorakit.adapters.spec import AdapterSpec, read_options
-from lorakit.errors import RecipeError
+from lorakit.errors import Problem, RecipeError
 from lorakit.recipe.schema import AdapterSection
 from lorakit.registry import Registry
 
@@ -64,6 +64,8 @@ class Method:
     """Options of these."""
     identity: bool = True
     """Whether a fresh model is exactly the pretrained one."""
+    tangent: bool = False
+    """Whether it is LoRA's tangent at B = 0: with another start, or an A that trains, it would be something else."""
 
     def fill(self, section: AdapterSection) -> AdapterSection:
         """The section with this method's own targets, rank, alpha and what trains in full where it gives none."""
@@ -106,14 +108,16 @@ def resolve(section: AdapterSection) -> AdapterSpec:
     assert section.rank is not None
     assert section.alpha is not None
     delta = section.delta or method.delta
+    own = dict(method.options) if delta == method.delta else {}
+    if section.experts:
+        delta, own = of_runs(section, delta), own | {"experts": str(len(section.experts))}
     if method.block and section.in_full:
         what = f"method '{method.name}' sits on {blocks.get(method.block).summary}, and nothing is trained beside that"
         raise RecipeError(what, key="adapter.in_full", valid="[] with it", hint="adapter.method=lora")
-    own = dict(method.options) if delta == method.delta else {}
     spec = AdapterSpec(
         delta=delta,
         init=section.init or default_init(method, delta),
-        scale=section.scale or default_scale(method, delta),
+        scale=section.scale or ("none" if section.experts else default_scale(method, delta)),
         trainable=section.trainable or (method.trainable if delta == method.delta else "all"),
         decomposition=section.decomposition or method.decomposition,
         lr_ratio=method.lr_ratio if section.lr_ratio is None else section.lr_ratio,
@@ -123,9 +127,40 @@ def resolve(section: AdapterSection) -> AdapterSpec:
         options=tuple(read_options(delta, {**own, **section.options}).items()),
         init_steps=section.init_steps,
     )
-    if problems := [*conflicts(spec), *idle_settings(section, inits.get(spec.init))]:
+    problems = [*conflicts(spec), *idle_settings(section, inits.get(spec.init))]
+    if method.tangent:
+        problems += no_tangent(method, spec)
+    if problems:
         raise RecipeError(problems)
     return spec
+
+
+def no_tangent(method: Method, spec: AdapterSpec) -> list[Problem]:
+    """Why these axes are no longer the tangent that the method is: it is linear in B alone where B starts at zero and A stays."""
+    init, problems = inits.get(spec.init), []
+    if init.factors and init.zero != "B":
+        what = f"init '{spec.init}' starts B away from zero, where the tangent has a part in A: it would no longer be {method.title}"
+        starts = ", ".join(name for name, each in inits.items() if not each.factors or each.zero == "B")
+        problems.append(Problem(what, key="adapter.init", valid=starts, hint="adapter.method=lora_fa"))
+    if spec.trains("A"):
+        what = f"A would train, and with it this is no longer {method.title}"
+        problems.append(Problem(what, key="adapter.trainable", valid=method.trainable, hint="adapter.method=lora"))
+    return problems
+
+
+def of_runs(section: AdapterSection, delta: str) -> str:
+    """The delta of the mixture ``delta`` over the adapters of finished runs. RecipeError where there is none of these, or no mixture."""
+    key, number, over = "adapter.experts", len(section.experts), deltas.get(delta).over_runs
+    if not over:
+        takers = ", ".join(name for name, method in methods.items() if deltas.get(method.delta).over_runs)
+        what = f"delta '{delta}' of method '{section.method}' takes no adapters of finished runs for experts"
+        raise RecipeError(what, key=key, valid=f"adapter.method: {takers}")
+    if number < 2:
+        raise RecipeError("one run is no mixture", key=key, valid="two or more", hint="adapter.start goes on from one")
+    if section.options.get("experts", str(number)) != str(number):
+        what = f"experts: {section.options['experts']} is given, and adapter.experts names {number} runs"
+        raise RecipeError(what, key="adapter.options", valid=f"experts: {number}, or no such option")
+    return over
 
 
 def default_init(method: Method, delta: str) -> str:

@@ -5,17 +5,21 @@
 With ``top_k`` the softmax is over a token's so many largest logits, and the other experts are left out of the sum. A row's answer depends
 on its own tokens alone. No one matrix says the same, so that nothing of it merges. What spreads the tokens over the experts while they
 train is an update, `load_balance`.
+
+Experts may be the adapters of finished runs (recipe: adapter.experts), whose updates s_e B_e A_e stand in A and B as they are, scale
+included, and never train. Experts of lower ranks, and those that have nothing on a site, leave zeros.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lorakit.adapters.declaration import START
 from lorakit.adapters.delta import Delta
 from lorakit.adapters.options import NO_OPTIONS, Option, Options
 from lorakit.adapters.shared import Shared
@@ -52,9 +56,7 @@ class Mixture(Delta):
     @classmethod
     def refusal(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
         """A token has no more experts than there are."""
-        settings = cls.settings_of(options)
-        experts, top = settings["experts"], settings["top_k"]
-        return f"a token goes to {top} experts (top_k={top}), and there are {experts}" if top > experts else ""
+        return too_few(**{name: cls.settings_of(options)[name] for name in ("experts", "top_k")})
 
     def route(self, x: torch.Tensor) -> torch.Tensor:
         """The experts' weights p (..., experts), which sum to 1, for x (..., width)."""
@@ -67,6 +69,42 @@ class Mixture(Delta):
         kept = logits.topk(top, dim=-1)
         weights = kept.values.softmax(dim=-1)
         return torch.zeros_like(logits, dtype=weights.dtype).scatter(-1, kept.indices, weights)
+
+
+def too_few(experts: int, top_k: int) -> str:
+    """Why a token cannot have its ``top_k`` experts, empty where it can."""
+    return f"a token goes to {top_k} experts (top_k={top_k}), and there are {experts}" if top_k > experts else ""
+
+
+def sum_of_experts(
+    x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, weights: torch.Tensor, experts: int
+) -> torch.Tensor:
+    """``sum_e w_e B_e A_e x`` for x (..., in) and w (..., experts); a (experts rank x in) and b (out x experts rank) hold all A_e, B_e."""
+    narrow = F.linear(x, a).unflatten(-1, (experts, -1))
+    return F.linear((narrow * weights[..., None]).flatten(-2), b)
+
+
+class OfRuns(Delta):
+    """Experts that are adapters of finished runs: A (experts rank x in) and B (out x experts rank), which never train.
+
+    What they start as is a stand-in until ``put_in``.
+    """
+
+    roles: ClassVar = {"A": START, "B": START}
+    starts: ClassVar = {"A": linear_uniform, "B": linear_uniform}
+    A: nn.Parameter
+    B: nn.Parameter
+
+    @torch.no_grad()
+    def put_in(self, updates: Sequence[tuple[torch.Tensor, torch.Tensor] | None]) -> None:
+        """Make the experts these updates b a, of at most ``rank`` each; None for one that has none here."""
+        self.A.zero_()
+        self.B.zero_()
+        for first, update in zip(range(0, len(self.A), self.rank), updates, strict=True):
+            if update is not None:
+                b, a = update
+                self.A[first : first + len(a)] = a
+                self.B[:, first : first + len(a)] = b
 
 
 class LowRankMixture(Mixture):

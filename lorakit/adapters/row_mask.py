@@ -60,6 +60,12 @@ def note(held: RowMask, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str
     held.mask = mask.bool()
 
 
+def mean_of(rows: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """The mean (rows x width) over the tokens of ``rows`` (rows x tokens x width) that are ``text`` (rows x tokens)."""
+    weights = text.to(rows.dtype)
+    return torch.einsum("nti,nt->ni", rows, weights) / weights.sum(dim=1, keepdim=True).clamp_min(1)
+
+
 class RowMaskWiring:
     """Has the mask noted while an adapter that looks at whole rows is in the model."""
 

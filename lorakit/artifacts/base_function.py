@@ -27,21 +27,21 @@ def positions_divided(recipe: Recipe, config: Any) -> float:
     return divisor(recipe.model.rope_scaling, recipe.task.max_length, config)
 
 
-def check_start_over(recipe: Recipe, config: Any) -> list[str]:
-    """What a person should know of the weights that ``adapter.start`` was trained over, a sentence each; config: of this recipe's model.
+def check_over(recipe: Recipe, config: Any, path: Path, key: str) -> list[str]:
+    """What a person should know of the weights that the adapter in ``path`` was trained over, a sentence each; config: of this
+    recipe's model.
 
-    Raises RecipeError (key ``adapter.start``) where its positions were divided by another number.
+    Raises RecipeError (``key``, which names the path) where its positions were divided by another number.
     """
-    start = Path(recipe.adapter.start or "")
-    run = run_of(start)
+    run = run_of(path)
     if run is None:
-        return [f"nothing says over which weights the adapter in {start} was trained: it lies outside its run"]
+        return [f"nothing says over which weights the adapter in {path} was trained: it lies outside its run"]
     other = load_recipe(run.recipe).recipe
     here, there = positions_divided(recipe, config), positions_divided(other, config)
     if here != there:
         raise RecipeError(
-            f"the adapter of {start} was trained over rotary positions divided by {there:g}, and here they are divided by {here:g}",
-            key="adapter.start",
+            f"the adapter of {path} was trained over rotary positions divided by {there:g}, and here they are divided by {here:g}",
+            key=key,
             valid=f"{ROPE_SCALING}={there:g}",
             hint=f"{command_line('merge', run.path)}, and the merged folder as model.name" if there == 1 else "",
         )

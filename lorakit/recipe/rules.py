@@ -18,6 +18,7 @@ AXES = tuple(
     f"adapter.{axis}"
     for axis in (
         "method",
+        "experts",
         "dropout",
         "options",
         "delta",

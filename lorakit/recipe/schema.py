@@ -289,6 +289,11 @@ class AdapterSection:
     start: Optional[str] = key(
         None, "a run or adapter folder of the same adapter to start from", also=("init_from", "warm_start")
     )
+    experts: list[str] = key(
+        [],
+        "finished runs over this model whose adapters, frozen, are the experts of a mixture (x_lora, token_level, lora_moe, molora)",
+        also=("adapters",),
+    )
     start_head: bool = key(
         True, "start: whether its head comes along; false: the head starts as it does without a start"
     )

@@ -10,8 +10,8 @@ from lorakit.result import Result
 from lorakit.tasks.baselines import Baseline, joined
 from lorakit.tasks.survey import SplitSurvey, remarks, scripts_of, survey_split
 from lorakit.workflow.baselines import measure_baselines
+from lorakit.workflow.experts import assemble_with_experts
 from lorakit.workflow.parts import Parts
-from lorakit.workflow.setup import assemble
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def inspect_data(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> DataReport
         {'bad': 212, 'good': 240}
     """
     loaded = load_recipe(recipe, overrides)
-    parts = assemble(loaded)
+    loaded, parts = assemble_with_experts(loaded)
     with loaded.locating_errors():
         splits, scripts = survey(parts)
     task = parts.task

@@ -73,9 +73,7 @@ def check_one_backbone(first: Run, other: Run) -> None:
     """UsageError where the two do not stand on the same frozen tensors, or one has some of its own choice."""
     ours, theirs = (load_recipe(run.recipe).recipe for run in (first, other))
     for run, recipe in ((first, ours), (other, theirs)):
-        if inits.get(resolve(recipe.adapter).init).quantises or recipe.model.quantization == MIXED:
-            what = "its quantised weights were chosen in its own training, and no other run stands on them"
-            raise UsageError(what, where=str(run.path), valid="runs on weights as they are loaded", hint="lorakit.load")
+        check_as_loaded(run, recipe)
     pairs: list[tuple[str, object, object]] = [
         ("model.name", base_name(ours), base_name(theirs)),
         (ROPE_SCALING, scaling(ours), scaling(theirs)),
@@ -87,6 +85,13 @@ def check_one_backbone(first: Run, other: Run) -> None:
     before, now = (read_provenance(run.path) for run in (first, other))
     if before is not None and now is not None and before.told["base"] != now.told["base"]:
         raise another(first, other, f"it was trained on other weights of {ours.model.name} than {first.path}")
+
+
+def check_as_loaded(run: Run, recipe: Recipe) -> None:
+    """UsageError where the run, of this recipe, stands on quantised weights of its own choice."""
+    if inits.get(resolve(recipe.adapter).init).quantises or recipe.model.quantization == MIXED:
+        what = "its quantised weights were chosen in its own training, and no other run stands on them"
+        raise UsageError(what, where=str(run.path), valid="runs on weights as they are loaded", hint="lorakit.load")
 
 
 def another(first: Run, other: Run, what: str) -> UsageError:

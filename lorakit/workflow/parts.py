@@ -18,6 +18,7 @@ from lorakit.adapters.counting import costs, shared_cost, spec_for
 from lorakit.adapters.init import inits
 from lorakit.adapters.method import Method, methods, resolve
 from lorakit.adapters.spec import AdapterSpec
+from lorakit.artifacts.experts import Expert
 from lorakit.backbone.few_bits import Precision
 from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.readout import OWN, PAIR, READOUT_KEY, READOUTS
@@ -54,7 +55,7 @@ class Parts:
     features: read-out -> features (n, width) of training rows before any training, None where the model has none
     (``frozen_features``); strengths: read-out -> that of the best linear model of these, where it is known; sites: those that get adapters;
     ranks and options: site name -> rank, settings of its delta, where they are
-    not its spec's; budget: what may be on at once.
+    not its spec's; budget: what may be on at once; experts: the adapters of finished runs that a mixture starts with (``experts``).
     """
 
     recipe: Recipe
@@ -68,6 +69,7 @@ class Parts:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     features: dict[str, Features | None] = field(default_factory=dict)
     strengths: dict[str, float] = field(default_factory=dict)
+    experts: Sequence[Expert] = ()
 
     @property
     def method(self) -> Method:

@@ -30,6 +30,7 @@ from lorakit.training.tail_average import snapshot_steps
 from lorakit.training.update import chosen_updates, never_trained, schedule_beside, update_notes
 from lorakit.workflow.accelerator import check_optimizer_runs
 from lorakit.workflow.calibrate import MEASURES
+from lorakit.workflow.experts import assemble_with_experts
 from lorakit.workflow.fit import Fit, find_fit, read_size
 from lorakit.workflow.freeze import kept_bytes
 from lorakit.workflow.frozen_features import starts_fitted
@@ -37,7 +38,7 @@ from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import footprint_of, frozen_bytes, measure
 from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.readout import candidates
-from lorakit.workflow.setup import adapt, assemble, drop_unused_work, warm_start
+from lorakit.workflow.setup import adapt, drop_unused_work, warm_start
 from lorakit.workflow.sharding import check_sharding
 from lorakit.workflow.sites import frozen_layers
 
@@ -149,7 +150,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
     with loaded.locating_errors():
         if fsdp > 1:
             check_sharding(loaded.recipe)
-    parts = assemble(loaded)
+    loaded, parts = assemble_with_experts(loaded)
     with loaded.locating_errors():
         schedule = schedule_beside(loaded.recipe, len(parts.data.splits["train"]))
         check_optimizer_runs(loaded.recipe)
@@ -308,6 +309,7 @@ def sampled_lengths(parts: Parts) -> NDArray[np.int64]:
 def make_notes(parts: Parts, schedule: Schedule) -> list[str]:
     """What a person should know before starting."""
     told = [*parts.backbone.notes, f"data: {parts.data.origin}"]
+    told += [f"expert {number}: {expert}" for number, expert in enumerate(parts.experts, 1)]
     search, rows = parts.recipe.search, len(parts.data.splits["train"])
     if schedule.rows < rows:
         told.append(

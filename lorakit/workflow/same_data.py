@@ -98,11 +98,11 @@ def run_of(path: Path) -> Run | None:
     return next((Run(place) for place in (path, path.parent) if (place / "recipe.yaml").is_file()), None)
 
 
-def seen_by(path: Path) -> Digests | None:
-    """Digests of the texts that the weights in ``path`` were trained on; None where nothing tells."""
-    run = run_of(path)
-    provenance = None if run is None else read_provenance(run.path)
-    return None if provenance is None else provenance.trained
+def seen_by(*paths: Path) -> Digests | None:
+    """Digests of the texts that the weights in ``paths`` were trained on; None where nothing tells."""
+    runs = [run for run in map(run_of, paths) if run is not None]
+    found = [each.trained for run in runs if (each := read_provenance(run.path)) is not None]
+    return reduce(np.union1d, found) if found else None
 
 
 def tell_seen(run: Run) -> None:

@@ -16,9 +16,11 @@ from lorakit.adapters.delta import deltas
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.method import methods, resolve, shortcut_spec
 from lorakit.adapters.rank_units import closers
-from lorakit.artifacts.base_function import check_start_over
+from lorakit.artifacts.base_function import check_over
 from lorakit.artifacts.correction import check_start
-from lorakit.artifacts.warm_start import start_from
+from lorakit.artifacts.experts import KEY as EXPERTS_KEY
+from lorakit.artifacts.experts import put_in
+from lorakit.artifacts.warm_start import KEY, start_from
 from lorakit.backbone.few_bits import Precision
 from lorakit.backbone.first_token import compute_first_token_only
 from lorakit.backbone.quantised import NONE
@@ -76,6 +78,7 @@ def assemble(
         check_proxy_leaves_weights(recipe)
         check_average(recipe)
         check_freezing(recipe)
+        check_experts(recipe)
         linear, shortcut = resolve(recipe.adapter), shortcut_spec(recipe.adapter)
         if problems := [*conflicts_with_search(linear, recipe.search), *conflicts_with_base(linear, recipe.model)]:
             raise RecipeError(problems)
@@ -95,6 +98,18 @@ def assemble(
         options = read_site_options(recipe, linear, sites)
         budget = choose_budget(recipe, sites, linear, shortcut, ranks, options)
     return Parts(recipe, data, backbone, sites, linear, shortcut, budget, ranks, options)
+
+
+def check_experts(recipe: Recipe) -> None:
+    """RecipeError for a mixture over finished runs that names none, or whose runs nobody has opened (``experts``)."""
+    adapter, delta = recipe.adapter, resolve(recipe.adapter).delta
+    if deltas.get(delta).over_runs == delta and not adapter.experts:
+        what = f"delta '{delta}' of method '{adapter.method}' weighs the adapters of finished runs, and none is named"
+        hint = f"{EXPERTS_KEY}=[runs/one-0,runs/two-0]"
+        raise RecipeError(what, key=EXPERTS_KEY, valid="two or more runs over this model", hint=hint)
+    if adapter.experts and not adapter.allocation:
+        what = "names runs whose adapters become experts, and this command opens none"
+        raise RecipeError(what, key=EXPERTS_KEY, valid="`lorakit train`, `plan`, `compare` and `sweep`, of one recipe")
 
 
 def check_units(search: str, delta: str, sites: Sequence[Site]) -> None:
@@ -178,6 +193,7 @@ def adapt(
     )
     for note in parts.backbone.notes[told:]:
         logger.info("%s", note)
+    put_in(adapted, parts.experts)
     if parts.recipe.training.gradient_checkpointing:
         recompute_layers(adapted)
     return adapted
@@ -188,7 +204,7 @@ def warm_start(recipe: Recipe, adapted: AdaptedModel) -> list[str]:
     section = recipe.adapter
     if not section.start:
         return []
-    over = check_start_over(recipe, adapted.backbone.model.config)
+    over = check_over(recipe, adapted.backbone.model.config, Path(section.start), KEY)
     growing = any(kind.grows_start for kind, _ in chosen_updates(recipe))
     return [*start_from(adapted, Path(section.start), with_head=section.start_head, growing=growing), *over]
 

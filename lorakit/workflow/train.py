@@ -12,6 +12,7 @@ import numpy as np
 from lorakit.artifacts.adapter_file import check_saved, save_adapter
 from lorakit.artifacts.base_file import kept_precisions, write_base
 from lorakit.artifacts.calibration_file import write_calibration
+from lorakit.artifacts.experts import KEY as EXPERTS_KEY
 from lorakit.artifacts.fault_points import FaultPoint
 from lorakit.artifacts.provenance import Provenance
 from lorakit.artifacts.readout_file import ReadoutChoice, read_choice, write_choice
@@ -37,6 +38,7 @@ from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
 from lorakit.training.update import never_trained
 from lorakit.workflow.baselines import measure_baselines
+from lorakit.workflow.experts import assemble_with_experts
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.prepare import prepare
 from lorakit.workflow.readout import settle_readout
@@ -194,7 +196,9 @@ def train_loaded(
         run.check_own()
         loaded, choice = as_begun(loaded, run), read_choice(run)
         check_same_recipe(loaded, run)
-    parts = assemble(loaded, data, precisions=kept_precisions(run, loaded.recipe) if resume else None)
+        parts = assemble(loaded, data, precisions=kept_precisions(run, loaded.recipe))
+    else:
+        loaded, parts = assemble_with_experts(loaded, data, measured=True)
     if resume:
         with loaded.locating_errors():
             check_same_data(run, parts.data, parts.data.splits)
@@ -228,10 +232,13 @@ def train_loaded(
 
 
 def remember_start(parts: Parts) -> Provenance:
-    """What the run is made of; said where the adapter that it starts from has seen rows that are held out here."""
+    """What the run is made of; said where the adapters that it starts from have seen rows that are held out here."""
     start = parts.recipe.adapter.start
-    provenance = remember(parts.data, parts.backbone, seen_by(Path(start)) if start else None)
-    warn_of_seen(provenance, f"{KEY} {start}")
+    earlier = [Path(start)] if start else [expert.run for expert in parts.experts]
+    provenance = remember(parts.data, parts.backbone, seen_by(*earlier))
+    warn_of_seen(provenance, f"{KEY} {start}" if start else EXPERTS_KEY)
+    if parts.experts:
+        provenance = replace(provenance, told={**provenance.told, "experts": [each.told() for each in parts.experts]})
     return provenance
 
 

@@ -74,13 +74,18 @@ def as_begun(loaded: LoadedRecipe, run: Run) -> LoadedRecipe:
 
 
 def with_found(recipe: Recipe, own: Recipe, run: Run) -> Recipe:
-    """``recipe`` with what the run's ``own`` one says in the place of auto, where that is what the run found."""
+    """``recipe`` with what the run's ``own`` one says in the place of what the run found: where it says auto, and sites of experts."""
     model, training = recipe.model, recipe.training
     if model.readout == AUTO and read_choice(run):
         model = replace(model, readout=own.model.readout)
     if training.freeze_below == AUTO:
         training = replace(training, freeze_below=own.training.freeze_below)
-    return replace(recipe, model=model, training=training)
+    adapter = recipe.adapter
+    if adapter.experts:
+        adapter = replace(
+            adapter, targets=own.adapter.targets, rank=own.adapter.rank, allocation=own.adapter.allocation
+        )
+    return replace(recipe, model=model, training=training, adapter=adapter)
 
 
 def changed_keys(loaded: LoadedRecipe, run: Run) -> list[str]:

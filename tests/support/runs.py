@@ -18,6 +18,8 @@ import pytest
 from support.models import WORDS, TinyModels
 
 import lorakit
+from lorakit.adapters.delta import deltas
+from lorakit.adapters.method import methods
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.artifacts.run import Run
 from lorakit.recipe.load import LoadedRecipe, load_recipe
@@ -48,6 +50,11 @@ training: {{epochs: 2, batch_size: 8, lr: 5.0e-3}}
 evaluation: {{batch_size: 16, baselines: []}}
 run: {{folder: "{runs}", offline: true, log_every: 2}}
 """
+
+
+def trained_alone() -> list[str]:
+    """The methods that need no finished runs."""
+    return [name for name, method in methods.items() if deltas.get(method.delta).over_runs != method.delta]
 
 
 def settings_of(method: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.runs import Bench, settings_of
+from support.runs import Bench, settings_of, trained_alone
 from support.thinned import thinned
 from torch import nn
 from torch.testing import assert_close
@@ -18,7 +18,7 @@ from lorakit.training.training import Training
 from lorakit.training.update import updates
 
 
-@pytest.mark.parametrize("name", thinned(methods.names(), 6))
+@pytest.mark.parametrize("name", thinned(trained_alone(), 6))
 def test_gradients_are_those_of_all_tokens(bench: Bench, name: str, tmp_path: Path):
     settings = (f"adapter.method={name}", "adapter.dropout=0", *settings_of(name))
     training = bench.prepare(tmp_path, *settings)

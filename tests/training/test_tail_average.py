@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from support.adapters.adapted_models import trained
 from support.processes import lorakit_on_two
-from support.runs import SEARCH, Bench, StopAt, records, settings_of
+from support.runs import SEARCH, Bench, StopAt, records, settings_of, trained_alone
 from support.thinned import thinned
 from torch.testing import assert_close
 
 import lorakit
 from lorakit.adapters.init import inits
-from lorakit.adapters.method import methods, resolve
+from lorakit.adapters.method import resolve
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted, RecipeError
@@ -34,7 +34,7 @@ from lorakit.workflow.records import read_run
 TAIL = ("training.average=0.5", "training.schedule=constant", "training.warmup=0", "evaluation.every_steps=4")
 DRAWN = [
     name
-    for name in methods.names()
+    for name in trained_alone()
     if inits.get(resolve(AdapterSection(method=name)).init).needs in ("nothing", "weight")
 ]
 EARLY = ("training.early_stopping={patience: 2}", "evaluation.every_steps=3", "training.lr=1e-12")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from support.runs import Bench, settings_of
+from support.runs import Bench, settings_of, trained_alone
 from support.thinned import thinned
 
 import lorakit
@@ -17,7 +17,7 @@ from lorakit.recipe.schema import AdapterSection
 REFUSES_SEARCH = ("aflora", "relora", "cola", "xgblora", "loraprune")  # they decide themselves what trains
 
 
-@pytest.mark.parametrize("name", thinned(methods.names(), 10))
+@pytest.mark.parametrize("name", thinned(trained_alone(), 10))
 def test_a_recipe_becomes_a_run_that_evaluates_and_merges(bench: Bench, name: str) -> None:
     method: Method = methods.get(name)
     unmergeable = deltas.get(resolve(AdapterSection(method=name)).delta).unmergeable

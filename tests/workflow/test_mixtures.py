@@ -12,6 +12,7 @@ from support.runs import Bench, StopAt, records
 import lorakit
 from lorakit.errors import Interrupted, LorakitError, RecipeError
 
+MOV = ("adapter.method=mov", "adapter.dropout=0")
 MIXTURE = ("adapter.method=mixlora", "training.max_steps=2", "training.gradient_checkpointing=true")
 
 
@@ -45,6 +46,14 @@ def test_where_nothing_merges_merging_is_not_what_to_try(run: Path, tmp_path: Pa
     assert "merge" not in str(caught.value)
 
 
+def test_a_search_switches_sites_with_all_their_experts(bench: Bench) -> None:
+    """HeteroLoRA's budget pays for whole mixtures, routers too: of 3 (4 (32 + 32) + 32) numbers each, two in four."""
+    settings = ("adapter.method=lora_moe", "adapter.options={experts: 3}", "search.method=heterolora")
+    result = bench.train(*settings, "search.enable=0.5", "search.batches=1", "training.max_steps=2", name="searched")
+    assert (result.sites_on, result.sites_total) == (2, 4)
+    assert result.adapter_parameters == result.budget == 2 * 3 * (4 * (32 + 32) + 32)
+
+
 def test_resumed_it_ends_the_same(bench: Bench, run: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         bench.train(*MIXTURE, run_dir=tmp_path / "run", hooks=[StopAt(1)])
@@ -62,6 +71,14 @@ def test_resumed_it_ends_the_same(bench: Bench, run: Path, tmp_path: Path) -> No
         (("adapter.method=mov", "adapter.dropout=0.1"), "adapter.dropout", "no branch"),
         (("adapter.method=lora_moe", "adapter.options={experts: 2, top_k: 3}"), "adapter.targets", "top_k=3"),
         (("adapter.method=mixlora", "adapter.options={experts: 3}"), "adapter.targets", "takes 4 factors"),
+        (
+            ("adapter.method=lora_moe", "adapter.updates=[rose]"),
+            "adapter.updates",
+            "'A' of delta 'experts' has no ranks",
+        ),
+        ((*MOV, "adapter.updates=[sparse_mask]"), "adapter.updates", "this adapter has none"),
+        (("adapter.method=lora_moe", "adapter.updates=[diff_pruning]"), "adapter.updates", "no site has any"),
+        (("adapter.method=lora_moe", "adapter.updates=[glora_supernet]"), "adapter.updates", "no configurations"),
     ],
 )
 def test_what_does_not_go_with_a_mixture_is_told_by_a_plan(

@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.runs import Bench, StopAt, records, settings_of
+from support.runs import Bench, StopAt, records, settings_of, trained_alone
 from support.thinned import thinned
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
@@ -199,7 +199,7 @@ def test_a_plan_tells_the_bytes_of_the_base(bench: Bench):
     assert planned.memory_bytes < plain.memory_bytes
 
 
-@pytest.mark.parametrize("method", thinned(methods.names(), 3))
+@pytest.mark.parametrize("method", thinned(trained_alone(), 3))
 def test_every_method_starts_from_the_quantised_function_or_is_refused(bench: Bench, method: str):
     loaded = bench.load(f"adapter.method={method}", "adapter.dropout=0", *settings_of(method), NF4)
     try:

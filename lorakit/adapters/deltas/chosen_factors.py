@@ -12,7 +12,8 @@ Factors are paired in the order of their logits. u and v have mean 1: with route
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
@@ -20,10 +21,13 @@ from torch.nn import functional as F
 
 from lorakit.adapters.delta import Delta, deltas
 from lorakit.adapters.options import NO_OPTIONS, Option, Options
-from lorakit.adapters.row_mask import RowMask
+from lorakit.adapters.row_mask import RowMask, RowMaskWiring, mean_of
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.starts import linear_uniform
 from lorakit.backbone.site import Site
+
+if TYPE_CHECKING:
+    from lorakit.adapters.adapter import Adapter
 
 
 class ChosenFactors(Delta):
@@ -59,6 +63,11 @@ class ChosenFactors(Delta):
         experts = cls.settings_of(options)["experts"]
         return f"a row takes {rank} factors (its rank), and there are {experts} (experts)" if rank > experts else ""
 
+    @classmethod
+    def wiring(cls, model: nn.Module, adapters: Sequence[Adapter]) -> RowMaskWiring:
+        """Padding is no part of a row's mean."""
+        return RowMaskWiring(model, adapters)
+
     def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
         """``b (scale a x)`` for every token x, with the a (rank x in) and b (out x rank) of its row."""
         text = self.row_mask.of(x)
@@ -80,12 +89,6 @@ class ChosenFactors(Delta):
         weights = self.rank * largest.values.softmax(dim=-1)
         empty = logits.new_zeros(len(logits), self.rank, logits.shape[-1])
         return empty.scatter(-1, largest.indices[..., None], weights[..., None])
-
-
-def mean_of(rows: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """The mean (rows x width) over the tokens of ``rows`` (rows x tokens x width) that are ``text`` (rows x tokens)."""
-    weights = text.to(rows.dtype)
-    return torch.einsum("nti,nt->ni", rows, weights) / weights.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 deltas.register(ChosenFactors)

@@ -9,11 +9,12 @@ products with p between them, a LoRA of rank experts * rank whose rank units are
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
-from torch.nn import functional as F
 
 from lorakit.adapters.delta import deltas
-from lorakit.adapters.mixture import LowRankMixture
+from lorakit.adapters.mixture import LowRankMixture, sum_of_experts
 from lorakit.adapters.options import NO_OPTIONS, Options
 from lorakit.backbone.site import Site
 
@@ -22,6 +23,7 @@ class Experts(LowRankMixture):
     """dW x = sum_e p_e B_e A_e x with A (experts rank x in), B (out x experts rank) and R (experts x in)."""
 
     name = "experts"
+    over_runs: ClassVar = "trained_experts"
 
     @classmethod
     def shapes(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> dict[str, tuple[int, ...]]:
@@ -35,8 +37,7 @@ class Experts(LowRankMixture):
 
     def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
         """``sum_e p_e B_e (scale A_e x)``."""
-        narrow = F.linear(x, self.A).unflatten(-1, (self.experts, self.rank))
-        return F.linear((narrow * (scale * self.route(x))[..., None]).flatten(-2), self.B)
+        return sum_of_experts(x, self.A, self.B, scale * self.route(x), self.experts)
 
 
 deltas.register(Experts)

@@ -4,7 +4,7 @@
 
 With LoRA's start, B0 = 0, the tangent in A is zero: A gets no gradient, and what is left is LoRA with its A frozen, lora_fa. So nothing
 here computes a Jacobian: it is lora_fa with the authors' rank and alpha, and merges exactly.
-rank * out trained parameters a site.
+rank * out trained parameters a site. A start that gives B values, such as pissa, has a tangent in A too: it is refused.
 Differs from the authors' code in: A0 stays as it is, where weight decay would move theirs without moving the function.
 When to use it: for runs of several tasks that `lorakit combine` is to add up: each layer's function is linear in B.
 """
@@ -21,5 +21,6 @@ methods.register(
         rank=16,
         alpha=32.0,
         lr=2e-3,
+        tangent=True,
     ),
 )

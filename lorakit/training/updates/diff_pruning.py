@@ -9,11 +9,13 @@ Not checked against the authors' code, which was not read: follows section 3 of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.deltas.sparse import Sparse
 from lorakit.adapters.options import Option
@@ -39,20 +41,16 @@ class DiffPruning(Update):
         "prune_at": Option(0.5, "share of the steps after which the others are put back", low=0.0, high=1.0),
     }
 
+    @classmethod
+    def notes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> list[str]:
+        """Raises RecipeError where there are no gates."""
+        gated(adapted)
+        return []
+
     def __init__(self, context: UpdateContext):
         super().__init__(context)
         self.pruned = False
-        self.gated: list[tuple[Adapter, Sparse]] = [
-            (adapter, adapter.delta)
-            for adapter in context.adapted.adapters.values()
-            if isinstance(adapter.delta, Sparse)
-        ]
-        if not self.gated:
-            raise RecipeError(
-                "diff_pruning shuts the gates of delta 'sparse', and no site has any",
-                key="adapter.updates",
-                hint="adapter.method=diff_pruning, or adapter.delta=sparse",
-            )
+        self.gated = gated(context.adapted)
 
     def settled(self, state: TrainState) -> bool:
         """Whether the mask is fixed."""
@@ -103,6 +101,18 @@ class DiffPruning(Update):
         super().load_state_dict(state)
         if state["pruned"]:
             self.finish()
+
+
+def gated(adapted: AdaptedModel) -> list[tuple[Adapter, Sparse]]:
+    """The adapters with gates. Raises RecipeError where there are none."""
+    found = [(each, each.delta) for each in adapted.adapters.values() if isinstance(each.delta, Sparse)]
+    if not found:
+        raise RecipeError(
+            "diff_pruning shuts the gates of delta 'sparse', and no site has any",
+            key="adapter.updates",
+            hint="adapter.method=diff_pruning, or adapter.delta=sparse",
+        )
+    return found
 
 
 updates.register(DiffPruning)

@@ -8,10 +8,12 @@ the same network; and an evaluation scores the recipe's configuration, where the
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.deltas.glora import GLoRA, choices_on
 from lorakit.errors import RecipeError
 from lorakit.training.hooks import TrainState
@@ -25,16 +27,15 @@ class GLoRASupernet(Update):
     summary: ClassVar = "every layer trains a random configuration of GLoRA at each step"
     source: ClassVar = "Chavan et al. 2023, section 2"
 
+    @classmethod
+    def notes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> list[str]:
+        """Raises RecipeError where no layer has several configurations."""
+        supernets(adapted)
+        return []
+
     def __init__(self, context: UpdateContext):
         super().__init__(context)
-        deltas = [adapter.delta for adapter in context.adapted.adapters.values()]
-        self.layers = [delta for delta in deltas if isinstance(delta, GLoRA) and delta.is_supernet]
-        if not self.layers:
-            raise RecipeError(
-                "'glora_supernet' has no configurations to draw from",
-                key="adapter.updates",
-                hint="adapter.method=glora adapter.options={mode: supernet}",
-            )
+        self.layers = supernets(context.adapted)
 
     def before_forward(self, state: TrainState) -> None:
         """One configuration a layer, for all batches of the step."""
@@ -49,6 +50,19 @@ class GLoRASupernet(Update):
         """Whatever looks at the model between two steps sees the recipe's configuration."""
         for layer in self.layers:
             layer.configure()
+
+
+def supernets(adapted: AdaptedModel) -> list[GLoRA]:
+    """The layers that have several configurations. Raises RecipeError where there are none."""
+    deltas = [adapter.delta for adapter in adapted.adapters.values()]
+    found = [delta for delta in deltas if isinstance(delta, GLoRA) and delta.is_supernet]
+    if not found:
+        raise RecipeError(
+            "'glora_supernet' has no configurations to draw from",
+            key="adapter.updates",
+            hint="adapter.method=glora adapter.options={mode: supernet}",
+        )
+    return found
 
 
 updates.register(GLoRASupernet)

@@ -13,11 +13,12 @@ When to use it: where an update should touch few weights, as in editing knowledg
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.adapted_model import TrainedTensor
+from lorakit.adapters.adapted_model import AdaptedModel, TrainedTensor
 from lorakit.adapters.json_tensors import pack_all, unpack_all
 from lorakit.adapters.options import Option
 from lorakit.adapters.rank_units import axes_of
@@ -43,10 +44,17 @@ class Rose(Update):
         "settle": Option(0.3, "share of the steps, at the end, with the final share kept", low=0, high=1),
     }
 
+    @classmethod
+    def notes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> list[str]:
+        """Raises RecipeError for tensors without ranks."""
+        for tensor in prunable(adapted, cls.name):
+            rank_axis(adapted, tensor)
+        return []
+
     def __init__(self, context: UpdateContext):
         super().__init__(context)
         self.tensors = prunable(context.adapted, self.name)
-        self.axes = {t.name: self.rank_axis(t) for t in self.tensors}
+        self.axes = {t.name: rank_axis(context.adapted, t) for t in self.tensors}
         self.importance = {t.name: torch.zeros_like(t.parameter, requires_grad=False) for t in self.tensors}
         self.gradients: dict[str, torch.Tensor] = {}
         total = context.schedule.total_steps
@@ -76,18 +84,6 @@ class Rose(Update):
                 tensor.parameter.mul_(self.mask(tensor, share))
         self.gradients = {}
 
-    def rank_axis(self, tensor: TrainedTensor) -> int:
-        """The axis along which the tensor's ranks lie. Raises RecipeError where it has none."""
-        adapter = self.context.adapted.adapters[tensor.site or ""]
-        name = tensor.name.removeprefix(f"{tensor.site}.")
-        if name not in adapter.delta.rank_axes:
-            raise RecipeError(
-                f"update 'rose' prunes rank by rank, and '{name}' of delta '{adapter.spec.delta}' has no ranks",
-                key="adapter.updates",
-                hint="a method such as lora, or update sparse_mask",
-            )
-        return axes_of(adapter.delta, name)[0]
-
     def mask(self, tensor: TrainedTensor, share: float) -> torch.Tensor:
         """Which entries stay: the most important ``share`` of those that belong to one rank."""
         axis = self.axes[tensor.name]
@@ -103,6 +99,19 @@ class Rose(Update):
         """Continue from ``state_dict()``."""
         super().load_state_dict(state)
         self.importance = unpack_all(state["importance"], self.tensors[0].parameter.device)
+
+
+def rank_axis(adapted: AdaptedModel, tensor: TrainedTensor) -> int:
+    """The axis along which the tensor's ranks lie. Raises RecipeError where it has none."""
+    adapter = adapted.adapters[tensor.site or ""]
+    name = tensor.name.removeprefix(f"{tensor.site}.")
+    if name not in adapter.delta.rank_axes:
+        raise RecipeError(
+            f"update 'rose' prunes rank by rank, and '{name}' of delta '{adapter.spec.delta}' has no ranks",
+            key="adapter.updates",
+            hint="a method such as lora, or update sparse_mask",
+        )
+    return axes_of(adapter.delta, name)[0]
 
 
 updates.register(Rose)

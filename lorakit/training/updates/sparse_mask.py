@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorakit.adapters.adapted_model import HEAD
+from lorakit.adapters.adapted_model import HEAD, AdaptedModel
 from lorakit.adapters.json_tensors import pack_all, unpack_all
 from lorakit.adapters.options import Option
 from lorakit.searching.proxy import Probe
@@ -51,6 +51,12 @@ class SparseMask(Update):
     def passes_batches(cls, settings: Mapping[str, Any]) -> bool:
         """Those that snip looks at."""
         return bool(settings["score"] == "snip")
+
+    @classmethod
+    def notes(cls, adapted: AdaptedModel, settings: Mapping[str, Any]) -> list[str]:
+        """Raises RecipeError where there are no factors that may be pruned."""
+        prunable(adapted, cls.name)
+        return []
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)

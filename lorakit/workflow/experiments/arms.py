@@ -20,7 +20,8 @@ from lorakit.tasks.task import higher_is_better
 from lorakit.training.evaluation import of_split
 from lorakit.training.optim import check_suits
 from lorakit.training.update import schedule_beside, update_notes
-from lorakit.workflow.setup import adapt, assemble
+from lorakit.workflow.experts import assemble_with_experts
+from lorakit.workflow.setup import adapt
 from lorakit.workflow.unfinished import FREE_ON_RESUME, changed_keys
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -262,7 +263,7 @@ def forecast(arm: Arm, *, train: bool) -> Forecast | None:
 
 def try_out(name: str, loaded: LoadedRecipe) -> Forecast:
     """Put the recipe's parts together once. RecipeError, DataError and the like for what only model and data can tell."""
-    parts = assemble(loaded)
+    loaded, parts = assemble_with_experts(loaded)
     with loaded.locating_errors():
         schedule = schedule_beside(loaded.recipe, len(parts.data.splits["train"]))
         adapted = adapt(parts, statistics=None)
