@@ -187,7 +187,7 @@ def linear_sites(layers: Sequence[tuple[str, nn.Module]], role_of: Callable[[str
     sites = []
     for number, (path, layer) in enumerate(layers):
         for inner, module in adaptable_modules(layer):
-            name = f"{path}.{inner}" if inner else path
+            name = ".".join(filter(None, (path, inner)))
             kind = "conv1d" if isinstance(module, Conv1D) else "linear"
             bias = getattr(module, "bias", None) is not None
             sites.append(Site(name, number, role_of(inner), *shape_of(module), kind, bias))  # type: ignore[arg-type]
