@@ -14,7 +14,9 @@ search.end()
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,7 @@ from lorakit.training.schedule import search_ticks
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.seeds import generator
 from lorakit.workflow.own_loop.adapted import Adapted
-from lorakit.workflow.own_loop.passes import OwnBatch, OwnLoss, Passes, models_own_loss, rows_of
+from lorakit.workflow.own_loop.passes import LABELS, OwnBatch, OwnLoss, Passes, models_own_loss, rows_of
 from lorakit.workflow.own_loop.rows import Collate, OwnRows, loader_of
 from lorakit.workflow.own_loop.settings import read_settings, said_of
 from lorakit.workflow.setup import check_units
@@ -107,7 +109,7 @@ class Search:
         self.timeline: list[dict[str, Any]] = []
         """A record of every tick, as of a run's timeline.jsonl (``Tick``)."""
         self.hook: SearchHook | None = None
-        self.rates: list[float] = []
+        self.rates: list[float] = []  # of the optimiser's groups, where they are lowered for this step alone
 
     def begin(self, optimizer: torch.optim.Optimizer, *, steps: int, steps_per_epoch: int) -> None:
         """Before the first step, and before ``load_state_dict`` where a training goes on.
@@ -149,7 +151,8 @@ class Search:
             moments=partial(moments, optimizer),
         )
         self.optimizer = optimizer
-        self.hook = SearchHook(allocators.get(section.method)(context), self, writes=True, optimizer=optimizer)
+        allocator: Allocator = allocators.get(section.method)(context)
+        self.hook = SearchHook(allocator, self, writes=True, optimizer=optimizer)
         self.timeline.clear()
 
     @property
@@ -191,6 +194,8 @@ class Search:
         In place of your own forward pass, where ``changes_loss`` says that the search adds something.
         """
         summed = self.allocator.around_loss(self.passes.summed)
+        if LABELS not in batch:
+            raise UsageError(f"a batch to train on has {LABELS}, and this one has {', '.join(batch)}", where=CALL)
         return summed(self.adapted.model, batch) / rows_of(batch)
 
     @property
@@ -201,8 +206,9 @@ class Search:
     def after_backward(self) -> None:
         """The gradients of the whole step are there; call it before they are clipped."""
         self.acting.after_backward(self.state)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         self.acting.before_optimizer_step(self.state)
+        self.rates = rates if rates != [group["lr"] for group in self.optimizer.param_groups] else []
 
     def after_step(self) -> None:
         """The optimiser has stepped; call it before the schedule does, and while the gradients are there."""
@@ -238,6 +244,58 @@ class Search:
         from lorakit.workflow.own_loop.trainer_callback import SearchCallback
 
         return SearchCallback(self)
+
+    def lightning_callback(self) -> Any:
+        """For ``lightning.Trainer(callbacks=[search.lightning_callback()])`` and a module that trains ``adapted.model``.
+
+        Rows, collation and batch size are those of the training data loader where none are given. The search's state is in Lightning's
+        checkpoints. ``Adapted.save`` writes the adapter.
+
+        Raises:
+            UsageError: where Lightning is not installed; at the beginning of the training, for a loss or rates that the search changes,
+                and for several optimisers.
+        """
+        if importlib.util.find_spec("lightning") is None:
+            raise UsageError(
+                "needs Lightning, which is not installed", where=CALL, hint="pip install 'lorakit[lightning]'"
+            )
+        from lorakit.workflow.own_loop.lightning_callback import SearchCallback
+
+        return SearchCallback(self)
+
+    def take_over(self, loader: Any, batch_size: int | None, autocast: torch.dtype | None) -> None:
+        """Rows, collation and batch size of a trainer's data loader, where none are given, and its precision.
+
+        UsageError where the loader's batches have no size of their own.
+        """
+        if self.rows is None:
+            self.rows, self.collate = loader.dataset, loader.collate_fn
+        self.batch_size = self.batch_size or batch_size
+        if self.batch_size is None:
+            raise UsageError("the data loader does not say how many rows a batch has", where=CALL, hint="batch_size=N")
+        self.passes = replace(self.passes, autocast=autocast)
+
+    def check_callback(self, *, clipped: bool, scheduled: bool) -> None:
+        """UsageError for what a callback cannot do for this search.
+
+        clipped: whether gradients are clipped when it sees them; scheduled: whether the schedule has stepped when it is told of a step.
+        """
+        kind, name = type(self.allocator), self.recipe.search.method
+        own = "a loop of your own, or lorakit train"
+        if self.changes_loss:
+            raise UsageError(f"'{name}' adds to the loss, and a callback cannot", hint=f"search.loss(batch) in {own}")
+        looks = kind.after_backward is not Allocator.after_backward
+        if name == "heterolora":
+            looks = self.recipe.search.scoring == "streaming"
+        if looks and clipped:
+            what = (
+                f"'{name}' looks at the gradients of training steps, and they are clipped before a callback sees them"
+            )
+            raise UsageError(what, hint=f"max_grad_norm=0; or {own}")
+        if scheduled and kind.rate is not Allocator.rate:
+            raise UsageError(
+                f"'{name}' lowers the rates of single steps, and a callback here is told too late", hint=own
+            )
 
 
 def moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Iterable[torch.Tensor]:

@@ -12,8 +12,6 @@ from transformers.trainer_callback import ExportableState
 
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.errors import UsageError
-from lorakit.searching.allocator import Allocator
-from lorakit.workflow.own_loop.passes import Passes
 
 if TYPE_CHECKING:
     from lorakit.workflow.own_loop.search import Search
@@ -31,16 +29,15 @@ class SearchCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
         """Begin, or go on where the checkpoint was."""
-        search, loader = self.search, parts["train_dataloader"]
-        if search.rows is None:
-            search.rows, search.collate = loader.dataset, loader.collate_fn
-        search.batch_size = search.batch_size or args.train_batch_size * args.world_size
+        search, loader, optimizer = self.search, parts["train_dataloader"], parts["optimizer"]
+        if args.load_best_model_at_end:
+            what = "load_best_model_at_end puts back earlier weights under the sites that the last tick left on"
+            raise UsageError(what, hint="lorakit.attach_saved(model, 'checkpoint-N/adapter') has the sites of its step")
         precision = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        search.passes = Passes(search.passes.loss, precision)
-        optimizer = parts["optimizer"]
+        search.take_over(loader, args.train_batch_size * args.world_size, precision)
         per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
         search.begin(getattr(optimizer, "optimizer", optimizer), steps=state.max_steps, steps_per_epoch=per_epoch)
-        refuse_otherwise(search, args)
+        search.check_callback(clipped=bool(args.max_grad_norm), scheduled=False)
         if getattr(search.adapted.model, "is_gradient_checkpointing", False):
             recompute_layers(search.adapted.inside)
         if state.global_step:
@@ -91,21 +88,3 @@ class SearchCallback(TrainerCallback, ExportableState):
         """What the Trainer writes into its checkpoint."""
         begun = self.search.hook is not None
         return {"args": {}, "attributes": {"search": self.search.state_dict() if begun else {}}}
-
-
-def refuse_otherwise(search: Search, args: TrainingArguments) -> None:
-    """UsageError for what the Trainer does otherwise than the search needs it."""
-    kind, name = type(search.allocator), search.recipe.search.method
-    own = "a loop of your own with lorakit.Search, or lorakit train"
-    if search.changes_loss:
-        raise UsageError(
-            f"'{name}' adds to the loss, which a callback cannot", hint=f"loss = search.loss(batch) in {own}"
-        )
-    looks = kind.after_backward is not Allocator.after_backward
-    looks &= name != "heterolora" or search.recipe.search.scoring == "streaming"
-    if looks and args.max_grad_norm:
-        what = f"'{name}' looks at the gradients of training steps, and the Trainer clips them before anybody sees them"
-        raise UsageError(what, hint=f"max_grad_norm=0; or {own}")
-    if args.load_best_model_at_end:
-        what = "load_best_model_at_end puts back earlier weights under the sites that the last tick left on"
-        raise UsageError(what, hint="lorakit.attach_saved(model, 'checkpoint-N/adapter') has the sites of its step")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 import lorakit
 from lorakit.artifacts.files import read_jsonl
-from lorakit.errors import RunError
+from lorakit.errors import LorakitError, RecipeError, RunError, UsageError
 from lorakit.training.training import Training
 from lorakit.workflow.restore import restore_run
 
@@ -66,6 +68,7 @@ class Bound:
         self.rows = [{key: value[0] for key, value in loader.collate([i], [i]).items()} for i in loader.every_row]
         self.epochs = [loader.batches(epoch) for epoch in range(EPOCHS)]
         self.collate = DataCollatorWithPadding(self.backbone.tokenizer)
+        self.scored = {"rows": self.rows, "collate": self.collate, "batch_size": BATCH}
 
     def model(self) -> Any:
         """The model as anybody loads it, with the head that the run started with."""
@@ -79,16 +82,18 @@ class Bound:
         """Every step's batch."""
         return (self.collate([self.rows[i] for i in rows]) for epoch in self.epochs for rows in epoch)
 
-    def same(self, search: lorakit.Search, *, steps: int = 2 * EPOCHS) -> None:
+    def same(self, search: lorakit.Search) -> None:
         """Assert that the search chose as the run's, and that the model came to the same."""
         timeline = read_jsonl(self.run / "timeline.jsonl")
-        assert len(timeline) == steps == len(search.timeline)
+        assert len(timeline) == len(search.timeline)
         for ours, theirs in zip(search.timeline, timeline, strict=True):
             assert {key: ours[key] for key in ("tick", "step", "epoch", "on", "ranks", "parameters", "budget")} == {
                 key: theirs[key] for key in ("tick", "step", "epoch", "on", "ranks", "parameters", "budget")
             }
             assert ours["scores"] == pytest.approx(theirs["scores"], rel=1e-3)
-        assert len({tuple(tick["on"]) for tick in timeline}) > 1, "the ticks all chose the same: nothing is tested"
+        assert len({tuple(tick["ranks"].values()) for tick in timeline}) > 1, (
+            "the ticks all chose the same: nothing is tested"
+        )
         trained = restore_run(self.run, "last").adapted.model.eval()
         batch = self.collate(self.rows[:BATCH])
         with torch.no_grad():
@@ -126,33 +131,44 @@ def train_by_trainer(bound: Bound, folder: Path, adapted: lorakit.Adapted, callb
     return trainer
 
 
-@pytest.fixture(scope="module")
-def bound(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bound:
-    return Bound(bench, tmp_path_factory.mktemp("bound"), "search.method=heterolora")
-
-
-def test_the_trainer_chooses_as_lorakit_train_does(bound: Bound, tmp_path: Path):
-    adapted = lorakit.adapt(bound.model(), **ADAPTER)
-    search = lorakit.Search("heterolora", adapted, **SEARCH)
-    train_by_trainer(bound, tmp_path, adapted, search.callback()).train()
-    bound.same(search)
-
-
-def test_a_loop_by_hand_does_too(bound: Bound):
-    adapted = lorakit.adapt(bound.model(), **ADAPTER)
-    search = lorakit.Search("heterolora", adapted, **SEARCH, rows=bound.rows, collate=bound.collate, batch_size=BATCH)
+def by_hand(
+    bound: Bound, search: lorakit.Search, *, state: dict[str, Any] | None = None, until: int | None = None
+) -> Any:
+    """Train ``search.adapted`` on the run's batches, from where ``state`` was taken to ``until``; the optimiser."""
+    adapted = search.adapted
     optimizer = torch.optim.AdamW(adapted.groups(lr=3e-2))
     search.begin(optimizer, steps=sum(map(len, bound.epochs)), steps_per_epoch=len(bound.epochs[0]))
-    for batch in bound.batches():
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        search.load_state_dict(json.loads(state["search"]))
+    for batch in list(bound.batches())[search.state.step : until]:
         search.before_step()
-        adapted.model(**batch).loss.backward()
+        (search.loss(batch) if search.changes_loss else adapted.model(**batch).loss).backward()
         search.after_backward()
         nn.utils.clip_grad_norm_([tensor.parameter for tensor in adapted.trained()], 1.0)
         optimizer.step()
         search.after_step()
         optimizer.zero_grad(set_to_none=False)  # sites that are off must not move by their momentum
-    search.end()
+    return optimizer
+
+
+@pytest.fixture(scope="module")
+def bound(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bound:
+    return Bound(bench, tmp_path_factory.mktemp("bound"), "search.method=heterolora")
+
+
+def test_the_trainer_chooses_as_lorakit_train_does_and_goes_on_from_its_checkpoint(bound: Bound, tmp_path: Path):
+    search = lorakit.Search("heterolora", lorakit.adapt(bound.model(), **ADAPTER), **SEARCH)
+    arguments = {"save_strategy": "steps", "save_steps": 4}
+    train_by_trainer(bound, tmp_path, search.adapted, search.callback(), **arguments).train()
     bound.same(search)
+    saved = tmp_path / "trainer" / "checkpoint-4"
+    adapted = lorakit.attach_saved(bound.model(), saved / "adapter")  # the adapter of that step, with its sites
+    assert adapted.inside.on == [tick for tick in search.timeline if tick["step"] < 4][-1]["on"]
+    again = lorakit.Search("heterolora", lorakit.adapt(bound.model(), **ADAPTER), **SEARCH)
+    trainer = train_by_trainer(bound, tmp_path / "again", again.adapted, again.callback())
+    trainer.train(resume_from_checkpoint=str(saved))
+    bound.same(again)
 
 
 def test_a_runs_adapter_goes_on_the_model_that_transformers_loads(bound: Bound, tmp_path: Path):
@@ -168,3 +184,121 @@ def test_a_runs_adapter_goes_on_the_model_that_transformers_loads(bound: Bound, 
     with pytest.raises(RunError, match=r"was trained on other weights: model\.safetensors"):
         lorakit.attach_saved(elsewhere, bound.run)
     lorakit.attach_saved(elsewhere, bound.run, check_base=False)
+
+
+@pytest.mark.slow  # a training each
+@pytest.mark.parametrize(
+    ("method", "adapter", "settings"),
+    [
+        ("heterolora", {}, {"scoring": "streaming", "options": {"moments": "reset"}}),
+        ("adalora", {"method": "adalora"}, {}),
+        ("sora", {"method": "sora"}, {}),
+        ("squeeze", {}, {"options": {}}),
+    ],
+)
+def test_other_searches_are_the_same_too(
+    bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    adapter: dict[str, Any],
+    settings: dict[str, Any],
+):
+    # by which `lorakit train` leaves out work that changes nothing but what squeeze sees of the last layer's inputs
+    monkeypatch.setattr("lorakit.workflow.setup.compute_first_token_only", lambda *arguments: None)
+    own = [
+        f"{section}.{key}={value}"
+        for section, of in (("adapter", adapter), ("search", settings))
+        for key, value in of.items()
+    ]
+    shortcuts = ["adapter.shortcuts=[]"] if method == "squeeze" else []
+    bound = Bound(bench, tmp_path, f"search.method={method}", *[line.replace("'", "") for line in own], *shortcuts)
+    told = ADAPTER | adapter | ({"shortcuts": []} if shortcuts else {})
+    search = lorakit.Search(method, lorakit.adapt(bound.model(), **told), **SEARCH, **settings, **bound.scored)
+    by_hand(bound, search)
+    search.end()
+    bound.same(search)
+
+
+def test_a_loop_by_hand_does_too_and_goes_on_where_it_was_stopped(bound: Bound):
+    search = lorakit.Search("heterolora", lorakit.adapt(bound.model(), **ADAPTER), **SEARCH, **bound.scored)
+    optimizer = by_hand(bound, search, until=5)
+    kept = {"search": json.dumps(search.state_dict()), "optimizer": optimizer.state_dict()}
+    tensors = copy.deepcopy(search.adapted.model.state_dict())
+    again = lorakit.Search("heterolora", lorakit.adapt(bound.model(), **ADAPTER), **SEARCH, **bound.scored)
+    again.adapted.model.load_state_dict(tensors)
+    by_hand(bound, again, state=kept)
+    again.end()
+    bound.same(again)
+
+
+def test_what_a_callback_cannot_do_is_said_before_the_first_step(bound: Bound, tmp_path: Path):
+    plain = {"rank": 4, "targets": ["q", "v"]}
+    for method, settings, arguments, message in (
+        ("adalora", {}, {}, r"search\.loss\(batch\)"),
+        ("heterolora", {"scoring": "streaming"}, {}, "max_grad_norm=0"),
+        ("heterolora", {}, {"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end"),
+    ):
+        adapted = lorakit.adapt(bound.model(), "adalora" if method == "adalora" else "lora", **plain)
+        search = lorakit.Search(method, adapted, **SEARCH, **settings)
+        with pytest.raises(UsageError, match=message):
+            train_by_trainer(bound, tmp_path, adapted, search.callback(), **arguments).train()
+        assert not search.timeline
+
+
+def test_what_is_wrong_with_a_search_is_said(bound: Bound):
+    adapted = lorakit.adapt(bound.model(), **ADAPTER)
+    for method, settings, message in (
+        ("heterolra", {}, "did you mean 'heterolora'"),
+        ("heterolora", {"proxi": "snip"}, "did you mean 'proxy'"),
+        ("heterolora", {"budget": 10}, "holds no site"),
+        ("heterolora", {"budget": "half"}, "a budget is a number"),
+        ("heterolora", {"budget": 1.5}, "1.5"),
+        ("glora", {}, "is no search during a training"),
+        ("none", {}, "is no search"),
+    ):
+        with pytest.raises(LorakitError, match=message):
+            lorakit.Search(method, adapted, **settings)
+    search = lorakit.Search("heterolora", adapted, **SEARCH)
+    with pytest.raises(UsageError, match="has not begun"):
+        search.before_step()
+    early = torch.optim.AdamW([p for name, p in adapted.model.named_parameters() if "adapter" not in name])
+    with pytest.raises(UsageError, match=r"make it after lorakit\.adapt"):
+        search.begin(early, steps=10, steps_per_epoch=5)
+    optimizer = torch.optim.AdamW(adapted.groups(lr=1e-3))
+    with pytest.raises(UsageError, match="none are given"):
+        search.begin(optimizer, steps=10, steps_per_epoch=5)
+    with pytest.raises(RecipeError, match="more than one a step"):
+        lorakit.Search("heterolora", adapted, every=0.1, **bound.scored).begin(optimizer, steps=10, steps_per_epoch=5)
+
+
+def test_lightning_chooses_as_lorakit_train_does(bound: Bound):
+    lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra 'lightning'")
+
+    class Module(lightning.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self, adapted: lorakit.Adapted):
+            super().__init__()
+            self.adapted, self.model = adapted, adapted.model
+
+        def training_step(self, batch: Any, number: int) -> torch.Tensor:
+            loss: torch.Tensor = self.model(**batch).loss
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.adapted.groups(lr=3e-2))
+
+    adapted = lorakit.adapt(bound.model(), **ADAPTER)
+    search = lorakit.Search("heterolora", adapted, **SEARCH, **bound.scored)
+    trainer = lightning.Trainer(
+        max_epochs=EPOCHS,
+        gradient_clip_val=1.0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[search.lightning_callback()],
+    )
+    loader = DataLoader(bound.rows, batch_sampler=InOrder(bound.epochs), collate_fn=bound.collate)  # type: ignore[arg-type]
+    trainer.fit(Module(adapted), loader)
+    bound.same(search)
