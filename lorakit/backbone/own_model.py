@@ -63,8 +63,9 @@ def own_backbone(model: nn.Module, new_parts: Sequence[str]) -> Backbone:
 
 
 def usual_head(model: nn.Module) -> list[str]:
-    """The parameters that train whole where nobody says: what stands outside the base model of transformers; of another model none."""
-    return outside_names(model) if isinstance(model, PreTrainedModel) else []
+    """The parameters that train whole where nobody says: of a classifier of transformers what stands outside its base model, else none."""
+    classifies = isinstance(model, PreTrainedModel) and model.get_output_embeddings() is None  # words are no labels
+    return outside_names(model) if classifies else []
 
 
 def check_plain(model: Any) -> None:
@@ -80,6 +81,14 @@ def check_plain(model: Any) -> None:
     if getattr(model, "is_quantized", False):
         what = "the weights of this model are quantised by another library"
         raise RunError(what, hint="lorakit train with model.quantization quantises them itself")
+    made = [
+        name
+        for name, each in model.named_modules()
+        if isinstance(each, nn.Linear) and each._parameters.get("weight") is None
+    ]
+    if made:
+        what = f"the weight of {made[0]} is computed from other tensors (a parametrization of torch)"
+        raise UsageError(what, hint="torch.nn.utils.parametrize.remove_parametrizations, which leaves the weight")
     if any(parameter.is_meta for parameter in model.parameters()):
         raise RunError("this model has no weights yet: it is on the device 'meta'", hint="load it first")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.attach import NO_SITE_STATISTICS, attach
 from lorakit.adapters.block import blocks
 from lorakit.adapters.conflicts import conflicts_with_base
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.init import inits
 from lorakit.adapters.method import methods, resolve, shortcut_spec
@@ -25,6 +27,7 @@ from lorakit.recipe.schema import AdapterSection, Recipe
 from lorakit.searching.input_statistics import input_means
 from lorakit.searching.scoring import without_trace
 from lorakit.searching.weight_gradients import weight_gradients
+from lorakit.training.optim import faster
 from lorakit.training.seeds import derive_seed, generator
 from lorakit.training.update import chosen_updates
 from lorakit.workflow.calibrate import ROWS, Statistics
@@ -32,6 +35,8 @@ from lorakit.workflow.own_loop.adapted import Adapted
 from lorakit.workflow.own_loop.passes import LABELS, OwnBatch, OwnLoss, Passes, models_own_loss
 from lorakit.workflow.own_loop.settings import read_settings
 from lorakit.workflow.sites import choose_sites, read_site_options
+
+logger = logging.getLogger(__name__)
 
 CALL = "lorakit.adapt"
 Measured = Callable[[Sequence[Site], AdapterSpec, Backbone], Statistics | None]
@@ -66,8 +71,8 @@ def adapt(
         alpha: numerator of the scale.
         targets: roles (``q k v o up gate down``), ``all``, or regexes for module names; the method's usual ones by default.
         shortcuts: of ``res1 res2 in cut mid``, where the places of the model's residual sums are known.
-        head: what trains whole beside the adapters: regexes for modules or parameters. By default what stands outside the base
-            model of transformers, which is the classifier; nothing of another model.
+        head: what trains whole beside the adapters: regexes for modules or parameters. By default what stands
+            outside the base model of a classifier of transformers; nothing of a language model, or of another module.
         calibration: batches of training rows, for a method that starts from data (EVA, CorDA, LoRA-GA): mappings from names to
             tensors (rows, ...).
         loss: (model, batch) -> mean loss of the rows, for a start that looks at gradients; the model's own by default.
@@ -118,6 +123,7 @@ def adapt_by(recipe: Recipe, model: nn.Module, new_parts: Sequence[str], seed: i
         raise RecipeError(problems)
     check_places(section, backbone)
     sites, ranks = choose_sites(recipe, backbone)
+    check_own_forward(model, sites)
     options = read_site_options(recipe, linear, sites)
     modes = {module: module.training for module in model.modules()}
     adapted = attach(
@@ -139,6 +145,7 @@ def adapt_by(recipe: Recipe, model: nn.Module, new_parts: Sequence[str], seed: i
         module.training = mode
     if getattr(model, "is_gradient_checkpointing", False):
         recompute_layers(adapted)
+    tell_rates(adapted, section.method)
     return Adapted(adapted, section, linear, shortcut, ranks, options, seed)
 
 
@@ -147,6 +154,26 @@ def check_adapted_once(model: nn.Module) -> None:
     if any(isinstance(module, Adapter) for module in model.modules()):
         what = "this model has adapters of lorakit already, and a second set would stand on the first"
         raise UsageError(what, hint="the Adapted object that is there; its merge() first; or a fresh model")
+
+
+def check_own_forward(model: nn.Module, sites: Sequence[Site]) -> None:
+    """UsageError for a module whose forward another library stands in for: an adapter would take its place."""
+    taken = [site.name for site in sites if site.is_module and "forward" in vars(model.get_submodule(site.name))]
+    if taken:
+        what = f"another library stands in for the forward of {taken[0]}, and an adapter would put it out"
+        raise UsageError(what, where=CALL, hint="the model as it is loaded, on one device (without device_map)")
+
+
+def tell_rates(adapted: AdaptedModel, method: str) -> None:
+    """Say loudly where tensors learn faster than others, which no optimiser over bare parameters does."""
+    faster_roles = {tensor.role: rate for tensor in adapted.trained() if (rate := faster(adapted, tensor)) != 1}
+    for role, rate in faster_roles.items():
+        logger.warning(
+            "%s: tensors of role %s learn %g times as fast as the others, in an optimiser over adapted.groups(lr) alone",
+            method,
+            role,
+            rate,
+        )
 
 
 def check_no_updates(recipe: Recipe) -> None:
@@ -162,6 +189,9 @@ def check_no_updates(recipe: Recipe) -> None:
 def check_places(section: AdapterSection, backbone: Backbone) -> None:
     """RecipeError for a method that needs to know more of a model than the names of its Linear modules."""
     method = methods.get(section.method)
+    if isinstance(backbone.anatomy, NamedModules) and deltas.get(resolve(section).delta).pools_rows:
+        what = f"looks at whole rows of tokens, and {NOT_KNOWN}"
+        raise RecipeError(what, where=CALL, key="adapter.method", hint="method='lora'")
     if isinstance(backbone.anatomy, NamedModules) and (method.block or section.in_full):
         block = blocks.get(method.block or (section.in_full or [""])[0])
         raise RecipeError(

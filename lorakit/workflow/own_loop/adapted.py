@@ -115,7 +115,8 @@ class Adapted:
         """Write the adapters and what trained whole, in the form of a run's ``adapter`` folder, and read them back.
 
         Args:
-            folder: takes the place of an adapter that was saved there before. With plain LoRA or DoRA alone PEFT loads it as it is. One
+            folder: takes the place of an adapter that was saved there before. Of a sequence classifier
+                with plain LoRA or DoRA alone PEFT loads it as it is. One
                 process writes it.
 
         Returns:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from support.models import ENCODER
+from support.models import ENCODER, SMALL
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 import lorakit
 from lorakit.artifacts.files import read_json
@@ -226,6 +226,35 @@ def test_a_second_set_of_adapters_and_wrapped_models_are_refused(fresh: Callable
             lorakit.adapt(wrapped)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"is an nn\.Module"):
         lorakit.adapt("bert")  # type: ignore[arg-type]
+
+
+def test_modules_that_others_have_changed_are_refused():
+    normed, hooked, tied = Net(), Net(), Net()
+    nn.utils.parametrizations.weight_norm(normed.hidden)
+    hooked.hidden.forward = lambda x: x  # type: ignore[method-assign]
+    for model, message in ((normed, "weight of hidden is computed"), (hooked, "stands in for the forward of hidden")):
+        with pytest.raises(UsageError, match=message):
+            lorakit.adapt(model, rank=2, targets="hidden")
+    tied.hidden, tied.first = nn.Linear(5, 5), nn.Linear(5, 5)
+    tied.hidden.weight = tied.first.weight
+    adapted = lorakit.adapt(tied, rank=2, targets="hidden")
+    with pytest.raises(RunError, match="hidden and first are one weight"):
+        adapted.merge()
+
+
+def test_a_language_model_is_not_trained_whole_at_its_words():
+    config = LlamaConfig(**SMALL, num_key_value_heads=2)
+    adapted = lorakit.adapt(LlamaForCausalLM(config), rank=2)
+    assert {t.role for t in adapted.trained()} == {"A", "B"}
+
+
+def test_rates_that_another_optimiser_would_not_keep_are_said(
+    fresh: Callable[[], Any], caplog: pytest.LogCaptureFixture
+):
+    lorakit.adapt(fresh())
+    assert not caplog.records
+    lorakit.adapt(fresh(), "lora_plus")
+    assert "role B learn 16 times as fast" in caplog.text
 
 
 def test_modes_dtypes_and_frozen_parts_are_as_they_should_be(fresh: Callable[[], Any], tmp_path: Path):
