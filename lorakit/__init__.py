@@ -79,7 +79,6 @@ if TYPE_CHECKING:
     from lorakit.workflow.merge import merge
     from lorakit.workflow.open_adapters import open_adapters
     from lorakit.workflow.own_loop.adapt import adapt
-    from lorakit.workflow.own_loop.adapted import Adapted
     from lorakit.workflow.own_loop.attach_saved import attach_saved
     from lorakit.workflow.own_loop.search import Search
     from lorakit.workflow.plan import plan
@@ -98,7 +97,6 @@ if TYPE_CHECKING:
     from lorakit.workflow.train_folds import train_folds
 
 HOMES = {
-    "Adapted": "lorakit.workflow.own_loop.adapted",
     "Search": "lorakit.workflow.own_loop.search",
     "adapt": "lorakit.workflow.own_loop.adapt",
     "attach_saved": "lorakit.workflow.own_loop.attach_saved",
@@ -140,7 +138,6 @@ HOMES = {
 """Public function -> the module it stands in, imported at its first use: ``import lorakit`` itself stays quick."""
 
 __all__ = [
-    "Adapted",
     "LorakitError",
     "Search",
     "adapt",

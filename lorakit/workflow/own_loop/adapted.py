@@ -35,7 +35,8 @@ DIGITS = 16
 class Adapted:
     """A model with adapters, for a loop of your own. Made by ``lorakit.adapt`` and ``lorakit.attach_saved``.
 
-    model: yours, with the adapters in it: call it, move it, and wrap or compile it as you like.
+    model: yours, with the adapters in it: call it, move it, and wrap or compile it as you like; inside: the same as lorakit itself sees it;
+    merged: whether the adapters are folded in.
     """
 
     def __init__(

@@ -79,12 +79,15 @@ def attach_saved(
     check_outputs(model, saved)
     if check_base:
         check_weights(model, saved, new_parts)
+    trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     start = NO_SITE_STATISTICS if starts_drawn(saved.place) else None
     adapted = adapt_by(saved.recipe, model, new_parts, saved.seed, lambda sites, spec, backbone: start)
     try:
         (load_ternary if is_ternary(saved.place) else load_adapter)(adapted.inside, saved.place)
     except LorakitError:
         adapted.take_away()
+        for parameter, requires_grad in trained.items():
+            parameter.requires_grad_(requires_grad)
         raise
     return adapted
 

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback
 
 from lorakit.errors import UsageError
 
@@ -16,7 +15,14 @@ if TYPE_CHECKING:
 HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-class SearchCallback(Callback):
+def callback_of(search: Search) -> Any:
+    """A callback of Lightning's own kind, which has to be installed."""
+    from lightning.pytorch import Callback
+
+    return type("SearchCallback", (SearchMoments, Callback), {})(search)
+
+
+class SearchMoments:
     """Calls a search at Lightning's moments (``Search.lightning_callback``)."""
 
     def __init__(self, search: Search):

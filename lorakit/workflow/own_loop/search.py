@@ -64,12 +64,16 @@ class Search:
         seed: of the search's stream; that of ``adapted`` by default.
         settings: any other key of a recipe's ``search:``, such as ``proxy``, ``batches``, ``scoring`` or ``options``.
 
+    Returns:
+        A search that waits for ``begin``, which a callback calls by itself.
+
     Raises:
         RecipeError: for wrong settings, and for adapters that the search cannot steer.
+        UsageError: where the adapters are folded in.
 
     Example:
         >>> search = lorakit.Search("heterolora", adapted, budget=0.25, every=0.5, rows=rows)     # doctest: +SKIP
-        >>> Trainer(model=adapted.model, callbacks=[search.callback()], ...).train()              # doctest: +SKIP
+        >>> Trainer(adapted.model, arguments, callbacks=[search.callback()]).train()              # doctest: +SKIP
     """
 
     def __init__(
@@ -112,7 +116,7 @@ class Search:
         self.rates: list[float] = []  # of the optimiser's groups, where they are lowered for this step alone
 
     def begin(self, optimizer: torch.optim.Optimizer, *, steps: int, steps_per_epoch: int) -> None:
-        """Before the first step, and before ``load_state_dict`` where a training goes on.
+        """Before the first step, and before ``load_state_dict`` where a training goes on. All sites are on then.
 
         Args:
             optimizer: the one that steps, for Adam's moments and for learning rates; every trained tensor is in it.
@@ -151,6 +155,7 @@ class Search:
             moments=partial(moments, optimizer),
         )
         self.optimizer = optimizer
+        inside.switch(inside.adapters)
         allocator: Allocator = allocators.get(section.method)(context)
         self.hook = SearchHook(allocator, self, writes=True, optimizer=optimizer)
         self.timeline.clear()
@@ -259,9 +264,9 @@ class Search:
             raise UsageError(
                 "needs Lightning, which is not installed", where=CALL, hint="pip install 'lorakit[lightning]'"
             )
-        from lorakit.workflow.own_loop.lightning_callback import SearchCallback
+        from lorakit.workflow.own_loop.lightning_callback import callback_of
 
-        return SearchCallback(self)
+        return callback_of(self)
 
     def take_over(self, loader: Any, batch_size: int | None, autocast: torch.dtype | None) -> None:
         """Rows, collation and batch size of a trainer's data loader, where none are given, and its precision.

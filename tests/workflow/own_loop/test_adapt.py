@@ -12,12 +12,14 @@ import pytest
 import torch
 from peft import PeftModel
 from support.models import ENCODER, SMALL
+from support.runs import edited_json
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 import lorakit
 from lorakit.artifacts.files import read_json
 from lorakit.errors import LorakitError, RecipeError, RunError, UsageError
+from lorakit.workflow.own_loop.adapted import Adapted
 
 BATCH = {
     "input_ids": torch.randint(4, 40, (6, 9), generator=torch.Generator().manual_seed(0)),
@@ -55,7 +57,7 @@ def logits(model: nn.Module) -> torch.Tensor:
     return output
 
 
-def some_steps(adapted: lorakit.Adapted, steps: int = 2) -> None:
+def some_steps(adapted: Adapted, steps: int = 2) -> None:
     optimizer = torch.optim.AdamW(adapted.groups(lr=1e-2))
     for _ in range(steps):
         adapted.model(**BATCH).loss.backward()
@@ -306,7 +308,7 @@ def test_a_compiled_model_follows_the_switches(fresh: Callable[[], Any]):
 
 
 def test_gradients_are_the_same_with_layers_that_recompute(fresh: Callable[[], Any]):
-    def gradients(way: Callable[[lorakit.Adapted], None]) -> Mapping[str, torch.Tensor]:
+    def gradients(way: Callable[[Adapted], None]) -> Mapping[str, torch.Tensor]:
         model = fresh().train()
         for module in model.modules():
             if isinstance(module, nn.Dropout):
@@ -317,7 +319,7 @@ def test_gradients_are_the_same_with_layers_that_recompute(fresh: Callable[[], A
         return {t.name: t.parameter.grad for t in adapted.trained()}  # type: ignore[misc]
 
     expected = gradients(lambda adapted: None)
-    for way in (lorakit.Adapted.recompute_layers, lambda adapted: adapted.model.activation_checkpointing_enable()):
+    for way in (Adapted.recompute_layers, lambda adapted: adapted.model.activation_checkpointing_enable()):
         torch.testing.assert_close(gradients(way), expected)
 
 
@@ -342,6 +344,13 @@ def test_a_folder_that_is_none_of_ours_is_told_apart(fresh: Callable[[], Any], t
         lorakit.attach_saved(fresh(), tmp_path / "mine")
     saved = adapted.save(tmp_path / "adapter")
     assert read_json(saved / "lorakit.json")["adapter"]["method"] == "lora"
+    model, names = fresh(), set(fresh().state_dict())
+    with edited_json(saved / "lorakit.json") as told:
+        told["sites"] = told["sites"][:1]
+    with pytest.raises(RunError, match="are not those of this model"):
+        lorakit.attach_saved(model, saved)
+    assert set(model.state_dict()) == names
+    assert all(parameter.requires_grad for parameter in model.parameters())
     three = BertForSequenceClassification(BertConfig(**ENCODER, num_labels=3))
     with pytest.raises(RunError, match="head was trained for"):
         lorakit.attach_saved(three, saved)

@@ -19,6 +19,7 @@ import lorakit
 from lorakit.artifacts.files import read_jsonl
 from lorakit.errors import LorakitError, RecipeError, RunError, UsageError
 from lorakit.training.training import Training
+from lorakit.workflow.own_loop.adapted import Adapted
 from lorakit.workflow.restore import restore_run
 
 EPOCHS, BATCH = 2, 8
@@ -60,7 +61,7 @@ class Bound:
 
     def __init__(self, bench: Bench, folder: Path, *settings: str):
         calm = bench.backbone("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-        told = (*RECIPE, f"model.name={calm}", *settings)
+        self.told = told = (*RECIPE, f"model.name={calm}", *settings)
         self.run = bench.train(*told, run_dir=folder / "run").run_dir
         made: Training = bench.prepare(folder / "made", *told)
         self.backbone, loader = made.adapted.backbone, made.loader
@@ -111,7 +112,7 @@ class OrderedTrainer(Trainer):
         return DataLoader(self.train_dataset, batch_sampler=self.order, collate_fn=self.data_collator)  # type: ignore[arg-type]
 
 
-def train_by_trainer(bound: Bound, folder: Path, adapted: lorakit.Adapted, callback: Any, **arguments: Any) -> Trainer:
+def train_by_trainer(bound: Bound, folder: Path, adapted: Adapted, callback: Any, **arguments: Any) -> Trainer:
     told = {"save_strategy": "no", "max_grad_norm": 1.0} | arguments
     args = TrainingArguments(
         str(folder / "trainer"),
@@ -232,6 +233,19 @@ def test_a_loop_by_hand_does_too_and_goes_on_where_it_was_stopped(bound: Bound):
     bound.same(again)
 
 
+def test_lorakit_train_starts_from_what_was_saved(bench: Bench, bound: Bound, tmp_path: Path):
+    model = bound.model()
+    model.config.id2label = bound.backbone.model.config.id2label  # a head is taken over by the names of its outputs
+    adapted = lorakit.adapt(model, **ADAPTER)
+    for tensor in adapted.trained():
+        tensor.parameter.data += 0.05
+    saved = adapted.save(tmp_path / "adapter")
+    training = bench.prepare(tmp_path / "run", *bound.told, f"adapter.start={saved}")
+    batch = bound.collate(bound.rows[:BATCH])
+    with torch.no_grad():
+        assert torch.equal(training.model(**batch).logits, adapted.model.eval()(**batch).logits)
+
+
 def test_what_a_callback_cannot_do_is_said_before_the_first_step(bound: Bound, tmp_path: Path):
     plain = {"rank": 4, "targets": ["q", "v"]}
     for method, settings, arguments, message in (
@@ -272,11 +286,11 @@ def test_what_is_wrong_with_a_search_is_said(bound: Bound):
         lorakit.Search("heterolora", adapted, every=0.1, **bound.scored).begin(optimizer, steps=10, steps_per_epoch=5)
 
 
-def test_lightning_chooses_as_lorakit_train_does(bound: Bound):
+def test_lightning_chooses_as_lorakit_train_does_and_goes_on_from_its_checkpoint(bound: Bound, tmp_path: Path):
     lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra 'lightning'")
 
     class Module(lightning.LightningModule):  # type: ignore[name-defined, misc]
-        def __init__(self, adapted: lorakit.Adapted):
+        def __init__(self, adapted: Adapted):
             super().__init__()
             self.adapted, self.model = adapted, adapted.model
 
@@ -287,18 +301,12 @@ def test_lightning_chooses_as_lorakit_train_does(bound: Bound):
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.AdamW(self.adapted.groups(lr=3e-2))
 
-    adapted = lorakit.adapt(bound.model(), **ADAPTER)
-    search = lorakit.Search("heterolora", adapted, **SEARCH, **bound.scored)
-    trainer = lightning.Trainer(
-        max_epochs=EPOCHS,
-        gradient_clip_val=1.0,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[search.lightning_callback()],
-    )
-    loader = DataLoader(bound.rows, batch_sampler=InOrder(bound.epochs), collate_fn=bound.collate)  # type: ignore[arg-type]
-    trainer.fit(Module(adapted), loader)
-    bound.same(search)
+    keep = lightning.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=6, save_top_k=-1)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    for begun, order in ((None, bound.epochs), (tmp_path / "step=6.ckpt", bound.epochs[1:])):
+        search = lorakit.Search("heterolora", lorakit.adapt(bound.model(), **ADAPTER), **SEARCH, **bound.scored)
+        callbacks = [search.lightning_callback(), *([] if begun else [keep])]
+        trainer = lightning.Trainer(max_epochs=EPOCHS, gradient_clip_val=1.0, callbacks=callbacks, **quiet)
+        loader = DataLoader(bound.rows, batch_sampler=InOrder(order), collate_fn=bound.collate)  # type: ignore[arg-type]
+        trainer.fit(Module(search.adapted), loader, ckpt_path=begun)
+        bound.same(search)
