@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from lorakit.backbone.anatomy import Anatomy, linear_sites
 from lorakit.backbone.head import outside_names
 from lorakit.backbone.load import Backbone
+from lorakit.backbone.site import Site
 from lorakit.backbone.unusable import refuse_unusable
 from lorakit.errors import Problem, RecipeError, RunError, UsageError, nearest
 
@@ -41,6 +42,9 @@ class NamedModules(Anatomy):
     @property
     def roles(self) -> list[str]:
         """None: a name alone says no role."""
+        return []
+
+    def _of_role(self, target: str) -> list[Site]:
         return []
 
     def _inner_names(self) -> list[str]:

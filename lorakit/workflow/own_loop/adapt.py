@@ -221,9 +221,8 @@ def measure(
     if not batches:
         what = f"init '{init.name}' starts from training rows, and none are given"
         raise RecipeError(what, where=CALL, key="calibration", hint="calibration=[batch, ...], about eight of them")
-    lacking = "attention_mask" if init.needs == "covariance" else LABELS
-    if any(lacking not in batch for batch in batches):
-        raise UsageError(f"init '{init.name}' needs batches with {lacking}", where=CALL)
+    if init.needs != "covariance" and any(LABELS not in batch for batch in batches):
+        raise UsageError(f"init '{init.name}' looks at gradients, and needs batches with {LABELS}", where=CALL)
     model, passes = backbone.model, Passes(loss)
     linear = [site for site in sites if site.kind in ("linear", "conv1d")]
     with without_trace(AdaptedModel(backbone, {}, None), train_mode=False, seed=derive_seed(seed, ROWS)):

@@ -21,9 +21,12 @@ LABELS = "labels"
 
 def models_own_loss(model: nn.Module, batch: OwnBatch) -> torch.Tensor:
     """The loss that the model returns for a batch with labels, as those of transformers do. UsageError where it returns none."""
-    loss = getattr(model(**batch), "loss", None)
+    what = f"{type(model).__name__} gives no loss for a batch of {', '.join(batch)}"
+    try:
+        loss = getattr(model(**batch), "loss", None)
+    except TypeError as error:
+        raise UsageError(f"{what}: {error}", hint="loss=FUNCTION of (model, batch)") from error
     if not isinstance(loss, torch.Tensor):
-        what = f"{type(model).__name__} returns no loss for a batch of {', '.join(batch)}"
         raise UsageError(
             what, hint="loss=FUNCTION of (model, batch), or batches with labels where the model is one of transformers'"
         )
