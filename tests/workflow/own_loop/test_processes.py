@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-import socket
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 import torch.distributed
 from support.models import ENCODER
+from support.processes import LAUNCHER, TWO, on_cpu
 from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -19,10 +22,11 @@ import lorakit
 STEPS, BATCH = 8, 8
 
 
-def work(rank: int, port: int, folder: Path) -> None:
+def work(folder: Path) -> None:
     """One process: its half of each batch."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
     torch.manual_seed(0)
     calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = BertForSequenceClassification(BertConfig(**ENCODER | calm, num_labels=2))
@@ -49,10 +53,13 @@ def work(rank: int, port: int, folder: Path) -> None:
 
 @pytest.mark.slow  # two processes that import torch
 def test_two_processes_choose_and_learn_the_same(tmp_path: Path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(work, (port, tmp_path), 2, start_method="fork")
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    command = [*LAUNCHER, *TWO, __file__, str(tmp_path)]
+    subprocess.run(command, check=True, env=on_cpu() | {"PYTHONPATH": path}, timeout=200, capture_output=True)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert len(first[0]) == STEPS
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))
