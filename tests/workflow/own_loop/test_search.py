@@ -302,7 +302,13 @@ def test_lightning_chooses_as_lorakit_train_does_and_goes_on_from_its_checkpoint
             return torch.optim.AdamW(self.adapted.groups(lr=3e-2))
 
     keep = lightning.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=6, save_top_k=-1)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    quiet = {
+        "default_root_dir": tmp_path,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+    }
     for begun, order in ((None, bound.epochs), (tmp_path / "step=6.ckpt", bound.epochs[1:])):
         search = lorakit.Search("heterolora", lorakit.adapt(bound.model(), **ADAPTER), **SEARCH, **bound.scored)
         callbacks = [search.lightning_callback(), *([] if begun else [keep])]
