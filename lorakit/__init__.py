@@ -37,6 +37,10 @@ There is a function for each command of the command line, and each has its own h
     evaluate_sequence  every task's accuracy after every task, transfer and forgetting
     report_sequence    the same as one page
 
+    adapt              adapters on a model of yours, for a loop of your own -> Adapted
+    attach_saved       a saved adapter, or a run's, on such a model again
+    Search             a search during such a training
+
     compare            recipes and runs over several seeds, side by side
     sweep, plan_sweep  a recipe over a grid of values, ranked; and what that would train
     submit_compare     a comparison by jobs in Slurm's queue, which are not waited for
@@ -74,6 +78,9 @@ if TYPE_CHECKING:
     from lorakit.workflow.list_runs import list_runs
     from lorakit.workflow.merge import merge
     from lorakit.workflow.open_adapters import open_adapters
+    from lorakit.workflow.own_loop.adapt import adapt
+    from lorakit.workflow.own_loop.attach_saved import attach_saved
+    from lorakit.workflow.own_loop.search import Search
     from lorakit.workflow.plan import plan
     from lorakit.workflow.predict import load, predict
     from lorakit.workflow.predict_file import predict_file
@@ -90,6 +97,9 @@ if TYPE_CHECKING:
     from lorakit.workflow.train_folds import train_folds
 
 HOMES = {
+    "Search": "lorakit.workflow.own_loop.search",
+    "adapt": "lorakit.workflow.own_loop.adapt",
+    "attach_saved": "lorakit.workflow.own_loop.attach_saved",
     "combine": "lorakit.workflow.combine.combine",
     "compare": "lorakit.workflow.experiments.compare",
     "compress": "lorakit.workflow.compress",
@@ -129,6 +139,9 @@ HOMES = {
 
 __all__ = [
     "LorakitError",
+    "Search",
+    "adapt",
+    "attach_saved",
     "combine",
     "compare",
     "compress",

@@ -252,7 +252,7 @@ def description(adapted: AdaptedModel) -> dict[str, Any]:
         **({"base": adapted.base_digest} if adapted.base_digest else {}),
         "sites": sites,
         "new_parts": adapted.new_parts,
-        "labels": Outputs.of(adapted.backbone.model.config).names,
+        "labels": Outputs.of(getattr(adapted.model, "config", None)).names,
         "adapter_parameters": adapted.adapter_parameters(),
         "head_parameters": adapted.head_parameters(),
     }

@@ -94,8 +94,7 @@ class Anatomy:
     def _named(self, target: str) -> list[Site] | Problem:
         if target == "all":
             return self.sites
-        by_role = [s for s in self.sites if s.role in (target, FUSED.get(target))]
-        if by_role:
+        if by_role := self._of_role(target):
             return by_role
         try:
             re.compile(target)
@@ -111,6 +110,9 @@ class Anatomy:
         if outside:
             what += f"; '{outside[0]}' is outside them, and only they are adapted (a head trains in full)"
         return Problem(what, key="adapter.targets", valid=self._choices(), hint=self._nearest(target))
+
+    def _of_role(self, target: str) -> list[Site]:
+        return [site for site in self.sites if site.role in (target, FUSED.get(target))]
 
     def _inner_names(self) -> list[str]:
         paths = [path for path, _ in self.layers]
@@ -187,7 +189,7 @@ def linear_sites(layers: Sequence[tuple[str, nn.Module]], role_of: Callable[[str
     sites = []
     for number, (path, layer) in enumerate(layers):
         for inner, module in adaptable_modules(layer):
-            name = f"{path}.{inner}" if inner else path
+            name = ".".join(filter(None, (path, inner)))
             kind = "conv1d" if isinstance(module, Conv1D) else "linear"
             bias = getattr(module, "bias", None) is not None
             sites.append(Site(name, number, role_of(inner), *shape_of(module), kind, bias))  # type: ignore[arg-type]

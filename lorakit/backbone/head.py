@@ -43,11 +43,7 @@ def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str
     """
     reshaped = {key for key, *_ in info["mismatched_keys"]}
     fresh = set(info["missing_keys"]) | reshaped
-    base = model.base_model
-    inner = {id(parameter) for parameter in base.parameters()} if base is not model else set()
-    outside = [key for key, parameter in model.named_parameters() if inner and id(parameter) not in inner]
-    if inner and not outside:  # Perceiver's base model has the head in it
-        outside = output_names(model, [key for key, _ in model.named_parameters()])
+    outside = outside_names(model)
     layers = tuple(f"{path}." for path, _ in anatomy.layers)
     embedding = id(embedding_weight(model))
     lost = [k for k, p in model.named_parameters() if k in fresh and (k.startswith(layers) or id(p) == embedding)]
@@ -60,6 +56,16 @@ def find_new_parts(model: Any, anatomy: Anatomy, info: dict[str, Any], name: str
         )
     names = [key for key, _ in model.named_parameters() if key in fresh.union(outside)]
     return NewParts(names, outside, fresh, reshaped)
+
+
+def outside_names(model: Any) -> list[str]:
+    """The parameters outside the base model: the head, and what some families put before it; the outputs where all are inside."""
+    base = model.base_model
+    inner = {id(parameter) for parameter in base.parameters()} if base is not model else set()
+    outside = [key for key, parameter in model.named_parameters() if inner and id(parameter) not in inner]
+    if inner and not outside:  # Perceiver's base model has the head in it
+        outside = output_names(model, [key for key, _ in model.named_parameters()])
+    return outside
 
 
 def output_names(model: Any, among: Sequence[str]) -> list[str]:

@@ -34,7 +34,9 @@ class Outputs:
 
     @classmethod
     def of(cls, config: Any) -> Outputs:
-        """The outputs of a model with this configuration."""
+        """The outputs of a model with this configuration; none are known where it is not one of transformers'."""
+        if not hasattr(config, "id2label"):
+            return cls((), 0)
         named, number = dict(config.id2label), int(config.num_labels)
         if number == 1 or config.problem_type == "regression":
             return cls((), number)

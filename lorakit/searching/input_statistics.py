@@ -28,13 +28,15 @@ def modules_of(adapted: AdaptedModel) -> dict[str, nn.Module]:
 def seen_inputs(model: nn.Module, modules: Mapping[str, nn.Module], see: See) -> Iterator[None]:
     """Within it, ``see`` is told what each module takes in while ``model`` computes a batch.
 
-    Inputs that are not one for each token (embeddings of relative positions, for instance) are told whole.
+    Inputs that are not one for each token (embeddings of relative positions, for instance) are told whole, and all are where the model
+    is given no attention_mask.
     """
     real = torch.empty(0)  # (rows, tokens): which are no padding
 
     def note_mask(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         nonlocal real
-        real = named["attention_mask"].bool()
+        mask = named.get("attention_mask")
+        real = torch.empty(0) if mask is None else mask.bool()
 
     def watch(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
         def tell(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:

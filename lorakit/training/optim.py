@@ -33,7 +33,13 @@ DECAYS: dict[str, Callable[[int, int], float]] = {
 def make_optimizer(
     adapted: AdaptedModel, training: TrainingSection, base: float, *, seed: int = 0
 ) -> torch.optim.Optimizer:
-    """One group a (learning rate, weight decay) pair; ``base`` is the learning rate of the adapters; seed: the run's.
+    """The recipe's optimiser over ``rate_groups``; ``base`` is the learning rate of the adapters; seed: the run's."""
+    kind, settings = chosen_optimizer(training)
+    return kind.make(rate_groups(adapted, training, base), settings, derive_seed(seed, "optimizer"))
+
+
+def rate_groups(adapted: AdaptedModel, training: TrainingSection, base: float) -> list[dict[str, Any]]:
+    """One group a (learning rate, weight decay) pair; ``base`` is the learning rate of the adapters.
 
     Tensors of role B learn ``lr_ratio`` times faster (LoRA+), others as their delta says; the head at ``head_lr``. Vectors
     (magnitudes, biases, norms, also several in one tensor) and gates do not decay.
@@ -44,9 +50,7 @@ def make_optimizer(
         decay = training.weight_decay if tensor.parameter.ndim > 1 and tensor.role not in UNDECAYED else 0.0
         # what has a rate of its own stays apart from equal rates that are not settled yet
         groups[rate_of(adapted, training, base, tensor), decay, own and training.lr == AUTO].append(tensor.parameter)
-    kind, settings = chosen_optimizer(training)
-    listed = [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay, _), group in groups.items()]
-    return kind.make(listed, settings, derive_seed(seed, "optimizer"))
+    return [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay, _), group in groups.items()]
 
 
 def chosen_optimizer(training: TrainingSection) -> tuple[OptimizerKind, dict[str, Any]]:

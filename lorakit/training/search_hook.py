@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from lorakit.artifacts.fault_points import FaultPoint
-from lorakit.artifacts.run import Run
 from lorakit.errors import RunError
 from lorakit.searching.allocator import Allocator
 from lorakit.training.hooks import Hook, TrainState
 
 MANY = 2
+
+
+class Diary(Protocol):
+    """Where ticks are written down: a run, mostly."""
+
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """One more record of ``timeline``."""
 
 
 class SearchHook(Hook):
@@ -24,7 +30,9 @@ class SearchHook(Hook):
 
     name = "search"
 
-    def __init__(self, allocator: Allocator, run: Run, *, writes: bool, optimizer: torch.optim.Optimizer | None = None):
+    def __init__(
+        self, allocator: Allocator, run: Diary, *, writes: bool, optimizer: torch.optim.Optimizer | None = None
+    ):
         self.allocator = allocator
         self.optimizer = optimizer
         self.run = run

@@ -25,7 +25,8 @@ from lorakit.result import Result
 from lorakit.workflow import train as running
 from lorakit.workflow.train import TrainResult
 
-FUNCTIONS = [name for name in lorakit.__all__ if name != "LorakitError"]
+CLASSES = ["Search"]
+FUNCTIONS = [name for name in lorakit.__all__ if name not in ("LorakitError", *CLASSES)]
 OF_A_RECIPE = ("compare", "evolve", "load_recipe", "plan", "plan_sweep", "search", "submit_sweep", "sweep", "train")
 OF_A_RUN = ("combine", "compress", "doctor", "evaluate", "export", "load", "merge", "predict", "quantize", "report")
 TELLS_ARGUMENTS = {
@@ -47,7 +48,7 @@ def section(name: str, title: str) -> str:
     return inspect.cleandoc(found[1]) if found else ""
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])
 def test_a_docstring_says_everything(name: str) -> None:
     doc = inspect.getdoc(public(name)) or ""
     assert doc.partition("\n")[0].endswith((".", "?"))
@@ -64,7 +65,7 @@ def test_a_docstring_says_everything(name: str) -> None:
         ast.parse(example.source)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])
 def test_a_signature_says_what_is_taken(name: str) -> None:
     signature = inspect.signature(public(name))
     assert all(parameter.annotation is not parameter.empty for parameter in signature.parameters.values())
@@ -83,7 +84,7 @@ def test_a_signature_says_what_is_taken(name: str) -> None:
 def test_a_result_is_a_dataclass_that_tells_its_fields(name: str) -> None:
     returned = get_type_hints(inspect.unwrap(public(name)))["return"]
     kind = get_args(returned)[0] if get_origin(returned) is list else returned
-    if name in ("load", "open_adapters"):
+    if name in ("adapt", "attach_saved", "load", "open_adapters"):
         assert inspect.getdoc(kind)
         return
     told = inspect.getdoc(kind) or ""
@@ -101,7 +102,7 @@ def test_help_lists_every_name() -> None:
     for name in FUNCTIONS:
         assert re.search(rf"^ {{8}}(\w+, )?{name}\b", told, re.MULTILINE), name
         assert re.search(rf"^ {{4}}{name}\(", functions, re.MULTILINE), name
-    assert "LorakitError" in told
+    assert all(name in told for name in ("LorakitError", *CLASSES))
 
 
 # -- what they take ----------------------------------------------------------------------------------------------------

@@ -60,8 +60,8 @@ def all_in_peft(adapted: AdaptedModel) -> bool:
 
 
 def is_native(adapted: AdaptedModel) -> bool:
-    """Whether PEFT's LoRA has the whole adapter: with shortcuts beside, PEFT would load the rest and answer otherwise."""
-    return all_in_peft(adapted) and not adapted.live_shortcuts
+    """Whether PEFT's LoRA has the whole adapter, of a model of transformers: with shortcuts beside, PEFT would answer otherwise."""
+    return all_in_peft(adapted) and not adapted.live_shortcuts and hasattr(adapted.model, "base_model_prefix")
 
 
 def peft_name(adapter: Adapter, tensor: str) -> str:
