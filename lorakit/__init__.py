@@ -25,6 +25,7 @@ There is a function for each command of the command line, and each has its own h
     serve              the same by HTTP
     predict_file       label the rows of a file
     report             a run as one page, with figures and plain words
+    analyze            what runs have learnt: their updates' size and directions, what they share, how far features moved
     merge              a run -> a plain Hugging Face checkpoint
     export             a run -> an adapter for PEFT
     import_adapter     an adapter of PEFT -> a run
@@ -59,6 +60,7 @@ from lorakit.errors import LorakitError
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import load_recipe
+    from lorakit.workflow.analysis.analyze import analyze
     from lorakit.workflow.combine.combine import combine
     from lorakit.workflow.compress import compress
     from lorakit.workflow.describe import describe
@@ -90,6 +92,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.train_folds import train_folds
 
 HOMES = {
+    "analyze": "lorakit.workflow.analysis.analyze",
     "combine": "lorakit.workflow.combine.combine",
     "compare": "lorakit.workflow.experiments.compare",
     "compress": "lorakit.workflow.compress",
@@ -129,6 +132,7 @@ HOMES = {
 
 __all__ = [
     "LorakitError",
+    "analyze",
     "combine",
     "compare",
     "compress",
