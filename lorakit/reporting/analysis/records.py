@@ -112,6 +112,7 @@ class RunAnalysis:
         moved: of every site with a weight, at every point that is kept.
         points: the names of these points, in order.
         drift: of every layer, empty where it was not looked at; rows: how many were; without_drift: why there is none.
+        score: of these weights on the run's validation rows, empty where there is none; warnings: what says that it came to little.
     """
 
     run: Path
@@ -127,6 +128,8 @@ class RunAnalysis:
     drift: list[LayerDrift] = field(default_factory=list)
     rows: int = 0
     without_drift: str = ""
+    score: str = ""
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def correlation(self) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from lorakit.reporting.analysis.measures import MOST
 from lorakit.reporting.analysis.records import Pair, RunAnalysis, by_role, mean_of_known
 from lorakit.reporting.analysis.words import means, percent_of, shares
 from lorakit.reporting.page import Numbers
@@ -57,7 +58,7 @@ def role_table(run: RunAnalysis, title: str) -> Numbers:
         "dW / W: Frobenius norms. Share of dW: of ||dW||^2 over all sites; even: spread evenly over entries. Effective "
         "rank: exp of the entropy of the singular values (Roy and Vetterli 2007); random: of a Gaussian update of its shape and rank. "
         "Amplified: ||dW|| / ||U^T W V|| (Hu et al. 2021, 7.3) in dW's own directions, and what it would be in W's strongest and in "
-        "random ones."
+        f"random ones; of the first {MOST} where it has more."
     )
     return Numbers(title, ROLE_COLUMNS, rows, note)
 

@@ -17,7 +17,7 @@ from lorakit.reporting.summary import Passage, listed
 from lorakit.reporting.tables import counted, percent
 
 SIDE_WORDS = {
-    "A": "the rows of A, as in the LoRA paper",
+    "A": "the rows of A (LoRA paper)",
     "inputs": "dW's inputs",
     "outputs": "dW's outputs",
 }
@@ -46,18 +46,27 @@ def facts(runs: Sequence[RunAnalysis], pairs: Sequence[Pair]) -> list[tuple[str,
         whose = f" of {run.name}" if len(runs) > 1 else ""
         if run.sites:
             found.append((f"dW / W{whose}", percent_of(mean_of_known(site.relative for site in run.sites))))
-            found.append((f"effective rank{whose}", f"{fmean(site.effective_rank for site in run.sites):.1f}"))
+            own, random = (
+                fmean(getattr(site, name) for site in run.sites) for name in ("effective_rank", "chance_rank")
+            )
+            found.append((f"effective rank{whose}", f"{own:.1f} (random {random:.1f})"))
+        if run.correlation is not None and run.random_correlation is not None:
+            told = f"{run.correlation:+.2f} (random {run.random_correlation:+.2f})"
+            found.append((f"correlation of dM and dD{whose}", told))
         if run.drift:
-            found.append((f"CKA of the last layer{whose}", f"{run.drift[-1].cka:.3f}"))
+            found.append(
+                (f"CKA of the last layer{whose}", f"{run.drift[-1].cka:.3f} (random {run.drift[-1].chance:.2f})")
+            )
     for pair in pairs:
-        side = pair.sides[-1]
-        found.append((f"first direction shared with {pair.second}", f"{fmean(s.first for s in side.sites):.2f}"))
+        first, chance, _, _ = means(pair.sides[-1].sites)
+        found.append((f"phi of the first direction with {pair.second}", f"{first:.2f} (random {chance:.3f})"))
     return found
 
 
 def passages(runs: Sequence[RunAnalysis], pairs: Sequence[Pair]) -> list[Passage]:
     """The page in words."""
     found = []
+    moved, drifted = (next((run for run in runs if getattr(run, name)), None) for name in ("moved", "drift"))
     for run in runs:
         whose = f"{run.name}: " if len(runs) > 1 else ""
         if run.sites:
@@ -66,8 +75,8 @@ def passages(runs: Sequence[RunAnalysis], pairs: Sequence[Pair]) -> list[Passage
         else:
             found.append(Passage(f"{whose}No update of a matrix", left_words(run)))
         if run.moved:
-            found.append(Passage(f"{whose}Magnitude and direction", moved_words(run)))
-        found.append(Passage(f"{whose}Features", drift_words(run)))
+            found.append(Passage(f"{whose}Magnitude and direction", moved_words(run, told=run is not moved)))
+        found.append(Passage(f"{whose}Features", drift_words(run, told=run is not drifted)))
     found += [Passage(f"{pair.first} beside {pair.second}", pair_words(pair)) for pair in pairs]
     found.append(Passage("What to trust", trust_words(runs)))
     return found
@@ -163,8 +172,8 @@ def amplified_words(ours: float, top: float, random: float) -> str:
     )
 
 
-def moved_words(run: RunAnalysis) -> list[str]:
-    """dM against dD."""
+def moved_words(run: RunAnalysis, *, told: bool) -> list[str]:
+    """dM against dD; told: whether it has been said how to read that."""
     where = f"{counted(len(run.moved), 'point')} ({listed(run.points)})"
     if run.correlation is None:
         return [f"{where} are too few, or too much alike, for a correlation of dM and dD."]
@@ -176,6 +185,8 @@ def moved_words(run: RunAnalysis) -> list[str]:
     roles = [f"{role} {value:+.2f}" for role, _, value, _ in run.correlations() if value is not None]
     if len(roles) > 1:
         words.append(f"Within one kind of matrix: {listed(roles)}.")
+    if told:
+        return words
     return [
         *words,
         "Above 0: rows that turn more also change their length more; below 0: either, not both. A value is telling as far as it is not "
@@ -184,16 +195,18 @@ def moved_words(run: RunAnalysis) -> list[str]:
     ]
 
 
-def drift_words(run: RunAnalysis) -> list[str]:
-    """CKA, layer by layer."""
+def drift_words(run: RunAnalysis, *, told: bool) -> list[str]:
+    """CKA, layer by layer; told: whether it has been said how to read that."""
     if not run.drift:
         return [f"Features were not compared: {run.without_drift}."]
     least = min(run.drift, key=lambda layer: layer.cka)
-    return [
+    chance = fmean(layer.chance for layer in run.drift)
+    words = [
         f"On {counted(run.rows, 'held-out row')} the last layer's output has a linear CKA of {run.drift[-1].cka:.3f} with that before the "
         f"training; the least is {least.cka:.3f}, in layer {least.layer}.",
-        f"1: the same but for a rotation and a scale. Rows that do not belong together have {fmean(d.chance for d in run.drift):.3f}.",
+        f"Rows that do not belong together have {chance:.3f}.",
     ]
+    return words if told else [*words, "1: the same but for a rotation and a scale."]
 
 
 def pair_words(pair: Pair) -> list[str]:
@@ -203,7 +216,7 @@ def pair_words(pair: Pair) -> list[str]:
         first, chance, whole, whole_chance = means(side.sites)
         k = fmean(site.directions for site in side.sites)
         words.append(
-            f"Of {SIDE_WORDS[side.side]} the first direction has phi = {first:.2f} (random: {chance:.3f}), the first {k:.0f} together "
+            f"Of {SIDE_WORDS[side.side]}, the first direction has phi = {first:.2f} (random: {chance:.3f}), the first {k:.0f} together "
             f"{whole:.2f} (random: {whole_chance:.3f}), over {counted(len(side.sites), 'site')}."
         )
     words.append("phi is the mean squared cosine of principal angles: 1 for the same subspace, 0 for orthogonal ones.")
@@ -232,9 +245,16 @@ def means(sites: Sequence[SiteLikeness]) -> tuple[float, float, float, float]:
 
 def trust_words(runs: Sequence[RunAnalysis]) -> list[str]:
     """What such numbers cannot say."""
-    alone = "This is one run: what of it is chance, a run with another seed beside it tells." if len(runs) == 1 else ""
+    words = []
+    for run in runs:
+        scored = (
+            f"{run.name} has {run.score} on its validation rows" if run.score else f"{run.name} has not been scored"
+        )
+        words.append(". ".join([scored, *(warning[:1].upper() + warning[1:] for warning in run.warnings)]) + ".")
+    if len(runs) == 1:
+        words.append("This is one run: what of it is chance, a run with another seed beside it tells.")
     return [
-        *filter(None, [alone]),
+        *words,
         "All this describes what was learnt, not whether it is good: lorakit eval and compare tell that.",
     ]
 

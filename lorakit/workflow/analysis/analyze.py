@@ -23,12 +23,13 @@ from lorakit.reporting.analysis.measures import (
     random_update,
     rows_of,
 )
-from lorakit.reporting.analysis.records import Pair, RunAnalysis, SiteUpdate
+from lorakit.reporting.analysis.records import BEST, Pair, RunAnalysis, SiteUpdate
 from lorakit.reporting.analysis.tables import tables
 from lorakit.reporting.analysis.words import bias_words, facts, passages, rounded_words, subtitle
 from lorakit.reporting.figures import as_svg, save
 from lorakit.reporting.page import Page, Picture, render
 from lorakit.reporting.summary import Passage
+from lorakit.reporting.tables import scores
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded
 from lorakit.workflow.analysis.drift import drift_of
@@ -37,6 +38,7 @@ from lorakit.workflow.analysis.moved import moved_weights
 from lorakit.workflow.analysis.updates import WeightUpdate, left_out, moved_biases, updates_of
 from lorakit.workflow.one_backbone import check_one_backbone, named_runs, open_finished
 from lorakit.workflow.parts import encode_rows
+from lorakit.workflow.records import read_run
 from lorakit.workflow.restore import RestoredRun, restore_run
 from lorakit.workflow.same_data import check_same_data
 
@@ -162,7 +164,7 @@ def look_into(name: str, run: Run, weights: str | None, rows: int, *, offline: b
         directions[update.site.name] = own
     told = [rounded_words(recipe.model.quantization)] if recipe.model.quantization != "none" else []
     told += [bias_words(count)] if (count := moved_biases(adapted)) else []
-    without = left_out(adapted)
+    without, outcome = left_out(adapted), read_run(run).outcome
     moved, points, few = moved_weights(restored, {site.name: site.rank for site in sites})
     analysis = RunAnalysis(
         run=run.path,
@@ -178,6 +180,8 @@ def look_into(name: str, run: Run, weights: str | None, rows: int, *, offline: b
         drift=[] if isinstance(drift, str) else drift,
         rows=0 if encoded is None or isinstance(drift, str) else len(encoded),
         without_drift=drift if isinstance(drift, str) else "",
+        score=scores(outcome.best if restored.weights == BEST else outcome.last),
+        warnings=list(outcome.warnings),
     )
     return Looked(analysis, directions)
 

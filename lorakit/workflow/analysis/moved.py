@@ -54,13 +54,13 @@ def turned_to(restored: RestoredRun) -> Iterator[str]:
 
 def moved_now(adapted: AdaptedModel, when: str, ranks: dict[str, int]) -> list[Moved]:
     """dM and dD of every site that has a weight and an update now, and of a random update of the same norm and rank."""
-    found = []
-    for number, update in enumerate(updates_of(adapted)):
+    found, numbers = [], {name: number for number, name in enumerate(ranks)}
+    for update in updates_of(adapted):
         if update.weight is None:
             continue
         site, dense = update.site, update.dense
         shape = (site.out_features, site.in_features)
-        generator = torch.Generator().manual_seed(number)
+        generator = torch.Generator().manual_seed(numbers.get(site.name, len(numbers)))
         rank = ranks.get(site.name, min(shape))
         drawn = dense.norm() * random_update(shape, rank, generator)
         real, chance = (change(update.weight, update.weight + each) for each in (dense, drawn))

@@ -220,6 +220,14 @@ def test_runs_that_do_not_go_together(lora, tmp_path, monkeypatch):
         lorakit.analyze(lora, rows=-1)
 
 
+def test_an_adapter_that_holds_what_quantising_lost_is_refused(lora, tmp_path):
+    copied = Path(shutil.copytree(lora, tmp_path / "copied"))
+    with edited_json(copied / "summary.json") as told:
+        told["correction"] = 4
+    with pytest.raises(UsageError, match="holds what quantising the weights lost"):
+        lorakit.analyze(copied)
+
+
 def test_unfinished_runs_and_changed_rows(lora, tmp_path):
     copied = Path(shutil.copytree(lora, tmp_path / "copied"))
     with edited_json(copied / "data.json") as told:
