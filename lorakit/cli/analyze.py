@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Runs = Annotated[
     Optional[list[str]],
     typer.Argument(
-        metavar="RUN [RUN2 ...]",
+        metavar="RUN",
         help="Run folders over one backbone, or NAME=FOLDER; by default the newest finished one in runs.",
         autocompletion=complete_run,
     ),

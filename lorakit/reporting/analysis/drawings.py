@@ -43,7 +43,13 @@ def own_drawings(run: RunAnalysis, prefix: str, whose: str) -> Iterator[Drawing]
         most = max(weighed, key=lambda site: site.relative or 0.0)
         yield Drawing(
             f"{prefix}norms",
-            heat_map(weighed, values, "||dW|| / ||W|| in percent", top=max(values), form="{:.1%}"),
+            heat_map(
+                weighed,
+                values,
+                "||dW|| / ||W|| in percent",
+                top=max(values),
+                form="{:.1%}" if max(values) >= 0.01 else "{:.2%}",
+            ),
             f"{whose}Which sites carry the update",
             f"Layers by roles, updates' norms in percent of the weights'. The largest: {most.name}, {percent(most.relative or 0.0)}.",
             "Frobenius norms, in percent of the pretrained weight's, with means over roles and layers.",

@@ -223,6 +223,7 @@ def draw_grid(axes: Axes, grid: Sequence[Sequence[float]]) -> AxesImage:
 def logarithmic(axes: Axes) -> None:
     """A logarithmic y axis, once all is drawn, with plain numbers: at 2 and 5 of a power of ten too where there are few of these."""
     axes.set_yscale("log")
+    axes.tick_params(axis="y", which="both", labelsize=9)
     low, high = axes.get_ylim()
     between = "25" if high / low < FEW_POWERS else ""
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
