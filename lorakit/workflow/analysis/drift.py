@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ def drift_of(restored: RestoredRun, rows: Encoded) -> list[LayerDrift] | str:
         return str(error)
     finally:
         adapted.restore(states)
+        adapted.model.cpu()
     return [
         LayerDrift(number, *linear_cka(old, new)) for number, (old, new) in enumerate(zip(before, after, strict=True))
     ]
@@ -47,6 +49,9 @@ def drift_of(restored: RestoredRun, rows: Encoded) -> list[LayerDrift] | str:
 def layer_means(restored: RestoredRun, rows: Encoded) -> list[Tensor]:
     """Of each layer the mean of its outputs over a text's tokens (texts, width); a window of a long text is a text."""
     adapted, recipe = restored.adapted, restored.parts.recipe
+    recipe = replace(
+        recipe, training=replace(recipe.training, precision="fp32")
+    )  # autocast's rounding would look like drift
     objective = put_on_device(adapted.model, recipe, regression=restored.parts.task.regression)
     layers = [layer for _, layer in adapted.backbone.anatomy.layers]
     found: list[list[Tensor]] = [[] for _ in layers]
