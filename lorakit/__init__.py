@@ -25,6 +25,7 @@ There is a function for each command of the command line, and each has its own h
     serve              the same by HTTP
     predict_file       label the rows of a file
     report             a run as one page, with figures and plain words
+    analyze            what runs have learnt: their updates' size and directions, what they share, how far features moved
     merge              a run -> a plain Hugging Face checkpoint
     export             a run -> an adapter for PEFT
     import_adapter     an adapter of PEFT -> a run
@@ -63,6 +64,7 @@ from lorakit.errors import LorakitError
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import load_recipe
+    from lorakit.workflow.analysis.analyze import analyze
     from lorakit.workflow.combine.combine import combine
     from lorakit.workflow.compress import compress
     from lorakit.workflow.describe import describe
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
 HOMES = {
     "Search": "lorakit.workflow.own_loop.search",
     "adapt": "lorakit.workflow.own_loop.adapt",
+    "analyze": "lorakit.workflow.analysis.analyze",
     "attach_saved": "lorakit.workflow.own_loop.attach_saved",
     "combine": "lorakit.workflow.combine.combine",
     "compare": "lorakit.workflow.experiments.compare",
@@ -141,6 +144,7 @@ __all__ = [
     "LorakitError",
     "Search",
     "adapt",
+    "analyze",
     "attach_saved",
     "combine",
     "compare",

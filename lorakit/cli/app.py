@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from lorakit.cli.analyze import analyze
 from lorakit.cli.combine import combine
 from lorakit.cli.compare import compare
 from lorakit.cli.compress import compress
@@ -73,6 +74,7 @@ app.command("copy", rich_help_panel="Recipes")(copy_recipe)
 app.command("data", rich_help_panel="Inspect")(data)
 app.command("plan", rich_help_panel="Inspect")(plan)
 app.command("report", rich_help_panel="Inspect")(report)
+app.command("analyze", rich_help_panel="Inspect")(analyze)
 app.command("compare", rich_help_panel="Inspect")(compare)
 app.command("doctor", rich_help_panel="Inspect")(doctor)
 

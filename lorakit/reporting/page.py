@@ -37,7 +37,8 @@ class Numbers:
 class Page:
     """What is on the page, from its top to its bottom.
 
-    facts: (name, value) pairs; fold: (title, text) pairs that are shut at first; notice: a warning in a box, or nothing.
+    facts: (name, value) pairs; fold: (title, text) pairs that are shut at first; notice: a warning in a box, or nothing; command: what
+    wrote it.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Page:
     parts: Sequence[Picture | Numbers]
     fold: Sequence[tuple[str, str]] = ()
     notice: str = ""
+    command: str = "lorakit report"
 
 
 def escape(text: str) -> str:
@@ -66,7 +68,7 @@ def render(page: Page) -> str:
             f"<details><summary>{escape(title)}</summary><pre tabindex='0'>{escape(text)}</pre></details>"
             for title, text in page.fold
         ),
-        "<footer class='muted'>Written by lorakit report.</footer>",
+        f"<footer class='muted'>Written by {escape(page.command)}.</footer>",
     ]
     return (
         "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lorakit.adapters.init import inits
@@ -69,8 +69,11 @@ def open_finished(path: Path) -> Run:
     return run
 
 
-def check_one_backbone(first: Run, other: Run) -> None:
-    """UsageError where the two do not stand on the same frozen tensors, or one has some of its own choice."""
+def check_one_backbone(first: Run, other: Run, compared: Sequence[str] = COMPARED) -> None:
+    """UsageError where the two do not stand on the same frozen tensors, or one has some of its own choice.
+
+    compared: the keys that have to be the same, beside the model.
+    """
     ours, theirs = (load_recipe(run.recipe).recipe for run in (first, other))
     for run, recipe in ((first, ours), (other, theirs)):
         check_as_loaded(run, recipe)
@@ -78,7 +81,7 @@ def check_one_backbone(first: Run, other: Run) -> None:
         ("model.name", base_name(ours), base_name(theirs)),
         (ROPE_SCALING, scaling(ours), scaling(theirs)),
     ]
-    pairs += [(key, value(ours, key), value(theirs, key)) for key in COMPARED]
+    pairs += [(key, value(ours, key), value(theirs, key)) for key in compared]
     for key, own, found in pairs:
         if own != found:
             raise another(first, other, f"{key} is {told(found)} here, and {told(own)} in {first.path}")

@@ -1,0 +1,52 @@
+"""``lorakit analyze``: what runs have learnt, as one page with figures, and in plain words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+import lorakit
+from lorakit.cli.command import answer, envelope
+from lorakit.cli.completion import complete_run
+from lorakit.cli.options import AsJson, Offline, Quiet, Weights, given_or_newest
+from lorakit.cli.output import say, write
+from lorakit.reporting.tables import counted
+
+if TYPE_CHECKING:
+    from lorakit.workflow.analysis.analyze import AnalysisResult
+
+Runs = Annotated[
+    Optional[list[str]],
+    typer.Argument(
+        metavar="RUN",
+        help="Run folders over one backbone, or NAME=FOLDER; by default the newest finished one in runs.",
+        autocompletion=complete_run,
+    ),
+]
+Rows = Annotated[
+    int, typer.Option("--rows", metavar="N", help="Held-out rows of each run on which features are compared; 0: none.")
+]
+
+
+def analyze(
+    runs: Runs = None,
+    rows: Rows = 256,
+    weights: Weights = None,
+    offline: Offline = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look into what runs have learnt: where their updates are, which directions they take and share, how far features have moved."""
+    with envelope(offline=offline, quiet=quiet):
+        chosen: list[str | Path] = list(runs) if runs else [given_or_newest(None)]
+        answer(lorakit.analyze(*chosen, rows=rows, weights=weights, offline=offline), tell, as_json=as_json)
+
+
+def tell(result: AnalysisResult) -> None:
+    """Write the summary, and where the page is."""
+    for passage in result.summary:
+        write(passage.title, *(f"  {sentence}" for sentence in passage.sentences), "")
+    write(f"page  {result.page}")
+    say(f"the page is one self-contained file; {counted(len(result.figures), 'figure')} beside it as PNG")

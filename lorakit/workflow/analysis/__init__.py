@@ -1,0 +1,1 @@
+"""``lorakit analyze``: what runs have learnt, site by site."""
