@@ -21,6 +21,7 @@ from support.hostile.made_up_files import (
     parquet_of,
     tables,
 )
+from support.thinned import thinned
 
 from lorakit.errors import DataError
 from lorakit.recipe.schema import TaskSection
@@ -76,7 +77,7 @@ def first_bad(made):
     return None
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", thinned(KINDS, 2))
 @efforts(few=15)
 def test_what_is_written_is_read(effort, folder, kind):
     plain = KINDS[kind].plain

@@ -64,12 +64,12 @@ def put_stopped(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Calla
 @pytest.mark.parametrize(
     ("overrides", "step"),
     [
-        pytest.param(PLAIN, 1, id="first step"),
+        pytest.param(PLAIN, 1, id="first step", marks=pytest.mark.slow),
         pytest.param(PLAIN, 5, id="mid-epoch, mid-line", marks=pytest.mark.slow),  # as where it is killed
         pytest.param(PLAIN, 6, id="end of an epoch, at a checkpoint"),
-        pytest.param(PLAIN, 11, id="last but one"),
+        pytest.param(PLAIN, 11, id="last but one", marks=pytest.mark.slow),
         pytest.param(DORA, 2, id="dora"),
-        pytest.param(HETERO, 2, id="before a tick's step"),
+        pytest.param(HETERO, 2, id="before a tick's step", marks=pytest.mark.slow),
         pytest.param(HETERO, 3, id="at a tick", marks=pytest.mark.slow),  # as at one with a checkpoint
         pytest.param(HETERO, 4, id="after a tick"),
         pytest.param(HETERO, 6, id="at a tick and a checkpoint"),
@@ -88,6 +88,7 @@ def test_resumed_is_never_stopped(bench: Bench, tmp_path: Path, whole: Any, over
     assert records(folder) == whole[overrides]
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(bench: Bench, tmp_path: Path, whole: Any):
     stopped(bench, tmp_path / "run", 1, *HETERO)
     for step in (3, 4, 9):

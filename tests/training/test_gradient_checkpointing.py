@@ -50,6 +50,7 @@ def test_the_training_is_the_same(bench: Bench, family: str, settings: tuple[str
     assert recomputed == plain
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_may_go_on_the_other_way(bench: Bench, tmp_path):
     settings = (*SWITCHING, "search.scoring=streaming")
     with pytest.raises(Interrupted):

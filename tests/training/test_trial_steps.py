@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.runs import SEARCH, Bench
+from support.thinned import thinned
 from torch.nn import functional as F
 
 from lorakit.training.training import Training
@@ -131,7 +132,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", thinned(WAYS, 2))
 def test_nothing_is_left_of_a_trial(bench: Bench, tmp_path: Path, way: str):
     training = bench.prepare(tmp_path, "adapter.dropout=0.2", *WAYS[way])
     training.model.train()

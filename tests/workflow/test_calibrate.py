@@ -224,7 +224,9 @@ def blindfolded() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("method", ["pissa", "lora_ga", "eva", pytest.param("corda_ipm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["pissa", "lora_ga", *(pytest.param(each, marks=pytest.mark.slow) for each in ("eva", "corda_ipm"))]
+)
 def test_a_resumed_training_and_a_restored_run_start_nothing_anew(bench: Bench, tmp_path: Path, method: str) -> None:
     settings = (
         f"adapter.method={method}",

@@ -103,7 +103,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("way", thinned(OTHERS, 2))
+@pytest.mark.parametrize("way", thinned(OTHERS, 4))
 def test_every_kind_of_training_finds_a_rate_and_leaves_no_trace(bench: Bench, tmp_path: Path, way: str):
     options, settings = OTHERS[way]
     training = bench.prepare(tmp_path, "training.lr=auto", *settings, **options)
