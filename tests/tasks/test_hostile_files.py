@@ -107,7 +107,7 @@ def lone_returns(content, kind):
     return len(re.findall(rb"\r(?!\n)", content)) if "csv" in kind or kind == "zip" else 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", thinned(KINDS, 2))
 @efforts(few=20)
 def test_a_broken_file_is_refused_or_read(effort, folder, kind):
     def check(content):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.runs import SEARCH, Bench, Recorder, StopAt, edited_json, records
-from support.thinned import crossed
+from support.thinned import crossed, thinned
 
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.errors import Interrupted, LorakitError, RunError, UsageError
@@ -109,7 +109,7 @@ class KillAt(StopAt):
             raise Killed
 
 
-@pytest.mark.parametrize(("overrides", "step"), [(PLAIN, 9), (HETERO, 9)])
+@pytest.mark.parametrize(("overrides", "step"), thinned([(PLAIN, 9), (HETERO, 9)], 2))
 def test_killed_without_warning(bench: Bench, tmp_path: Path, whole: Any, overrides: tuple[str, ...], step: int):
     """Records after the last checkpoint are made again, not twice; a line cut in two does no harm."""
     with pytest.raises(Killed):
@@ -127,6 +127,7 @@ def test_killed_without_warning(bench: Bench, tmp_path: Path, whole: Any, overri
         ["model.safetensors", "optimizer.safetensors", "streams.safetensors", "state.json", "sums.json"],
         ["truncated", "missing"],
         turn=0,
+        every=2,
     ),
 )
 def test_a_damaged_checkpoint_is_passed_over(
