@@ -26,6 +26,7 @@ export PYTHONUTF8 = 1
 help:
 	@echo "make demo    install, then train the demo recipe offline (3 to 5 minutes)"
 	@echo "make test    install, lint, check types and run the tests (ARGS='-k name' goes to pytest)"
+	@echo "             ARGS=\"-m ''\" runs the slow tests, too; ARGS='-m slow' runs them alone"
 	@echo "make bench   time training steps beside PEFT's (2 to 4 minutes)"
 	@echo "make lint    ruff, mypy and the import rules alone"
 	@echo "make clean   remove the virtual environment and what tools left behind"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import gc
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
@@ -36,6 +38,15 @@ def folder_from(variable: str) -> Path:
     if not value or not Path(value).is_dir():
         pytest.skip(f"{variable} does not name a folder")
     return Path(value).resolve()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_built_once() -> Iterator[None]:
+    """Typer reads the signatures of all commands again at each call of one, which takes ten times as long as most of them do."""
+    import typer.main
+
+    with mock.patch.object(typer.main, "get_command", functools.cache(typer.main.get_command)):
+        yield
 
 
 @pytest.fixture(scope="session")

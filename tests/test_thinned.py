@@ -15,6 +15,10 @@ def test_each_row_meets_one_column_and_over_all_turns_every_one():
         assert {column for _, column in pairs} == {*columns}
     assert {pair for pairs in seen for pair in pairs} == {(row, column) for row in rows for column in columns}
     assert len(crossed(rows, columns, turn=1)) == 24
+    few = crossed(rows, columns, turn=1, most=2)
+    assert in_the_default_run(few) == in_the_default_run(crossed(rows, columns, turn=1))
+    assert [row for row, _ in in_the_default_run(crossed(rows, columns, turn=1, every=3))] == [2, 5]
+    assert [sum(row == parameter.values[0] for parameter in few) for row in rows] == [2] * 6
 
 
 def test_of_some_in_a_row_the_first_is_met():

@@ -195,10 +195,17 @@ def build(values: dict[str, Any]) -> Recipe:
 
 
 def typed(path: str, value: Any) -> Any:
-    """A key's value as its type has it, by OmegaConf's strict structured merge: 1 epoch is 1.0, and a list is the recipe's own."""
+    """A key's value as its type has it, by OmegaConf's strict structured merge: 1 epoch is 1.0, and a list is the recipe's own.
+
+    A merge takes a millisecond and a recipe is read again and again, so what has the type already is not merged.
+    """
     key = recipe_keys()[path]
     if key.shape == "one" and type(value) is key.kind:
         return value
+    if key.shape == "list" and type(value) is list and all(type(item) is key.kind for item in value):
+        return list(value)
+    if key.shape == "mapping" and type(value) is dict and all(type(item) is key.kind for item in value.values()):
+        return dict(value)
     made: Any = OmegaConf.to_object(OmegaConf.merge(structure(path), {"value": value}))
     return made.value
 

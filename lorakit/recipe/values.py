@@ -21,6 +21,7 @@ from lorakit.recipe.problems import Problems, spaced
 
 NULLS = ("", "~", "null", "Null", "NULL")
 TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+SPELT = {form for word in TRUTHS for form in (word, word.title(), word.upper())}
 INT = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]*(_[0-9]+)*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 LONGEST = 40  # characters of a number
@@ -37,7 +38,7 @@ def scalar_kind(node: yaml.ScalarNode) -> type | None:
         return str
     if text in NULLS:
         return None
-    if text in {form for word in TRUTHS for form in (word, word.title(), word.upper())}:
+    if text in SPELT:
         return bool
     if len(text) > LONGEST:
         return str

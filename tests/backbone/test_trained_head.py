@@ -12,6 +12,7 @@ import torch
 import transformers
 from support.models import TinyModels, save
 from support.runs import edited_json
+from support.thinned import thinned
 from transformers import AutoModelForSequenceClassification
 
 from lorakit.backbone.load import Backbone
@@ -79,7 +80,7 @@ def test_the_same_names_in_the_same_order_change_nothing(saved: Saved, load: Loa
     assert "it is kept and trained on" in kept.notes[-1]
 
 
-@pytest.mark.parametrize("family", LAYERS)
+@pytest.mark.parametrize("family", thinned(LAYERS, 3))
 @pytest.mark.parametrize(
     ("names", "wanted"), [(["LABEL_0", "LABEL_1"], None), (["yes", "no"], "new"), (["no", "yes"], "new")]
 )

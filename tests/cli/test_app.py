@@ -29,25 +29,28 @@ def shell(*arguments: str, **settings) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "lorakit", *arguments], capture_output=True, text=True, **settings)
 
 
-def loaded_by(code: str) -> set[str]:
-    """The modules that are loaded when ``code`` has run in a fresh interpreter."""
-    code = f"import sys; {code}; sys.stdout.flush(); print(*sys.modules, file=sys.stderr)"
+def loaded_by(*stages: str) -> list[set[str]]:
+    """The modules that are loaded after each of these, run one after the other in a fresh interpreter."""
+    code = "; ".join(["import sys", *(f"{stage}; print(*sys.modules, file=sys.stderr)" for stage in stages)])
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(ran.stderr.split())
+    return [set(line.split()) for line in ran.stderr.splitlines()[-len(stages) :]]
 
 
 def test_help_imports_nothing_heavy():
-    loaded = loaded_by("from lorakit.cli.app import main; assert main(['--help']) == 0")
+    (loaded,) = loaded_by("from lorakit.cli.app import main; assert main(['--help']) == 0")
     assert "lorakit.cli.train" in loaded
     assert not loaded & HEAVY
 
 
 def test_the_commands_themselves_do_without_rich():
-    assert not loaded_by("import lorakit.cli.app") & (HEAVY | {"rich.table", "rich.progress"})
+    (loaded,) = loaded_by("import lorakit.cli.app")
+    assert not loaded & (HEAVY | {"rich.table", "rich.progress"})
 
 
 def test_a_command_waits_for_no_other_s_libraries():
-    loaded = loaded_by("from lorakit.workflow import plan, train")
+    labelling, loaded = loaded_by("import lorakit.workflow.predict_file", "from lorakit.workflow import plan, train")
+    assert {"torch", "lorakit.workflow.predict_file"} <= labelling
+    assert not labelling & {"sklearn", "datasets", "evaluate", "peft", "matplotlib", "pandas"}
     assert {"torch", "lorakit.workflow.plan", "lorakit.workflow.train"} <= loaded
     assert not loaded & {
         "matplotlib",

@@ -13,16 +13,21 @@ def thinned(cases: Iterable[Any], every: int) -> list[Any]:
     return [as_parameter(case, slow=place % every > 0) for place, case in enumerate(cases)]
 
 
-def crossed(rows: Iterable[Any], columns: Iterable[Any], *, turn: int) -> list[Any]:
+def crossed(
+    rows: Iterable[Any], columns: Iterable[Any], *, turn: int, most: int | None = None, every: int = 1
+) -> list[Any]:
     """All pairs; in the default run each row meets one column, each next row the next one, and the others are slow.
 
-    turn: where the first row begins. Over as many turns as there are columns, every row meets every column.
+    turn: where the first row begins. Over as many turns as there are columns, every row meets every column; most: columns that a row
+    meets at all, its own and those before it, where it is not to meet all of them; every: of so many rows one is in the default run.
     """
     columns = list(columns)
+    most = len(columns) if most is None else most
     return [
-        as_parameter((row, column), slow=(down + turn - across) % len(columns) > 0)
+        as_parameter((row, column), slow=behind > 0 or (down + turn) % every > 0)
         for down, row in enumerate(rows)
         for across, column in enumerate(columns)
+        if (behind := (down + turn - across) % len(columns)) < most
     ]
 
 

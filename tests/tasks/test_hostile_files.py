@@ -21,6 +21,7 @@ from support.hostile.made_up_files import (
     parquet_of,
     tables,
 )
+from support.thinned import thinned
 
 from lorakit.errors import DataError
 from lorakit.recipe.schema import TaskSection
@@ -76,7 +77,7 @@ def first_bad(made):
     return None
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", thinned(KINDS, 2))
 @efforts(few=15)
 def test_what_is_written_is_read(effort, folder, kind):
     plain = KINDS[kind].plain
@@ -106,7 +107,7 @@ def lone_returns(content, kind):
     return len(re.findall(rb"\r(?!\n)", content)) if "csv" in kind or kind == "zip" else 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", thinned(KINDS, 2))
 @efforts(few=20)
 def test_a_broken_file_is_refused_or_read(effort, folder, kind):
     def check(content):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.runs import SEARCH, Bench, Recorder, StopAt, edited_json, records
-from support.thinned import crossed
+from support.thinned import crossed, thinned
 
 from lorakit.artifacts.files import read_json, read_jsonl
 from lorakit.errors import Interrupted, LorakitError, RunError, UsageError
@@ -64,12 +64,12 @@ def put_stopped(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Calla
 @pytest.mark.parametrize(
     ("overrides", "step"),
     [
-        pytest.param(PLAIN, 1, id="first step"),
+        pytest.param(PLAIN, 1, id="first step", marks=pytest.mark.slow),
         pytest.param(PLAIN, 5, id="mid-epoch, mid-line", marks=pytest.mark.slow),  # as where it is killed
         pytest.param(PLAIN, 6, id="end of an epoch, at a checkpoint"),
-        pytest.param(PLAIN, 11, id="last but one"),
+        pytest.param(PLAIN, 11, id="last but one", marks=pytest.mark.slow),
         pytest.param(DORA, 2, id="dora"),
-        pytest.param(HETERO, 2, id="before a tick's step"),
+        pytest.param(HETERO, 2, id="before a tick's step", marks=pytest.mark.slow),
         pytest.param(HETERO, 3, id="at a tick", marks=pytest.mark.slow),  # as at one with a checkpoint
         pytest.param(HETERO, 4, id="after a tick"),
         pytest.param(HETERO, 6, id="at a tick and a checkpoint"),
@@ -88,6 +88,7 @@ def test_resumed_is_never_stopped(bench: Bench, tmp_path: Path, whole: Any, over
     assert records(folder) == whole[overrides]
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(bench: Bench, tmp_path: Path, whole: Any):
     stopped(bench, tmp_path / "run", 1, *HETERO)
     for step in (3, 4, 9):
@@ -108,7 +109,7 @@ class KillAt(StopAt):
             raise Killed
 
 
-@pytest.mark.parametrize(("overrides", "step"), [(PLAIN, 9), (HETERO, 9)])
+@pytest.mark.parametrize(("overrides", "step"), thinned([(PLAIN, 9), (HETERO, 9)], 2))
 def test_killed_without_warning(bench: Bench, tmp_path: Path, whole: Any, overrides: tuple[str, ...], step: int):
     """Records after the last checkpoint are made again, not twice; a line cut in two does no harm."""
     with pytest.raises(Killed):
@@ -126,6 +127,7 @@ def test_killed_without_warning(bench: Bench, tmp_path: Path, whole: Any, overri
         ["model.safetensors", "optimizer.safetensors", "streams.safetensors", "state.json", "sums.json"],
         ["truncated", "missing"],
         turn=0,
+        every=2,
     ),
 )
 def test_a_damaged_checkpoint_is_passed_over(

@@ -50,10 +50,10 @@ def kept(bench: Bench, cache: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("settings", "options"),
     [
-        ((), {}),
+        pytest.param((), {}, marks=pytest.mark.slow),
         (("training.micro_tokens=30", "training.accumulate=2"), {}),
-        (("task.long=windows", "task.max_length=7"), {}),
-        (("training.freeze_dtype=float16",), {"kind": "pair"}),
+        pytest.param(("task.long=windows", "task.max_length=7"), {}, marks=pytest.mark.slow),
+        pytest.param(("training.freeze_dtype=float16",), {"kind": "pair"}, marks=pytest.mark.slow),
         (("training.freeze_dtype=bfloat16", "training.gradient_checkpointing=true"), {"family": "llama"}),
         (("training.precision=bf16",), {}),
         (("search.method=heterolora", "search.every=0.5", "search.enable=0.6", "adapter.targets=[q,v,up]"), {}),

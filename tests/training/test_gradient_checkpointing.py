@@ -20,11 +20,11 @@ SWITCHING = (*SEARCH, *EVERYWHERE, "search.every=0.5", "training.accumulate=2")
 PREFIX = ("adapter.method=prefix_tuning", "adapter.dropout=0")
 FAST = [
     ("bert", (*SWITCHING, "search.scoring=streaming")),
-    ("llama", (*SWITCHING, "search.scoring=streaming")),
     ("llama", PREFIX),
-    ("bert", ("adapter.updates=[hidden_key]",)),
 ]
 SLOW = [
+    ("llama", (*SWITCHING, "search.scoring=streaming")),
+    ("bert", ("adapter.updates=[hidden_key]",)),
     ("bert", SWITCHING),
     ("bert", (*SWITCHING, "search.off=freeze", "search.mode=train")),
     ("bert", ("adapter.method=dora", "training.precision=bf16")),
@@ -50,6 +50,7 @@ def test_the_training_is_the_same(bench: Bench, family: str, settings: tuple[str
     assert recomputed == plain
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_may_go_on_the_other_way(bench: Bench, tmp_path):
     settings = (*SWITCHING, "search.scoring=streaming")
     with pytest.raises(Interrupted):

@@ -178,7 +178,12 @@ def test_log_lines_are_means_since_the_line_before(bench: Bench):
 
 
 @pytest.mark.parametrize(
-    ("kind", "metric", "choose"), [("one", "accuracy", max), ("number", "pearson", max), ("number", "mse", min)]
+    ("kind", "metric", "choose"),
+    [
+        ("one", "accuracy", max),
+        pytest.param("number", "pearson", max, marks=pytest.mark.slow),
+        ("number", "mse", min),
+    ],
 )
 def test_best_is_the_first_of_the_best_evaluations(bench: Bench, kind: str, metric: str, choose: Callable[..., float]):
     settings = ("evaluation.every_steps=2", "training.lr=0.05", "training.epochs=3", f"task.metric={metric}")

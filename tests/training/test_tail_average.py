@@ -219,7 +219,7 @@ def test_the_mean_begins_anew_where_the_search_changes_what_is_on(bench: Bench, 
 
 @pytest.mark.parametrize(
     ("step", "settings"),
-    [(8, ("adapter.method=dora",)), (11, (*SEARCH, "search.every=0.5", "search.enable=0.4"))],
+    thinned([(8, ("adapter.method=dora",)), (11, (*SEARCH, "search.every=0.5", "search.enable=0.4"))], 2),
     ids=["at an evaluation", "after a tick"],
 )
 def test_resumed_in_the_tail_it_ends_the_same(bench: Bench, tmp_path: Path, step: int, settings: tuple[str, ...]):

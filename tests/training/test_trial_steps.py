@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.runs import SEARCH, Bench
+from support.thinned import thinned
 from torch.nn import functional as F
 
 from lorakit.training.training import Training
@@ -81,7 +82,7 @@ def by_hand(training: Training, lr: float, rows: list[int]) -> float:
     return (before - least(training, model, rows)) / before
 
 
-@pytest.mark.parametrize("kind", ["one", "number", "several"])
+@pytest.mark.parametrize("kind", thinned(["one", "number", "several"], 3))
 def test_the_fall_is_that_of_the_first_steps_of_adam(bench: Bench, tmp_path: Path, kind: str):
     """Six steps are an epoch here, so the trial goes on in the next ones; all 45 rows are the probe."""
     training = ready(bench, tmp_path, *STILL, kind=kind)
@@ -131,7 +132,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", thinned(WAYS, 2))
 def test_nothing_is_left_of_a_trial(bench: Bench, tmp_path: Path, way: str):
     training = bench.prepare(tmp_path, "adapter.dropout=0.2", *WAYS[way])
     training.model.train()

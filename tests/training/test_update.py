@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.processes import lorakit_on_two
+from support.processes import launch
 from support.runs import SEARCH, Bench, StopAt, records
 from support.thinned import thinned
 from torch.testing import assert_close
@@ -99,7 +99,7 @@ def test_it_changes_the_training(weights: Callable[..., dict[str, bytes]], train
     assert any(whole[key] != plain[key] for key in plain)
 
 
-@pytest.mark.parametrize("name", thinned(ALONE, 2))
+@pytest.mark.parametrize("name", thinned(ALONE, 5))
 def test_the_loss_goes_down(bench: Bench, name: str):
     epochs, rate = (
         (15, 5e-3) if name == "glora_supernet" else (8, 1e-2)
@@ -213,27 +213,45 @@ def test_a_search_and_an_update_together(bench: Bench, tmp_path: Path):
     assert set(read_json(tmp_path / "run" / "checkpoints" / "step-12" / "state.json")["hooks"]) >= {"drop_bp", "rose"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ("adapter.updates=[drop_bp,rose]", "adapter.update_options={keep: 0.5, begin: 0, rate: 0.3}"),
-        ("adapter.updates=[sparse_mask]",),
-        ("adapter.updates=[aflora]", "adapter.update_options={final: 0.5, window: 2, square: trained}"),
-        ("adapter.updates=[load_balance]", "adapter.update_options={weight: 1}", "adapter.method=hydralora"),
-        ("adapter.updates=[online_lora]", "adapter.update_options={loras: 2, window: 2, loss_variance: 100}"),
-    ],
-    ids=["drop_bp and rose", "sparse_mask", "aflora", "load_balance", "online_lora"],
-)
-def test_two_processes_decide_alike(bench: Bench, tmp_path: Path, settings: tuple[str, ...]):
-    """The same global batch on two processes: the same branches, masks and freezing, so the same weights to rounding."""
+TOGETHER = {
+    "drop_bp and rose": (
+        "adapter.updates=[drop_bp,rose]",
+        "adapter.update_options={keep: 0.5, begin: 0, rate: 0.3}",
+    ),
+    "sparse_mask": ("adapter.updates=[sparse_mask]",),
+    "aflora": ("adapter.updates=[aflora]", "adapter.update_options={final: 0.5, window: 2, square: trained}"),
+    "load_balance": (
+        "adapter.updates=[load_balance]",
+        "adapter.update_options={weight: 1}",
+        "adapter.method=hydralora",
+    ),
+    "online_lora": (
+        "adapter.updates=[online_lora]",
+        "adapter.update_options={loras: 2, window: 2, loss_variance: 100}",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def pairs(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Updates -> their run in one process and in two, of one launch: to start two processes takes longer than to train."""
+    folder, recipe, jobs, runs = tmp_path_factory.mktemp("pairs"), str(bench.load().path), [], {}
     backbone = bench.backbone(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    settings = (*settings, "adapter.dropout=0", "training.lr=1e-3", "training.batch_size=6", f"model.name={backbone}")
-    alone = bench.train(*settings)
-    lorakit_on_two("train", str(bench.load().path), *settings, "--run-dir", str(tmp_path / "run"))
+    for name, chosen in TOGETHER.items():
+        still = ("adapter.dropout=0", "training.lr=1e-3", "training.batch_size=6", f"model.name={backbone}")
+        jobs.append({"recipe": recipe, "overrides": (*chosen, *still), "run": str(folder / name), "stops": []})
+        runs[name] = bench.train(*chosen, *still).run_dir, folder / name
+    assert not launch(folder, jobs)
+    return runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOGETHER)
+def test_two_processes_decide_alike(pairs: dict[str, tuple[Path, Path]], name: str):
+    """The same global batch on two processes: the same branches, masks and freezing, so the same weights to rounding."""
     ours, theirs = (
         {name: tensor for file in (run / "adapter").glob("*.safetensors") for name, tensor in load_file(file).items()}
-        for run in (alone.run_dir, tmp_path / "run")
+        for run in pairs[name]
     )
     assert ours
     assert set(ours) == set(theirs)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from support.runs import SEARCH, Bench, StopAt, records
-from support.thinned import crossed
+from support.thinned import crossed, thinned
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -85,7 +85,7 @@ def test_what_is_not_one_vector_a_token_counts_whole(bench: Bench) -> None:
         assert_close(found["covariance"].double(), x.T @ x / len(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("family", "kind"), [("bert", "one"), ("gpt2", "pair"), ("bert", "number")])
+@pytest.mark.parametrize(("family", "kind"), thinned([("bert", "one"), ("gpt2", "pair"), ("bert", "number")], 3))
 def test_the_gradient_is_that_of_the_mean_loss_without_dropout(bench: Bench, family: str, kind: str) -> None:
     settings = ("adapter.method=lora_ga", "adapter.targets=[all]", "adapter.init_batches=100")
     parts, encoded, statistics = measured(bench.load(*settings, family=family, kind=kind))
@@ -224,7 +224,9 @@ def blindfolded() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("method", ["pissa", "lora_ga", "eva", pytest.param("corda_ipm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["pissa", "lora_ga", *(pytest.param(each, marks=pytest.mark.slow) for each in ("eva", "corda_ipm"))]
+)
 def test_a_resumed_training_and_a_restored_run_start_nothing_anew(bench: Bench, tmp_path: Path, method: str) -> None:
     settings = (
         f"adapter.method={method}",

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
 from support.runs import VALIDATION_ROWS, Bench, edited_json, make_rows
+from support.thinned import thinned
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import lorakit
@@ -36,7 +37,7 @@ def test_the_runs_numbers_exactly(finished, searched, sst2, weights: str):
         assert low <= evaluated.scores[run.metric] <= high
 
 
-@pytest.mark.parametrize("metric", ["pearson", "mse"])
+@pytest.mark.parametrize("metric", thinned(["pearson", "mse"], 2))
 def test_last_and_best_of_a_regression(bench: Bench, metric: str):
     """Numbers that differ at every evaluation, so that one set of weights cannot pass for the other."""
     settings = (
@@ -183,7 +184,11 @@ def test_a_classifier_from_elsewhere(bench: Bench, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     "settings",
-    [(), ("adapter.shortcuts=[res1,in]", "adapter.method=dora"), ("model.quantization=int4", "adapter.method=qa_lora")],
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        ("adapter.shortcuts=[res1,in]", "adapter.method=dora"),
+        ("model.quantization=int4", "adapter.method=qa_lora"),
+    ],
 )
 def test_the_merged_model_scores_what_the_run_scores(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: tuple[str, ...]

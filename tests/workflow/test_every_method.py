@@ -14,7 +14,11 @@ from lorakit.adapters.method import Method, methods, resolve
 from lorakit.errors import RunError
 from lorakit.recipe.schema import AdapterSection
 
-REFUSES_SEARCH = ("aflora", "relora", "cola", "xgblora", "loraprune")  # they decide themselves what trains
+REFUSES_SEARCH = (
+    *("aflora", "relora", "cola", "xgblora", "loraprune"),  # they decide themselves what trains
+    "bilora",  # whose gradients are of two kinds of rows
+    "longlora",  # whose norms and embeddings train in every step
+)
 
 
 @pytest.mark.parametrize("name", thinned(trained_alone(), 10))
@@ -26,7 +30,8 @@ def test_a_recipe_becomes_a_run_that_evaluates_and_merges(bench: Bench, name: st
         settings += ["search.method=heterolora", "search.batches=1", "search.enable=0.9"]
     plan = lorakit.plan(bench.load(*settings))
     result = bench.train(*settings, name=f"every-{name}")
-    assert result.adapter_parameters <= plan.budget <= plan.adapter_parameters
+    assert result.adapter_parameters <= min(plan.budget, plan.adapter_parameters)
+    assert plan.budget <= plan.adapter_parameters or name == "aflora"  # of whose square layers nothing ever trains
     assert 0 < result.sites_on <= result.sites_total
     evaluated = lorakit.evaluate(result.run_dir, task="custom")
     assert evaluated.scores == pytest.approx(result.last, abs=1e-9)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.thinned import crossed
+from support.thinned import crossed, thinned
 from torch import nn
 
 import lorakit
@@ -155,7 +155,7 @@ def test_a_number_has_no_name_by_which_its_head_could_be_known(goes_on):
     assert assemble(loaded).backbone.head.kept
 
 
-@pytest.mark.parametrize("kind", ["number", "several", "pair"])
+@pytest.mark.parametrize("kind", thinned(["number", "several", "pair"], 3))
 def test_heads_of_every_kind_of_task_start_fitted(bench, kind, tmp_path):
     options = ["model.readout=auto", "model.head_start=fitted", "training.max_steps=1"]
     result = bench.train(*options, kind=kind, run_dir=tmp_path / "run")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.runs import Bench, edited_json
+from support.thinned import thinned
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
@@ -133,7 +134,7 @@ CASES: dict[str, tuple[str, Config]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", thinned(CASES, 2))
 def test_an_imported_adapter_gives_pefts_logits(bench: Bench, tmp_path: Path, case: str):
     family, config = CASES[case]
     twin = made(bench, config(), tmp_path / "peft", family=family)

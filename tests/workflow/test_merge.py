@@ -17,6 +17,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from support.models import ENCODER, FAMILIES
 from support.runs import SEARCH, Bench, edited_json
+from support.thinned import thinned
 from torch.testing import assert_close
 from transformers import (
     AutoConfig,
@@ -210,7 +211,10 @@ def test_best_and_last_weights_are_merged_as_asked(bench: Bench, tmp_path: Path)
         assert_close(merged, logits(lorakit.load(run.run_dir, weights=weights)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [(), ("adapter.shortcuts=[res1]", "adapter.targets=[up]")])
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param((), marks=pytest.mark.slow), ("adapter.shortcuts=[res1]", "adapter.targets=[up]")],
+)
 def test_a_model_is_written_in_shards(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
 ):
@@ -259,7 +263,7 @@ def test_rounding_to_bfloat16_is_told_as_it_is(bench: Bench, tmp_path: Path):
     assert {tensor.dtype for name, tensor in tensors.items() if "encoder" in name} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("family", thinned(["bert", "llama"], 2))
 def test_a_run_under_autocast_is_proved_without_it(bench: Bench, tmp_path: Path, family: str):
     """The rounding of autocast says nothing of weights that are float32."""
     run = bench.train("training.precision=bf16", "training.lr=0.05", "adapter.targets=[all]", family=family).run_dir

@@ -6,8 +6,6 @@ import csv
 import gzip
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -291,10 +289,3 @@ def test_a_long_file_is_answered_while_it_is_read(finished: TrainResult, tmp_pat
     with pytest.raises(DataError, match="line 2001"):
         lorakit.predict_file(finished.run_dir, tmp_path / "a.jsonl", on_answer=answers.append)
     assert len(answers) >= CHUNK
-
-
-def test_only_what_is_needed_is_imported():
-    code = "import sys, lorakit.workflow.predict_file as _; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {"torch", "lorakit"} <= set(done.stdout.split())
-    assert not {"sklearn", "datasets", "evaluate", "peft", "matplotlib", "pandas"} & set(done.stdout.split())

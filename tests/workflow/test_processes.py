@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.processes import assert_same_run, launch
@@ -57,24 +58,33 @@ def test_two_processes_are_one(pairs: dict[str, tuple[Path, Path]], way: str):
     assert bool(ticks) == (way not in ("lora", "read out", "quantised", "weighted"))
 
 
-def test_two_processes_stop_and_go_on_together(bench: Bench, tmp_path: Path):
-    """Bit-identical, dropout included, although the one who stops them tells one of them; another number of processes is refused."""
-    recipe, jobs = str(bench.load().path), []
+@pytest.fixture(scope="module")
+def together(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs that two processes trained: as STOPPED has them, whole and stopped, and one of an epoch."""
+    folder, jobs = tmp_path_factory.mktemp("together"), [short(bench)]
     for way, overrides in STOPPED.items():
         for name, stops in (("whole", []), ("stopped", [2, 5])):
-            run = str(tmp_path / f"{way}-{name}")
-            jobs.append({"recipe": recipe, "overrides": overrides, "run": run, "stops": stops})
-    assert not launch(tmp_path, jobs)
+            jobs.append(jobs[0] | {"overrides": overrides, "run": f"{way}-{name}", "stops": stops})
+    assert not launch(folder, [job | {"run": str(folder / job["run"])} for job in jobs])
+    return folder
+
+
+def short(bench: Bench) -> dict[str, Any]:
+    """A training of one epoch."""
+    overrides = [*STOPPED["plain"], "training.epochs=1"]
+    return {"recipe": str(bench.load().path), "overrides": overrides, "run": "short", "stops": []}
+
+
+def test_two_processes_stop_and_go_on_together(bench: Bench, together: Path):
+    """Bit-identical, dropout included, although the one who stops them tells one of them; another number of processes is refused."""
     for way in STOPPED:
-        assert records(tmp_path / f"{way}-stopped") == records(tmp_path / f"{way}-whole")
-    (tmp_path / "plain-stopped" / "summary.json").unlink()
+        assert records(together / f"{way}-stopped") == records(together / f"{way}-whole")
+    (together / "plain-stopped" / "summary.json").unlink()
     with pytest.raises(UsageError, match="begun with 2 processes, and this is 1") as caught:
-        bench.train(*STOPPED["plain"], run_dir=tmp_path / "plain-stopped", resume=True)
+        bench.train(*STOPPED["plain"], run_dir=together / "plain-stopped", resume=True)
     assert "--num_processes 2" in caught.value.problems[0].hint
 
 
-def test_two_machines_are_two_processes(bench: Bench, tmp_path: Path):
-    job = {"recipe": str(bench.load().path), "overrides": [*STOPPED["plain"], "training.epochs=1"], "stops": []}
-    assert not launch(tmp_path, [job | {"run": str(tmp_path / "one")}])
-    assert not launch(tmp_path, [job | {"run": str(tmp_path / "two")}], machines=2)
-    assert records(tmp_path / "one") == records(tmp_path / "two")
+def test_two_machines_are_two_processes(bench: Bench, together: Path, tmp_path: Path):
+    assert not launch(tmp_path, [short(bench) | {"run": str(tmp_path / "two")}], machines=2)
+    assert records(together / "short") == records(tmp_path / "two")

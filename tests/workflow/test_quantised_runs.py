@@ -101,7 +101,7 @@ def test_gradients_of_the_adapters_are_those_over_the_dense_weights(bench: Bench
     [
         pytest.param((NF4,), marks=pytest.mark.slow),
         QA_LORA,
-        (NF4, "adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2"),
+        pytest.param((NF4, "adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2"), marks=pytest.mark.slow),
         pytest.param(LQ_LORA, marks=pytest.mark.slow),
     ],
 )
@@ -120,13 +120,13 @@ def test_a_resumed_run_ends_as_one_never_interrupted(bench: Bench, tmp_path: Pat
     [
         ("adapter.targets=[all]",),
         pytest.param(("adapter.method=dora",), marks=pytest.mark.slow),
-        ("adapter.init=pissa",),
+        pytest.param(("adapter.init=pissa",), marks=pytest.mark.slow),
         pytest.param(("adapter.method=loftq", "adapter.rank=4", "adapter.init_steps=2"), marks=pytest.mark.slow),
         ("adapter.init=lq_fisher", "adapter.init_batches=1"),
         pytest.param(("adapter.method=qpissa", "adapter.rank=4", "adapter.init_steps=2"), marks=pytest.mark.slow),
         (*MIXED, "adapter.method=dora"),
         pytest.param(LQ_LORA, marks=pytest.mark.slow),
-        ("model.quantization=int8", "adapter.method=ia3", "adapter.dropout=0"),
+        pytest.param(("model.quantization=int8", "adapter.method=ia3", "adapter.dropout=0"), marks=pytest.mark.slow),
         pytest.param(("adapter.method=bitfit", "adapter.dropout=0"), marks=pytest.mark.slow),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_merged_run_of_qa_lora_has_the_same_integers_and_stays_in_four_bits(be
     assert [(one.text, one.label) for one in found] == [(one.text, one.label) for one in own]
 
 
-@pytest.mark.parametrize("rate", [0.02, 1e-4])
+@pytest.mark.parametrize("rate", thinned([0.02, 1e-4], 2))
 def test_a_merged_run_of_lora_over_groups_is_dense(bench: Bench, tmp_path: Path, rate: float):
     """Also where the update is so small that the same integers would be found again, and it would be lost."""
     run = bench.train(INT4, f"training.lr={rate}", "training.max_steps=6").run_dir

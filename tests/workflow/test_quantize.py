@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support.runs import Bench
+from support.thinned import thinned
 from torch.testing import assert_close
 
 import lorakit
@@ -49,7 +50,9 @@ def test_a_correction_of_full_rank_gives_everything_back(run: Path, tmp_path: Pa
     assert result.rows == 0
 
 
-@pytest.mark.parametrize(("method", "bits", "kind"), [("lqer", "nf4", Nf4Linear), ("l2qer", "int4", Int4Linear)])
+@pytest.mark.parametrize(
+    ("method", "bits", "kind"), thinned([("lqer", "nf4", Nf4Linear), ("l2qer", "int4", Int4Linear)], 2)
+)
 def test_the_result_is_a_run_for_every_command(run: Path, tmp_path: Path, method: str, bits: str, kind: type):
     if bits == "nf4":
         pytest.importorskip("bitsandbytes", reason="needs the extra 'quantized'")

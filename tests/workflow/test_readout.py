@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from support.runs import SEARCH, StopAt, edited_json, records
+from support.thinned import thinned
 from transformers import AutoModelForSequenceClassification
 
 import lorakit
@@ -38,7 +39,7 @@ def two_folds():
         yield
 
 
-@pytest.mark.parametrize(("readout", "kind"), [("cls", "one"), ("layers", "one"), ("pair", "pair")])
+@pytest.mark.parametrize(("readout", "kind"), thinned([("cls", "one"), ("layers", "one"), ("pair", "pair")], 3))
 def test_a_run_with_a_head_of_its_own_goes_through_everything(bench, tmp_path, readout, kind):
     texts = list(zip(TEXTS, TEXTS[::-1], strict=True)) if kind == "pair" else TEXTS
     options = [f"model.readout={readout}", "model.head_start=fitted", SHORT]
@@ -63,7 +64,8 @@ def still(bench):
 
 
 @pytest.mark.parametrize(
-    ("option", "within"), [("training.gradient_checkpointing=true", 1e-6), ("training.precision=bf16", 0.05)]
+    ("option", "within"),
+    thinned([("training.gradient_checkpointing=true", 1e-6), ("training.precision=bf16", 0.05)], 2),
 )
 def test_layers_that_are_recomputed_or_of_half_precision_are_read_too(bench, tmp_path, still, option, within):
     other = bench.train("model.readout=layers", SHORT, "adapter.dropout=0", option, run_dir=tmp_path / "other").run_dir
@@ -114,7 +116,7 @@ def folds_by_hand(features, labels):
     [
         pytest.param("bert", "one", {"own", "cls", "mean", "layers"}, marks=pytest.mark.slow),
         ("bert", "pair", {"own", "cls", "mean", "layers", "pair"}),
-        ("llama", "one", {"own", "mean", "layers"}),
+        pytest.param("llama", "one", {"own", "mean", "layers"}, marks=pytest.mark.slow),
         pytest.param("llama", "pair", {"own", "mean", "layers"}, marks=pytest.mark.slow),
     ],
 )

@@ -189,6 +189,7 @@ def test_without_a_search_there_are_curves_and_parameters(run, unrendered):
     assert result.ticks == []
 
 
+@pytest.mark.slow
 def test_a_search_without_scores_leaves_them_out(run, unrendered):
     records = [{**tick, "scores": {}, "cut": None} for tick in TIMELINE]
     (run / "timeline.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -311,6 +312,7 @@ def test_the_report_of_a_number_says_which_error_is_smaller(run, undrawn):
     assert lorakit.report(run).outcome.best == {"mse": 2}
 
 
+@pytest.mark.slow
 def test_a_choice_made_once_has_no_figure_of_changes(run, unrendered):
     records = [{**TIMELINE[0], "tick": tick, "step": tick, "scores": {}} for tick in range(3)]
     (run / "timeline.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -112,8 +112,13 @@ def test_the_same_seed_finds_the_same(place: Path) -> None:
     "settings",
     [
         (),
-        ("search.method=gradsvd", "adapter.shortcuts=[]", "search.options={start: svd}"),
-        ("search.method=eva", "adapter.method=eva", "adapter.shortcuts=[]"),
+        *(
+            pytest.param(settings, marks=pytest.mark.slow)
+            for settings in (
+                ("search.method=gradsvd", "adapter.shortcuts=[]", "search.options={start: svd}"),
+                ("search.method=eva", "adapter.method=eva", "adapter.shortcuts=[]"),
+            )
+        ),
     ],
 )
 def test_two_halves_score_apart_and_change_nothing(
@@ -232,6 +237,7 @@ def test_the_papers_preset_runs_as_the_authors_code_does(place: Path, tmp_path: 
     assert all(tick["parameters"] <= tick["budget"] == result.budget for tick in ticks)
 
 
+@pytest.mark.slow
 def test_a_searched_training_twice_gives_the_same_timeline(place: Path, tmp_path: Path) -> None:
     def timeline(name: str, *overrides: str) -> list[dict[str, Any]]:
         loaded = load_recipe(place / "recipe.yaml", ["search.mode=train", "adapter.dropout=0.2", *overrides])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from support.processes import lorakit_on_two
+from support.processes import launch
 from support.runs import Bench, StopAt, records
 from support.thinned import thinned
 from torch.testing import assert_close
@@ -68,20 +68,33 @@ def test_ranks_of_eva_are_found_before_a_training_too(bench: Bench, tmp_path: Pa
     assert found.used == tick["parameters"] <= found.budget
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [*SEARCHES, "dylora"])
-def test_two_processes_decide_alike(bench: Bench, tmp_path: Path, method: str) -> None:
-    """The same global batch on two processes: the same ranks, units, shares and zeros, so the same weights to rounding."""
+TOGETHER = (*SEARCHES, "dylora")
+
+
+@pytest.fixture(scope="module")
+def pairs(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Method -> its run in one process and in two, of one launch: to start two processes takes longer than to train."""
+    folder, recipe, jobs, runs = tmp_path_factory.mktemp("pairs"), str(bench.load().path), [], {}
     backbone = bench.backbone(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    settings = (
-        *(*SEARCHES.get(method, SHORTCUTS), f"search.method={method}", "adapter.dropout=0", "training.lr=1e-3"),
-        *("training.batch_size=6", f"model.name={backbone}"),
-    )
-    alone = bench.train(*settings)
-    lorakit_on_two("train", str(bench.load().path), *settings, "--run-dir", str(tmp_path / "run"))
-    ours, theirs = (read_jsonl(run / "timeline.jsonl") for run in (alone.run_dir, tmp_path / "run"))
+    for method in TOGETHER:
+        settings = (
+            *(*SEARCHES.get(method, SHORTCUTS), f"search.method={method}", "adapter.dropout=0", "training.lr=1e-3"),
+            *("training.batch_size=6", f"model.name={backbone}"),
+        )
+        jobs.append({"recipe": recipe, "overrides": settings, "run": str(folder / method), "stops": []})
+        runs[method] = bench.train(*settings).run_dir, folder / method
+    assert not launch(folder, jobs)
+    return runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", TOGETHER)
+def test_two_processes_decide_alike(pairs: dict[str, tuple[Path, Path]], method: str) -> None:
+    """The same global batch on two processes: the same ranks, units, shares and zeros, so the same weights to rounding."""
+    alone, two = pairs[method]
+    ours, theirs = (read_jsonl(run / "timeline.jsonl") for run in pairs[method])
     assert [tick["ranks"] for tick in ours] == [tick["ranks"] for tick in theirs]
-    for file in (alone.run_dir / "adapter").glob("*.safetensors"):
-        other = load_file(tmp_path / "run" / "adapter" / file.name)
+    for file in (alone / "adapter").glob("*.safetensors"):
+        other = load_file(two / "adapter" / file.name)
         for name, tensor in load_file(file).items():
             assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)

@@ -25,15 +25,15 @@ ALL = {
 
 test_contract = contract("glora", parameters=lambda site: cost(site))
 test_contract_of_a_supernet = contract(
-    "glora", parameters=lambda site: cost(site), families=("bert", "llama"), options={"mode": "supernet"}
+    "glora", every=4, parameters=lambda site: cost(site), families=("bert", "llama"), options={"mode": "supernet"}
 )
 VECTORS = {"A": "vector", "B": "vector", "C": "vector", "D": "scalar", "E": "scalar"}
 test_contract_of_vectors = contract(  # not where a norm takes a constant shift away again: its gradient is zero
-    "glora", parameters=lambda site: cost(site, **VECTORS), families=("bert", "gpt2", "llama"), options=VECTORS
+    "glora", every=4, parameters=lambda site: cost(site, **VECTORS), families=("bert", "gpt2", "llama"), options=VECTORS
 )
 SCALARS = {"A": "scalar", "B": "scalar", "C": "none", "D": "none", "E": "vector"}
 test_contract_of_scalars = contract(
-    "glora", parameters=lambda site: cost(site, **SCALARS), families=("bert", "gpt2"), options=SCALARS
+    "glora", every=4, parameters=lambda site: cost(site, **SCALARS), families=("bert", "gpt2"), options=SCALARS
 )
 
 

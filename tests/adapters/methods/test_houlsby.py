@@ -13,6 +13,7 @@ from lorakit.recipe.schema import AdapterSection
 test_contract = contract("houlsby", parameters=lambda m, inside, outside: 2 * m * outside + outside + m)
 test_contract_with_relu = contract(
     "houlsby",
+    every=4,
     parameters=lambda m, inside, outside: 2 * m * outside + outside + m,
     families=("llama",),
     rank=40,  # wider than the layer

@@ -14,6 +14,7 @@ test_contract = contract(
 )
 test_contract_at_another_tensor_rank = contract(
     "loretta_rep",
+    every=4,
     parameters=lambda rank, inside, outside: train(rank, inside, 2) + train(outside, rank, 2),
     families=("gpt2",),
     options={"tensor_rank": "2"},

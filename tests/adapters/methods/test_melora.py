@@ -11,6 +11,7 @@ from lorakit.recipe.schema import AdapterSection
 test_contract = contract("melora", parameters=lambda rank, inside, outside: rank * (inside + outside))
 test_contract_of_four = contract(
     "melora",
+    every=4,
     parameters=lambda rank, inside, outside: rank * (inside + outside),
     families=("gpt2",),
     options={"minis": "4"},

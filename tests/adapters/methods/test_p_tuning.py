@@ -9,5 +9,9 @@ def network(d: int, h: int) -> int:
 
 test_contract = contract("p_tuning", parameters=lambda rank, d, same: rank * d + network(d, d))
 test_contract_narrow = contract(
-    "p_tuning", parameters=lambda rank, d, same: rank * d + network(d, 5), options={"hidden": "5"}, families=("gpt2",)
+    "p_tuning",
+    every=4,
+    parameters=lambda rank, d, same: rank * d + network(d, 5),
+    options={"hidden": "5"},
+    families=("gpt2",),
 )

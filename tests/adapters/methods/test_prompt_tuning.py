@@ -4,5 +4,9 @@ from support.adapters.contract import contract
 
 test_contract = contract("prompt_tuning", parameters=lambda rank, width, same: rank * width)
 test_contract_at_random = contract(
-    "prompt_tuning", parameters=lambda rank, width, same: rank * width, options={"start": "random"}, families=("gpt2",)
+    "prompt_tuning",
+    every=4,
+    parameters=lambda rank, width, same: rank * width,
+    options={"start": "random"},
+    families=("gpt2",),
 )

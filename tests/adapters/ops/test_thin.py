@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from support.thinned import thinned
 from torch.testing import assert_close
 
 from lorakit.adapters.ops.thin import adapted_linear, thin_product
@@ -20,7 +21,7 @@ def made(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[tor
     return [torch.randn(size, generator=generator, dtype=dtype) for size in sizes]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", thinned([(shape,) for shape in reversed(SHAPES)], 2))
 @pytest.mark.parametrize("added", [False, True])
 def test_the_product_and_its_gradients(shape: tuple[int, ...], added: bool):
     """torch's numerical differentiation, with every choice of what is trained."""
@@ -65,7 +66,7 @@ def test_in_autocast_it_computes_in_its_dtype(base_dtype: torch.dtype):
     assert_close(a.grad, 0.5 * b.sum(0)[:, None] * x.sum((0, 1)), rtol=3e-2, atol=5e-2)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", thinned([(shape,) for shape in reversed(SHAPES)], 2))
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_adapted_layer_and_its_gradients(shape: tuple[int, ...], bias: bool):
     """The layer's own too, which a search may look at."""

@@ -13,6 +13,7 @@ from peft.tuners.adalora.layer import RankAllocator
 from support.adapters.cases import disturb
 from support.search.scene import Scene
 from support.search.unit_contract import STEPS, TICKS, summed, unit_contract
+from support.thinned import thinned
 from torch.testing import assert_close
 
 from lorakit.errors import RecipeError
@@ -115,7 +116,7 @@ def their_unit_scores(peft_allocator: RankAllocator, site: str) -> torch.Tensor:
     return scores
 
 
-@pytest.mark.parametrize(("every", "first", "last"), [(1, 6, 10), (3, 6, 9), (1, 0, 1)])
+@pytest.mark.parametrize(("every", "first", "last"), thinned([(1, 6, 10), (3, 6, 9), (1, 0, 1)], 3))
 def test_identical_numbers_and_gradients_give_peft_s_averages_scores_and_masks(
     make: Make, every: int, first: int, last: int
 ) -> None:
@@ -179,7 +180,7 @@ def test_the_loss_and_its_gradients_are_peft_s_orthogonality_included(make: Make
         assert_close(own.grad, other.grad.view_as(own), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(("lr", "tolerance"), [(0.02, 1e-9), (0.4, 1e-3)])
+@pytest.mark.parametrize(("lr", "tolerance"), thinned([(0.02, 1e-9), (0.4, 1e-3)], 2))
 def test_a_training_is_peft_s_step_by_step(make: Make, lr: float, tolerance: float) -> None:
     """Plain gradient steps, a choice after each: the gates of closed units move and are shut again in both, and A and B stand still.
 

@@ -10,6 +10,7 @@ import torch
 from support.adapters.cases import disturb, evaluated
 from support.search.scene import SECTION, Scene
 from support.search.unit_contract import KINDS, STEPS, TICKS, act, check_repetition, optimizer_for
+from support.thinned import thinned
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.errors import RecipeError
@@ -101,7 +102,7 @@ def test_in_a_core_the_last_unit_is_a_row_and_a_column(make: Make) -> None:
     train(scene, allocator, look)
 
 
-@pytest.mark.parametrize("kind", ["low_rank", "core", "shared vectors", "magnitude", "anchored"])
+@pytest.mark.parametrize("kind", thinned(["low_rank", "core", "shared vectors", "magnitude", "anchored"], 3))
 def test_every_kind_of_adapter_repeats_and_resumes(make: Make, kind: str) -> None:
     def build(seed: int = 0) -> tuple[Scene, Any]:
         scene = scene_of(make, **KINDS[kind])

@@ -12,6 +12,7 @@ import torch
 from peft import EvaConfig, LoraConfig, get_eva_state_dict
 from support.search.scene import Scene
 from support.search.unit_contract import STEPS, act, check_repetition, counted, optimizer_for
+from support.thinned import thinned
 from torch.testing import assert_close
 
 from lorakit.errors import RecipeError
@@ -85,7 +86,7 @@ def test_a_site_keeps_the_first_directions_of_init_eva(make: Make) -> None:
         assert torch.equal(whole["A"][adapter.units.live :], drawn[f"{name}.A"][adapter.units.live :])
 
 
-@pytest.mark.parametrize("kind", ["dora", "lora"])
+@pytest.mark.parametrize("kind", thinned(["dora", "lora"], 2))
 def test_repeats_and_resumes(make: Make, kind: str) -> None:
     def build(seed: int = 0) -> tuple[Scene, Any]:
         scene = scene_of(make, method=kind)

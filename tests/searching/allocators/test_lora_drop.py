@@ -12,6 +12,7 @@ import torch
 from support.adapters.cases import disturb, evaluated
 from support.search.scene import Scene
 from support.search.unit_contract import STEPS, act, check_repetition, optimizer_for
+from support.thinned import thinned
 
 from lorakit.errors import RecipeError
 
@@ -98,7 +99,7 @@ def test_starting_anew(make: Make, restart: str) -> None:
     assert allocator.state_dict()["starts"] == {}
 
 
-@pytest.mark.parametrize("kind", ["lora", "svdiff"])
+@pytest.mark.parametrize("kind", thinned(["lora", "svdiff"], 2))
 def test_repeats_and_resumes(make: Make, kind: str) -> None:
     def build(seed: int = 0) -> tuple[Scene, Any]:
         scene = scene_of(make, method=kind)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.search.scene import Scene
 from support.search.unit_contract import STEPS, act, check_repetition, counted, optimizer_for
+from support.thinned import thinned
 
 from lorakit.errors import RecipeError
 
@@ -98,7 +99,7 @@ def test_inputs_are_looked_at_in_the_steps_before_a_tick_alone(make: Make) -> No
     assert not any(module._forward_pre_hooks for name, module in allocator.modules.items() if name in on)
 
 
-@pytest.mark.parametrize("kind", ["dora", "trilora"])
+@pytest.mark.parametrize("kind", thinned(["dora", "trilora"], 2))
 def test_repeats_and_resumes(make: Make, kind: str) -> None:
     def build(seed: int = 0) -> tuple[Scene, Any]:
         scene = scene_of(make, method=kind)

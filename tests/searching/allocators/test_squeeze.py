@@ -11,6 +11,7 @@ import torch
 from support.adapters.cases import disturb, evaluated
 from support.search.scene import Scene, loss
 from support.search.unit_contract import STEPS, act, check_repetition, counted, optimizer_for
+from support.thinned import thinned
 from torch.testing import assert_close
 
 from lorakit.errors import RecipeError
@@ -68,7 +69,7 @@ def test_it_lands_on_the_budget_with_the_function_of_the_live_units(make: Make, 
 
 
 @pytest.mark.parametrize(
-    "options", [{"floor": "0", "basis": "weighted"}, {"ranks": "shuffled"}, {"ranks": "uniform"}], ids=str
+    "options", thinned([{"floor": "0", "basis": "weighted"}, {"ranks": "shuffled"}, {"ranks": "uniform"}], 3), ids=str
 )
 def test_it_repeats_and_resumes_before_at_and_between_cuts(make: Make, options: dict[str, str]) -> None:
     def build(seed: int = 0) -> tuple[Scene, Any]:

@@ -11,6 +11,7 @@ import torch
 from support.adapters.cases import disturb
 from support.search.scene import Scene, logits
 from support.search.scores_by_hand import Called, accuracy, leaves, weights
+from support.thinned import thinned
 
 from lorakit.searching.proxy import Probe, proxies
 
@@ -20,7 +21,7 @@ KS = range(11)
 Table = dict[str, list[bool]]
 
 
-@pytest.fixture(params=["bert", "llama", "gpt2"])
+@pytest.fixture(params=thinned(["bert", "llama", "gpt2"], 3))
 def scene(request: pytest.FixtureRequest, make: Make) -> Scene:
     """A model with large updates, so that sites matter; its own answers are the labels: accuracy 1 with everything on."""
     scene = make(request.param, targets=["q", "v", "o", "down"])

@@ -73,8 +73,8 @@ def act(
 def unit_contract(
     method: str, kinds: Collection[str] = tuple(KINDS), options: dict[str, str] | None = None
 ) -> Callable[..., None]:
-    """A test of every check on every kind of adapter in ``kinds``; in the default run of one check on each, by turns."""
-    pairs = crossed(kinds, CHECKS, turn=allocators.names().index(method))
+    """A test of every check on every kind of adapter in ``kinds``; in the default run of one check on every other, by turns."""
+    pairs = crossed(kinds, CHECKS, turn=allocators.names().index(method), every=2)
 
     @pytest.mark.parametrize(("kind", "check"), pairs, ids=named)
     def test(check: Callable[[Callable[[], tuple[Scene, Any]]], None], kind: str, make: Callable[..., Scene]) -> None:

@@ -54,6 +54,7 @@ def test_it_is_the_rule_with_dense_pushes_step_by_step(bench: Bench, tmp_path: P
     assert moved > 1e-3
 
 
+@pytest.mark.slow
 def test_saved_merged_and_exported(bench: Bench):
     """PEFT has it as a LoRA of twice the rank."""
     run = bench.train(*OURS).run_dir

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.runs import Bench
+from support.thinned import thinned
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -92,7 +93,7 @@ def test_of_several_labels_the_kl_is_that_of_each_by_itself(bench: Bench, tmp_pa
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", thinned(FAMILIES, 3))
 def test_without_draws_it_is_the_plain_loss(bench: Bench, tmp_path: Path, family: str):
     """keys so small that none is hidden: the masks go through DropKey all the same, and change nothing; both passes agree."""
     training, _ = hidden(bench, tmp_path, "keys: 1e-12, hidden: 0, beta: 3", family=family)
@@ -102,7 +103,7 @@ def test_without_draws_it_is_the_plain_loss(bench: Bench, tmp_path: Path, family
         assert_close(training.loss(training.model, batch), plain, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", thinned(["sdpa", "eager"], 2))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_under_every_attention_and_precision(bench: Bench, tmp_path: Path, attention: str, precision: str, family: str):

@@ -144,6 +144,7 @@ def test_each_link_trains_its_own_layers(bench: Bench, tmp_path: Path):
         assert finished == [layer == adapter.site.layer for layer in seen[:3]]
 
 
+@pytest.mark.slow
 def test_saved_merged_exported_and_cut(bench: Bench, caplog: pytest.LogCaptureFixture):
     """PEFT has it as one LoRA; at a lower rank it is the dense update's best approximation (Eckart & Young), and the error is told."""
     run = bench.train(*OURS, "training.lr=0.02").run_dir

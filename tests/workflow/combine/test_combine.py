@@ -53,7 +53,7 @@ def heads(run: Path) -> dict[str, torch.Tensor]:
     return {name: adapted.tensors()[name].clone() for name in adapted.new_parts}
 
 
-@pytest.mark.parametrize("method", thinned(WAYS, 4))
+@pytest.mark.parametrize("method", thinned(WAYS, 10))
 def test_the_result_is_a_run_for_every_command(pair: list[Path], tmp_path: Path, method: str):
     result = lorakit.combine(pair, method=method, out=tmp_path / "run", rows=8)
     assert result.sites == 4
@@ -68,7 +68,7 @@ def test_the_result_is_a_run_for_every_command(pair: list[Path], tmp_path: Path,
     assert read_json(tmp_path / "run" / "summary.json")["combined"] == [str(run) for run in pair]
 
 
-@pytest.mark.parametrize("method", ["linear", "concat", "task_arithmetic"])
+@pytest.mark.parametrize("method", thinned(["linear", "concat", "task_arithmetic"], 3))
 def test_a_sum_is_exact(pair: list[Path], tmp_path: Path, method: str):
     weights = [0.3, 0.9]
     result = lorakit.combine(pair, method=method, coefficients=weights, out=tmp_path / "run")
@@ -91,7 +91,9 @@ def test_default_weights(pair: list[Path], tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("method", "theirs", "options"),
-    [("concat", "cat", {}), ("svd", "svd", {}), ("ties", "ties_svd", {"density": 0.3}), ("linear", "cat", {})],
+    thinned(
+        [("concat", "cat", {}), ("svd", "svd", {}), ("ties", "ties_svd", {"density": 0.3}), ("linear", "cat", {})], 2
+    ),
 )
 def test_peft_combines_to_the_same_updates(
     pair: list[Path], bench: Bench, tmp_path: Path, method: str, theirs: str, options: dict[str, Any]
@@ -163,7 +165,9 @@ def test_one_run_twice_is_itself(pair: list[Path], tmp_path: Path, method: str):
     assert_close(logits(tmp_path / "run"), logits(pair[0]), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"labels": "own", "normalise": "none"}, {}], ids=["own", "the authors'"])
+@pytest.mark.parametrize(
+    "options", thinned([{"labels": "own", "normalise": "none"}, {}], 2), ids=["own", "the authors'"]
+)
 def test_fisher_by_hand(pair: list[Path], bench: Bench, tmp_path: Path, options: dict[str, str]):
     """Squared gradients of the merged models' losses, row by row, over all training rows.
 

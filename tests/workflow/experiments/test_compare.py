@@ -236,6 +236,7 @@ def test_a_search_has_its_overhead(searched: TrainResult, tmp_path):
     assert side.adapter_parameters < side.budget + 1
 
 
+@pytest.mark.slow
 def test_another_metric_can_be_asked_for(bench: Bench, tmp_path):
     settings = ("training.max_steps=1", "run.folder=" + str(tmp_path))
     runs = [bench.train(*settings, f"adapter.rank={rank}", kind="number").run_dir for rank in (1, 2)]

@@ -106,12 +106,14 @@ def test_workers_do_the_call_and_the_caller_tells_what_came_out(small, engine, t
     assert engine.starts == [3, 2]
 
 
+@pytest.mark.slow
 def test_recipes_are_compared_so(small, engine, tmp_path):
     result = compare([small], ["training.epochs=1"], seeds=[0, 1, 2], folder=tmp_path / "c", on="other", workers=9)
     assert engine.starts == [3]
     assert [run.seed for run in result.sides[0].runs] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_trials_are_drawn_so(small, engine, tmp_path):
     pytest.importorskip("optuna", reason="optional")
     settings = {"seeds": [0], "folder": tmp_path / "s", "trials": 2, "on": "other", "workers": 4}

@@ -31,6 +31,7 @@ def until(done, what: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_says_why_and_ends_as_it_should(tmp_path):
     helper = start(sweep, SweepRequest(str(tmp_path / "nothing.yaml"), folder=tmp_path), tmp_path, 1, 2)
     assert helper.process.wait(LONG) == 1

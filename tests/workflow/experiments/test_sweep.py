@@ -70,6 +70,7 @@ def test_the_line_trains_the_best_point_again(small, pretending, tmp_path):
     assert (again.training.lr, again.adapter.rank) == (1e-3, 4)
 
 
+@pytest.mark.slow
 def test_a_loaded_recipe_is_swept_as_it_is(small, pretending, tmp_path):
     settings = ["training.epochs=1", "adapter.dropout=0.25"]
     result = sweep(load_recipe(small, settings), ["training.lr=1e-3,1e-2", RANKS], seeds=[1, 2], folder=tmp_path)
@@ -266,6 +267,7 @@ def work(small, folder, doomed, meet) -> None:
     sweep(small, ["training.lr=1e-3,1e-2", RANKS], seeds=SEEDS, folder=folder)
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_grid_and_lose_nothing_when_one_is_killed(small, pretending, tmp_path):
     context = multiprocessing.get_context("fork")
     meet = context.Barrier(2, timeout=60)
@@ -283,6 +285,7 @@ def test_two_workers_share_a_grid_and_lose_nothing_when_one_is_killed(small, pre
     assert [len(point["came_to"]["runs"]) for point in told["points"]] == [3] * 4
 
 
+@pytest.mark.slow
 def test_drawn_points_are_trained_like_those_of_a_grid(small, pretending, tmp_path):
     pytest.importorskip("optuna", reason="optional")
     varying = ["training.lr=1e-5..1e-1", "adapter.rank=2,4", "training.epochs=1"]
@@ -306,6 +309,7 @@ def test_drawn_points_are_trained_like_those_of_a_grid(small, pretending, tmp_pa
     assert [point.settings["training.lr"] for point in planned.points] == [1e-5, 1e-1]
 
 
+@pytest.mark.slow
 def test_a_failed_drawn_point_is_told(small, monkeypatch, tmp_path):
     pytest.importorskip("optuna", reason="optional")
 

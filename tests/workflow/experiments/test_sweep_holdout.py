@@ -41,6 +41,7 @@ def test_held_out_training_rows_choose_and_the_validation_rows_score_the_best(sm
     assert len(log(tmp_path / "s")) == 14  # nothing is trained twice
 
 
+@pytest.mark.slow
 def test_a_recipe_that_holds_out_rows_is_trained_on_all_of_them_in_the_end(bench, pretending, tmp_path):
     path = str(bench.load("task.holdout=0.5", name="mine").path)
     result = sweep(path, ["task.holdout=0.5", RANKS], seeds=[0], folder=tmp_path / "own")
