@@ -27,6 +27,7 @@ There is a function for each command of the command line, and each has its own h
     report             a run as one page, with figures and plain words
     merge              a run -> a plain Hugging Face checkpoint
     export             a run -> an adapter for PEFT
+    card               a run -> a model card of what it remembers
     import_adapter     an adapter of PEFT -> a run
     combine            several runs -> one
     quantize           a run -> the same on weights of 4 bits, corrected
@@ -59,6 +60,7 @@ from lorakit.errors import LorakitError
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import load_recipe
+    from lorakit.workflow.card import card
     from lorakit.workflow.combine.combine import combine
     from lorakit.workflow.compress import compress
     from lorakit.workflow.describe import describe
@@ -90,6 +92,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.train_folds import train_folds
 
 HOMES = {
+    "card": "lorakit.workflow.card",
     "combine": "lorakit.workflow.combine.combine",
     "compare": "lorakit.workflow.experiments.compare",
     "compress": "lorakit.workflow.compress",
@@ -129,6 +132,7 @@ HOMES = {
 
 __all__ = [
     "LorakitError",
+    "card",
     "combine",
     "compare",
     "compress",

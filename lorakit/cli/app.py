@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from lorakit.cli.card import card
 from lorakit.cli.combine import combine
 from lorakit.cli.compare import compare
 from lorakit.cli.compress import compress
@@ -62,6 +63,7 @@ app.command("merge", rich_help_panel="Run")(merge)
 app.command("predict", rich_help_panel="Run")(predict)
 app.command("serve", rich_help_panel="Run")(serve)
 app.command("export", rich_help_panel="Exchange")(export)
+app.command("card", rich_help_panel="Exchange")(card)
 app.command("import", rich_help_panel="Exchange")(import_adapter)
 app.command("quantize", rich_help_panel="Exchange")(quantize)
 app.command("compress", rich_help_panel="Exchange")(compress)
