@@ -28,6 +28,7 @@ There is a function for each command of the command line, and each has its own h
     merge              a run -> a plain Hugging Face checkpoint
     export             a run -> an adapter for PEFT
     card               a run -> a model card of what it remembers
+    push               a run -> the Hugging Face hub
     import_adapter     an adapter of PEFT -> a run
     combine            several runs -> one
     quantize           a run -> the same on weights of 4 bits, corrected
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.plan import plan
     from lorakit.workflow.predict import load, predict
     from lorakit.workflow.predict_file import predict_file
+    from lorakit.workflow.push import push
     from lorakit.workflow.quantize import quantize
     from lorakit.workflow.rank_curve import rank_curve
     from lorakit.workflow.report import report
@@ -115,6 +117,7 @@ HOMES = {
     "plan_sweep": "lorakit.workflow.experiments.sweep",
     "predict": "lorakit.workflow.predict",
     "predict_file": "lorakit.workflow.predict_file",
+    "push": "lorakit.workflow.push",
     "quantize": "lorakit.workflow.quantize",
     "rank_curve": "lorakit.workflow.rank_curve",
     "report": "lorakit.workflow.report",
@@ -155,6 +158,7 @@ __all__ = [
     "plan_sweep",
     "predict",
     "predict_file",
+    "push",
     "quantize",
     "rank_curve",
     "report",

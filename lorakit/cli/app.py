@@ -30,6 +30,7 @@ from lorakit.cli.list import list_entries
 from lorakit.cli.merge import merge
 from lorakit.cli.plan import plan
 from lorakit.cli.predict import predict
+from lorakit.cli.push import push
 from lorakit.cli.quantize import quantize
 from lorakit.cli.report import report
 from lorakit.cli.search import search
@@ -64,6 +65,7 @@ app.command("predict", rich_help_panel="Run")(predict)
 app.command("serve", rich_help_panel="Run")(serve)
 app.command("export", rich_help_panel="Exchange")(export)
 app.command("card", rich_help_panel="Exchange")(card)
+app.command("push", rich_help_panel="Exchange")(push)
 app.command("import", rich_help_panel="Exchange")(import_adapter)
 app.command("quantize", rich_help_panel="Exchange")(quantize)
 app.command("compress", rich_help_panel="Exchange")(compress)

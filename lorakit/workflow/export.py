@@ -28,7 +28,7 @@ from lorakit.workflow.in_peft import as_peft, base_in_python, load_lines, pad_to
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.records import read_run
 from lorakit.workflow.restore import RestoredRun, restore_run
-from lorakit.workflow.verify import check_target, predict_reference
+from lorakit.workflow.verify import Proof, check_target, predict_reference
 
 logger = logging.getLogger(__name__)
 
@@ -119,14 +119,10 @@ def export(
             parts.max_length,
             parts.recipe.task.long,
         )
-    reference = predict_reference(restored)
+    code = load_lines(restored, base_in_python(parts.recipe.model), str(target))
     with folder(target) as place:
-        form.write(place)
-        code = load_lines(restored, base_in_python(parts.recipe.model), str(target))
         write_text(place / CARD, peft_card(restored, form, target, cut=rank is not None))
-        reader = "peft" if find_spec("peft") else "lorakit"
-        again = peft_model(place, restored, target) if reader == "peft" else read_back(place, restored)
-        proof = reference.prove(again, tolerance, what=f"exported adapter, as {reader} reads it,", where=target)
+        proof, reader = write_peft(restored, form, place, target, tolerance)
     ranks = form.ranks.values()
     return ExportResult(
         out=target,
@@ -139,6 +135,20 @@ def export(
         load_line=code,
         **vars(proof),
     )
+
+
+def write_peft(
+    restored: RestoredRun, form: PeftForm, place: Path, target: Path, tolerance: float | None = None
+) -> tuple[Proof, str]:
+    """Write the adapter into the folder ``place``, read it again, and compare: the proof, and who read it.
+
+    target: what the folder is called in messages. RunError where a logit moved by more than ``tolerance``.
+    """
+    reference = predict_reference(restored)
+    form.write(place)
+    reader = "peft" if find_spec("peft") else "lorakit"
+    again = peft_model(place, restored, target) if reader == "peft" else read_back(place, restored)
+    return reference.prove(again, tolerance, what=f"exported adapter, as {reader} reads it,", where=target), reader
 
 
 def is_exported(path: Path) -> bool:

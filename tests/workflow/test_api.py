@@ -27,7 +27,20 @@ from lorakit.workflow.train import TrainResult
 
 FUNCTIONS = [name for name in lorakit.__all__ if name != "LorakitError"]
 OF_A_RECIPE = ("compare", "evolve", "load_recipe", "plan", "plan_sweep", "search", "submit_sweep", "sweep", "train")
-OF_A_RUN = ("card", "combine", "compress", "doctor", "evaluate", "export", "load", "merge", "predict", "quantize", "report")
+OF_A_RUN = (
+    "card",
+    "combine",
+    "compress",
+    "doctor",
+    "evaluate",
+    "export",
+    "load",
+    "merge",
+    "predict",
+    "push",
+    "quantize",
+    "report",
+)
 TELLS_ARGUMENTS = {
     "plan_sweep": "sweep",
     "submit_sweep": "sweep",
