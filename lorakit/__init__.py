@@ -27,6 +27,7 @@ There is a function for each command of the command line, and each has its own h
     report             a run as one page, with figures and plain words
     merge              a run -> a plain Hugging Face checkpoint
     export             a run -> an adapter for PEFT
+    export_onnx        a run -> a classifier for ONNX Runtime
     card               a run -> a model card of what it remembers
     push               a run -> the Hugging Face hub
     import_adapter     an adapter of PEFT -> a run
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.experiments.compare import compare, submit_compare
     from lorakit.workflow.experiments.sweep import plan_sweep, submit_sweep, sweep
     from lorakit.workflow.export import export
+    from lorakit.workflow.export_onnx import export_onnx
     from lorakit.workflow.glora.evolve import evolve
     from lorakit.workflow.import_peft import import_adapter
     from lorakit.workflow.inspect_data import inspect_data
@@ -105,6 +107,7 @@ HOMES = {
     "evaluate_sequence": "lorakit.workflow.sequences.score_sequence",
     "evolve": "lorakit.workflow.glora.evolve",
     "export": "lorakit.workflow.export",
+    "export_onnx": "lorakit.workflow.export_onnx",
     "import_adapter": "lorakit.workflow.import_peft",
     "inspect_data": "lorakit.workflow.inspect_data",
     "list_runs": "lorakit.workflow.list_runs",
@@ -146,6 +149,7 @@ __all__ = [
     "evaluate_sequence",
     "evolve",
     "export",
+    "export_onnx",
     "import_adapter",
     "inspect_data",
     "list_runs",

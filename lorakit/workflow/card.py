@@ -12,9 +12,11 @@ import numpy as np
 from lorakit.artifacts.adapter_file import PEFT_CONFIG
 from lorakit.artifacts.files import write_text
 from lorakit.artifacts.merge import check_foldable
+from lorakit.artifacts.onnx_file import MODEL
 from lorakit.artifacts.peft.export import PeftForm
 from lorakit.artifacts.provenance import read_provenance
 from lorakit.backbone.model_folder import BUNDLED
+from lorakit.backbone.padding import padding_note
 from lorakit.errors import RunError, UsageError, command_line
 from lorakit.recipe.schema import ModelSection
 from lorakit.reporting.budget_shares import by_layer, by_role
@@ -68,7 +70,8 @@ class Place:
     """What a card lies beside, and how its lines name that.
 
     name: a folder, or the hub's OWNER/NAME; on_hub: which of them; kind: ``run`` for the files of a run, ``peft`` for those of an
-    adapter alone, ``merged`` for a checkpoint; peft: the folder in it that PEFT reads, None where there is none; figures: which lie there.
+    adapter alone, ``merged`` for a checkpoint, ``onnx`` for an ONNX model; peft: the folder in it that PEFT reads, None where there is
+    none; figures: which lie there.
     """
 
     name: str
@@ -176,7 +179,9 @@ def card_of(
     front = metadata(
         name=Path(place.name).name,
         base="" if is_unknown(restored, base) else base,
-        library={"merged": "transformers"}.get(place.kind, "peft" if place.peft is not None else "lorakit"),
+        library={"merged": "transformers", "onnx": "onnx"}.get(
+            place.kind, "peft" if place.peft is not None else "lorakit"
+        ),
         method=recipe.adapter.method,
         dataset=hub or task.known_as,
         config=config,
@@ -319,6 +324,8 @@ def use_told(restored: RestoredRun, form: Form, place: Place, base: str) -> list
     parts, model = restored.parts, restored.parts.recipe.model
     named = base_in_python(replace(model, name=base))
     pair = parts.task.pair
+    if place.kind == "onnx":
+        return [in_code(onnx_usage(place.name, parts.task, parts.cut.length))]
     told: list[str] = []
     if place.kind != "peft":
         where, imports = f'"{place.name}"', ["import lorakit"]
@@ -369,10 +376,33 @@ def use_told(restored: RestoredRun, form: Form, place: Place, base: str) -> list
     ]
 
 
+def onnx_usage(folder: str, task: Task, length: int) -> str:
+    """The lines of Python that label a text by ONNX Runtime."""
+    texts = '["a text"], ["and its second text"]' if task.pair else '["a text"]'
+    answer = "print([labels[best] for best in logits.argmax(-1)])"
+    if task.regression:
+        answer = "print(logits[:, 0].tolist())"
+    elif task.multi_label:
+        answer = "print([[label for label, logit in zip(labels, row) if logit >= 0] for row in logits])"
+    lines = [
+        "import onnxruntime",
+        "from transformers import AutoTokenizer",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
+        f'session = onnxruntime.InferenceSession("{folder}/{MODEL}", providers=["CPUExecutionProvider"])',
+        *([] if task.regression else [f"labels = {list(task.labels)}"]),
+        f'rows = tokenizer({texts}, padding=True, truncation=True, max_length={length}, return_tensors="np")',
+        '(logits,) = session.run(None, {each.name: rows[each.name].astype("int64") for each in session.get_inputs()})',
+        answer,
+    ]
+    return "\n".join(lines)
+
+
 def limits_told(restored: RestoredRun, outcome: Outcome, base: str, *, scored: bool) -> str:
     """What it was not tried on, as a list."""
     recipe, task = restored.loaded.recipe, restored.parts.task
     seen = 0 if (provenance := read_provenance(restored.run.path)) is None else int(provenance.told["seen"])
+    padding = padding_note(restored.parts.backbone.model.config)
     long = {
         "truncate": "is cut at its end",
         "head_tail": "is cut in its middle",
@@ -384,6 +414,7 @@ def limits_told(restored: RestoredRun, outcome: Outcome, base: str, *, scored: b
             [f"It answers with {', '.join(task.labels)} and nothing else, whatever the text is."]
             * (not task.regression)
         ),
+        f"{padding}." * bool(padding),
         "One run with one seed." * (not outcome.origin),
         "The scores are of rows like those it was trained on; others were not tried." * scored,
         f"{seen:,} of the scored texts had been seen by weights that it started from." * bool(seen),

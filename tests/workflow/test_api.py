@@ -34,6 +34,7 @@ OF_A_RUN = (
     "doctor",
     "evaluate",
     "export",
+    "export_onnx",
     "load",
     "merge",
     "predict",
