@@ -56,6 +56,8 @@ def write_onnx(model: nn.Module, names: Sequence[str], longest: int, path: Path)
 
     names: of its inputs; longest: tokens of a row, at most. RunError where it cannot be exported.
     """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     config: Any = model.config
     config.use_cache = False
     inputs = tuple(torch.ones(ROWS, min(TOKENS, longest), dtype=torch.long) for _ in names)
@@ -63,20 +65,20 @@ def write_onnx(model: nn.Module, names: Sequence[str], longest: int, path: Path)
     size = sum(each.numel() * each.element_size() for each in model.state_dict().values())
     try:
         with quiet_exporter():
-            torch.onnx.export(
+            program: Any = torch.onnx.export(
                 InOrder(model, names).eval(),
                 inputs,
-                path,
                 dynamo=True,
                 input_names=list(names),
                 output_names=["logits"],
                 dynamic_shapes=(tuple(sizes for _ in names),),
-                external_data=size > ONE_FILE,
                 verbose=False,
             )
     except Exception as error:  # whatever the exporter says of an operation that it does not know
         reason = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise RunError(f"{UNSUPPORTED}: {first_line(reason)}", hint="lorakit merge") from error
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces, with the names of this machine's files
+    program.save(path, external_data=size > ONE_FILE)
 
 
 @contextmanager
