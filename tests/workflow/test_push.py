@@ -128,7 +128,9 @@ def away(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_what_arrives_is_the_run_for_lorakit_and_for_peft(bench: Bench, finished: TrainResult, hub: Hub, away: Path):
+def test_what_arrives_is_the_run_for_lorakit_and_for_peft(
+    bench: Bench, finished: TrainResult, hub: Hub, away: Path, caplog: pytest.LogCaptureFixture
+):
     sent = lorakit.push(finished.run_dir, REPO, private=True)
     assert sent.url.endswith("/commit/c0ffee")
     assert (sent.peft, sent.transformers, hub.private) == ("", "", True)
@@ -146,8 +148,10 @@ def test_what_arrives_is_the_run_for_lorakit_and_for_peft(bench: Bench, finished
     card = ModelCard.load(there / "README.md")
     assert f'lorakit.load(snapshot_download("{REPO}"))' in card.text
     assert f'PeftModel.from_pretrained(base, "{REPO}")' in card.text
-    scored = lorakit.evaluate(there, file=bench.data() / "validation.csv")
+    with caplog.at_level("WARNING"):
+        scored = lorakit.evaluate(there, file=bench.data() / "validation.csv")
     assert scored.scores == finished.last
+    assert "it was trained on: the run was passed on without its rows" in caplog.text
 
 
 def test_neither_rows_nor_places_go(bench: Bench, finished: TrainResult, hub: Hub):
