@@ -28,6 +28,9 @@ There is a function for each command of the command line, and each has its own h
     analyze            what runs have learnt: their updates' size and directions, what they share, how far features moved
     merge              a run -> a plain Hugging Face checkpoint
     export             a run -> an adapter for PEFT
+    export_onnx        a run -> a classifier for ONNX Runtime
+    card               a run -> a model card of what it remembers
+    push               a run -> the Hugging Face hub
     import_adapter     an adapter of PEFT -> a run
     combine            several runs -> one
     quantize           a run -> the same on weights of 4 bits, corrected
@@ -65,6 +68,7 @@ from lorakit.errors import LorakitError
 if TYPE_CHECKING:
     from lorakit.recipe.load import load_recipe
     from lorakit.workflow.analysis.analyze import analyze
+    from lorakit.workflow.card import card
     from lorakit.workflow.combine.combine import combine
     from lorakit.workflow.compress import compress
     from lorakit.workflow.describe import describe
@@ -74,6 +78,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.experiments.compare import compare, submit_compare
     from lorakit.workflow.experiments.sweep import plan_sweep, submit_sweep, sweep
     from lorakit.workflow.export import export
+    from lorakit.workflow.export_onnx import export_onnx
     from lorakit.workflow.glora.evolve import evolve
     from lorakit.workflow.import_peft import import_adapter
     from lorakit.workflow.inspect_data import inspect_data
@@ -86,6 +91,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.plan import plan
     from lorakit.workflow.predict import load, predict
     from lorakit.workflow.predict_file import predict_file
+    from lorakit.workflow.push import push
     from lorakit.workflow.quantize import quantize
     from lorakit.workflow.rank_curve import rank_curve
     from lorakit.workflow.report import report
@@ -103,6 +109,7 @@ HOMES = {
     "adapt": "lorakit.workflow.own_loop.adapt",
     "analyze": "lorakit.workflow.analysis.analyze",
     "attach_saved": "lorakit.workflow.own_loop.attach_saved",
+    "card": "lorakit.workflow.card",
     "combine": "lorakit.workflow.combine.combine",
     "compare": "lorakit.workflow.experiments.compare",
     "compress": "lorakit.workflow.compress",
@@ -113,6 +120,7 @@ HOMES = {
     "evaluate_sequence": "lorakit.workflow.sequences.score_sequence",
     "evolve": "lorakit.workflow.glora.evolve",
     "export": "lorakit.workflow.export",
+    "export_onnx": "lorakit.workflow.export_onnx",
     "import_adapter": "lorakit.workflow.import_peft",
     "inspect_data": "lorakit.workflow.inspect_data",
     "list_runs": "lorakit.workflow.list_runs",
@@ -125,6 +133,7 @@ HOMES = {
     "plan_sweep": "lorakit.workflow.experiments.sweep",
     "predict": "lorakit.workflow.predict",
     "predict_file": "lorakit.workflow.predict_file",
+    "push": "lorakit.workflow.push",
     "quantize": "lorakit.workflow.quantize",
     "rank_curve": "lorakit.workflow.rank_curve",
     "report": "lorakit.workflow.report",
@@ -146,6 +155,7 @@ __all__ = [
     "adapt",
     "analyze",
     "attach_saved",
+    "card",
     "combine",
     "compare",
     "compress",
@@ -156,6 +166,7 @@ __all__ = [
     "evaluate_sequence",
     "evolve",
     "export",
+    "export_onnx",
     "import_adapter",
     "inspect_data",
     "list_runs",
@@ -168,6 +179,7 @@ __all__ = [
     "plan_sweep",
     "predict",
     "predict_file",
+    "push",
     "quantize",
     "rank_curve",
     "report",

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 DATA, ROWS, PROOF = "data.json", "data_rows.safetensors", "proof_rows.jsonl"
+NOT_SHARED = "rows_left_out"
+"""The entry of data.json that says that digests of rows stayed with the run's owner."""
 PROOF_ROWS = 64
 LONGEST = 20_000  # characters that are kept of a proof's text
 CHUNK = 10_000  # rows
@@ -34,8 +36,9 @@ Digests = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Provenance:
-    """told: data.json; trained, held_out: digests (n,) of the texts that the weights have seen, and of the validation rows, each
-    once and sorted; own: those of this run's own training rows alone; proof: the columns of some validation rows, a row each.
+    """told: data.json, which may say that the rest stayed with the run's owner; trained, held_out: digests (n,) of the texts that the
+    weights have seen, and of the validation rows, each once and sorted; own: those of this run's own training rows alone; proof: the
+    columns of some validation rows, a row each.
     """
 
     told: Mapping[str, Any]
@@ -152,6 +155,9 @@ def read_provenance(folder: Path) -> Provenance | None:
                 raise ValueError("a digest is text")
         if not all(isinstance(text, str) for text in told["base"].values()):
             raise ValueError("base names no digests")
+    if told.get(NOT_SHARED) is True:
+        none = np.empty(0, np.int64)
+        return Provenance(told, none, none, none, [])
     with reading(folder / ROWS, "digests of rows"):
         try:
             arrays = load((folder / ROWS).read_bytes())

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.analyze import analyze
+from lorakit.cli.card import card
 from lorakit.cli.combine import combine
 from lorakit.cli.compare import compare
 from lorakit.cli.compress import compress
@@ -30,6 +31,7 @@ from lorakit.cli.list import list_entries
 from lorakit.cli.merge import merge
 from lorakit.cli.plan import plan
 from lorakit.cli.predict import predict
+from lorakit.cli.push import push
 from lorakit.cli.quantize import quantize
 from lorakit.cli.report import report
 from lorakit.cli.search import search
@@ -63,6 +65,8 @@ app.command("merge", rich_help_panel="Run")(merge)
 app.command("predict", rich_help_panel="Run")(predict)
 app.command("serve", rich_help_panel="Run")(serve)
 app.command("export", rich_help_panel="Exchange")(export)
+app.command("card", rich_help_panel="Exchange")(card)
+app.command("push", rich_help_panel="Exchange")(push)
 app.command("import", rich_help_panel="Exchange")(import_adapter)
 app.command("quantize", rich_help_panel="Exchange")(quantize)
 app.command("compress", rich_help_panel="Exchange")(compress)

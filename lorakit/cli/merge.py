@@ -15,6 +15,7 @@ from lorakit.reporting.tables import counted, facts
 
 if TYPE_CHECKING:
     from lorakit.workflow.export import ExportResult
+    from lorakit.workflow.export_onnx import OnnxResult
     from lorakit.workflow.merge import MergeResult
 
 
@@ -66,7 +67,7 @@ def tell(result: MergeResult) -> None:
     say(f"load it with:\n  {result.load_line}")
 
 
-def proof(result: MergeResult | ExportResult) -> str:
+def proof(result: MergeResult | ExportResult | OnnxResult) -> str:
     """How far what was written is from the run, on how many rows."""
     return (
         f"{counted(result.rows, 'row')}: largest logit difference {result.largest_difference:.3g} "

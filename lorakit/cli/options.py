@@ -46,6 +46,12 @@ LabelColumn = Annotated[
 ModelName = Annotated[
     Optional[str], typer.Option("--model", metavar="NAME", help="A hub name or a folder. The same as model.name=NAME.")
 ]
+BaseName = Annotated[
+    Optional[str],
+    typer.Option(
+        "--base", metavar="NAME", help="What others call the base model, where the run names a folder of this machine."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and the result, nothing else.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists already.")]

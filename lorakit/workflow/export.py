@@ -13,26 +13,22 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from lorakit.artifacts.adapter_file import OURS
-from lorakit.artifacts.card import FIND, model_card, usage
 from lorakit.artifacts.files import folder, write_text
-from lorakit.artifacts.peft.export import PeftForm, peft_form
+from lorakit.artifacts.peft.export import PeftForm
 from lorakit.artifacts.peft.import_ import is_peft, read_peft
 from lorakit.artifacts.peft.translate import section_for, sites_of
 from lorakit.backbone.config_and_tokenizer import first_line
-from lorakit.backbone.load import DTYPES, Backbone, quiet_transformers
-from lorakit.backbone.model_folder import BUNDLED
-from lorakit.backbone.padding import padding_note
-from lorakit.backbone.quantised import NONE
-from lorakit.backbone.readout import OWN, READOUTS
-from lorakit.backbone.rope_scaling import KEY as ROPE_SCALING
-from lorakit.backbone.rope_scaling import divides
-from lorakit.errors import RunError, UsageError, command_line, nearest
+from lorakit.backbone.load import DTYPES, quiet_transformers
+from lorakit.errors import RunError, UsageError, nearest
 from lorakit.recipe.schema import ModelSection, SearchSection, TaskSection
 from lorakit.result import Result
+from lorakit.workflow.card import CARD, Form, Place, card_of
 from lorakit.workflow.import_peft import put_on_model
+from lorakit.workflow.in_peft import as_peft, base_in_python, load_lines, pad_token
 from lorakit.workflow.parts import Parts
+from lorakit.workflow.records import read_run
 from lorakit.workflow.restore import RestoredRun, restore_run
-from lorakit.workflow.verify import check_target, predict_reference
+from lorakit.workflow.verify import Proof, check_target, predict_reference
 
 logger = logging.getLogger(__name__)
 
@@ -116,55 +112,17 @@ def export(
     check_target(target, force=force, kind="an exported adapter", is_kind=is_exported)
     restored = restore_run(run, weights, with_data=False, rank=rank)
     parts = restored.parts
-    if parts.backbone.padding.ours_alone:
-        raise RunError(
-            f"PEFT would answer otherwise: {padding_note(parts.backbone.model.config)}, which nothing but lorakit does",
-            where=str(run),
-            hint="lorakit.load reads the run, and a merged folder",
-        )
-    if parts.recipe.model.quantization != NONE:
-        raise RunError(
-            "an adapter of quantised weights cannot be exported yet: on the weights of before PEFT would answer otherwise",
-            where=str(run),
-            hint=f"lorakit.load reads the run, and {command_line('merge', run)} writes a plain checkpoint",
-        )
-    if parts.recipe.model.readout != OWN:
-        told = READOUTS[parts.recipe.model.readout].told
-        raise RunError(
-            f"PEFT would answer otherwise: the head reads {told} (model.readout), which nothing but lorakit does",
-            where=str(run),
-            hint="lorakit.load reads the run, and a merged folder; a run with model.readout=own can be exported",
-        )
-    if parts.recipe.model.rope_scaling is not None and divides(parts.backbone.model.config):
-        raise RunError(
-            f"PEFT would answer otherwise: its adapter does not say by what the base model's positions are divided ({ROPE_SCALING})",
-            where=str(run),
-            hint=f"lorakit.load reads the run, and {command_line('merge', run)} writes a plain checkpoint",
-        )
+    form = as_peft(restored)
     if parts.recipe.task.long != TaskSection.long:
         logger.warning(
             "this run reads texts of more than %d tokens by task.long=%s, which PEFT does not: do it yourself, or use lorakit.load",
             parts.max_length,
             parts.recipe.task.long,
         )
-    form = peft_form(restored.adapted)
-    reference = predict_reference(restored)
+    code = load_lines(restored, base_in_python(parts.recipe.model), str(target))
     with folder(target) as place:
-        form.write(place)
-        model, task = parts.recipe.model, parts.task
-        code = usage(
-            base_in_python(model),
-            str(target),
-            task.labels,
-            pad_token(parts.backbone),
-            model.dtype,
-            parts.backbone.head.reshaped,
-            parts.backbone.model.config.problem_type if task.multi_label else "",
-        )
-        write_text(place / "README.md", make_card(restored, form, code))
-        reader = "peft" if find_spec("peft") else "lorakit"
-        again = peft_model(place, restored, target) if reader == "peft" else read_back(place, restored)
-        proof = reference.prove(again, tolerance, what=f"exported adapter, as {reader} reads it,", where=target)
+        write_text(place / CARD, peft_card(restored, form, target, cut=rank is not None))
+        proof, reader = write_peft(restored, form, place, target, tolerance)
     ranks = form.ranks.values()
     return ExportResult(
         out=target,
@@ -177,6 +135,20 @@ def export(
         load_line=code,
         **vars(proof),
     )
+
+
+def write_peft(
+    restored: RestoredRun, form: PeftForm, place: Path, target: Path, tolerance: float | None = None
+) -> tuple[Proof, str]:
+    """Write the adapter into the folder ``place``, read it again, and compare: the proof, and who read it.
+
+    target: what the folder is called in messages. RunError where a logit moved by more than ``tolerance``.
+    """
+    reference = predict_reference(restored)
+    form.write(place)
+    reader = "peft" if find_spec("peft") else "lorakit"
+    again = peft_model(place, restored, target) if reader == "peft" else read_back(place, restored)
+    return reference.prove(again, tolerance, what=f"exported adapter, as {reader} reads it,", where=target), reader
 
 
 def is_exported(path: Path) -> bool:
@@ -233,33 +205,7 @@ def read_back(place: Path, restored: RestoredRun) -> nn.Module:
     return adapted.model.eval()
 
 
-def base_in_python(model: ModelSection) -> str:
-    """How Python names the base model: by its name, or a bundled one by its folder in the installed package."""
-    bundled = BUNDLED.get(model.name)
-    if bundled is None:
-        return f'"{model.name}"'
-    return f'{FIND}("{bundled.package}").submodule_search_locations[0] + "/{bundled.folder}"'
-
-
-def pad_token(backbone: Backbone) -> int | None:
-    """The pad token that a model needs to find each text's end, where its checkpoint may not name it."""
-    config = backbone.model.config
-    return None if config.is_encoder_decoder or backbone.tokenizer.padding_side != "right" else config.pad_token_id
-
-
-def make_card(restored: RestoredRun, form: PeftForm, code: str) -> str:
-    """The model card of the exported adapter."""
-    parts, run = restored.parts, restored.run
-    return model_card(
-        title=f"{parts.recipe.adapter.method} for {parts.task.name}",
-        base=parts.recipe.model.name,
-        kind=form.kind,
-        method=parts.recipe.adapter.method,
-        task=parts.task.name,
-        labels=parts.task.labels,
-        sites=len(form.ranks),
-        parameters=restored.adapted.adapter_parameters(restored.adapted.in_function),
-        scores=run.checked_summary()[restored.weights] if run.finished else {},
-        code=code,
-        temperature=restored.temperature,
-    )
+def peft_card(restored: RestoredRun, form: PeftForm, target: Path, *, cut: bool) -> str:
+    """The model card of the exported adapter; cut: to a rank that the run's scores are not of."""
+    place, base = Place(str(target), "peft", peft=""), restored.parts.recipe.model.name
+    return card_of(restored, read_run(restored.run), Form(form, "", ""), place, base, scored=not cut)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorakit.artifacts.provenance import read_provenance, text_digests
+from lorakit.artifacts.provenance import NOT_SHARED, read_provenance, text_digests
 from lorakit.artifacts.run import Run
 from lorakit.errors import UsageError, command_line
 from lorakit.tasks.label_order import order_by_name, told
@@ -54,6 +54,10 @@ def warn_of_other_task(run: Run, learnt: Task, data: TaskData, splits: Sequence[
 def warn_of_trained(runs: Sequence[Path], split: Dataset, name: str) -> None:
     """Say how many of the texts to score any of the ``runs`` was trained on; runs of older versions do not tell."""
     made_of = [found for run in runs if (found := read_provenance(run)) is not None]
+    if any(found.told.get(NOT_SHARED) for found in made_of):
+        logger.warning(
+            "nothing tells which texts of %s it was trained on: the run was passed on without its rows", name
+        )
     digests = text_digests(split)
     if seen := int(np.isin(digests, np.concatenate([found.trained for found in made_of])).sum()) if made_of else 0:
         logger.warning(

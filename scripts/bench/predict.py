@@ -5,8 +5,8 @@
 A run of the bundled encoder is trained for two steps (what it answers does not matter) and merged, so that both sides compute the
 same. The rows are sentences of the bundled reviews in a csv. Sides: `predict_file`, from the csv to a csv of answers; `stream`,
 texts in memory; `plain`, texts in memory through AutoModelForSequenceClassification in batches of 32, all sorted by length;
-`unsorted`, the same in the file's order; and, where onnxruntime, onnx and onnxscript are installed, `onnx`: sorted as in `plain`, by
-ONNX Runtime from what torch exports of the merged model. Each repeat runs all sides, in an order that turns. Loading is left out on
+`unsorted`, the same in the file's order; and, where the extra `onnx` is installed, `onnx` and `int8`: sorted as in `plain`, by ONNX
+Runtime from what `lorakit export --to onnx --int8` writes. Each repeat runs all sides, in an order that turns. Loading is left out on
 every side.
 """
 
@@ -17,18 +17,19 @@ import csv
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from measuring import SMALL, ratio, timed, turned
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import lorakit
 from lorakit.artifacts.files import write_json
+from lorakit.artifacts.onnx_file import INT8, MODEL, NEEDED, OnnxModel
 from lorakit.artifacts.run import environment
 from lorakit.recipe.load import load_recipe
 from lorakit.tasks.sources import load_task
@@ -65,7 +66,8 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, list[float]]:
     loaded = load_recipe("demo", SMALL)
     texts = load_task(load_recipe("demo", ["run.offline=true"]).recipe.task, seed=0, offline=True)
     sentences = texts.splits["train"]["text"][:rows]
-    merged = lorakit.merge(lorakit.train(loaded, run_dir=folder / "run").run_dir).out
+    run = lorakit.train(loaded, run_dir=folder / "run").run_dir
+    merged = lorakit.merge(run).out
     source = folder / "rows.csv"
     with source.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("text",), *((sentence,) for sentence in sentences)])
@@ -82,9 +84,11 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, list[float]]:
             "plain": lambda: plain(model, tokenizer, sentences, classifier.cut.length, by_length=True),
             "unsorted": lambda: plain(model, tokenizer, sentences, classifier.cut.length, by_length=False),
         }
-        if all(map(find_spec, ("onnxruntime", "onnx", "onnxscript"))):
-            compute = through_onnx(model, tokenizer, folder / "model.onnx")
-            sides["onnx"] = lambda: sorted_by_length(compute, tokenizer, sentences, classifier.cut.length)
+        if all(map(find_spec, NEEDED)):
+            exported = lorakit.export_onnx(run, int8=True).out
+            for side, file in (("onnx", MODEL), ("int8", INT8)):
+                compute = by_runtime(OnnxModel(exported / file))
+                sides[side] = partial(sorted_by_length, compute, tokenizer, sentences, classifier.cut.length)
         seconds: dict[str, list[float]] = {side: [] for side in sides}
         for number in range(1 + repeats):
             for side in turned(list(sides), number):
@@ -125,29 +129,13 @@ def in_order(compute: Compute, tokenizer: Any, texts: list[str], longest: int, o
     return answers
 
 
-def through_onnx(model: Any, tokenizer: Any, path: Path) -> Compute:
-    """The model's probabilities of a batch by ONNX Runtime, with as many threads as torch has."""
-    import onnxruntime
-
-    inputs = dict(tokenizer(["two rows of words", "of some length"], padding=True, return_tensors="pt"))
-    shape = {0: torch.export.Dim("rows"), 1: torch.export.Dim("tokens", max=tokenizer.model_max_length)}
-    torch.onnx.export(
-        model, kwargs=inputs, f=path, dynamo=True, dynamic_shapes=dict.fromkeys(inputs, shape), verbose=False
-    )
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    wanted = {each.name for each in session.get_inputs()}
+def by_runtime(model: OnnxModel) -> Compute:
+    """The probabilities of a batch by ONNX Runtime."""
 
     def compute(batch: Any) -> list[list[float]]:
-        (logits,) = session.run(None, {name: tensor.numpy() for name, tensor in batch.items() if name in wanted})
-        chances = np.exp(logits - logits.max(-1, keepdims=True))
-        answers: list[list[float]] = (chances / chances.sum(-1, keepdims=True)).tolist()
-        return answers
+        chances: list[list[float]] = model(**batch).logits.softmax(-1).tolist()
+        return chances
 
-    with torch.inference_mode():
-        expected = model(**inputs).logits.softmax(-1)
-    torch.testing.assert_close(torch.tensor(compute(inputs)), expected, atol=1e-5, rtol=1e-4)
     return compute
 
 

@@ -56,9 +56,47 @@ def test_json_is_all_that_is_on_standard_output(cli, here, exported):
 
 
 def test_another_library_is_a_usage_error(cli, here, exported):
-    ran = cli("export", "runs/a", "--to", "onnx")
+    ran = cli("export", "runs/a", "--to", "tflite")
     assert (ran.code, exported) == (2, [])
     assert "peft" in ran.err
+    ran = cli("export", "runs/a", "--int8")
+    assert (ran.code, exported) == (2, [])
+    assert "--int8 is for --to onnx" in ran.err
+
+
+def test_what_8_bits_cost_is_told(cli, here, monkeypatch):
+    small = SimpleNamespace(
+        bytes=2**20,
+        flips=1,
+        largest_difference=0.25,
+        rows=30,
+        scores={"accuracy": 0.5},
+        float_scores={"accuracy": 0.75},
+        note="",
+    )
+    told = {
+        "out": Path("runs/a/onnx"),
+        "bytes": 4 * 2**20,
+        "merged": True,
+        "inputs": ["input_ids", "attention_mask"],
+        "flips": 0,
+        "int8": small,
+        **{name: RESULT[name] for name in ("rows", "largest_difference", "largest_logit", "tolerance")},
+    }
+    calls = []
+
+    def export_onnx(*args, **kwargs):
+        calls.append((args, kwargs))
+        return SimpleNamespace(**told)
+
+    monkeypatch.setattr(lorakit, "export_onnx", export_onnx, raising=False)
+    ran = cli("export", "runs/a", "--to", "onnx", "--int8", "--rank", "2")
+    options = {"out": None, "int8": True, "weights": None, "tolerance": None, "force": False, "rank": 2}
+    assert calls == [((Path("runs/a"),), options)]
+    assert "30 rows: largest logit difference 1.5e-06" in ran.out
+    assert "1 MiB; largest logit difference 0.25, 1 label changed; accuracy 0.5000 on 30 rows" in ran.out
+    small.rows, small.note = 0, "there is no file"
+    assert "not scored: there is no file" in cli("export", "runs/a", "--to", "onnx", "--int8").out
 
 
 def test_without_a_run_and_without_runs_one_message(cli, here, exported):

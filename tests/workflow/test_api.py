@@ -28,7 +28,21 @@ from lorakit.workflow.train import TrainResult
 CLASSES = ["Search"]
 FUNCTIONS = [name for name in lorakit.__all__ if name not in ("LorakitError", *CLASSES)]
 OF_A_RECIPE = ("compare", "evolve", "load_recipe", "plan", "plan_sweep", "search", "submit_sweep", "sweep", "train")
-OF_A_RUN = ("combine", "compress", "doctor", "evaluate", "export", "load", "merge", "predict", "quantize", "report")
+OF_A_RUN = (
+    "card",
+    "combine",
+    "compress",
+    "doctor",
+    "evaluate",
+    "export",
+    "export_onnx",
+    "load",
+    "merge",
+    "predict",
+    "push",
+    "quantize",
+    "report",
+)
 TELLS_ARGUMENTS = {
     "plan_sweep": "sweep",
     "submit_sweep": "sweep",
