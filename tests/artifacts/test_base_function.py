@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.runs import Bench
 from transformers import AutoConfig
 
 import lorakit
-from lorakit.artifacts.base_function import check_start_over
+from lorakit.artifacts.base_function import check_over
 from lorakit.artifacts.run import Run
 from lorakit.errors import RecipeError, UsageError
+from lorakit.recipe.schema import Recipe
 from lorakit.workflow.combine.members import check_functions
 
 POSITIONS = 64  # of the tiny models
@@ -23,6 +25,11 @@ def run_of(bench: Bench, folder: Path, *overrides: str, family: str = "llama") -
     run.recipe.parent.mkdir()
     run.recipe.write_text(bench.load(*overrides, family=family).to_yaml(), encoding="utf-8")
     return run
+
+
+def over_start(recipe: Recipe, config: Any) -> list[str]:
+    """What is said of the weights that a recipe's start was trained over."""
+    return check_over(recipe, config, Path(str(recipe.adapter.start)), "adapter.start")
 
 
 @pytest.mark.parametrize(
@@ -42,11 +49,11 @@ def test_positions_are_compared_by_what_divides_them(
     config = AutoConfig.from_pretrained(bench.backbone("llama"))
     own = bench.load(*here.split(), f"adapter.start={runs[0].path}", family="llama").recipe
     if factors is None:
-        assert check_start_over(own, config) == []
+        assert over_start(own, config) == []
         check_functions(runs, config)
         return
     with pytest.raises(RecipeError, match="divided by {}, .* divided by {}".format(*factors)) as caught:
-        check_start_over(own, config)
+        over_start(own, config)
     assert caught.value.problems[0].key == "adapter.start"
     with pytest.raises(UsageError, match="divided by {}, .* by {} ".format(*reversed(factors))):
         check_functions(runs, config)
@@ -64,7 +71,7 @@ def test_positions_are_compared_by_what_divides_them(
 def test_other_rounding_is_told(bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture, there: str, here: str):
     runs = [run_of(bench, tmp_path / name, *settings.split()) for name, settings in (("a", there), ("b", here))]
     config = AutoConfig.from_pretrained(bench.backbone("llama"))
-    (said,) = check_start_over(bench.load(*here.split(), f"adapter.start={runs[0].path}").recipe, config)
+    (said,) = over_start(bench.load(*here.split(), f"adapter.start={runs[0].path}").recipe, config)
     assert "trained over weights in" in said
     check_functions(runs, config)
     assert "its update is not exact there" in caplog.text

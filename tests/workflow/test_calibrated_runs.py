@@ -99,7 +99,7 @@ def test_a_merged_folder_has_it_beside_its_weights(run: TrainResult, tmp_path: P
     logits = model(**inputs).logits.detach().numpy()
     assert probabilities(logits, merged.temperature)[0] == pytest.approx(ours[0], abs=1e-4)
     card = (lorakit.export(run.run_dir, out=tmp_path / "peft").out / "README.md").read_text(encoding="utf-8")
-    assert f"| temperature | {merged.temperature:.6g}: divide logits by it" in card
+    assert f"logits divided by {merged.temperature:.6g}: lorakit does that, other libraries do not" in card
 
 
 def test_an_interrupted_run_has_the_same(bench: Bench, run: TrainResult, tmp_path: Path):

@@ -3,11 +3,12 @@
     y = W x + b + sum_e p_e h_e, e <= t         h_e = s B_e A_e x; p: a softmax over f(w_e h_e) and 0, the score of a zero LoRA
     loss + lambda sum |w|                       over the w_e of all sites
 
-Only B_t, A_t and all w_e train; the function is delta `attended`'s. lambda is `sparsity`.
-The paper's: a LoRA a task, frozen afterwards; a dense layer with a nonlinearity on each LoRA's output; softmax over the tasks and a zero
-LoRA; L1. Our reading, no code of the authors having been found: one row w_e without a bias for each LoRA and site, the zero LoRA's score
-thus 0; weights token by token; L1 of the w_e, the p_e having sum 1 whatever they are; LoRA and attention learnt together; lambda 1e-4.
-A new LoRA takes a part of the weights at once, so that a task does not begin as the one before it ended.
+Only B_t, A_t and all w_e train; the function is delta `attended`'s. lambda is `sparsity`. The paper's: a LoRA a task, frozen
+afterwards; a dense layer with a nonlinearity on each LoRA's output; softmax over the tasks and a zero LoRA; L1. Of the paper only
+others' description was read. Our reading: one row w_e without a bias for each LoRA and site, the zero LoRA's score thus 0; weights
+token by token; L1 of the w_e, the p_e having sum 1 whatever they are; LoRA and attention learnt together; lambda 1e-4. A new LoRA takes
+a part of the weights at once, so that a task does not begin as the one before it ended.
+Not checked against the authors' code, which was not reached: follows the method section of the paper.
 Set by `continual.method: am_lora` of a sequence of tasks (the README of `workflow`).
 When to use it: for tasks one after the other that may make use of what earlier ones learnt, where nothing has to be merged.
 """

@@ -11,11 +11,11 @@
 No step is told where a task ends: losses, Omega and hard rows go on in a run that starts from this one (`adapter.start`). Rows of the run
 before are answered by the head that it ended with, and the adapter alone learns from them. What comes out merges, exports and loads as
 any LoRA.
-Of the authors' code (commit 499a13f): the defaults, Omega, what comes after what. Differs from it in: it adds A_k to A and B_k to B, which
-is not the sum of the products, and starts both at zero, where neither has a gradient; its hard rows are whole batches, whose losses
-are added up, and in its window too, which need not be full; it looks for no plateau in the first task, by the task's number. Its
-thresholds are for hundreds of classes: with few the mean always lies below, and the variance decides. Of a sequence every run has a
-schedule and an optimiser of its own, which do know where it begins.
+Defaults, Omega and what comes after what are those of the authors' code (commit 499a13f).
+Differs from the authors' code in: it adds A_k to A and B_k to B, which is not the sum of the products, and starts both at zero, where
+neither has a gradient; its hard rows are whole batches, whose losses are added up, and in its window too, which need not be full; it
+looks for no plateau in the first task, by the task's number. Its thresholds are for hundreds of classes: with few the mean always lies
+below, and the variance decides. Of a sequence every run has a schedule and an optimiser of its own, which do know where it begins.
 Set by `continual.method: online_lora` of a sequence of tasks (the README of `workflow`).
 When to use it: for a stream whose shifts nobody marks, where a few rows may be kept.
 """
