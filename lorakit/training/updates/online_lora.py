@@ -38,6 +38,7 @@ from torch.nn import functional as F
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.deltas.low_rank import LowRank
+from lorakit.adapters.init import inits
 from lorakit.adapters.options import Option
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.artifacts.adapter_file import read_head
@@ -121,8 +122,10 @@ class OnlineLoRA(Update):
     @classmethod
     def refusals(cls, recipe: Recipe, spec: AdapterSpec) -> list[Problem]:
         """It needs plain LoRAs of one rank, rows of one class in one piece, and gradients that are not scaled."""
-        own = next((given for kind, given in chosen_updates(recipe) if kind is cls), {})
+        chosen, init = chosen_updates(recipe), inits.get(spec.init)
+        own = next((given for kind, given in chosen if kind is cls), {})
         loras, row = cls.settings_from(own)["loras"], no_single_class(recipe.task)
+        twice = [kind.name for kind, given in chosen if kind.times_a_row(kind.settings_from(given)) > 1]
         problems = needs_delta(cls.name, LowRank.name, spec)
         if not problems and not (spec.trains("A") and spec.trains("B")):
             problems.append(
@@ -133,6 +136,10 @@ class OnlineLoRA(Update):
             and (f"{spec.rank} rank units are divided among {loras} LoRAs", f"a multiple of {loras}"),
             "adapter.decomposition": spec.decomposition != "none"
             and ("LoRAs stay as they are, and a magnitude in common would scale them", "none"),
+            "adapter.init": (init.anchors or init.quantises)
+            and (f"a LoRA starts at zero, and init '{init.name}' starts all elsewhere", "kaiming or another that does"),
+            "adapter.updates": twice
+            and (f"it ranks rows by their loss, and update '{twice[0]}' has each twice in a step", "others"),
             "search.method": recipe.search.method != "none" and ("a search takes rank units or sites out", "none"),
             "task.name": row
             and (f"its rows are of one class, and here a row has {row}", "a task with one of several classes a row"),

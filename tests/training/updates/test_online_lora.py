@@ -150,6 +150,9 @@ def test_what_is_important_is_a_mean_over_plateaus(training, update):
         ("task.regression=true", "here a row has a number"),
         ("training.precision=fp16", "without the scaled loss that float16 needs"),
         ("training.average=0.2", "a mean over steps would undo that"),
+        ("adapter.init=pissa", "a LoRA starts at zero, and init 'pissa' starts all elsewhere"),
+        ("adapter.updates=[online_lora, hidden_key]", "'hidden_key' has each twice in a step"),
+        ("adapter.updates=[online_lora, rose]", "says which entries of A and B stay as they are, and 'rose'"),
         ("search.method=heterolora", "a search takes rank units or sites out"),
     ],
 )

@@ -126,6 +126,8 @@ def test_a_memory_by_class_keeps_as_many_of_each():
         ("o_lora", "adapter.updates=[replay]", "a recipe of one task has none"),
         ("am_lora", "adapter.method=vera", "'vera' is more than B A: with continual.method=am_lora"),
         ("am_lora", "adapter.method=dora", "'dora' is more than B A"),
+        ("am_lora", "adapter.method=lora_fa", r"of 'lora_fa' B\+magnitude alone trains"),
+        ("am_lora", "adapter.updates=[am_lora]", "has 'am_lora', which comes by itself"),
         ("am_lora", "continual.loras=2", "is for method online_lora, and this one is am_lora"),
         ("online_lora", "adapter.shortcut_rank=2", "ranks are those of several LoRAs"),
         ("online_lora", "model.readout=auto", "the heads of all tasks read the same"),
