@@ -30,7 +30,9 @@ def read_memory(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Run -> its rows, in order. RunError where the file is missing or broken."""
     if not path.is_file():
         raise RunError(
-            "is missing, and the run goes over its rows", where=str(path), hint="the sequence's folder, whole"
+            "is missing, and the run goes over its rows",
+            where=str(path),
+            hint="the sequence's folder, whole, where it was begun",
         )
     found: dict[str, list[dict[str, Any]]] = {}
     with reading(path, WHAT):

@@ -16,6 +16,7 @@ import torch
 
 from lorakit.adapters.adapted_model import SHARED, AdaptedModel
 from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.delta import Delta
 from lorakit.adapters.init import inits
 from lorakit.adapters.rank_units import axes_of
 from lorakit.adapters.switching import DROPPED
@@ -108,13 +109,16 @@ def grow(adapted: AdaptedModel, entries: Mapping[str, Mapping[str, Any]], tensor
     """Give tensors of fewer rank units the model's shape: they come first in it, the rest is its own fresh one's."""
     names, state = possible_names(adapted), adapted.tensors()
     for site, adapter in adapted.adapters.items():
-        rank = entries_sameness(entries[site])["rank"]
-        for tensor, _, _ in adapter.tensors() if rank < adapter.rank else ():
+        rank, delta = entries_sameness(entries[site])["rank"], adapter.delta
+        if not isinstance(delta, Delta) or rank >= adapter.rank:
+            continue
+        for tensor, shape in delta.shapes(adapter.site, rank, delta.settings).items():
             key = f"{site}.{tensor}"
             for name in tensors.keys() & names[key]:
                 own = tensors[name]
-                tensors[name] = state[key].clone()
-                tensors[name][tuple(slice(size) for size in own.shape)] = own
+                if own.shape == shape:  # of another model's widths it stays as it is, and is refused
+                    tensors[name] = state[key].clone()
+                    tensors[name][tuple(slice(size) for size in shape)] = own
 
 
 def adapter_folder(path: Path) -> Path:

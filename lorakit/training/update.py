@@ -33,7 +33,8 @@ class UpdateContext:
 
     draw: number -> that many batches of training rows, from the update's own stream; of the rows that are set aside, where it sets some
     aside; generator: that stream; options: the recipe's
-    ``adapter.update_options`` that are this update's, as their types; optimizer: for its state.
+    ``adapter.update_options`` that are this update's, as their types; optimizer: for its state; fresh: whether the training begins here,
+    and not at a checkpoint that is loaded afterwards.
     """
 
     adapted: AdaptedModel
@@ -44,6 +45,7 @@ class UpdateContext:
     draw: Callable[[int], list[Batch]]
     generator: torch.Generator
     options: Mapping[str, Any]
+    fresh: bool = True
 
 
 class Update(Hook):

@@ -108,7 +108,7 @@ def prepare(
         if recipe.search.method != "none":
             allocator = make_allocator(parts, adapted, loader, objective, schedule, optimizer)
             search = [SearchHook(allocator, run, writes=accelerator.is_main_process, optimizer=optimizer)]
-        updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader, aside)
+        updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader, aside, fresh=fresh)
         graphs = None
         unpadded = against_padding(adapted.model, encoded["train"])
         if use_graphs(recipe, accelerator, adapted.model.config, [*search, *updates], unpadded=unpadded):
@@ -196,6 +196,8 @@ def make_updates(
     optimizer: torch.optim.Optimizer,
     loader: TrainLoader,
     aside: TrainLoader,
+    *,
+    fresh: bool,
 ) -> list[Update]:
     """The recipe's updates in order; each draws, and draws training rows, from a stream of its own."""
     updates = []
@@ -205,7 +207,7 @@ def make_updates(
         own = generator(recipe.run.seed, f"updates/{kind.name}")
         draws = aside if kind.aside(kind.settings_from(options)) else loader
         draw = partial(draws.sample, generator=own)
-        updates.append(kind(UpdateContext(adapted, recipe, schedule, objective, optimizer, draw, own, options)))
+        updates.append(kind(UpdateContext(adapted, recipe, schedule, objective, optimizer, draw, own, options, fresh)))
     return updates
 
 

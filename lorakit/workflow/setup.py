@@ -127,6 +127,10 @@ def check_updates_go_on(recipe: Recipe) -> None:
     if problems := [problem for kind, _ in chosen_updates(recipe) for problem in kind.refusals(recipe, spec)]:
         raise RecipeError(problems)
     fixed = [kind.name for kind, _ in chosen_updates(recipe) if kind.fixes_entries]
+    holding = [kind.name for kind, _ in chosen_updates(recipe) if "holds" in vars(kind)]
+    if holding and (others := [name for name in fixed if name != holding[0]]):
+        what = f"update '{holding[0]}' says which entries of A and B stay as they are, and '{others[0]}' decides on entries too"
+        raise RecipeError(what, key="adapter.updates", valid="one of them")
     if fixed and methods.get(recipe.adapter.method).fill(recipe.adapter).in_full:
         what = f"update '{fixed[0]}' chooses among entries of adapters, and what trains in full has none"
         raise RecipeError(what, key="adapter.in_full", valid="[] with this update", hint="adapter.updates=[]")

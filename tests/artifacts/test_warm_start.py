@@ -201,3 +201,16 @@ def test_a_head_may_stay_where_it_is(bench: Bench, tmp_path: Path):
     for name, tensor in again.tensors().items():
         assert torch.equal(tensor, untouched.tensors()[name]) == (name in again.new_parts), name
     assert any("the head's outputs start fresh, as adapter.start_head says" in note for note in notes)
+
+
+@pytest.mark.parametrize("width", [16, 64])
+def test_lower_ranks_grow_and_other_widths_are_refused(bench: Bench, tmp_path: Path, width: int):
+    save_adapter(trained(bench, "adapter.rank=2", "adapter.alpha=4"), tmp_path / "adapter")
+    again, untouched = (fresh(bench, "adapter.alpha=8", "run.seed=3") for _ in range(2))
+    start_from(again, tmp_path / "adapter", with_head=False, growing=True)
+    for name in again.adapters:
+        assert torch.equal(again.tensors()[f"{name}.A"][2:], untouched.tensors()[f"{name}.A"][2:])
+    model = f"model.name={bench.backbone('bert', hidden_size=width)}"
+    save_adapter(trained(bench, "adapter.rank=2", "adapter.alpha=4", model), tmp_path / "other")
+    with pytest.raises(RecipeError, match=rf"is \[2, {width}\] there and \[4, 32\] here"):
+        start_from(again, tmp_path / "other", with_head=False, growing=True)

@@ -38,11 +38,13 @@ from torch.nn import functional as F
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.deltas.low_rank import LowRank
+from lorakit.adapters.init import inits
 from lorakit.adapters.options import Option
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.artifacts.adapter_file import read_head
 from lorakit.artifacts.run import Run
 from lorakit.errors import Problem, RecipeError
+from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.over_processes import over_processes
 from lorakit.searching.scoring import without_trace
@@ -56,7 +58,7 @@ from lorakit.training.update import Update, UpdateContext, chosen_updates, needs
 
 logger = logging.getLogger(__name__)
 
-OMEGA, START = "omega", "start"
+OMEGA, START, HEAD = "omega", "start", "head"
 
 
 @dataclass
@@ -87,17 +89,19 @@ class Plateaus:
 
 @dataclass(frozen=True)
 class HardRow:
-    """A row of this run, or of the one called ``run``: its tokens, their types where there are such, the number of its label."""
+    """A row of this run, or of an earlier one: its tokens, their types where there are such, the number of its label; run: from 1, whose
+    head answers it, 0 is this one's."""
 
     ids: list[int]
     types: list[int] | None
     label: int
-    run: str = ""
+    run: int = 0
 
 
 class OnlineLoRA(Update):
-    """active: which LoRA trains, from 0; number: plateaus so far; hard: the rows of the largest losses; heads: run -> its head's tensors;
-    seen: (loss, row) of the hardest rows of this step so far; total: their number and the sum of their losses, of all rows of the step.
+    """active: which LoRA trains, from 0; number: plateaus so far; hard: the rows of the largest losses; heads: earlier run -> its head's
+    tensors; seen: (loss, row) of the hardest rows of this step so far; total: their number and the sum of their losses, of all rows of
+    the step.
     """
 
     name = "online_lora"
@@ -118,8 +122,10 @@ class OnlineLoRA(Update):
     @classmethod
     def refusals(cls, recipe: Recipe, spec: AdapterSpec) -> list[Problem]:
         """It needs plain LoRAs of one rank, rows of one class in one piece, and gradients that are not scaled."""
-        own = next((given for kind, given in chosen_updates(recipe) if kind is cls), {})
+        chosen, init = chosen_updates(recipe), inits.get(spec.init)
+        own = next((given for kind, given in chosen if kind is cls), {})
         loras, row = cls.settings_from(own)["loras"], no_single_class(recipe.task)
+        twice = [kind.name for kind, given in chosen if kind.times_a_row(kind.settings_from(given)) > 1]
         problems = needs_delta(cls.name, LowRank.name, spec)
         if not problems and not (spec.trains("A") and spec.trains("B")):
             problems.append(
@@ -130,6 +136,10 @@ class OnlineLoRA(Update):
             and (f"{spec.rank} rank units are divided among {loras} LoRAs", f"a multiple of {loras}"),
             "adapter.decomposition": spec.decomposition != "none"
             and ("LoRAs stay as they are, and a magnitude in common would scale them", "none"),
+            "adapter.init": (init.anchors or init.quantises)
+            and (f"a LoRA starts at zero, and init '{init.name}' starts all elsewhere", "kaiming or another that does"),
+            "adapter.updates": twice
+            and (f"it ranks rows by their loss, and update '{twice[0]}' has each twice in a step", "others"),
             "search.method": recipe.search.method != "none" and ("a search takes rank units or sites out", "none"),
             "task.name": row
             and (f"its rows are of one class, and here a row has {row}", "a task with one of several classes a row"),
@@ -165,10 +175,10 @@ class OnlineLoRA(Update):
         self.omega: list[torch.Tensor] = []
         self.start: list[torch.Tensor] = []
         self.hard: list[HardRow] = []
-        self.heads: dict[str, dict[str, torch.Tensor]] = {}
+        self.heads: dict[int, dict[str, torch.Tensor]] = {}
         self.seen: list[tuple[float, HardRow]] = []
         self.total = [0.0, 0.0]
-        if context.recipe.adapter.start:
+        if context.recipe.adapter.start and context.fresh:
             self.go_on(Path(context.recipe.adapter.start))
 
     def go_on(self, start: Path) -> None:
@@ -178,9 +188,23 @@ class OnlineLoRA(Update):
             what = f"update '{self.name}' goes on from where it ended, and {start} has kept nothing of it"
             raise RecipeError(what, key="adapter.start", valid="null, or a run with this update and its checkpoints")
         state, tensors = found
+        if state["loras"] != (here := self.settings["loras"]):
+            what = f"update '{self.name}' has room for {state['loras']} LoRAs in {start}, and for {here} here"
+            raise RecipeError(what, key="adapter.update_options", valid=f"loras: {state['loras']}")
+        read = load_recipe(Run(start).recipe).recipe.model.readout
+        if read != self.context.recipe.model.readout:
+            what = f"update '{self.name}' has rows of {start} answered by its head, which reads something else"
+            raise RecipeError(what, key="model.readout", valid=read)
         self.remember(state)
         self.load_tensor_state(tensors)
-        self.hard = [row if row.run else HardRow(row.ids, row.types, row.label, start.name) for row in self.hard]
+        run = 1 + max(self.heads, default=0)
+        self.heads[run] = self.on_device(read_head(self.context.adapted, Run(start).weights("last")))
+        self.hard = [row if row.run else replace(row, run=run) for row in self.hard]
+
+    def on_device(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same where the model is."""
+        device = self.context.objective.accelerator.device
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
 
     # -- the loss, and what it was of each row ----------------------------------------------------------------------------
 
@@ -257,7 +281,7 @@ class OnlineLoRA(Update):
             found |= zip(places, F.cross_entropy(logits, labels, reduction="none"), strict=True)
         return torch.stack([found[place] for place in range(len(rows))])
 
-    def logits(self, run: str, rows: Sequence[HardRow]) -> tuple[torch.Tensor, torch.Tensor]:
+    def logits(self, run: int, rows: Sequence[HardRow]) -> tuple[torch.Tensor, torch.Tensor]:
         """(rows, classes), and the labels (rows,), of rows of one run."""
         backbone, objective = self.context.adapted.backbone, self.context.objective
         types = None if rows[0].types is None else np.concatenate([np.asarray(row.types, np.int8) for row in rows])
@@ -267,19 +291,10 @@ class OnlineLoRA(Update):
         batch = encoded_rows(tokens, backbone.tokenizer, labels=labels, padding=backbone.padding).collate(
             range(len(rows))
         )
-        head, model = self.head(run), self.context.adapted.model
+        head, model = self.heads.get(run, {}), self.context.adapted.model
         under = (lambda **inputs: functional_call(model, head, kwargs=inputs)) if head else model
         logits = objective.logits(cast(nn.Module, under), batch)
         return logits, labels.to(logits.device)
-
-    def head(self, run: str) -> dict[str, torch.Tensor]:
-        """The head that the run ended with; none of this one."""
-        if run and run not in self.heads:
-            beside = Run(Path(self.context.recipe.adapter.start or "").parent / run)
-            device = self.context.objective.accelerator.device
-            read = read_head(self.context.adapted, beside.weights("last")).items()
-            self.heads[run] = {part: tensor.to(device) for part, tensor in read}
-        return self.heads.get(run, {})
 
     def after_step(self, state: TrainState) -> None:
         """Put back what stays, look for a plateau, and keep the hardest rows."""
@@ -339,7 +354,8 @@ class OnlineLoRA(Update):
         """What a later run goes on from, too."""
         plateaus = {"window": self.plateaus.window, "last": [*self.plateaus.last], "open": self.plateaus.open}
         rows = [vars(row) for row in self.hard]
-        return super().state_dict() | {"active": self.active, "number": self.number, "hard": rows, **plateaus}
+        counts = {"loras": self.settings["loras"], "active": self.active, "number": self.number}
+        return super().state_dict() | {**counts, "hard": rows, **plateaus}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``."""
@@ -354,16 +370,23 @@ class OnlineLoRA(Update):
         self.plateaus.last = (state["last"][0], state["last"][1])
 
     def tensor_state(self) -> dict[str, torch.Tensor]:
-        """Omega, and where the LoRA that trains started."""
+        """Omega, where the LoRA that trains started, and the heads of earlier runs that rows still have."""
         held = {OMEGA: self.omega, START: self.start}
-        return {f"{name}.{place}": each for name, tensors in held.items() for place, each in enumerate(tensors)}
+        kept = {f"{name}.{place}": each for name, tensors in held.items() for place, each in enumerate(tensors)}
+        heads = {run: self.heads[run] for run in {row.run for row in self.hard} - {0}}
+        return kept | {f"{HEAD}.{run}.{part}": each for run, head in heads.items() for part, each in head.items()}
 
     def load_tensor_state(self, tensors: dict[str, torch.Tensor]) -> None:
         """Continue from them."""
-        device = self.parameters[0].device
-        number = len(tensors) // 2
-        self.omega = [tensors[f"{OMEGA}.{place}"].to(device) for place in range(number)]
-        self.start = [tensors[f"{START}.{place}"].to(device) for place in range(number)]
+        here = self.on_device(tensors)
+        number = sum(name.startswith(f"{OMEGA}.") for name in here)
+        self.omega = [here[f"{OMEGA}.{place}"] for place in range(number)]
+        self.start = [here[f"{START}.{place}"] for place in range(number)]
+        self.heads = {}
+        for name, tensor in here.items():
+            if name.startswith(f"{HEAD}."):
+                _, run, part = name.split(".", 2)
+                self.heads.setdefault(int(run), {})[part] = tensor
 
 
 updates.register(OnlineLoRA)

@@ -12,6 +12,7 @@ scores.json              the matrix, once all are learnt
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,12 +159,8 @@ def newest_unfinished(sequence: LoadedSequence) -> Path:
 
 def unfinished(sequence: LoadedSequence) -> list[Path]:
     """The folders of the sequence's name and seed that are not learnt to their end, the newest last."""
-    stem = f"{sequence.name}-{sequence.seed}"
-    found = [
-        path.parent
-        for path in sequence.folder.glob(f"{stem}*/{SEQUENCE_FILE}")
-        if path.parent.name.removeprefix(stem).lstrip("-").isdecimal() or path.parent.name == stem
-    ]
+    named = re.compile(rf"{re.escape(sequence.name)}-{sequence.seed}(-\d+)?")
+    found = [path.parent for path in sequence.folder.glob(f"*/{SEQUENCE_FILE}") if named.fullmatch(path.parent.name)]
     left = [path for path in found if not (path / SCORES).is_file()]
     return sorted(left, key=lambda path: (path / SEQUENCE_FILE).stat().st_mtime_ns)
 

@@ -147,10 +147,15 @@ def one_adapter(first: LoadedRecipe, loaded: LoadedRecipe, method: str) -> Itera
         yield Problem(
             f"is what a head reads: {why} the heads of all tasks read the same", key="model.readout", valid="one"
         )
-    made = resolve(recipe.adapter)
+    made, own = resolve(recipe.adapter), methods.get(recipe.adapter.method)
     if method == AM_LORA and (made.delta != LowRank.name or made.decomposition != "none"):
         what = f"'{recipe.adapter.method}' is more than B A: {why} LoRAs are weighed as they are"
         yield Problem(what, key="adapter.method", valid="lora, rslora or another of plain B A")
+    elif method == AM_LORA and not (made.trains("A") and made.trains("B")):
+        what = f"of '{recipe.adapter.method}' {made.trainable} alone trains: {why} whole LoRAs learn"
+        yield Problem(what, key="adapter.method", valid="lora, rslora or another whose A and B train")
+    if method in (own.updates if recipe.adapter.updates is None else recipe.adapter.updates):
+        yield Problem(f"has '{method}', which comes by itself {why}", key="adapter.updates", valid="others")
     of_ranks = ("allocation", "shortcut_rank", "shortcut_alpha") if method in (O_LORA, AM_LORA, ONLINE_LORA) else ()
     for name in of_ranks:
         if getattr(recipe.adapter, name):

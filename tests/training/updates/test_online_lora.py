@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 from support.runs import Bench
@@ -9,7 +12,9 @@ from torch.nn import functional as F
 
 from lorakit.errors import RecipeError
 from lorakit.training.hooks import TrainState
+from lorakit.training.updates import online_lora
 from lorakit.training.updates.online_lora import Plateaus
+from lorakit.workflow.restore import restore_run
 
 OPTIONS = "adapter.update_options={loras: 2, hard_rows: 3, importance: 7.0}"
 STATE = TrainState(total_steps=1, steps_per_epoch=1)
@@ -145,6 +150,9 @@ def test_what_is_important_is_a_mean_over_plateaus(training, update):
         ("task.regression=true", "here a row has a number"),
         ("training.precision=fp16", "without the scaled loss that float16 needs"),
         ("training.average=0.2", "a mean over steps would undo that"),
+        ("adapter.init=pissa", "a LoRA starts at zero, and init 'pissa' starts all elsewhere"),
+        ("adapter.updates=[online_lora, hidden_key]", "'hidden_key' has each twice in a step"),
+        ("adapter.updates=[online_lora, rose]", "says which entries of A and B stay as they are, and 'rose'"),
         ("search.method=heterolora", "a search takes rank units or sites out"),
     ],
 )
@@ -153,7 +161,43 @@ def test_what_it_does_not_go_with_is_refused(bench: Bench, tmp_path, setting, sa
         bench.prepare(tmp_path, "adapter.updates=[online_lora]", OPTIONS, setting)
 
 
-def test_it_goes_on_from_a_run_of_its_own_alone(bench: Bench, tmp_path):
+ON = ("adapter.updates=[online_lora]", OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def ended(bench: Bench):
+    """A run that it trained."""
+    return bench.train("training.epochs=1", *ON).run_dir
+
+
+def of(training):
+    return next(hook for hook in training.hooks if hook.name == "online_lora")
+
+
+def test_it_goes_on_from_a_run_of_its_own_alone(bench: Bench, tmp_path, ended):
     plain = bench.train("training.epochs=1", "adapter.rank=4").run_dir
-    with pytest.raises(RecipeError, match="has kept nothing of it"):
-        bench.prepare(tmp_path, "adapter.updates=[online_lora]", OPTIONS, f"adapter.start={plain}")
+    for start, setting, said in (
+        (plain, "adapter.rank=4", "has kept nothing of it"),
+        (ended, "adapter.update_options={loras: 4}", "has room for 2 LoRAs in .*, and for 4 here"),
+        (ended, "model.readout=mean", "its head, which reads something else"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            bench.prepare(tmp_path, *ON, setting, f"adapter.start={start}")
+
+
+def test_rows_of_earlier_runs_keep_the_heads_that_they_had(bench: Bench, tmp_path, ended, monkeypatch):
+    """Wherever these runs are now, and whatever is called as they were."""
+    start = shutil.copytree(ended, tmp_path / "a run")
+    second = of(bench.prepare(tmp_path / "second", *ON, f"adapter.start={start}", "adapter.start_head=false"))
+    assert {row.run for row in second.hard} == {1}
+    shutil.rmtree(start)
+    second.hard[0] = replace(second.hard[0], run=0)
+    kept = (second.state_dict(), second.tensor_state())
+    monkeypatch.setattr(online_lora, "kept_state", lambda *asked: kept)
+    third = of(bench.prepare(tmp_path / "third", *ON))
+    third.go_on(ended)
+    assert [row.run for row in third.hard] == [2, 1, 1]
+    head = restore_run(ended, None, with_data=False).adapted
+    for run in (1, 2):
+        assert third.heads[run].keys() == set(head.new_parts)
+        assert all(torch.equal(tensor, head.tensors()[part]) for part, tensor in third.heads[run].items())

@@ -9,9 +9,10 @@ from unittest import mock
 import pytest
 
 from lorakit.errors import DataError, UsageError
+from lorakit.recipe.schema import SEQUENCE_FILE
 from lorakit.recipe.sequence import find_sequence, load_sequence
 from lorakit.workflow.sequences import folder
-from lorakit.workflow.sequences.folder import begin, begun, check_same_rows
+from lorakit.workflow.sequences.folder import begin, begun, check_same_rows, unfinished
 from lorakit.workflow.sequences.train_sequence import checked_data
 
 TWO = ("mood", "size")
@@ -75,3 +76,11 @@ def test_a_persons_own_file_is_no_folder_to_go_on_in_by_its_name(opened, sequenc
         begun(mine, None)
     home = begin(sequence, data, tmp_path / "all")
     assert begun(load_sequence(find_sequence(home.path)), None).path == home.path
+
+
+def test_a_seed_is_not_one_that_begins_like_it(sequences, tmp_path):
+    for name in ("all-1", "all-1-2", "all-12"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / SEQUENCE_FILE).touch()
+    sequence = replace(load_sequence(sequences.recipe(tasks=TWO), ["run.seed=1"]), name="all", folder=tmp_path)
+    assert {path.name for path in unfinished(sequence)} == {"all-1", "all-1-2"}
