@@ -200,13 +200,10 @@ def test_a_runs_adapter_goes_on_the_model_that_transformers_loads(bound: Bound, 
 def test_other_searches_are_the_same_too(
     bench: Bench,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     method: str,
     adapter: dict[str, Any],
     settings: dict[str, Any],
 ):
-    # by which `lorakit train` leaves out work that changes nothing but what squeeze sees of the last layer's inputs
-    monkeypatch.setattr("lorakit.workflow.setup.compute_first_token_only", lambda *arguments: None)
     own = [
         f"{section}.{key}={value}"
         for section, of in (("adapter", adapter), ("search", settings))
