@@ -249,6 +249,7 @@ def test_what_a_callback_cannot_do_is_said_before_the_first_step(bound: Bound, t
         ("adalora", {}, {}, r"search\.loss\(batch\)"),
         ("heterolora", {"scoring": "streaming"}, {}, "max_grad_norm=0"),
         ("heterolora", {}, {"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end"),
+        ("heterolora", {}, {"label_smoothing_factor": 0.1}, r"loss=FUNCTION"),
     ):
         adapted = lorakit.adapt(bound.model(), "adalora" if method == "adalora" else "lora", **plain)
         search = lorakit.Search(method, adapted, **SEARCH, **settings)
@@ -281,6 +282,45 @@ def test_what_is_wrong_with_a_search_is_said(bound: Bound):
         search.begin(optimizer, steps=10, steps_per_epoch=5)
     with pytest.raises(RecipeError, match="more than one a step"):
         lorakit.Search("heterolora", adapted, every=0.1, **bound.scored).begin(optimizer, steps=10, steps_per_epoch=5)
+
+
+def test_a_loop_that_leaves_a_call_out_is_told(bound: Bound, caplog: pytest.LogCaptureFixture):
+    calls = ("before_step", "after_backward", "after_step")
+
+    def loop(*left_out: str, steps: int = 12) -> lorakit.Search:
+        adapted = lorakit.adapt(bound.model(), rank=2)
+        search = lorakit.Search("heterolora", adapted, budget=0.5, every=0.5, batches=1, **bound.scored)
+        search.begin(torch.optim.AdamW(adapted.groups(lr=1e-3)), steps=12, steps_per_epoch=6)
+        for _ in range(steps):
+            for call in calls:
+                if call not in left_out:
+                    getattr(search, call)()
+        search.end()
+        return search
+
+    for left_out, message in (
+        (calls[:1], "before_step was not called"),
+        (calls[1:2], "after_backward was not called before after_step"),
+        (calls[2:], "after_step never came"),
+        (calls[1:], "after_step never came"),
+        (calls, "no step was told to the search"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            loop(*left_out)
+    assert [tick["step"] for tick in loop().timeline] == [0, 3, 6, 9]
+    assert "was to have" not in caplog.text
+    loop(steps=5)
+    assert "the training had 5 steps and was to have 12: of 4 ticks 2 came" in caplog.text
+
+
+def test_a_batch_may_be_left_out_and_ticks_once(bound: Bound):
+    adapted = lorakit.adapt(bound.model(), rank=2)
+    search = lorakit.Search("heterolora", adapted, budget=0.5, every=0.5, batches=1, **bound.scored)
+    search.begin(torch.optim.AdamW(adapted.groups(lr=1e-3)), steps=12, steps_per_epoch=6)
+    assert [search.before_step(), search.before_step()] == [True, False]
+    search.after_backward()
+    search.after_step()
+    assert len(search.timeline) == search.state.step == 1
 
 
 def test_lightning_chooses_as_lorakit_train_does_and_goes_on_from_its_checkpoint(bound: Bound, tmp_path: Path):
