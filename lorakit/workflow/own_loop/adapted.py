@@ -125,15 +125,14 @@ class Adapted:
     def save(self, folder: str | Path) -> Path:
         """Write the adapters and what trained whole, in the form of a run's ``adapter`` folder, and read them back.
 
+        What trains besides, because somebody unfroze it, is not written, which is said.
+
         Args:
-            folder: takes the place of an adapter that was saved there before. Of a sequence classifier
-                with plain LoRA or DoRA alone PEFT loads it as it is. One
-                process writes it.
+            folder: takes the place of an adapter that was saved there before. Plain LoRA or DoRA on a model of transformers PEFT loads
+                from it as it is. One process writes it.
 
         Returns:
             The folder.
-
-        What trains besides, because somebody unfroze it, is not written, which is said.
 
         Raises:
             UsageError: for a folder with other things in it.

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,9 +98,11 @@ class Search:
         **settings: Any,
     ):
         adapted.check_there()
-        if not isinstance(budget, int | float | None) or isinstance(budget, bool):
+        if isinstance(budget, bool) or not (budget is None or isinstance(budget, Real)):
             raise UsageError(f"a budget is a number, and this is a {type(budget).__name__}", where=CALL)
-        stated = {} if budget is None else {"parameters" if isinstance(budget, int) else "enable": budget}
+        stated: dict[str, Any] = {}
+        if budget is not None:
+            stated = {"parameters": int(budget)} if isinstance(budget, Integral) else {"enable": float(budget)}
         said = {"method": method, "every": every, **stated, **settings}
         self.recipe = read_settings(CALL, said_of(adapted.section), said)
         section, inside = self.recipe.search, adapted.inside
@@ -258,10 +261,10 @@ class Search:
         if not state.step:
             raise UsageError("the training ends, and no step was told to the search", where=CALL, hint=EVERY_STEP)
         hook.on_train_end(state)
-        if state.step != state.total_steps:
+        came = sum(tick < state.step for tick in self.ticks)
+        if came < len(self.ticks) or not hook.settled(state) or state.step > state.total_steps:
             what = "the training had %d steps and was to have %d: of %d ticks %d came, and %s adapter parameters are on, of a budget of %s"
             on = self.adapted.inside.adapter_parameters()
-            came = sum(tick < state.step for tick in self.ticks)
             numbers = state.step, state.total_steps, len(self.ticks), came, f"{on:,}", f"{self.budget.parameters:,}"
             logger.warning(what, *numbers)
 

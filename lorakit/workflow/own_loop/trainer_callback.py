@@ -23,7 +23,10 @@ CHECKPOINT, ADAPTER = "checkpoint", "adapter"
 class SearchCallback(TrainerCallback, ExportableState):
     """Calls a search at the Trainer's moments (``Search.callback``)."""
 
-    def __init__(self, search: Search):
+    def __init__(self, search: Search | None = None):
+        if search is None:
+            what = "restore_callback_states_from_checkpoint makes callbacks anew, and a search cannot be made of a checkpoint"
+            raise UsageError(what, hint="leave it out: search.callback() takes its state up by itself")
         self.search = search
 
     def on_train_begin(

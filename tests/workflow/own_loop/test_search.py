@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.runs import Bench
@@ -271,6 +272,7 @@ def test_what_is_wrong_with_a_search_is_said(bound: Bound):
     ):
         with pytest.raises(LorakitError, match=message):
             lorakit.Search(method, adapted, **settings)
+    assert lorakit.Search("heterolora", adapted, budget=np.int64(900)).budget.parameters == 900  # type: ignore[arg-type]
     search = lorakit.Search("heterolora", adapted, **SEARCH)
     with pytest.raises(UsageError, match="has not begun"):
         search.before_step()
@@ -280,6 +282,13 @@ def test_what_is_wrong_with_a_search_is_said(bound: Bound):
     optimizer = torch.optim.AdamW(adapted.groups(lr=1e-3))
     with pytest.raises(UsageError, match="none are given"):
         search.begin(optimizer, steps=10, steps_per_epoch=5)
+    unequal = {**bound.scored, "rows": [{"input_ids": [5] * n, "labels": 0} for n in range(1, 9)], "collate": None}
+    uneven = lorakit.Search("heterolora", adapted, **SEARCH, **unequal)
+    uneven.begin(optimizer, steps=10, steps_per_epoch=5)
+    with pytest.raises(UsageError, match="do not make a batch by themselves"):
+        uneven.before_step()
+    with pytest.raises(UsageError, match="restore_callback_states_from_checkpoint"):
+        type(search.callback())()
     with pytest.raises(RecipeError, match="more than one a step"):
         lorakit.Search("heterolora", adapted, every=0.1, **bound.scored).begin(optimizer, steps=10, steps_per_epoch=5)
 
