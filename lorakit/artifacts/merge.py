@@ -140,7 +140,7 @@ def check_foldable(adapted: AdaptedModel) -> None:
         lost = adapter.state != DROPPED or adapter.base is None  # off, but still a part of the model
         if not adapter.site.is_shortcut and adapter.delta.unmergeable and lost:
             raise RunError(
-                f"this run cannot be merged: {adapter.delta.unmergeable}",
+                f"cannot be merged: {adapter.delta.unmergeable}",
                 where=name,
                 hint="lorakit.load reads the run as it is",
             )
@@ -166,7 +166,7 @@ def check_own_weights(adapted: AdaptedModel) -> None:
         ]
         if others:
             raise RunError(
-                f"this run cannot be merged: {name} and {others[0]} are one weight of the model, and an update of one would be the "
+                f"cannot be merged: {name} and {others[0]} are one weight of the model, and an update of one would be the "
                 "other's too",
                 where=name,
                 hint="lorakit.load reads the run as it is, and lorakit export writes an adapter of it",

@@ -109,6 +109,8 @@ def named_parts(model: nn.Module, wanted: Sequence[str]) -> list[str]:
     RecipeError for every entry that matches nothing.
     """
     known, problems = [name for name, _ in model.named_parameters()], []
+    owner = {id(parameter): name for name, parameter in model.named_parameters()}
+    tied = {n: owner[id(p)] for n, p in model.named_parameters(remove_duplicate=False) if n != owner[id(p)]}
     chosen: set[str] = set()
     for entry in wanted:
         try:
@@ -117,6 +119,11 @@ def named_parts(model: nn.Module, wanted: Sequence[str]) -> list[str]:
             problems.append(Problem(f"'{entry}' is no regex: {error}", key="head"))
             continue
         found = [name for name in known if any(map(pattern.fullmatch, paths_to(name)))]
+        for other, own in tied.items():
+            if own not in found and any(map(pattern.fullmatch, paths_to(other))):
+                what = f"{other} is one tensor with {own}, and neither trains without the other"
+                problems.append(Problem(what, key="head", hint=f"head='{own}' where both are to train"))
+                found.append(own)
         if not found:
             modules = dict.fromkeys(path for name in known for path in paths_to(name))
             short = [path.rpartition(".")[2] for path in modules]
@@ -135,7 +142,7 @@ def paths_to(name: str) -> Iterator[str]:
 
 
 def frozen_tensors(model: nn.Module, without: Collection[str], inner: Collection[int] = ()) -> dict[str, torch.Tensor]:
-    """Name -> parameter or kept buffer of a model, ``without`` those that train; shares memory.
+    """Name -> parameter or kept buffer of a model, ``without`` those that train, under whatever names; shares memory.
 
     inner: ids of modules that are not its own.
     """
@@ -146,4 +153,5 @@ def frozen_tensors(model: nn.Module, without: Collection[str], inner: Collection
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]
         if tensor is not None and name not in module._non_persistent_buffers_set
     }
-    return {name: tensor for name, tensor in found.items() if name not in set(without)}
+    whole = {id(model.get_parameter(name)) for name in without}
+    return {name: tensor for name, tensor in found.items() if id(tensor) not in whole}

@@ -19,6 +19,15 @@ from lorakit.adapters.adapter import Adapter
 
 PREFIX = "base_model.model."
 MAGNITUDE = "lora_magnitude_vector"
+TASK_TYPES = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+}
+"""How classes of transformers end -> PEFT's name for what they do, by which it picks its own class, and the one to load the model with."""
 LABELS = "labels"
 """The entry in the metadata of an exported adapter_model.safetensors that names the head's outputs, as JSON; PEFT takes no notice."""
 
@@ -100,12 +109,20 @@ def common_config(adapted: AdaptedModel, kind: str, modules: Iterable[str]) -> d
     """What every adapter_config.json says."""
     return {
         "peft_type": kind,
-        "task_type": "SEQ_CLS",
+        "task_type": task_type(adapted.model),
         "base_model_name_or_path": adapted.backbone.name,
         "inference_mode": True,
         "target_modules": list(modules),
         "modules_to_save": head_modules(adapted),
     }
+
+
+def task_type(model: Any) -> str | None:
+    """PEFT's name for what the model does; None for what it has no name for, which its plain PeftModel loads."""
+    if model.base_model is model:
+        return "FEATURE_EXTRACTION"
+    names = [kind.__name__ for kind in type(model).__mro__]
+    return next((task for name in names for end, task in TASK_TYPES.items() if name.endswith(end)), None)
 
 
 def head_modules(adapted: AdaptedModel) -> list[str]:

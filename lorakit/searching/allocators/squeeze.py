@@ -85,7 +85,6 @@ class Squeeze(UnitAllocator):
     }
     refactors = True
     steady = False
-    sees_tokens = False
 
     def __init__(self, context: SearchContext):
         for adapter in context.adapted.adapters.values():

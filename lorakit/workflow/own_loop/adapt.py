@@ -93,10 +93,7 @@ def adapt(
     """
     given = {"method": method, "rank": rank, "alpha": alpha, "targets": listed(targets), "shortcuts": list(shortcuts)}
     recipe = read_settings(CALL, given | axes)
-    if recipe.adapter.start:
-        raise RecipeError(
-            "is for lorakit train", where=CALL, key="adapter.start", hint="lorakit.attach_saved(model, folder)"
-        )
+    check_for_train(recipe.adapter)
     check_no_updates(recipe)
     check_plain(model)
     new_parts = usual_head(model) if head is None else named_parts(model, listed(head) or [])
@@ -174,6 +171,22 @@ def tell_rates(adapted: AdaptedModel, method: str) -> None:
             role,
             rate,
         )
+
+
+def check_for_train(section: AdapterSection) -> None:
+    """RecipeError for keys that mean something to lorakit train alone, and for a method that is made of finished runs."""
+    delta = deltas.get(resolve(section).delta)
+    for name, hint in (
+        ("start", "lorakit.attach_saved(model, folder)"),
+        ("experts", "lorakit.attach_saved(model, run) has the mixture of a run"),
+        ("init_batches", "as many batches in calibration"),
+    ):
+        if getattr(section, name) != getattr(AdapterSection(), name):
+            raise RecipeError("is for lorakit train", where=CALL, key=f"adapter.{name}", hint=hint)
+    if delta.over_runs == delta.name:
+        what = f"method '{section.method}' mixes the adapters of finished runs, and here are none"
+        hint = "lorakit train with adapter.experts, and lorakit.attach_saved(model, run)"
+        raise RecipeError(what, where=CALL, key="adapter.method", hint=hint)
 
 
 def check_no_updates(recipe: Recipe) -> None:

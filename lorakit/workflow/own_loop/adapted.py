@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from lorakit.adapters.adapted_model import AdaptedModel, TrainedTensor, digest_of
 from lorakit.adapters.adapter import Adapter
@@ -27,6 +30,11 @@ from lorakit.recipe.schema import AdapterSection, TrainingSection
 from lorakit.training.optim import rate_groups
 from lorakit.workflow.verify import ROUNDINGS
 
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = re.compile(r"checkpoint-\d+")
+"""What the Trainer of transformers calls the folders that it goes on from itself."""
+TOLD = "told_of_checkpoints"
 PROOF_ROWS = 16
 DIGITS = 16
 """Of a tensor's sha256 that are kept."""
@@ -55,6 +63,8 @@ class Adapted:
         self.ranks, self.options = dict(ranks), {name: dict(values) for name, values in options.items()}
         self.seed = seed
         self.merged = False
+        if isinstance(inside.model, PreTrainedModel):
+            inside.model.save_pretrained = partial(save_unfolded, inside.model)  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
         if self.merged:
@@ -115,10 +125,11 @@ class Adapted:
     def save(self, folder: str | Path) -> Path:
         """Write the adapters and what trained whole, in the form of a run's ``adapter`` folder, and read them back.
 
+        What trains besides, because somebody unfroze it, is not written, which is said.
+
         Args:
-            folder: takes the place of an adapter that was saved there before. Of a sequence classifier
-                with plain LoRA or DoRA alone PEFT loads it as it is. One
-                process writes it.
+            folder: takes the place of an adapter that was saved there before. Plain LoRA or DoRA on a model of transformers PEFT loads
+                from it as it is. One process writes it.
 
         Returns:
             The folder.
@@ -135,6 +146,12 @@ class Adapted:
         target = Path(folder)
         if target.exists() and any(target.iterdir() if target.is_dir() else [target]) and not (target / OURS).is_file():
             raise UsageError("is no adapter that was saved before, and is not replaced", where=str(target))
+        known = {id(tensor.parameter) for tensor in self.inside.trained()}
+        if more := [n for n, p in self.model.named_parameters() if p.requires_grad and id(p) not in known]:
+            hint = "lorakit.adapt(..., head=[...]) trains and saves parts of the model"
+            logger.warning(
+                "%s trains too, and is not saved with the adapter (%d such tensors): %s", more[0], len(more), hint
+            )
         with filled(target) as place:
             write_adapter(self.inside, place)
             own = {"adapter": asdict(self.section), "seed": self.seed, "frozen": self.frozen}
@@ -175,6 +192,8 @@ class Adapted:
 
     def take_away(self) -> None:
         """Leave the model without any adapter; what is not folded in is lost."""
+        for name in ("save_pretrained", TOLD):
+            vars(self.model).pop(name, None)
         self.inside.restore(dict.fromkeys(self.inside.adapters, DROPPED))
         held = {*self.inside.adapters.values(), *self.inside.shared.values()}
         for module in list(self.model.modules()):
@@ -199,6 +218,17 @@ class Adapted:
         """UsageError where the adapters are folded in, and there is nothing left to ask."""
         if self.merged:
             raise UsageError("the adapters are folded into the model", hint="lorakit.adapt(model) for new ones")
+
+
+def save_unfolded(model: PreTrainedModel, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+    """``save_pretrained`` of a model with adapters: it is said what nobody reads of what it writes, of the Trainer's checkpoints once."""
+    folder, told = Path(save_directory), vars(model).setdefault(TOLD, [])
+    if not told or not CHECKPOINT.fullmatch(folder.name):
+        what = "has the frozen weights with adapters beside, which from_pretrained leaves out"
+        logger.warning("%s %s: adapted.save(folder) keeps them, adapted.merge() folds them in first", folder, what)
+    if CHECKPOINT.fullmatch(folder.name):
+        told.append(str(folder))
+    return type(model).save_pretrained(model, save_directory, *args, **kwargs)
 
 
 def by_module(adapted: AdaptedModel) -> dict[nn.Module, list[Adapter]]:

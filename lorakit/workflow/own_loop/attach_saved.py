@@ -145,7 +145,7 @@ def check_weights(model: nn.Module, saved: Saved, new_parts: Sequence[str]) -> N
     if saved.run is None:
         then, now = saved.told["frozen"], digests_of(frozen_tensors(model, new_parts))
         if other := sorted(name for name in {*then, *now} if then.get(name) != now.get(name)):
-            what = f"was trained on other weights: {len(other)} tensors of {len(then)} are not as they were, such as {other[0]}"
+            what = f"was trained on other weights: {len(other)} tensors of {len({*then, *now})} are not as they were, such as {other[0]}"
             raise RunError(what, where=str(saved.place), hint=hint)
         return
     provenance = read_provenance(saved.run)

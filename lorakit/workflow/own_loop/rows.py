@@ -57,6 +57,15 @@ def loader_of(rows: OwnRows | None, collate: Collate | None, batch_size: int) ->
             f"rows are drawn by their number, and a {type(rows).__name__} has none",
             valid="a list or a map-style data set",
         )
+    return TrainLoader(Collated(rows, collate or stacked), TrainingSection(batch_size=batch_size), seed=0)
+
+
+def stacked(rows: list[Any]) -> Any:
+    """Rows as one batch by ``default_data_collator``. UsageError for rows that need padding, or are no mappings of numbers."""
     from transformers import default_data_collator
 
-    return TrainLoader(Collated(rows, collate or default_data_collator), TrainingSection(batch_size=batch_size), seed=0)
+    try:
+        return default_data_collator(rows)
+    except (ValueError, TypeError, RuntimeError) as error:
+        what = f"these rows do not make a batch by themselves: {error}"
+        raise UsageError(what, hint="collate=FUNCTION, such as DataCollatorWithPadding(tokenizer)") from error

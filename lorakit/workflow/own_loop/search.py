@@ -15,9 +15,11 @@ search.end()
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +45,12 @@ from lorakit.workflow.sites import choose_budget
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+logger = logging.getLogger(__name__)
+
 CALL = "lorakit.Search"
+EVERY_STEP = "before_step, after_backward and after_step, once each in every optimiser step"
+LEFT_OUT = 8
+"""Batches in a row that a loop may leave out after ``before_step``: for a loss that is not finite, or memory that did not do."""
 
 
 class Search:
@@ -91,9 +98,11 @@ class Search:
         **settings: Any,
     ):
         adapted.check_there()
-        if not isinstance(budget, int | float | None) or isinstance(budget, bool):
+        if isinstance(budget, bool) or not (budget is None or isinstance(budget, Real)):
             raise UsageError(f"a budget is a number, and this is a {type(budget).__name__}", where=CALL)
-        stated = {} if budget is None else {"parameters" if isinstance(budget, int) else "enable": budget}
+        stated: dict[str, Any] = {}
+        if budget is not None:
+            stated = {"parameters": int(budget)} if isinstance(budget, Integral) else {"enable": float(budget)}
         said = {"method": method, "every": every, **stated, **settings}
         self.recipe = read_settings(CALL, said_of(adapted.section), said)
         section, inside = self.recipe.search, adapted.inside
@@ -113,6 +122,8 @@ class Search:
         self.timeline: list[dict[str, Any]] = []
         """A record of every tick, as of a run's timeline.jsonl (``Tick``)."""
         self.hook: SearchHook | None = None
+        self.begun = 0  # how often the step that goes on has begun; 0 between two steps
+        self.heard = False  # whether its gradients were there
         self.rates: list[float] = []  # of the optimiser's groups, where they are lowered for this step alone
 
     def begin(self, optimizer: torch.optim.Optimizer, *, steps: int, steps_per_epoch: int) -> None:
@@ -158,6 +169,7 @@ class Search:
         inside.switch(inside.adapters)
         allocator: Allocator = allocators.get(section.method)(context)
         self.hook = SearchHook(allocator, self, writes=True, optimizer=optimizer)
+        self.begun, self.heard = 0, False
         self.timeline.clear()
 
     @property
@@ -181,9 +193,17 @@ class Search:
     def before_step(self) -> bool:
         """Before a step's first forward pass: score, allocate and switch, where a tick is due; whether one was.
 
-        Sites that go off lose their gradients, so that no optimiser moves them. RunError where the budget does not hold.
+        Sites that go off lose their gradients, so that no optimiser moves them. RunError where the budget does not hold; UsageError
+        where the steps before were not told of. A step that was left out begins anew, without a second tick.
         """
-        hook, due = self.acting, self.state.step in self.ticks
+        hook, due = self.acting, self.state.step in self.ticks and not self.begun
+        if self.heard or self.begun > LEFT_OUT:
+            raise UsageError(
+                f"step {self.state.step} begins again, and after_step never came", where=CALL, hint=EVERY_STEP
+            )
+        self.begun += 1
+        if self.begun > 1:
+            return False
         if due:
             hook.on_tick(self.state)
             on = set(self.adapted.inside.on)
@@ -209,22 +229,44 @@ class Search:
         return type(self.allocator).around_loss is not Allocator.around_loss
 
     def after_backward(self) -> None:
-        """The gradients of the whole step are there; call it before they are clipped."""
+        """The gradients of the whole step are there; call it before they are clipped. UsageError outside a step."""
+        if not self.begun:
+            raise UsageError("before_step was not called before after_backward", where=CALL, hint=EVERY_STEP)
+        self.heard = True
         self.acting.after_backward(self.state)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.acting.before_optimizer_step(self.state)
         self.rates = rates if rates != [group["lr"] for group in self.optimizer.param_groups] else []
 
     def after_step(self) -> None:
-        """The optimiser has stepped; call it before the schedule does, and while the gradients are there."""
+        """The optimiser has stepped; call it before the schedule does, and while the gradients are there.
+
+        UsageError where ``before_step`` or ``after_backward`` did not come.
+        """
+        if not self.heard:
+            lacking = "after_backward" if self.begun else "before_step"
+            raise UsageError(f"{lacking} was not called before after_step", where=CALL, hint=EVERY_STEP)
+        self.begun, self.heard = 0, False
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=False):
             group["lr"] = rate
         self.state.step += 1
         self.acting.after_step(self.state)
 
     def end(self) -> None:
-        """After the last step: leave a model that needs no search. RunError where the search never acted."""
-        self.acting.on_train_end(self.state)
+        """After the last step: leave a model that needs no search. What of the training did not come is said.
+
+        RunError where the search never acted; UsageError where no step was told to it.
+        """
+        hook, state = self.acting, self.state
+        if not state.step:
+            raise UsageError("the training ends, and no step was told to the search", where=CALL, hint=EVERY_STEP)
+        hook.on_train_end(state)
+        came = sum(tick < state.step for tick in self.ticks)
+        if came < len(self.ticks) or not hook.settled(state) or state.step > state.total_steps:
+            what = "the training had %d steps and was to have %d: of %d ticks %d came, and %s adapter parameters are on, of a budget of %s"
+            on = self.adapted.inside.adapter_parameters()
+            numbers = state.step, state.total_steps, len(self.ticks), came, f"{on:,}", f"{self.budget.parameters:,}"
+            logger.warning(what, *numbers)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the search needs to go on, ready for JSON; the adapters' tensors are the model's own state."""
@@ -274,7 +316,7 @@ class Search:
         UsageError where the loader's batches have no size of their own.
         """
         if self.rows is None:
-            self.rows, self.collate = loader.dataset, loader.collate_fn
+            self.rows, self.collate = loader.dataset, self.collate or loader.collate_fn
         self.batch_size = self.batch_size or batch_size
         if self.batch_size is None:
             raise UsageError("the data loader does not say how many rows a batch has", where=CALL, hint="batch_size=N")

@@ -12,6 +12,7 @@ from transformers.trainer_callback import ExportableState
 
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.errors import UsageError
+from lorakit.workflow.own_loop.passes import models_own_loss
 
 if TYPE_CHECKING:
     from lorakit.workflow.own_loop.search import Search
@@ -22,7 +23,10 @@ CHECKPOINT, ADAPTER = "checkpoint", "adapter"
 class SearchCallback(TrainerCallback, ExportableState):
     """Calls a search at the Trainer's moments (``Search.callback``)."""
 
-    def __init__(self, search: Search):
+    def __init__(self, search: Search | None = None):
+        if search is None:
+            what = "restore_callback_states_from_checkpoint makes callbacks anew, and a search cannot be made of a checkpoint"
+            raise UsageError(what, hint="leave it out: search.callback() takes its state up by itself")
         self.search = search
 
     def on_train_begin(
@@ -33,6 +37,11 @@ class SearchCallback(TrainerCallback, ExportableState):
         if args.load_best_model_at_end:
             what = "load_best_model_at_end puts back earlier weights under the sites that the last tick left on"
             raise UsageError(what, hint="lorakit.attach_saved(model, 'checkpoint-N/adapter') has the sites of its step")
+        if args.label_smoothing_factor and search.passes.loss is models_own_loss:
+            what = "the Trainer smooths labels (label_smoothing_factor), and the model's own loss does not"
+            raise UsageError(
+                what, hint="lorakit.Search(..., loss=FUNCTION) with a (model, batch) -> loss that smooths them too"
+            )
         precision = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         search.take_over(loader, args.train_batch_size * args.world_size, precision)
         per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)

@@ -14,7 +14,18 @@ from peft import PeftModel
 from support.models import ENCODER, SMALL
 from support.runs import edited_json
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import lorakit
 from lorakit.artifacts.files import read_json
@@ -146,8 +157,9 @@ def test_what_no_weight_can_hold_is_not_folded(fresh: Callable[[], Any]):
         adapted = lorakit.adapt(fresh(), **settings)
         some_steps(adapted, 1)
         before = logits(adapted.model)
-        with pytest.raises(RunError, match=reason):
+        with pytest.raises(RunError, match=reason) as caught:
             adapted.merge()
+        assert "run" not in str(caught.value)
         assert torch.equal(logits(adapted.model), before)
 
 
@@ -192,6 +204,9 @@ def test_any_module_is_adapted_by_the_names_of_its_linear_modules(tmp_path: Path
         ({"calibration": [BATCH]}, "looks at no data"),
         ({"method": "loftq"}, "none are rounded"),
         ({"start": "runs/demo-0"}, "lorakit.attach_saved"),
+        ({"method": "x_lora"}, "mixes the adapters of finished runs"),
+        ({"method": "lora_moe", "experts": ["runs/a-0", "runs/b-0"]}, "adapter.experts: is for lorakit train"),
+        ({"method": "eva", "init_batches": 2}, "adapter.init_batches: is for lorakit train"),
         ({"dropout": nn.Dropout()}, "no setting is"),
     ],
     ids=str,
@@ -247,6 +262,60 @@ def test_a_language_model_is_not_trained_whole_at_its_words():
     config = LlamaConfig(**SMALL, num_key_value_heads=2)
     adapted = lorakit.adapt(LlamaForCausalLM(config), rank=2)
     assert {t.role for t in adapted.trained()} == {"A", "B"}
+
+
+def test_a_head_under_two_names_is_one(tmp_path: Path):
+    config = GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=20, n_positions=8, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(config).eval()
+    plain, ids = copy.deepcopy(model), torch.tensor([[3, 4, 5]])
+    with pytest.raises(RecipeError, match=r"lm_head\.weight is one tensor with transformer\.wte\.weight") as caught:
+        lorakit.adapt(model, rank=2, head="lm_head")
+    assert caught.value.problems[0].hint.startswith("head='transformer.wte.weight'")
+    adapted = lorakit.adapt(model, rank=2, head=".*wte.*")
+    for tensor in adapted.trained():
+        tensor.parameter.data += 0.1
+    again = lorakit.attach_saved(plain, adapted.save(tmp_path / "adapter"))
+    assert torch.equal(again.model(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (lambda: BertModel(BertConfig(**ENCODER)), "PeftModelForFeatureExtraction"),
+        (lambda: BertForTokenClassification(BertConfig(**ENCODER)), "PeftModelForTokenClassification"),
+        (lambda: BertForQuestionAnswering(BertConfig(**ENCODER)), "PeftModelForQuestionAnswering"),
+        (lambda: BertForMaskedLM(BertConfig(**ENCODER)), "PeftModel"),
+        (lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2)), "PeftModelForCausalLM"),
+    ],
+)
+def test_peft_takes_a_model_for_what_it_is(made: Callable[[], Any], expected: str, tmp_path: Path):
+    model = made().eval()
+    plain, ids = copy.deepcopy(model), torch.tensor([[3, 4, 5]])
+    adapted = lorakit.adapt(model, rank=2)
+    for tensor in adapted.trained():
+        tensor.parameter.data += 0.1
+    theirs = PeftModel.from_pretrained(plain, adapted.save(tmp_path / "adapter")).eval()
+    assert type(theirs).__name__ == expected
+    torch.testing.assert_close(theirs(ids)[0], model(ids)[0])
+
+
+def test_what_is_not_saved_is_said(fresh: Callable[[], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    adapted = copy.deepcopy(lorakit.adapt(fresh()))
+    some_steps(adapted)
+    expected = logits(adapted.model)
+    for name, times in (("checkpoint-1", 1), ("checkpoint-2", 1), ("final", 2)):
+        adapted.model.save_pretrained(tmp_path / name)
+        assert caplog.text.count("has the frozen weights with adapters beside") == times
+    adapted.save(tmp_path / "adapter")
+    adapted.model.bert.pooler.dense.weight.requires_grad_(True)
+    assert "trains too" not in caplog.text
+    adapted.save(tmp_path / "adapter")
+    assert "bert.pooler.dense.weight trains too, and is not saved" in caplog.text
+    caplog.clear()
+    adapted.merge().save_pretrained(tmp_path / "merged")
+    assert not caplog.records
+    again = BertForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(logits(again), expected)
 
 
 def test_rates_that_another_optimiser_would_not_keep_are_said(

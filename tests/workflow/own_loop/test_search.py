@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.runs import Bench
@@ -200,13 +201,10 @@ def test_a_runs_adapter_goes_on_the_model_that_transformers_loads(bound: Bound, 
 def test_other_searches_are_the_same_too(
     bench: Bench,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     method: str,
     adapter: dict[str, Any],
     settings: dict[str, Any],
 ):
-    # by which `lorakit train` leaves out work that changes nothing but what squeeze sees of the last layer's inputs
-    monkeypatch.setattr("lorakit.workflow.setup.compute_first_token_only", lambda *arguments: None)
     own = [
         f"{section}.{key}={value}"
         for section, of in (("adapter", adapter), ("search", settings))
@@ -252,6 +250,7 @@ def test_what_a_callback_cannot_do_is_said_before_the_first_step(bound: Bound, t
         ("adalora", {}, {}, r"search\.loss\(batch\)"),
         ("heterolora", {"scoring": "streaming"}, {}, "max_grad_norm=0"),
         ("heterolora", {}, {"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end"),
+        ("heterolora", {}, {"label_smoothing_factor": 0.1}, r"loss=FUNCTION"),
     ):
         adapted = lorakit.adapt(bound.model(), "adalora" if method == "adalora" else "lora", **plain)
         search = lorakit.Search(method, adapted, **SEARCH, **settings)
@@ -273,6 +272,7 @@ def test_what_is_wrong_with_a_search_is_said(bound: Bound):
     ):
         with pytest.raises(LorakitError, match=message):
             lorakit.Search(method, adapted, **settings)
+    assert lorakit.Search("heterolora", adapted, budget=np.int64(900)).budget.parameters == 900  # type: ignore[arg-type]
     search = lorakit.Search("heterolora", adapted, **SEARCH)
     with pytest.raises(UsageError, match="has not begun"):
         search.before_step()
@@ -282,8 +282,54 @@ def test_what_is_wrong_with_a_search_is_said(bound: Bound):
     optimizer = torch.optim.AdamW(adapted.groups(lr=1e-3))
     with pytest.raises(UsageError, match="none are given"):
         search.begin(optimizer, steps=10, steps_per_epoch=5)
+    unequal = {**bound.scored, "rows": [{"input_ids": [5] * n, "labels": 0} for n in range(1, 9)], "collate": None}
+    uneven = lorakit.Search("heterolora", adapted, **SEARCH, **unequal)
+    uneven.begin(optimizer, steps=10, steps_per_epoch=5)
+    with pytest.raises(UsageError, match="do not make a batch by themselves"):
+        uneven.before_step()
+    with pytest.raises(UsageError, match="restore_callback_states_from_checkpoint"):
+        type(search.callback())()
     with pytest.raises(RecipeError, match="more than one a step"):
         lorakit.Search("heterolora", adapted, every=0.1, **bound.scored).begin(optimizer, steps=10, steps_per_epoch=5)
+
+
+def test_a_loop_that_leaves_a_call_out_is_told(bound: Bound, caplog: pytest.LogCaptureFixture):
+    calls = ("before_step", "after_backward", "after_step")
+
+    def loop(*left_out: str, steps: int = 12) -> lorakit.Search:
+        adapted = lorakit.adapt(bound.model(), rank=2)
+        search = lorakit.Search("heterolora", adapted, budget=0.5, every=0.5, batches=1, **bound.scored)
+        search.begin(torch.optim.AdamW(adapted.groups(lr=1e-3)), steps=12, steps_per_epoch=6)
+        for _ in range(steps):
+            for call in calls:
+                if call not in left_out:
+                    getattr(search, call)()
+        search.end()
+        return search
+
+    for left_out, message in (
+        (calls[:1], "before_step was not called"),
+        (calls[1:2], "after_backward was not called before after_step"),
+        (calls[2:], "after_step never came"),
+        (calls[1:], "after_step never came"),
+        (calls, "no step was told to the search"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            loop(*left_out)
+    assert [tick["step"] for tick in loop().timeline] == [0, 3, 6, 9]
+    assert "was to have" not in caplog.text
+    loop(steps=5)
+    assert "the training had 5 steps and was to have 12: of 4 ticks 2 came" in caplog.text
+
+
+def test_a_batch_may_be_left_out_and_ticks_once(bound: Bound):
+    adapted = lorakit.adapt(bound.model(), rank=2)
+    search = lorakit.Search("heterolora", adapted, budget=0.5, every=0.5, batches=1, **bound.scored)
+    search.begin(torch.optim.AdamW(adapted.groups(lr=1e-3)), steps=12, steps_per_epoch=6)
+    assert [search.before_step(), search.before_step()] == [True, False]
+    search.after_backward()
+    search.after_step()
+    assert len(search.timeline) == search.state.step == 1
 
 
 def test_lightning_chooses_as_lorakit_train_does_and_goes_on_from_its_checkpoint(bound: Bound, tmp_path: Path):
