@@ -49,7 +49,9 @@ def test_the_update_is_what_the_module_does_less_what_it_did(fresh, method, fami
         assert_close(update.weight, before, rtol=1e-4, atol=1e-5)
         assert_close(update.dense, after - before, rtol=1e-3, atol=2e-5)
         assert update.dense.norm() > 0.01
-    assert set(left_out(adapted, {update.site.name for update in found})) == ({NO_PROJECTION} if method == "full" else set())
+    assert set(left_out(adapted, {update.site.name for update in found})) == (
+        {NO_PROJECTION} if method == "full" else set()
+    )
 
 
 @pytest.mark.parametrize(
