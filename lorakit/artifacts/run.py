@@ -82,7 +82,9 @@ class Run:
                 )
 
     def weights(self, which: str) -> Path:
-        """The folder of the ``last`` or ``best`` adapter."""
+        """The folder of the ``last`` or ``best`` adapter. UsageError for another word."""
+        if which not in WEIGHTS:
+            raise UsageError(f"a run has no weights called {which}", where=str(self.path), valid=" or ".join(WEIGHTS))
         return self.path / WEIGHTS[which]
 
     @property

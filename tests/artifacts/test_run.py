@@ -131,3 +131,9 @@ def test_a_run_tells_its_surroundings(tmp_path: Path):
 
 def test_the_task_comes_back_from_its_file(tmp_path: Path):
     assert begin(tmp_path, "mnli-0", task="mnli").task() == tasks.get("mnli")
+
+
+def test_weights_of_another_name_are_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="no weights called bets") as raised:
+        Run(tmp_path).weights("bets")
+    assert "last or best" in str(raised.value)

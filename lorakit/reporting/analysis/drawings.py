@@ -29,9 +29,9 @@ def drawings(runs: Sequence[RunAnalysis], pairs: Sequence[Pair]) -> Iterator[Dra
         yield moved_drawing(moved)
     if any(run.drift for run in runs):
         yield drift_drawing([run for run in runs if run.drift])
-    for run in runs:
+    for number, run in enumerate(runs, 1):
         if run.sites:
-            prefix, whose = (f"{run.name}-", f"{run.name}: ") if len(runs) > 1 else ("", "")
+            prefix, whose = (f"run{number}-", f"{run.name}: ") if len(runs) > 1 else ("", "")
             yield from own_drawings(run, prefix, whose)
 
 

@@ -105,17 +105,16 @@ def drift_tables(runs: Sequence[RunAnalysis]) -> list[Numbers]:
         return []
     columns = ["layer", *(name for run in drifted for name in (f"CKA of {run.name}", "random"))]
     deepest = max(len(run.drift) for run in drifted)
-    rows = [
-        [str(layer)]
-        + [
-            f"{value:.4f}"
-            for run in drifted
-            for value in ((run.drift[layer].cka, run.drift[layer].chance) if layer < len(run.drift) else ())
-        ]
-        for layer in range(deepest)
-    ]
+    rows = [[str(layer)] + [cell for run in drifted for cell in features_of(run, layer)] for layer in range(deepest)]
     note = "Linear CKA (Kornblith et al. 2019) of a layer's outputs before and after, means over tokens; random: of rows in another order."
     return [Numbers("Features by layer", columns, rows, note)]
+
+
+def features_of(run: RunAnalysis, layer: int) -> tuple[str, str]:
+    """CKA of a layer and of rows in another order; empty where the run has no such layer."""
+    if layer >= len(run.drift):
+        return "", ""
+    return f"{run.drift[layer].cka:.4f}", f"{run.drift[layer].chance:.4f}"
 
 
 def signed(value: float | None) -> str:

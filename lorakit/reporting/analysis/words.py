@@ -21,6 +21,8 @@ SIDE_WORDS = {
     "inputs": "dW's inputs",
     "outputs": "dW's outputs",
 }
+CONFINED = 0.99
+"""phi of all directions from which two runs' are the same ones."""
 PUBLISHED = "The DoRA paper's, of one large model: full fine-tuning -0.62, LoRA +0.83, DoRA -0.31."
 
 
@@ -94,7 +96,9 @@ def place_words(run: RunAnalysis) -> list[str]:
     roles = shares(run.sites)
     if len(roles) > 1:
         told = [f"{role} {percent(share)} (even: {percent(even)})" for role, share, even in roles[:3]]
-        words.append(f"Most of ||dW||^2 is in {listed(told)}; even: if it were spread evenly over all entries.")
+        words.append(
+            f"The largest shares of ||dW||^2 are in {listed(told)}; even: if it were spread evenly over all entries."
+        )
     layers = sorted({site.layer for site in run.sites if site.layer >= 0})
     if len(layers) > 2:
         high = set(layers[-(len(layers) // 3) :])
@@ -162,6 +166,8 @@ def direction_words(sites: Sequence[SiteUpdate]) -> list[str]:
 
 def amplified_words(ours: float, top: float, random: float) -> str:
     """Where the amplification lies between its two controls, on a scale of factors."""
+    if ours > 2 * random:
+        return "That is above random directions: dW goes where W does less than chance would have it."
     if ours > 0.8 * random:
         return "That is as for random directions: where dW goes has nothing to do with what W does."
     if ours < (top * random) ** 0.5:
@@ -220,6 +226,12 @@ def pair_words(pair: Pair) -> list[str]:
             f"{whole:.2f} (random: {whole_chance:.3f}), over {counted(len(side.sites), 'site')}."
         )
     words.append("phi is the mean squared cosine of principal angles: 1 for the same subspace, 0 for orthogonal ones.")
+    fixed = [SIDE_WORDS[side.side] for side in pair.sides if means(side.sites)[2] > CONFINED]
+    if fixed:
+        words.append(
+            f"In {listed(fixed)} both are confined to the same directions: the runs are one, or their method fixes these, which "
+            "then are nothing learnt."
+        )
     first, chance, whole, _ = means(pair.sides[-1].sites)
     if first > whole + 0.1 and first > 10 * chance:
         words.append(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +46,8 @@ from lorakit.workflow.same_data import check_same_data
 
 ROWS = 256
 STEM = "analysis"
+LONGEST = 120  # bytes of what a file's name begins with
+PLAIN = re.compile(r"[^\x00-\x1f/\\]*")
 NOT_ASKED = "no rows were asked for"
 SAME_WEIGHTS = (
     "model.revision",
@@ -163,9 +167,9 @@ def look_into(name: str, run: Run, weights: str | None, rows: int, *, offline: b
         sites.append(numbers)
         directions[update.site.name] = own
     told = [rounded_words(recipe.model.quantization)] if recipe.model.quantization != "none" else []
-    told += [bias_words(count)] if (count := moved_biases(adapted)) else []
-    without, outcome = left_out(adapted), read_run(run).outcome
-    moved, points, few = moved_weights(restored, {site.name: site.rank for site in sites})
+    told += [bias_words(count)] if (count := moved_biases(adapted, directions)) else []
+    without, outcome = left_out(adapted, directions), read_run(run).outcome
+    moved, points, known = moved_weights(restored, {site.name: site.rank for site in sites})
     analysis = RunAnalysis(
         run=run.path,
         name=name,
@@ -174,7 +178,7 @@ def look_into(name: str, run: Run, weights: str | None, rows: int, *, offline: b
         seed=recipe.run.seed,
         sites=sites,
         left_out=without,
-        notes=[*told, *([few] if few and sites else [])],
+        notes=[*told, *known],
         moved=moved,
         points=points,
         drift=[] if isinstance(drift, str) else drift,
@@ -261,9 +265,17 @@ def nothing_there(runs: Sequence[RunAnalysis]) -> UsageError:
     return UsageError(f"there is nothing to look at: {'; '.join(reasons)}", where=str(runs[0].run), hint=hint)
 
 
+def stem_of(others: Sequence[str]) -> str:
+    """What the names of a page's files begin with: the other runs' names, or what stands for them where they make no file's name."""
+    stem = "-".join([STEM, *others])
+    if len(stem.encode()) <= LONGEST and PLAIN.fullmatch(stem):
+        return stem
+    return f"{STEM}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+
+
 def write_page(first: Run, runs: list[RunAnalysis], pairs: list[Pair]) -> AnalysisResult:
     """The page and its figures, in the first run's folder."""
-    stem = "-".join([STEM, *(run.name for run in runs[1:])])
+    stem = stem_of([run.name for run in runs[1:]])
     words, paths, pictures = passages(runs, pairs), [], []
     for drawing in drawings(runs, pairs):
         paths.append(save(drawing.figure, first.report / f"{stem}-{drawing.name}.png"))

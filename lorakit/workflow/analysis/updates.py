@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -50,6 +50,11 @@ class WeightUpdate:
         """dW (out x in)."""
         return self.factors[0] @ self.factors[1] if self.factors is not None else self.compact  # type: ignore[return-value]
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether W' is W, as where a bias alone has moved."""
+        return not self.dense.any()
+
 
 @torch.no_grad()
 def updates_of(adapted: AdaptedModel) -> Iterator[WeightUpdate]:
@@ -57,17 +62,19 @@ def updates_of(adapted: AdaptedModel) -> Iterator[WeightUpdate]:
     places = {site.name: site for site in adapted.backbone.anatomy.sites}
     for name, adapter in adapted.adapters.items():
         if not reason_without(adapter, places.get(name)):
-            yield update_of(adapter, places.get(name, adapter.site))
+            update = update_of(adapter, places.get(name, adapter.site))
+            if not update.is_zero:
+                yield update
 
 
-def left_out(adapted: AdaptedModel) -> dict[str, list[str]]:
-    """Reason -> the names of the sites without an update of a matrix."""
+def left_out(adapted: AdaptedModel, found: Collection[str]) -> dict[str, list[str]]:
+    """Reason -> the names of the sites without an update of a matrix. found: those that ``updates_of`` has given."""
     places = {site.name: site for site in adapted.backbone.anatomy.sites}
-    found: dict[str, list[str]] = defaultdict(list)
+    without: dict[str, list[str]] = defaultdict(list)
     for name, adapter in adapted.adapters.items():
-        if reason := reason_without(adapter, places.get(name)):
-            found[reason].append(name)
-    return dict(found)
+        if name not in found:
+            without[reason_without(adapter, places.get(name)) or NOTHING].append(name)
+    return dict(without)
 
 
 def reason_without(adapter: Adapter, projection: Site | None) -> str:
@@ -76,7 +83,7 @@ def reason_without(adapter: Adapter, projection: Site | None) -> str:
         return OFF
     if adapter.delta.replaces_parameters:
         if projection is None or "weight" not in adapter.originals:
-            return "biases, norms and embeddings are no projection's weight"
+            return "biases, norms, embeddings and poolers are no projection's weight"
     elif adapter.delta.unmergeable:
         return f"there is no one dW: {adapter.delta.unmergeable}"
     elif not adapter.on_weight and not adapter.site.is_shortcut:
@@ -109,7 +116,16 @@ def update_of(adapter: Adapter, site: Site) -> WeightUpdate:
     return WeightUpdate(site, weight, None, adapter.effective_weight(weight) - weight, rows)
 
 
-def moved_biases(adapted: AdaptedModel) -> int:
-    """Sites that change their bias too, which is in no number of a weight."""
-    own = [adapter for adapter in adapted.adapters.values() if adapter.in_function and adapter.on_weight]
-    return sum(moves_bias(adapter) for adapter in own)
+def moved_biases(adapted: AdaptedModel, found: Collection[str]) -> int:
+    """How many sites change their bias too, which is in no number of a weight. found: those with an update."""
+    return sum(
+        changes_bias(adapter, name in found) for name, adapter in adapted.adapters.items() if adapter.in_function
+    )
+
+
+def changes_bias(adapter: Adapter, has_update: bool) -> bool:
+    """Whether an adapter in the function changes the bias of a projection."""
+    if not adapter.delta.replaces_parameters:
+        return adapter.on_weight and moves_bias(adapter)
+    before = adapter.originals.get("bias") if has_update else None
+    return before is not None and not torch.equal(before, adapter.delta.get_parameter("bias"))

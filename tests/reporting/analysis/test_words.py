@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lorakit.reporting.analysis.drawings import drawings
-from lorakit.reporting.analysis.records import LayerDrift, Moved, RunAnalysis, SiteUpdate
+from lorakit.reporting.analysis.records import LayerDrift, Likeness, Moved, Pair, RunAnalysis, SiteLikeness, SiteUpdate
 from lorakit.reporting.analysis.tables import tables
-from lorakit.reporting.analysis.words import amplified_words, facts, passages, shares
+from lorakit.reporting.analysis.words import amplified_words, facts, pair_words, passages, shares
 
 
 def site(role: str, layer: int, norm: float, **given: Any) -> SiteUpdate:
@@ -52,7 +53,12 @@ def test_amplification_is_the_norm_over_what_w_has_there():
 
 @pytest.mark.parametrize(
     ("ours", "told"),
-    [(95, "nothing to do with what W does"), (3, "nearer to W's strongest"), (40, "stresses what W does not")],
+    [
+        (300, "less than chance"),
+        (95, "nothing to do with what W does"),
+        (3, "nearer to W's strongest"),
+        (40, "stresses what W does not"),
+    ],
 )
 def test_amplification_is_read_between_its_controls(ours, told):
     assert told in amplified_words(ours, top=1.0, random=100.0)
@@ -65,6 +71,21 @@ def test_an_update_on_nothing_has_no_amplification_and_one_of_no_matrix_a_reason
     )
     assert "2 sites left out: a bottleneck is not linear." in told
     assert "Features were not compared: no rows were asked for." in told
+
+
+def test_directions_that_two_runs_have_by_their_method_are_told():
+    def side(name: str, whole: float) -> Likeness:
+        return Likeness(name, [[1.0]], [[0.1]], [SiteLikeness("0.q", 0, "q", 4, 0.5, 0.03, whole, 0.1)])
+
+    pair = Pair("a", "b", [side("inputs", 1.0), side("outputs", 0.6)], [], [], same_seed=False)
+    assert "In dW's inputs both are confined to the same directions" in " ".join(pair_words(pair))
+    assert "confined" not in " ".join(pair_words(replace(pair, sides=pair.sides[1:])))
+
+
+def test_a_run_with_fewer_layers_leaves_its_cells_empty():
+    one = run([], drift=[LayerDrift(0, 0.9, 0.4)], rows=8)
+    two = run([], drift=[LayerDrift(0, 0.8, 0.4), LayerDrift(1, 0.7, 0.4)], rows=8)
+    assert tables([one, two], [])[0].rows[1] == ["1", "", "", "0.7000", "0.4000"]
 
 
 def test_what_a_run_came_to_is_on_its_page():

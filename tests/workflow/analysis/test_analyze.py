@@ -17,7 +17,7 @@ from support.runs import Bench, edited_json
 import lorakit
 from lorakit.artifacts.adapter_file import read_tensors
 from lorakit.errors import DataError, RunError, UsageError
-from lorakit.workflow.analysis.analyze import AnalysisResult
+from lorakit.workflow.analysis.analyze import AnalysisResult, stem_of
 from lorakit.workflow.analysis.updates import updates_of
 from lorakit.workflow.train import TrainResult
 
@@ -218,6 +218,30 @@ def test_runs_that_do_not_go_together(lora, tmp_path, monkeypatch):
         lorakit.analyze(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="-1 rows cannot be looked at"):
         lorakit.analyze(lora, rows=-1)
+
+
+def test_a_damaged_checkpoint_is_no_point_and_told(lora, tmp_path):
+    copied = Path(shutil.copytree(lora, tmp_path / "damaged"))
+    summary = json.loads((copied / "summary.json").read_text())
+    for step in (7, summary["steps"]):
+        (copied / "checkpoints" / f"step-{step}").mkdir(exist_ok=True)
+        (copied / "checkpoints" / f"step-{step}" / "model.safetensors").write_bytes(b"half of one")
+    (run,) = lorakit.analyze(copied, rows=0).runs
+    assert "step 7" not in run.points
+    assert "Damaged, and left out: step 7." in run.notes
+
+
+def test_any_two_rows_are_alike(lora):
+    run = lorakit.analyze(lora, rows=2).runs[0]
+    assert (run.drift, run.rows, run.without_drift) == ([], 0, "of fewer than 3 rows CKA is 1, whatever they are")
+
+
+def test_files_have_the_other_runs_names_where_these_can_be_a_files_name():
+    assert stem_of([]) == "analysis"
+    assert stem_of(["wider-1", "dora"]) == "analysis-wider-1-dora"
+    odd = {stem_of(names) for names in (["a/b"], ["../../x"], ["a\nb"], [f"run-of-many-{n}" for n in range(20)])}
+    assert len(odd) == 4
+    assert all(re.fullmatch("analysis-[0-9a-f]{8}", stem) for stem in odd)
 
 
 def test_an_adapter_that_holds_what_quantising_lost_is_refused(lora, tmp_path):

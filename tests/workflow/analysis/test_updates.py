@@ -10,9 +10,10 @@ from torch.testing import assert_close
 from lorakit.adapters.deltas.masked import Masked
 from lorakit.backbone.quantised import Quantisation
 from lorakit.recipe.schema import AdapterSection
-from lorakit.workflow.analysis.updates import NOTHING, OFF, left_out, updates_of
+from lorakit.workflow.analysis import moved
+from lorakit.workflow.analysis.updates import NOTHING, OFF, left_out, moved_biases, updates_of
 
-NO_PROJECTION = "biases, norms and embeddings are no projection's weight"
+NO_PROJECTION = "biases, norms, embeddings and poolers are no projection's weight"
 
 
 def section(method: str, **given: object) -> AdapterSection:
@@ -48,7 +49,9 @@ def test_the_update_is_what_the_module_does_less_what_it_did(fresh, method, fami
         assert_close(update.weight, before, rtol=1e-4, atol=1e-5)
         assert_close(update.dense, after - before, rtol=1e-3, atol=2e-5)
         assert update.dense.norm() > 0.01
-    assert set(left_out(adapted)) == ({NO_PROJECTION} if method == "full" else set())
+    assert set(left_out(adapted, {update.site.name for update in found})) == (
+        {NO_PROJECTION} if method == "full" else set()
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,7 @@ def test_what_has_no_update_of_a_matrix_says_why(fresh, method, reason):
     adapted = adapt(fresh("bert"), section(method))
     disturb(adapted)
     assert list(updates_of(adapted)) == []
-    assert left_out(adapted) == {reason: list(adapted.adapters)}
+    assert left_out(adapted, []) == {reason: list(adapted.adapters)}
 
 
 def test_sites_that_are_off_or_have_not_moved_are_no_updates(fresh):
@@ -81,7 +84,39 @@ def test_sites_that_are_off_or_have_not_moved_are_no_updates(fresh):
             adapted.adapters[name].delta.B.fill_(0.1)
     adapted.switch([name for name in adapted.adapters if name != first])
     assert [update.site.name for update in updates_of(adapted)] == [second]
-    assert left_out(adapted) == {OFF: [first], NOTHING: list(adapted.adapters)[2:]}
+    assert left_out(adapted, [second]) == {OFF: [first], NOTHING: list(adapted.adapters)[2:]}
+
+
+def test_a_site_whose_bias_alone_has_moved_has_no_update(fresh):
+    options = dict.fromkeys("ABC", "none") | {"D": "vector", "E": "vector"}
+    adapted = adapt(fresh("bert"), section("glora", options=options), targets=["q"])
+    disturb(adapted)
+    assert not any(adapter.changes_nothing() for adapter in adapted.adapters.values())
+    assert list(updates_of(adapted)) == []
+    assert left_out(adapted, []) == {NOTHING: list(adapted.adapters)}
+    assert moved_biases(adapted, []) == len(adapted.adapters)
+
+
+@torch.no_grad()
+def test_biases_of_full_fine_tuning_are_counted(fresh):
+    adapted = adapt(fresh("bert"), section("full"))
+    name = "encoder.layer.1.attention.self.value"
+    delta = next(adapter.delta for site, adapter in adapted.adapters.items() if site.endswith(name))
+    delta.get_parameter("weight").add_(0.1)
+    (update,) = updates_of(adapted)
+    assert_close(update.dense, torch.full_like(update.dense, 0.1), rtol=1e-5, atol=0)
+    assert moved_biases(adapted, [update.site.name]) == 0
+    delta.get_parameter("bias").add_(0.1)
+    assert moved_biases(adapted, [update.site.name]) == 1
+
+
+def test_random_updates_have_the_rank_of_a_site_that_is_off_in_the_end(fresh, monkeypatch):
+    adapted = adapt(fresh("bert"), section("lora"), targets=["q"])
+    disturb(adapted)
+    drawn = []
+    monkeypatch.setattr(moved, "random_update", lambda shape, rank, _: drawn.append(rank) or torch.ones(shape).double())
+    moved.moved_now(adapted, "best", {next(iter(adapted.adapters)): 2})
+    assert drawn == [3] * len(adapted.adapters)
 
 
 def test_rank_units_that_are_cut_are_not_in_it(fresh):
@@ -100,7 +135,7 @@ def test_closed_outputs_are_not_taken_for_an_update(fresh):
         if isinstance(adapter.delta, Masked) and adapter.delta.masks:
             adapter.delta.leave_open(torch.arange(4) > 0, 8)
     assert {update.site.role for update in updates_of(adapted)} == {"q"}
-    assert "outputs of it are closed" in next(iter(left_out(adapted)))
+    assert any("outputs of it are closed" in reason for reason in left_out(adapted, []))
 
 
 def test_a_shortcut_has_an_update_and_nothing_beneath(fresh):
