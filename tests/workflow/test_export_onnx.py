@@ -115,7 +115,7 @@ CASES: dict[str, tuple[str, str, bool, tuple[str, ...]]] = {
     "a number": ("bert", "number", True, ()),
     "several labels": ("distilbert", "several", True, ()),
     "shortcuts": ("bert", "one", False, ("adapter.shortcuts=[res1,mid]",)),
-    "virtual tokens": ("bert", "one", False, ("adapter.method=prompt_tuning",)),
+    "a prefix": ("bert", "one", False, ("adapter.method=prefix_tuning",)),
 }
 
 
