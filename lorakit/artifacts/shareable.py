@@ -30,13 +30,17 @@ RECORDS = ("summary.json", "task.json", "calibration.json", "rate.json", READOUT
 LINES = ("metrics.jsonl", "timeline.jsonl")
 OF_THE_PROGRAM = ("python", "packages")
 """What is told of the environment."""
+MADE_OF = ("run_dir", "imported", "combined", "compressed", "quantised")
+"""Entries of a summary that name folders."""
+NAMED_BY_DATA = ("labels", "label", "text", "label_columns")
+"""Entries that are the data's own words, whatever they look like."""
 SHORTEST = 20  # characters of a text that is looked for in what is to be passed on
 WHOLE_PATH = re.compile(r"(?<![\w.:/-])/[^,;()]*[^,;()\s]")
 LARGEST = 2**26  # bytes of a file that is looked through whole
 
 
 def shareable_recipe(loaded: LoadedRecipe, base: str) -> Recipe:
-    """The recipe with the last names of places on this machine; base: what others call the base model."""
+    """The recipe with the last names of places on this machine, online elsewhere; base: what others call the base model."""
     recipe = loaded.recipe
     task = recipe.task
     files: dict[str, Any] = {
@@ -47,8 +51,12 @@ def shareable_recipe(loaded: LoadedRecipe, base: str) -> Recipe:
         recipe,
         model=replace(recipe.model, name=base),
         task=replace(task, data="hub" if task.data == "hub" else "auto", **files),
-        adapter=replace(recipe.adapter, start=None if start is None else last_name(start)),
-        run=replace(recipe.run, folder="runs"),
+        adapter=replace(
+            recipe.adapter,
+            start=None if start is None else last_name(start),
+            experts=[last_name(each) for each in recipe.adapter.experts],
+        ),
+        run=replace(recipe.run, folder="runs", offline=False),
     )
 
 
@@ -59,21 +67,37 @@ def last_name(place: str) -> str:
 
 def places_of(run: Run, loaded: LoadedRecipe) -> dict[str, str]:
     """Places that the run's files name on this machine -> what others are told instead, the longest first: a place may begin another."""
-    task, provenance = loaded.recipe.task, read_provenance(run.path)
-    named = [task.train, task.validation, task.test, task.data, loaded.recipe.adapter.start, loaded.recipe.run.folder]
+    task, adapter, provenance = loaded.recipe.task, loaded.recipe.adapter, read_provenance(run.path)
+    summary = run.summary() if run.finished else {}
+    named = [
+        task.train,
+        task.validation,
+        task.test,
+        task.data,
+        adapter.start,
+        *adapter.experts,
+        loaded.recipe.run.folder,
+    ]
+    named += texts_in([summary.get(key) for key in MADE_OF])
     if provenance is not None:
         named += [split.get("file") for split in provenance.told["splits"].values()]
+        named += texts_in([expert.get("run") for expert in provenance.told.get("experts", ())])
     found = {each for each in named if each is not None and os.sep in each and not each.startswith(HUB)}
-    found |= {each for each in texts_in(run.summary() if run.finished else {}) if os.path.isabs(each)}
+    found |= {each for each in texts_in(summary) if os.path.isabs(each)}
     found |= {str(run.path.resolve())}
     return {path: last_name(path) for path in sorted(found, key=len, reverse=True)}
 
 
+def without_places(text: str, places: Mapping[str, str]) -> str:
+    """The text with the last names of places."""
+    for path, name in places.items():
+        text = text.replace(path, name)
+    return text
+
+
 def public_origin(origin: str, places: Mapping[str, str]) -> str:
     """What data.json tells of where rows came from, with the last names of places, also of one that only the environment named."""
-    for path, name in places.items():
-        origin = origin.replace(path, name)
-    return WHOLE_PATH.sub(lambda found: last_name(found[0]), origin)
+    return WHOLE_PATH.sub(lambda found: last_name(found[0]), without_places(origin, places))
 
 
 def texts_in(value: Any) -> Iterator[str]:
@@ -87,7 +111,7 @@ def texts_in(value: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Renaming:
-    """What is told otherwise: places, wherever they stand in a text, and the base model's name where it stands alone."""
+    """What is told otherwise: places, wherever they stand in a text, and the base model's name where it stands alone; never a label."""
 
     places: Mapping[str, str]
     model: str
@@ -96,16 +120,14 @@ class Renaming:
     def __call__(self, value: Any) -> Any:
         """The same value of JSON with that done to every text in it."""
         if isinstance(value, dict):
-            return {key: self(item) for key, item in value.items()}
+            return {key: item if key in NAMED_BY_DATA else self(item) for key, item in value.items()}
         if isinstance(value, list):
             return [self(item) for item in value]
         if not isinstance(value, str):
             return value
         if value == self.model:
             return self.base
-        for path, name in self.places.items():
-            value = value.replace(path, name)
-        return value
+        return without_places(value, self.places)
 
 
 def write_shareable(run: Run, loaded: LoadedRecipe, weights: str, base: str, target: Path) -> None:
@@ -158,14 +180,22 @@ def check_nothing_private(target: Path, run: Run, places: Iterable[str]) -> None
     secret = dict.fromkeys((*filter(os.path.isabs, places), *above), "a place of this machine")
     secret |= dict.fromkeys((text for text in texts if len(text) >= SHORTEST), "a text of the run's data")
     for path in sorted(each for each in target.rglob("*") if each.is_file()):
-        with path.open("rb") as stream:
-            content = stream.read(LARGEST)
+        content = words_of(path)
         told = texts_in(read_json(path)) if path.suffix == ".json" and len(content) < LARGEST else ()
         there = {text: "a place of this machine" for text in told if os.path.isabs(text) and os.path.lexists(text)}
         for text, what in (secret | there).items():
             ways = {text, json.dumps(text)[1:-1]}
             if any(way.encode("utf-8", "surrogatepass") in content for way in ways):
                 raise RunError(f"{path.relative_to(target)} holds {what}, so nothing goes", where=text[:80])
+
+
+def words_of(path: Path) -> bytes:
+    """What a file may hold words in: of tensors, whose numbers can look like any, the names alone."""
+    with path.open("rb") as stream:
+        size = LARGEST
+        if path.suffix == ".safetensors":
+            size = min(int.from_bytes(stream.read(8), "little"), LARGEST)
+        return stream.read(size)
 
 
 def files_of(folder: Path) -> dict[str, int]:

@@ -64,14 +64,17 @@ def usage(
     return "\n".join(lines)
 
 
-def pipeline_usage(model: str, tokenizer: str, example: str, length: int) -> str:
-    """The lines of Python that label a text by a transformers pipeline, of a model and a tokenizer that are such expressions."""
+def pipeline_usage(model: str, tokenizer: str, example: str, length: int, *, several: bool = False) -> str:
+    """The lines of Python that label a text by a transformers pipeline, of a model and a tokenizer that are such expressions.
+
+    several: whether a text may have several labels, of which a pipeline else tells one.
+    """
     return "\n".join(
         [
             f"from transformers import {'AutoTokenizer, ' if tokenizer.startswith('AutoTokenizer') else ''}pipeline",
             "",
             f'classify = pipeline("{CLASSIFICATION}", model={model}, tokenizer={tokenizer})',
-            f"print(classify({example}, truncation=True, max_length={length}))",
+            f"print(classify({example}, truncation=True, max_length={length}{', top_k=None' if several else ''}))",
         ]
     )
 

@@ -15,7 +15,7 @@ from lorakit.artifacts.merge import check_foldable
 from lorakit.artifacts.onnx_file import MODEL
 from lorakit.artifacts.peft.export import PeftForm
 from lorakit.artifacts.provenance import read_provenance
-from lorakit.artifacts.shareable import places_of, public_origin
+from lorakit.artifacts.shareable import places_of, public_origin, without_places
 from lorakit.backbone.model_folder import BUNDLED
 from lorakit.backbone.padding import padding_note
 from lorakit.errors import RunError, UsageError, command_line
@@ -29,6 +29,7 @@ from lorakit.reporting.summary import Outcome, passages
 from lorakit.result import Result
 from lorakit.tasks.data_sets import HUB
 from lorakit.tasks.metrics import interval
+from lorakit.tasks.plain_text import role_tokens
 from lorakit.tasks.task import Task
 from lorakit.workflow.in_peft import as_peft, base_in_python, load_lines
 from lorakit.workflow.merge import why_closed
@@ -178,7 +179,7 @@ def card_of(
     scores = scores_of(recorded.outcome, restored.weights) if scored else {}
     hub, config = hub_data(task, recipe.task.train)
     front = metadata(
-        name=Path(place.name).name,
+        name=Path(place.name).name or restored.run.path.resolve().name,
         base="" if is_unknown(restored, base) else base,
         library={"merged": "transformers", "onnx": "onnx"}.get(
             place.kind, "peft" if place.peft is not None else "lorakit"
@@ -186,12 +187,12 @@ def card_of(
         method=recipe.adapter.method,
         dataset=hub or task.known_as,
         config=config,
-        split=task.validation[0],
+        split=task.validation[0] if recipe.task.holdout is None else "train",
         task=task.known_as,
         scores=scores if recorded.outcome.finished else {},
     )
-    kind = (
-        "A merged classifier" if place.kind == "merged" else f"A {form.peft.kind if form.peft else 'lorakit'} adapter"
+    kind = {"merged": "A merged classifier", "onnx": "An ONNX classifier"}.get(
+        place.kind, f"A {form.peft.kind if form.peft else 'lorakit'} adapter"
     )
     about = (
         f"{kind} for `{base}` that was trained with lorakit (method `{recipe.adapter.method}`) for {task.known_as}: "
@@ -237,6 +238,8 @@ def data_told(restored: RestoredRun, hub: str) -> list[str]:
         words.append(
             f"A share of {recipe.holdout:g} of the training rows was held out and scored in place of validation rows."
         )
+    if restored.run.finished and "combined" in restored.run.summary():
+        words.append("These are the rows of the first of the runs that it was combined from.")
     if provenance is None:
         return [*words, "The run keeps no record of its rows."]
     splits = provenance.told["splits"]
@@ -255,6 +258,7 @@ def scores_told(restored: RestoredRun, recorded: RecordedRun, scores: Mapping[st
     """The scores with an interval where the run keeps what it takes, the classes, baselines, and how the training went."""
     task, outcome = restored.parts.task, recorded.outcome
     words = " ".join(passages(outcome, recorded.history, measure_stability(recorded.history))[0].sentences)
+    words = without_places(words, places_of(restored.run, restored.loaded))
     if not scores:
         return ["These weights have no scores.", words]
     counts = outcome.confusion if restored.weights == outcome.selected else []
@@ -304,7 +308,7 @@ def adapter_told(restored: RestoredRun, recorded: RecordedRun, place: Place) -> 
         ("places with an adapter", f"{len(adapted.on)} of {len(adapted.sites)}"),
         ("search", search.method if search.method != "none" else ""),
         ("scored by", history.ticks[-1].proxy if history.ticks and history.scored else ""),
-        ("trained", f"{recipe.training.optimizer}, seed {recipe.run.seed}"),
+        ("trained", "" if recorded.outcome.origin else f"{recipe.training.optimizer}, seed {recipe.run.seed}"),
     ]
     rows = [[name, value] for name, value in facts if value]
     told = [in_markdown(Numbers("Settings", ["", ""], rows))]
@@ -348,7 +352,8 @@ def use_told(restored: RestoredRun, form: Form, place: Place, base: str) -> list
                 *told,
                 f"### transformers\n\nOnly lorakit loads this checkpoint; of any other loader, {form.why_not_plain}.",
             ]
-        lines = pipeline_usage(f'"{place.name}"', f'"{place.name}"', example, parts.cut.length)
+        here = f'"{place.name}"'
+        lines = pipeline_usage(here, here, example, parts.cut.length, several=parts.task.multi_label)
         return [*told, "### transformers", in_code(lines)]
     if form.peft is None:
         told += [f"### PEFT\n\nPEFT cannot load this adapter: {form.why_not_peft}."]
@@ -366,7 +371,8 @@ def use_told(restored: RestoredRun, form: Form, place: Place, base: str) -> list
             if value is not None
         )
         tokenizer = f"AutoTokenizer.from_pretrained({named}{options})"
-        lines = pipeline_usage("model.merge_and_unload()", tokenizer, example, parts.cut.length)
+        several = parts.task.multi_label
+        lines = pipeline_usage("model.merge_and_unload()", tokenizer, example, parts.cut.length, several=several)
         return [
             *told,
             "### transformers\n\nWith the lines for PEFT before:",
@@ -409,9 +415,10 @@ def limits_told(restored: RestoredRun, outcome: Outcome, base: str, *, scored: b
     padding = padding_note(restored.parts.backbone.model.config)
     long = {
         "truncate": "is cut at its end",
-        "head_tail": "is cut in its middle",
-        "windows": "is read in windows, by lorakit alone",
+        "head_tail": "is cut in its middle by lorakit, and at its end by all others",
+        "windows": "is read in windows by lorakit, and cut at its end by all others",
     }
+    roles = role_tokens(restored.parts.backbone.tokenizer)
     said = [
         f"Texts are read up to {restored.parts.cut.length} tokens; a longer one {long[recipe.task.long]}.",
         *(
@@ -419,6 +426,10 @@ def limits_told(restored: RestoredRun, outcome: Outcome, base: str, *, scored: b
             * (not task.regression)
         ),
         f"{padding}." * bool(padding),
+        f"A `{roles[-1]}` that is written in a text is plain text to lorakit, and a token to all others."
+        if roles
+        else "",
+        "An empty text gets no label from lorakit, and one from all others.",
         "One run with one seed." * (not outcome.origin),
         "The scores are of rows like those it was trained on; others were not tried." * scored,
         f"{seen:,} of the scored texts had been seen by weights that it started from." * bool(seen),

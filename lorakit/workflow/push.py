@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from lorakit.artifacts.adapter_file import OURS
 from lorakit.artifacts.files import read_json, write_json, write_text
 from lorakit.artifacts.shareable import (
+    LINES,
     check_nothing_private,
     copy_figures,
     files_of,
@@ -33,19 +35,8 @@ from lorakit.workflow.restore import restore_run
 
 KNOWN_BY = ("recipe.yaml", OURS)
 """Files of which a repository that lorakit pushed to has one."""
-PUSHED = [
-    "*.json",
-    "*.safetensors",
-    "*.yaml",
-    "*.jsonl",
-    "*.txt",
-    "*.model",
-    "*.jinja",
-    "adapter/*",
-    "best/*",
-    "base/*",
-    "report/*",
-]
+PUSHED = ("*.json", "*.safetensors", "*.model", "*.jinja", "recipe.yaml", *LINES, "vocab.txt", "merges.txt")
+PUSHED_FOLDERS = ("adapter", "best", "base", "report")
 """Of such a repository: what goes where the new push does not have it, so that no loader takes an older form for the newer."""
 
 
@@ -120,7 +111,7 @@ def push(
         url = ""
         if token is not None:
             with told_errors(repo):
-                url = send(target, repo, token, private=private, force=force)
+                url, private = send(target, repo, token, private=private, force=force)
     return PushResult(repo, url, private, files, sum(files.values()), dry_run, **told)
 
 
@@ -172,11 +163,12 @@ def write_all(run: Path, target: Path, repo: str, *, merged: bool, base: str | N
     return {"peft": "" if merged else form.why_not_peft, "transformers": form.why_not_plain, "base": name}
 
 
-def send(target: Path, repo: str, token: str, *, private: bool, force: bool) -> str:
-    """Make the repository where it is not there and send all files; the address of the commit."""
+def send(target: Path, repo: str, token: str, *, private: bool, force: bool) -> tuple[str, bool]:
+    """Make the repository where it is not there and send all files; the address of the commit, and whether it is private."""
     api = huggingface_hub.HfApi(token=token)
     api.create_repo(repo, private=private, exist_ok=True)
-    if private and not api.model_info(repo).private:
+    closed = bool(api.model_info(repo).private)
+    if private and not closed:
         raise UsageError(
             "there is such a repository, and everybody can read it",
             where=repo,
@@ -191,9 +183,15 @@ def send(target: Path, repo: str, token: str, *, private: bool, force: bool) -> 
         repo_id=repo,
         folder_path=target,
         commit_message="Pushed by lorakit",
-        delete_patterns=PUSHED if ours else None,
+        delete_patterns=sorted(filter(is_pushed, there)) if ours else None,
     )
-    return str(sent.commit_url)
+    return str(sent.commit_url), closed
+
+
+def is_pushed(path: str) -> bool:
+    """Whether a repository's file is one that a push may have put there."""
+    folder, _, name = path.rpartition("/")
+    return folder in PUSHED_FOLDERS or (not folder and any(fnmatch(name, pattern) for pattern in PUSHED))
 
 
 @contextmanager

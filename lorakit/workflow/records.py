@@ -218,6 +218,8 @@ def tell_origin(summary: Mapping[str, Any]) -> str:
         return f"combined from {', '.join(map(str, summary['combined']))} by {summary.get('method', 'some method')}"
     if "compressed" in summary:
         return f"compressed from {summary['compressed']} by {summary.get('method', 'some method')}"
+    if "quantised" in summary:
+        return f"quantised from {summary['quantised']} by {summary.get('method', 'some method')}"
     return ""
 
 

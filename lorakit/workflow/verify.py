@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from lorakit.artifacts.provenance import PROOF_ROWS, read_provenance
+from lorakit.artifacts.provenance import NOT_SHARED, PROOF_ROWS, read_provenance
 from lorakit.backbone.load import DTYPES
-from lorakit.errors import RunError, UsageError
+from lorakit.errors import LorakitError, RunError, UsageError
 from lorakit.recipe.schema import Recipe
 from lorakit.tasks.batching import Encoded
 from lorakit.tasks.task import Task
@@ -105,15 +105,25 @@ def predict_reference(restored: RestoredRun) -> Reference:
 
 
 def proof_rows(restored: RestoredRun) -> Dataset:
-    """Texts of the run's validation split, which lie in its folder; a run of an older version has to read its files."""
+    """Texts of the run's validation split, which lie in its folder; a run of an older version has to read its files, and one that came
+    without its rows too. RunError where that one's are not here."""
     from datasets import Dataset
 
     provenance = read_provenance(restored.run.path)
     if provenance is not None and provenance.proof:
         rows = provenance.proof
         return Dataset.from_list([row | {"idx": number} for number, row in enumerate(rows)])
-    with restored.loaded.locating_errors():
-        data = load_data(restored.loaded.recipe)
+    try:
+        with restored.loaded.locating_errors():
+            data = load_data(restored.loaded.recipe)
+    except LorakitError as error:
+        if provenance is None or not provenance.told.get(NOT_SHARED):
+            raise
+        raise RunError(
+            "the run was passed on without its rows, on which what is written proves itself",
+            where=str(restored.run.path),
+            hint=f"lorakit.load reads it as it is; whoever has the rows can write it. Of these: {error.problems[0].what}",
+        ) from error
     split = data.splits[data.task.validation[0]]
     return split.select(range(min(PROOF_ROWS, len(split))))
 

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from lorakit.backbone.model_folder import find_checkpoint
 from lorakit.recipe.schema import ModelSection
-from lorakit.reporting.model_card import in_markdown, metadata, model_card, usage
+from lorakit.reporting.model_card import in_markdown, metadata, model_card, pipeline_usage, usage
 from lorakit.reporting.page import Numbers
 from lorakit.workflow.in_peft import base_in_python
 
@@ -46,6 +46,11 @@ def test_the_hub_s_names_of_metrics_and_data_come_back_as_they_went():
     assert (first.dataset_type, first.dataset_config, first.dataset_split) == ("nyu-mll/glue", "mrpc", "validation")
     assert (card.data.datasets, card.data.metrics) == ("nyu-mll/glue", ["accuracy", "matthews_correlation"])
     assert "## Nothing" not in card.text
+
+
+def test_of_several_labels_a_pipeline_tells_all():
+    assert pipeline_usage("m", "t", '"a"', 8, several=True).endswith("max_length=8, top_k=None))")
+    assert "top_k" not in pipeline_usage("m", "t", '"a"', 8)
 
 
 def test_a_name_in_a_table_ends_no_cell():

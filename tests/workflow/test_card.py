@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 import lorakit
 from lorakit.errors import UsageError
+from lorakit.workflow.records import tell_origin
 from lorakit.workflow.train import TrainResult
 
 TEXT = "a good film was never dull"
@@ -101,12 +102,34 @@ def test_without_scores_it_says_so_and_claims_none(finished: TrainResult, tmp_pa
     """A combined run was not trained, so nothing of it was scored."""
     run = lorakit.combine([finished.run_dir, finished.run_dir], out=tmp_path / "both").out
     made = lorakit.card(run)
+    name = finished.run_dir.name
     card = ModelCard.load(made.out)
     assert not made.scored
     assert card.data.eval_results is None
     assert "These weights have no scores." in card.text
-    assert "not trained here but combined from" in card.text
+    assert f"not trained here but combined from {name}, {name} by" in card.text
+    assert "the rows of the first of the runs" in card.text
+    assert "| trained |" not in card.text
     assert str(tmp_path) not in card.text
+    assert str(finished.run_dir.parent) not in card.text
+
+
+def test_rows_that_were_held_out_are_no_validation_rows(copied: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nor does a card say of other libraries that they read long texts as lorakit does; the run is the current folder."""
+    recipe = copied / "recipe.yaml"
+    told = recipe.read_text().replace("holdout: null", "holdout: 0.2").replace("long: truncate", "long: head_tail")
+    recipe.write_text(told)
+    monkeypatch.chdir(copied)
+    lorakit.card(".")
+    card = ModelCard.load(copied / "README.md")
+    assert {each.dataset_split for each in card.data.eval_results} == {"train"}
+    assert card.data.model_name == "copied"
+    assert "cut in its middle by lorakit, and at its end by all others" in card.text
+    assert "that is written in a text is plain text to lorakit, and a token to all others" in card.text
+
+
+def test_a_quantised_run_was_not_trained():
+    assert tell_origin({"quantised": "runs/one", "method": "lqer"}) == "quantised from runs/one by lqer"
 
 
 def test_a_card_that_is_there_is_kept(finished: TrainResult, tmp_path: Path):

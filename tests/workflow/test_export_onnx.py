@@ -65,6 +65,7 @@ def test_another_model_is_not_written(finished: TrainResult, tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
     made = lorakit.export_onnx(finished.run_dir, out=tmp_path / "out", tolerance=100)
     assert (made.rows, made.merged, made.inputs) == (30, True, ["attention_mask"])
+    assert "An ONNX classifier for `" in (made.out / "README.md").read_text()
     rows = [
         row["sentence"] for row in make_rows(VALIDATION_ROWS, seed=VALIDATION_ROWS)
     ]  # all of which get the second class
@@ -114,7 +115,7 @@ CASES: dict[str, tuple[str, str, bool, tuple[str, ...]]] = {
     "a number": ("bert", "number", True, ()),
     "several labels": ("distilbert", "several", True, ()),
     "shortcuts": ("bert", "one", False, ("adapter.shortcuts=[res1,mid]",)),
-    "virtual tokens": ("bert", "one", False, ("adapter.method=prompt_tuning",)),
+    "a prefix": ("bert", "one", False, ("adapter.method=prefix_tuning",)),
 }
 
 

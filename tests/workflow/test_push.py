@@ -7,24 +7,28 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import peft
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
-from support.runs import Bench
+from safetensors.numpy import save_file
+from support.runs import Bench, edited_json
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
 import lorakit
+from lorakit.artifacts.files import read_json
 from lorakit.artifacts.run import Run
-from lorakit.artifacts.shareable import check_nothing_private, public_origin
+from lorakit.artifacts.shareable import Renaming, check_nothing_private, public_origin, write_shareable
 from lorakit.errors import RunError, UsageError
+from lorakit.recipe.load import load_recipe
 from lorakit.workflow.train import TrainResult
 
 REPO = "someone/films"
@@ -52,7 +56,8 @@ class Hub:
             if self.status != 200:
                 return self.status, {"error": "because I say so"}
             asked = json.loads(body)
-            self.private = not self.public and (asked.get("private") is True or asked.get("visibility") == "private")
+            wanted = asked.get("private") is True or asked.get("visibility") == "private"
+            self.private = not self.public and (wanted or self.private)
             return 200, {"url": f"{self.address}/{REPO}"}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
@@ -152,6 +157,9 @@ def test_what_arrives_is_the_run_for_lorakit_and_for_peft(
         scored = lorakit.evaluate(there, file=bench.data() / "validation.csv")
     assert scored.scores == finished.last
     assert "it was trained on: the run was passed on without its rows" in caplog.text
+    with pytest.raises(RunError, match="without its rows, on which what is written proves itself"):
+        lorakit.merge(there)
+    assert not load_recipe(there / "recipe.yaml").recipe.run.offline  # as the owner's training was
 
 
 def test_neither_rows_nor_places_go(bench: Bench, finished: TrainResult, hub: Hub):
@@ -198,6 +206,39 @@ def test_what_would_be_private_stops_it(copied: Path, tmp_path: Path):
             check_nothing_private(tmp_path / "out", run, [])
 
 
+def test_runs_that_it_was_made_of_are_told_by_their_names(copied: Path, tmp_path: Path):
+    with edited_json(copied / "summary.json") as summary:
+        summary["combined"] = ["../acme/one", "../acme/two"]
+    with edited_json(copied / "data.json") as data:
+        data["experts"] = [{"run": "../acme/three", "weights": "last"}]
+    loaded = load_recipe(copied / "recipe.yaml")
+    named = replace(loaded.recipe.adapter, experts=["../acme/three"])
+    loaded = replace(loaded, recipe=replace(loaded.recipe, adapter=named))
+    (out := tmp_path / "out").mkdir()
+    write_shareable(Run(copied), loaded, "last", "base", out)
+    assert not [path for path in out.rglob("*.*") if b"acme" in path.read_bytes()]
+    assert read_json(out / "summary.json")["combined"] == ["one", "two"]
+    assert read_json(out / "data.json")["experts"][0]["run"] == "three"
+    assert "experts: [three]" in (out / "recipe.yaml").read_text()
+
+
+def test_a_label_is_never_told_otherwise():
+    """As of a run that tells what a model wrote from what people did, on that model."""
+    told = {"model": "gpt2", "title": "your own data: a/b.csv", "labels": ["gpt2", "a/b.csv"], "label": "gpt2"}
+    public = {"model": "someone/gpt2", "title": "your own data: b.csv"}
+    assert Renaming({"a/b.csv": "b.csv"}, "gpt2", "someone/gpt2")(told) == told | public
+
+
+def test_numbers_of_tensors_are_no_words(finished: TrainResult, tmp_path: Path):
+    place = f"{tmp_path}/secret"
+    numbers = np.frombuffer(place.encode(), np.uint8)
+    save_file({"a": numbers}, tmp_path / "a.safetensors")
+    check_nothing_private(tmp_path, Run(finished.run_dir), [place])
+    save_file({place: numbers}, tmp_path / "a.safetensors")
+    with pytest.raises(RunError, match=r"a\.safetensors holds a place of this machine"):
+        check_nothing_private(tmp_path, Run(finished.run_dir), [place])
+
+
 def test_a_dry_run_tells_what_would_go_and_asks_nobody(
     finished: TrainResult, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ):
@@ -229,9 +270,12 @@ def test_what_goes_wrong_is_one_message(
         lorakit.push(finished.run_dir, REPO)
     lorakit.push(finished.run_dir, REPO, force=True)
     assert hub.files.pop("model.safetensors") == b"theirs"
-    hub.files["older.safetensors"] = b"ours"
-    lorakit.push(finished.run_dir, REPO)  # lorakit.json says whose it is
+    hub.files |= {"older.safetensors": b"ours", "notes.txt": b"theirs", "space/config.json": b"theirs"}
+    assert not lorakit.push(finished.run_dir, REPO).private  # lorakit.json says whose it is
     assert "older.safetensors" not in hub.files
+    assert {"notes.txt", "space/config.json"} <= set(hub.files)
+    hub.private = True
+    assert lorakit.push(finished.run_dir, REPO).private  # it was, and nobody asked for another
     hub.public = True
     with pytest.raises(UsageError, match="everybody can read it"):
         lorakit.push(finished.run_dir, REPO, private=True)
