@@ -18,6 +18,7 @@ from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.init import inits
 from lorakit.adapters.method import methods, resolve, shortcut_spec
 from lorakit.adapters.spec import AdapterSpec
+from lorakit.artifacts.experts import KEY as EXPERTS_KEY
 from lorakit.backbone.head import train_new_parts
 from lorakit.backbone.load import Backbone
 from lorakit.backbone.own_model import NOT_KNOWN, NamedModules, check_plain, named_parts, own_backbone, usual_head
@@ -98,6 +99,7 @@ def adapt(
             "is for lorakit train", where=CALL, key="adapter.start", hint="lorakit.attach_saved(model, folder)"
         )
     check_no_updates(recipe)
+    check_own_experts(recipe.adapter)
     check_plain(model)
     new_parts = usual_head(model) if head is None else named_parts(model, listed(head) or [])
     batches = None if calibration is None else list(calibration)
@@ -184,6 +186,15 @@ def check_no_updates(recipe: Recipe) -> None:
         raise RecipeError(
             what, where=CALL, key="adapter.method", hint=f"lorakit train with adapter.method={recipe.adapter.method}"
         )
+
+
+def check_own_experts(section: AdapterSection) -> None:
+    """RecipeError for a mixture of finished runs: what it would start from is a stand-in that never trains."""
+    delta = resolve(section).delta
+    if deltas.get(delta).over_runs == delta:
+        what = f"the experts of '{section.method}' would be finished runs, and this call opens none"
+        hint = "lorakit train, and lorakit.attach_saved(model, folder); or method='lora_moe' without experts"
+        raise RecipeError(what, where=CALL, key=EXPERTS_KEY, hint=hint)
 
 
 def check_places(section: AdapterSection, backbone: Backbone) -> None:
