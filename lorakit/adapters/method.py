@@ -135,6 +135,11 @@ def resolve(section: AdapterSection) -> AdapterSpec:
     return spec
 
 
+def unmergeable(section: AdapterSection) -> str:
+    """Why what a run of this section trains on its sites is in no weight, empty where it can be."""
+    return deltas.get(resolve(section).delta).unmergeable
+
+
 def no_tangent(method: Method, spec: AdapterSpec) -> list[Problem]:
     """Why these axes are no longer the tangent that the method is: it is linear in B alone where B starts at zero and A stays."""
     init, problems = inits.get(spec.init), []

@@ -42,6 +42,7 @@ from lorakit.reporting.tables import (
 
 if TYPE_CHECKING:
     from lorakit.recipe.load import LoadedRecipe
+    from lorakit.recipe.schema import Recipe
     from lorakit.workflow.train import TrainResult
     from lorakit.workflow.train_folds import FoldsResult
 
@@ -97,7 +98,7 @@ def train(
                 answer(found, tell_folds, as_json=as_json)
                 return
             result = lorakit.train(loaded, run_dir=run_dir, resume=resume, hooks=[progress])
-        answer(result, partial(tell, offline=loaded.recipe.run.offline), as_json=as_json)
+        answer(result, partial(tell, recipe=loaded.recipe), as_json=as_json)
 
 
 def learn(
@@ -173,7 +174,7 @@ def preview(loaded: LoadedRecipe, *, as_json: bool) -> None:
     answer({"recipe": dataclasses.asdict(loaded.recipe), "plan": planned.to_dict()}, tell_both, as_json=as_json)
 
 
-def tell(result: TrainResult, *, offline: bool) -> None:
+def tell(result: TrainResult, *, recipe: Recipe) -> None:
     """Write what a person wants to know when a training has ended, and say what can be done next."""
     time, chosen = duration(result.seconds), result.selected == "best"
     if result.search_seconds:
@@ -202,8 +203,11 @@ def tell(result: TrainResult, *, offline: bool) -> None:
         say(told)
     for warning in result.warnings:
         warn(warning)
-    evaluation = ["eval", result.name, "--run", result.run_dir, *(["--offline"] if offline else [])]
-    commands = (evaluation, ["merge", result.run_dir], ["predict", result.run_dir, "FILE"])
+    from lorakit.adapters.method import unmergeable
+
+    evaluation = ["eval", result.name, "--run", result.run_dir, *(["--offline"] if recipe.run.offline else [])]
+    merging = [] if unmergeable(recipe.adapter) else [["merge", result.run_dir]]
+    commands = (evaluation, *merging, ["predict", result.run_dir, "FILE"])
     say("\n  ".join(["next:", *(next_line(*words) for words in commands)]))
 
 

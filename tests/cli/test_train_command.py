@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from lorakit.artifacts.readout_file import ReadoutChoice
 from lorakit.cli.progress import ProgressHook
 from lorakit.tasks.calibration import Calibration, Reliability
@@ -27,6 +29,12 @@ def test_train_calls_the_workflow_and_says_what_came_of_it(cli, here, workflow):
         "lorakit predict runs/demo-0 FILE",
     ):
         assert f"  {line}\n" in ran.err
+
+
+@pytest.mark.parametrize(("method", "merges"), [("dora", True), ("lora_moe", False), ("houlsby", False)])
+def test_merging_comes_next_where_that_can_be(cli, here, workflow, method, merges):
+    said = cli("train", "small.yaml", f"adapter.method={method}").err
+    assert ("lorakit merge" in said, "lorakit predict" in said) == (merges, True)
 
 
 def test_an_early_end_the_chosen_weights_and_the_calibration_are_told(cli, here, workflow):

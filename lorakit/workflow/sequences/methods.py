@@ -15,6 +15,7 @@ from lorakit.adapters.deltas.attended import Attended
 from lorakit.adapters.deltas.low_rank import LowRank
 from lorakit.adapters.init import inits
 from lorakit.adapters.method import methods, resolve
+from lorakit.artifacts.experts import KEY as EXPERTS_KEY
 from lorakit.artifacts.memory_file import MEMORY
 from lorakit.artifacts.run import TASKS
 from lorakit.backbone.quantised import MIXED
@@ -174,6 +175,8 @@ def not_held(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """Keys, what speaks against them where one adapter goes on from task to task, empty where nothing does, and what is valid."""
     adapter, init = recipe.adapter, inits.get(resolve(recipe.adapter).init)
     yield "adapter.start", "names a start, and each task starts from the one before it" * bool(adapter.start), "null"
+    runs = "names finished runs, and each task starts from the one before it"
+    yield EXPERTS_KEY, runs * bool(adapter.experts), "[]"
     full = methods.get(adapter.method).fill(adapter).in_full
     yield "adapter.in_full", "trains weights that are no adapter's, which all tasks share" * bool(full), "[]"
     rounds = f"'{init.name}' rounds the weights for the adapter that it starts: they would be others for every task"

@@ -149,6 +149,7 @@ def test_rows_that_are_others_now_are_not_scored(sequences, learnt):
         ("training.select=best", "training.select: takes other weights"),
         ("adapter.init=loftq", "adapter.init: 'loftq' rounds the weights"),
         ("adapter.start=somewhere", "adapter.start: names a start"),
+        ("adapter.method=lora_moe adapter.experts=[a,b]", "adapter.experts: names finished runs"),
         ("adapter.in_full=[norms]", "adapter.in_full: trains weights that are no adapter's"),
         ("training.freeze_below=auto", "training.freeze_below: says which layers have adapters"),
         ("task.regression=true", "task.name: of mood has a number a row"),
@@ -158,7 +159,7 @@ def test_rows_that_are_others_now_are_not_scored(sequences, learnt):
 )
 def test_keys_that_cannot_hold_are_refused(sequences, setting, said):
     with pytest.raises(RecipeError, match=said):
-        lorakit.plan_sequence(sequences.recipe(tasks=TWO), [setting])
+        lorakit.plan_sequence(sequences.recipe(tasks=TWO), setting.split())
 
 
 def test_what_differs_between_tasks_is_refused(sequences, bench, tmp_path):
