@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -74,6 +73,8 @@ class Registry(Generic[T]):
         module = importlib.import_module(self.package)
         for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
             importlib.import_module(f"{self.package}.{found.name}")
+        from importlib.metadata import entry_points  # a twentieth of a second, and the help asks for no entry
+
         for point in entry_points(group=f"lorakit.{self.package.rsplit('.', 1)[-1]}"):
             point.load()
 

@@ -25,7 +25,7 @@ from scipy import stats
 import lorakit
 from lorakit.artifacts.files import read_json, write_json
 from lorakit.artifacts.run import Run, environment
-from lorakit.recipe.schema import SEQUENCE_FILE
+from lorakit.recipe.vocabulary import SEQUENCE_FILE
 from lorakit.workflow.predict import Classifier
 from lorakit.workflow.resume import can_go_on
 from lorakit.workflow.sequences.folder import SCORES

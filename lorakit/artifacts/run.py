@@ -18,7 +18,7 @@ from lorakit.artifacts.files import append_json, read_jsonl, write_json, write_j
 from lorakit.artifacts.provenance import Provenance
 from lorakit.artifacts.records import read_record, read_summary, read_task
 from lorakit.errors import RunError, UsageError
-from lorakit.recipe.schema import SEQUENCE_FILE
+from lorakit.recipe.vocabulary import SEQUENCE_FILE
 from lorakit.tasks.task import Task
 
 PACKAGES = (

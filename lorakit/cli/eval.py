@@ -15,7 +15,7 @@ from lorakit.cli.options import AsJson, CutRank, Force, Offline, Quiet, Weights,
 from lorakit.cli.output import say, write
 from lorakit.cli.sequence import refuse_for_sequence, tell_scores
 from lorakit.errors import UsageError
-from lorakit.recipe.schema import SEQUENCE_FILE
+from lorakit.recipe.vocabulary import SEQUENCE_FILE
 from lorakit.reporting.tables import Column, count, counted, duration, facts, table
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import lorakit
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.options import AsJson, NewestRun, Quiet, given_or_newest
 from lorakit.cli.output import say, write
-from lorakit.recipe.schema import SEQUENCE_FILE
+from lorakit.recipe.vocabulary import SEQUENCE_FILE
 from lorakit.reporting.tables import counted
 
 if TYPE_CHECKING:

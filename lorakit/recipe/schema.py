@@ -17,7 +17,6 @@ MISSING = "???"  # OmegaConf's mark for a key that the recipe must give
 AUTO = "auto"  # what is to be found: a learning rate, what a head reads
 ADAMW = "adamw"  # the optimiser where none is named
 CUSTOM = "custom"  # the task whose data are the person's own files
-SEQUENCE_FILE = "sequence.yaml"  # the recipe in a folder of tasks that are learnt in order
 SHORTCUTS = ("res1", "res2", "in", "cut", "mid")
 IN_FULL = ("norms", "embeddings")
 

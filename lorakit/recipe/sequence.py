@@ -46,8 +46,9 @@ from lorakit.recipe.overlays import (
     read_sections,
 )
 from lorakit.recipe.problems import Problems
-from lorakit.recipe.schema import SEQUENCE_FILE, Recipe, key
+from lorakit.recipe.schema import Recipe, key
 from lorakit.recipe.values import UNREADABLE, described, read_value, scalar_kind, written
+from lorakit.recipe.vocabulary import SEQUENCE_FILE
 
 SEQUENCE, CONTINUAL, EXTENDS = "sequence", "continual", "extends"
 SEPARATE, COLOR, SEQUENTIAL, REPLAY, O_LORA = "separate", "color", "sequential", "replay", "o_lora"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lorakit.recipe.schema import AdapterSection
 
 T = TypeVar("T", covariant=True)
+SEQUENCE_FILE = "sequence.yaml"  # the recipe in a folder of tasks that are learnt in order
 
 
 class Method(Protocol):

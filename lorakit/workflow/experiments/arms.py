@@ -15,7 +15,8 @@ from lorakit.artifacts.standing import killed_at_its_start
 from lorakit.errors import RunError, UsageError, command_line, nearest
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
-from lorakit.recipe.schema import CUSTOM, SEQUENCE_FILE, Recipe
+from lorakit.recipe.schema import CUSTOM, Recipe
+from lorakit.recipe.vocabulary import SEQUENCE_FILE
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.evaluation import of_split
 from lorakit.training.optim import check_suits

@@ -23,8 +23,8 @@ from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import FINAL, TASKS, Run, claim, new_run
 from lorakit.errors import LorakitError, RunError, UsageError, command_line
 from lorakit.recipe.keys import plain_values
-from lorakit.recipe.schema import SEQUENCE_FILE
 from lorakit.recipe.sequence import APART, LoadedSequence, load_sequence
+from lorakit.recipe.vocabulary import SEQUENCE_FILE
 from lorakit.tasks.task import TaskData
 from lorakit.workflow.same_data import changed, difference
 from lorakit.workflow.unfinished import FREE_ON_RESUME

@@ -9,8 +9,8 @@ from unittest import mock
 import pytest
 
 from lorakit.errors import DataError, UsageError
-from lorakit.recipe.schema import SEQUENCE_FILE
 from lorakit.recipe.sequence import find_sequence, load_sequence
+from lorakit.recipe.vocabulary import SEQUENCE_FILE
 from lorakit.workflow.sequences import folder
 from lorakit.workflow.sequences.folder import begin, begun, check_same_rows, unfinished
 from lorakit.workflow.sequences.train_sequence import checked_data
