@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from evidence_stats import student
+from kept import kept
 from readme_tables import grid
-from scipy import stats
 
 import lorakit
-from lorakit.artifacts.files import read_json, write_json
-from lorakit.artifacts.run import Run, environment
+from lorakit.artifacts.run import Run
 from lorakit.recipe.vocabulary import SEQUENCE_FILE
 from lorakit.workflow.predict import Classifier
 from lorakit.workflow.resume import can_go_on
@@ -56,21 +56,23 @@ def main() -> None:
     for seed in options.seeds:
         for order in options.orders:
             for method in options.methods:
-                file = options.out / f"{order}-{seed}-{method}.json"
-                if not file.exists():
-                    write_json(file, learn(order, seed, method, options))
-                print(file.stem, read_json(file)["scores"], flush=True)
+                print(order, seed, method, learnt(order, seed, method, options), flush=True)
     print(table(options))
 
 
-def learn(order: str, seed: int, method: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One sequence, or all rows at once."""
+def learnt(order: str, seed: int, method: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The scores of one sequence, or of all rows at once; what is there is not learnt again."""
     tasks = [name for name in ORDERS[order] if name in options.tasks]
-    rows = {name: draw(name, seed, options) for name in tasks}
-    place = options.out / f"{order}-{seed}-{method}"
-    scores = joint(rows, place, seed, options) if method == JOINT else sequence(rows, place, method, seed, options)
-    said = {"rows": options.rows, "test_rows": options.test_rows, "set": options.set, "tasks": tasks}
-    return {"scores": scores, "environment": environment(), **said}
+    place: Path = options.out / f"{order}-{seed}-{method}"
+
+    def learn() -> dict[str, Any]:
+        rows = {name: draw(name, seed, options) for name in tasks}
+        scores = joint(rows, place, seed, options) if method == JOINT else sequence(rows, place, method, seed, options)
+        return {"scores": scores}
+
+    asked = {"rows": options.rows, "test_rows": options.test_rows, "set": options.set, "tasks": tasks}
+    scores: dict[str, Any] = kept(place.with_name(f"{place.name}.json"), asked, learn)["scores"]
+    return scores
 
 
 def draw(name: str, seed: int, options: argparse.Namespace) -> Path:
@@ -165,10 +167,7 @@ def accuracies(classifier: Classifier, rows: dict[str, Path]) -> tuple[list[floa
 def table(options: argparse.Namespace) -> str:
     """Means, and differences to the reference, in Markdown."""
     pairs = [(order, seed) for seed in options.seeds for order in options.orders]
-    found = {
-        method: [read_json(options.out / f"{order}-{seed}-{method}.json")["scores"] for order, seed in pairs]
-        for method in options.methods
-    }
+    found = {method: [learnt(order, seed, method, options) for order, seed in pairs] for method in options.methods}
     rows = []
     for method, scores in found.items():
         cells = []
@@ -176,19 +175,10 @@ def table(options: argparse.Namespace) -> str:
             own = [each.get(field) for each in scores]
             cells.append("" if None in own else f"{mean(own):.4f}")
             if method != REFERENCE and REFERENCE in found and None not in own:
-                cells[-1] += f" ({difference(own, [each[field] for each in found[REFERENCE]])})"
+                cells[-1] += f" ({student(np.subtract(own, [each[field] for each in found[REFERENCE]]))})"
         rows.append((method, *cells, f"{scores[0]['parameters']:,}"))
     head = ("method", "task known", "forgetting", "task not known", "forgetting", "parameters")
     return grid(head, rows)
-
-
-def difference(own: list[float], reference: list[float]) -> str:
-    """The mean difference and its interval over pairs of an order and a seed."""
-    gaps = np.array(own) - np.array(reference)
-    if len(gaps) < 2:
-        return f"{gaps.mean():+.4f}"
-    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
-    return f"{gaps.mean():+.4f} [{gaps.mean() - half:+.4f}, {gaps.mean() + half:+.4f}]"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.special import log_softmax
 
 from lorakit.tasks.calibration import fit_temperature
@@ -54,6 +55,16 @@ class Gap:
 
     def __str__(self) -> str:
         return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+def student(gaps: Sequence[float] | Array, shape: str = "+.4f") -> str:
+    """The mean of independent differences, with the 95 % interval of Student's t where there are several."""
+    values = np.asarray(gaps, dtype=np.float64)
+    if len(values) < 2:
+        return format(values.mean(), shape)
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    mean, low, high = (format(value, shape) for value in (values.mean(), values.mean() - half, values.mean() + half))
+    return f"{mean} [{low}, {high}]"
 
 
 def crossed(gaps: Array, samples: int = SAMPLES, seed: int = 0) -> Array:

@@ -23,12 +23,13 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from evidence_stats import student
+from kept import kept
 from readme_tables import grid
-from scipy import stats
 
 import lorakit
-from lorakit.artifacts.files import read_json, write_json
-from lorakit.artifacts.run import Run, environment
+from lorakit.artifacts.files import read_json
+from lorakit.artifacts.run import Run
 from lorakit.workflow.resume import can_go_on
 
 RECIPE = (
@@ -77,29 +78,30 @@ def main() -> None:
     options = parser.parse_args()
     for seed in options.seeds:
         for side in SIDES:
-            kept(options, f"train-{side}-{seed}", lambda side=side, seed=seed: train(options, side, seed))
+            result(options, f"train-{side}-{seed}", lambda side=side, seed=seed: train(options, side, seed))
         if options.generations:
-            kept(options, f"glora-{seed}", lambda seed=seed: evolve(options, seed))
+            result(options, f"glora-{seed}", lambda seed=seed: evolve(options, seed))
     for place, seed in enumerate(options.seeds):
         for side in ("rank-4", "rank-64", "dora", "full"):
-            kept(options, f"analyze-{side}-{seed}", lambda side=side, seed=seed: analyze(options, [(side, seed)]))
+            result(options, f"analyze-{side}-{seed}", lambda side=side, seed=seed: analyze(options, [(side, seed)]))
         if len(options.seeds) > 1:
             other = options.seeds[(place + 1) % len(options.seeds)]
             for first, second in (("rank-8", "rank-64"), ("rank-64", "rank-64")):
                 pair = [(first, seed), (second, other)]
-                kept(options, f"pair-{first}-{second}-{seed}", lambda pair=pair: analyze(options, pair))
+                result(options, f"pair-{first}-{second}-{seed}", lambda pair=pair: analyze(options, pair))
     for title, text in tables(options):
         print(f"\n{title}\n\n{text}")
 
 
-def kept(options: argparse.Namespace, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result of this name, made where it is not there yet."""
-    file = options.out / f"{name}.json"
-    if not file.exists():
-        write_json(file, make())
-        print(name, flush=True)
-    found: dict[str, Any] = read_json(file)
-    return found
+def result(options: argparse.Namespace, name: str, make: Callable[[], dict[str, Any]]) -> None:
+    """Have the result of this name, made where it is not there yet."""
+    asked = {
+        "rows": options.rows,
+        "test_rows": options.test_rows,
+        "generations": options.generations,
+        "set": options.set,
+    }
+    kept(options.out / f"{name}.json", asked, make)
 
 
 def settings(options: argparse.Namespace, seed: int, own: Sequence[str]) -> list[str]:
@@ -122,7 +124,7 @@ def train(options: argparse.Namespace, side: str, seed: int) -> dict[str, Any]:
             if compared
             else {}
         )
-    return told | {"environment": environment()}
+    return told
 
 
 def evolve(options: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -174,18 +176,9 @@ def against(options: argparse.Namespace, sides: Sequence[str], reference: str) -
     for side in sides:
         found = results(options, f"train-{side}")
         scores = [score(result) for result in found]
-        gap = "" if side == reference or len(scores) != len(base) else interval(np.subtract(scores, base))
+        gap = "" if side == reference or len(scores) != len(base) else student(100 * np.subtract(scores, base), "+.2f")
         rows.append((side, f"{found[0]['adapter_parameters']:,}", f"{100 * fmean(scores):.2f}", gap))
     return grid(("side", "adapter parameters", "score in %", f"less that of {reference}, points"), rows)
-
-
-def interval(gaps: Sequence[float] | np.ndarray) -> str:
-    """Mean and 95 % interval in points."""
-    points = 100 * np.asarray(gaps)
-    if len(points) < 2:
-        return f"{points.mean():+.2f}"
-    half = stats.t.ppf(0.975, len(points) - 1) * points.std(ddof=1) / np.sqrt(len(points))
-    return f"{points.mean():+.2f} ({points.mean() - half:+.2f} to {points.mean() + half:+.2f})"
 
 
 def one_budget(options: argparse.Namespace) -> str:

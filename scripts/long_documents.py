@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from evidence_stats import student
+from kept import kept
 from readme_tables import grid
-from scipy import stats
 from transformers import AutoConfig, AutoTokenizer
 
 import lorakit
-from lorakit.artifacts.files import read_json, write_json
-from lorakit.artifacts.run import Run, environment
+from lorakit.artifacts.run import Run
 from lorakit.workflow.resume import can_go_on
 
 SIDES: dict[str, list[str]] = {"full": ["adapter.updates=[]"], "shifted": [], "cut": ["adapter.updates=[]"]}
@@ -59,14 +59,12 @@ def main() -> None:
 def write_documents(options: argparse.Namespace) -> dict[str, Path]:
     """train, held_out and test: a file each, the same for all sides and seeds."""
     files = {name: options.out / f"{name}.csv" for name in ("train", "held_out", "test")}
-    if all(file.exists() for file in files.values()):
-        return files
     options.out.mkdir(parents=True, exist_ok=True)
     joined = {split: join(options.data / f"{split}.parquet", options) for split in ("train", "test")}
     draws = random.Random(0)
     for found in joined.values():
         draws.shuffle(found)
-    rows = {"train": options.rows, "held_out": options.held_out, "test": options.test_rows}
+    rows = rows_of(options)
     if len(joined["train"]) < options.rows + options.held_out or len(joined["test"]) < options.test_rows:
         there = {split: len(found) for split, found in joined.items()}
         raise SystemExit(f"{options.data} gives {there} documents of {options.length} tokens, and {rows} are wanted")
@@ -95,21 +93,25 @@ def scored(
     side: str, rate: float, seed: int, documents: dict[str, Path], options: argparse.Namespace
 ) -> dict[str, Any]:
     """One training: the mean log-loss of what was held out, and each test document's log-loss and whether it is right."""
+    length = AutoConfig.from_pretrained(options.model).max_position_embeddings if side == CUT else options.length
     place: Path = options.out / f"{side}-{rate:g}-{seed}"
-    file = place.with_name(f"{place.name}.json")
-    if not file.exists():
-        length = AutoConfig.from_pretrained(options.model).max_position_embeddings if side == CUT else options.length
+
+    def learn() -> dict[str, Any]:
         if not Run(place).finished:
             keys = settings(side, rate, seed, length, documents, options)
             lorakit.train("demo", keys, run_dir=place, resume=can_go_on(Run(place)))
         classifier, labels = lorakit.load(place), Run(place).task().labels
-        losses = {name: log_losses(classifier, labels, documents[name]) for name in ("held_out", "test")}
-        nats, right = losses["test"]
-        said = {"held_out": float(np.mean(losses["held_out"][0])), "nats": nats, "right": right}
-        write_json(file, said | {"length": length, "set": options.set, "environment": environment()})
-        print(f"{file.stem}: held out {said['held_out']:.4f}, test {np.mean(nats):.4f} nats", flush=True)
-    found: dict[str, Any] = read_json(file)
-    return found
+        held_out, _ = log_losses(classifier, labels, documents["held_out"])
+        nats, right = log_losses(classifier, labels, documents["test"])
+        return {"held_out": float(np.mean(held_out)), "nats": nats, "right": right}
+
+    asked = {"model": options.model, "length": length, "set": options.set, **rows_of(options)}
+    return kept(place.with_name(f"{place.name}.json"), asked, learn)
+
+
+def rows_of(options: argparse.Namespace) -> dict[str, int]:
+    """How many documents each file has."""
+    return {"train": options.rows, "held_out": options.held_out, "test": options.test_rows}
 
 
 def settings(
@@ -173,15 +175,9 @@ def table(rates: dict[str, float], documents: dict[str, Path], options: argparse
         for field in ("nats", "right"):
             cells.append(f"{own[field].mean():.4f}")
             if side != REFERENCE:
-                cells[-1] += f" ({interval(own[field] - by_row[REFERENCE][field])})"
+                cells[-1] += f" ({student(own[field] - by_row[REFERENCE][field])})"
         rows.append((side, f"{rates[side]:g}", *cells))
     return grid(("side", "rate", "log-loss, nats", "accuracy"), rows)
-
-
-def interval(gaps: np.ndarray[Any, Any]) -> str:
-    """Their mean, and its interval."""
-    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
-    return f"{gaps.mean():+.4f} [{gaps.mean() - half:+.4f}, {gaps.mean() + half:+.4f}]"
 
 
 if __name__ == "__main__":

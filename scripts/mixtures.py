@@ -19,21 +19,25 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pandas as pd
 import torch
-from continual import accuracies, difference, draw, pooled, recipe_of, train_once
+from continual import accuracies, draw, pooled, recipe_of, train_once
+from evidence_stats import student
+from kept import kept
 from readme_tables import grid
 
 import lorakit
 from lorakit.adapters.mixture import Mixture
 from lorakit.adapters.scaling_pass import Scalings
-from lorakit.artifacts.files import read_json, write_json
-from lorakit.artifacts.run import Run, environment
+from lorakit.artifacts.files import read_json
+from lorakit.artifacts.run import Run
 from lorakit.workflow.predict import Classifier
 
 REFERENCE = "lora"
@@ -72,11 +76,8 @@ def main() -> None:
         rate = tuned(side, options)
         print(f"{side}: rate {rate:g}", flush=True)
         for seed in options.seeds:
-            file = options.out / f"{side}-{seed}.json"
-            if not file.exists():
-                write_json(file, learn(side, seed, rate, options) | {"environment": environment()})
-            told = read_json(file)
-            print(file.stem, told["accuracy"], told["by_task"], flush=True)
+            told = learnt(side, seed, rate, options)
+            print(side, seed, told["accuracy"], told["by_task"], flush=True)
     print(table(options))
 
 
@@ -85,11 +86,24 @@ def tuned(side: str, options: argparse.Namespace) -> float:
     found: dict[float, float] = {}
     for rate in options.rates:
         file = options.out / "tuning" / f"{side}-{rate:g}.json"
-        if not file.exists():
-            summary = Run(train(side, TUNING, rate, options)).summary()
-            write_json(file, {"accuracy": summary["last"]["accuracy"]})
-        found[rate] = read_json(file)["accuracy"]
+        found[rate] = kept(file, asked(options), partial(held_out_score, side, rate, options))["accuracy"]
     return max(found, key=found.__getitem__)
+
+
+def held_out_score(side: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
+    """What a rate comes to on held-out training rows."""
+    return {"accuracy": Run(train(side, TUNING, rate, options)).summary()["last"]["accuracy"]}
+
+
+def asked(options: argparse.Namespace) -> dict[str, Any]:
+    """What every result depends on."""
+    return {"tasks": options.tasks, "rows": options.rows, "test_rows": options.test_rows, "set": options.set}
+
+
+def learnt(side: str, seed: int, rate: float, options: argparse.Namespace) -> dict[str, Any]:
+    """What a side comes to; what is there is not learnt again."""
+    file = options.out / f"{side}-{seed}.json"
+    return kept(file, {**asked(options), "rate": rate}, partial(learn, side, seed, rate, options))
 
 
 def learn(side: str, seed: int, rate: float, options: argparse.Namespace) -> dict[str, Any]:
@@ -106,14 +120,12 @@ def learn(side: str, seed: int, rate: float, options: argparse.Namespace) -> dic
         "carried": carried(classifier),
         "head": summary["head_parameters"],
     }
-    said = {"tasks": options.tasks, "rows": options.rows, "test_rows": options.test_rows, "set": options.set}
     return {
         "accuracy": mean(by_task),
         "by_task": by_task,
         "shuffled": shuffled,
         "seconds": summary["seconds"],
         **told,
-        **said,
     }
 
 
@@ -208,10 +220,10 @@ def table(options: argparse.Namespace) -> str:
         own = [each["accuracy"] for each in told]
         gap = ""
         if side != REFERENCE and REFERENCE in found:
-            gap = difference(own, [each["accuracy"] for each in found[REFERENCE]])
+            gap = student(np.subtract(own, [each["accuracy"] for each in found[REFERENCE]]))
         by_task = " ".join(f"{mean(each):.3f}" for each in zip(*(each["by_task"] for each in told), strict=True))
         shuffled = [each["shuffled"] for each in told]
-        apart = "" if None in shuffled else difference(own, shuffled)
+        apart = "" if None in shuffled else student(np.subtract(own, shuffled))
         numbers = (f"{told[0]['trained']:,}", f"{told[0]['carried']:,}", f"{told[0]['rate']:g}")
         rows.append((side, f"{mean(own):.4f}", gap, by_task, apart, *numbers))
     heads = ("accuracy", "to lora", " ".join(options.tasks), "to exchanged weights", "trained", "carried", "rate")

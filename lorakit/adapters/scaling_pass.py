@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from lorakit.errors import RecipeError
 
 if TYPE_CHECKING:
     from lorakit.adapters.adapter import Adapter
+    from lorakit.adapters.deltas.scaled_experts import ScaledExperts
 
 
 class Scalings:
@@ -58,26 +59,10 @@ class Scalings:
 
     def computed(self, states: torch.Tensor) -> torch.Tensor:
         """p (rows, tokens, 1 or sites, experts) for the last states h (rows, tokens, width) of the first pass, as the delta says."""
-        kind, head = cast("type[Weighed]", self.head.of), dict(self.head.named_parameters())
+        kind, head = cast("type[ScaledExperts]", self.head.of), dict(self.head.named_parameters())
         with torch.autocast(states.device.type, enabled=False):
             h = states.to(next(iter(head.values())).dtype)
             return kind.weights(head, self.settings, h, self.text.of(h), training=self.head.training)
-
-
-class Weighed(Protocol):
-    """A delta whose experts are weighed so."""
-
-    @classmethod
-    def weights(
-        cls,
-        head: Mapping[str, torch.Tensor],
-        settings: Mapping[str, Any],
-        states: torch.Tensor,
-        text: torch.Tensor,
-        *,
-        training: bool,
-    ) -> torch.Tensor:
-        """p (rows, tokens, 1 or sites, experts) for states h (rows, tokens, width), of which those at ``text`` (rows, tokens) are text."""
 
 
 class ScalingPass:

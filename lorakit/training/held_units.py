@@ -11,6 +11,8 @@ import torch
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.delta import Delta
+from lorakit.training.hooks import TrainState
+from lorakit.training.update import Update
 
 Factors = tuple[torch.nn.Parameter, torch.nn.Parameter]
 """A (rank x in) and B (out x rank) of a site."""
@@ -54,6 +56,30 @@ class HeldUnits:
         for (a, b), kept in zip(self.factors, self.kept, strict=True):
             for part, own in zip(self.held(a, b), kept, strict=True):
                 part.copy_(own)
+
+
+class KeepsFirst(Update):
+    """An update under which the first rank units of every site stay, those of earlier tasks."""
+
+    def keep_first(self, factors: Sequence[Factors], number: int) -> None:
+        """Of ``factors`` so many rank units, from the first step on."""
+        self.units, self.earlier = HeldUnits(factors), number
+
+    def on_train_begin(self, state: TrainState) -> None:
+        """Remember what stays."""
+        self.units.hold(slice(self.earlier, None))
+
+    def after_backward(self, state: TrainState) -> None:
+        """What stays takes no part in the gradient's norm."""
+        self.units.drop_gradients()
+
+    def after_step(self, state: TrainState) -> None:
+        """Nor does weight decay move it."""
+        self.units.put_back()
+
+    def after_trial_step(self) -> None:
+        """The same."""
+        self.units.put_back()
 
 
 def held_parameters(factors: Sequence[Factors], units: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,14 @@ import numpy as np
 from lorakit.artifacts.adapter_file import PEFT_CONFIG
 from lorakit.artifacts.files import write_text
 from lorakit.artifacts.merge import check_foldable
-from lorakit.artifacts.onnx_file import MODEL
-from lorakit.artifacts.peft.export import PeftForm
 from lorakit.artifacts.provenance import read_provenance
 from lorakit.artifacts.shareable import places_of, public_origin, without_places
 from lorakit.backbone.model_folder import BUNDLED
 from lorakit.backbone.padding import padding_note
-from lorakit.errors import RunError, UsageError, command_line
+from lorakit.errors import RunError, UsageError
 from lorakit.recipe.schema import ModelSection
 from lorakit.reporting.budget_shares import by_layer, by_role
-from lorakit.reporting.model_card import in_code, in_markdown, metadata, model_card, pipeline_usage
+from lorakit.reporting.model_card import in_markdown, metadata, model_card
 from lorakit.reporting.page import Numbers
 from lorakit.reporting.page_tables import class_table, share_table
 from lorakit.reporting.stability import measure_stability
@@ -31,7 +29,8 @@ from lorakit.tasks.data_sets import HUB
 from lorakit.tasks.metrics import interval
 from lorakit.tasks.plain_text import role_tokens
 from lorakit.tasks.task import Task
-from lorakit.workflow.in_peft import as_peft, base_in_python, load_lines
+from lorakit.workflow.card_usage import Form, Place, use_told
+from lorakit.workflow.in_peft import as_peft
 from lorakit.workflow.merge import why_closed
 from lorakit.workflow.records import RecordedRun, read_run
 from lorakit.workflow.restore import RestoredRun, restore_run
@@ -56,31 +55,6 @@ class CardResult(Result):
     scored: bool
     peft: str
     transformers: str
-
-
-@dataclass(frozen=True)
-class Form:
-    """What a run can be for others. peft: its adapter as PEFT has it; why_not_peft, why_not_plain: empty where it can be loaded so."""
-
-    peft: PeftForm | None
-    why_not_peft: str
-    why_not_plain: str
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a card lies beside, and how its lines name that.
-
-    name: a folder, or the hub's OWNER/NAME; on_hub: which of them; kind: ``run`` for the files of a run, ``peft`` for those of an
-    adapter alone, ``merged`` for a checkpoint, ``onnx`` for an ONNX model; peft: the folder in it that PEFT reads, None where there is
-    none; figures: which lie there.
-    """
-
-    name: str
-    kind: str
-    on_hub: bool = False
-    peft: str | None = None
-    figures: Sequence[str] = field(default_factory=tuple)
 
 
 def card(run: str | Path, *, out: str | Path | None = None, base: str | None = None, force: bool = False) -> CardResult:
@@ -325,87 +299,6 @@ def adapter_told(restored: RestoredRun, recorded: RecordedRun, place: Place) -> 
 def has_budget(restored: RestoredRun) -> bool:
     """Whether the run has written its budget."""
     return restored.run.finished and "budget" in restored.run.summary()
-
-
-def use_told(restored: RestoredRun, form: Form, place: Place, base: str) -> list[str]:
-    """The lines that load it, of each library that can, and why one cannot."""
-    parts, model = restored.parts, restored.parts.recipe.model
-    named = base_in_python(replace(model, name=base))
-    pair = parts.task.pair
-    if place.kind == "onnx":
-        return [in_code(onnx_usage(place.name, parts.task, parts.cut.length))]
-    told: list[str] = []
-    if place.kind != "peft":
-        where, imports = f'"{place.name}"', ["import lorakit"]
-        if place.on_hub:
-            where, imports = (
-                f"snapshot_download({where})",
-                ["import lorakit", "from huggingface_hub import snapshot_download"],
-            )
-        texts = '("a text", "and its second text")' if pair else '"a text"'
-        code = [*imports, "", f"classifier = lorakit.load({where})", f"print(classifier.predict([{texts}]))"]
-        told += ["### lorakit", in_code("\n".join(code))]
-    example = '{"text": "a text", "text_pair": "and its second text"}' if pair else '"a text"'
-    if place.kind == "merged":
-        if form.why_not_plain:
-            return [
-                *told,
-                f"### transformers\n\nOnly lorakit loads this checkpoint; of any other loader, {form.why_not_plain}.",
-            ]
-        here = f'"{place.name}"'
-        lines = pipeline_usage(here, here, example, parts.cut.length, several=parts.task.multi_label)
-        return [*told, "### transformers", in_code(lines)]
-    if form.peft is None:
-        told += [f"### PEFT\n\nPEFT cannot load this adapter: {form.why_not_peft}."]
-    else:
-        folder, within = place.name, place.peft
-        if within is None:
-            folder, within = f"{place.name}/peft", ""
-            told += [f"### PEFT\n\n`{command_line('export', place.name)}` writes the adapter in PEFT's form first."]
-        else:
-            told += ["### PEFT"]
-        told += [in_code(load_lines(restored, named, folder, within))]
-        options = "".join(
-            f", {name}={value!r}"
-            for name, value in (("revision", model.revision), ("trust_remote_code", model.trust_remote_code or None))
-            if value is not None
-        )
-        tokenizer = f"AutoTokenizer.from_pretrained({named}{options})"
-        several = parts.task.multi_label
-        lines = pipeline_usage("model.merge_and_unload()", tokenizer, example, parts.cut.length, several=several)
-        return [
-            *told,
-            "### transformers\n\nWith the lines for PEFT before:",
-            in_code(lines),
-        ]
-    if form.why_not_plain:
-        return [*told, f"### transformers\n\nTransformers alone cannot load it, merged neither: {form.why_not_plain}."]
-    return [
-        *told,
-        "### transformers\n\n`lorakit merge` writes a checkpoint of the run that transformers loads by itself.",
-    ]
-
-
-def onnx_usage(folder: str, task: Task, length: int) -> str:
-    """The lines of Python that label a text by ONNX Runtime."""
-    texts = '["a text"], ["and its second text"]' if task.pair else '["a text"]'
-    answer = "print([labels[best] for best in logits.argmax(-1)])"
-    if task.regression:
-        answer = "print(logits[:, 0].tolist())"
-    elif task.multi_label:
-        answer = "print([[label for label, logit in zip(labels, row) if logit >= 0] for row in logits])"
-    lines = [
-        "import onnxruntime",
-        "from transformers import AutoTokenizer",
-        "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
-        f'session = onnxruntime.InferenceSession("{folder}/{MODEL}", providers=["CPUExecutionProvider"])',
-        *([] if task.regression else [f"labels = {list(task.labels)}"]),
-        f'rows = tokenizer({texts}, padding=True, truncation=True, max_length={length}, return_tensors="np")',
-        '(logits,) = session.run(None, {each.name: rows[each.name].astype("int64") for each in session.get_inputs()})',
-        answer,
-    ]
-    return "\n".join(lines)
 
 
 def limits_told(restored: RestoredRun, outcome: Outcome, base: str, *, scored: bool) -> str:

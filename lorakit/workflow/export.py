@@ -22,7 +22,8 @@ from lorakit.backbone.load import DTYPES, quiet_transformers
 from lorakit.errors import RunError, UsageError, nearest
 from lorakit.recipe.schema import ModelSection, SearchSection, TaskSection
 from lorakit.result import Result
-from lorakit.workflow.card import CARD, Form, Place, card_of
+from lorakit.workflow.card import CARD, card_of
+from lorakit.workflow.card_usage import Form, Place
 from lorakit.workflow.import_peft import put_on_model
 from lorakit.workflow.in_peft import as_peft, base_in_python, load_lines, pad_token
 from lorakit.workflow.parts import Parts

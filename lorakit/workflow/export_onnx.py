@@ -21,7 +21,8 @@ from lorakit.result import Result
 from lorakit.tasks.batching import encode
 from lorakit.training.evaluation import decide, predict_logits, score_logits
 from lorakit.training.objective import NO_INPUTS
-from lorakit.workflow.card import CARD, Form, Place, card_of, public_name
+from lorakit.workflow.card import CARD, card_of, public_name
+from lorakit.workflow.card_usage import Form, Place
 from lorakit.workflow.parts import encode_split
 from lorakit.workflow.records import read_run
 from lorakit.workflow.restore import RestoredRun, restore_run, same_labels

@@ -27,7 +27,8 @@ from lorakit.artifacts.shareable import (
 )
 from lorakit.errors import RunError, UsageError
 from lorakit.result import Result
-from lorakit.workflow.card import CARD, FIGURES, Place, card_of, form_of, public_name
+from lorakit.workflow.card import CARD, FIGURES, card_of, form_of, public_name
+from lorakit.workflow.card_usage import Place
 from lorakit.workflow.export import write_peft
 from lorakit.workflow.merge import merge
 from lorakit.workflow.records import read_run

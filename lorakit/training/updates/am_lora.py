@@ -28,12 +28,11 @@ from lorakit.errors import Problem, RecipeError
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.penalty import with_penalty
 from lorakit.tasks.batching import SummedLoss
-from lorakit.training.held_units import HeldUnits, factors_of, held_parameters
-from lorakit.training.hooks import TrainState
-from lorakit.training.update import Update, UpdateContext, needs_delta, updates
+from lorakit.training.held_units import KeepsFirst, factors_of, held_parameters
+from lorakit.training.update import UpdateContext, needs_delta, updates
 
 
-class AMLoRA(Update):
+class AMLoRA(KeepsFirst):
     """units: the LoRAs' factors, of which the first ``earlier`` rank units stay; rows: R of every site."""
 
     name = "am_lora"
@@ -70,10 +69,9 @@ class AMLoRA(Update):
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)
-        self.units = HeldUnits(factors_of(context.adapted, Attended))
         deltas = [each.delta for each in context.adapted.adapters.values() if isinstance(each.delta, Attended)]
         self.rows = [delta.R for delta in deltas]
-        self.earlier: int = self.settings["earlier"] * deltas[0].settings["each"]
+        self.keep_first(factors_of(context.adapted, Attended), self.settings["earlier"] * deltas[0].settings["each"])
 
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss and lambda times the sum of |w|."""
@@ -82,22 +80,6 @@ class AMLoRA(Update):
     def size(self) -> torch.Tensor:
         """The sum of |w| over all sites."""
         return torch.stack([rows.abs().sum() for rows in self.rows]).sum()
-
-    def on_train_begin(self, state: TrainState) -> None:
-        """Remember what stays."""
-        self.units.hold(slice(self.earlier, None))
-
-    def after_backward(self, state: TrainState) -> None:
-        """What stays takes no part in the gradient's norm."""
-        self.units.drop_gradients()
-
-    def after_step(self, state: TrainState) -> None:
-        """Nor does weight decay move it."""
-        self.units.put_back()
-
-    def after_trial_step(self) -> None:
-        """The same."""
-        self.units.put_back()
 
 
 updates.register(AMLoRA)

@@ -27,14 +27,13 @@ from lorakit.errors import Problem, RecipeError
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.penalty import with_penalty
 from lorakit.tasks.batching import SummedLoss
-from lorakit.training.held_units import HeldUnits, factors_of, held_parameters
-from lorakit.training.hooks import TrainState
-from lorakit.training.update import Update, UpdateContext, needs_delta, updates
+from lorakit.training.held_units import KeepsFirst, factors_of, held_parameters
+from lorakit.training.update import UpdateContext, needs_delta, updates
 
 OPTIONS = "adapter.update_options"
 
 
-class OLoRA(Update):
+class OLoRA(KeepsFirst):
     """factors: A and B of every site."""
 
     name = "o_lora"
@@ -84,9 +83,8 @@ class OLoRA(Update):
 
     def __init__(self, context: UpdateContext):
         super().__init__(context)
-        self.earlier = self.settings["earlier"]
         self.factors = factors_of(context.adapted, LowRank)
-        self.units = HeldUnits(self.factors)
+        self.keep_first(self.factors, self.settings["earlier"])
 
     def around_loss(self, loss: SummedLoss) -> SummedLoss:
         """The loss and lambda times the overlap with earlier tasks."""
@@ -97,22 +95,6 @@ class OLoRA(Update):
         return torch.stack(
             [(a[: self.earlier].detach() @ a[self.earlier :].T).abs().sum() for a, _ in self.factors]
         ).sum()
-
-    def on_train_begin(self, state: TrainState) -> None:
-        """Remember what stays."""
-        self.units.hold(slice(self.earlier, None))
-
-    def after_backward(self, state: TrainState) -> None:
-        """What stays takes no part in the gradient's norm."""
-        self.units.drop_gradients()
-
-    def after_step(self, state: TrainState) -> None:
-        """Nor does weight decay move it."""
-        self.units.put_back()
-
-    def after_trial_step(self) -> None:
-        """The same."""
-        self.units.put_back()
 
 
 updates.register(OLoRA)

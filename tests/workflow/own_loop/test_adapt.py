@@ -1,4 +1,4 @@
-"""Adapters on somebody's own model: what trains, what is saved, put on again and folded in, and what is refused."""
+"""Adapters on somebody's own model: what trains, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,70 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from support.models import ENCODER, SMALL
-from support.runs import edited_json
+from support.own_loop import BATCH, Net, logits, some_steps
 from torch import nn
 from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
 )
 
 import lorakit
-from lorakit.artifacts.files import read_json
 from lorakit.errors import LorakitError, RecipeError, RunError, UsageError
 from lorakit.workflow.own_loop.adapted import Adapted
 
-BATCH = {
-    "input_ids": torch.randint(4, 40, (6, 9), generator=torch.Generator().manual_seed(0)),
-    "attention_mask": torch.ones(6, 9, dtype=torch.long),
-    "labels": torch.tensor([0, 1, 1, 0, 1, 0]),
-}
 WIDTH, LAYERS = ENCODER["hidden_size"], ENCODER["num_hidden_layers"]
-
-
-class Net(nn.Module):
-    """A model that nobody knows anything of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.other, self.out = nn.Linear(5, 7), nn.Linear(7, 6), nn.Linear(6, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.tanh(self.other(torch.tanh(self.first(x)))))
-
-
-@pytest.fixture(scope="module")
-def fresh() -> Callable[[], Any]:
-    """A tiny BERT with a head, in eval mode, the same at every call."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = BertForSequenceClassification(BertConfig(**ENCODER, num_labels=2)).eval()
-        for parameter in made.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter)
-    return lambda: copy.deepcopy(made)
-
-
-def logits(model: nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        output: torch.Tensor = model(**BATCH).logits
-    return output
-
-
-def some_steps(adapted: Adapted, steps: int = 2) -> None:
-    optimizer = torch.optim.AdamW(adapted.groups(lr=1e-2))
-    for _ in range(steps):
-        adapted.model(**BATCH).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
 
 
 def test_exactly_what_is_told_trains_and_the_function_is_that_of_before(fresh: Callable[[], Any]):
@@ -100,78 +49,6 @@ def test_groups_have_the_rates_of_each_role(fresh: Callable[[], Any]):
         decay = 0.1 if tensor.parameter.ndim > 1 else 0.0
         assert held.pop(id(tensor.parameter)) == pytest.approx((expected[tensor.role], decay))
     assert not held
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"method": "dora"},
-        {"shortcuts": ["res1", "mid"]},
-        {"method": "bitfit"},
-        {"method": "prefix_tuning"},
-    ],
-    ids=str,
-)
-def test_what_is_saved_is_put_on_again_bit_for_bit(fresh: Callable[[], Any], tmp_path: Path, settings: dict[str, Any]):
-    adapted = lorakit.adapt(fresh(), **settings, seed=3)
-    some_steps(adapted)
-    folder = adapted.save(tmp_path / "adapter")
-    again = lorakit.attach_saved(fresh().train(), folder)
-    assert again.model.training
-    assert torch.equal(logits(again.model.eval()), logits(adapted.model))
-    assert [(t.name, t.role) for t in again.trained()] == [(t.name, t.role) for t in adapted.trained()]
-    some_steps(again)
-    some_steps(adapted)
-    torch.testing.assert_close(logits(again.model), logits(adapted.model))  # and it trains on in the same way
-    adapted.save(tmp_path / "adapter")  # over the earlier one
-
-
-def test_peft_loads_plain_lora_as_it_was_saved(fresh: Callable[[], Any], tmp_path: Path):
-    adapted = lorakit.adapt(fresh(), targets=["q", "down"])
-    some_steps(adapted)
-    theirs = PeftModel.from_pretrained(fresh(), adapted.save(tmp_path / "adapter")).eval()
-    torch.testing.assert_close(logits(theirs), logits(adapted.model))
-
-
-@pytest.mark.parametrize("method", ["dora", "tied_lora", "layer_norm"])
-def test_what_is_folded_in_is_a_plain_model_again(fresh: Callable[[], Any], tmp_path: Path, method: str):
-    model, plain = fresh().train(), fresh()
-    adapted = lorakit.adapt(model, method)
-    some_steps(adapted)
-    model.eval()
-    expected = logits(model)
-    assert adapted.merge() is model
-    torch.testing.assert_close(logits(model), expected)
-    assert not torch.allclose(logits(model), logits(plain))
-    assert set(model.state_dict()) == set(plain.state_dict())
-    model.save_pretrained(tmp_path / "merged")
-    again = BertForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
-    torch.testing.assert_close(logits(again), logits(model))
-    with pytest.raises(UsageError, match="folded into the model"):
-        adapted.save(tmp_path / "adapter")
-    lorakit.adapt(model)  # it can be adapted anew
-
-
-def test_what_no_weight_can_hold_is_not_folded(fresh: Callable[[], Any]):
-    for settings, reason in (({"shortcuts": ["res1"]}, "a shortcut"), ({"method": "houlsby"}, "cannot be merged")):
-        adapted = lorakit.adapt(fresh(), **settings)
-        some_steps(adapted, 1)
-        before = logits(adapted.model)
-        with pytest.raises(RunError, match=reason) as caught:
-            adapted.merge()
-        assert "run" not in str(caught.value)
-        assert torch.equal(logits(adapted.model), before)
-
-
-def test_a_module_that_does_not_prove_itself_is_not_folded(fresh: Callable[[], Any], monkeypatch: pytest.MonkeyPatch):
-    adapted = lorakit.adapt(fresh(), targets="q")
-    some_steps(adapted, 1)
-    before = logits(adapted.model)
-    kind = type(next(iter(adapted.inside.adapters.values())).delta)
-    monkeypatch.setattr(kind, "effective_weight", lambda self, weight, scale: weight + 0.01)
-    with pytest.raises(RunError, match="gives other outputs"):
-        adapted.merge()
-    assert torch.equal(logits(adapted.model), before)
 
 
 def test_any_module_is_adapted_by_the_names_of_its_linear_modules(tmp_path: Path):
@@ -262,60 +139,6 @@ def test_a_language_model_is_not_trained_whole_at_its_words():
     config = LlamaConfig(**SMALL, num_key_value_heads=2)
     adapted = lorakit.adapt(LlamaForCausalLM(config), rank=2)
     assert {t.role for t in adapted.trained()} == {"A", "B"}
-
-
-def test_a_head_under_two_names_is_one(tmp_path: Path):
-    config = GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=20, n_positions=8, bos_token_id=0, eos_token_id=0)
-    model = GPT2LMHeadModel(config).eval()
-    plain, ids = copy.deepcopy(model), torch.tensor([[3, 4, 5]])
-    with pytest.raises(RecipeError, match=r"lm_head\.weight is one tensor with transformer\.wte\.weight") as caught:
-        lorakit.adapt(model, rank=2, head="lm_head")
-    assert caught.value.problems[0].hint.startswith("head='transformer.wte.weight'")
-    adapted = lorakit.adapt(model, rank=2, head=".*wte.*")
-    for tensor in adapted.trained():
-        tensor.parameter.data += 0.1
-    again = lorakit.attach_saved(plain, adapted.save(tmp_path / "adapter"))
-    assert torch.equal(again.model(ids).logits, model(ids).logits)
-
-
-@pytest.mark.parametrize(
-    ("made", "expected"),
-    [
-        (lambda: BertModel(BertConfig(**ENCODER)), "PeftModelForFeatureExtraction"),
-        (lambda: BertForTokenClassification(BertConfig(**ENCODER)), "PeftModelForTokenClassification"),
-        (lambda: BertForQuestionAnswering(BertConfig(**ENCODER)), "PeftModelForQuestionAnswering"),
-        (lambda: BertForMaskedLM(BertConfig(**ENCODER)), "PeftModel"),
-        (lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2)), "PeftModelForCausalLM"),
-    ],
-)
-def test_peft_takes_a_model_for_what_it_is(made: Callable[[], Any], expected: str, tmp_path: Path):
-    model = made().eval()
-    plain, ids = copy.deepcopy(model), torch.tensor([[3, 4, 5]])
-    adapted = lorakit.adapt(model, rank=2)
-    for tensor in adapted.trained():
-        tensor.parameter.data += 0.1
-    theirs = PeftModel.from_pretrained(plain, adapted.save(tmp_path / "adapter")).eval()
-    assert type(theirs).__name__ == expected
-    torch.testing.assert_close(theirs(ids)[0], model(ids)[0])
-
-
-def test_what_is_not_saved_is_said(fresh: Callable[[], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    adapted = copy.deepcopy(lorakit.adapt(fresh()))
-    some_steps(adapted)
-    expected = logits(adapted.model)
-    for name, times in (("checkpoint-1", 1), ("checkpoint-2", 1), ("final", 2)):
-        adapted.model.save_pretrained(tmp_path / name)
-        assert caplog.text.count("has the frozen weights with adapters beside") == times
-    adapted.save(tmp_path / "adapter")
-    adapted.model.bert.pooler.dense.weight.requires_grad_(True)
-    assert "trains too" not in caplog.text
-    adapted.save(tmp_path / "adapter")
-    assert "bert.pooler.dense.weight trains too, and is not saved" in caplog.text
-    caplog.clear()
-    adapted.merge().save_pretrained(tmp_path / "merged")
-    assert not caplog.records
-    again = BertForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
-    torch.testing.assert_close(logits(again), expected)
 
 
 def test_rates_that_another_optimiser_would_not_keep_are_said(
@@ -430,25 +253,3 @@ def test_a_search_and_a_start_from_rows_go_with_any_module():
     untold.begin(optimizer, steps=5, steps_per_epoch=5)
     with pytest.raises(UsageError, match="gives no loss for a batch of x, labels"):
         untold.before_step()
-
-
-def test_a_folder_that_is_none_of_ours_is_told_apart(fresh: Callable[[], Any], tmp_path: Path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("mine")
-    adapted = lorakit.adapt(fresh())
-    with pytest.raises(UsageError, match="is not replaced"):
-        adapted.save(tmp_path / "mine")
-    with pytest.raises(RunError, match="neither a saved adapter nor a run"):
-        lorakit.attach_saved(fresh(), tmp_path / "mine")
-    saved = adapted.save(tmp_path / "adapter")
-    assert read_json(saved / "lorakit.json")["adapter"]["method"] == "lora"
-    model, names = fresh(), set(fresh().state_dict())
-    with edited_json(saved / "lorakit.json") as told:
-        told["sites"] = told["sites"][:1]
-    with pytest.raises(RunError, match="are not those of this model"):
-        lorakit.attach_saved(model, saved)
-    assert set(model.state_dict()) == names
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    three = BertForSequenceClassification(BertConfig(**ENCODER, num_labels=3))
-    with pytest.raises(RunError, match="head was trained for"):
-        lorakit.attach_saved(three, saved)

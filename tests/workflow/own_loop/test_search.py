@@ -84,8 +84,8 @@ class Bound:
         """Every step's batch."""
         return (self.collate([self.rows[i] for i in rows]) for epoch in self.epochs for rows in epoch)
 
-    def same(self, search: lorakit.Search) -> None:
-        """Assert that the search chose as the run's, and that the model came to the same."""
+    def chosen_alike(self, search: lorakit.Search) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logits that the search's model and the run's came to. AssertionError where they chose otherwise."""
         timeline = read_jsonl(self.run / "timeline.jsonl")
         assert len(timeline) == len(search.timeline)
         for ours, theirs in zip(search.timeline, timeline, strict=True):
@@ -99,9 +99,7 @@ class Bound:
         trained = restore_run(self.run, "last").adapted.model.eval()
         batch = self.collate(self.rows[:BATCH])
         with torch.no_grad():
-            torch.testing.assert_close(
-                search.adapted.model.eval()(**batch).logits, trained(**batch).logits, rtol=1e-4, atol=1e-4
-            )
+            return search.adapted.model.eval()(**batch).logits, trained(**batch).logits
 
 
 class OrderedTrainer(Trainer):
@@ -163,14 +161,14 @@ def test_the_trainer_chooses_as_lorakit_train_does_and_goes_on_from_its_checkpoi
     search = lorakit.Search("heterolora", lorakit.adapt(bound.model(), **ADAPTER), **SEARCH)
     arguments = {"save_strategy": "steps", "save_steps": 4}
     train_by_trainer(bound, tmp_path, search.adapted, search.callback(), **arguments).train()
-    bound.same(search)
+    torch.testing.assert_close(*bound.chosen_alike(search), rtol=1e-4, atol=1e-4)
     saved = tmp_path / "trainer" / "checkpoint-4"
     adapted = lorakit.attach_saved(bound.model(), saved / "adapter")  # the adapter of that step, with its sites
     assert adapted.inside.on == [tick for tick in search.timeline if tick["step"] < 4][-1]["on"]
     again = lorakit.Search("heterolora", lorakit.adapt(bound.model(), **ADAPTER), **SEARCH)
     trainer = train_by_trainer(bound, tmp_path / "again", again.adapted, again.callback())
     trainer.train(resume_from_checkpoint=str(saved))
-    bound.same(again)
+    torch.testing.assert_close(*bound.chosen_alike(again), rtol=1e-4, atol=1e-4)
 
 
 def test_a_runs_adapter_goes_on_the_model_that_transformers_loads(bound: Bound, tmp_path: Path):
@@ -216,7 +214,7 @@ def test_other_searches_are_the_same_too(
     search = lorakit.Search(method, lorakit.adapt(bound.model(), **told), **SEARCH, **settings, **bound.scored)
     by_hand(bound, search)
     search.end()
-    bound.same(search)
+    torch.testing.assert_close(*bound.chosen_alike(search), rtol=1e-4, atol=1e-4)
 
 
 def test_a_loop_by_hand_does_too_and_goes_on_where_it_was_stopped(bound: Bound):
@@ -228,7 +226,7 @@ def test_a_loop_by_hand_does_too_and_goes_on_where_it_was_stopped(bound: Bound):
     again.adapted.model.load_state_dict(tensors)
     by_hand(bound, again, state=kept)
     again.end()
-    bound.same(again)
+    torch.testing.assert_close(*bound.chosen_alike(again), rtol=1e-4, atol=1e-4)
 
 
 def test_lorakit_train_starts_from_what_was_saved(bench: Bench, bound: Bound, tmp_path: Path):
@@ -361,4 +359,4 @@ def test_lightning_chooses_as_lorakit_train_does_and_goes_on_from_its_checkpoint
         trainer = lightning.Trainer(max_epochs=EPOCHS, gradient_clip_val=1.0, callbacks=callbacks, **quiet)
         loader = DataLoader(bound.rows, batch_sampler=InOrder(order), collate_fn=bound.collate)  # type: ignore[arg-type]
         trainer.fit(Module(search.adapted), loader, ckpt_path=begun)
-        bound.same(search)
+        torch.testing.assert_close(*bound.chosen_alike(search), rtol=1e-4, atol=1e-4)
