@@ -3,8 +3,8 @@
     python scripts/continual.py --data shared/continual --out results/continual --rows 1000 --test-rows 500 --seeds 0 1 2
 
 Every method learns the same rows in the same order as a sequence of `lorakit`; `joint` is one classifier of all rows at once, labels of
-the same name merged, which has seen what no sequence sees together. With the task known it answers among the labels of the task. Each
-result is written as it comes, to OUT/ORDER-SEED-METHOD.json; a call that was stopped goes on. The table has means over orders and seeds,
+the same name merged, which has seen what no sequence sees together, and knows no order: it is learnt once a seed. With the task known it
+answers among the labels of the task. Each result is written as it comes, to OUT/ORDER-SEED-METHOD.json; a call that was stopped goes on. The table has means over orders and seeds,
 and differences to `sequential`, paired by order and seed, with the 95 % interval of Student's t over these pairs.
 """
 
@@ -62,7 +62,8 @@ def main() -> None:
 
 def learnt(order: str, seed: int, method: str, options: argparse.Namespace) -> dict[str, Any]:
     """The scores of one sequence, or of all rows at once; what is there is not learnt again."""
-    tasks = [name for name in ORDERS[order] if name in options.tasks]
+    order = "any" if method == JOINT else order
+    tasks = [name for name in ORDERS.get(order, ORDERS["forward"]) if name in options.tasks]
     place: Path = options.out / f"{order}-{seed}-{method}"
 
     def learn() -> dict[str, Any]:
