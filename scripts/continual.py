@@ -4,8 +4,9 @@
 
 Every method learns the same rows in the same order as a sequence of `lorakit`; `joint` is one classifier of all rows at once, labels of
 the same name merged, which has seen what no sequence sees together, and knows no order: it is learnt once a seed. With the task known it
-answers among the labels of the task. Each result is written as it comes, to OUT/ORDER-SEED-METHOD.json; a call that was stopped goes on. The table has means over orders and seeds,
-and differences to `sequential`, paired by order and seed, with the 95 % interval of Student's t over these pairs.
+answers among the labels of the task. Each result is written as it comes, to OUT/ORDER-SEED-METHOD.json; a call that was stopped goes on.
+The table has means over orders and seeds, and differences to `sequential`, paired by order and seed, with the 95 % interval of Student's
+t over these pairs.
 """
 
 from __future__ import annotations
