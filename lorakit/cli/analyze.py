@@ -10,8 +10,21 @@ import typer
 import lorakit
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.completion import complete_run
+from lorakit.cli.intrinsic import (
+    Dimensions,
+    Folder,
+    FullRate,
+    Intrinsic,
+    Kinds,
+    MeasureWorkers,
+    Options,
+    Rate,
+    Seeds,
+    measure,
+)
 from lorakit.cli.options import AsJson, Offline, Quiet, Weights, given_or_newest
 from lorakit.cli.output import say, write
+from lorakit.errors import UsageError
 from lorakit.reporting.tables import counted
 
 if TYPE_CHECKING:
@@ -26,22 +39,44 @@ Runs = Annotated[
     ),
 ]
 Rows = Annotated[
-    int, typer.Option("--rows", metavar="N", help="Held-out rows of each run on which features are compared; 0: none.")
+    Optional[int],
+    typer.Option(
+        "--rows",
+        metavar="N",
+        help="Held-out rows of each run on which features are compared, 256 by default; 0: none.",
+    ),
 ]
 
 
 def analyze(
     runs: Runs = None,
-    rows: Rows = 256,
+    rows: Rows = None,
     weights: Weights = None,
+    intrinsic: Intrinsic = None,
+    dimensions: Dimensions = None,
+    kinds: Kinds = None,
+    lr: Rate = None,
+    full_lr: FullRate = None,
+    seeds: Seeds = None,
+    folder: Folder = None,
+    workers: MeasureWorkers = None,
     offline: Offline = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Look into what runs have learnt: where their updates are, which directions they take and share, how far features have moved."""
+    options = Options(dimensions, kinds, lr, full_lr, seeds, folder, workers)
     with envelope(offline=offline, quiet=quiet):
+        if intrinsic is not None:
+            for option, value in (("--rows", rows), ("--weights", weights)):
+                if value is not None:
+                    raise UsageError("looks at runs, and --intrinsic trains its own", where=option, hint="leave it out")
+            measure(intrinsic, runs or [], options, offline=offline, quiet=quiet, as_json=as_json)
+            return
+        options.refuse()
         chosen: list[str | Path] = list(runs) if runs else [given_or_newest(None)]
-        answer(lorakit.analyze(*chosen, rows=rows, weights=weights, offline=offline), tell, as_json=as_json)
+        looked = lorakit.analyze(*chosen, weights=weights, rows=256 if rows is None else rows, offline=offline)
+        answer(looked, tell, as_json=as_json)
 
 
 def tell(result: AnalysisResult) -> None:
