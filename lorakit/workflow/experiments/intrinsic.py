@@ -165,7 +165,7 @@ def resolve(asked: IntrinsicRequest) -> tuple[Path, Arm, dict[tuple[str, int], A
                 rate,
                 "adapter.method=intrinsic",
                 f"adapter.rank={dimension}",
-                f"adapter.options={{per_layer: {KINDS[kind]}}}",
+                f"adapter.options={{per_layer: '{KINDS[kind]}'}}",
                 "evaluation.baselines=[]",
             )
             for kind in asked.kinds

@@ -73,24 +73,18 @@ def test_the_smallest_subspace_that_is_enough(small: str, pretending: None, tmp_
 
 def test_sides_differ_in_the_subspace_alone(bench: Bench, pretending: None, tmp_path: Path) -> None:
     recipe = bench.load(*SEARCH, "training.batch_size=5", "adapter.dropout=0.2", name="searched_one")
-    lorakit.intrinsic_dimension(
-        recipe, dimensions=[8], kinds=["said"], seeds=[1], folder=tmp_path, lr=0.02, offline=True
-    )
+    asked: dict[str, Any] = {"kinds": ["said"], "seeds": [1], "folder": tmp_path, "lr": 0.02, "offline": True}
+    lorakit.intrinsic_dimension(recipe, dimensions=[8], **asked)
     assert log(tmp_path) == ["searched_one-full-1", "searched_one-said-8-1"]
     full, said = (load_recipe(tmp_path / name).recipe for name in log(tmp_path))
+    lorakit.intrinsic_dimension(recipe, dimensions=[8, 16], **asked)
+    assert log(tmp_path)[2:] == ["searched_one-said-16-1"]  # what is trained is not trained again
     assert (said.adapter.method, said.adapter.rank, said.adapter.options) == ("intrinsic", 8, {"per_layer": "true"})
     assert (full.training.lr, said.training.lr) == ("auto", 0.02)
     for side in (full, said):
         assert (side.search.method, side.adapter.shortcuts, side.adapter.dropout) == ("none", [], 0.0)
         assert (side.task, side.model, side.training.batch_size) == (recipe.recipe.task, recipe.recipe.model, 5)
     assert (full.evaluation.baselines, said.evaluation.baselines) == (["majority", "frozen"], [])
-
-
-def test_what_is_trained_is_not_trained_again(small: str, pretending: None, tmp_path: Path) -> None:
-    asked: dict[str, Any] = {"kinds": ["did"], "seeds": [0], "folder": tmp_path}
-    lorakit.intrinsic_dimension(small, dimensions=[8], **asked)
-    lorakit.intrinsic_dimension(small, dimensions=[8, 16], **asked)
-    assert log(tmp_path) == ["small-full-0", "small-did-8-0", "small-did-16-0"]
 
 
 def test_exactly_so_many_numbers_train(bench: Bench, tmp_path: Path) -> None:
