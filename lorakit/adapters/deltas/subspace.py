@@ -42,7 +42,7 @@ class Subspace(Delta):
     shared_roles: ClassVar = {"z": "vector", "lambda": "gate"}
     starts: ClassVar = {"z": 0.0, "lambda": 1.0}
     options: ClassVar = {
-        "per_layer": Option("true", "a scalar for each layer, of the numbers that train", choices=("true", "false")),
+        "per_layer": Option(True, "a scalar for each layer, of the numbers that train"),
         "seed": Option(0, "what the random directions are drawn from, with the site's name"),
     }
     free_rank: ClassVar = True
@@ -85,7 +85,7 @@ class Subspace(Delta):
     ) -> dict[str, tuple[int, ...]]:
         """z (rank - m), lambda (m). Raises RecipeError where the scalars leave nothing to z."""
         scalars = 0
-        if cls.settings_of(options)["per_layer"] == "true":
+        if cls.settings_of(options)["per_layer"]:
             scalars = 1 + max(site.layer for site in sites)
         shapes: dict[str, tuple[int, ...]] = {"z": (directions(rank, scalars),)}
         return shapes | {"lambda": (scalars,)} if scalars else shapes
@@ -124,7 +124,7 @@ def directions(rank: int, scalars: int) -> int:
     if rank > scalars:
         return rank - scalars
     what = f"rank {rank} is all that trains, and each of the {scalars} layers up to the last adapted one has a scalar of its own"
-    hint = "adapter.options={per_layer: 'false'} has no scalars"
+    hint = "adapter.options={per_layer: false} has no scalars"
     raise RecipeError(Problem(what, key="adapter.rank", valid=f"{scalars + 1} or more", hint=hint))
 
 

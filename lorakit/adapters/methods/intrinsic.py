@@ -4,7 +4,7 @@ Aghajanyan et al. 2020, arXiv 2012.13255).
     dW = lambda P z, laid out as out x in        P: out in x (d - m), Fastfood, random, the matrix's own, frozen;
                                                  z: d - m, one for all matrices, 0 at start;  lambda: one of m, a layer's, 1 at start
 
-d parameters in all, whatever the model: `rank` is d, and m the number of layers (SAID). With the option `per_layer: "false"` there are
+d parameters in all, whatever the model: `rank` is d, and m the number of layers (SAID). With the option `per_layer: false` there are
 no scalars (DID), m = 0. The intrinsic dimension of a task is the least d that reaches 90 % of what training in full does. Merges exactly.
 Biases, norms and embeddings stay, and the head trains in full beside. It spares parameters alone: a step costs more than full
 training's, and P takes 9 bytes for each number of the adapted weights.

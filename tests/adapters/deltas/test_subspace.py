@@ -19,7 +19,7 @@ from lorakit.errors import RecipeError
 SCALE = 1.7
 SITE = Site("m", 1, "q", 5, 7, "linear")
 OUTSIDE = Site("pooler", -1, "other", 5, 7, "linear")
-NO_SCALARS = {"per_layer": "false"}
+NO_SCALARS = {"per_layer": False}
 
 
 def make(rank: int, site: Site = SITE, options: dict[str, Any] | None = None) -> Any:
