@@ -199,8 +199,9 @@ class Adapter(nn.Module):
         return sum(self.units.size(name, parameter, live) for name, parameter, _ in self.trained_tensors())
 
     def delta_dtype(self) -> torch.dtype:
-        """The dtype the adapter's tensors are kept in."""
-        return next(self.delta.parameters(), torch.empty(0)).dtype
+        """The dtype the adapter's tensors are kept in; that of its buffers where all that it trains is shared."""
+        buffers = (buffer for buffer in self.delta.buffers() if buffer.is_floating_point())
+        return next(chain(self.delta.parameters(), buffers), torch.empty(0)).dtype
 
     # -- its state ----------------------------------------------------------------------------------------------------
 

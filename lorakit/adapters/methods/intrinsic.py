@@ -6,10 +6,11 @@ Aghajanyan et al. 2020, arXiv 2012.13255).
 
 d parameters in all, whatever the model: `rank` is d, and m the number of layers (SAID). With the option `per_layer: false` there are
 no scalars (DID), m = 0. The intrinsic dimension of a task is the least d that reaches 90 % of what training in full does. Merges exactly.
-Biases, norms and embeddings stay, and the head trains in full beside. It spares parameters alone: a step costs more than full
-training's, and P takes 9 bytes for each number of the adapted weights.
-Differs from the authors' code in: a scalar a layer, as in the paper, instead of one a tensor; blocks as long as z, several below each
-other, instead of one as long as the tensor; drawn from the matrix's name and the option `seed`. It was read as others pass it on.
+The head trains in full beside. It spares parameters alone: a step costs more than full training's, and P takes 9 bytes for each number of
+the adapted weights, so that a quantised base saves little.
+Differs from the authors' code in: projections alone, where theirs moves embeddings, norms, biases and the head too; a scalar a layer, as
+in the paper, instead of one a tensor; blocks as long as z, several below each other, instead of one as long as the tensor. That of 2020
+was read as others pass it on, that of 2018 was not.
 When to use it: to learn how many directions a task needs, or for the smallest adapter there is; not to save time or memory.
 """
 
