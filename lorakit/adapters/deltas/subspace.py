@@ -24,17 +24,18 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.basis import stream_of
 from lorakit.adapters.options import NO_OPTIONS, Option, Options
 from lorakit.adapters.shared import Shared
+from lorakit.adapters.whole import Whole
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError
 
 Tensor = torch.Tensor
 
 
-class Subspace(Delta):
+class Subspace(Whole):
     """dW = lambda P z with z and the layers' lambda shared by all sites."""
 
     name = "subspace"
@@ -90,15 +91,7 @@ class Subspace(Delta):
         shapes: dict[str, tuple[int, ...]] = {"z": (directions(rank, scalars),)}
         return shapes | {"lambdas": (scalars,)} if scalars else shapes
 
-    def forward(self, x: Tensor, scale: float) -> Tensor:
-        """``scale (lambda P z) x``."""
-        return F.linear(x, self.moved(scale))
-
-    def dense(self) -> Tensor:
-        """lambda P z (out x in)."""
-        return self.moved(1.0)
-
-    def moved(self, scale: float) -> Tensor:
+    def whole(self, scale: float) -> Tensor:
         """``scale lambda P z`` (out x in), in the precision of G also under autocast."""
         out, inside = self.site.out_features, self.site.in_features
         blocks, p = self.signs.shape

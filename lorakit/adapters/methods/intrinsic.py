@@ -11,7 +11,8 @@ the adapted weights, so that a quantised base saves little.
 Differs from the authors' code in: projections alone, where theirs moves embeddings, norms, biases and the head too; a scalar a layer, as
 in the paper, instead of one a tensor; blocks as long as z, several below each other, instead of one as long as the tensor. That of 2020
 was read as others pass it on, that of 2018 was not.
-When to use it: to learn how many directions a task needs, or for the smallest adapter there is; not to save time or memory.
+When to use it: to learn how many directions a task needs, or for the smallest adapter there is; not to save time or memory; wants a high
+learning rate.
 """
 
 from lorakit.adapters.method import Method, methods
@@ -27,6 +28,6 @@ methods.register(
         scale="none",
         targets=("all",),
         rank=256,
-        lr=0.01,
+        lr=0.03,
     ),
 )
