@@ -5,7 +5,7 @@ dW = lambda P z, laid out as out x in        z: d - m, shared by all sites; lamb
 `rank` is d, the number of all that trains in the whole model: z, and the scalars of the m layers up to the last adapted one, which the
 option `per_layer: false` leaves out (m = 0). z starts at 0 and lambda at 1. A site in no layer has no scalar.
 
-P is made of Fastfood blocks (Le, Sarlos and Smola 2013, section 3), p = 2^ceil(log2(d - m)), n = out in, of which there are ceil(n / p):
+P is ceil(n / p) blocks of Fastfood (Le, Sarlos and Smola 2013, arXiv 1408.3060), one below the other; n = out in, p = 2^ceil(log2(d - m)):
 
     P = [H G_1 Pi_1 H B_1; H G_2 Pi_2 H B_2; ...] / sqrt(n p)        cut to n rows and d - m columns
     H: p x p, Sylvester's, of +-1;  B: random signs;  Pi: a permutation;  G: N(0, 1)
@@ -24,25 +24,26 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.deltas.basis import stream_of
 from lorakit.adapters.options import NO_OPTIONS, Option, Options
 from lorakit.adapters.shared import Shared
+from lorakit.adapters.whole import Whole
 from lorakit.backbone.site import Site
 from lorakit.errors import Problem, RecipeError
 
 Tensor = torch.Tensor
 
 
-class Subspace(Delta):
+class Subspace(Whole):
     """dW = lambda P z with z and the layers' lambda shared by all sites."""
 
     name = "subspace"
     roles: ClassVar = {}
-    shared_roles: ClassVar = {"z": "vector", "lambda": "gate"}
-    starts: ClassVar = {"z": 0.0, "lambda": 1.0}
+    shared_roles: ClassVar = {"z": "vector", "lambdas": "gate"}
+    starts: ClassVar = {"z": 0.0, "lambdas": 1.0}
     options: ClassVar = {
-        "per_layer": Option("true", "a scalar for each layer, of the numbers that train", choices=("true", "false")),
+        "per_layer": Option(True, "a scalar for each layer, of the numbers that train"),
         "seed": Option(0, "what the random directions are drawn from, with the site's name"),
     }
     free_rank: ClassVar = True
@@ -56,7 +57,7 @@ class Subspace(Delta):
 
     def __init__(self, site: Site, rank: int, options: Options = NO_OPTIONS, shared: Shared | None = None):
         super().__init__(site, rank, options, shared)
-        scalars = sum(len(tensor) for name, tensor, _ in self.shared.tensors() if name == "lambda")
+        scalars = sum(len(tensor) for name, tensor, _ in self.shared.tensors() if name == "lambdas")
         self.scaled = scalars > 0 <= site.layer
         self.columns = directions(rank, scalars)
         p = 2 ** (self.columns - 1).bit_length()
@@ -85,27 +86,19 @@ class Subspace(Delta):
     ) -> dict[str, tuple[int, ...]]:
         """z (rank - m), lambda (m). Raises RecipeError where the scalars leave nothing to z."""
         scalars = 0
-        if cls.settings_of(options)["per_layer"] == "true":
+        if cls.settings_of(options)["per_layer"]:
             scalars = 1 + max(site.layer for site in sites)
         shapes: dict[str, tuple[int, ...]] = {"z": (directions(rank, scalars),)}
-        return shapes | {"lambda": (scalars,)} if scalars else shapes
+        return shapes | {"lambdas": (scalars,)} if scalars else shapes
 
-    def forward(self, x: Tensor, scale: float) -> Tensor:
-        """``scale (lambda P z) x``."""
-        return F.linear(x, self.moved(scale))
-
-    def dense(self) -> Tensor:
-        """lambda P z (out x in)."""
-        return self.moved(1.0)
-
-    def moved(self, scale: float) -> Tensor:
+    def whole(self, scale: float) -> Tensor:
         """``scale lambda P z`` (out x in), in the precision of G also under autocast."""
         out, inside = self.site.out_features, self.site.in_features
         blocks, p = self.signs.shape
         with torch.autocast(self.gaussian.device.type, enabled=False):
             z = self.shared.get_parameter("z")[: self.columns].to(self.gaussian.dtype)
             if self.scaled:
-                z = z * self.shared.get_parameter("lambda")[self.site.layer]
+                z = z * self.shared.get_parameter("lambdas")[self.site.layer]
             z = F.pad(z * (scale / math.sqrt(out * inside * p)), (0, p - self.columns))
             rows = self.hadamard(self.signs * z).flatten().index_select(0, self.places)
             rows = self.hadamard(rows.view(blocks, p) * self.gaussian)
@@ -124,7 +117,7 @@ def directions(rank: int, scalars: int) -> int:
     if rank > scalars:
         return rank - scalars
     what = f"rank {rank} is all that trains, and each of the {scalars} layers up to the last adapted one has a scalar of its own"
-    hint = "adapter.options={per_layer: 'false'} has no scalars"
+    hint = "adapter.options={per_layer: false} has no scalars"
     raise RecipeError(Problem(what, key="adapter.rank", valid=f"{scalars + 1} or more", hint=hint))
 
 

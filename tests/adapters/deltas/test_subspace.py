@@ -19,7 +19,7 @@ from lorakit.errors import RecipeError
 SCALE = 1.7
 SITE = Site("m", 1, "q", 5, 7, "linear")
 OUTSIDE = Site("pooler", -1, "other", 5, 7, "linear")
-NO_SCALARS = {"per_layer": "false"}
+NO_SCALARS = {"per_layer": False}
 
 
 def make(rank: int, site: Site = SITE, options: dict[str, Any] | None = None) -> Any:
@@ -91,7 +91,7 @@ def test_its_columns_are_nearly_an_orthonormal_system() -> None:
 
 def test_a_layer_s_scalar_multiplies_it() -> None:
     delta, plain = make(11), make(8, options=NO_SCALARS)
-    z, scalars = delta.shared.get_parameter("z"), delta.shared.get_parameter("lambda")
+    z, scalars = delta.shared.get_parameter("z"), delta.shared.get_parameter("lambdas")
     assert (z.shape, scalars.shape) == ((8,), (3,))
     with torch.no_grad():
         plain.shared.get_parameter("z").copy_(z)
@@ -111,7 +111,7 @@ def test_a_site_in_no_layer_has_no_scalar() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank", "options", "shapes"), [(4, {}, {"z": (1,), "lambda": (3,)}), (4, NO_SCALARS, {"z": (4,)})]
+    ("rank", "options", "shapes"), [(4, {}, {"z": (1,), "lambdas": (3,)}), (4, NO_SCALARS, {"z": (4,)})]
 )
 def test_rank_is_all_that_trains(rank: int, options: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
     sites = [OUTSIDE, SITE, Site("last", 2, "v", 4, 4, "linear")]
@@ -133,7 +133,7 @@ def test_a_lower_rank_takes_the_first_directions() -> None:
     plain = make(6, options=NO_SCALARS)
     with torch.no_grad():
         plain.shared.get_parameter("z").copy_(delta.shared.get_parameter("z")[:6])
-    assert_close(lower.dense(), delta.shared.get_parameter("lambda")[1] * plain.dense())
+    assert_close(lower.dense(), delta.shared.get_parameter("lambdas")[1] * plain.dense())
 
 
 def test_directions_come_from_the_name_and_the_seed_alone() -> None:
