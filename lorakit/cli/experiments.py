@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lorakit.workflow.experiments.elsewhere import Submitted
     from lorakit.workflow.experiments.intrinsic import IntrinsicDimension
     from lorakit.workflow.experiments.sweep import Sweep
+
+N = TypeVar("N", int, float)
 
 ENDLESS = 10_000  # columns, more than any table takes
 
@@ -116,16 +118,21 @@ def request(
 
 def whole_numbers(text: str | None, option: str, noun: str, such_as: str) -> list[int] | None:
     """Numbers with commas between them, each once. UsageError for anything else, with the option and what its numbers are."""
+    return numbers(int, text, option, noun, such_as)
+
+
+def numbers(kind: Callable[[str], N], text: str | None, option: str, noun: str, such_as: str) -> list[N] | None:
+    """The same of a kind of numbers."""
     if text is None:
         return None
     valid = f"such as {such_as}"
     try:
-        numbers = [int(number) for number in text.split(",")]
+        found = [kind(number) for number in text.split(",")]
     except ValueError:
         raise UsageError(f"'{text}' is not a list of {noun}", where=option, valid=valid) from None
-    if len(set(numbers)) < len(numbers) or min(numbers) < 0:
+    if len(set(found)) < len(found) or min(found) < 0:
         raise UsageError(f"'{text}' names one of its {noun} twice, or one below 0", where=option, valid=valid)
-    return numbers
+    return found
 
 
 def say_the_rest(result: Comparison | Sweep, written: Sequence[Path | None]) -> None:

@@ -14,7 +14,7 @@ import typer
 import lorakit
 from lorakit.cli.command import answer
 from lorakit.cli.completion import complete_recipe
-from lorakit.cli.experiments import request, say_what_is_not_there, whole_numbers
+from lorakit.cli.experiments import numbers, request, say_what_is_not_there, whole_numbers
 from lorakit.cli.output import say, write
 from lorakit.errors import UsageError
 from lorakit.reporting.tables import Column, percent, table
@@ -48,14 +48,18 @@ Kinds = Annotated[
         help="Subspaces with a scalar for every layer (said), without (did), by default both (--intrinsic).",
     ),
 ]
-Rate = Annotated[
-    Optional[float],
-    typer.Option("--lr", help="Of all subspaces (--intrinsic); by default each training finds its own.", min=0.0),
-]
-FullRate = Annotated[
-    Optional[float],
+Rates = Annotated[
+    Optional[str],
     typer.Option(
-        "--full-lr", help="Of full fine-tuning (--intrinsic); by default each training finds its own.", min=0.0
+        "--lr",
+        metavar="L,L",
+        help="Learning rates of subspaces (--intrinsic), each the best of several on held-out training rows; by default 0.01,0.03,0.1.",
+    ),
+]
+FullRates = Annotated[
+    Optional[str],
+    typer.Option(
+        "--full-lr", metavar="L,L", help="The same of full fine-tuning (--intrinsic); by default 3e-5,1e-4,3e-4."
     ),
 ]
 Seeds = Annotated[
@@ -86,8 +90,8 @@ class Options:
 
     dimensions: str | None
     kinds: str | None
-    lr: float | None
-    full_lr: float | None
+    lr: str | None
+    full_lr: str | None
     seeds: str | None
     folder: Path | None
     workers: int | None
@@ -105,7 +109,10 @@ def measure(
     """Measure and tell."""
     how: dict[str, Any] = {"no_wait": False, "on": None, "slurm": None, "offline": offline, "quiet": quiet}
     asked = request(options.seeds, options.folder, None, None, workers=options.workers, **how)
-    asked |= {"lr": options.lr, "full_lr": options.full_lr}
+    rates = (("lr", "--lr", options.lr), ("full_lr", "--full-lr", options.full_lr))
+    asked |= {
+        name: numbers(float, text, option, "rates", "1e-4,3e-4") for name, option, text in rates if text is not None
+    }
     asked["dimensions"] = whole_numbers(options.dimensions, "--dimensions", "dimensions", "32,128,512")
     if options.kinds is not None:
         asked["kinds"] = options.kinds.split(",")

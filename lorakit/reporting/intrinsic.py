@@ -89,11 +89,11 @@ def smallest(subspaces: Sequence[Subspace], aim: float, seed: int | None = None)
 # -- in words ----------------------------------------------------------------------------------------------------------
 
 
-def intrinsic_words(curve: IntrinsicCurve) -> list[Passage]:
-    """What the curve says, and what it does not."""
+def intrinsic_words(curve: IntrinsicCurve, rates: str = "") -> list[Passage]:
+    """What the curve says, and what it does not. rates: a sentence on how learning rates were chosen."""
     return [
         Passage("How small a subspace is enough", enough_words(curve)),
-        Passage("What this is worth", worth_words(curve)),
+        Passage("What this is worth", [*worth_words(curve), *([rates] if rates else [])]),
     ]
 
 

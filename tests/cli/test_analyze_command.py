@@ -85,18 +85,18 @@ def measured(monkeypatch):
 
 
 def test_an_intrinsic_dimension_is_measured_and_told(cli, here, measured):
-    options = ["--dimensions", "8,32", "--kinds", "said", "--seeds", "0", "--lr", "0.01", "--folder", "f"]
+    options = ["--dimensions", "8,32", "--kinds", "said", "--seeds", "0", "--lr", "0.01,0.02", "--folder", "f"]
     ran = cli("analyze", "--intrinsic", "demo", "task.max_train_rows=50", *options)
     recipe, overrides, asked = measured[0]
     assert (recipe, overrides) == ("demo", ["task.max_train_rows=50"])
-    assert {name: asked[name] for name in ("dimensions", "kinds", "seeds", "lr", "full_lr", "folder")} == {
+    assert {name: asked[name] for name in ("dimensions", "kinds", "seeds", "lr", "folder")} == {
         "dimensions": [8, 32],
         "kinds": ["said"],
         "seeds": [0],
-        "lr": 0.01,
-        "full_lr": None,
+        "lr": [0.01, 0.02],
         "folder": Path("f"),
     }
+    assert "full_lr" not in asked
     rows = [line.split() for line in ran.out.splitlines() if "0." in line]
     assert [row[0] for row in rows] == ["0", "8", "32", "5,000"]
     assert rows[1][1:] == ["0.7500", "100", "%"]

@@ -5,7 +5,8 @@ The recipe is trained in full, and in random subspaces of growing dimension (ada
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from lorakit.reporting.intrinsic import (
     smallest,
 )
 from lorakit.reporting.page import Page, Picture, render
-from lorakit.reporting.summary import Passage
+from lorakit.reporting.summary import Passage, listed
+from lorakit.reporting.tables import counted
 from lorakit.result import Result
 from lorakit.tasks.baselines import FROZEN, MAJORITY
 from lorakit.workflow.experiments.arms import (
@@ -35,18 +37,22 @@ from lorakit.workflow.experiments.arms import (
     check_named_apart,
     choose_metric,
     forecast,
-    gather,
     paired_order,
     rises,
+    to_train,
 )
 from lorakit.workflow.experiments.elsewhere import check_engine, trainer
 from lorakit.workflow.experiments.request import Request, called_with, check_alone
 from lorakit.workflow.experiments.workers import Missing, no_finished_run
 
+FULL = "full"
 KINDS = {"said": "true", "did": "false"}
 """What subspaces are called -> the method's option ``per_layer``: with a scalar for every layer, and without."""
 DIMENSIONS = (32, 128, 512, 2048, 8192)
 SEEDS = (0, 1, 2)
+RATES, FULL_RATES = (0.01, 0.03, 0.1), (3e-5, 1e-4, 3e-4)
+HELD_OUT = 0.2
+"""The share of the training rows that rates are chosen by."""
 OWN = ("adapter.", "search.", "training.lr")
 """Keys that the sides of the measurement differ in."""
 
@@ -60,8 +66,8 @@ class IntrinsicRequest(Request):
     _: KW_ONLY
     dimensions: Sequence[int] | None = None
     kinds: Sequence[str] = tuple(KINDS)
-    lr: float | None = None
-    full_lr: float | None = None
+    lr: Sequence[float] = RATES
+    full_lr: Sequence[float] = FULL_RATES
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class IntrinsicDimension(Result):
         d90: kind -> the smallest dimension whose mean is 90 % of full fine-tuning's; None where none is.
         d90_of_gain: the same of what full fine-tuning gains over the frozen features; empty where it gains nothing.
         d90_by_seed: kind -> seed -> d90 of that seed's runs alone.
+        rates: side -> the learning rate that was chosen for it, or given.
         failed: runs whose training failed.
         missing: runs that are not there yet.
         figure: the curve as PNG.
@@ -86,6 +93,7 @@ class IntrinsicDimension(Result):
     d90: dict[str, int | None]
     d90_of_gain: dict[str, int | None]
     d90_by_seed: dict[str, dict[int, int | None]]
+    rates: dict[str, float]
     failed: list[Missing]
     missing: list[Missing]
     figure: Path
@@ -106,7 +114,8 @@ def intrinsic_dimension(asked: IntrinsicRequest) -> IntrinsicDimension:
         overrides: ``KEY=VALUE`` for all sides; not of adapter, search and learning rate, in which they differ.
         dimensions: d, from the number of layers up; 32, 128, 512, 2048, 8192 where not given.
         kinds: ``said``, ``did`` or both: with a scalar for every layer, and without.
-        lr, full_lr: the rates of subspaces and of full fine-tuning; each training finds its own on training rows where not given.
+        lr, full_lr: learning rates of subspaces and of full fine-tuning. Of several each side takes the one that is best on a fifth of
+            the training rows, held out from trials with the first seed.
         seeds: every side is trained with each; 0, 1 and 2 where not given.
         folder: where the runs are; runs/intrinsic-NAME where not given.
         metric: another one of the task's than its first.
@@ -123,19 +132,73 @@ def intrinsic_dimension(asked: IntrinsicRequest) -> IntrinsicDimension:
     Example:
         >>> lorakit.intrinsic_dimension("mrpc-lora", dimensions=[64, 256, 1024]).d90["said"]     # doctest: +SKIP
     """
-    folder, full, arms = resolve(asked)
-    every = [full, *arms.values()]
-    known = [found for arm in every if (found := forecast(arm, train=True)) is not None]
+    folder, sides = resolve(asked)
+    seeds = SEEDS if asked.seeds is None else asked.seeds
+    trials = {side.name: side.trials(seeds[0], folder) for side in sides}
+    check_same_recipes([*(arm for own in trials.values() for arm in own.values())])
+    known = [
+        found for side in sides if (found := forecast(side.arm(side.rates[0], seeds, folder), train=True)) is not None
+    ]
     metric, _ = choose_metric(known, asked.metric)
     if not rises(metric):
         what = f"90 % of '{metric}' is no aim: lower is better"
         raise UsageError(what, where="--metric", valid="a metric of which more is better")
-    absent = paired_order(every)
-    failed, missing = list[Missing](), list[Missing]()
-    if absent:
-        with trainer(intrinsic_dimension, asked, folder, len(absent), goes_on(asked)) as train:
-            failed, missing = train(absent, sum(len(arm.entries) for arm in every))
-    return conclude(folder, metric, full, arms, failed, missing)
+    total = sum(map(len, trials.values())) + len(sides) * len(seeds)
+    with trainer(intrinsic_dimension, asked, folder, total, goes_on(asked)) as train:
+        failed, missing = train(paired_order([arm for own in trials.values() for arm in own.values()]), total)
+        rates = {side: rate for side in sides if (rate := side.best(trials[side.name], metric)) is not None}
+        arms = {side: side.arm(rate, seeds, folder) for side, rate in rates.items()}
+        check_same_recipes([*arms.values()])
+        again = train(paired_order([*arms.values()]), total)
+    return conclude(folder, metric, arms, rates, [*failed, *again[0]], [*missing, *again[1]])
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """What is trained alike with every seed.
+
+    name: of its runs, but for the seed; kind: full, said or did; dimension: d, 0 of full; loaded: its recipe, but for the rate; rates: to
+    choose from.
+    """
+
+    name: str
+    kind: str
+    dimension: int
+    loaded: LoadedRecipe
+    rates: tuple[float, ...]
+
+    def arm(self, rate: float, seeds: Sequence[int], folder: Path) -> Arm:
+        """Its runs at a rate."""
+        return self.trained_as(self.name, (f"training.lr={rate!r}",), seeds, folder)
+
+    def trials(self, seed: int, folder: Path) -> dict[float, Arm]:
+        """Rate -> a run on all training rows but those that rates are chosen by; none where there is nothing to choose."""
+        held_out, rates = f"task.holdout={HELD_OUT}", self.rates if len(self.rates) > 1 else ()
+        return {
+            rate: self.trained_as(f"{self.name}-lr-{rate:g}", (f"training.lr={rate!r}", held_out), [seed], folder)
+            for rate in rates
+        }
+
+    def trained_as(self, name: str, settings: Sequence[str], seeds: Sequence[int], folder: Path) -> Arm:
+        """Its recipe with these settings."""
+        loaded = load_recipe(self.loaded, [*settings, f"run.name={name}"])
+        return Arm(
+            name, loaded.recipe, {entry.seed: entry for entry in to_train(loaded, name, seeds, folder)}, given=True
+        )
+
+    def best(self, trials: Mapping[float, Arm], metric: str) -> float | None:
+        """The rate whose trial has the highest score; None where no trial is finished."""
+        if not trials:
+            return self.rates[0]
+        scores = {rate: score_of(arm, seed, metric) for rate, arm in trials.items() for seed in arm.finished}
+        return max(scores, key=scores.__getitem__) if scores else None
+
+
+def check_same_recipes(arms: Sequence[Arm]) -> None:
+    """Raises UsageError where a run of another recipe is in a run's place."""
+    for arm in arms:
+        for entry in arm.entries.values():
+            entry.check_same_recipe()
 
 
 def goes_on(asked: IntrinsicRequest) -> str:
@@ -144,40 +207,28 @@ def goes_on(asked: IntrinsicRequest) -> str:
     return asked.again("analyze", ["--intrinsic", asked.recipe], asked.overrides, more)
 
 
-def resolve(asked: IntrinsicRequest) -> tuple[Path, Arm, dict[tuple[str, int], Arm]]:
-    """The folder, the side that is trained in full, and kind and dimension -> side; checked."""
+def resolve(asked: IntrinsicRequest) -> tuple[Path, list[Side]]:
+    """The folder, and the sides, the one that is trained in full first; checked."""
     check_alone()
     check_engine(asked)
     dimensions = DIMENSIONS if asked.dimensions is None else asked.dimensions
     check_request(asked, dimensions)
     loaded = load_recipe(asked.recipe, asked.overrides, offline=asked.offline)
+    several = "--lr" if len(asked.lr) > 1 else "--full-lr" if len(asked.full_lr) > 1 else ""
+    if loaded.recipe.task.holdout is not None and several:
+        what = "rates are chosen by training rows that are held out, and this recipe holds rows out to be scored by"
+        raise UsageError(what, where=several, valid="one rate with task.holdout", hint="task.holdout=null")
     name = loaded.recipe.run.name or loaded.name
     folder = Path(f"runs/intrinsic-{name}" if asked.folder is None else asked.folder)
-    seeds = SEEDS if asked.seeds is None else asked.seeds
-    rate, full_rate = ("auto" if given is None else f"{given:g}" for given in (asked.lr, asked.full_lr))
     baselines = "[]" if loaded.recipe.task.regression else f"[{MAJORITY}, {FROZEN}]"
-    recipes = [
-        side(loaded, f"{name}-full", full_rate, "adapter.method=full", f"evaluation.baselines={baselines}"),
-        *(
-            side(
-                loaded,
-                f"{name}-{kind}-{dimension}",
-                rate,
-                "adapter.method=intrinsic",
-                f"adapter.rank={dimension}",
-                f"adapter.options={{per_layer: '{KINDS[kind]}'}}",
-                "evaluation.baselines=[]",
-            )
-            for kind in asked.kinds
-            for dimension in dimensions
-        ),
-    ]
-    full, *others = gather(recipes, (), seeds, folder)
-    for arm in (full, *others):
-        for entry in arm.entries.values():
-            entry.check_same_recipe()
-    keys = [(kind, dimension) for kind in asked.kinds for dimension in dimensions]
-    return folder, full, dict(zip(keys, others, strict=True))
+    whole = bare(loaded, "adapter.method=full", f"evaluation.baselines={baselines}")
+    sides = [Side(f"{name}-{FULL}", FULL, 0, whole, tuple(asked.full_lr))]
+    for kind in asked.kinds:
+        for dimension in dimensions:
+            options = f"adapter.options={{per_layer: '{KINDS[kind]}'}}"
+            settings = ("adapter.method=intrinsic", f"adapter.rank={dimension}", options, "evaluation.baselines=[]")
+            sides.append(Side(f"{name}-{kind}-{dimension}", kind, dimension, bare(loaded, *settings), tuple(asked.lr)))
+    return folder, sides
 
 
 def check_request(asked: IntrinsicRequest, dimensions: Sequence[int]) -> None:
@@ -197,36 +248,41 @@ def check_request(asked: IntrinsicRequest, dimensions: Sequence[int]) -> None:
         if kind not in KINDS:
             valid = ", ".join(KINDS)
             raise UsageError(f"there is no subspace '{kind}'", where="--kinds", valid=valid, hint=nearest(kind, KINDS))
+    for option, rates in (("--lr", asked.lr), ("--full-lr", asked.full_lr)):
+        if not rates or len(set(rates)) < len(rates) or not all(0 < rate < math.inf for rate in rates):
+            told = ",".join(map(str, rates))
+            raise UsageError(f"'{told}' are no learning rates", where=option, valid="such as 0.01,0.03, each once")
     if not asked.kinds or len(set(asked.kinds)) < len(asked.kinds):
         raise UsageError("names a kind of subspace twice, or none", where="--kinds", valid=",".join(KINDS))
 
 
-def side(loaded: LoadedRecipe, name: str, rate: str, *overrides: str) -> LoadedRecipe:
-    """The recipe as one side of the measurement: without its own adapter, search and rate."""
+def bare(loaded: LoadedRecipe, *overrides: str) -> LoadedRecipe:
+    """The recipe with nothing of its own adapter, search and rate."""
     places = {key: place for key, place in loaded.places.items() if not f"{key}.".startswith(("adapter.", "search."))}
     training = replace(loaded.recipe.training, lr=None)
-    bare = replace(loaded.recipe, adapter=AdapterSection(), search=SearchSection(), training=training)
-    settings = [*overrides, f"training.lr={rate}", f"run.name={name}"]
-    return load_recipe(replace(loaded, recipe=bare, places=places, folder=None), settings)
+    recipe = replace(loaded.recipe, adapter=AdapterSection(), search=SearchSection(), training=training)
+    return load_recipe(replace(loaded, recipe=recipe, places=places, folder=None), overrides)
 
 
 def conclude(
     folder: Path,
     metric: str,
-    full: Arm,
-    arms: dict[tuple[str, int], Arm],
+    arms: Mapping[Side, Arm],
+    rates: Mapping[Side, float],
     failed: list[Missing],
     missing: list[Missing],
 ) -> IntrinsicDimension:
     """What the runs that are there come to; writes figure, page and JSON."""
+    done = {side: arm for side, arm in arms.items() if arm.finished}
+    full = next((arm for side, arm in done.items() if side.kind == FULL), None)
+    if full is None or len(done) == 1:
+        raise no_finished_run(failed, folder)
     scores = {seed: score_of(full, seed, metric) for seed in full.finished}
     subspaces = [
-        Subspace(kind, dimension, {seed: score_of(arm, seed, metric) for seed in arm.finished})
-        for (kind, dimension), arm in arms.items()
-        if arm.finished
+        Subspace(side.kind, side.dimension, {seed: score_of(arm, seed, metric) for seed in arm.finished})
+        for side, arm in done.items()
+        if side.kind != FULL
     ]
-    if not scores or not subspaces:
-        raise no_finished_run(failed, folder)
     summaries = [full.entries[seed].summary() for seed in full.finished]
     curve = IntrinsicCurve(
         task=full.recipe.task.name,
@@ -239,6 +295,7 @@ def conclude(
         subspaces=subspaces,
     )
     of_kind, gain = curve.kinds(), curve.aim_of_gain
+    chosen = {side: rates[side] for side in done}
     found = IntrinsicDimension(
         folder=folder,
         curve=curve,
@@ -248,15 +305,26 @@ def conclude(
             kind: {seed: smallest(own, SHARE * score, seed) for seed, score in scores.items()}
             for kind, own in of_kind.items()
         },
+        rates={side.name: rate for side, rate in chosen.items()},
         failed=failed,
         missing=missing,
         figure=folder / "intrinsic.png",
         page=folder / "intrinsic.html",
-        summary=intrinsic_words(curve),
+        summary=intrinsic_words(curve, rate_words(chosen)),
     )
     write_page(found, full.recipe.model.name)
     write_json(folder / "intrinsic.json", {**found.to_dict(), "environment": environment()})
     return found
+
+
+def rate_words(chosen: Mapping[Side, float]) -> str:
+    """How the rates were chosen, and which of them are at an end of what was tried; empty where all were given."""
+    tried = {side: rate for side, rate in chosen.items() if len(side.rates) > 1}
+    if not tried:
+        return ""
+    ends = [side.name for side, rate in tried.items() if rate in (min(side.rates), max(side.rates))]
+    told = f"Rates were chosen for {counted(len(tried), 'side')} by a fifth of the training rows, with one seed"
+    return told + (f"; those of {listed(ends)} are the lowest or the highest that was tried." if ends else ".")
 
 
 def score_of(arm: Arm, seed: int, metric: str) -> float:

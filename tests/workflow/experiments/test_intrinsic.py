@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lorakit.workflow.experiments import workers
 
 FULL = {0: 0.80, 1: 0.90}  # mean 0.85, 90 % of it 0.765
 SAID = {8: (0.70, 0.72), 16: (0.74, 0.78), 64: (0.78, 0.84)}  # means 0.71, 0.76, 0.81
+GIVEN: dict[str, Any] = {"lr": [0.03], "full_lr": [1e-4]}
 DID = {8: (0.60, 0.62), 16: (0.62, 0.66), 64: (0.70, 0.74)}
 FROZEN = 0.65  # and 0.9 of the gain: 0.65 + 0.9 * 0.20 = 0.83
 
@@ -31,6 +33,8 @@ def pretend(loaded: LoadedRecipe, *, run_dir: Path, resume: bool, hooks: Any) ->
     whole, seed, rank = recipe.adapter.method == "full", recipe.run.seed, recipe.adapter.rank or 0
     scalars = recipe.adapter.options.get("per_layer") == "true"
     value = FULL[seed] if whole else (SAID if scalars else DID)[rank][seed]
+    if recipe.task.holdout:
+        value = 1 - abs(math.log10(float(recipe.training.lr) / (1e-4 if whole else 0.1)))
     told: dict[str, Any] = {"name": "frozen", "title": "", "scores": {"accuracy": FROZEN}, "note": ""}
     run.write_summary(
         {
@@ -55,7 +59,7 @@ def pretending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_smallest_subspace_that_is_enough(small: str, pretending: None, tmp_path: Path) -> None:
-    found = lorakit.intrinsic_dimension(small, dimensions=[8, 16, 64], seeds=[0, 1], folder=tmp_path)
+    found = lorakit.intrinsic_dimension(small, dimensions=[8, 16, 64], seeds=[0, 1], folder=tmp_path, **GIVEN)
     assert found.d90 == {"said": 64, "did": None}
     assert found.d90_of_gain == {"said": None, "did": None}
     assert found.d90_by_seed == {"said": {0: 16, 1: 64}, "did": {0: None, 1: None}}  # from 0.72 and from 0.81
@@ -73,18 +77,33 @@ def test_the_smallest_subspace_that_is_enough(small: str, pretending: None, tmp_
 
 def test_sides_differ_in_the_subspace_alone(bench: Bench, pretending: None, tmp_path: Path) -> None:
     recipe = bench.load(*SEARCH, "training.batch_size=5", "adapter.dropout=0.2", name="searched_one")
-    asked: dict[str, Any] = {"kinds": ["said"], "seeds": [1], "folder": tmp_path, "lr": 0.02, "offline": True}
+    asked: dict[str, Any] = {"kinds": ["said"], "seeds": [1], "folder": tmp_path, "offline": True, **GIVEN}
     lorakit.intrinsic_dimension(recipe, dimensions=[8], **asked)
     assert log(tmp_path) == ["searched_one-full-1", "searched_one-said-8-1"]
     full, said = (load_recipe(tmp_path / name).recipe for name in log(tmp_path))
     lorakit.intrinsic_dimension(recipe, dimensions=[8, 16], **asked)
     assert log(tmp_path)[2:] == ["searched_one-said-16-1"]  # what is trained is not trained again
     assert (said.adapter.method, said.adapter.rank, said.adapter.options) == ("intrinsic", 8, {"per_layer": "true"})
-    assert (full.training.lr, said.training.lr) == ("auto", 0.02)
+    assert (full.training.lr, said.training.lr) == (1e-4, 0.03)
     for side in (full, said):
         assert (side.search.method, side.adapter.shortcuts, side.adapter.dropout) == ("none", [], 0.0)
         assert (side.task, side.model, side.training.batch_size) == (recipe.recipe.task, recipe.recipe.model, 5)
     assert (full.evaluation.baselines, said.evaluation.baselines) == (["majority", "frozen"], [])
+
+
+def test_every_side_has_the_rate_that_is_best_on_held_out_training_rows(
+    small: str, pretending: None, tmp_path: Path
+) -> None:
+    found = lorakit.intrinsic_dimension(small, dimensions=[8], kinds=["did"], seeds=[1, 0], folder=tmp_path)
+    assert found.rates == {"small-full": 1e-4, "small-did-8": 0.1}
+    trials = [name for name in log(tmp_path) if "-lr-" in name]
+    assert trials == log(tmp_path)[:6]
+    assert trials[:3] == ["small-full-lr-3e-05-1", "small-full-lr-0.0001-1", "small-full-lr-0.0003-1"]
+    assert log(tmp_path)[6:] == ["small-full-1", "small-did-8-1", "small-full-0", "small-did-8-0"]
+    assert {load_recipe(tmp_path / name).recipe.task.holdout for name in trials} == {0.2}
+    assert {load_recipe(tmp_path / name).recipe.task.holdout for name in log(tmp_path)[6:]} == {None}
+    told = found.summary[-1].sentences[-1]
+    assert "those of small-did-8 are the lowest or the highest that was tried" in told
 
 
 def test_exactly_so_many_numbers_train(bench: Bench, tmp_path: Path) -> None:
@@ -94,8 +113,7 @@ def test_exactly_so_many_numbers_train(bench: Bench, tmp_path: Path) -> None:
         dimensions=[8],
         seeds=[0],
         folder=tmp_path,
-        lr=0.01,
-        full_lr=1e-4,
+        **GIVEN,
     )
     assert found.failed == []
     for kind in ("said", "did"):
@@ -112,6 +130,9 @@ def test_exactly_so_many_numbers_train(bench: Bench, tmp_path: Path) -> None:
         ([], {"dimensions": []}, "are no dimensions"),
         ([], {"dimensions": [8, 8]}, "are no dimensions"),
         ([], {"dimensions": [0]}, "are no dimensions"),
+        ([], {"lr": [0.1, 0.1]}, "are no learning rates"),
+        ([], {"full_lr": [-1]}, "are no learning rates"),
+        (["task.holdout=0.3"], {}, "this recipe holds rows out"),
         ([], {"kinds": ["sade"]}, "said"),
         ([], {"kinds": []}, "or none"),
         ([], {"dimensions": [8], "seeds": [0], "metric": "f2"}, "not scored by 'f2'"),
