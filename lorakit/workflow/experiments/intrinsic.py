@@ -43,6 +43,7 @@ from lorakit.workflow.experiments.arms import (
 )
 from lorakit.workflow.experiments.elsewhere import check_engine, trainer
 from lorakit.workflow.experiments.request import Request, called_with, check_alone
+from lorakit.workflow.experiments.totals import as_csv, side_by_side
 from lorakit.workflow.experiments.workers import Missing, no_finished_run
 
 FULL = "full"
@@ -114,12 +115,19 @@ def intrinsic_dimension(asked: IntrinsicRequest) -> IntrinsicDimension:
         overrides: ``KEY=VALUE`` for all sides; not of adapter, search and learning rate, in which they differ.
         dimensions: d, from the number of layers up; 32, 128, 512, 2048, 8192 where not given.
         kinds: ``said``, ``did`` or both: with a scalar for every layer, and without.
-        lr, full_lr: learning rates of subspaces and of full fine-tuning. Of several each side takes the one that is best on a fifth of
-            the training rows, held out from trials with the first seed.
+        lr: learning rates of the subspaces; of several each side takes the one that is best on a fifth of the training rows, held out
+            from trials with the first seed.
+        full_lr: the same of full fine-tuning.
         seeds: every side is trained with each; 0, 1 and 2 where not given.
         folder: where the runs are; runs/intrinsic-NAME where not given.
         metric: another one of the task's than its first.
-        wait, table, offline, workers, on, slurm, watch: as of ``compare``; there is no table of all runs.
+        wait: for what other workers on the folder train.
+        table: a csv file to write, a line for each run.
+        offline: never touch the network.
+        workers: processes that share the runs, on this machine this one among them; one for each GPU where not given, else one.
+        on: ``ray`` or ``slurm``, which starts the workers on its machines; this process waits, and trains nothing.
+        slurm: ``KEY=VALUE`` each of its jobs.
+        watch: makes the hook that shows a training's progress, as a context.
 
     Returns:
         The curve and its d90, in intrinsic.json, as a figure and as a page in the folder.
@@ -150,7 +158,10 @@ def intrinsic_dimension(asked: IntrinsicRequest) -> IntrinsicDimension:
         arms = {side: side.arm(rate, seeds, folder) for side, rate in rates.items()}
         check_same_recipes([*arms.values()])
         again = train(paired_order([*arms.values()]), total)
-    return conclude(folder, metric, arms, rates, [*failed, *again[0]], [*missing, *again[1]])
+    found = conclude(folder, metric, arms, rates, [*failed, *again[0]], [*missing, *again[1]])
+    if asked.table is not None:
+        write_text(Path(asked.table), as_csv(side_by_side([*arms.values()], metric)))
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,7 +59,9 @@ def pretending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_smallest_subspace_that_is_enough(small: str, pretending: None, tmp_path: Path) -> None:
-    found = lorakit.intrinsic_dimension(small, dimensions=[8, 16, 64], seeds=[0, 1], folder=tmp_path, **GIVEN)
+    asked: dict[str, Any] = {"dimensions": [8, 16, 64], "seeds": [0, 1], "folder": tmp_path, **GIVEN}
+    found = lorakit.intrinsic_dimension(small, **asked, table=tmp_path / "all.csv")
+    assert (tmp_path / "all.csv").read_text().count("\n") == 1 + 7 * 2
     assert found.d90 == {"said": 64, "did": None}
     assert found.d90_of_gain == {"said": None, "did": None}
     assert found.d90_by_seed == {"said": {0: 16, 1: 64}, "did": {0: None, 1: None}}  # from 0.72 and from 0.81
