@@ -158,10 +158,10 @@ def intrinsic_dimension(asked: IntrinsicRequest) -> IntrinsicDimension:
         arms = {side: side.arm(rate, seeds, folder) for side, rate in rates.items()}
         check_same_recipes([*arms.values()])
         again = train(paired_order([*arms.values()]), total)
-    found = conclude(folder, metric, arms, rates, [*failed, *again[0]], [*missing, *again[1]])
+    result = conclude(folder, metric, arms, rates, [*failed, *again[0]], [*missing, *again[1]])
     if asked.table is not None:
         write_text(Path(asked.table), as_csv(side_by_side([*arms.values()], metric)))
-    return found
+    return result
 
 
 @dataclass(frozen=True, eq=False)
