@@ -231,14 +231,17 @@ def resolve(asked: IntrinsicRequest) -> tuple[Path, list[Side]]:
         raise UsageError(what, where=several, valid="one rate with task.holdout", hint="task.holdout=null")
     name = loaded.recipe.run.name or loaded.name
     folder = Path(f"runs/intrinsic-{name}" if asked.folder is None else asked.folder)
-    baselines = "[]" if loaded.recipe.task.regression else f"[{MAJORITY}, {FROZEN}]"
-    whole = bare(loaded, "adapter.method=full", f"evaluation.baselines={baselines}")
+    given = any(text.startswith("evaluation.baselines=") for text in asked.overrides)
+    names = "[]" if loaded.recipe.task.regression else f"[{MAJORITY}, {FROZEN}]"
+    whole = bare(loaded, "adapter.method=full", *([] if given else [f"evaluation.baselines={names}"]))
     sides = [Side(f"{name}-{FULL}", FULL, 0, whole, tuple(asked.full_lr))]
     for kind in asked.kinds:
         for dimension in dimensions:
             options = f"adapter.options={{per_layer: '{KINDS[kind]}'}}"
-            settings = ("adapter.method=intrinsic", f"adapter.rank={dimension}", options, "evaluation.baselines=[]")
-            sides.append(Side(f"{name}-{kind}-{dimension}", kind, dimension, bare(loaded, *settings), tuple(asked.lr)))
+            own = bare(
+                loaded, "adapter.method=intrinsic", f"adapter.rank={dimension}", options, "evaluation.baselines=[]"
+            )
+            sides.append(Side(f"{name}-{kind}-{dimension}", kind, dimension, own, tuple(asked.lr)))
     return folder, sides
 
 

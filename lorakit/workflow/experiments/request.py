@@ -49,6 +49,11 @@ class Request:
     slurm: Sequence[str] = ()
     watch: Watch = unwatched
 
+    def __post_init__(self) -> None:
+        """Raises UsageError where there would be nothing to train."""
+        if self.seeds is not None and not len(self.seeds):
+            raise UsageError("there are no seeds", where="seeds", valid="one or more, such as 0, 1, 2")
+
     def again(
         self, command: str, recipes: Sequence[AnyRecipe], overrides: Sequence[str], more: Mapping[str, object]
     ) -> str:

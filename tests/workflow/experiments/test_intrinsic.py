@@ -135,6 +135,7 @@ def test_exactly_so_many_numbers_train(bench: Bench, tmp_path: Path) -> None:
         ([], {"lr": [0.1, 0.1]}, "are no learning rates"),
         ([], {"full_lr": [-1]}, "are no learning rates"),
         (["task.holdout=0.3"], {}, "this recipe holds rows out"),
+        ([], {"seeds": []}, "there are no seeds"),
         ([], {"kinds": ["sade"]}, "said"),
         ([], {"kinds": []}, "or none"),
         ([], {"dimensions": [8], "seeds": [0], "metric": "f2"}, "not scored by 'f2'"),
