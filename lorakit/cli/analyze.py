@@ -9,7 +9,7 @@ import typer
 
 import lorakit
 from lorakit.cli.command import answer, envelope
-from lorakit.cli.completion import complete_run
+from lorakit.cli.completion import complete_run, complete_task
 from lorakit.cli.options import AsJson, Offline, Quiet, Weights, given_or_newest
 from lorakit.cli.output import say, write
 from lorakit.reporting.tables import counted
@@ -28,20 +28,43 @@ Runs = Annotated[
 Rows = Annotated[
     int, typer.Option("--rows", metavar="N", help="Held-out rows of each run on which features are compared; 0: none.")
 ]
+Others = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--others",
+        metavar="TASK",
+        help="Another task: what does the update do to it, and to the run's own? A name (see: lorakit list tasks), a recipe, or a file of "
+        "texts and labels. Repeatable.",
+        autocompletion=complete_task,
+    ),
+]
+ProbeRows = Annotated[
+    Optional[int],
+    typer.Option(
+        "--probe-rows",
+        metavar="N",
+        help="With --others: rows of each task that a linear probe is fitted on, and that it is scored on; 500 by default.",
+    ),
+]
 
 
 def analyze(
     runs: Runs = None,
     rows: Rows = 256,
+    others: Others = None,
+    probe_rows: ProbeRows = None,
     weights: Weights = None,
     offline: Offline = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look into what runs have learnt: where their updates are, which directions they take and share, how far features have moved."""
+    """Look into what runs have learnt: where their updates are, which directions they take, how far features moved, what others keep."""
     with envelope(offline=offline, quiet=quiet):
         chosen: list[str | Path] = list(runs) if runs else [given_or_newest(None)]
-        answer(lorakit.analyze(*chosen, rows=rows, weights=weights, offline=offline), tell, as_json=as_json)
+        result = lorakit.analyze(
+            *chosen, rows=rows, weights=weights, others=others or [], probe_rows=probe_rows, offline=offline
+        )
+        answer(result, tell, as_json=as_json)
 
 
 def tell(result: AnalysisResult) -> None:

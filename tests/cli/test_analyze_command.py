@@ -30,8 +30,10 @@ def analyzed(workflow, monkeypatch):
 
 
 def test_runs_and_options_are_passed_on_and_the_words_printed(cli, here, analyzed):
-    ran = cli("analyze", "runs/a", "b=runs/c", "--rows", "64", "--weights", "best", "--offline")
-    assert analyzed == [(("runs/a", "b=runs/c"), {"rows": 64, "weights": "best", "offline": True})]
+    named = ["--others", "mrpc", "--others", "own.csv", "--probe-rows", "90"]
+    ran = cli("analyze", "runs/a", "b=runs/c", "--rows", "64", "--weights", "best", *named, "--offline")
+    options = {"rows": 64, "weights": "best", "others": ["mrpc", "own.csv"], "probe_rows": 90, "offline": True}
+    assert analyzed == [(("runs/a", "b=runs/c"), options)]
     assert ran.out.splitlines() == ["Where the update is", "  v 44 % [of it].", "", "page  runs/a/report/analysis.html"]
     assert "1 figure beside it as PNG" in ran.err
 
