@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from lorakit.backbone.readout import READOUTS
-from lorakit.reporting.analysis.records import Kept, RunAnalysis, TaskKept
+from lorakit.reporting.analysis.records import Kept, RunAnalysis, TaskBeside, TaskKept
 from lorakit.reporting.page import Numbers
 from lorakit.reporting.stats import Difference
 from lorakit.reporting.summary import listed
@@ -48,10 +48,11 @@ def kept_words(found: Kept, *, told: bool) -> list[str]:
         return words
     return [
         *words,
-        f"Before: the backbone without the update. A probe is logistic regression on what the head reads, fitted anew in each case to "
-        f"{told_rows(found.tasks)} and to them alone; random: a Gaussian update of the same norm and rank at every site, one draw. "
-        "The intervals pair the answers row by row, and are over the held-out rows alone: other training rows or another seed are not in "
-        "them. What the run's own head gets is another number.",
+        "A probe is logistic regression on what the head reads, fitted anew without the update (before), with it (after), and with a "
+        "Gaussian update of the same norm and rank at every site (random, drawn once). "
+        f"It sees {told_rows(found.tasks)} and nothing else; those of the run's own task are such as it was trained on.",
+        "Intervals pair the answers row by row, over the held-out rows alone: other training rows or another seed are not in them. What "
+        "the run's own head gets is another number.",
     ]
 
 
@@ -92,6 +93,17 @@ def task_words(task: TaskKept) -> list[str]:
             f"The head compares two texts, and {task.name}'s rows have one: {READOUTS[task.readout].told} was read of them."
         )
     return words
+
+
+def beside_words(task: TaskBeside, first: str, second: str) -> str:
+    """A task as two runs leave it."""
+    if task.change.ties == task.change.n:
+        return f"Probes of {task.name} get the same rows right in {first} and {second}."
+    if not shown(task.change):
+        return f"Between their probes of {task.name} there is {difference_words(task.change)}."
+    more = "more" if task.change.mean > 0 else "less"
+    gap = points(abs(task.change.mean), sign="")
+    return f"Of {task.name} a probe gets {gap} points {more} right in {second} than in {first} ({bounds(task.change)})."
 
 
 def difference_words(found: Difference) -> str:

@@ -239,8 +239,18 @@ class SiteLikeness:
 
 
 @dataclass(frozen=True)
+class TaskBeside:
+    """A task's held-out rows that probes get right with the second run's update less with the first's, row by row."""
+
+    name: str
+    change: Difference
+
+
+@dataclass(frozen=True)
 class Pair:
-    """Two runs over one backbone; sites only one of them has are named. same_seed: whether their adapters started alike."""
+    """Two runs over one backbone; sites only one of them has are named. same_seed: whether their adapters started alike; tasks: those
+    that were probed with both on the same rows.
+    """
 
     first: str
     second: str
@@ -248,6 +258,7 @@ class Pair:
     only_first: list[str]
     only_second: list[str]
     same_seed: bool
+    tasks: list[TaskBeside] = field(default_factory=list)
 
 
 def correlated(points: Sequence[Moved], *, random: bool = False) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean, median
 
-from lorakit.reporting.analysis.kept_words import kept_facts, kept_words
+from lorakit.reporting.analysis.kept_words import beside_words, kept_facts, kept_words
 from lorakit.reporting.analysis.records import (
     Pair,
     RunAnalysis,
@@ -248,6 +248,7 @@ def pair_words(pair: Pair) -> list[str]:
             "Both runs have one seed, so that adapters with a random start began alike: likeness of A and inputs may be the start's. "
             "Another seed tells."
         )
+    words += [beside_words(task, pair.first, pair.second) for task in pair.tasks]
     for name, only in ((pair.first, pair.only_first), (pair.second, pair.only_second)):
         if only:
             words.append(f"{counted(len(only), 'site')} only {name} has: left out.")

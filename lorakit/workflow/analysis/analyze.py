@@ -35,7 +35,7 @@ from lorakit.reporting.tables import scores
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded
 from lorakit.workflow.analysis.drift import drift_of
-from lorakit.workflow.analysis.kept import Probes, kept_of
+from lorakit.workflow.analysis.kept import Probes, RightRows, beside_each_other, kept_of
 from lorakit.workflow.analysis.likeness import INPUTS, OUTPUTS, A, SiteDirections, likeness
 from lorakit.workflow.analysis.moved import moved_weights
 from lorakit.workflow.analysis.updates import WeightUpdate, left_out, moved_biases, updates_of
@@ -169,10 +169,11 @@ def check_run(path: Path) -> Run:
 
 @dataclass(frozen=True)
 class Looked:
-    """One run's numbers, and of each site what is needed beside another run's."""
+    """One run's numbers, and what is needed beside another run's: of each site, and of each task that was probed."""
 
     analysis: RunAnalysis
     directions: dict[str, SiteDirections]
+    right: RightRows
 
 
 def look_into(name: str, run: Run, weights: str | None, rows: int, probes: Probes | None, *, offline: bool) -> Looked:
@@ -197,7 +198,7 @@ def look_into(name: str, run: Run, weights: str | None, rows: int, probes: Probe
     told = [rounded_words(recipe.model.quantization)] if recipe.model.quantization != "none" else []
     told += [bias_words(count)] if (count := moved_biases(adapted, directions)) else []
     without, outcome = left_out(adapted, directions), read_run(run).outcome
-    kept = None if probes is None else kept_of(restored, probes, sites, without)
+    kept, right = (None, {}) if probes is None else kept_of(restored, probes, sites, without)
     moved, points, known = moved_weights(restored, {site.name: site.rank for site in sites})
     analysis = RunAnalysis(
         run=run.path,
@@ -217,7 +218,7 @@ def look_into(name: str, run: Run, weights: str | None, rows: int, probes: Probe
         score=scores(outcome.best if restored.weights == BEST else outcome.last),
         warnings=list(outcome.warnings),
     )
-    return Looked(analysis, directions)
+    return Looked(analysis, directions, right)
 
 
 def held_out(restored: RestoredRun, split: str, rows: int) -> Encoded:
@@ -282,6 +283,7 @@ def beside(first: Looked, other: Looked) -> Pair:
         only_first=[name for name in ours if name not in theirs],
         only_second=[name for name in theirs if name not in ours],
         same_seed=first.analysis.seed == other.analysis.seed,
+        tasks=beside_each_other(first.right, other.right),
     )
 
 

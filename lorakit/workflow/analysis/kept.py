@@ -28,21 +28,26 @@ from lorakit.artifacts.provenance import digest_of, read_provenance
 from lorakit.backbone.readout import MEAN, OWN, READOUTS
 from lorakit.errors import RecipeError, UsageError
 from lorakit.reporting.analysis.measures import random_update
-from lorakit.reporting.analysis.records import Kept, SiteUpdate, TaskKept
+from lorakit.reporting.analysis.records import Kept, SiteUpdate, TaskBeside, TaskKept
 from lorakit.reporting.stats import paired_difference
 from lorakit.tasks.baselines import answers
 from lorakit.tasks.batching import Encoded
 from lorakit.tasks.task import TaskData
 from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.analysis.drift import in_full_precision, without_adapters
-from lorakit.workflow.analysis.probed import Probed, open_others, probed, same_rows, why_not
+from lorakit.workflow.analysis.probed import Probed, open_others, probed, same_task, why_not
 from lorakit.workflow.analysis.updates import NOTHING, OFF
 from lorakit.workflow.frozen_features import output_layer, read_features
 from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.restore import RestoredRun
 
 Answers = NDArray[np.int64]
+ROWS = 2  # of a reader's key: the digests of its rows
 SHORTCUTS = "shortcuts have no weight beneath"
+
+
+RightRows = dict[tuple[object, ...], list[float]]
+"""(name, digests of the rows) of a task -> 1 of each held-out row that is right with a run's update, else 0."""
 
 
 class NoFeatures(Exception):
@@ -70,14 +75,14 @@ class Probes:
 @torch.no_grad()
 def kept_of(
     restored: RestoredRun, probes: Probes, sites: Sequence[SiteUpdate], left_out: Mapping[str, Sequence[str]]
-) -> Kept:
-    """What a run's update does to its own task, the first where it can be probed, and to the others.
+) -> tuple[Kept, RightRows]:
+    """What a run's update does to its own task, the first where it can be probed, and to the others; and which rows are right with it.
 
     sites: the updates, whose norms and ranks random ones get; left_out: why other sites have none.
     """
     others, before = probes.others, probes.before
     own, without_own = own_task(restored.parts.data, probes.rows)
-    same = [each.name for each in others if same_rows(restored.parts.data, each.data)]
+    same = [each.name for each in others if same_task(restored.parts.data, each.data)]
     weighed = [site for site in sites if site.weight_norm is not None]
     without_random, left = random_words(sites, weighed, left_out)
     chosen = [*([own] if own else []), *(each for each in others if each.name not in same)]
@@ -95,12 +100,12 @@ def kept_of(
                     with random_instead(restored.adapted, weighed):
                         random = [reader.answers() for reader in readers]
     except NoFeatures as error:
-        return Kept([], str(error), without_own, same, without_random, left)
-    found = [
-        scored(reader, before[reader.key], later, drawn, trained_texts(restored), own=reader.probed is own)
-        for reader, later, drawn in zip(readers, after, random, strict=True)
-    ]
-    return Kept(found, "", without_own, same, without_random, left)
+        return Kept([], str(error), without_own, same, without_random, left), {}
+    trained, found, right = trained_texts(restored), [], {}
+    for reader, later, drawn in zip(readers, after, random, strict=True):
+        found.append(scored(reader, before[reader.key], later, drawn, trained, own=reader.probed is own))
+        right[reader.probed.name, *reader.key[:ROWS]] = right_rows(reader, later)
+    return Kept(found, "", without_own, same, without_random, left), right
 
 
 def own_task(data: TaskData, rows: int) -> tuple[Probed | None, str]:
@@ -201,14 +206,24 @@ class AddedUpdate:
         return output + F.linear(inputs[0].to(self.update.dtype), self.update).to(output.dtype)
 
 
+def right_rows(reader: Reader, answers: Answers) -> list[float]:
+    """1 of each held-out row whose answer is right, else 0."""
+    return np.asarray(answers == reader.probed.labels[1], float).tolist()
+
+
+def beside_each_other(first: RightRows, second: RightRows) -> list[TaskBeside]:
+    """Of the tasks whose rows both runs have, how many more the second one gets right."""
+    return [TaskBeside(str(key[0]), paired_difference(second[key], first[key])) for key in first if key in second]
+
+
 def scored(
     reader: Reader, before: Answers, after: Answers, random: Answers | None, trained: NDArray[np.int64], *, own: bool
 ) -> TaskKept:
     """What the answers to a task's held-out rows come to. trained: digests of the texts that the run was trained on."""
     task, (labels, references) = reader.probed, reader.probed.labels
     fitted, held = task.digests
-    right = [np.asarray(each == references, float).tolist() for each in (before, after)]
-    drawn = None if random is None else np.asarray(random == references, float).tolist()
+    right = [right_rows(reader, each) for each in (before, after)]
+    drawn = None if random is None else right_rows(reader, random)
     classes, numbers = np.unique(references, return_counts=True)
     return TaskKept(
         name=task.name,

@@ -122,9 +122,11 @@ def probed(data: TaskData, rows: int) -> Probed:
     return found
 
 
-def same_rows(first: TaskData, second: TaskData) -> bool:
-    """Whether two tasks are one: of one name in the catalogue, or of the same training files."""
+def same_task(first: TaskData, second: TaskData) -> bool:
+    """Whether two tasks are one: of one name in the catalogue, or of the same columns of the same training files."""
     if first.task.name != CUSTOM or second.task.name != CUSTOM:
         return first.task.name == second.task.name
+    if (first.task.text, first.task.label) != (second.task.text, second.task.label):
+        return False
     pair = [data.sources.get("train") for data in (first, second)]
     return None not in pair and len({source.digest() for source in pair if source is not None}) == 1

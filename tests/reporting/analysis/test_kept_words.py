@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lorakit.reporting.analysis.kept_figure import kept_figure, own_and_others
-from lorakit.reporting.analysis.kept_words import kept_facts, kept_tables, kept_words, shown
-from lorakit.reporting.analysis.records import Kept, RunAnalysis, TaskKept
+from lorakit.reporting.analysis.kept_words import beside_words, kept_facts, kept_tables, kept_words, shown
+from lorakit.reporting.analysis.records import Kept, RunAnalysis, TaskBeside, TaskKept
 from lorakit.reporting.stats import Difference
 
 UP, DOWN, OPEN = (0.05, 0.02, 0.08), (-0.1, -0.15, -0.05), (0.01, -0.02, 0.04)
@@ -69,6 +69,14 @@ def test_what_was_learnt_is_beside_a_random_update():
         assert words[0].endswith(f"With a random update it is 80.0 %: {than}")
 
 
+def test_two_runs_are_told_apart_where_the_interval_leaves_0_out():
+    told = [beside_words(TaskBeside("a", gap(*change)), "lora", "full") for change in (DOWN, OPEN)]
+    assert told == [
+        "Of a a probe gets 10.0 points less right in full than in lora (95 % interval -15.0 to -5.0).",
+        "Between their probes of a there is no difference that these rows show (+1.0 points, 95 % interval -2.0 to +4.0).",
+    ]
+
+
 def test_others_that_lost_are_counted_apart_from_those_that_show_nothing():
     words = kept_words(kept(task("own", UP, own=True), task("a", DOWN), task("b", OPEN), task("c", DOWN)), told=True)
     assert words[0].startswith("On own, which it learnt, a probe gets")
@@ -91,7 +99,7 @@ def test_what_there_is_to_know_of_the_numbers_is_told():
         "There is no random update to set beside it: a bottleneck is not linear.",
     ):
         assert any(sentence.startswith(part) for sentence in words)
-    assert "200 training rows" in words[-1]
+    assert "It sees 200 training rows and nothing else" in words[-2]
     left = kept_words(kept(task("a"), random_left=["biases"]), told=True)
     assert left[-1] == "The random update is of the weights alone, and has none of the rest: biases."
     assert kept_words(kept(without="x"), told=False) == ["No probe was fitted: x."]

@@ -25,7 +25,7 @@ from lorakit.tasks.task import TaskData
 from lorakit.workflow.analysis import kept
 from lorakit.workflow.analysis.analyze import AnalysisResult
 from lorakit.workflow.analysis.drift import without_adapters
-from lorakit.workflow.analysis.probed import probed
+from lorakit.workflow.analysis.probed import probed, same_task
 from lorakit.workflow.parts import load_data
 from lorakit.workflow.restore import RestoredRun, restore_run
 from lorakit.workflow.setup import assemble
@@ -142,31 +142,46 @@ def test_an_update_of_zero_changes_no_answer(lora, length, tmp_path):
         assert task.random is None
 
 
-def test_the_backbone_is_probed_once_for_all_runs(lora, length, monkeypatch):
-    passes, read = [], kept.read_features
-    monkeypatch.setattr(kept, "read_features", lambda *given: passes.append(len(given[1])) or read(*given))
-    result = lorakit.analyze(lora, f"again={lora}", rows=0, others=[length], probe_rows=ROWS)
+@pytest.fixture(scope="module")
+def twice(lora, bench) -> tuple[AnalysisResult, list[int]]:
+    """The run beside itself, its own task among the others and its texts with other labels; and the rows of every pass."""
+    folder, passes, read = lora.parent, [], kept.read_features
+    own = f'task: {{name: custom, train: "{bench.data()}/train.csv", text: sentence, label: label}}'
+    (folder / "own.yaml").write_text(f"model: {{name: m}}\n{own}\n")
+    rows = make_rows(45, seed=45)
+    write_rows(folder / "odd.csv", [{"text": row["sentence"], "label": "odd" in row["moods"]} for row in rows])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept, "read_features", lambda *given: passes.append(len(given[1])) or read(*given))
+        others = [folder / "own.yaml", folder / "odd.csv"]
+        return lorakit.analyze(lora, f"again={lora}", rows=0, others=others, probe_rows=ROWS), passes
+
+
+def test_the_backbone_is_probed_once_for_all_runs(twice):
+    result, passes = twice
     # Two tasks, rows to fit on and to score, with the update, without it and with a random one; the second run not without it.
     assert len(passes) == 2 * 2 * 3 + 2 * 2 * 2
     first, second = (run.kept for run in result.runs)
     assert first == second
+    beside = [(task.name, task.change.ties == task.change.n) for task in result.pairs[0].tasks]
+    assert beside == [("train", True), ("odd", True)]
 
 
-def test_its_own_task_is_not_another_one(lora, bench, length):
-    own = bench.data() / "train.csv"
-    recipe = lora.parent / "own.yaml"
-    recipe.write_text(f'model: {{name: m}}\ntask: {{name: custom, train: "{own}", text: sentence, label: label}}\n')
-    found = kept_in(lorakit.analyze(lora, rows=0, others=[recipe, length], probe_rows=ROWS))
+def test_its_own_task_is_not_another_one(twice):
+    found = kept_in(twice[0])
     assert found.same == ["train"]
-    assert [task.name for task in found.tasks] == ["train", "length"]
+    assert [(task.name, task.own) for task in found.tasks] == [("train", True), ("odd", False)]
 
 
-def test_texts_that_the_run_was_trained_on_are_counted(lora, bench, tmp_path):
-    """Its own texts under other labels are another task, and said to be the run's."""
-    rows = make_rows(45, seed=45)
-    write_rows(tmp_path / "odd.csv", [{"text": row["sentence"], "label": "odd" in row["moods"]} for row in rows])
-    found = kept_in(lorakit.analyze(lora, rows=0, others=[tmp_path / "odd.csv"], probe_rows=ROWS))
-    assert [(task.name, task.trained_on == task.rows) for task in found.tasks] == [("train", False), ("odd", True)]
+def test_its_own_texts_under_other_labels_are_said_to_be_the_runs(twice):
+    own, odd = kept_in(twice[0]).tasks
+    assert (own.trained_on, odd.trained_on) == (0, odd.rows)
+
+
+def test_other_columns_of_its_own_file_are_another_task(bench):
+    recipe = bench.load()
+    own, first = (load_data(each.recipe) for each in (recipe, load_recipe(recipe, ["task.text=first"])))
+    assert same_task(own, own)
+    assert not same_task(own, first)
 
 
 def test_parts_of_the_head_read_as_they_started(lora):
