@@ -1,4 +1,4 @@
-"""What runs learnt against what other tasks kept, as one panel: the trade-off of Biderman et al. 2024, section 4.3."""
+"""What runs learnt, and what other tasks kept, as one panel: the two sides of Biderman et al. 2024, section 4.3."""
 
 from __future__ import annotations
 
@@ -10,46 +10,40 @@ from matplotlib.lines import Line2D
 
 from lorakit.reporting.analysis.records import RunAnalysis, TaskKept
 from lorakit.reporting.figures import INK, LINES, MUTED, RULE, bare, canvas, unmarked
-from lorakit.reporting.stats import Difference
+from lorakit.tasks.table import clipped
 
-MARKERS = "os^Dv<>p"
-
-
-def own_and_others(run: RunAnalysis) -> tuple[TaskKept, list[TaskKept]] | None:
-    """A run's own task and the others, where it has both."""
-    tasks = run.kept.tasks if run.kept is not None else []
-    own, others = [task for task in tasks if task.own], [task for task in tasks if not task.own]
-    return (own[0], others) if own and others else None
+MARKS = "os^D"
+"""Of runs, in the order of their colours."""
+APART = 0.24  # runs in one task's row; two rows are 1 apart
 
 
 def kept_figure(runs: Sequence[RunAnalysis]) -> Figure:
-    """Each other task's change against the run's own, in points: a colour a run, a mark a task, hollow for a random update."""
-    pairs = [(run, *pair) for run in runs if (pair := own_and_others(run)) is not None]
-    names = list(dict.fromkeys(task.name for _, _, others in pairs for task in others))
-    marks = {name: MARKERS[place % len(MARKERS)] for place, name in enumerate(names)}
-    figure = canvas(5.6, 4.2)
+    """The change on each task, the runs' own at the top: a row a task, a colour and a mark a run, hollow for a random update."""
+    probed = [(run.name, run.kept.tasks) for run in runs if run.kept is not None and run.kept.tasks]
+    rows = sorted({(not task.own, task.name): None for _, tasks in probed for task in tasks}, key=lambda row: row[0])
+    height = 1.0 + APART * (len(probed) - 1)
+    figure = canvas(5.6, 1.2 + 0.42 * height * len(rows))
     axes = figure.add_subplot()
-    axes.axhline(0, color=RULE, linewidth=1.0, zorder=0)
     axes.axvline(0, color=RULE, linewidth=1.0, zorder=0)
-    random = False
-    for place, (_, own, others) in enumerate(pairs):
-        colour = LINES[place % len(LINES)]
-        for task in others:
-            draw_point(axes, own.change, task.change, marks[task.name], colour)
-            if own.random_change is not None and task.random_change is not None:
-                random = True
-                x, y = 100 * own.random_change.mean, 100 * task.random_change.mean
-                axes.plot(x, y, marks[task.name], color=colour, markerfacecolor="none", markersize=6, linewidth=0)
-    axes.set_xlabel("learnt: change on its own task, in points", color=INK)
-    axes.set_ylabel("kept: change on other tasks, in points", color=INK)
+    if learnt := sum(not other for other, _ in rows) % len(rows):
+        axes.axhline((learnt - 0.5) * height, color=RULE, linewidth=1.0, zorder=0)
+    for place, (_, tasks) in enumerate(probed):
+        for task in tasks:
+            at = rows.index((not task.own, task.name)) * height + APART * (place - (len(probed) - 1) / 2)
+            draw_task(axes, task, at, LINES[place % len(LINES)], MARKS[place % len(MARKS)])
+    kinds = [f"{'other' if other else 'learnt'}: {unmarked(clipped(name))}" for other, name in rows]
+    axes.set_yticks([place * height for place in range(len(rows))], kinds)
+    axes.set_ylim((len(rows) - 0.45) * height, -0.55 * height)
+    axes.set_xlabel("change in held-out rows that are right, in points", color=INK)
     bare(axes)
-    handles = [mark("s", LINES[place % len(LINES)], run.name) for place, (run, _, _) in enumerate(pairs)]
-    handles += [mark(marks[name], MUTED, name) for name in names]
-    handles += [mark("o", MUTED, "random update", fill="none")] * random
+    axes.tick_params(axis="y", length=0)
+    shown = [mark(MARKS[n % len(MARKS)], LINES[n % len(LINES)], name) for n, (name, _) in enumerate(probed)]
+    random = any(task.random is not None for _, tasks in probed for task in tasks)
+    handles = [*shown, *([mark("o", MUTED, "random update", fill="none")] if random else [])]
     figure.legend(
         handles=handles,
         loc="outside upper left",
-        ncols=min(4, len(handles)),
+        ncols=min(3, len(handles)),
         frameon=False,
         fontsize=8.5,
         labelcolor=INK,
@@ -59,25 +53,16 @@ def kept_figure(runs: Sequence[RunAnalysis]) -> Figure:
 
 def mark(shape: str, colour: str, name: str, *, fill: str = "") -> Line2D:
     """An entry of the legend."""
+    label = unmarked(clipped(name))
     return Line2D(
-        [],
-        [],
-        marker=shape,
-        color=colour,
-        markerfacecolor=fill or colour,
-        linewidth=0,
-        markersize=6,
-        label=unmarked(name),
+        [], [], marker=shape, color=colour, markerfacecolor=fill or colour, linewidth=0, markersize=6, label=label
     )
 
 
-def draw_point(axes: Axes, learnt: Difference, kept: Difference, shape: str, colour: str) -> None:
-    """A point with its two intervals."""
-    (x, xs), (y, ys) = reach(learnt), reach(kept)
-    axes.errorbar(x, y, ys, xs, fmt=shape, color=colour, markersize=6, elinewidth=0.9, capsize=0)
-
-
-def reach(found: Difference) -> tuple[float, list[list[float]]]:
-    """A difference in points, and how far its interval reaches below and above it."""
-    mean, low, high = (100 * value for value in (found.mean, found.low, found.high))
-    return mean, [[mean - low], [high - mean]]
+def draw_task(axes: Axes, task: TaskKept, at: float, colour: str, shape: str) -> None:
+    """A change with its interval, and that of a random update."""
+    mean, low, high = (100 * value for value in (task.change.mean, task.change.low, task.change.high))
+    axes.plot([low, high], [at, at], color=colour, linewidth=1.4)
+    axes.plot([mean], [at], shape, color=colour, markersize=6)
+    if task.random_change is not None:
+        axes.plot([100 * task.random_change.mean], [at], shape, color=colour, markerfacecolor="none", markersize=6)

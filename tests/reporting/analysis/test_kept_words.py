@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lorakit.reporting.analysis.kept_figure import kept_figure, own_and_others
+from lorakit.reporting.analysis.kept_figure import kept_figure
 from lorakit.reporting.analysis.kept_words import beside_words, kept_facts, kept_tables, kept_words, shown
 from lorakit.reporting.analysis.records import Kept, RunAnalysis, TaskBeside, TaskKept
 from lorakit.reporting.stats import Difference
@@ -120,9 +120,13 @@ def test_the_table_and_the_facts_have_a_row_for_each():
     assert kept_tables([run("bare", kept(without="x"))]) == []
 
 
-def test_the_figure_has_what_was_learnt_across_and_what_was_kept_up():
-    runs = [run("lora", kept(task("own", UP, own=True), task("a", DOWN), task("b", OPEN)))]
-    (axes,) = kept_figure(runs).axes
-    points = [line.get_xydata()[0].round(6).tolist() for line in axes.lines if len(line.get_xdata()) == 1]
-    assert sorted(points) == [[1, 1], [1, 1], [5, -10], [5, 1]]
-    assert own_and_others(run("bare", kept(task("a")))) is None
+def test_the_figure_has_the_own_task_at_the_top_and_a_row_for_each_other():
+    tasks = [task("a", DOWN), task("own", UP, own=True), task("b", random=None, random_change=None, beside_random=None)]
+    (axes,) = kept_figure([run("lora", kept(*tasks))]).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["learnt: own", "other: a", "other: b"]
+    rows = dict(zip(axes.get_yticks(), ("own", "a", "b"), strict=True))
+    points = [line.get_xydata()[0].tolist() for line in axes.lines if len(line.get_xdata()) == 1]
+    assert sorted((rows[y], round(x, 6)) for x, y in points) == [("a", -10), ("a", 1), ("b", 1), ("own", 1), ("own", 5)]
+    spans = {rows[line.get_ydata()[0]]: line.get_xdata() for line in axes.lines if line.get_linewidth() == 1.4}
+    assert spans["a"] == pytest.approx([-15, -5])
+    assert axes.yaxis_inverted()
