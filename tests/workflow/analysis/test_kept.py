@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from support.pages import read_page
 from support.runs import Bench, make_rows, write_rows
 from transformers import BertModel
 
@@ -128,6 +130,14 @@ def test_random_updates_have_the_norm_and_rank_of_what_they_replace(told, lora):
         assert torch.linalg.matrix_rank(update, rtol=1e-3) == site.rank == 4
         assert torch.equal(before, left)
     assert all(task.random is not None for task in kept_in(told).tasks)
+
+
+def test_json_and_the_page_have_what_was_probed(told):
+    (run,) = json.loads(json.dumps(told.to_dict()))["runs"]
+    assert run["kept"]["tasks"][1]["change"]["mean"] == kept_in(told).tasks[1].change.mean
+    text = " ".join(read_page(told.page).text)
+    assert "On length a probe gets" in text
+    assert "lora, train (its own)" in text
 
 
 def test_an_update_of_zero_changes_no_answer(lora, length, tmp_path):
