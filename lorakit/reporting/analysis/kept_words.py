@@ -78,6 +78,11 @@ def task_words(task: TaskKept) -> list[str]:
             than = f"what was learnt gets {points(abs(task.beside_random.mean), sign='')} points {more} ({bounds(task.beside_random)})"
         told += f" With a random update it is {share(task.random)}: {than}."
     words = [told]
+    if shown(task.over_majority) < 1:
+        words.append(
+            f"Before, that is no more than always answering {task.name}'s most common class gets ({share(task.majority)}), as far as these "
+            "rows show: there was little to lose."
+        )
     if task.unknown:
         words.append(
             f"Held-out rows of {task.name} whose class no row has that its probe is fitted on: {task.unknown:,}."
@@ -168,8 +173,8 @@ def kept_tables(runs: Sequence[RunAnalysis]) -> list[Numbers]:
         return []
     note = (
         "The share of held-out rows that a linear probe of the features gets right: before, without the update; after, with it; random, "
-        "with a Gaussian one of its norms and ranks in its place. Most common class: what always answering it gets. Differences in points, "
-        "with the bootstrap interval of the paired rows."
+        "with a Gaussian one of its norms and ranks in its place. Most common class: what always answering that of the training rows "
+        "gets. Differences in points, with the bootstrap interval of the paired rows."
     )
     return [Numbers("Its own task and others", ("run, task", *COLUMNS), rows, note)]
 

@@ -109,7 +109,8 @@ class TaskKept:
         name: the task; own: whether the run learnt it; classes: how many it has.
         readout: what of the states is read; other_readout: whether the head reads something else, which the task's rows have not.
         split: which rows are held out; rows: how many of them are scored; train_rows: how many training rows the probe is fitted on.
-        majority: the share of the held-out rows that have their most common class; unknown: how many have one that no training row has.
+        majority: the share of the held-out rows that have the training rows' most common class; over_majority: how much more the probe gets
+            right before; unknown: how many have a class that no training row has.
         repeated: held-out rows whose text is among the training rows'; trained_on: of another task, those that the run was trained on.
         before: the share that is right without the update, after: with it, random: with a Gaussian one of its norms and ranks.
         change: after less before, row by row, random_change: random less before, beside_random: after less random, each with a 95 %
@@ -125,6 +126,7 @@ class TaskKept:
     train_rows: int
     rows: int
     majority: float
+    over_majority: Difference
     unknown: int
     repeated: int
     trained_on: int

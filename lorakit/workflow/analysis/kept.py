@@ -224,7 +224,7 @@ def scored(
     fitted, held = task.digests
     right = [right_rows(reader, each) for each in (before, after)]
     drawn = None if random is None else right_rows(reader, random)
-    classes, numbers = np.unique(references, return_counts=True)
+    most = right_rows(reader, np.full_like(references, np.bincount(labels).argmax()))
     return TaskKept(
         name=task.name,
         own=own,
@@ -234,8 +234,9 @@ def scored(
         split=task.split,
         train_rows=len(labels),
         rows=len(references),
-        majority=float(numbers.max() / len(references)),
-        unknown=int(numbers[~np.isin(classes, labels)].sum()),
+        majority=float(np.mean(most)),
+        over_majority=paired_difference(right[0], most),
+        unknown=int((~np.isin(references, labels)).sum()),
         repeated=int(np.isin(held, fitted).sum()),
         trained_on=0 if own else int(np.isin(held, trained).sum()),
         before=float(np.mean(right[0])),

@@ -22,7 +22,15 @@ def gap(mean: float, low: float, high: float, ties: int = 90) -> Difference:
 
 def task(name: str, change: tuple[float, float, float] = OPEN, **given: Any) -> TaskKept:
     values = {"own": False, "classes": 2, "readout": "own", "other_readout": False, "split": "validation"}
-    values |= {"train_rows": 200, "rows": 100, "majority": 0.5, "unknown": 0, "repeated": 0, "trained_on": 0}
+    values |= {
+        "train_rows": 200,
+        "rows": 100,
+        "majority": 0.5,
+        "over_majority": gap(*UP),
+        "unknown": 0,
+        "repeated": 0,
+        "trained_on": 0,
+    }
     values |= {"before": 0.8, "after": 0.8 + change[0], "change": gap(*change)}
     values |= {"random": 0.8, "random_change": gap(*OPEN), "beside_random": gap(*change)}
     return TaskKept(name, **values | given)
@@ -85,13 +93,22 @@ def test_others_that_lost_are_counted_apart_from_those_that_show_nothing():
 
 def test_what_there_is_to_know_of_the_numbers_is_told():
     odd = task(
-        "a", unknown=2, repeated=1, trained_on=3, other_readout=True, readout="mean", random=None, beside_random=None
+        "a",
+        unknown=2,
+        repeated=1,
+        trained_on=3,
+        over_majority=gap(*OPEN),
+        other_readout=True,
+        readout="mean",
+        random=None,
+        beside_random=None,
     )
     found = kept(odd, without_own="it predicts a number", same=["b"], without_random="a bottleneck is not linear")
     words = kept_words(found, told=False)
     for part in (
         "Its own task has no probe: it predicts a number.",
         "b is what it learnt itself.",
+        "Before, that is no more than always answering a's most common class gets (50.0 %), as far as these rows show",
         "Held-out rows of a whose class no row has that its probe is fitted on: 2.",
         "Held-out texts of a that its probe is fitted on too: 1.",
         "Held-out texts of a that the run was trained on: 3; it is not wholly another task.",

@@ -112,7 +112,8 @@ def test_probes_are_logistic_regression_on_what_the_head_reads(told, lora, lengt
         assert (task.change.low, task.change.high) == pytest.approx(
             (gaps.mean() - half, gaps.mean() + half), abs=1.5 / len(gaps)
         )
-        assert task.majority == pytest.approx(np.bincount(references).max() / len(references))
+        assert task.majority == pytest.approx(np.mean(references == np.bincount(labels).argmax()))
+        assert task.over_majority.mean == pytest.approx(task.before - task.majority)
         assert task.repeated == np.isin(held["text"], train["text"]).sum()
         assert not task.own or task.trained_on == 0
 
