@@ -188,6 +188,14 @@ def test_its_own_texts_under_other_labels_are_said_to_be_the_runs(twice):
     assert (own.trained_on, odd.trained_on) == (0, odd.rows)
 
 
+def test_no_row_is_both_fitted_on_and_scored(length):
+    data = load_data(load_recipe(length).recipe)
+    few, all_rows = probed(data, ROWS), probed(data, 1000)
+    assert (len(few.train), len(all_rows.train), len(all_rows.held)) == (ROWS, 108, 12)
+    assert not {*all_rows.train["idx"]} & {*all_rows.held["idx"]}
+    assert {*few.train["idx"]} <= {*all_rows.train["idx"]}
+
+
 def test_other_columns_of_its_own_file_are_another_task(bench):
     recipe = bench.load()
     own, first = (load_data(each.recipe) for each in (recipe, load_recipe(recipe, ["task.text=first"])))
