@@ -31,6 +31,8 @@ def kept_words(found: Kept, *, told: bool) -> list[str]:
         return [f"No probe was fitted: {found.without}."]
     words = [f"Its own task has no probe: {found.without_own}."] * bool(found.without_own)
     words += [f"{name} is what it learnt itself." for name in found.same]
+    if not found.tasks:
+        return words
     words += [line for task in found.tasks for line in task_words(task)]
     others = [task for task in found.tasks if not task.own]
     if len(others) > 1:

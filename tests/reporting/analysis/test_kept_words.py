@@ -119,6 +119,7 @@ def test_what_there_is_to_know_of_the_numbers_is_told():
     assert "It sees 200 training rows and nothing else" in words[-2]
     left = kept_words(kept(task("a"), random_left=["biases"]), told=True)
     assert left[-1] == "The random update is of the weights alone, and has none of the rest: biases."
+    assert kept_words(kept(same=["b"]), told=False) == ["b is what it learnt itself."]
     assert kept_words(kept(without="x"), told=False) == ["No probe was fitted: x."]
 
 
