@@ -26,6 +26,7 @@ There is a function for each command of the command line, and each has its own h
     predict_file       label the rows of a file
     report             a run as one page, with figures and plain words
     analyze            what runs have learnt: their updates' size and directions, how far features moved, what other tasks keep
+    intrinsic_dimension  in how small a random subspace a task can be learnt
     merge              a run -> a plain Hugging Face checkpoint
     export             a run -> an adapter for PEFT
     export_onnx        a run -> a classifier for ONNX Runtime
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from lorakit.workflow.ensembles import ensemble
     from lorakit.workflow.evaluate import evaluate
     from lorakit.workflow.experiments.compare import compare, submit_compare
+    from lorakit.workflow.experiments.intrinsic import intrinsic_dimension
     from lorakit.workflow.experiments.sweep import plan_sweep, submit_sweep, sweep
     from lorakit.workflow.export import export
     from lorakit.workflow.export_onnx import export_onnx
@@ -123,6 +125,7 @@ HOMES = {
     "export_onnx": "lorakit.workflow.export_onnx",
     "import_adapter": "lorakit.workflow.import_peft",
     "inspect_data": "lorakit.workflow.inspect_data",
+    "intrinsic_dimension": "lorakit.workflow.experiments.intrinsic",
     "list_runs": "lorakit.workflow.list_runs",
     "load": "lorakit.workflow.predict",
     "load_recipe": "lorakit.recipe.load",
@@ -169,6 +172,7 @@ __all__ = [
     "export_onnx",
     "import_adapter",
     "inspect_data",
+    "intrinsic_dimension",
     "list_runs",
     "load",
     "load_recipe",

@@ -25,6 +25,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from lorakit.adapters import switching
 from lorakit.adapters.delta import Delta
@@ -37,6 +38,7 @@ from lorakit.adapters.rank_units import RankUnits
 from lorakit.adapters.shared import Shared
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.adapters.switching import DROPPED, FROZEN, ON, WATCHED
+from lorakit.adapters.whole import Whole
 from lorakit.backbone.quantised import Int4Linear, MixedLinear, QuantisedLinear
 from lorakit.backbone.site import Site
 from lorakit.errors import RunError
@@ -128,6 +130,15 @@ class Adapter(nn.Module):
         b, a = cast(Factored, self.delta).factors()
         return adapted_linear(x, cast(nn.Linear, self.base), a, b, self.scale)
 
+    def added_to_weight(self, x: torch.Tensor) -> torch.Tensor:
+        """The same as one product with W + s dW, for an update that is computed whole; but as two in autocast's half precision, in which
+        a small dW would be lost in W.
+        """
+        if torch.is_autocast_enabled(x.device.type):
+            return self.added(x)
+        base = cast(nn.Linear, self.base)
+        return F.linear(x, base.weight + cast(Whole, self.delta).whole(self.scale), base.bias)
+
     def added_in_float32(self, x: torch.Tensor) -> torch.Tensor:
         """The same where the frozen weights are kept in half precision: the adapter computes in its own dtype."""
         base = self.frozen_forward(x)
@@ -199,8 +210,9 @@ class Adapter(nn.Module):
         return sum(self.units.size(name, parameter, live) for name, parameter, _ in self.trained_tensors())
 
     def delta_dtype(self) -> torch.dtype:
-        """The dtype the adapter's tensors are kept in."""
-        return next(self.delta.parameters(), torch.empty(0)).dtype
+        """The dtype the adapter's tensors are kept in; that of its buffers where all that it trains is shared."""
+        buffers = (buffer for buffer in self.delta.buffers() if buffer.is_floating_point())
+        return next(chain(self.delta.parameters(), buffers), torch.empty(0)).dtype
 
     # -- its state ----------------------------------------------------------------------------------------------------
 

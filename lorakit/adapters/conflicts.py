@@ -13,6 +13,7 @@ element masks x momentum, weight decay             commute: masked again after e
 closed channels x searches, quantised or frozen layers, means over steps   refused: `prune_channels` says why of each
 shared tensors x pruning, ranks by site            commute: a site's own tensors are pruned, a lower rank takes the first directions
 shared tensors that train x search.off: freeze     refused: a frozen site would move
+shared tensors alone x searches                    refused: no site has parameters of its own to be given or taken
 shared tensors that train x scoring: streaming     refused: a site that is off would move those of the others
 ratio of learning rates x vectors, gates           commute: groups by role; refused where A and B do not both train
 frozen A x init that gives A                       commute; refused where what that init starts at zero does not train
@@ -79,13 +80,16 @@ def conflicts_with_search(spec: AdapterSpec, search: SearchSection) -> list[Prob
     """What of ``spec`` the recipe's search cannot do.
 
     Sites whose shared tensors train on for others can neither be frozen nor watched from outside; nor can what stands in for the
-    module's own parameters, or is no module's forward.
+    module's own parameters, or is no module's forward. Where sites have nothing of their own there is nothing to search for.
     """
     delta = deltas.get(spec.delta)
     if search.method == "none":
         return []
     moving = [name for name, role in delta.shared_roles.items() if spec.trains(role)]
     problems = []
+    if moving and not delta.roles:
+        what = f"delta '{spec.delta}' has no tensors of a site's own: one that is off saves none, and there are none to give to another"
+        return [Problem(what, key="search.method", valid="none with this adapter")]
     if search.off == "freeze" and moving:
         problems.append(
             Problem(

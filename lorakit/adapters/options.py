@@ -18,7 +18,7 @@ NO_OPTIONS: Options = MappingProxyType({})
 class Option:
     """One option. Its type is that of ``default``."""
 
-    default: int | float | str
+    default: bool | int | float | str
     """Its value where a recipe gives none."""
     doc: str
     """What it is, for `lorakit show`."""
@@ -33,8 +33,10 @@ class Option:
     choices: tuple[str, ...] = ()
     """The accepted words."""
 
-    def read(self, text: str) -> int | float | str | None:
+    def read(self, text: str) -> bool | int | float | str | None:
         """The value as the option's type, or None where it is not one."""
+        if isinstance(self.default, bool):
+            return {"true": True, "false": False}.get(text.lower())
         if isinstance(self.default, str):
             return text if not self.choices or text in self.choices else None
         try:
@@ -53,7 +55,7 @@ class Option:
         """What it may be, in words."""
         if self.choices:
             return ", ".join(self.choices)
-        noun = {int: "a whole number", float: "a number", str: "text"}[type(self.default)]
+        noun = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(self.default)]
         limits = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
         bounds = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
         return f"{noun} {bounds}".rstrip()

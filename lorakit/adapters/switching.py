@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from lorakit.adapters.factored import Factored
+from lorakit.adapters.whole import Whole
 from lorakit.errors import RunError
 
 if TYPE_CHECKING:
@@ -119,19 +120,24 @@ def adapted_forward(adapter: Adapter) -> Forward:
         return adapter.decomposed_fused if fused else adapter.decomposed
     if fused:
         return adapter.added_fused
+    if isinstance(adapter.delta, Whole) and on_plain_linear(adapter):
+        return adapter.added_to_weight
     if not adapter.on_weight or adapter.base_dtype == adapter.delta_dtype():
         return adapter.added
     return adapter.added_in_float32
 
 
 def can_fuse(adapter: Adapter) -> bool:
-    """Whether ``ops.thin.adapted_linear`` computes it: a product of two factors beside a frozen linear layer, same input, same dtype."""
+    """Whether ``ops.thin.adapted_linear`` computes it: a product of two factors beside a frozen linear layer."""
+    return isinstance(adapter.delta, Factored) and adapter.delta.by_factors and on_plain_linear(adapter)
+
+
+def on_plain_linear(adapter: Adapter) -> bool:
+    """Whether it stands on nothing but a frozen linear layer, with the same input in the same dtype."""
     return (
         type(adapter.base) is nn.Linear
         and adapter.beneath is None
         and adapter.spec.dropout == 0
-        and isinstance(adapter.delta, Factored)
-        and adapter.delta.by_factors
         and adapter.base.weight.dtype == adapter.delta_dtype()
     )
 

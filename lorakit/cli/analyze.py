@@ -10,8 +10,21 @@ import typer
 import lorakit
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.completion import complete_run, complete_task
+from lorakit.cli.intrinsic import (
+    Dimensions,
+    Folder,
+    FullRates,
+    Intrinsic,
+    Kinds,
+    MeasureWorkers,
+    Options,
+    Rates,
+    Seeds,
+    measure,
+)
 from lorakit.cli.options import AsJson, Offline, Quiet, Weights, given_or_newest
 from lorakit.cli.output import say, write
+from lorakit.errors import UsageError
 from lorakit.reporting.tables import counted
 
 if TYPE_CHECKING:
@@ -26,7 +39,12 @@ Runs = Annotated[
     ),
 ]
 Rows = Annotated[
-    int, typer.Option("--rows", metavar="N", help="Held-out rows of each run on which features are compared; 0: none.")
+    Optional[int],
+    typer.Option(
+        "--rows",
+        metavar="N",
+        help="Held-out rows of each run on which features are compared, 256 by default; 0: none.",
+    ),
 ]
 Others = Annotated[
     Optional[list[str]],
@@ -50,21 +68,43 @@ ProbeRows = Annotated[
 
 def analyze(
     runs: Runs = None,
-    rows: Rows = 256,
+    rows: Rows = None,
     others: Others = None,
     probe_rows: ProbeRows = None,
     weights: Weights = None,
+    intrinsic: Intrinsic = None,
+    dimensions: Dimensions = None,
+    kinds: Kinds = None,
+    lr: Rates = None,
+    full_lr: FullRates = None,
+    seeds: Seeds = None,
+    folder: Folder = None,
+    workers: MeasureWorkers = None,
     offline: Offline = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Look into what runs have learnt: where their updates are, which directions they take, how far features moved, what others keep."""
+    options = Options(dimensions, kinds, lr, full_lr, seeds, folder, workers)
     with envelope(offline=offline, quiet=quiet):
+        if intrinsic is not None:
+            alone = {"--rows": rows, "--others": others, "--probe-rows": probe_rows, "--weights": weights}
+            for option, value in alone.items():
+                if value is not None:
+                    raise UsageError("looks at runs, and --intrinsic trains its own", where=option, hint="leave it out")
+            measure(intrinsic, runs or [], options, offline=offline, quiet=quiet, as_json=as_json)
+            return
+        options.refuse()
         chosen: list[str | Path] = list(runs) if runs else [given_or_newest(None)]
-        result = lorakit.analyze(
-            *chosen, rows=rows, weights=weights, others=others or [], probe_rows=probe_rows, offline=offline
+        looked = lorakit.analyze(
+            *chosen,
+            weights=weights,
+            rows=256 if rows is None else rows,
+            others=others or [],
+            probe_rows=probe_rows,
+            offline=offline,
         )
-        answer(result, tell, as_json=as_json)
+        answer(looked, tell, as_json=as_json)
 
 
 def tell(result: AnalysisResult) -> None:

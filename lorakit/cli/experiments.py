@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from lorakit.reporting.stats import Summary
     from lorakit.workflow.experiments.compare import Comparison
     from lorakit.workflow.experiments.elsewhere import Submitted
+    from lorakit.workflow.experiments.intrinsic import IntrinsicDimension
     from lorakit.workflow.experiments.sweep import Sweep
+
+N = TypeVar("N", int, float)
 
 ENDLESS = 10_000  # columns, more than any table takes
 
@@ -100,7 +103,7 @@ def request(
         return ProgressHook(quiet=quiet)
 
     return {
-        "seeds": whole_numbers(seeds),
+        "seeds": whole_numbers(seeds, "--seeds", "seeds", "0,1,2,3,4"),
         "folder": folder,
         "metric": metric,
         "wait": not no_wait,
@@ -113,30 +116,41 @@ def request(
     }
 
 
-def whole_numbers(text: str | None) -> list[int] | None:
-    """Seeds with commas between them. UsageError for anything else."""
+def whole_numbers(text: str | None, option: str, noun: str, such_as: str) -> list[int] | None:
+    """Numbers with commas between them, each once. UsageError for anything else, with the option and what its numbers are."""
+    return numbers(int, text, option, noun, such_as)
+
+
+def numbers(kind: Callable[[str], N], text: str | None, option: str, noun: str, such_as: str) -> list[N] | None:
+    """The same of a kind of numbers."""
     if text is None:
         return None
+    valid = f"such as {such_as}"
     try:
-        numbers = [int(number) for number in text.split(",")]
+        found = [kind(number) for number in text.split(",")]
     except ValueError:
-        raise UsageError(f"'{text}' is not a list of seeds", where="--seeds", valid="such as 0,1,2,3,4") from None
-    if len(set(numbers)) < len(numbers) or min(numbers) < 0:
-        raise UsageError(f"'{text}' names a seed twice, or one below 0", where="--seeds", valid="such as 0,1,2,3,4")
-    return numbers
+        raise UsageError(f"'{text}' is not a list of {noun}", where=option, valid=valid) from None
+    if len(set(found)) < len(found) or min(found) < 0:
+        raise UsageError(f"'{text}' names one of its {noun} twice, or one below 0", where=option, valid=valid)
+    return found
 
 
 def say_the_rest(result: Comparison | Sweep, written: Sequence[Path | None]) -> None:
     """Say what a person should know beside the tables, and which files are ``written``. RunError where trainings failed."""
-    from lorakit.workflow.experiments.workers import failures
-
     for warning in result.warnings:
         warn(warning)
-    for lost in result.missing:
-        warn(f"missing: {lost.run}: {lost.why}")
     for path in written:
         if path is not None:
             say(f"wrote {path}")
+    say_what_is_not_there(result)
+
+
+def say_what_is_not_there(result: Comparison | Sweep | IntrinsicDimension) -> None:
+    """Say which runs are missing. RunError where trainings failed."""
+    from lorakit.workflow.experiments.workers import failures
+
+    for lost in result.missing:
+        warn(f"missing: {lost.run}: {lost.why}")
     if result.failed:
         raise RunError(failures(result.failed))
 

@@ -147,9 +147,13 @@ def read_scalar(key: Key, node: yaml.Node, refuse: Callable[..., Any]) -> Any:
 
 
 def read_words(key: Key, node: yaml.ScalarNode, kind: type | None, refuse: Callable[..., Any]) -> Any:
-    """Text, as it is written: a number is taken letter by letter, a bare yes or no is refused."""
+    """Text, as it is written: a number is taken letter by letter, and so is true or false among settings, whose types are their owner's; a
+    bare yes or no is refused.
+    """
     text = node.value
     choices = key.choices
+    if key.shape == "mapping" and text.lower() in ("true", "false"):
+        return text.lower()
     if kind is bool:
         hint = f'"{text}", in quotes' if not choices or text in choices else nearest(text.lower(), choices)
         return refuse(f"wants text, not {described(node)}", at=node, hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,11 @@ HUB_METRICS = {
 """Our name of a metric -> the hub's, where they differ."""
 FIND = "find_spec"
 """What an expression for the base model may call, to find a package without importing it."""
+
+
+def quoted(text: str) -> str:
+    """The text as Python writes it, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def usage(
@@ -52,14 +58,14 @@ def usage(
     if reshaped:
         arguments.append("ignore_mismatched_sizes=True")
     arguments += [f"{name}={value!r}" for name, value in (options or {}).items()]
-    within = f', subfolder="{subfolder}"' if subfolder else ""
+    within = f", subfolder={quoted(subfolder)}" if subfolder else ""
     lines = [
         *([f"from importlib.util import {FIND}", ""] if base.startswith(FIND) else []),
         "from peft import PeftModel",
         "from transformers import AutoModelForSequenceClassification",
         "",
         f"base = AutoModelForSequenceClassification.from_pretrained({', '.join(arguments)})",
-        f'model = PeftModel.from_pretrained(base, "{folder}"{within})',
+        f"model = PeftModel.from_pretrained(base, {quoted(folder)}{within})",
     ]
     return "\n".join(lines)
 

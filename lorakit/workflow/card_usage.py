@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from lorakit.artifacts.onnx_file import MODEL
 from lorakit.artifacts.peft.export import PeftForm
 from lorakit.errors import command_line
-from lorakit.reporting.model_card import in_code, pipeline_usage
+from lorakit.reporting.model_card import in_code, pipeline_usage, quoted
 from lorakit.tasks.task import Task
 from lorakit.workflow.in_peft import base_in_python, load_lines
 from lorakit.workflow.restore import RestoredRun
@@ -52,7 +52,7 @@ def use_told(restored: RestoredRun, form: Form, place: Place, base: str) -> list
 
 def lorakit_usage(place: Place, pair: bool) -> str:
     """The lines of Python that label a text by lorakit."""
-    imports, where = ["import lorakit"], f'"{place.name}"'
+    imports, where = ["import lorakit"], quoted(place.name)
     if place.on_hub:
         imports, where = [*imports, "from huggingface_hub import snapshot_download"], f"snapshot_download({where})"
     texts = '("a text", "and its second text")' if pair else '"a text"'
@@ -63,7 +63,7 @@ def merged_told(restored: RestoredRun, form: Form, folder: str) -> list[str]:
     """Of a checkpoint by transformers."""
     if form.why_not_plain:
         return [f"### transformers\n\nOnly lorakit loads this checkpoint; of any other loader, {form.why_not_plain}."]
-    return ["### transformers", in_code(labelled_by(restored, f'"{folder}"', f'"{folder}"'))]
+    return ["### transformers", in_code(labelled_by(restored, quoted(folder), quoted(folder)))]
 
 
 def not_in_peft(form: Form) -> list[str]:
@@ -111,8 +111,8 @@ def onnx_usage(folder: str, task: Task, length: int) -> str:
         "import onnxruntime",
         "from transformers import AutoTokenizer",
         "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
-        f'session = onnxruntime.InferenceSession("{folder}/{MODEL}", providers=["CPUExecutionProvider"])',
+        f"tokenizer = AutoTokenizer.from_pretrained({quoted(folder)})",
+        f'session = onnxruntime.InferenceSession({quoted(f"{folder}/{MODEL}")}, providers=["CPUExecutionProvider"])',
         *([] if task.regression else [f"labels = {list(task.labels)}"]),
         f'rows = tokenizer({texts}, padding=True, truncation=True, max_length={length}, return_tensors="np")',
         '(logits,) = session.run(None, {each.name: rows[each.name].astype("int64") for each in session.get_inputs()})',

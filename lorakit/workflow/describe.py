@@ -17,6 +17,7 @@ from lorakit.backbone.load import Backbone, load_backbone
 from lorakit.backbone.site import Site
 from lorakit.errors import LorakitError
 from lorakit.recipe.schema import AdapterSection, ModelSection
+from lorakit.recipe.values import written
 from lorakit.registry import Registry
 from lorakit.result import Result
 from lorakit.training.update import updates as all_updates
@@ -137,7 +138,7 @@ def describe(method: str, *, model: str | None = None) -> MethodCard:
         text=header(methods, method) or known.summary,
         axes=axes_of(known, spec),
         usual=usual_values(known, delta),
-        options={key: f"{spec.settings[key]}: {option.doc}" for key, option in delta.options.items()},
+        options={key: f"{written(spec.settings[key])}: {option.doc}" for key, option in delta.options.items()},
         count=counted,
         no_count=no_count,
         composes=check_compositions(known),

@@ -22,7 +22,7 @@ from lorakit.backbone.load import DTYPES, quiet_transformers
 from lorakit.errors import RunError, UsageError, nearest
 from lorakit.recipe.schema import ModelSection, SearchSection, TaskSection
 from lorakit.result import Result
-from lorakit.workflow.card import CARD, card_of
+from lorakit.workflow.card import CARD, card_of, from_here
 from lorakit.workflow.card_usage import Form, Place
 from lorakit.workflow.import_peft import put_on_model
 from lorakit.workflow.in_peft import as_peft, base_in_python, load_lines, pad_token
@@ -208,5 +208,5 @@ def read_back(place: Path, restored: RestoredRun) -> nn.Module:
 
 def peft_card(restored: RestoredRun, form: PeftForm, target: Path, *, cut: bool) -> str:
     """The model card of the exported adapter; cut: to a rank that the run's scores are not of."""
-    place, base = Place(str(target), "peft", peft=""), restored.parts.recipe.model.name
+    place, base = Place(from_here(target), "peft", peft=""), restored.parts.recipe.model.name
     return card_of(restored, read_run(restored.run), Form(form, "", ""), place, base, scored=not cut)

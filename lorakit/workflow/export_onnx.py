@@ -17,11 +17,12 @@ from lorakit.backbone.padding import padding_note
 from lorakit.backbone.readout import PAIR, READOUTS
 from lorakit.errors import LorakitError, RunError, command_line
 from lorakit.recipe.schema import TaskSection
+from lorakit.reporting.tables import counted, memory
 from lorakit.result import Result
 from lorakit.tasks.batching import encode
 from lorakit.training.evaluation import decide, predict_logits, score_logits
 from lorakit.training.objective import NO_INPUTS
-from lorakit.workflow.card import CARD, card_of, public_name
+from lorakit.workflow.card import CARD, card_of, from_here, public_name
 from lorakit.workflow.card_usage import Form, Place
 from lorakit.workflow.parts import encode_split
 from lorakit.workflow.records import read_run
@@ -137,7 +138,7 @@ def export_onnx(
         restored,
         read_run(restored.run),
         Form(None, "", ""),
-        Place(str(target), "onnx"),
+        Place(from_here(target), "onnx"),
         public_name(parts.recipe.model),
         scored=rank is None,
     )
@@ -176,9 +177,21 @@ def export_onnx(
             "int8": None if rounded is None else rounded.to_dict(),
         }
         write_json(place / RECORD, record)
-        write_text(place / CARD, card)
+        write_text(place / CARD, card if rounded is None else f"{card}\n{in_8_bits(rounded)}")
         size = sum(path.stat().st_size for path in place.glob(f"{MODEL}*"))
     return OnnxResult(target, size, merged, model.names, list(task.labels), int8=rounded, **vars(proof))
+
+
+def in_8_bits(rounded: Int8) -> str:
+    """What a card says of the second model."""
+    scored = ", ".join(
+        f"{name} {value:.4f} for {rounded.float_scores[name]:.4f}" for name, value in rounded.scores.items()
+    )
+    on = f" On {rounded.rows:,} validation rows it has {scored}." if scored else ""
+    return (
+        f"## In 8 bits\n\n`{rounded.file}` is the same model with weights of 8 bits, {memory(rounded.bytes)}. On the rows that both were "
+        f"compared on, {counted(rounded.flips, 'label')} changed, and no logit moved by more than {rounded.largest_difference:.3g}.{on}\n"
+    )
 
 
 def check_reading(restored: RestoredRun) -> None:

@@ -14,7 +14,7 @@ from lorakit.backbone.rope_scaling import KEY as ROPE_SCALING
 from lorakit.backbone.rope_scaling import divides
 from lorakit.errors import RunError, command_line
 from lorakit.recipe.schema import ModelSection
-from lorakit.reporting.model_card import FIND, usage
+from lorakit.reporting.model_card import FIND, quoted, usage
 from lorakit.workflow.restore import RestoredRun
 
 
@@ -74,7 +74,7 @@ def base_in_python(model: ModelSection) -> str:
     """How Python names the base model: by its name, or a bundled one by its folder in the installed package."""
     bundled = BUNDLED.get(model.name)
     if bundled is None:
-        return f'"{model.name}"'
+        return quoted(model.name)
     return f'{FIND}("{bundled.package}").submodule_search_locations[0] + "/{bundled.folder}"'
 
 

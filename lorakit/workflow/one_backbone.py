@@ -94,12 +94,12 @@ def check_as_loaded(run: Run, recipe: Recipe) -> None:
     """UsageError where the run, of this recipe, stands on quantised weights of its own choice."""
     if inits.get(resolve(recipe.adapter).init).quantises or recipe.model.quantization == MIXED:
         what = "its quantised weights were chosen in its own training, and no other run stands on them"
-        raise UsageError(what, where=str(run.path), valid="runs on weights as they are loaded", hint="lorakit.load")
+        raise UsageError(what, where=str(run.path), valid="runs on weights as they are loaded", hint="each by itself")
 
 
 def another(first: Run, other: Run, what: str) -> UsageError:
     """The message about a run on another backbone."""
-    return UsageError(what, where=str(other.path), valid=f"runs on the backbone of {first.path}", hint="lorakit.load")
+    return UsageError(what, where=str(other.path), valid=f"runs on the backbone of {first.path}", hint="each by itself")
 
 
 def base_name(recipe: Recipe) -> str:

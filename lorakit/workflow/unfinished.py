@@ -23,6 +23,8 @@ FREE_ON_RESUME = (
     "run.keep_checkpoints",
 )
 """Keys that may change between the parts of a run: none of them changes a number."""
+PLACE_OF_MEMORY = "adapter.update_options.memory"
+"""A file in the folder of the run's sequence, which may have moved."""
 
 
 @dataclass(frozen=True)
@@ -93,4 +95,4 @@ def changed_keys(loaded: LoadedRecipe, run: Run) -> list[str]:
     own = load_recipe(run.recipe).recipe
     begun, given = plain_values(own), plain_values(with_found(loaded.recipe, own, run))
     keys = {**given, **begun}  # an entry of a mapping, such as a site's rank, may be in one of them alone
-    return [key for key in keys if given.get(key) != begun.get(key) and key not in FREE_ON_RESUME]
+    return [key for key in keys if given.get(key) != begun.get(key) and key not in (*FREE_ON_RESUME, PLACE_OF_MEMORY)]

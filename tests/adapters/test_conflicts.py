@@ -84,3 +84,10 @@ def test_a_product_that_belongs_to_its_weights_keeps_its_scale(init: str, scale:
     spec = resolve(AdapterSection(init=init, scale=scale, rank=8, alpha=8.0))
     found = conflicts_with_search(spec, SearchSection(method="dylora"))
     assert [problem.key for problem in found] == ["search.method"] * refused
+
+
+@pytest.mark.parametrize("method", ["heterolora", "adalora", "lora_drop"])
+def test_there_is_nothing_to_search_where_sites_have_nothing_of_their_own(method: str) -> None:
+    (problem,) = conflicts_with_search(resolve(AdapterSection(method="intrinsic")), SearchSection(method=method))
+    assert (problem.key, problem.valid) == ("search.method", "none with this adapter")
+    assert conflicts_with_search(resolve(AdapterSection(method="intrinsic")), SearchSection()) == []

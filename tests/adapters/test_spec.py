@@ -19,11 +19,14 @@ def test_options_are_read_as_their_types() -> None:
     assert read_options("bank", {"vectors": "7"}) == {"vectors": 7}
     assert read_options("prefix", {"std": "0.5"}) == {"std": 0.5}
     assert read_options("glora", {"A": "scalar"}) == {"A": "scalar"}
+    assert read_options("subspace", {"per_layer": "false"}) == {"per_layer": False}
 
 
 def test_every_wrong_option_is_told() -> None:
     with pytest.raises(RecipeError) as caught:
         read_options("bank", {"vectors": "0", "lenght": "4", "top": "two"}, "here")
+    with pytest.raises(RecipeError, match="true or false"):
+        read_options("subspace", {"per_layer": "no"})
     unknown, *wrong = caught.value.problems
     assert (unknown.key, unknown.valid) == ("here", "vectors, length, top")
     assert "length" in unknown.hint

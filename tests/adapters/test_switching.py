@@ -30,6 +30,10 @@ def test_states_choose_the_forward_and_what_trains() -> None:
         ({"dropout": 0.1}, "linear", torch.float64, Adapter.added),
         ({}, "conv1d", torch.float64, Adapter.added),
         ({}, "linear", torch.bfloat16, Adapter.added_in_float32),
+        ({"method": "diff_pruning"}, "linear", torch.float64, Adapter.added_to_weight),
+        ({"method": "diff_pruning", "dropout": 0.1}, "linear", torch.float64, Adapter.added),
+        ({"method": "diff_pruning"}, "conv1d", torch.float64, Adapter.added),
+        ({"method": "diff_pruning"}, "linear", torch.bfloat16, Adapter.added_in_float32),
         ({"method": "dora"}, "linear", torch.float64, Adapter.decomposed_fused),
         ({"method": "dora"}, "linear", torch.bfloat16, Adapter.decomposed),
         ({"method": "ia3"}, "linear", torch.float64, Adapter.rewritten),
@@ -43,6 +47,17 @@ def test_the_forward_is_one_method_chosen_once(
     assert adapted_forward(adapter).__func__ is chosen  # type: ignore[attr-defined]
     adapter.switch(WATCHED)
     assert base.forward.__func__ is Adapter.watched
+
+
+def test_an_update_that_is_computed_whole_is_one_product_with_the_weight_but_in_half_precision() -> None:
+    base, adapter = build(method="diff_pruning")
+    base.eval()
+    x = torch.randn(4, INSIDE, dtype=torch.float64)
+    weight = adapter.effective_weight(base.weight)
+    assert torch.equal(base(x), torch.nn.functional.linear(x, weight, base.bias))
+    base.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(base(x.float()), adapter.added(x.float()))
 
 
 def second_on(base: nn.Module, first: Adapter) -> Adapter:

@@ -8,6 +8,7 @@ import pytest
 
 import lorakit
 from lorakit.errors import UsageError
+from lorakit.reporting.intrinsic import IntrinsicCurve, Subspace
 
 
 @pytest.fixture
@@ -61,3 +62,67 @@ def test_an_error_is_one_message(cli, here, analyzed, workflow):
     ran = cli("analyze", "runs/a", "runs/b")
     assert (ran.code, ran.out) == (2, "")
     assert "error: runs/b: the two runs update no site in common" in ran.err
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    calls = []
+
+    def intrinsic_dimension(recipe, overrides, **asked):
+        calls.append((recipe, list(overrides), asked))
+        subspaces = [Subspace("said", 8, {0: 0.75}), Subspace("said", 32, {0: 0.25})]
+        curve = IntrinsicCurve("sst2", "accuracy", {0: 0.75}, 5000, 66, 0.5, 0.5, subspaces)
+        return SimpleNamespace(
+            curve=curve,
+            page=Path("f/intrinsic.html"),
+            figure=Path("f/intrinsic.png"),
+            summary=[],
+            missing=[],
+            failed=calls[-1][2].get("seeds") == [7] and [SimpleNamespace(run="f/a-7", why="it was hot")],
+            to_dict=lambda: {"d90": {"said": 8}},
+        )
+
+    monkeypatch.setattr(lorakit, "intrinsic_dimension", intrinsic_dimension, raising=False)
+    return calls
+
+
+def test_an_intrinsic_dimension_is_measured_and_told(cli, here, measured):
+    options = ["--dimensions", "8,32", "--kinds", "said", "--seeds", "0", "--lr", "0.01,0.02", "--folder", "f"]
+    ran = cli("analyze", "--intrinsic", "demo", "task.max_train_rows=50", *options)
+    recipe, overrides, asked = measured[0]
+    assert (recipe, overrides) == ("demo", ["task.max_train_rows=50"])
+    assert {name: asked[name] for name in ("dimensions", "kinds", "seeds", "lr", "folder")} == {
+        "dimensions": [8, 32],
+        "kinds": ["said"],
+        "seeds": [0],
+        "lr": [0.01, 0.02],
+        "folder": Path("f"),
+    }
+    assert "full_lr" not in asked
+    rows = [line.split() for line in ran.out.splitlines() if "0." in line]
+    assert [row[0] for row in rows] == ["0", "8", "32", "5,000"]
+    assert rows[1][1:] == ["0.7500", "100", "%"]
+    assert ran.out.splitlines()[-1] == "page  f/intrinsic.html"
+
+
+def test_failed_trainings_are_told_after_the_result(cli, here, measured):
+    ran = cli("analyze", "--intrinsic", "demo", "--seeds", "7", "--json")
+    assert json.loads(ran.out) == {"d90": {"said": 8}}
+    assert (ran.code, "it was hot" in ran.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["runs/a", "--seeds", "0"], "--seeds: is for --intrinsic RECIPE"),
+        (["runs/a", "--full-lr", "0.1"], "--full-lr: is for --intrinsic RECIPE"),
+        (["--intrinsic", "demo", "--rows", "3"], "--rows: looks at runs"),
+        (["--intrinsic", "demo", "--others", "mrpc"], "--others: looks at runs"),
+        (["--intrinsic", "demo", "--dimensions", "8,x"], "'8,x' is not a list of dimensions"),
+        (["--intrinsic", "demo", "--dimensions", "8,8"], "names one of its dimensions twice"),
+    ],
+)
+def test_options_of_one_are_refused_by_the_other(cli, here, analyzed, measured, options, told):
+    ran = cli("analyze", *options)
+    assert (ran.code, analyzed, measured) == (2, [], [])
+    assert told in " ".join(ran.err.split())

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 import lorakit.recipe.load as loading
-from lorakit.adapters.method import methods
+from lorakit.adapters.method import methods, resolve
 from lorakit.errors import DataError, Problem, RecipeError, RunError
 from lorakit.recipe.keys import plain_values, recipe_keys
 from lorakit.recipe.load import LoadedRecipe, find_recipe, load_recipe
 from lorakit.recipe.schema import SEARCH_PRESETS, Recipe
+from lorakit.recipe.values import written
 
 
 def test_values_get_the_type_of_their_key(load):
@@ -32,6 +33,14 @@ def test_values_get_the_type_of_their_key(load):
     assert recipe.training.length_grouping is False
     assert (recipe.model.name, recipe.model.revision) == ("42", "5e4")
     assert (recipe.run.offline, recipe.run.name, recipe.run.trackers) == (True, "2024-01-01", ["tensorboard"])
+
+
+def test_a_setting_may_be_true_or_false(load):
+    """Its type is its owner's, as that of a number is."""
+    first = load("adapter: {method: intrinsic, options: {per_layer: False, seed: 3}}\n").recipe
+    again = load(f"adapter: {written(asdict(first.adapter))}\n").recipe
+    assert first.adapter.options == again.adapter.options == {"per_layer": "false", "seed": "3"}
+    assert resolve(first.adapter).settings == {"per_layer": False, "seed": 3}
 
 
 def test_defaults_are_the_schema_s(load):

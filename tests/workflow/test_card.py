@@ -68,9 +68,10 @@ def test_the_hub_s_library_reads_what_the_run_remembers(finished: TrainResult, t
 
 
 def test_all_lines_load_the_run(finished: TrainResult, beside: Path, monkeypatch: pytest.MonkeyPatch):
-    shutil.copytree(finished.run_dir, beside / "kept")
-    lorakit.card("kept")
-    code = snippets((beside / "kept" / "README.md").read_text())
+    name = 'it is "kept"'
+    shutil.copytree(finished.run_dir, beside / name)
+    lorakit.card(name)
+    code = snippets((beside / name / "README.md").read_text())
     assert list(code) == ["lorakit", "PEFT", "transformers"]
     names = run_all(code, monkeypatch)
     (ours,), (theirs,) = names["printed"]

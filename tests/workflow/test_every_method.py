@@ -18,6 +18,7 @@ REFUSES_SEARCH = (
     *("aflora", "relora", "cola", "xgblora", "loraprune"),  # they decide themselves what trains
     "bilora",  # whose gradients are of two kinds of rows
     "longlora",  # whose norms and embeddings train in every step
+    "intrinsic",  # whose sites have nothing of their own
 )
 
 

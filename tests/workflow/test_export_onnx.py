@@ -121,7 +121,9 @@ CASES: dict[str, tuple[str, str, bool, tuple[str, ...]]] = {
 
 @NEEDS
 @pytest.mark.parametrize("case", [as_parameter(case, slow=True) for case in CASES])
-def test_it_answers_as_the_run_and_the_card_says_how(bench: Bench, tmp_path: Path, case: str):
+def test_it_answers_as_the_run_and_the_card_says_how(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+):
     """One row by one and several together: what the card's lines print is the run's answer."""
     family, kind, merged, settings = CASES[case]
     run = bench.train(*SHORT, *settings, family=family, kind=kind).run_dir
@@ -140,7 +142,11 @@ def test_it_answers_as_the_run_and_the_card_says_how(bench: Bench, tmp_path: Pat
     record = read_json(made.out / "lorakit_onnx.json")
     assert record["proof"]["largest_difference"] == made.largest_difference
     ours, texts = lorakit.load(run), PAIRS if kind == "pair" else TEXTS
-    code = (made.out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    card = (made.out / "README.md").read_text()
+    assert f"`{made.int8.file}` is the same model with weights of 8 bits" in card
+    assert all(f"{name} {value:.4f} for" in card for name, value in made.int8.scores.items())
+    monkeypatch.chdir(tmp_path)
+    code = card.split("```python\n")[1].split("```")[0]
     if kind == "pair":
         code = code.replace('["a text"], ["and its second text"]', f"{[a for a, _ in PAIRS]}, {[b for _, b in PAIRS]}")
     printed: list[Any] = []

@@ -13,10 +13,10 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from lorakit.adapters.delta import Delta, deltas
+from lorakit.adapters.delta import deltas
 from lorakit.adapters.options import NO_OPTIONS, Options
+from lorakit.adapters.whole import Whole
 from lorakit.backbone.site import Site
 
 Tensor = torch.Tensor
@@ -29,7 +29,7 @@ FOR_GOOD = 1e4
 """A logit beyond the reach of any noise."""
 
 
-class Sparse(Delta):
+class Sparse(Whole):
     """dW = z * w with w and the logits of z (out x in)."""
 
     name = "sparse"
@@ -47,11 +47,11 @@ class Sparse(Delta):
         shape = (site.out_features, site.in_features)
         return {"w": shape, "gate": shape}
 
-    def forward(self, x: Tensor, scale: float) -> Tensor:
-        """``scale (z * w) x``."""
+    def whole(self, scale: float) -> Tensor:
+        """``scale (z * w)`` (out x in), with noise while the gates train."""
         sampled = self.training and self.gate.requires_grad
         logits = self.gate + torch.rand_like(self.gate).logit() if sampled else self.gate
-        return F.linear(x, scale * stretch(logits) * self.w)
+        return scale * stretch(logits) * self.w
 
     def dense(self) -> Tensor:
         """z * w (out x in), without noise."""

@@ -81,9 +81,10 @@ def task_words(task: TaskKept) -> list[str]:
         told += f" With a random update it is {share(task.random)}: {than}."
     words = [told]
     if shown(task.over_majority) < 1:
+        little = "" if task.own else ": it knew little of it, and a loss says little"
         words.append(
             f"Before, that is no more than always answering {task.name}'s most common class gets ({share(task.majority)}), as far as these "
-            "rows show: there was little to lose."
+            f"rows show{little}."
         )
     if task.unknown:
         words.append(

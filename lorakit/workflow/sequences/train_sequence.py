@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorakit.artifacts.memory_file import write_memory
@@ -129,7 +129,7 @@ def learn(
     earlier = [each.path for each in folder.runs[:number]]
     resume = can_go_on(run)
     if resume:
-        loaded = as_it_was_begun(run, sequence.tasks[number])
+        loaded = as_it_was_begun(run, sequence.tasks[number], earlier)
     else:
         loaded = going_on(sequence.tasks[number], earlier, sequence)
         remember(sequence, loaded, earlier, data[:number])
@@ -150,8 +150,13 @@ def remember(sequence: LoadedSequence, loaded: LoadedRecipe, earlier: Sequence[P
     this_process().wait_for_everyone()
 
 
-def as_it_was_begun(run: Run, given: LoadedRecipe) -> LoadedRecipe:
-    """The run's own recipe, with those of the given values that may be other ones now."""
+def as_it_was_begun(run: Run, given: LoadedRecipe, earlier: Sequence[Path]) -> LoadedRecipe:
+    """The run's own recipe, with those of the given values that may be other ones now, and its memory where the folder is now."""
     values = key_values(given.recipe)
     free = [key for key in FREE_ON_RESUME if key not in ("run.name", "run.folder")]
-    return load_recipe(run.path, [f"{key}={written(values[key])}" for key in free])
+    loaded = load_recipe(run.path, [f"{key}={written(values[key])}" for key in free])
+    adapter = loaded.recipe.adapter
+    if "memory" not in adapter.update_options:
+        return loaded
+    options = adapter.update_options | {"memory": str(memory_of(given, earlier))}
+    return replace(loaded, recipe=replace(loaded.recipe, adapter=replace(adapter, update_options=options)))

@@ -108,7 +108,7 @@ def test_what_there_is_to_know_of_the_numbers_is_told():
     for part in (
         "Its own task has no probe: it predicts a number.",
         "b is what it learnt itself.",
-        "Before, that is no more than always answering a's most common class gets (50.0 %), as far as these rows show",
+        "Before, that is no more than always answering a's most common class gets (50.0 %), as far as these rows show: it knew",
         "Held-out rows of a whose class no row has that its probe is fitted on: 2.",
         "Held-out texts of a that its probe is fitted on too: 1.",
         "Held-out texts of a that the run was trained on: 3; it is not wholly another task.",

@@ -200,3 +200,14 @@ def test_a_stream_goes_on_over_tasks_and_through_a_kill(sequences, tmp_path):
         sequences.learn(begun, resume=True, hooks=[StopAt(2)])
     again = sequences.learn(begun.rename(tmp_path / "moved"), resume=True, scored=False)
     assert records(again.runs[1]) == records(whole.runs[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["separate", "color", "sequential", "replay", "o_lora", "am_lora"])
+def test_a_folder_that_moved_after_a_kill_goes_on_as_if_nothing_had_been(sequences, tmp_path, method):
+    whole = sequences.learn(sequences.recipe(method, TWO), run_dir=tmp_path / "whole", scored=False)
+    begun = sequences.begun(whole.run_dir, tmp_path / "begun")
+    with pytest.raises(Interrupted):
+        sequences.learn(begun, resume=True, hooks=[StopAt(2)])
+    again = sequences.learn(begun.rename(tmp_path / "moved"), resume=True, scored=False)
+    assert records(again.runs[1]) == records(whole.runs[1])

@@ -113,6 +113,22 @@ def test_answers_are_those_of_the_runs(service: Service, runs: dict[str, Path]):
     assert (service.answered, service.labelled) == (7, 18)
 
 
+@pytest.mark.slow
+def test_a_mixture_answers_beside_a_plain_adapter(bench: Bench, runs: dict[str, Path]):
+    settings = ("training.max_steps=1", "training.lr=0.1")
+    mixed = bench.train("adapter.method=hydralora", *settings, name="served-mixture").run_dir
+    service = Service(lorakit.open_adapters({"one": runs["one"], "mixed": mixed}), LIMITS, batch_size=8, wait=0.005)
+    names = ["one", "mixed"] * 3
+    found = ask(
+        service, *(("/predict", {"adapter": name, "texts": [text]}) for name, text in zip(names, TEXTS, strict=False))
+    )
+    for name, text, (status, _, body) in zip(names, TEXTS, found, strict=False):
+        (expected,) = lorakit.predict({"one": runs["one"], "mixed": mixed}[name], [text])
+        (answer,) = json.loads(body)["predictions"]
+        assert (status, answer["label"]) == (200, expected.label)
+        assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+
+
 def test_blank_texts_and_none_at_all(service: Service):
     found = ask(
         service, ("/predict", {"adapter": "one", "texts": [" "]}), ("/predict", {"adapter": "one", "texts": []})
