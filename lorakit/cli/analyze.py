@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -25,9 +26,12 @@ from lorakit.cli.intrinsic import (
 from lorakit.cli.options import AsJson, Offline, Quiet, Weights, given_or_newest
 from lorakit.cli.output import say, write
 from lorakit.errors import UsageError
-from lorakit.reporting.tables import counted
+from lorakit.reporting.tables import Column, counted, table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lorakit.reporting.analysis.records import TaskKept
     from lorakit.workflow.analysis.analyze import AnalysisResult
 
 Runs = Annotated[
@@ -111,5 +115,24 @@ def tell(result: AnalysisResult) -> None:
     """Write the summary, and where the page is."""
     for passage in result.summary:
         write(passage.title, *(f"  {sentence}" for sentence in passage.sentences), "")
+    probed = [(run.name, task) for run in result.runs if run.kept is not None for task in run.kept.tasks]
+    if probed:
+        write(probe_table(probed))
     write(f"page  {result.page}")
     say(f"the page is one self-contained file; {counted(len(result.figures), 'figure')} beside it as PNG")
+
+
+def probe_table(probed: Sequence[tuple[str, TaskKept]]) -> Table:
+    """A line for each run and task: what probes get right, in percent, and the change in points."""
+    from lorakit.reporting.analysis.kept_words import interval, points, share
+
+    columns = [
+        Column("run", lambda row: row[0]),
+        Column("task", lambda row: row[1].name + " (own)" * row[1].own),
+        Column("before", lambda row: share(row[1].before), right=True),
+        Column("after", lambda row: share(row[1].after), right=True),
+        Column("change", lambda row: points(row[1].change.mean), right=True),
+        Column("95 % interval", lambda row: interval(row[1].change), right=True),
+        Column("random", lambda row: "" if row[1].random is None else share(row[1].random), right=True),
+    ]
+    return table(probed, columns, title="held-out rows that a probe gets right")

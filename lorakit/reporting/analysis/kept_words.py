@@ -108,7 +108,8 @@ def beside_words(task: TaskBeside, first: str, second: str) -> str:
     if task.change.ties == task.change.n:
         return f"Probes of {task.name} get the same rows right in {first} and {second}."
     if not shown(task.change):
-        return f"Between their probes of {task.name} there is {difference_words(task.change)}."
+        told = f"{second} less {first}: {points(task.change.mean)} points, {bounds(task.change)}"
+        return f"Between their probes of {task.name} there is no difference that these rows show ({told})."
     more = "more" if task.change.mean > 0 else "less"
     gap = points(abs(task.change.mean), sign="")
     return f"Of {task.name} a probe gets {gap} points {more} right in {second} than in {first} ({bounds(task.change)})."

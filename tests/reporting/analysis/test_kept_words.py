@@ -81,7 +81,7 @@ def test_two_runs_are_told_apart_where_the_interval_leaves_0_out():
     told = [beside_words(TaskBeside("a", gap(*change)), "lora", "full") for change in (DOWN, OPEN)]
     assert told == [
         "Of a a probe gets 10.0 points less right in full than in lora (95 % interval -15.0 to -5.0).",
-        "Between their probes of a there is no difference that these rows show (+1.0 points, 95 % interval -2.0 to +4.0).",
+        "Between their probes of a there is no difference that these rows show (full less lora: +1.0 points, 95 % interval -2.0 to +4.0).",
     ]
 
 
