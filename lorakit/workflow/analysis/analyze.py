@@ -107,7 +107,8 @@ def analyze(
 
     Of each run: the norm of every site's update beside W's, its singular values and effective rank, how much it amplifies what W does in
     its directions, how far magnitude and direction of W's rows have moved, and how far features have. Of two runs: how alike the
-    directions are that their updates go. Each number has beside it what chance gives. One site's matrices are in memory at a time.
+    directions are that their updates go. Each number has beside it what chance gives. One site's matrices are in memory at a time; with
+    others a random update of all sites too, in float32.
 
     Args:
         run: a finished run's folder, or ``NAME=FOLDER``.
