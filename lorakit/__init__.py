@@ -25,7 +25,7 @@ There is a function for each command of the command line, and each has its own h
     serve              the same by HTTP
     predict_file       label the rows of a file
     report             a run as one page, with figures and plain words
-    analyze            what runs have learnt: their updates' size and directions, what they share, how far features moved
+    analyze            what runs have learnt: their updates' size and directions, how far features moved, what other tasks keep
     intrinsic_dimension  in how small a random subspace a task can be learnt
     merge              a run -> a plain Hugging Face checkpoint
     export             a run -> an adapter for PEFT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -9,7 +10,7 @@ import typer
 
 import lorakit
 from lorakit.cli.command import answer, envelope
-from lorakit.cli.completion import complete_run
+from lorakit.cli.completion import complete_run, complete_task
 from lorakit.cli.intrinsic import (
     Dimensions,
     Folder,
@@ -25,9 +26,12 @@ from lorakit.cli.intrinsic import (
 from lorakit.cli.options import AsJson, Offline, Quiet, Weights, given_or_newest
 from lorakit.cli.output import say, write
 from lorakit.errors import UsageError
-from lorakit.reporting.tables import counted
+from lorakit.reporting.tables import Column, counted, table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lorakit.reporting.analysis.records import TaskKept
     from lorakit.workflow.analysis.analyze import AnalysisResult
 
 Runs = Annotated[
@@ -46,11 +50,31 @@ Rows = Annotated[
         help="Held-out rows of each run on which features are compared, 256 by default; 0: none.",
     ),
 ]
+Others = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--others",
+        metavar="TASK",
+        help="Another task: what does the update do to it, and to the run's own? A name (see: lorakit list tasks), a recipe, or a file of "
+        "texts and labels. Repeatable.",
+        autocompletion=complete_task,
+    ),
+]
+ProbeRows = Annotated[
+    Optional[int],
+    typer.Option(
+        "--probe-rows",
+        metavar="N",
+        help="With --others: rows of each task that a linear probe is fitted on, and that it is scored on; 500 by default.",
+    ),
+]
 
 
 def analyze(
     runs: Runs = None,
     rows: Rows = None,
+    others: Others = None,
+    probe_rows: ProbeRows = None,
     weights: Weights = None,
     intrinsic: Intrinsic = None,
     dimensions: Dimensions = None,
@@ -64,18 +88,26 @@ def analyze(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look into what runs have learnt: where their updates are, which directions they take and share, how far features have moved."""
+    """Look into what runs have learnt: where their updates are, which directions they take, how far features moved, what others keep."""
     options = Options(dimensions, kinds, lr, full_lr, seeds, folder, workers)
     with envelope(offline=offline, quiet=quiet):
         if intrinsic is not None:
-            for option, value in (("--rows", rows), ("--weights", weights)):
+            alone = {"--rows": rows, "--others": others, "--probe-rows": probe_rows, "--weights": weights}
+            for option, value in alone.items():
                 if value is not None:
                     raise UsageError("looks at runs, and --intrinsic trains its own", where=option, hint="leave it out")
             measure(intrinsic, runs or [], options, offline=offline, quiet=quiet, as_json=as_json)
             return
         options.refuse()
         chosen: list[str | Path] = list(runs) if runs else [given_or_newest(None)]
-        looked = lorakit.analyze(*chosen, weights=weights, rows=256 if rows is None else rows, offline=offline)
+        looked = lorakit.analyze(
+            *chosen,
+            weights=weights,
+            rows=256 if rows is None else rows,
+            others=others or [],
+            probe_rows=probe_rows,
+            offline=offline,
+        )
         answer(looked, tell, as_json=as_json)
 
 
@@ -83,5 +115,24 @@ def tell(result: AnalysisResult) -> None:
     """Write the summary, and where the page is."""
     for passage in result.summary:
         write(passage.title, *(f"  {sentence}" for sentence in passage.sentences), "")
+    probed = [(run.name, task) for run in result.runs if run.kept is not None for task in run.kept.tasks]
+    if probed:
+        write(probe_table(probed))
     write(f"page  {result.page}")
     say(f"the page is one self-contained file; {counted(len(result.figures), 'figure')} beside it as PNG")
+
+
+def probe_table(probed: Sequence[tuple[str, TaskKept]]) -> Table:
+    """A line for each run and task: what probes get right, in percent, and the change in points."""
+    from lorakit.reporting.analysis.kept_words import interval, points, share
+
+    columns = [
+        Column("run", lambda row: row[0]),
+        Column("task", lambda row: row[1].name + " (own)" * row[1].own),
+        Column("before", lambda row: share(row[1].before), right=True),
+        Column("after", lambda row: share(row[1].after), right=True),
+        Column("change", lambda row: points(row[1].change.mean), right=True),
+        Column("95 % interval", lambda row: interval(row[1].change), right=True),
+        Column("random", lambda row: "" if row[1].random is None else share(row[1].random), right=True),
+    ]
+    return table(probed, columns, title="held-out rows that a probe gets right")

@@ -101,12 +101,26 @@ def frozen(
     title = "frozen features, logistic regression"
     if problem := too_alike(labels):
         return Baseline(FROZEN, title, {}, problem)
+    return Baseline(FROZEN, title, score(task, answers(task, features, labels, validation, strength), references), note)
+
+
+def answers(
+    task: Task,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    asked: NDArray[np.float32],
+    strength: float | None = None,
+) -> NDArray[np.int64]:
+    """What logistic regression, fitted to features (n, width) and labels, says of the features ``asked`` (m, width).
+
+    Class ids (m,), or a 0 or 1 for each of several labels (m, labels).
+    """
     with warnings.catch_warnings():
         quiet_about_classes()
         weight, bias = fit_outputs(features, labels, task, strength)
-    logits = validation @ weight.T + bias
-    decided = (logits > 0).astype(np.int8) if task.multi_label else logits.argmax(axis=1)
-    return Baseline(FROZEN, title, score(task, decided, references), note)
+    logits = asked @ weight.T + bias
+    decided: NDArray[np.int64] = (logits > 0).astype(np.int64) if task.multi_label else logits.argmax(axis=1)
+    return decided
 
 
 def quiet_about_classes() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ class RestoredRun:
     """A run's recipe, data and trained model; weights: which of its weights these are, ``last`` or ``best``.
 
     temperature: for their probabilities; 1 where they are cut to a rank, for which none was fitted; start: what each adapter tensor was
-    before, flat, where that was asked for.
+    before, flat, where that was asked for; head: the head and other new parts as they started, by name, where these were.
     """
 
     run: Run
@@ -56,6 +56,7 @@ class RestoredRun:
     weights: str
     temperature: float = 1.0
     start: list[torch.Tensor] | None = None
+    head: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def restore_run(
@@ -68,13 +69,14 @@ def restore_run(
     splits: Sequence[str] | None = None,
     start: Literal["none", "own", "drawn"] = "none",
     shared: SharedBackbone | None = None,
+    head: bool = False,
 ) -> RestoredRun:
     """Build the run's model from its recipe and put the ``last`` or ``best`` adapter in, cut to ``rank`` where one is given.
 
     Where no weights are named they are those that the run's recipe selects (``open_trained``).
     Without data nothing of the training files is read: the task is the one that the run wrote down. With ``splits`` it is enough
     that the rows of these are there. start: whether to keep what the adapter starts from, and whether the recipe's init draws it; shared:
-    what other models on the same frozen tensors have in common.
+    what other models on the same frozen tensors have in common; head: whether to keep what the new parts start from.
     """
     run, which = open_trained(path, weights)
     folder = run.weights(which)
@@ -86,6 +88,7 @@ def restore_run(
     drawn = start == "drawn" or starts_drawn(folder)
     adapted = adapt(parts, statistics=NO_SITE_STATISTICS if drawn else None)
     load_base(adapted, run)
+    new = {name: adapted.model.get_parameter(name).detach().clone() for name in adapted.new_parts if head}
     before = None
     if start != "none":
         put_states(adapted, folder)
@@ -94,7 +97,7 @@ def restore_run(
     warn_of_other_bases(folder, loaded.recipe.model.name)
     adapted.model.eval()
     temperature = read_temperature(run, which) if rank is None else 1.0
-    restored = RestoredRun(run, loaded, parts, adapted, which, temperature, before)
+    restored = RestoredRun(run, loaded, parts, adapted, which, temperature, before, new)
     if rank is not None:
         cut_to_rank(adapted, rank, loaded.recipe.search.method, str(path))
     return restored

@@ -19,7 +19,10 @@ def analyzed(workflow, monkeypatch):
         calls.append((runs, options))
         if workflow.raises:
             raise workflow.raises
+        lost = SimpleNamespace(mean=-0.1, low=-0.15, high=-0.05)
+        task = SimpleNamespace(name="mrpc", own=False, before=0.8, after=0.7, change=lost, random=None)
         return SimpleNamespace(
+            runs=[SimpleNamespace(name="a", kept=SimpleNamespace(tasks=[task]) if options["others"] else None)],
             page=Path("runs/a/report/analysis.html"),
             figures=[Path("runs/a/report/analysis-norms.png")],
             summary=[SimpleNamespace(title="Where the update is", sentences=["v 44 % [of it]."])],
@@ -32,9 +35,18 @@ def analyzed(workflow, monkeypatch):
 
 def test_runs_and_options_are_passed_on_and_the_words_printed(cli, here, analyzed):
     ran = cli("analyze", "runs/a", "b=runs/c", "--rows", "64", "--weights", "best", "--offline")
-    assert analyzed == [(("runs/a", "b=runs/c"), {"rows": 64, "weights": "best", "offline": True})]
+    options = {"rows": 64, "weights": "best", "others": [], "probe_rows": None, "offline": True}
+    assert analyzed == [(("runs/a", "b=runs/c"), options)]
     assert ran.out.splitlines() == ["Where the update is", "  v 44 % [of it].", "", "page  runs/a/report/analysis.html"]
     assert "1 figure beside it as PNG" in ran.err
+
+
+def test_what_other_tasks_keep_is_a_line_each(cli, here, analyzed):
+    ran = cli("analyze", "runs/a", "--others", "mrpc", "--others", "own.csv", "--probe-rows", "90")
+    options = analyzed[0][1]
+    assert (options["others"], options["probe_rows"]) == (["mrpc", "own.csv"], 90)
+    line = next(line for line in ran.out.splitlines() if line.strip().startswith("a  "))
+    assert " ".join(line.split()) == "a mrpc 80.0 % 70.0 % -10.0 -15.0 to -5.0"
 
 
 def test_json_is_all_that_is_on_standard_output(cli, here, analyzed):
@@ -115,6 +127,7 @@ def test_failed_trainings_are_told_after_the_result(cli, here, measured):
         (["runs/a", "--seeds", "0"], "--seeds: is for --intrinsic RECIPE"),
         (["runs/a", "--full-lr", "0.1"], "--full-lr: is for --intrinsic RECIPE"),
         (["--intrinsic", "demo", "--rows", "3"], "--rows: looks at runs"),
+        (["--intrinsic", "demo", "--others", "mrpc"], "--others: looks at runs"),
         (["--intrinsic", "demo", "--dimensions", "8,x"], "'8,x' is not a list of dimensions"),
         (["--intrinsic", "demo", "--dimensions", "8,8"], "names one of its dimensions twice"),
     ],

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from lorakit.reporting.analysis.measures import correlation
 from lorakit.reporting.grid import role_position
+from lorakit.reporting.stats import Difference
 
 LAST, BEST = "last", "best"
 T = TypeVar("T")
@@ -101,6 +102,64 @@ class LayerDrift:
 
 
 @dataclass(frozen=True)
+class TaskKept:
+    """What a linear probe of the features gets right of a task's held-out rows, without a run's update and with it.
+
+    Attributes:
+        name: the task; own: whether the run learnt it; classes: how many it has.
+        readout: what of the states is read; other_readout: whether the head reads something else, which the task's rows have not.
+        split: which rows are held out; rows: how many of them are scored; train_rows: how many training rows the probe is fitted on.
+        majority: the share of the held-out rows that have the training rows' most common class; over_majority: how much more the probe gets
+            right before; unknown: how many have a class that no training row has.
+        repeated: held-out rows whose text is among the training rows'; trained_on: of another task, those that the run was trained on.
+        before: the share that is right without the update, after: with it, random: with a Gaussian one of its norms and ranks.
+        change: after less before, row by row, random_change: random less before, beside_random: after less random, each with a 95 %
+            interval over the held-out rows; None where there is no random one.
+    """
+
+    name: str
+    own: bool
+    classes: int
+    readout: str
+    other_readout: bool
+    split: str
+    train_rows: int
+    rows: int
+    majority: float
+    over_majority: Difference
+    unknown: int
+    repeated: int
+    trained_on: int
+    before: float
+    after: float
+    change: Difference
+    random: float | None
+    random_change: Difference | None
+    beside_random: Difference | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a run's update does to its own task and to others.
+
+    Attributes:
+        tasks: those that were probed, its own the first.
+        without: why there are none.
+        without_own: why its own is not among them, where another could be.
+        same: the names of others that are its own.
+        without_random: why there is no random update beside what was learnt.
+        random_left: what of that the random one leaves out.
+    """
+
+    tasks: list[TaskKept]
+    without: str
+    without_own: str
+    same: list[str]
+    without_random: str
+    random_left: list[str]
+
+
+@dataclass(frozen=True)
 class RunAnalysis:
     """One run.
 
@@ -112,6 +171,7 @@ class RunAnalysis:
         moved: of every site with a weight, at every point that is kept.
         points: the names of these points, in order.
         drift: of every layer, empty where it was not looked at; rows: how many were; without_drift: why there is none.
+        kept: of its own task and others, None where no other one was named.
         score: of these weights on the run's validation rows, empty where there is none; warnings: what says that it came to little.
     """
 
@@ -128,6 +188,7 @@ class RunAnalysis:
     drift: list[LayerDrift] = field(default_factory=list)
     rows: int = 0
     without_drift: str = ""
+    kept: Kept | None = None
     score: str = ""
     warnings: list[str] = field(default_factory=list)
 
@@ -180,8 +241,18 @@ class SiteLikeness:
 
 
 @dataclass(frozen=True)
+class TaskBeside:
+    """A task's held-out rows that probes get right with the second run's update less with the first's, row by row."""
+
+    name: str
+    change: Difference
+
+
+@dataclass(frozen=True)
 class Pair:
-    """Two runs over one backbone; sites only one of them has are named. same_seed: whether their adapters started alike."""
+    """Two runs over one backbone; sites only one of them has are named. same_seed: whether their adapters started alike; tasks: those
+    that were probed with both on the same rows.
+    """
 
     first: str
     second: str
@@ -189,6 +260,7 @@ class Pair:
     only_first: list[str]
     only_second: list[str]
     same_seed: bool
+    tasks: list[TaskBeside] = field(default_factory=list)
 
 
 def correlated(points: Sequence[Moved], *, random: bool = False) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from lorakit.reporting.analysis.kept_words import kept_tables
 from lorakit.reporting.analysis.measures import MOST
 from lorakit.reporting.analysis.records import Pair, RunAnalysis, by_role, mean_of_known
 from lorakit.reporting.analysis.words import means, percent_of, shares
@@ -30,7 +31,7 @@ def tables(runs: Sequence[RunAnalysis], pairs: Sequence[Pair]) -> list[Numbers]:
     """All of them."""
     found = [role_table(run, f"{run.name}: roles" if len(runs) > 1 else "Roles") for run in runs if run.sites]
     found += [pair_table(pair) for pair in pairs]
-    return [*found, *moved_tables(runs), *drift_tables(runs)]
+    return [*kept_tables(runs), *found, *moved_tables(runs), *drift_tables(runs)]
 
 
 def role_table(run: RunAnalysis, title: str) -> Numbers:

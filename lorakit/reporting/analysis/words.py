@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean, median
 
+from lorakit.reporting.analysis.kept_words import beside_words, kept_facts, kept_words
 from lorakit.reporting.analysis.records import (
     Pair,
     RunAnalysis,
@@ -59,6 +60,7 @@ def facts(runs: Sequence[RunAnalysis], pairs: Sequence[Pair]) -> list[tuple[str,
             found.append(
                 (f"CKA of the last layer{whose}", f"{run.drift[-1].cka:.3f} (random {run.drift[-1].chance:.2f})")
             )
+        found += kept_facts(run, whose)
     for pair in pairs:
         first, chance, _, _ = means(pair.sides[-1].sites)
         found.append((f"phi of the first direction with {pair.second}", f"{first:.2f} (random {chance:.3f})"))
@@ -68,7 +70,9 @@ def facts(runs: Sequence[RunAnalysis], pairs: Sequence[Pair]) -> list[tuple[str,
 def passages(runs: Sequence[RunAnalysis], pairs: Sequence[Pair]) -> list[Passage]:
     """The page in words."""
     found = []
-    moved, drifted = (next((run for run in runs if getattr(run, name)), None) for name in ("moved", "drift"))
+    moved, drifted, kept = (
+        next((run for run in runs if getattr(run, name)), None) for name in ("moved", "drift", "kept")
+    )
     for run in runs:
         whose = f"{run.name}: " if len(runs) > 1 else ""
         if run.sites:
@@ -79,6 +83,8 @@ def passages(runs: Sequence[RunAnalysis], pairs: Sequence[Pair]) -> list[Passage
         if run.moved:
             found.append(Passage(f"{whose}Magnitude and direction", moved_words(run, told=run is not moved)))
         found.append(Passage(f"{whose}Features", drift_words(run, told=run is not drifted)))
+        if run.kept is not None:
+            found.append(Passage(f"{whose}Its own task and others", kept_words(run.kept, told=run is not kept)))
     found += [Passage(f"{pair.first} beside {pair.second}", pair_words(pair)) for pair in pairs]
     found.append(Passage("What to trust", trust_words(runs)))
     return found
@@ -242,6 +248,7 @@ def pair_words(pair: Pair) -> list[str]:
             "Both runs have one seed, so that adapters with a random start began alike: likeness of A and inputs may be the start's. "
             "Another seed tells."
         )
+    words += [beside_words(task, pair.first, pair.second) for task in pair.tasks]
     for name, only in ((pair.first, pair.only_first), (pair.second, pair.only_second)):
         if only:
             words.append(f"{counted(len(only), 'site')} only {name} has: left out.")

@@ -35,6 +35,7 @@ from lorakit.reporting.tables import scores
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded
 from lorakit.workflow.analysis.drift import drift_of
+from lorakit.workflow.analysis.kept import Probes, RightRows, beside_each_other, kept_of
 from lorakit.workflow.analysis.likeness import INPUTS, OUTPUTS, A, SiteDirections, likeness
 from lorakit.workflow.analysis.moved import moved_weights
 from lorakit.workflow.analysis.updates import WeightUpdate, left_out, moved_biases, updates_of
@@ -44,7 +45,7 @@ from lorakit.workflow.records import read_run
 from lorakit.workflow.restore import RestoredRun, restore_run
 from lorakit.workflow.same_data import check_same_data
 
-ROWS = 256
+ROWS, PROBE_ROWS = 256, 500
 STEM = "analysis"
 LONGEST = 120  # bytes of what a file's name begins with
 PLAIN = re.compile(r"[^\x00-\x1f/\\]*")
@@ -94,26 +95,37 @@ class AnalysisResult(Result):
 
 
 def analyze(
-    run: str | Path, *others: str | Path, weights: str | None = None, rows: int = ROWS, offline: bool = False
+    run: str | Path,
+    *more: str | Path,
+    weights: str | None = None,
+    rows: int = ROWS,
+    others: Sequence[str | Path] = (),
+    probe_rows: int | None = None,
+    offline: bool = False,
 ) -> AnalysisResult:
     """Look into what runs have learnt, and write a page about it.
 
     Of each run: the norm of every site's update beside W's, its singular values and effective rank, how much it amplifies what W does in
     its directions, how far magnitude and direction of W's rows have moved, and how far features have. Of two runs: how alike the
-    directions are that their updates go. Each number has beside it what chance gives. One site's matrices are in memory at a time.
+    directions are that their updates go. Each number has beside it what chance gives. One site's matrices are in memory at a time; with
+    others a random update of all sites too, in float32.
 
     Args:
         run: a finished run's folder, or ``NAME=FOLDER``.
-        others: more of them, over the same backbone: of other ranks, seeds or methods.
+        more: more of them, over the same backbone: of other ranks, seeds or methods.
         weights: the ``last`` ones, or the ``best`` on the validation split; those that each run's training.select says by default.
-        rows: held-out rows of each run on which features are compared; 0: none, and no data are read.
+        rows: held-out rows of each run on which features are compared; 0: none, and no data are read for that.
+        others: tasks that a run has not learnt: names in the catalogue, recipes, or files of texts and labels. Of each, and of the run's
+            own, a linear probe of the features is scored without the update, with it, and with a random one in its place.
+        probe_rows: training rows that such a probe is fitted on, and held-out rows that it is scored on, at most; 500 by default.
         offline: never touch the network.
 
     Returns:
         The numbers, and where the page and its figures are: ``report/analysis.html`` in the first run's folder, with the others' names.
 
     Raises:
-        UsageError: for what is no run, runs over another backbone or without a common site, and where there is nothing to look at.
+        UsageError: for what is no run, runs over another backbone or without a common site, where there is nothing to look at, and for
+            another task that cannot be probed.
         RunError: for a run that is not finished, or whose files are damaged.
         DataError: where the rows are not those of the run any more.
 
@@ -121,17 +133,27 @@ def analyze(
         >>> told = lorakit.analyze("runs/demo-0", "runs/demo-1", rows=0)       # doctest: +SKIP
         >>> told.runs[0].sites[0].amplification                                # doctest: +SKIP
         >>> told.pairs[0].sides[0].sites[0].first                              # doctest: +SKIP
+        >>> kept = lorakit.analyze("runs/demo-0", others=["mrpc"]).runs[0].kept     # doctest: +SKIP
+        >>> [(task.name, task.before, task.after) for task in kept.tasks]      # doctest: +SKIP
     """
     if rows < 0:
         raise UsageError(f"{rows} rows cannot be looked at", valid="1 or more, or 0 for none")
-    named = {name: check_run(path) for name, path in named_runs([run, *others]).items()}
+    if probe_rows is not None and (probe_rows < 2 or not others):
+        what = (
+            "is for other tasks, and none is named"
+            if not others
+            else f"{probe_rows} rows are too few to fit a probe on"
+        )
+        raise UsageError(what, where="--probe-rows", valid="2 or more, with --others")
+    named = {name: check_run(path) for name, path in named_runs([run, *more]).items()}
     first, *rest = named.values()
     for other in rest:
         check_one_backbone(first, other, SAME_WEIGHTS)
     first.check_own()
-    looked = [look_into(name, opened, weights, rows, offline=offline) for name, opened in named.items()]
+    probes = Probes.of(others, PROBE_ROWS if probe_rows is None else probe_rows, offline=offline)
+    looked = [look_into(name, opened, weights, rows, probes, offline=offline) for name, opened in named.items()]
     analyses = [each.analysis for each in looked]
-    if not any(analysis.sites or analysis.drift for analysis in analyses):
+    if not any(run.sites or run.drift or (run.kept and run.kept.tasks) for run in analyses):
         raise nothing_there(analyses)
     pairs = [beside(looked[0], other) for other in looked[1:] if looked[0].directions and other.directions]
     return write_page(first, analyses, pairs)
@@ -148,16 +170,24 @@ def check_run(path: Path) -> Run:
 
 @dataclass(frozen=True)
 class Looked:
-    """One run's numbers, and of each site what is needed beside another run's."""
+    """One run's numbers, and what is needed beside another run's: of each site, and of each task that was probed."""
 
     analysis: RunAnalysis
     directions: dict[str, SiteDirections]
+    right: RightRows
 
 
-def look_into(name: str, run: Run, weights: str | None, rows: int, *, offline: bool) -> Looked:
+def look_into(name: str, run: Run, weights: str | None, rows: int, probes: Probes | None, *, offline: bool) -> Looked:
     """All that is measured of one run."""
     split = run.task().validation[0]
-    restored = restore_run(run.path, weights, offline=offline, with_data=rows > 0, splits=(split,))
+    splits = (split,) if probes is None else ("train", split)
+    with_data = rows > 0 or probes is not None
+    restored = restore_run(
+        run.path, weights, offline=offline, with_data=with_data, splits=splits, head=probes is not None
+    )
+    if with_data:
+        with restored.loaded.locating_errors():
+            check_same_data(run, restored.parts.data, splits)
     recipe, adapted = restored.loaded.recipe, restored.adapted
     encoded = held_out(restored, split, rows) if rows else None
     drift = NOT_ASKED if encoded is None else drift_of(restored, encoded)
@@ -169,6 +199,7 @@ def look_into(name: str, run: Run, weights: str | None, rows: int, *, offline: b
     told = [rounded_words(recipe.model.quantization)] if recipe.model.quantization != "none" else []
     told += [bias_words(count)] if (count := moved_biases(adapted, directions)) else []
     without, outcome = left_out(adapted, directions), read_run(run).outcome
+    kept, right = (None, {}) if probes is None else kept_of(restored, probes, sites, without)
     moved, points, known = moved_weights(restored, {site.name: site.rank for site in sites})
     analysis = RunAnalysis(
         run=run.path,
@@ -184,18 +215,16 @@ def look_into(name: str, run: Run, weights: str | None, rows: int, *, offline: b
         drift=[] if isinstance(drift, str) else drift,
         rows=0 if encoded is None or isinstance(drift, str) else len(encoded),
         without_drift=drift if isinstance(drift, str) else "",
+        kept=kept,
         score=scores(outcome.best if restored.weights == BEST else outcome.last),
         warnings=list(outcome.warnings),
     )
-    return Looked(analysis, directions)
+    return Looked(analysis, directions, right)
 
 
 def held_out(restored: RestoredRun, split: str, rows: int) -> Encoded:
-    """The first ``rows`` of a run's validation split. DataError where they are not the run's any more."""
-    data, parts = restored.parts.data, restored.parts
-    with restored.loaded.locating_errors():
-        check_same_data(restored.run, data, (split,))
-    found = data.splits[split]
+    """The first ``rows`` of a run's validation split."""
+    parts, found = restored.parts, restored.parts.data.splits[split]
     return encode_rows(found.select(range(min(rows, len(found)))), parts.backbone, parts.cut, split)
 
 
@@ -255,6 +284,7 @@ def beside(first: Looked, other: Looked) -> Pair:
         only_first=[name for name in ours if name not in theirs],
         only_second=[name for name in theirs if name not in ours],
         same_seed=first.analysis.seed == other.analysis.seed,
+        tasks=beside_each_other(first.right, other.right),
     )
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.switching import DROPPED
+from lorakit.recipe.schema import Recipe
 from lorakit.reporting.analysis.measures import linear_cka
 from lorakit.reporting.analysis.records import LayerDrift
 from lorakit.tasks.batching import Encoded
@@ -33,28 +35,38 @@ def drift_of(restored: RestoredRun, rows: Encoded) -> list[LayerDrift] | str:
     """
     if len(rows) < FEWEST:
         return f"of fewer than {FEWEST} rows CKA is 1, whatever they are"
-    adapted = restored.adapted
-    states = adapted.states()
     try:
         after = layer_means(restored, rows)
-        adapted.restore(dict.fromkeys(states, DROPPED))
-        before = layer_means(restored, rows)
+        with without_adapters(restored.adapted):
+            before = layer_means(restored, rows)
     except OtherTokens as error:
         return str(error)
     finally:
-        adapted.restore(states)
-        adapted.model.cpu()
+        restored.adapted.model.cpu()
     return [
         LayerDrift(number, *linear_cka(old, new)) for number, (old, new) in enumerate(zip(before, after, strict=True))
     ]
 
 
+@contextmanager
+def without_adapters(adapted: AdaptedModel) -> Iterator[None]:
+    """The model as it was pretrained, but for its head."""
+    states = adapted.states()
+    adapted.restore(dict.fromkeys(states, DROPPED))
+    try:
+        yield
+    finally:
+        adapted.restore(states)
+
+
+def in_full_precision(recipe: Recipe) -> Recipe:
+    """The recipe in float32: autocast's rounding would look like something learnt."""
+    return replace(recipe, training=replace(recipe.training, precision="fp32"))
+
+
 def layer_means(restored: RestoredRun, rows: Encoded) -> list[Tensor]:
     """Of each layer the mean of its outputs over a text's tokens (texts, width); a window of a long text is a text."""
-    adapted, recipe = restored.adapted, restored.parts.recipe
-    recipe = replace(
-        recipe, training=replace(recipe.training, precision="fp32")
-    )  # autocast's rounding would look like drift
+    adapted, recipe = restored.adapted, in_full_precision(restored.parts.recipe)
     objective = put_on_device(adapted.model, recipe, regression=restored.parts.task.regression)
     layers = [layer for _, layer in adapted.backbone.anatomy.layers]
     found: list[list[Tensor]] = [[] for _ in layers]
