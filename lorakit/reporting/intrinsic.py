@@ -115,20 +115,30 @@ def enough_words(curve: IntrinsicCurve) -> list[str]:
     whole, aim = fmean(curve.full.values()), curve.aim
     full = f"Full fine-tuning comes to {whole:.4f} {curve.metric} ({spread(curve.full)})"
     if aim is None:
-        return [f"{full}, which is not above 0: there is no d90 of that."]
-    told = [f"{full}; 90 % of that is {aim:.4f}."]
-    for kind, own in curve.kinds().items():
-        told.append(f"{TITLES[kind]}: {reached(own, aim, curve.lost(kind))}")
-        seeds = {seed: smallest(own, aim_of(score), seed) for seed, score in curve.full.items()}
-        if len(seeds) > 1:
-            found = [str(number) if number else "none" for number in seeds.values()]
-            told.append(f"{TITLES[kind]}: of each seed's runs alone d90 is {listed(found)}.")
+        told = [f"{full}, which is not above 0: there is no d90 of that."]
+    else:
+        told = [
+            f"{full}; 90 % of that is {aim:.4f}.",
+            *(word for kind in curve.kinds() for word in kind_words(curve, kind, aim)),
+            *(f"{TITLES[kind]}: no run is there." for kind in dict(curve.absent) if not curve.of(kind)),
+        ]
     if curve.aim_of_gain is not None:
         gained = {kind: smallest(own, curve.aim_of_gain) for kind, own in curve.kinds().items()}
         each = listed([f"{number or 'none of these'} ({kind.upper()})" for kind, number in gained.items()])
         told.append(
             f"Of what full fine-tuning gains over the frozen features, {curve.frozen:.4f} to {whole:.4f}, 90 % are reached at {each}."
         )
+    return told
+
+
+def kind_words(curve: IntrinsicCurve, kind: str, aim: float) -> list[str]:
+    """One kind's d90, and those of single seeds."""
+    own = curve.of(kind)
+    told = [f"{TITLES[kind]}: {reached(own, aim, curve.lost(kind))}"]
+    if len(curve.full) > 1:
+        found = [smallest(own, aim_of(score), seed) for seed, score in curve.full.items()]
+        each = listed([str(number) if number else "none" for number in found])
+        told.append(f"{TITLES[kind]}: of each seed's runs alone d90 is {each}.")
     return told
 
 

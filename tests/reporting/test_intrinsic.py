@@ -92,6 +92,9 @@ def test_there_is_no_ninety_percent_of_a_score_that_is_not_above_0(full: dict[in
     assert ("d90, DID", "none") in intrinsic_facts(curve)
     assert intrinsic_table(curve).rows[0] == ["16", "0.6000", ""]
     assert len(intrinsic_figure(curve).figure.axes[0].get_lines()) == 3
+    below = replace(curve, frozen=-0.5)
+    assert smallest(SUBSPACES, below.aim_of_gain) == 16
+    assert "90 % are reached at 16 (DID)" in words(below)
 
 
 def test_means_over_other_seeds_and_dimensions_without_runs_are_named() -> None:
@@ -104,3 +107,4 @@ def test_means_over_other_seeds_and_dimensions_without_runs_are_named() -> None:
     assert "No run of 32 is there, which may be enough." in words(replace(CURVE, absent=absent))
     assert "No run of 32 and 128 is there" in words(replace(CURVE, full={0: 1.0, 1: 1.0}, absent=absent))
     assert "is there" not in words(replace(CURVE, absent=[("did", 128)]))
+    assert "SAID, a scalar a layer: no run is there." in words(replace(CURVE, absent=absent))

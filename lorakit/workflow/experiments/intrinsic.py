@@ -338,7 +338,8 @@ def conclude(
         subspaces=subspaces,
         absent=[(side.kind, side.dimension) for side in sides if side.kind != FULL and side not in done],
     )
-    of_kind, gain = curve.kinds(), curve.aim_of_gain
+    of_kind = {side.kind: curve.of(side.kind) for side in sides if side.kind != FULL}
+    gain = curve.aim_of_gain
     chosen = {side: rates[side] for side in done}
     found = IntrinsicDimension(
         folder=folder,

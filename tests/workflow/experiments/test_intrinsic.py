@@ -152,7 +152,7 @@ def test_no_rate_is_chosen_while_another_worker_tries_one(
     )
     assert "small-did-8" not in found.rates
     assert not [name for name in log(tmp_path) if name == "small-did-8-0"]
-    assert found.curve.absent == [("did", 8)]
+    assert (found.curve.absent, found.d90) == ([("did", 8)], {"did": None})
 
 
 def test_trials_of_a_task_with_two_splits_are_scored_on_held_out_rows_alone(small: str, tmp_path: Path) -> None:
