@@ -13,7 +13,7 @@ from typing import Any
 
 from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.run import environment
-from lorakit.errors import UsageError, nearest
+from lorakit.errors import RecipeError, UsageError, nearest
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import AdapterSection, SearchSection
 from lorakit.reporting.figures import as_svg, save
@@ -34,6 +34,7 @@ from lorakit.result import Result
 from lorakit.tasks.baselines import FROZEN, MAJORITY
 from lorakit.workflow.experiments.arms import (
     Arm,
+    Forecast,
     check_named_apart,
     choose_metric,
     forecast,
@@ -154,9 +155,7 @@ def intrinsic_dimension(asked: IntrinsicRequest) -> IntrinsicDimension:
     check_same_recipes([*(arm for own in trials.values() for arm in own.values())])
     for side in sides:
         side.check_begun(seeds, folder)
-    known = [
-        found for side in sides if (found := forecast(side.arm(side.rates[0], seeds, folder), train=True)) is not None
-    ]
+    known = [found for side in sides if (found := side.foreseen(seeds, folder)) is not None]
     metric, _ = choose_metric(known, asked.metric)
     if not rises(metric):
         what = f"90 % of '{metric}' is no aim: lower is better"
@@ -207,6 +206,17 @@ class Side:
         return Arm(
             name, loaded.recipe, {entry.seed: entry for entry in to_train(loaded, name, seeds, folder)}, given=True
         )
+
+    def foreseen(self, seeds: Sequence[int], folder: Path) -> Forecast | None:
+        """What is known of it before its training. UsageError for a dimension that the model's matrices do not have."""
+        try:
+            return forecast(self.arm(self.rates[0], seeds, folder), train=True)
+        except RecipeError as error:
+            wrong = next((problem for problem in error.problems if problem.key == "adapter.rank"), None)
+            if wrong is None:
+                raise
+            hint = "--kinds did, which has no scalars" if wrong.hint else ""
+            raise UsageError(wrong.what, where="--dimensions", valid=wrong.valid, hint=hint) from None
 
     def best(self, trials: Mapping[float, Arm], metric: str, awaited: Collection[str] = ()) -> float | None:
         """The rate whose trial has the highest score; None where no trial is finished, or one is among the ``awaited`` runs."""

@@ -210,6 +210,8 @@ def test_what_cannot_be_measured(
 
 
 def test_a_subspace_smaller_than_its_scalars_is_refused_before_anything_is_trained(small: str, tmp_path: Path) -> None:
-    with pytest.raises(lorakit.LorakitError, match="layers"):
+    with pytest.raises(lorakit.LorakitError, match="layers") as caught:
         lorakit.intrinsic_dimension(small, dimensions=[1], kinds=["said"], seeds=[0], folder=tmp_path)
+    problem = caught.value.problems[0]
+    assert (problem.where, problem.hint) == ("--dimensions", "--kinds did, which has no scalars")
     assert not [*tmp_path.iterdir()]
