@@ -18,6 +18,7 @@ from lorakit.cli.intrinsic import (
     Intrinsic,
     Kinds,
     MeasureWorkers,
+    Metric,
     Options,
     Rates,
     Seeds,
@@ -82,6 +83,7 @@ def analyze(
     lr: Rates = None,
     full_lr: FullRates = None,
     seeds: Seeds = None,
+    metric: Metric = None,
     folder: Folder = None,
     workers: MeasureWorkers = None,
     offline: Offline = False,
@@ -89,7 +91,7 @@ def analyze(
     as_json: AsJson = False,
 ) -> None:
     """Look into what runs have learnt: where their updates are, which directions they take, how far features moved, what others keep."""
-    options = Options(dimensions, kinds, lr, full_lr, seeds, folder, workers)
+    options = Options(dimensions, kinds, lr, full_lr, seeds, metric, folder, workers)
     with envelope(offline=offline, quiet=quiet):
         if intrinsic is not None:
             alone = {"--rows": rows, "--others": others, "--probe-rows": probe_rows, "--weights": weights}

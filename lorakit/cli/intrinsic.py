@@ -65,6 +65,10 @@ FullRates = Annotated[
 Seeds = Annotated[
     Optional[str], typer.Option("--seeds", metavar="N,N", help="Of every side (--intrinsic); by default 0,1,2.")
 ]
+Metric = Annotated[
+    Optional[str],
+    typer.Option("--metric", help="Another of the task's metrics than its first to measure by (--intrinsic)."),
+]
 Folder = Annotated[
     Optional[Path],
     typer.Option(
@@ -93,6 +97,7 @@ class Options:
     lr: str | None
     full_lr: str | None
     seeds: str | None
+    metric: str | None
     folder: Path | None
     workers: int | None
 
@@ -108,7 +113,7 @@ def measure(
 ) -> None:
     """Measure and tell."""
     how: dict[str, Any] = {"no_wait": False, "on": None, "slurm": None, "offline": offline, "quiet": quiet}
-    asked = request(options.seeds, options.folder, None, None, workers=options.workers, **how)
+    asked = request(options.seeds, options.folder, options.metric, None, workers=options.workers, **how)
     rates = (("lr", "--lr", options.lr), ("full_lr", "--full-lr", options.full_lr))
     asked |= {
         name: numbers(float, text, option, "rates", "1e-4,3e-4") for name, option, text in rates if text is not None

@@ -156,6 +156,8 @@ def read_words(key: Key, node: yaml.ScalarNode, kind: type | None, refuse: Calla
         return text.lower()
     if kind is bool:
         hint = f'"{text}", in quotes' if not choices or text in choices else nearest(text.lower(), choices)
+        if key.shape == "mapping":
+            hint = f"{str(TRUTHS[text.lower()]).lower()}, or {hint}"
         return refuse(f"wants text, not {described(node)}", at=node, hint=hint)
     if kind is None or not text.strip():
         return refuse("has an empty text", at=node)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
 
@@ -46,6 +46,7 @@ class IntrinsicCurve:
         majority: what the most common label comes to, a mean over seeds; None where it is not known.
         frozen: what logistic regression on the pretrained model's features comes to, in place of a subspace of 0; None likewise.
         subspaces: by kind, the smallest dimension first.
+        absent: (kind, dimension) of subspaces that were asked for and have no finished run.
     """
 
     task: str
@@ -56,11 +57,12 @@ class IntrinsicCurve:
     majority: float | None
     frozen: float | None
     subspaces: list[Subspace]
+    absent: list[tuple[str, int]] = field(default_factory=list)
 
     @property
-    def aim(self) -> float:
-        """90 % of full fine-tuning's mean."""
-        return SHARE * fmean(self.full.values())
+    def aim(self) -> float | None:
+        """90 % of full fine-tuning's mean; None where that is not above 0."""
+        return aim_of(fmean(self.full.values()))
 
     @property
     def aim_of_gain(self) -> float | None:
@@ -76,9 +78,20 @@ class IntrinsicCurve:
         """Those of one kind."""
         return [each for each in self.subspaces if each.kind == kind]
 
+    def lost(self, kind: str) -> list[int]:
+        """The dimensions of one kind that are absent."""
+        return [dimension for other, dimension in self.absent if other == kind]
 
-def smallest(subspaces: Sequence[Subspace], aim: float, seed: int | None = None) -> int | None:
-    """The smallest dimension whose mean, or score of one seed, is not below ``aim``; None where none is."""
+
+def aim_of(score: float) -> float | None:
+    """90 % of full fine-tuning's ``score``; None where it is not above 0, and 90 % of it would be no less."""
+    return SHARE * score if score > 0 else None
+
+
+def smallest(subspaces: Sequence[Subspace], aim: float | None, seed: int | None = None) -> int | None:
+    """The smallest dimension whose mean, or score of one seed, is not below ``aim``; None where none is, or there is no aim."""
+    if aim is None:
+        return None
     for each in sorted(subspaces, key=lambda each: each.dimension):
         score = each.mean if seed is None else each.scores.get(seed)
         if score is not None and score >= aim:
@@ -99,16 +112,16 @@ def intrinsic_words(curve: IntrinsicCurve, rates: str = "") -> list[Passage]:
 
 def enough_words(curve: IntrinsicCurve) -> list[str]:
     """The aim, and the smallest dimension of each kind."""
-    whole = fmean(curve.full.values())
-    told = [
-        f"Full fine-tuning comes to {whole:.4f} {curve.metric} ({spread(curve.full)}); 90 % of that is {curve.aim:.4f}."
-    ]
-    for kind, own in curve.kinds().items():
-        told.append(f"{TITLES[kind]}: {reached(own, curve.aim)}")
-        seeds = {seed: smallest(own, SHARE * score, seed) for seed, score in curve.full.items()}
-        if len(seeds) > 1:
-            found = [str(number) if number else "none" for number in seeds.values()]
-            told.append(f"{TITLES[kind]}: of each seed's runs alone d90 is {listed(found)}.")
+    whole, aim = fmean(curve.full.values()), curve.aim
+    full = f"Full fine-tuning comes to {whole:.4f} {curve.metric} ({spread(curve.full)})"
+    if aim is None:
+        told = [f"{full}, which is not above 0: there is no d90 of that."]
+    else:
+        told = [
+            f"{full}; 90 % of that is {aim:.4f}.",
+            *(word for kind in curve.kinds() for word in kind_words(curve, kind, aim)),
+            *(f"{TITLES[kind]}: no run is there." for kind in dict(curve.absent) if not curve.of(kind)),
+        ]
     if curve.aim_of_gain is not None:
         gained = {kind: smallest(own, curve.aim_of_gain) for kind, own in curve.kinds().items()}
         each = listed([f"{number or 'none of these'} ({kind.upper()})" for kind, number in gained.items()])
@@ -118,18 +131,31 @@ def enough_words(curve: IntrinsicCurve) -> list[str]:
     return told
 
 
-def reached(subspaces: Sequence[Subspace], aim: float) -> str:
-    """A sentence on one kind's d90."""
+def kind_words(curve: IntrinsicCurve, kind: str, aim: float) -> list[str]:
+    """One kind's d90, and those of single seeds."""
+    own = curve.of(kind)
+    told = [f"{TITLES[kind]}: {reached(own, aim, curve.lost(kind))}"]
+    if len(curve.full) > 1:
+        found = [smallest(own, aim_of(score), seed) for seed, score in curve.full.items()]
+        each = listed([str(number) if number else "none" for number in found])
+        told.append(f"{TITLES[kind]}: of each seed's runs alone d90 is {each}.")
+    return told
+
+
+def reached(subspaces: Sequence[Subspace], aim: float, absent: Sequence[int] = ()) -> str:
+    """A sentence on one kind's d90, and one on the dimensions whose absence may have changed it."""
     found, tried = smallest(subspaces, aim), [each.dimension for each in subspaces]
+    unknown = sorted(dimension for dimension in absent if found is None or dimension < found)
+    left = f" No run of {listed([*map(str, unknown)])} is there, which may be enough." if unknown else ""
     if found is None:
         best = max(subspaces, key=lambda each: each.mean)
-        return f"no subspace of up to {max(tried)} is enough; the best, of {best.dimension}, has {best.mean:.4f}."
+        return f"no subspace of up to {max(tried)} is enough; the best, of {best.dimension}, has {best.mean:.4f}.{left}"
     mean = next(each.mean for each in subspaces if each.dimension == found)
     sentence = f"d90 is {found}, with {mean:.4f}"
     if found == min(tried):
         sentence += ", the smallest that was tried: it may be lower"
     below = [each.dimension for each in subspaces if each.dimension > found and each.mean < aim]
-    return sentence + (f". Larger ones are below that again: {listed([*map(str, below)])}." if below else ".")
+    return sentence + (f". Larger ones are below that again: {listed([*map(str, below)])}." if below else ".") + left
 
 
 def worth_words(curve: IntrinsicCurve) -> list[str]:
@@ -138,12 +164,13 @@ def worth_words(curve: IntrinsicCurve) -> list[str]:
         f"The head, {curve.head_parameters:,} numbers, trains beside every subspace. Embeddings, norms and biases stand still in them, "
         f"and are among the {curve.full_parameters:,} numbers of full fine-tuning."
     ]
-    if curve.frozen is not None and curve.frozen >= curve.aim:
+    aim = curve.aim
+    if aim is not None and curve.frozen is not None and curve.frozen >= aim:
         told.append(
             f"Logistic regression on the frozen features has {curve.frozen:.4f}, which is 90 % of full fine-tuning already: "
             "no subspace is needed for that, and d90 says nothing of this task."
         )
-    if curve.majority is not None and curve.majority >= curve.aim:
+    if aim is not None and curve.majority is not None and curve.majority >= aim:
         told.append(f"The most common label alone has {curve.majority:.4f}: d90 says nothing of this task.")
     for kind, own in curve.kinds().items():
         falls = [(low, high) for low, high in pairwise(own) if high.mean < low.mean]
@@ -153,9 +180,23 @@ def worth_words(curve: IntrinsicCurve) -> list[str]:
                 f"{TITLES[kind]}: scores do not rise throughout, from {low.dimension} to {high.dimension} they fall by "
                 f"{low.mean - high.mean:.4f}, which chance, or a rate that suits one better, can do."
             )
+    every = {seed for scores in (curve.full, *(each.scores for each in curve.subspaces)) for seed in scores}
+    fewer = [f"full without {seeds_of(every - curve.full.keys())}"] if every - curve.full.keys() else []
+    fewer += [
+        f"{each.kind.upper()} {each.dimension} without {seeds_of(every - each.scores.keys())}"
+        for each in curve.subspaces
+        if every - each.scores.keys()
+    ]
+    if fewer:
+        told.append(f"Means are not all over the same seeds: {listed(fewer)}.")
     if len(curve.full) < 3:
         told.append(f"{counted(len(curve.full), 'seed')}: one more can move d90 by a step of the grid.")
     return told
+
+
+def seeds_of(seeds: Collection[int]) -> str:
+    """``seeds 1 and 2``."""
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {listed([*map(str, sorted(seeds))])}"
 
 
 def spread(scores: Mapping[int, float]) -> str:
@@ -185,7 +226,7 @@ def intrinsic_table(curve: IntrinsicCurve) -> Numbers:
         cells = []
         for own in kinds.values():
             found = next((each for each in own if each.dimension == dimension), None)
-            cells += [f"{found.mean:.4f}", percent(found.mean / whole) if whole else ""] if found else ["", ""]
+            cells += [f"{found.mean:.4f}", percent(found.mean / whole) if whole > 0 else ""] if found else ["", ""]
         rows.append([str(dimension), *cells])
     columns = ["d", *(text for kind in kinds for text in (kind.upper(), "of full"))]
     return Numbers("Scores by dimension", columns, [*rows], f"{curve.metric}, means over seeds.")
@@ -207,7 +248,8 @@ def intrinsic_figure(curve: IntrinsicCurve) -> Drawing:
             markersize=4.5,
             label=TITLES[kind],
         )
-    lines = [("full", fmean(curve.full.values()), "-", INK), ("90 % of full", curve.aim, "--", INK)]
+    lines = [("full", fmean(curve.full.values()), "-", INK)]
+    lines += [("90 % of full", curve.aim, "--", INK)] if curve.aim is not None else []
     lines += [("frozen features", curve.frozen, ":", MUTED)] if curve.frozen is not None else []
     for label, height, style, colour in lines:
         axes.axhline(height, linestyle=style, color=colour, linewidth=1.0, label=label, zorder=1)

@@ -28,6 +28,7 @@ from lorakit.workflow.accelerator import this_process
 from lorakit.workflow.frozen_features import labels_looked_at, output_layer, training_features
 from lorakit.workflow.parts import Features, Parts, load_model, start_at_frequencies
 from lorakit.workflow.same_data import run_of
+from lorakit.workflow.sites import choose_budget
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def settle_readout(loaded: LoadedRecipe, parts: Parts) -> tuple[LoadedRecipe, Pa
 
 
 def read_out_so(parts: Parts, loaded: LoadedRecipe) -> Parts:
-    """The parts with the model loaded anew for the read-out of ``loaded``, from the run's own seed.
+    """The parts with the model loaded anew for the read-out of ``loaded``, from the run's own seed, without the sites that it dropped.
 
     Features are kept where that changes none of them.
     """
@@ -59,7 +60,18 @@ def read_out_so(parts: Parts, loaded: LoadedRecipe) -> Parts:
     drawn = set(backbone.new_parts).difference(output_names(backbone.model, backbone.new_parts))
     kept = {name: found for name, found in parts.features.items() if name != OWN or not drawn}
     strengths = {name: found for name, found in parts.strengths.items() if name in kept}
-    return replace(parts, recipe=loaded.recipe, backbone=backbone, features=kept, strengths=strengths)
+    there = {name for name, _ in backbone.model.named_modules()}
+    sites = [site for site in parts.sites if not site.is_module or site.name in there]
+    budget = choose_budget(loaded.recipe, sites, parts.linear, parts.shortcut, parts.ranks, parts.options)
+    return replace(
+        parts,
+        recipe=loaded.recipe,
+        backbone=backbone,
+        sites=sites,
+        budget=budget,
+        features=kept,
+        strengths=strengths,
+    )
 
 
 def decide(parts: Parts) -> ReadoutChoice:

@@ -98,14 +98,16 @@ def measured(monkeypatch):
 
 def test_an_intrinsic_dimension_is_measured_and_told(cli, here, measured):
     options = ["--dimensions", "8,32", "--kinds", "said", "--seeds", "0", "--lr", "0.01,0.02", "--folder", "f"]
+    options += ["--metric", "f1"]
     ran = cli("analyze", "--intrinsic", "demo", "task.max_train_rows=50", *options)
     recipe, overrides, asked = measured[0]
     assert (recipe, overrides) == ("demo", ["task.max_train_rows=50"])
-    assert {name: asked[name] for name in ("dimensions", "kinds", "seeds", "lr", "folder")} == {
+    assert {name: asked[name] for name in ("dimensions", "kinds", "seeds", "lr", "metric", "folder")} == {
         "dimensions": [8, 32],
         "kinds": ["said"],
         "seeds": [0],
         "lr": [0.01, 0.02],
+        "metric": "f1",
         "folder": Path("f"),
     }
     assert "full_lr" not in asked
@@ -125,6 +127,7 @@ def test_failed_trainings_are_told_after_the_result(cli, here, measured):
     ("options", "told"),
     [
         (["runs/a", "--seeds", "0"], "--seeds: is for --intrinsic RECIPE"),
+        (["runs/a", "--metric", "f1"], "--metric: is for --intrinsic RECIPE"),
         (["runs/a", "--full-lr", "0.1"], "--full-lr: is for --intrinsic RECIPE"),
         (["--intrinsic", "demo", "--rows", "3"], "--rows: looks at runs"),
         (["--intrinsic", "demo", "--others", "mrpc"], "--others: looks at runs"),

@@ -85,7 +85,7 @@ VALUES = [
     ("adapter.allocation", "{[a]: 1}", "is not a plain name", None, ""),
     ("adapter.options", "{beta:0.9}", "'beta:0.9' has no value", None, "'beta: 0.9', with a space behind the colon"),
     ("adapter.options", '{"a\\e": 1}', "is not a plain name", None, ""),
-    ("adapter.options", "{per_layer: no}", "wants text, not no, which YAML reads as false", None, '"no", in quotes'),
+    ("adapter.options", "{per_layer: no}", "wants text, not no, which YAML reads as false", None, 'false, or "no", in quotes'),
     ("search.method", "hetero_lora", "'hetero_lora' is not one", None, "did you mean 'heterolora'?"),
     ("search.proxy", "grad-norm", "'grad-norm' is not one", None, "did you mean 'gradnorm'?"),
     ("search.off", "off", "wants text, not off, which YAML reads as false", "drop, freeze", ""),

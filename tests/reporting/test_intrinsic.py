@@ -81,3 +81,30 @@ def test_the_figure_has_means_runs_and_lines() -> None:
     assert curve.get_xydata().tolist() == [[16, 0.6], [64, 0.8], [256, 0.7]]
     assert [line.get_ydata()[0] for line in lines] == pytest.approx([0.85, 0.765, 0.6])
     assert len(axes.collections[0].get_offsets()) == 5
+
+
+@pytest.mark.parametrize("full", [{0: -0.2, 1: 0.1}, {0: 0.0}])
+def test_there_is_no_ninety_percent_of_a_score_that_is_not_above_0(full: dict[int, float]) -> None:
+    """Of -0.05, 90 % are -0.045: more than full fine-tuning has itself."""
+    curve = replace(CURVE, metric="matthews_correlation", full=full, frozen=0.1)
+    assert (curve.aim, smallest(SUBSPACES, curve.aim)) == (None, None)
+    assert "which is not above 0: there is no d90 of that" in words(curve)
+    assert ("d90, DID", "none") in intrinsic_facts(curve)
+    assert intrinsic_table(curve).rows[0] == ["16", "0.6000", ""]
+    assert len(intrinsic_figure(curve).figure.axes[0].get_lines()) == 3
+    below = replace(curve, frozen=-0.5)
+    assert smallest(SUBSPACES, below.aim_of_gain) == 16
+    assert "90 % are reached at 16 (DID)" in words(below)
+
+
+def test_means_over_other_seeds_and_dimensions_without_runs_are_named() -> None:
+    assert "Means are not all over the same seeds: DID 256 without seed 1." in words(CURVE)
+    assert "full without seeds 1 and 2" in words(
+        replace(CURVE, full={0: 0.9}, subspaces=[Subspace("did", 8, {0: 1.0, 1: 1.0, 2: 1.0})])
+    )
+    assert "same seeds" not in words(replace(CURVE, subspaces=SUBSPACES[:2]))
+    absent = [("did", 32), ("did", 128), ("said", 8)]
+    assert "No run of 32 is there, which may be enough." in words(replace(CURVE, absent=absent))
+    assert "No run of 32 and 128 is there" in words(replace(CURVE, full={0: 1.0, 1: 1.0}, absent=absent))
+    assert "is there" not in words(replace(CURVE, absent=[("did", 128)]))
+    assert "SAID, a scalar a layer: no run is there." in words(replace(CURVE, absent=absent))

@@ -23,8 +23,8 @@ from lorakit.errors import Interrupted, LorakitError, RecipeError, RunError, Usa
 from lorakit.tasks import linear_probe
 from lorakit.workflow import readout as deciding
 from lorakit.workflow.frozen_features import training_features
-from lorakit.workflow.readout import decide
-from lorakit.workflow.setup import assemble, only_sites_see_tokens
+from lorakit.workflow.readout import decide, settle_readout
+from lorakit.workflow.setup import adapt, assemble, only_sites_see_tokens
 
 TEXTS = ["a happy film", "what a sad and long night it was"]
 AUTO = "model.readout=auto"
@@ -165,6 +165,17 @@ def test_the_seed_decides_nothing(bench, family):
     """RoBERTa draws a layer before its outputs, whose features the run's own seed must not change here."""
     first, second = (decide(assemble(bench.load(AUTO, f"run.seed={seed}", family=family))) for seed in (0, 5))
     assert first == second
+
+
+@pytest.mark.parametrize("method", ["full", "bitfit"])
+def test_what_is_no_longer_read_does_not_train(bench, method):
+    """BERT's pooler, which has a weight and a bias of the model's own."""
+    loaded = bench.load(AUTO, f"adapter.method={method}", "adapter.dropout=0")
+    decided, parts, choice = settle_readout(loaded, assemble(loaded))
+    assert choice.chosen != "own"
+    told = assemble(decided)
+    assert (parts.sites, parts.budget) == (told.sites, told.budget)
+    assert adapt(parts).adapter_parameters() == told.budget.parameters
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,10 @@ class Subspace(Whole):
     def shared_shapes(
         cls, sites: Sequence[Site], rank: int, options: Options = NO_OPTIONS
     ) -> dict[str, tuple[int, ...]]:
-        """z (rank - m), lambda (m). Raises RecipeError where the scalars leave nothing to z."""
+        """z (rank - m), lambda (m). RecipeError where the scalars leave nothing to z, or where it is of more numbers than the weights."""
+        if rank > (numbers := sum(site.out_features * site.in_features for site in sites)):
+            what = f"rank {rank} is more than the {numbers:,} numbers of the {len(sites)} adapted matrices, which it is to be a subspace of"
+            raise RecipeError(Problem(what, key="adapter.rank", valid=f"{numbers} or less"))
         scalars = 0
         if cls.settings_of(options)["per_layer"]:
             scalars = 1 + max(site.layer for site in sites)

@@ -15,6 +15,8 @@ from lorakit.artifacts.standing import killed_at_its_start
 from lorakit.errors import RunError, UsageError, command_line, nearest
 from lorakit.recipe.keys import plain_values
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
+from lorakit.recipe.overlays import read_overrides
+from lorakit.recipe.problems import Problems
 from lorakit.recipe.schema import CUSTOM, Recipe
 from lorakit.recipe.vocabulary import SEQUENCE_FILE
 from lorakit.tasks.task import higher_is_better
@@ -133,10 +135,14 @@ def gather(
 
 def check_named_apart(overrides: Sequence[str]) -> None:
     """Raises UsageError for a key that is each run's own."""
-    for override in overrides:
-        key = override.partition("=")[0].strip()
+    for key in keys_set(overrides):
         if key in NAMED_APART:
             raise UsageError("cannot be set for all runs at once", where="command line", key=key, hint=NAMED_APART[key])
+
+
+def keys_set(overrides: Sequence[str]) -> list[str]:
+    """The keys that ``KEY=VALUE`` arguments set, those of a whole section among them; what cannot be read is left to who loads it."""
+    return [*read_overrides(overrides, Problems()).values]
 
 
 def add_recipe(arms: list[Arm], loaded: LoadedRecipe, seeds: Sequence[int], folder: Path) -> None:

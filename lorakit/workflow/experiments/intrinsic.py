@@ -6,21 +6,21 @@ The recipe is trained in full, and in random subspaces of growing dimension (ada
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lorakit.artifacts.files import write_json, write_text
 from lorakit.artifacts.run import environment
-from lorakit.errors import UsageError, nearest
+from lorakit.errors import RecipeError, UsageError, nearest
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import AdapterSection, SearchSection
 from lorakit.reporting.figures import as_svg, save
 from lorakit.reporting.intrinsic import (
-    SHARE,
     IntrinsicCurve,
     Subspace,
+    aim_of,
     intrinsic_facts,
     intrinsic_figure,
     intrinsic_table,
@@ -34,9 +34,11 @@ from lorakit.result import Result
 from lorakit.tasks.baselines import FROZEN, MAJORITY
 from lorakit.workflow.experiments.arms import (
     Arm,
+    Forecast,
     check_named_apart,
     choose_metric,
     forecast,
+    keys_set,
     paired_order,
     rises,
     to_train,
@@ -69,6 +71,13 @@ class IntrinsicRequest(Request):
     kinds: Sequence[str] = tuple(KINDS)
     lr: Sequence[float] = RATES
     full_lr: Sequence[float] = FULL_RATES
+
+    def __post_init__(self) -> None:
+        """Take numpy's numbers as Python's, as a worker and a recipe are told them. Raises UsageError without seeds."""
+        super().__post_init__()
+        for name in ("dimensions", "lr", "full_lr", "seeds"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, [getattr(value, "item", lambda own=value: own)() for value in given])
 
 
 @dataclass(frozen=True)
@@ -144,9 +153,9 @@ def intrinsic_dimension(asked: IntrinsicRequest) -> IntrinsicDimension:
     seeds = SEEDS if asked.seeds is None else asked.seeds
     trials = {side.name: side.trials(seeds[0], folder) for side in sides}
     check_same_recipes([*(arm for own in trials.values() for arm in own.values())])
-    known = [
-        found for side in sides if (found := forecast(side.arm(side.rates[0], seeds, folder), train=True)) is not None
-    ]
+    for side in sides:
+        side.check_begun(seeds, folder)
+    known = [found for side in sides if (found := side.foreseen(seeds, folder)) is not None]
     metric, _ = choose_metric(known, asked.metric)
     if not rises(metric):
         what = f"90 % of '{metric}' is no aim: lower is better"
@@ -154,11 +163,12 @@ def intrinsic_dimension(asked: IntrinsicRequest) -> IntrinsicDimension:
     total = sum(map(len, trials.values())) + len(sides) * len(seeds)
     with trainer(intrinsic_dimension, asked, folder, total, goes_on(asked)) as train:
         failed, missing = train(paired_order([arm for own in trials.values() for arm in own.values()]), total)
-        rates = {side: rate for side in sides if (rate := side.best(trials[side.name], metric)) is not None}
+        awaited = {lost.run for lost in missing}
+        rates = {side: rate for side in sides if (rate := side.best(trials[side.name], metric, awaited)) is not None}
         arms = {side: side.arm(rate, seeds, folder) for side, rate in rates.items()}
         check_same_recipes([*arms.values()])
         again = train(paired_order([*arms.values()]), total)
-    result = conclude(folder, metric, arms, rates, [*failed, *again[0]], [*missing, *again[1]])
+    result = conclude(folder, metric, sides, arms, rates, [*failed, *again[0]], [*missing, *again[1]])
     if asked.table is not None:
         write_text(Path(asked.table), as_csv(side_by_side([*arms.values()], metric)))
     return result
@@ -197,12 +207,39 @@ class Side:
             name, loaded.recipe, {entry.seed: entry for entry in to_train(loaded, name, seeds, folder)}, given=True
         )
 
-    def best(self, trials: Mapping[float, Arm], metric: str) -> float | None:
-        """The rate whose trial has the highest score; None where no trial is finished."""
+    def foreseen(self, seeds: Sequence[int], folder: Path) -> Forecast | None:
+        """What is known of it before its training. UsageError for a dimension that the model's matrices do not have."""
+        try:
+            return forecast(self.arm(self.rates[0], seeds, folder), train=True)
+        except RecipeError as error:
+            wrong = next((problem for problem in error.problems if problem.key == "adapter.rank"), None)
+            if wrong is None:
+                raise
+            hint = "--kinds did, which has no scalars" if wrong.hint else ""
+            raise UsageError(wrong.what, where="--dimensions", valid=wrong.valid, hint=hint) from None
+
+    def best(self, trials: Mapping[float, Arm], metric: str, awaited: Collection[str] = ()) -> float | None:
+        """The rate whose trial has the highest score; None where no trial is finished, or one is among the ``awaited`` runs."""
         if not trials:
             return self.rates[0]
-        scores = {rate: score_of(arm, seed, metric) for rate, arm in trials.items() for seed in arm.finished}
+        if any(str(entry.run.path) in awaited for arm in trials.values() for entry in arm.entries.values()):
+            return None
+        plain = metric.partition("/")[0]  # held-out rows are one split, whatever the task has
+        scores = {rate: score_of(arm, seed, plain) for rate, arm in trials.items() for seed in arm.finished}
         return max(scores, key=scores.__getitem__) if scores else None
+
+    def check_begun(self, seeds: Sequence[int], folder: Path) -> None:
+        """Raises UsageError where what is there of its runs can be of none of its rates."""
+        differing: UsageError | None = None
+        for rate in self.rates:
+            try:
+                check_same_recipes([self.arm(rate, seeds, folder)])
+            except UsageError as error:
+                differing = differing or error
+            else:
+                return
+        if differing is not None:
+            raise differing
 
 
 def check_same_recipes(arms: Sequence[Arm]) -> None:
@@ -213,7 +250,9 @@ def check_same_recipes(arms: Sequence[Arm]) -> None:
 
 
 def goes_on(asked: IntrinsicRequest) -> str:
-    """The command that goes on with the measurement."""
+    """The command that goes on with the measurement, where there is one that asks for all of it."""
+    if asked.table is not None or asked.on is not None:
+        return "the same call again"
     more = {"--dimensions": asked.dimensions, "--kinds": asked.kinds, "--lr": asked.lr, "--full-lr": asked.full_lr}
     return asked.again("analyze", ["--intrinsic", asked.recipe], asked.overrides, more)
 
@@ -231,7 +270,7 @@ def resolve(asked: IntrinsicRequest) -> tuple[Path, list[Side]]:
         raise UsageError(what, where=several, valid="one rate with task.holdout", hint="task.holdout=null")
     name = loaded.recipe.run.name or loaded.name
     folder = Path(f"runs/intrinsic-{name}" if asked.folder is None else asked.folder)
-    given = any(text.startswith("evaluation.baselines=") for text in asked.overrides)
+    given = "evaluation.baselines" in keys_set(asked.overrides)
     names = "[]" if loaded.recipe.task.regression else f"[{MAJORITY}, {FROZEN}]"
     whole = bare(loaded, "adapter.method=full", *([] if given else [f"evaluation.baselines={names}"]))
     sides = [Side(f"{name}-{FULL}", FULL, 0, whole, tuple(asked.full_lr))]
@@ -248,8 +287,7 @@ def resolve(asked: IntrinsicRequest) -> tuple[Path, list[Side]]:
 def check_request(asked: IntrinsicRequest, dimensions: Sequence[int]) -> None:
     """Raises UsageError for dimensions, kinds and overrides that make no measurement."""
     check_named_apart(asked.overrides)
-    for override in asked.overrides:
-        key = override.partition("=")[0].strip()
+    for key in keys_set(asked.overrides):
         if key.startswith(OWN):
             hint = "--lr and --full-lr" if key.startswith("training") else "leave it out: a subspace is of all matrices"
             raise UsageError(
@@ -281,6 +319,7 @@ def bare(loaded: LoadedRecipe, *overrides: str) -> LoadedRecipe:
 def conclude(
     folder: Path,
     metric: str,
+    sides: Sequence[Side],
     arms: Mapping[Side, Arm],
     rates: Mapping[Side, float],
     failed: list[Missing],
@@ -307,8 +346,10 @@ def conclude(
         majority=baseline_of(summaries, MAJORITY, metric),
         frozen=baseline_of(summaries, FROZEN, metric),
         subspaces=subspaces,
+        absent=[(side.kind, side.dimension) for side in sides if side.kind != FULL and side not in done],
     )
-    of_kind, gain = curve.kinds(), curve.aim_of_gain
+    of_kind = {side.kind: curve.of(side.kind) for side in sides if side.kind != FULL}
+    gain = curve.aim_of_gain
     chosen = {side: rates[side] for side in done}
     found = IntrinsicDimension(
         folder=folder,
@@ -316,7 +357,7 @@ def conclude(
         d90={kind: smallest(own, curve.aim) for kind, own in of_kind.items()},
         d90_of_gain={} if gain is None else {kind: smallest(own, gain) for kind, own in of_kind.items()},
         d90_by_seed={
-            kind: {seed: smallest(own, SHARE * score, seed) for seed, score in scores.items()}
+            kind: {seed: smallest(own, aim_of(score), seed) for seed, score in scores.items()}
             for kind, own in of_kind.items()
         },
         rates={side.name: rate for side, rate in chosen.items()},

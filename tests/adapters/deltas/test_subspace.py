@@ -25,7 +25,7 @@ NO_SCALARS = {"per_layer": False}
 def make(rank: int, site: Site = SITE, options: dict[str, Any] | None = None) -> Any:
     """The delta of ``site`` beside one of the third layer, its shared tensors random, in double precision."""
     options = options or {}
-    shapes = Subspace.shared_shapes([site, Site("last", 2, "v", 4, 4, "linear")], rank, options)
+    shapes = Subspace.shared_shapes([site, Site("last", 2, "v", 8, 8, "linear")], rank, options)
     shared = Shared(shapes, Subspace).double()
     generator = torch.Generator().manual_seed(1)
     for parameter in shared.parameters():
@@ -124,6 +124,13 @@ def test_a_rank_that_the_scalars_use_up_is_refused(rank: int) -> None:
     with pytest.raises(RecipeError, match=f"rank {rank} .* 3 layers") as caught:
         make(rank)
     assert (caught.value.problems[0].key, caught.value.problems[0].valid) == ("adapter.rank", "4 or more")
+
+
+def test_a_subspace_of_more_numbers_than_the_weights_is_refused() -> None:
+    assert Subspace.shared_shapes([SITE, OUTSIDE], 70, NO_SCALARS) == {"z": (70,)}
+    with pytest.raises(RecipeError, match="rank 71 is more than the 70 numbers of the 2 adapted matrices") as caught:
+        Subspace.shared_shapes([SITE, OUTSIDE], 71, NO_SCALARS)
+    assert (caught.value.problems[0].key, caught.value.problems[0].valid) == ("adapter.rank", "70 or less")
 
 
 def test_a_lower_rank_takes_the_first_directions() -> None:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.pretended import log
 from support.runs import SEARCH, Bench
@@ -15,7 +16,8 @@ from lorakit.artifacts.files import read_json, write_text
 from lorakit.artifacts.run import Run
 from lorakit.errors import UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
-from lorakit.workflow.experiments import workers
+from lorakit.workflow.experiments import elsewhere, workers
+from lorakit.workflow.experiments.intrinsic import IntrinsicRequest, resolve
 
 FULL = {0: 0.80, 1: 0.90}  # mean 0.85, 90 % of it 0.765
 SAID = {8: (0.70, 0.72), 16: (0.74, 0.78), 64: (0.78, 0.84)}  # means 0.71, 0.76, 0.81
@@ -108,6 +110,61 @@ def test_every_side_has_the_rate_that_is_best_on_held_out_training_rows(
     assert "those of small-did-8 are the lowest or the highest that was tried" in told
 
 
+def test_numbers_may_be_numpys(small: str, pretending: None, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "dimensions": np.array([8, 16]),
+        "kinds": ["did"],
+        "seeds": np.arange(2),
+        "folder": tmp_path,
+    }
+    found = lorakit.intrinsic_dimension(small, **asked, lr=np.array([0.03]), full_lr=np.logspace(-4, -3, 1))
+    assert found.rates == {"small-full": 1e-4, "small-did-8": 0.03, "small-did-16": 0.03}
+    assert set(found.curve.full) == {0, 1}
+
+
+def test_other_rates_than_those_of_runs_that_are_there_are_refused_before_anything_is_trained(
+    small: str, pretending: None, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {"dimensions": [8], "kinds": ["did"], "seeds": [0], "folder": tmp_path}
+    lorakit.intrinsic_dimension(small, **asked, **GIVEN)
+    before = log(tmp_path)
+    with pytest.raises(UsageError, match=r"differs in training\.lr"):
+        lorakit.intrinsic_dimension(small, **asked, lr=[0.3], full_lr=[1e-5, 1e-4])
+    with pytest.raises(UsageError, match=r"differs in training\.lr"):
+        lorakit.intrinsic_dimension(small, **asked, lr=[0.1, 0.3], full_lr=[1e-4])
+    assert log(tmp_path) == before
+
+
+def test_no_rate_is_chosen_while_another_worker_tries_one(
+    small: str, pretending: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best of the others would be another one than that worker chooses."""
+    kept = workers.train_missing
+
+    def without_one(wanted: list[Any], *given: Any, **options: Any) -> Any:
+        theirs = [entry for entry in wanted if entry.run.path.name == "small-did-8-lr-0.1-0"]
+        failed, missing = kept([entry for entry in wanted if entry not in theirs], *given, **options)
+        return failed, [*missing, *(workers.Missing(str(entry.run.path), "theirs") for entry in theirs)]
+
+    monkeypatch.setattr(elsewhere, "train_missing", without_one)
+    found = lorakit.intrinsic_dimension(
+        small, dimensions=[8, 16], kinds=["did"], seeds=[0], folder=tmp_path, lr=[0.03, 0.1], full_lr=[1e-4], wait=False
+    )
+    assert "small-did-8" not in found.rates
+    assert not [name for name in log(tmp_path) if name == "small-did-8-0"]
+    assert (found.curve.absent, found.d90) == ([("did", 8)], {"did": None})
+
+
+def test_trials_of_a_task_with_two_splits_are_scored_on_held_out_rows_alone(small: str, tmp_path: Path) -> None:
+    side = resolve(IntrinsicRequest(small, dimensions=[8], kinds=["did"], folder=tmp_path))[1][0]
+    trials = side.trials(0, tmp_path)
+    for arm in trials.values():
+        entry = arm.entries[0]
+        assert entry.loaded is not None
+        pretend(entry.loaded, run_dir=entry.run.path, resume=False, hooks=None)
+    assert side.best(trials, "accuracy/mismatched") == 1e-4
+
+
 def test_exactly_so_many_numbers_train(bench: Bench, tmp_path: Path) -> None:
     found = lorakit.intrinsic_dimension(
         bench.load(name="small"),
@@ -128,7 +185,10 @@ def test_exactly_so_many_numbers_train(bench: Bench, tmp_path: Path) -> None:
     [
         (["adapter.rank=4"], {}, "what the sides of this measurement differ in"),
         (["training.lr=1e-3"], {}, "--lr and --full-lr"),
+        (["adapter={rank: 4}"], {}, "what the sides of this measurement differ in"),
+        (["training={lr: 1e-3, epochs: 1}"], {}, "--lr and --full-lr"),
         (["run.seed=3"], {}, "--seeds gives the seeds"),
+        (["run={seed: 3}"], {}, "--seeds gives the seeds"),
         ([], {"dimensions": []}, "are no dimensions"),
         ([], {"dimensions": [8, 8]}, "are no dimensions"),
         ([], {"dimensions": [0]}, "are no dimensions"),
@@ -150,6 +210,8 @@ def test_what_cannot_be_measured(
 
 
 def test_a_subspace_smaller_than_its_scalars_is_refused_before_anything_is_trained(small: str, tmp_path: Path) -> None:
-    with pytest.raises(lorakit.LorakitError, match="layers"):
+    with pytest.raises(lorakit.LorakitError, match="layers") as caught:
         lorakit.intrinsic_dimension(small, dimensions=[1], kinds=["said"], seeds=[0], folder=tmp_path)
+    problem = caught.value.problems[0]
+    assert (problem.where, problem.hint) == ("--dimensions", "--kinds did, which has no scalars")
     assert not [*tmp_path.iterdir()]
