@@ -89,6 +89,7 @@ def test_sides_differ_in_the_subspace_alone(bench: Bench, pretending: None, tmp_
     assert log(tmp_path)[2:] == ["searched_one-said-16-1"]  # what is trained is not trained again
     assert (said.adapter.method, said.adapter.rank, said.adapter.options) == ("intrinsic", 8, {"per_layer": "true"})
     assert (full.training.lr, said.training.lr) == (1e-4, 0.03)
+    assert full.training.head_lr == said.training.head_lr == 1e-3
     for side in (full, said):
         assert (side.search.method, side.adapter.shortcuts, side.adapter.dropout) == ("none", [], 0.0)
         assert (side.task, side.model, side.training.batch_size) == (recipe.recipe.task, recipe.recipe.model, 5)
