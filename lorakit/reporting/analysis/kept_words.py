@@ -40,6 +40,10 @@ def kept_words(found: Kept, *, told: bool) -> list[str]:
         words.append(
             f"Of {len(others)} other tasks, {lost} lost by it, {gained} gained, and {len(others) - lost - gained} show no difference."
         )
+    if any(task.trained_on is None for task in found.tasks):
+        words.append(
+            "Nothing tells which of these texts the run was trained on: it came without the digests of its rows."
+        )
     if found.without_random:
         words.append(f"There is no random update to set beside it: {found.without_random}.")
     elif found.random_left:
@@ -93,9 +97,8 @@ def task_words(task: TaskKept) -> list[str]:
     if task.repeated:
         words.append(f"Held-out texts of {task.name} that its probe is fitted on too: {task.repeated:,}.")
     if task.trained_on:
-        words.append(
-            f"Held-out texts of {task.name} that the run was trained on: {task.trained_on:,}; it is not wholly another task."
-        )
+        what = ", and what it learnt by heart is in these numbers" if task.own else "; it is not wholly another task"
+        words.append(f"Held-out texts of {task.name} that the run was trained on: {task.trained_on:,}{what}.")
     if task.other_readout:
         words.append(
             f"The head compares two texts, and {task.name}'s rows have one: {READOUTS[task.readout].told} was read of them."

@@ -148,3 +148,13 @@ def test_the_figure_has_the_own_task_at_the_top_and_a_row_for_each_other():
     spans = {rows[line.get_ydata()[0]]: line.get_xdata() for line in axes.lines if line.get_linewidth() == 1.4}
     assert spans["a"] == pytest.approx([-15, -5])
     assert axes.yaxis_inverted()
+
+
+def test_what_the_run_was_trained_on_is_told_of_its_own_task_too_and_where_nothing_tells():
+    own = task("a", own=True, trained_on=2)
+    (told,) = [line for line in kept_words(kept(own), told=True) if "was trained on" in line]
+    assert (
+        told == "Held-out texts of a that the run was trained on: 2, and what it learnt by heart is in these numbers."
+    )
+    unknown = kept_words(kept(task("a", trained_on=None), task("b", trained_on=None)), told=True)
+    assert sum("Nothing tells which of these texts the run was trained on" in line for line in unknown) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,15 +20,16 @@ from transformers import BertModel
 
 import lorakit
 from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.artifacts.provenance import DATA, NOT_SHARED
 from lorakit.artifacts.run import Run
 from lorakit.errors import DataError, UsageError
 from lorakit.recipe.load import load_recipe
-from lorakit.reporting.analysis.records import Kept
+from lorakit.reporting.analysis.records import Kept, TaskKept
 from lorakit.tasks.task import TaskData
 from lorakit.workflow.analysis import kept
 from lorakit.workflow.analysis.analyze import AnalysisResult
 from lorakit.workflow.analysis.drift import without_adapters
-from lorakit.workflow.analysis.probed import probed, same_task
+from lorakit.workflow.analysis.probed import Probed, probed, same_task
 from lorakit.workflow.parts import load_data
 from lorakit.workflow.restore import RestoredRun, restore_run
 from lorakit.workflow.setup import assemble
@@ -188,6 +190,26 @@ def test_its_own_texts_under_other_labels_are_said_to_be_the_runs(twice):
     assert (own.trained_on, odd.trained_on) == (0, odd.rows)
 
 
+def test_held_out_texts_that_the_run_was_trained_on_are_counted_where_they_are_known(lora, tmp_path):
+    restored = restore_run(lora, None, head=True)
+    own = probed(restored.parts.data, ROWS)
+    held, trained = own.digests[1], kept.trained_texts(restored)
+    assert trained is not None
+    counted = partial(own_scores, restored, own)
+    assert counted(np.append(trained, held[:3])).trained_on == sum(held.tolist().count(each) for each in {*held[:3]})
+    passed_on = Path(shutil.copytree(lora, tmp_path / "passed_on"))
+    told = json.loads((passed_on / DATA).read_text())
+    (passed_on / DATA).write_text(json.dumps(told | {NOT_SHARED: True}))
+    unknown = kept.trained_texts(replace(restored, run=Run(passed_on)))
+    assert unknown is counted(unknown).trained_on is None
+
+
+def own_scores(restored: RestoredRun, own: Probed, trained: np.ndarray | None) -> TaskKept:
+    """What always answering the first class comes to on the run's own task."""
+    answers = np.zeros(len(own.held), np.int64)
+    return kept.scored(kept.Reader.of(restored, own), answers, answers, None, trained, own=True)
+
+
 def test_no_row_is_both_fitted_on_and_scored(length):
     data = load_data(load_recipe(length).recipe)
     few, all_rows = probed(data, ROWS), probed(data, 1000)
@@ -267,5 +289,5 @@ def test_what_cannot_be_probed_is_refused(lora, tmp_path, text, options, error, 
 def test_options_that_belong_together(lora, length):
     with pytest.raises(UsageError, match="--probe-rows: is for other tasks, and none is named"):
         lorakit.analyze(lora, rows=0, probe_rows=40)
-    with pytest.raises(UsageError, match="two tasks are called length"):
+    with pytest.raises(UsageError, match=r"two tasks are called length(.|\n)*a copy of the file"):
         lorakit.analyze(lora, rows=0, others=[length, length])
