@@ -251,8 +251,8 @@ class TaskBeside:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs over one backbone; sites only one of them has are named. same_seed: whether their adapters started alike; tasks: those
-    that were probed with both on the same rows.
+    """Two runs over one backbone; sites only one of them has are named. sides: none where no site has directions in both; same_seed:
+    whether their adapters started alike; tasks: those that were probed with both on the same rows.
     """
 
     first: str

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import binomtest
 
 from lorakit.reporting.analysis.kept_figure import kept_figure
 from lorakit.reporting.analysis.kept_words import beside_words, kept_facts, kept_tables, kept_words, shown
 from lorakit.reporting.analysis.records import Kept, RunAnalysis, TaskBeside, TaskKept
-from lorakit.reporting.stats import Difference
+from lorakit.reporting.stats import Difference, paired_difference
 
 UP, DOWN, OPEN = (0.05, 0.02, 0.08), (-0.1, -0.15, -0.05), (0.01, -0.02, 0.04)
 
@@ -158,3 +159,16 @@ def test_what_the_run_was_trained_on_is_told_of_its_own_task_too_and_where_nothi
     )
     unknown = kept_words(kept(task("a", trained_on=None), task("b", trained_on=None)), told=True)
     assert sum("Nothing tells which of these texts the run was trained on" in line for line in unknown) == 1
+
+
+@pytest.mark.parametrize("differ", range(1, 9))
+def test_a_difference_of_few_rows_is_one_where_the_exact_sign_test_has_it(differ):
+    found = paired_difference([0.0] * differ + [1.0] * (200 - differ), [1.0] * 200)
+    assert shown(found) == (-1 if binomtest(differ, differ).pvalue < 0.05 else 0)
+    (line,) = kept_words(kept(replace(task("a"), change=found)), told=True)
+    assert ("too few to tell" in line) == (4 <= differ < 6)
+    assert ("no difference that these rows show" in line) == (differ < 6)
+
+
+def test_one_row_alone_shows_nothing():
+    assert not shown(paired_difference([1.0], [0.0]))

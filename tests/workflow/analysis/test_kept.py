@@ -24,11 +24,15 @@ from lorakit.artifacts.provenance import DATA, NOT_SHARED
 from lorakit.artifacts.run import Run
 from lorakit.errors import DataError, UsageError
 from lorakit.recipe.load import load_recipe
-from lorakit.reporting.analysis.records import Kept, TaskKept
+from lorakit.reporting.analysis.drawings import drawings
+from lorakit.reporting.analysis.records import Kept, RunAnalysis, TaskKept
+from lorakit.reporting.analysis.tables import tables
+from lorakit.reporting.analysis.words import facts, pair_words
 from lorakit.tasks.task import TaskData
 from lorakit.workflow.analysis import kept
-from lorakit.workflow.analysis.analyze import AnalysisResult
+from lorakit.workflow.analysis.analyze import AnalysisResult, Looked, beside
 from lorakit.workflow.analysis.drift import without_adapters
+from lorakit.workflow.analysis.likeness import INPUTS, SiteDirections
 from lorakit.workflow.analysis.probed import Probed, probed, same_task
 from lorakit.workflow.parts import load_data
 from lorakit.workflow.restore import RestoredRun, restore_run
@@ -177,6 +181,23 @@ def test_the_backbone_is_probed_once_for_all_runs(twice):
     assert first == second
     beside = [(task.name, task.change.ties == task.change.n) for task in result.pairs[0].tasks]
     assert beside == [("train", True), ("odd", True)]
+
+
+def test_runs_without_a_site_in_common_have_their_probes_side_by_side():
+    def looked(name: str, sites: list[str], right: list[float]) -> Looked:
+        run = RunAnalysis(Path(name), name, "lora", "last", 0, [], {}, [], [], [])
+        directions = {site: SiteDirections(0, "q", {INPUTS: torch.eye(4)[:, :1]}) for site in sites}
+        return Looked(run, directions, {("mood", "rows"): right} if right else {})
+
+    for second in (["v"], []):
+        pair = beside(looked("a", ["q"], [0, 1, 1]), looked("b", second, [0, 0, 1]))
+        assert pair is not None
+        assert (pair.sides, [task.change.mean for task in pair.tasks]) == ([], [pytest.approx(-1 / 3)])
+        assert pair_words(pair)[0] == "They have no site in common whose directions could be compared."
+        assert ([*drawings([], [pair])], tables([], [pair]), facts([], [pair])) == ([], [], [])
+    assert beside(looked("a", ["q"], []), looked("b", [], [])) is None
+    with pytest.raises(UsageError, match="no site in common"):
+        beside(looked("a", ["q"], []), looked("b", ["v"], []))
 
 
 def test_its_own_task_is_not_another_one(twice):
