@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from scipy.stats import binomtest
 
+from lorakit.cli.analyze import probe_table
 from lorakit.reporting.analysis.kept_figure import kept_figure
 from lorakit.reporting.analysis.kept_words import beside_words, kept_facts, kept_tables, kept_words, shown
 from lorakit.reporting.analysis.records import Kept, RunAnalysis, TaskBeside, TaskKept
@@ -172,3 +174,13 @@ def test_a_difference_of_few_rows_is_one_where_the_exact_sign_test_has_it(differ
 
 def test_one_row_alone_shows_nothing():
     assert not shown(paired_difference([1.0], [0.0]))
+
+
+def test_80_columns_have_the_run_and_every_task():
+    console = Console(width=80)
+    with console.capture() as shown_there:
+        console.print(
+            probe_table("a-run-of-a-long-name", [task("rotten_tomatoes", own=True), task("customer_feedback")])
+        )
+    for part in ("a-run-of-a-long-name", "rotten_tomatoes (own)", "customer_feedback", "-2.0 to +4.0", "80.0 %"):
+        assert part in shown_there.get()
