@@ -117,24 +117,23 @@ def tell(result: AnalysisResult) -> None:
     """Write the summary, and where the page is."""
     for passage in result.summary:
         write(passage.title, *(f"  {sentence}" for sentence in passage.sentences), "")
-    probed = [(run.name, task) for run in result.runs if run.kept is not None for task in run.kept.tasks]
-    if probed:
-        write(probe_table(probed))
+    for run in result.runs:
+        if run.kept is not None and run.kept.tasks:
+            write(probe_table(run.name, run.kept.tasks))
     write(f"page  {result.page}")
     say(f"the page is one self-contained file; {counted(len(result.figures), 'figure')} beside it as PNG")
 
 
-def probe_table(probed: Sequence[tuple[str, TaskKept]]) -> Table:
-    """A line for each run and task: what probes get right, in percent, and the change in points."""
+def probe_table(run: str, tasks: Sequence[TaskKept]) -> Table:
+    """A line for each task: what probes get right, in percent, and the change in points."""
     from lorakit.reporting.analysis.kept_words import interval, points, share
 
     columns = [
-        Column("run", lambda row: row[0]),
-        Column("task", lambda row: row[1].name + " (own)" * row[1].own),
-        Column("before", lambda row: share(row[1].before), right=True),
-        Column("after", lambda row: share(row[1].after), right=True),
-        Column("change", lambda row: points(row[1].change.mean), right=True),
-        Column("95 % interval", lambda row: interval(row[1].change), right=True),
-        Column("random", lambda row: "" if row[1].random is None else share(row[1].random), right=True),
+        Column("task", lambda task: task.name + " (own)" * task.own),
+        Column("before", lambda task: share(task.before), right=True),
+        Column("after", lambda task: share(task.after), right=True),
+        Column("change", lambda task: points(task.change.mean), right=True),
+        Column("95 % interval", lambda task: interval(task.change), right=True),
+        Column("random", lambda task: "" if task.random is None else share(task.random), right=True),
     ]
-    return table(probed, columns, title="held-out rows that a probe gets right")
+    return table(tasks, columns, title=f"{run}: held-out rows that a probe gets right")

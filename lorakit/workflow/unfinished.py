@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lorakit.artifacts.memory_file import MEMORY
 from lorakit.artifacts.readout_file import read_choice
 from lorakit.artifacts.run import Run, named_runs
 from lorakit.artifacts.standing import standing
@@ -95,4 +96,12 @@ def changed_keys(loaded: LoadedRecipe, run: Run) -> list[str]:
     own = load_recipe(run.recipe).recipe
     begun, given = plain_values(own), plain_values(with_found(loaded.recipe, own, run))
     keys = {**given, **begun}  # an entry of a mapping, such as a site's rank, may be in one of them alone
-    return [key for key in keys if given.get(key) != begun.get(key) and key not in (*FREE_ON_RESUME, PLACE_OF_MEMORY)]
+    changed = [key for key in keys if given.get(key) != begun.get(key) and key not in FREE_ON_RESUME]
+    return [key for key in changed if key != PLACE_OF_MEMORY or not own_memory(run, begun.get(key), given.get(key))]
+
+
+def own_memory(run: Run, begun: object, given: object) -> bool:
+    """Whether the memory that is ``given`` is the one that the run was begun with, where the folder of its sequence is now."""
+    if begun is None or given is None:
+        return False
+    return Path(str(given)).resolve() == (run.path.parent.parent / MEMORY / Path(str(begun)).name).resolve()

@@ -45,8 +45,9 @@ def test_what_other_tasks_keep_is_a_line_each(cli, here, analyzed):
     ran = cli("analyze", "runs/a", "--others", "mrpc", "--others", "own.csv", "--probe-rows", "90")
     options = analyzed[0][1]
     assert (options["others"], options["probe_rows"]) == (["mrpc", "own.csv"], 90)
-    line = next(line for line in ran.out.splitlines() if line.strip().startswith("a  "))
-    assert " ".join(line.split()) == "a mrpc 80.0 % 70.0 % -10.0 -15.0 to -5.0"
+    line = next(line for line in ran.out.splitlines() if line.strip().startswith("mrpc "))
+    assert " ".join(line.split()) == "mrpc 80.0 % 70.0 % -10.0 -15.0 to -5.0"
+    assert "a: held-out rows that a probe gets right" in ran.out
 
 
 def test_json_is_all_that_is_on_standard_output(cli, here, analyzed):

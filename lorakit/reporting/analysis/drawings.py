@@ -27,8 +27,9 @@ def drawings(runs: Sequence[RunAnalysis], pairs: Sequence[Pair]) -> Iterator[Dra
     probed = [run for run in runs if run.kept is not None and run.kept.tasks]
     if probed:
         yield kept_drawing(probed)
-    for number, pair in enumerate(pairs, 1):
-        yield likeness_drawing(pair, f"likeness{number if len(pairs) > 1 else ''}")
+    alike = [pair for pair in pairs if pair.sides]
+    for number, pair in enumerate(alike, 1):
+        yield likeness_drawing(pair, f"likeness{number if len(alike) > 1 else ''}")
     moved = [run for run in runs if run.moved]
     if moved:
         yield moved_drawing(moved)

@@ -25,6 +25,11 @@ COLUMNS = (
 )
 
 
+FEWEST = 6
+"""Rows that have to differ: of five that all do so in one direction the exact sign test's two-sided p is 2 / 2^5, above 0.05; the
+bootstrap's interval leaves 0 out from four."""
+
+
 def kept_words(found: Kept, *, told: bool) -> list[str]:
     """Task by task, its own the first; told: whether it has been said how to read that."""
     if found.without:
@@ -39,6 +44,10 @@ def kept_words(found: Kept, *, told: bool) -> list[str]:
         lost, gained = (sum(sign * shown(task.change) > 0 for task in others) for sign in (-1, 1))
         words.append(
             f"Of {len(others)} other tasks, {lost} lost by it, {gained} gained, and {len(others) - lost - gained} show no difference."
+        )
+    if any(task.trained_on is None for task in found.tasks):
+        words.append(
+            "Nothing tells which of these texts the run was trained on: it came without the digests of its rows."
         )
     if found.without_random:
         words.append(f"There is no random update to set beside it: {found.without_random}.")
@@ -93,9 +102,8 @@ def task_words(task: TaskKept) -> list[str]:
     if task.repeated:
         words.append(f"Held-out texts of {task.name} that its probe is fitted on too: {task.repeated:,}.")
     if task.trained_on:
-        words.append(
-            f"Held-out texts of {task.name} that the run was trained on: {task.trained_on:,}; it is not wholly another task."
-        )
+        what = ", and what it learnt by heart is in these numbers" if task.own else "; it is not wholly another task"
+        words.append(f"Held-out texts of {task.name} that the run was trained on: {task.trained_on:,}{what}.")
     if task.other_readout:
         words.append(
             f"The head compares two texts, and {task.name}'s rows have one: {READOUTS[task.readout].told} was read of them."
@@ -126,13 +134,20 @@ def difference_words(found: Difference) -> str:
 
 
 def shown(found: Difference) -> int:
-    """1 or -1 where the interval leaves 0 out, above or below it; else 0."""
+    """1 or -1 where the interval leaves 0 out, above or below it, and ``FEWEST`` rows differ; else 0."""
+    return 0 if found.n - found.ties < FEWEST else outside(found)
+
+
+def outside(found: Difference) -> int:
+    """1 or -1 where the interval is above or below 0; else 0."""
     return int(found.low > 0) - int(found.high < 0)
 
 
 def bounds(found: Difference) -> str:
-    """``95 % interval -1.0 to +2.4``."""
-    return f"{100 * found.level:.0f} % interval {interval(found)}"
+    """``95 % interval -1.0 to +2.4``, and where that leaves out a 0 that cannot be left out, why."""
+    told = f"{100 * found.level:.0f} % interval {interval(found)}"
+    few = outside(found) and not shown(found)
+    return told + f", of {counted(found.n - found.ties, 'row')} that differ, too few to tell" * bool(few)
 
 
 def interval(found: Difference) -> str:

@@ -30,7 +30,7 @@ ROLE_COLUMNS = (
 def tables(runs: Sequence[RunAnalysis], pairs: Sequence[Pair]) -> list[Numbers]:
     """All of them."""
     found = [role_table(run, f"{run.name}: roles" if len(runs) > 1 else "Roles") for run in runs if run.sites]
-    found += [pair_table(pair) for pair in pairs]
+    found += [pair_table(pair) for pair in pairs if pair.sides]
     return [*kept_tables(runs), *found, *moved_tables(runs), *drift_tables(runs)]
 
 

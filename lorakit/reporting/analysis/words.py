@@ -61,7 +61,7 @@ def facts(runs: Sequence[RunAnalysis], pairs: Sequence[Pair]) -> list[tuple[str,
                 (f"CKA of the last layer{whose}", f"{run.drift[-1].cka:.3f} (random {run.drift[-1].chance:.2f})")
             )
         found += kept_facts(run, whose)
-    for pair in pairs:
+    for pair in (each for each in pairs if each.sides):
         first, chance, _, _ = means(pair.sides[-1].sites)
         found.append((f"phi of the first direction with {pair.second}", f"{first:.2f} (random {chance:.3f})"))
     return found
@@ -222,7 +222,10 @@ def drift_words(run: RunAnalysis, *, told: bool) -> list[str]:
 
 
 def pair_words(pair: Pair) -> list[str]:
-    """How alike two runs' directions are."""
+    """How alike two runs' directions are, where they have sites in common; and what they leave of tasks."""
+    tasks = [beside_words(task, pair.first, pair.second) for task in pair.tasks]
+    if not pair.sides:
+        return ["They have no site in common whose directions could be compared.", *tasks]
     words = []
     for side in pair.sides:
         first, chance, whole, whole_chance = means(side.sites)
@@ -248,7 +251,7 @@ def pair_words(pair: Pair) -> list[str]:
             "Both runs have one seed, so that adapters with a random start began alike: likeness of A and inputs may be the start's. "
             "Another seed tells."
         )
-    words += [beside_words(task, pair.first, pair.second) for task in pair.tasks]
+    words += tasks
     for name, only in ((pair.first, pair.only_first), (pair.second, pair.only_second)):
         if only:
             words.append(f"{counted(len(only), 'site')} only {name} has: left out.")

@@ -155,7 +155,7 @@ def analyze(
     analyses = [each.analysis for each in looked]
     if not any(run.sites or run.drift or (run.kept and run.kept.tasks) for run in analyses):
         raise nothing_there(analyses)
-    pairs = [beside(looked[0], other) for other in looked[1:] if looked[0].directions and other.directions]
+    pairs = [pair for other in looked[1:] if (pair := beside(looked[0], other))]
     return write_page(first, analyses, pairs)
 
 
@@ -270,10 +270,15 @@ def measured(update: WeightUpdate, chance: ChanceSpectra) -> tuple[SiteUpdate, S
     return numbers, SiteDirections(site.layer, site.role, {side: each.float() for side, each in sides.items()})
 
 
-def beside(first: Looked, other: Looked) -> Pair:
-    """Two runs' directions at the sites that both have. UsageError where there is none."""
+def beside(first: Looked, other: Looked) -> Pair | None:
+    """Two runs' directions at the sites that both have, and the tasks that were probed with both; None where one has no directions and
+    there are no such tasks. UsageError for directions at other sites, where there are no such tasks.
+    """
     ours, theirs = first.directions, other.directions
-    if not ours.keys() & theirs.keys():
+    tasks = beside_each_other(first.right, other.right)
+    if not (tasks or (ours and theirs)):
+        return None
+    if not (tasks or ours.keys() & theirs.keys()):
         names = [f"{each.analysis.name} has {next(iter(each.directions), 'none')}" for each in (first, other)]
         what = f"the two runs update no site in common: {' and '.join(names)}"
         raise UsageError(what, where=str(other.analysis.run), valid="runs with the same adapter.targets, or one run")
@@ -284,7 +289,7 @@ def beside(first: Looked, other: Looked) -> Pair:
         only_first=[name for name in ours if name not in theirs],
         only_second=[name for name in theirs if name not in ours],
         same_seed=first.analysis.seed == other.analysis.seed,
-        tasks=beside_each_other(first.right, other.right),
+        tasks=tasks,
     )
 
 

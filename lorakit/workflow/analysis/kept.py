@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.adapters.adapted_model import digest_of as digest_of_tensors
-from lorakit.artifacts.provenance import digest_of, read_provenance
+from lorakit.artifacts.provenance import NOT_SHARED, digest_of, read_provenance
 from lorakit.backbone.readout import MEAN, OWN, READOUTS
 from lorakit.errors import RecipeError, UsageError
 from lorakit.reporting.analysis.measures import random_update
@@ -126,10 +126,10 @@ def random_words(
     return "" if weighed else "; ".join(left) or NOTHING, left if weighed else []
 
 
-def trained_texts(restored: RestoredRun) -> NDArray[np.int64]:
-    """Digests of the texts that the run's weights have seen; none where nothing tells."""
+def trained_texts(restored: RestoredRun) -> NDArray[np.int64] | None:
+    """Digests of the texts that the run's weights have seen; None where nothing tells."""
     provenance = read_provenance(restored.run.path)
-    return np.empty(0, np.int64) if provenance is None else provenance.trained
+    return None if provenance is None or provenance.told.get(NOT_SHARED) else provenance.trained
 
 
 @dataclass(frozen=True)
@@ -217,9 +217,17 @@ def beside_each_other(first: RightRows, second: RightRows) -> list[TaskBeside]:
 
 
 def scored(
-    reader: Reader, before: Answers, after: Answers, random: Answers | None, trained: NDArray[np.int64], *, own: bool
+    reader: Reader,
+    before: Answers,
+    after: Answers,
+    random: Answers | None,
+    trained: NDArray[np.int64] | None,
+    *,
+    own: bool,
 ) -> TaskKept:
-    """What the answers to a task's held-out rows come to. trained: digests of the texts that the run was trained on."""
+    """What the answers to a task's held-out rows come to. trained: digests of the texts that the run was trained on, where these are
+    known.
+    """
     task, (labels, references) = reader.probed, reader.probed.labels
     fitted, held = task.digests
     right = [right_rows(reader, each) for each in (before, after)]
@@ -238,7 +246,7 @@ def scored(
         over_majority=paired_difference(right[0], most),
         unknown=int((~np.isin(references, labels)).sum()),
         repeated=int(np.isin(held, fitted).sum()),
-        trained_on=0 if own else int(np.isin(held, trained).sum()),
+        trained_on=None if trained is None else int(np.isin(held, trained).sum()),
         before=float(np.mean(right[0])),
         after=float(np.mean(right[1])),
         change=paired_difference(right[1], right[0]),

@@ -67,7 +67,8 @@ def open_others(named: Sequence[str | Path], *, offline: bool) -> list[TaskData]
         data = open_other(str(each), offline=offline)
         name = data.task.known_as
         if name in found:
-            raise UsageError(f"two tasks are called {name}", where=f"{OPTION} {each}", valid="each of them once")
+            hint = "a copy of the file under a name of its own" * (data.task.name == CUSTOM)
+            raise UsageError(f"two tasks are called {name}", where=f"{OPTION} {each}", valid="each once", hint=hint)
         if why := why_not(data.task):
             raise UsageError(f"{name} cannot be probed: {why}", where=f"{OPTION} {each}", valid="a task of classes")
         found[name] = data

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from scipy.stats import binomtest
 
+from lorakit.cli.analyze import probe_table
 from lorakit.reporting.analysis.kept_figure import kept_figure
 from lorakit.reporting.analysis.kept_words import beside_words, kept_facts, kept_tables, kept_words, shown
 from lorakit.reporting.analysis.records import Kept, RunAnalysis, TaskBeside, TaskKept
-from lorakit.reporting.stats import Difference
+from lorakit.reporting.stats import Difference, paired_difference
 
 UP, DOWN, OPEN = (0.05, 0.02, 0.08), (-0.1, -0.15, -0.05), (0.01, -0.02, 0.04)
 
@@ -148,3 +151,36 @@ def test_the_figure_has_the_own_task_at_the_top_and_a_row_for_each_other():
     spans = {rows[line.get_ydata()[0]]: line.get_xdata() for line in axes.lines if line.get_linewidth() == 1.4}
     assert spans["a"] == pytest.approx([-15, -5])
     assert axes.yaxis_inverted()
+
+
+def test_what_the_run_was_trained_on_is_told_of_its_own_task_too_and_where_nothing_tells():
+    own = task("a", own=True, trained_on=2)
+    (told,) = [line for line in kept_words(kept(own), told=True) if "was trained on" in line]
+    assert (
+        told == "Held-out texts of a that the run was trained on: 2, and what it learnt by heart is in these numbers."
+    )
+    unknown = kept_words(kept(task("a", trained_on=None), task("b", trained_on=None)), told=True)
+    assert sum("Nothing tells which of these texts the run was trained on" in line for line in unknown) == 1
+
+
+@pytest.mark.parametrize("differ", range(1, 9))
+def test_a_difference_of_few_rows_is_one_where_the_exact_sign_test_has_it(differ):
+    found = paired_difference([0.0] * differ + [1.0] * (200 - differ), [1.0] * 200)
+    assert shown(found) == (-1 if binomtest(differ, differ).pvalue < 0.05 else 0)
+    (line,) = kept_words(kept(replace(task("a"), change=found)), told=True)
+    assert ("too few to tell" in line) == (4 <= differ < 6)
+    assert ("no difference that these rows show" in line) == (differ < 6)
+
+
+def test_one_row_alone_shows_nothing():
+    assert not shown(paired_difference([1.0], [0.0]))
+
+
+def test_80_columns_have_the_run_and_every_task():
+    console = Console(width=80)
+    with console.capture() as shown_there:
+        console.print(
+            probe_table("a-run-of-a-long-name", [task("rotten_tomatoes", own=True), task("customer_feedback")])
+        )
+    for part in ("a-run-of-a-long-name", "rotten_tomatoes (own)", "customer_feedback", "-2.0 to +4.0", "80.0 %"):
+        assert part in shown_there.get()

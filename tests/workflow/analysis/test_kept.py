@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,15 +20,20 @@ from transformers import BertModel
 
 import lorakit
 from lorakit.adapters.adapted_model import AdaptedModel
+from lorakit.artifacts.provenance import DATA, NOT_SHARED
 from lorakit.artifacts.run import Run
 from lorakit.errors import DataError, UsageError
 from lorakit.recipe.load import load_recipe
-from lorakit.reporting.analysis.records import Kept
+from lorakit.reporting.analysis.drawings import drawings
+from lorakit.reporting.analysis.records import Kept, RunAnalysis, TaskKept
+from lorakit.reporting.analysis.tables import tables
+from lorakit.reporting.analysis.words import facts, pair_words
 from lorakit.tasks.task import TaskData
 from lorakit.workflow.analysis import kept
-from lorakit.workflow.analysis.analyze import AnalysisResult
+from lorakit.workflow.analysis.analyze import AnalysisResult, Looked, beside
 from lorakit.workflow.analysis.drift import without_adapters
-from lorakit.workflow.analysis.probed import probed, same_task
+from lorakit.workflow.analysis.likeness import INPUTS, SiteDirections
+from lorakit.workflow.analysis.probed import Probed, probed, same_task
 from lorakit.workflow.parts import load_data
 from lorakit.workflow.restore import RestoredRun, restore_run
 from lorakit.workflow.setup import assemble
@@ -177,6 +183,23 @@ def test_the_backbone_is_probed_once_for_all_runs(twice):
     assert beside == [("train", True), ("odd", True)]
 
 
+def test_runs_without_a_site_in_common_have_their_probes_side_by_side():
+    def looked(name: str, sites: list[str], right: list[float]) -> Looked:
+        run = RunAnalysis(Path(name), name, "lora", "last", 0, [], {}, [], [], [])
+        directions = {site: SiteDirections(0, "q", {INPUTS: torch.eye(4)[:, :1]}) for site in sites}
+        return Looked(run, directions, {("mood", "rows"): right} if right else {})
+
+    for second in (["v"], []):
+        pair = beside(looked("a", ["q"], [0, 1, 1]), looked("b", second, [0, 0, 1]))
+        assert pair is not None
+        assert (pair.sides, [task.change.mean for task in pair.tasks]) == ([], [pytest.approx(-1 / 3)])
+        assert pair_words(pair)[0] == "They have no site in common whose directions could be compared."
+        assert ([*drawings([], [pair])], tables([], [pair]), facts([], [pair])) == ([], [], [])
+    assert beside(looked("a", ["q"], []), looked("b", [], [])) is None
+    with pytest.raises(UsageError, match="no site in common"):
+        beside(looked("a", ["q"], []), looked("b", ["v"], []))
+
+
 def test_its_own_task_is_not_another_one(twice):
     found = kept_in(twice[0])
     assert found.same == ["train"]
@@ -186,6 +209,26 @@ def test_its_own_task_is_not_another_one(twice):
 def test_its_own_texts_under_other_labels_are_said_to_be_the_runs(twice):
     own, odd = kept_in(twice[0]).tasks
     assert (own.trained_on, odd.trained_on) == (0, odd.rows)
+
+
+def test_held_out_texts_that_the_run_was_trained_on_are_counted_where_they_are_known(lora, tmp_path):
+    restored = restore_run(lora, None, head=True)
+    own = probed(restored.parts.data, ROWS)
+    held, trained = own.digests[1], kept.trained_texts(restored)
+    assert trained is not None
+    counted = partial(own_scores, restored, own)
+    assert counted(np.append(trained, held[:3])).trained_on == sum(held.tolist().count(each) for each in {*held[:3]})
+    passed_on = Path(shutil.copytree(lora, tmp_path / "passed_on"))
+    told = json.loads((passed_on / DATA).read_text())
+    (passed_on / DATA).write_text(json.dumps(told | {NOT_SHARED: True}))
+    unknown = kept.trained_texts(replace(restored, run=Run(passed_on)))
+    assert unknown is counted(unknown).trained_on is None
+
+
+def own_scores(restored: RestoredRun, own: Probed, trained: np.ndarray | None) -> TaskKept:
+    """What always answering the first class comes to on the run's own task."""
+    answers = np.zeros(len(own.held), np.int64)
+    return kept.scored(kept.Reader.of(restored, own), answers, answers, None, trained, own=True)
 
 
 def test_no_row_is_both_fitted_on_and_scored(length):
@@ -267,5 +310,5 @@ def test_what_cannot_be_probed_is_refused(lora, tmp_path, text, options, error, 
 def test_options_that_belong_together(lora, length):
     with pytest.raises(UsageError, match="--probe-rows: is for other tasks, and none is named"):
         lorakit.analyze(lora, rows=0, probe_rows=40)
-    with pytest.raises(UsageError, match="two tasks are called length"):
+    with pytest.raises(UsageError, match=r"two tasks are called length(.|\n)*a copy of the file"):
         lorakit.analyze(lora, rows=0, others=[length, length])
