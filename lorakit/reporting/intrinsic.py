@@ -213,8 +213,11 @@ def intrinsic_facts(curve: IntrinsicCurve) -> list[tuple[str, str]]:
     """The key numbers."""
     told = [("full fine-tuning", f"{fmean(curve.full.values()):.4f}")]
     told += [("frozen features", f"{curve.frozen:.4f}")] if curve.frozen is not None else []
+    idle = curve.aim is not None and max(curve.frozen or 0.0, curve.majority or 0.0) >= curve.aim
+    without = " (and without any)" if idle else ""
     return told + [
-        (f"d90, {kind.upper()}", str(smallest(own, curve.aim) or "none")) for kind, own in curve.kinds().items()
+        (f"d90, {kind.upper()}", f"{smallest(own, curve.aim) or 'none'}{without}")
+        for kind, own in curve.kinds().items()
     ]
 
 

@@ -65,6 +65,7 @@ def test_where_nothing_need_be_learnt_d90_says_nothing() -> None:
     assert "d90 says nothing" not in words(CURVE)
     assert "no subspace is needed for that" in words(replace(CURVE, frozen=0.8))
     assert "The most common label alone has 0.8000" in words(replace(CURVE, majority=0.8))
+    assert intrinsic_facts(replace(CURVE, majority=0.8))[-1] == ("d90, DID", "64 (and without any)")
 
 
 def test_numbers_of_the_page() -> None:
