@@ -45,7 +45,6 @@ Answers = NDArray[np.int64]
 ROWS = 2  # of a reader's key: the digests of its rows
 SHORTCUTS = "shortcuts have no weight beneath"
 
-
 RightRows = dict[tuple[object, ...], list[float]]
 """(name, digests of the rows) of a task -> 1 of each held-out row that is right with a run's update, else 0."""
 
