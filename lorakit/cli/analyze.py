@@ -25,7 +25,7 @@ from lorakit.cli.intrinsic import (
     measure,
 )
 from lorakit.cli.options import AsJson, Offline, Quiet, Weights, given_or_newest
-from lorakit.cli.output import say, write
+from lorakit.cli.output import say, write, write_summary
 from lorakit.errors import UsageError
 from lorakit.reporting.tables import Column, counted, table
 
@@ -105,7 +105,7 @@ def analyze(
         looked = lorakit.analyze(
             *chosen,
             weights=weights,
-            rows=256 if rows is None else rows,
+            rows=rows,
             others=others or [],
             probe_rows=probe_rows,
             offline=offline,
@@ -115,8 +115,7 @@ def analyze(
 
 def tell(result: AnalysisResult) -> None:
     """Write the summary, and where the page is."""
-    for passage in result.summary:
-        write(passage.title, *(f"  {sentence}" for sentence in passage.sentences), "")
+    write_summary(result.summary)
     for run in result.runs:
         if run.kept is not None and run.kept.tasks:
             write(probe_table(run.name, run.kept.tasks))

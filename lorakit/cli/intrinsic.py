@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -15,13 +14,14 @@ import lorakit
 from lorakit.cli.command import answer
 from lorakit.cli.completion import complete_recipe
 from lorakit.cli.experiments import numbers, request, say_what_is_not_there, whole_numbers
-from lorakit.cli.output import say, write
+from lorakit.cli.output import say, write, write_summary
 from lorakit.errors import UsageError
-from lorakit.reporting.tables import Column, percent, table
+from lorakit.reporting.tables import Column, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from lorakit.reporting.intrinsic import IntrinsicCurve
     from lorakit.workflow.experiments.intrinsic import IntrinsicDimension
 
 Intrinsic = Annotated[
@@ -128,36 +128,16 @@ def measure(
 
 def tell(result: IntrinsicDimension) -> None:
     """Write the scores by dimension, the summary, and where the page is."""
-    write(score_table(result), "")
-    for passage in result.summary:
-        write(passage.title, *(f"  {sentence}" for sentence in passage.sentences), "")
+    write(score_table(result.curve), "")
+    write_summary(result.summary)
     write(f"page  {result.page}")
     say(f"the page is one self-contained file; its figure is {result.figure}")
 
 
-def score_table(result: IntrinsicDimension) -> Table:
-    """A row for each dimension, d = 0 by the frozen features and the whole model among them."""
-    curve = result.curve
-    whole, kinds = fmean(curve.full.values()), curve.kinds()
-    rows: list[tuple[str, dict[str, float]]] = []
-    if curve.frozen is not None:
-        rows.append(("0 (frozen features)", dict.fromkeys(kinds, curve.frozen)))
-    for dimension in sorted({each.dimension for each in curve.subspaces}):
-        found = {each.kind: each.mean for each in curve.subspaces if each.dimension == dimension}
-        rows.append((f"{dimension:,}", found))
-    rows.append((f"{curve.full_parameters:,} (full)", dict.fromkeys(kinds, whole)))
-    columns = [Column("d", lambda row: row[0])]
-    for kind in kinds:
-        columns.append(Column(kind.upper(), partial(score_in, kind), right=True))
-        columns.append(Column("of full", partial(share_in, kind, whole), right=True))
-    return table(rows, columns, title=f"{curve.task}, {curve.metric}, means over seeds")
+def score_table(curve: IntrinsicCurve) -> Table:
+    """The page's table for a terminal."""
+    from lorakit.reporting.intrinsic import intrinsic_table
 
-
-def score_in(kind: str, row: tuple[str, dict[str, float]]) -> str:
-    """With four places."""
-    return f"{row[1][kind]:.4f}" if kind in row[1] else ""
-
-
-def share_in(kind: str, whole: float, row: tuple[str, dict[str, float]]) -> str:
-    """In percent of the whole."""
-    return percent(row[1][kind] / whole) if kind in row[1] and whole > 0 else ""
+    found = intrinsic_table(curve)
+    columns = [Column(title, itemgetter(place), right=place > 0) for place, title in enumerate(found.columns)]
+    return table(found.rows, columns, title=f"{curve.task}, {curve.metric}, means over seeds")

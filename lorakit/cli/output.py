@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from lorakit.errors import Interrupted, LorakitError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+    from lorakit.reporting.summary import Passage
 
 PIPE_WIDTH = 1000  # columns of a table where there is no terminal: in a pipe or a file every row keeps to one line
 
@@ -50,6 +52,12 @@ def write(*data: RenderableType) -> None:
         if not sys.stdout.isatty():
             text = "".join(line.rstrip() + "\n" for line in text.splitlines())
         sys.stdout.write(text)
+
+
+def write_summary(passages: Iterable[Passage]) -> None:
+    """Print what a page says in words."""
+    for passage in passages:
+        write(passage.title, *(f"  {sentence}" for sentence in passage.sentences), "")
 
 
 def write_json(data: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import lorakit
 from lorakit.cli.command import answer, envelope
 from lorakit.cli.options import AsJson, NewestRun, Quiet, given_or_newest
-from lorakit.cli.output import say, write
+from lorakit.cli.output import say, write, write_summary
 from lorakit.recipe.vocabulary import SEQUENCE_FILE
 from lorakit.reporting.tables import counted
 
@@ -27,7 +27,6 @@ def report(run: NewestRun = None, quiet: Quiet = False, as_json: AsJson = False)
 
 def tell(result: ReportResult | SequenceReport) -> None:
     """Write the summary, and where the page is."""
-    for passage in result.summary:
-        write(passage.title, *(f"  {sentence}" for sentence in passage.sentences), "")
+    write_summary(result.summary)
     write(f"page  {result.page}")
     say(f"the page is one self-contained file; {counted(len(result.figures), 'figure')} beside it as PNG")

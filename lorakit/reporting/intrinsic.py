@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import fmean
 
 from lorakit.reporting.figures import INK, LINES, MUTED, bare, canvas, unmarked
@@ -69,6 +69,12 @@ class IntrinsicCurve:
         """The frozen features' score and 90 % of what full fine-tuning gains over it; None where it gains nothing."""
         whole = fmean(self.full.values())
         return None if self.frozen is None or self.frozen >= whole else self.frozen + SHARE * (whole - self.frozen)
+
+    @property
+    def without_any(self) -> dict[str, float]:
+        """What is not below 90 % of full fine-tuning's mean without a subspace, by name: then d90 says nothing."""
+        aim, known = self.aim, {"frozen": self.frozen, "majority": self.majority}
+        return {name: score for name, score in known.items() if aim is not None and score is not None and score >= aim}
 
     def kinds(self) -> dict[str, list[Subspace]]:
         """Kind -> its subspaces."""
@@ -164,13 +170,13 @@ def worth_words(curve: IntrinsicCurve) -> list[str]:
         f"The head, {curve.head_parameters:,} numbers, trains beside every subspace. Embeddings, norms and biases stand still in them, "
         f"and are among the {curve.full_parameters:,} numbers of full fine-tuning."
     ]
-    aim = curve.aim
-    if aim is not None and curve.frozen is not None and curve.frozen >= aim:
+    enough = curve.without_any
+    if "frozen" in enough:
         told.append(
             f"Logistic regression on the frozen features has {curve.frozen:.4f}, which is 90 % of full fine-tuning already: "
             "no subspace is needed for that, and d90 says nothing of this task."
         )
-    if aim is not None and curve.majority is not None and curve.majority >= aim:
+    if "majority" in enough:
         told.append(f"The most common label alone has {curve.majority:.4f}: d90 says nothing of this task.")
     for kind, own in curve.kinds().items():
         falls = [(low, high) for low, high in pairwise(own) if high.mean < low.mean]
@@ -213,8 +219,7 @@ def intrinsic_facts(curve: IntrinsicCurve) -> list[tuple[str, str]]:
     """The key numbers."""
     told = [("full fine-tuning", f"{fmean(curve.full.values()):.4f}")]
     told += [("frozen features", f"{curve.frozen:.4f}")] if curve.frozen is not None else []
-    idle = curve.aim is not None and max(curve.frozen or 0.0, curve.majority or 0.0) >= curve.aim
-    without = " (and without any)" if idle else ""
+    without = " (and without any)" if curve.without_any else ""
     return told + [
         (f"d90, {kind.upper()}", f"{smallest(own, curve.aim) or 'none'}{without}")
         for kind, own in curve.kinds().items()
@@ -222,17 +227,23 @@ def intrinsic_facts(curve: IntrinsicCurve) -> list[tuple[str, str]]:
 
 
 def intrinsic_table(curve: IntrinsicCurve) -> Numbers:
-    """A row for each dimension."""
+    """A row for each dimension, d = 0 by the frozen features and the whole model among them."""
     kinds, whole = curve.kinds(), fmean(curve.full.values())
+    means: dict[str, dict[str, float]] = {}
+    if curve.frozen is not None:
+        means["0 (frozen features)"] = dict.fromkeys(kinds, curve.frozen)
+    for each in sorted(curve.subspaces, key=lambda each: each.dimension):
+        means.setdefault(f"{each.dimension:,}", {})[each.kind] = each.mean
+    means[f"{curve.full_parameters:,} (full)"] = dict.fromkeys(kinds, whole)
     rows = []
-    for dimension in sorted({each.dimension for each in curve.subspaces}):
-        cells = []
-        for own in kinds.values():
-            found = next((each for each in own if each.dimension == dimension), None)
-            cells += [f"{found.mean:.4f}", percent(found.mean / whole) if whole > 0 else ""] if found else ["", ""]
-        rows.append([str(dimension), *cells])
+    for name, own in means.items():
+        cells = [
+            (f"{own[kind]:.4f}", percent(own[kind] / whole) if whole > 0 else "") if kind in own else ("", "")
+            for kind in kinds
+        ]
+        rows.append([name, *chain.from_iterable(cells)])
     columns = ["d", *(text for kind in kinds for text in (kind.upper(), "of full"))]
-    return Numbers("Scores by dimension", columns, [*rows], f"{curve.metric}, means over seeds.")
+    return Numbers("Scores by dimension", columns, rows, f"{curve.metric}, means over seeds.")
 
 
 def intrinsic_figure(curve: IntrinsicCurve) -> Drawing:

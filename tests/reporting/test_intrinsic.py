@@ -72,8 +72,10 @@ def test_numbers_of_the_page() -> None:
     assert intrinsic_facts(CURVE) == [("full fine-tuning", "0.8500"), ("frozen features", "0.6000"), ("d90, DID", "64")]
     table = intrinsic_table(replace(CURVE, subspaces=[*SUBSPACES, Subspace("said", 16, {0: 0.85})]))
     assert table.columns == ["d", "DID", "of full", "SAID", "of full"]
-    assert table.rows[0] == ["16", "0.6000", "71 %", "0.8500", "100 %"]
-    assert table.rows[1][3:] == ["", ""]
+    assert table.rows[0] == ["0 (frozen features)", "0.6000", "71 %", "0.6000", "71 %"]
+    assert table.rows[1] == ["16", "0.6000", "71 %", "0.8500", "100 %"]
+    assert table.rows[2][3:] == ["", ""]
+    assert table.rows[-1] == ["5,000 (full)", "0.8500", "100 %", "0.8500", "100 %"]
 
 
 def test_the_figure_has_means_runs_and_lines() -> None:
@@ -91,7 +93,7 @@ def test_there_is_no_ninety_percent_of_a_score_that_is_not_above_0(full: dict[in
     assert (curve.aim, smallest(SUBSPACES, curve.aim)) == (None, None)
     assert "which is not above 0: there is no d90 of that" in words(curve)
     assert ("d90, DID", "none") in intrinsic_facts(curve)
-    assert intrinsic_table(curve).rows[0] == ["16", "0.6000", ""]
+    assert intrinsic_table(curve).rows[1] == ["16", "0.6000", ""]
     assert len(intrinsic_figure(curve).figure.axes[0].get_lines()) == 3
     below = replace(curve, frozen=-0.5)
     assert smallest(SUBSPACES, below.aim_of_gain) == 16

@@ -23,8 +23,6 @@ COLUMNS = (
     "after less random",
     "95 % interval",
 )
-
-
 FEWEST = 6
 """Rows that have to differ: of five that all do so in one direction the exact sign test's two-sided p is 2 / 2^5, above 0.05; the
 bootstrap's interval leaves 0 out from four."""

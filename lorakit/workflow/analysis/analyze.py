@@ -98,7 +98,7 @@ def analyze(
     run: str | Path,
     *more: str | Path,
     weights: str | None = None,
-    rows: int = ROWS,
+    rows: int | None = None,
     others: Sequence[str | Path] = (),
     probe_rows: int | None = None,
     offline: bool = False,
@@ -114,7 +114,7 @@ def analyze(
         run: a finished run's folder, or ``NAME=FOLDER``.
         more: more of them, over the same backbone: of other ranks, seeds or methods.
         weights: the ``last`` ones, or the ``best`` on the validation split; those that each run's training.select says by default.
-        rows: held-out rows of each run on which features are compared; 0: none, and no data are read for that.
+        rows: held-out rows of each run on which features are compared, 256 by default; 0: none, and no data are read for that.
         others: tasks that a run has not learnt: names in the catalogue, recipes, or files of texts and labels. Of each, and of the run's
             own, a linear probe of the features is scored without the update, with it, and with a random one in its place.
         probe_rows: training rows that such a probe is fitted on, and held-out rows that it is scored on, at most; 500 by default.
@@ -136,6 +136,7 @@ def analyze(
         >>> kept = lorakit.analyze("runs/demo-0", others=["mrpc"]).runs[0].kept     # doctest: +SKIP
         >>> [(task.name, task.before, task.after) for task in kept.tasks]      # doctest: +SKIP
     """
+    rows = ROWS if rows is None else rows
     if rows < 0:
         raise UsageError(f"{rows} rows cannot be looked at", valid="1 or more, or 0 for none")
     if probe_rows is not None and (probe_rows < 2 or not others):

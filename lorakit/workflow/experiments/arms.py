@@ -212,6 +212,13 @@ def paired_order(arms: Sequence[Arm]) -> list[Entry]:
     return [entry for entry in every if not entry.run.finished]
 
 
+def check_same_recipes(arms: Sequence[Arm]) -> None:
+    """Raises UsageError where a run of another recipe is in a run's place."""
+    for arm in arms:
+        for entry in arm.entries.values():
+            entry.check_same_recipe()
+
+
 def check_same_data(arms: Sequence[Arm]) -> None:
     """Raises UsageError where two arms are not scored on the same rows."""
     first = arms[0]

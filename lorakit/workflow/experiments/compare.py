@@ -17,6 +17,7 @@ from lorakit.workflow.experiments.arms import (
     Arm,
     Forecast,
     check_same_data,
+    check_same_recipes,
     choose_metric,
     forecast,
     gather,
@@ -173,9 +174,7 @@ def resolve(asked: CompareRequest) -> tuple[Path, list[Arm]]:
     folder = FOLDER if asked.folder is None else Path(asked.folder)
     arms = gather(asked.arms, asked.overrides, asked.seeds, folder, offline=asked.offline)
     check_same_data(arms)
-    for arm in arms:
-        for entry in arm.entries.values():
-            entry.check_same_recipe()
+    check_same_recipes(arms)
     return folder, arms
 
 

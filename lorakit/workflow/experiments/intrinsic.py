@@ -29,14 +29,13 @@ from lorakit.reporting.summary import Passage, listed
 from lorakit.reporting.tables import counted
 from lorakit.result import Result
 from lorakit.tasks.baselines import FROZEN, MAJORITY
-from lorakit.workflow.experiments.arms import Arm, choose_metric, paired_order, rises
+from lorakit.workflow.experiments.arms import Arm, check_same_recipes, choose_metric, paired_order, rises
 from lorakit.workflow.experiments.elsewhere import trainer
 from lorakit.workflow.experiments.intrinsic_spec import (
     FULL,
     SEEDS,
     IntrinsicRequest,
     Side,
-    check_same_recipes,
     resolve,
     score_of,
 )
@@ -117,7 +116,8 @@ def intrinsic_dimension(asked: IntrinsicRequest) -> IntrinsicDimension:
     folder, sides = resolve(asked)
     seeds = SEEDS if asked.seeds is None else asked.seeds
     trials = {side.name: side.trials(seeds[0], folder) for side in sides}
-    check_same_recipes([*(arm for own in trials.values() for arm in own.values())])
+    tried = [arm for own in trials.values() for arm in own.values()]
+    check_same_recipes(tried)
     for side in sides:
         side.check_begun(seeds, folder)
     known = [found for side in sides if (found := side.foreseen(seeds, folder)) is not None]
@@ -125,9 +125,9 @@ def intrinsic_dimension(asked: IntrinsicRequest) -> IntrinsicDimension:
     if not rises(metric):
         what = f"90 % of '{metric}' is no aim: lower is better"
         raise UsageError(what, where="--metric", valid="a metric of which more is better")
-    total = sum(map(len, trials.values())) + len(sides) * len(seeds)
+    total = len(tried) + len(sides) * len(seeds)
     with trainer(intrinsic_dimension, asked, folder, total, goes_on(asked)) as train:
-        failed, missing = train(paired_order([arm for own in trials.values() for arm in own.values()]), total)
+        failed, missing = train(paired_order(tried), total)
         awaited = {lost.run for lost in missing}
         rates = {side: rate for side in sides if (rate := side.best(trials[side.name], metric, awaited)) is not None}
         arms = {side: side.arm(rate, seeds, folder) for side, rate in rates.items()}

@@ -11,7 +11,15 @@ from lorakit.errors import RecipeError, UsageError, nearest
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe, load_recipe
 from lorakit.recipe.schema import AdapterSection, SearchSection
 from lorakit.tasks.baselines import FROZEN, MAJORITY
-from lorakit.workflow.experiments.arms import Arm, Forecast, check_named_apart, forecast, keys_set, to_train
+from lorakit.workflow.experiments.arms import (
+    Arm,
+    Forecast,
+    check_named_apart,
+    check_same_recipes,
+    forecast,
+    keys_set,
+    to_train,
+)
 from lorakit.workflow.experiments.elsewhere import check_engine
 from lorakit.workflow.experiments.request import Request, check_alone
 
@@ -69,9 +77,12 @@ class Side:
 
     def trials(self, seed: int, folder: Path) -> dict[float, Arm]:
         """Rate -> a run on all training rows but those that rates are chosen by; none where there is nothing to choose."""
-        held_out, rates = f"task.holdout={HELD_OUT}", self.rates if len(self.rates) > 1 else ()
+        common, rates = (
+            (f"task.holdout={HELD_OUT}", "evaluation.baselines=[]"),
+            self.rates if len(self.rates) > 1 else (),
+        )
         return {
-            rate: self.trained_as(f"{self.name}-lr-{rate:g}", (f"training.lr={rate!r}", held_out), [seed], folder)
+            rate: self.trained_as(f"{self.name}-lr-{rate:g}", (f"training.lr={rate!r}", *common), [seed], folder)
             for rate in rates
         }
 
@@ -115,13 +126,6 @@ class Side:
                 return
         if differing is not None:
             raise differing
-
-
-def check_same_recipes(arms: Sequence[Arm]) -> None:
-    """Raises UsageError where a run of another recipe is in a run's place."""
-    for arm in arms:
-        for entry in arm.entries.values():
-            entry.check_same_recipe()
 
 
 def resolve(asked: IntrinsicRequest) -> tuple[Path, list[Side]]:

@@ -15,6 +15,7 @@ from lorakit.workflow.experiments.arms import (
     Forecast,
     check_named_apart,
     check_same_data,
+    check_same_recipes,
     choose_metric,
     forecast,
     to_train,
@@ -112,9 +113,7 @@ def resolve_sweep(asked: SweepRequest) -> SweepSpec:
     folder = Path(f"runs/sweep-{name}" if asked.folder is None else asked.folder)
     arms = [arm_at(point, loaded, name, seeds, folder) for point, loaded in zip(points, recipes, strict=True)]
     check_same_data(arms)
-    for arm in arms:
-        for entry in arm.entries.values():
-            entry.check_same_recipe()
+    check_same_recipes(arms)
     named = {arm.name: arm for arm in arms}
     foreseen = at_all(points, lambda point: forecast(named[point.named(name)], train=True))
     forecasts = [known for known in foreseen if known is not None]
