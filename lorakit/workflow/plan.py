@@ -27,7 +27,7 @@ from lorakit.training.optim import check_suits, optimizer_bytes
 from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule
 from lorakit.training.tail_average import snapshot_steps
-from lorakit.training.update import chosen_updates, never_trained, schedule_beside, update_notes
+from lorakit.training.update import chosen_updates, never_trained, schedule_beside, trained_budget, update_notes
 from lorakit.workflow.accelerator import check_optimizer_runs
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.experts import assemble_with_experts
@@ -38,6 +38,7 @@ from lorakit.workflow.inspect_data import survey
 from lorakit.workflow.memory import footprint_of, frozen_bytes, measure
 from lorakit.workflow.parts import Parts, encode_rows
 from lorakit.workflow.readout import candidates
+from lorakit.workflow.rehearse import rehearse
 from lorakit.workflow.setup import adapt, drop_unused_work, warm_start
 from lorakit.workflow.sharding import check_sharding
 from lorakit.workflow.sites import frozen_layers
@@ -173,14 +174,14 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         )
         for site in parts.sites
     ]
-    return Plan(
+    planned = Plan(
         sites=sites,
         adapter_parameters=sum(site_costs.values()) + parts.shared_cost,
         head_parameters=adapted.head_parameters(),
         model_parameters=number_count(adapted.model)
         - sum(p.numel() for held in (*adapted.adapters.values(), *adapted.shared.values()) for p in held.parameters()),
         model_bytes=frozen_bytes(adapted),
-        budget=parts.budget.parameters,
+        budget=trained_budget(loaded.recipe, adapted, parts.budget.parameters),
         budget_source=parts.budget.source,
         rows=schedule.rows,
         steps_per_epoch=schedule.steps_per_epoch,
@@ -196,6 +197,9 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         notes=[*loaded.told, *make_notes(parts, schedule), *head_notes(parts, schedule), *told],
         remarks=survey_remarks(parts),
     )
+    with loaded.locating_errors():  # after all that is counted: it may switch adapters
+        rehearse(parts, adapted, schedule)
+    return planned
 
 
 def survey_remarks(parts: Parts) -> list[str]:

@@ -36,7 +36,7 @@ from lorakit.training.rate import FoundRate
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
-from lorakit.training.update import never_trained
+from lorakit.training.update import never_trained, trained_budget
 from lorakit.workflow.baselines import measure_baselines
 from lorakit.workflow.experts import assemble_with_experts
 from lorakit.workflow.parts import Parts
@@ -273,7 +273,7 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline], choic
         adapter_parameters=on - never_trained(training.recipe, adapted).total(),
         carried_parameters=adapted.adapter_parameters(adapted.in_function),
         head_parameters=adapted.head_parameters(),
-        budget=parts.budget.parameters,
+        budget=trained_budget(training.recipe, adapted, parts.budget.parameters),
         sites_on=len(adapted.on),
         sites_total=len(adapted.sites),
         seed=training.recipe.run.seed,

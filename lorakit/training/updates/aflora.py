@@ -29,8 +29,10 @@ import torch
 from lorakit.adapters.adapted_model import HEAD, AdaptedModel, TrainedTensor
 from lorakit.adapters.json_tensors import pack_all, unpack
 from lorakit.adapters.options import Option
+from lorakit.adapters.spec import AdapterSpec
 from lorakit.adapters.switching import freeze_for_good
-from lorakit.errors import RecipeError
+from lorakit.errors import Problem, RecipeError
+from lorakit.recipe.schema import Recipe
 from lorakit.searching.unit_allocator import remaining
 from lorakit.training.hooks import TrainState
 from lorakit.training.pruning import factors
@@ -58,13 +60,18 @@ class AFLoRA(Update):
         "square": Option("frozen", "A and B of layers with as many inputs as outputs", choices=("frozen", "trained")),
     }
 
+    @classmethod
+    def refusals(cls, recipe: Recipe, spec: AdapterSpec) -> list[Problem]:
+        """It goes with no search."""
+        if recipe.search.method == "none":
+            return []
+        return [Problem("update 'aflora' decides itself what trains", key="search.method", valid="none")]
+
     def __init__(self, context: UpdateContext):
         super().__init__(context)
         found = {t.name: t for t in factors(context.adapted, self.name)}
         never = self.untrained(context.adapted, self.settings)
         self.tensors = {name: t for name, t in found.items() if name not in never}
-        if context.recipe.search.method != "none":
-            raise RecipeError("update 'aflora' decides itself what trains", key="search.method", valid="none")
         others = [t for t in context.adapted.trained() if t.role != HEAD and t.name not in found]
         if not others and not self.tensors:
             raise RecipeError(

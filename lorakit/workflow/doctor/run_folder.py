@@ -161,9 +161,10 @@ def parameters(run: Run) -> Finding:
     if not run.weights("last").is_dir():
         return Finding("there is no last adapter yet", SKIPPED)
     restored = restore_run(run.path, "last", offline=True, with_data=False)
-    adapted, budget = restored.adapted, restored.parts.budget.parameters
+    adapted = restored.adapted
     # an adapter's own file counts all that it has
     never = never_trained(restored.loaded.recipe, adapted).total() if run.finished else 0
+    budget = restored.parts.budget.parameters - never
     here = {"adapter_parameters": adapted.adapter_parameters() - never, "head_parameters": adapted.head_parameters()}
     here["sites_on"] = len(adapted.on)
     told: Mapping[str, Any] = run.summary() if run.finished else read_json(run.weights("last") / OURS)

@@ -22,8 +22,9 @@ from lorakit.recipe.vocabulary import SEQUENCE_FILE
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.evaluation import of_split
 from lorakit.training.optim import check_suits
-from lorakit.training.update import schedule_beside, update_notes
+from lorakit.training.update import schedule_beside, trained_budget
 from lorakit.workflow.experts import assemble_with_experts
+from lorakit.workflow.rehearse import rehearse
 from lorakit.workflow.setup import adapt
 from lorakit.workflow.unfinished import FREE_ON_RESUME, changed_keys
 
@@ -282,13 +283,14 @@ def try_out(name: str, loaded: LoadedRecipe) -> Forecast:
         schedule = schedule_beside(loaded.recipe, len(parts.data.splits["train"]))
         adapted = adapt(parts, statistics=None)
         check_suits(adapted, loaded.recipe.training)
-        update_notes(loaded.recipe, adapted)
+        budget = trained_budget(loaded.recipe, adapted, parts.budget.parameters)
+        head = adapted.head_parameters()
+        rehearse(parts, adapted, schedule)
     task = parts.task
     names = [
         name for split in task.validation for name in of_split(dict.fromkeys(task.metrics, 0.0), split, task.validation)
     ]
-    head = adapted.head_parameters()
-    return Forecast(name, task.metrics[0], names, parts.budget.parameters, head, len(schedule.evaluations))
+    return Forecast(name, task.metrics[0], names, budget, head, len(schedule.evaluations))
 
 
 def choose_metric(known: Sequence[Forecast], wanted: str | None) -> tuple[str, str]:

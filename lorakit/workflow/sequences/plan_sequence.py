@@ -8,11 +8,10 @@ from typing import Any
 
 from lorakit.recipe.sequence import APART
 from lorakit.result import Result
-from lorakit.training.update import held_entries, schedule_beside, update_notes
+from lorakit.training.update import held_entries, update_notes
 from lorakit.workflow.sequences.methods import in_their_turn, merged_labels, settings_of
 from lorakit.workflow.sequences.opening import AnySequence, opened
-from lorakit.workflow.sequences.train_sequence import checked_data
-from lorakit.workflow.setup import adapt, assemble
+from lorakit.workflow.sequences.train_sequence import checked_data, put_together, rehearse_own
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,9 @@ def plan_sequence(recipe: AnySequence, overrides: Sequence[str] = ()) -> Sequenc
     tasks: list[PlannedTask] = []
     notes: list[str] = []
     adapters = heads = 0
-    for loaded, rows in zip(in_their_turn(sequence), data, strict=True):
-        parts = assemble(loaded, rows)
+    for own, loaded, rows in zip(sequence.tasks, in_their_turn(sequence), data, strict=True):
+        parts, adapted, schedule = put_together(loaded, rows)
         with loaded.locating_errors():
-            schedule = schedule_beside(loaded.recipe, len(rows.splits["train"]))
-            adapted = adapt(parts, statistics=None)
             held = held_entries(loaded.recipe, adapted)
             told = [*loaded.told, f"data: {rows.origin}", *update_notes(loaded.recipe, adapted)]
         carried = adapted.adapter_parameters()
@@ -102,6 +99,7 @@ def plan_sequence(recipe: AnySequence, overrides: Sequence[str] = ()) -> Sequenc
             )
         )
         notes += [f"{loaded.name}: {note}" for note in told]
+        rehearse_own(own, parts, adapted, schedule)
     labels = merged_labels([each.task for each in data])
     notes += shared_notes([(loaded.name, rows.task.labels) for loaded, rows in zip(sequence.tasks, data, strict=True)])
     return SequencePlan(settings_of(sequence), tasks, labels, sum(task.steps for task in tasks), notes)

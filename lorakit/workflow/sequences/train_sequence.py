@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.artifacts.memory_file import write_memory
 from lorakit.artifacts.run import Run
 from lorakit.errors import Interrupted, command_line
@@ -17,8 +18,11 @@ from lorakit.recipe.values import written
 from lorakit.result import Result
 from lorakit.tasks.task import TaskData
 from lorakit.training.hooks import Hook
+from lorakit.training.schedule import Schedule
+from lorakit.training.update import schedule_beside
 from lorakit.workflow.accelerator import refuse_elsewhere, this_process
-from lorakit.workflow.parts import load_data
+from lorakit.workflow.parts import Parts, load_data
+from lorakit.workflow.rehearse import rehearse
 from lorakit.workflow.resume import can_go_on
 from lorakit.workflow.sequences.folder import SequenceFolder, begin, begun, check_same_rows
 from lorakit.workflow.sequences.memory import memory_rows
@@ -32,7 +36,7 @@ from lorakit.workflow.sequences.methods import (
 )
 from lorakit.workflow.sequences.opening import AnySequence, opened
 from lorakit.workflow.sequences.score_sequence import SequenceScores, score_sequence, write_final
-from lorakit.workflow.setup import assemble
+from lorakit.workflow.setup import adapt, assemble
 from lorakit.workflow.train import train
 from lorakit.workflow.unfinished import FREE_ON_RESUME
 
@@ -95,8 +99,8 @@ def train_sequence(
         folder = begun(sequence, place)
         check_same_rows(folder, data)
     else:
-        for loaded, rows in zip(in_their_turn(sequence)[1:], data[1:], strict=True):
-            assemble(loaded, rows)  # the first one's turn comes at once
+        for own, loaded, rows in zip(sequence.tasks[1:], in_their_turn(sequence)[1:], data[1:], strict=True):
+            rehearse_own(own, *put_together(loaded, rows))  # the first one's turn comes at once
         folder = begin(sequence, data, place)
     for number in range(len(data)):
         learn(folder, sequence, number, data, hooks)
@@ -116,6 +120,20 @@ def checked_data(sequence: LoadedSequence) -> list[TaskData]:
     check_labels(sequence, [each.task for each in data])
     check_memory(sequence, [each.task for each in data])
     return data
+
+
+def put_together(loaded: LoadedRecipe, rows: TaskData) -> tuple[Parts, AdaptedModel, Schedule]:
+    """A task's adapted model and its steps, by its recipe as it goes on from earlier tasks. RecipeError for what does not go together."""
+    parts = assemble(loaded, rows)
+    with loaded.locating_errors():
+        schedule = schedule_beside(loaded.recipe, len(rows.splits["train"]))
+        return parts, adapt(parts, statistics=None), schedule
+
+
+def rehearse_own(own: LoadedRecipe, parts: Parts, adapted: AdaptedModel, schedule: Schedule) -> None:
+    """``rehearse`` by a task's own recipe: what the method adds reads earlier tasks, which are yet to be learnt."""
+    with own.locating_errors():
+        rehearse(replace(parts, recipe=own.recipe), adapted, schedule)
 
 
 def learn(
