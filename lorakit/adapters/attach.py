@@ -183,6 +183,11 @@ def check_sites(
         spec = axes.with_options(options.get(site.name))
         delta = deltas.get(spec.delta)
         check_rank(site, rank_of(site), "adapter.shortcut_rank" if site.is_shortcut else "adapter.rank", delta)
+        if wrong := delta.misfit(rank_of(site), spec.settings):
+            key = "adapter.site_options" if site.name in options else "adapter.options"
+            raise RecipeError(
+                f"delta '{spec.delta}' cannot be made so: {wrong}", key=key, hint=f"lorakit show {spec.delta}"
+            )
         reason = delta.refusal(site, rank_of(site), spec.settings)
         if not reason and site.kind not in delta.kinds:
             reason = f"it is a {site.kind}, and '{spec.delta}' sits on {', '.join(delta.kinds)}"

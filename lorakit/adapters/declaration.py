@@ -111,6 +111,11 @@ class Declaration(ABC):
         return ""
 
     @classmethod
+    def misfit(cls, rank: int, options: Options = NO_OPTIONS) -> str:
+        """Why its settings go together on no site of this rank, empty where they do."""
+        return ""
+
+    @classmethod
     def stuck(cls, trains: Callable[[str], bool]) -> str:
         """A tensor that keeps the update at zero for ever because it starts at zero and does not train; empty where none does.
 

@@ -54,7 +54,7 @@ class Mixture(Delta):
         self.listener: Listener | None = None
 
     @classmethod
-    def refusal(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
+    def misfit(cls, rank: int, options: Options = NO_OPTIONS) -> str:
         """A token has no more experts than there are."""
         return too_few(**{name: cls.settings_of(options)[name] for name in ("experts", "top_k")})
 

@@ -204,7 +204,7 @@ def count_on(method: Method, backbone: Backbone) -> Count:
     limits = [limit for site in adapted if (limit := delta.highest_rank(site)) is not None]
     spec = replace(spec, rank=min([spec.rank, *limits]))
     for site in adapted:
-        if reason := delta.refusal(site, spec.rank, spec.settings):
+        if reason := delta.misfit(spec.rank, spec.settings) or delta.refusal(site, spec.rank, spec.settings):
             raise LorakitError(f"its usual settings do not fit {site.name} of {backbone.name}: {reason}")
     each = costs(sites, spec, spec)
     groups: dict[tuple[str, str], list[Site]] = {}

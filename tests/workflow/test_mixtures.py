@@ -69,8 +69,8 @@ def test_resumed_it_ends_the_same(bench: Bench, run: Path, tmp_path: Path) -> No
         (("adapter.method=mixlora", "search.method=lora_drop"), "search.method", "whole rows"),
         (("adapter.method=hydralora", "adapter.decomposition=magnitude"), "adapter.decomposition", "no sum"),
         (("adapter.method=mov", "adapter.dropout=0.1"), "adapter.dropout", "no branch"),
-        (("adapter.method=lora_moe", "adapter.options={experts: 2, top_k: 3}"), "adapter.targets", "top_k=3"),
-        (("adapter.method=mixlora", "adapter.options={experts: 3}"), "adapter.targets", "takes 4 factors"),
+        (("adapter.method=lora_moe", "adapter.options={experts: 2, top_k: 3}"), "adapter.options", "top_k=3"),
+        (("adapter.method=mixlora", "adapter.options={experts: 3}"), "adapter.options", "takes 4 factors"),
         (
             ("adapter.method=lora_moe", "adapter.updates=[rose]"),
             "adapter.updates",

@@ -46,7 +46,7 @@ class Attended(Delta):
         return rank // (cls.settings_of(options)["each"] or rank)
 
     @classmethod
-    def refusal(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
+    def misfit(cls, rank: int, options: Options = NO_OPTIONS) -> str:
         """The LoRAs are of one rank."""
         each = cls.settings_of(options)["each"]
         return f"{rank} rank units are no whole number of LoRAs of {each} (each={each})" if each and rank % each else ""

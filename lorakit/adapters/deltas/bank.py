@@ -72,11 +72,17 @@ class Bank(Factored):
 
     @classmethod
     def refusal(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
-        """Both widths fall into pieces, and the bank holds as many vectors as a piece mixes."""
-        settings, common = cls.settings_of(options), math.gcd(site.in_features, site.out_features)
-        h, length, top = settings["vectors"], settings["length"], settings["top"]
-        if common % length:
-            return f"its widths do not fall into pieces of {length} (length={length}); {divisors(common)} would do"
+        """Both widths fall into pieces."""
+        length, common = cls.settings_of(options)["length"], math.gcd(site.in_features, site.out_features)
+        if common % length == 0:
+            return ""
+        return f"its widths do not fall into pieces of {length} (length={length}); {divisors(common)} would do"
+
+    @classmethod
+    def misfit(cls, rank: int, options: Options = NO_OPTIONS) -> str:
+        """The bank holds as many vectors as a piece mixes."""
+        settings = cls.settings_of(options)
+        h, top = settings["vectors"], settings["top"]
         return f"a piece mixes {top} vectors (top={top}), and the bank has {h}" if top > h else ""
 
     def pieces(self, logits: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,7 @@ class CentroidExperts(ScaledExperts):
         return {CENTROIDS: (cls.settings_of(options)["experts"], states_width(sites[0]))}
 
     @classmethod
-    def refusal(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
+    def misfit(cls, rank: int, options: Options = NO_OPTIONS) -> str:
         """There is none."""
         return ""
 

@@ -58,7 +58,7 @@ class ChosenFactors(Delta):
         return {**own, "B": (experts, site.out_features), "R_AB": (experts, rank * width)}
 
     @classmethod
-    def refusal(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
+    def misfit(cls, rank: int, options: Options = NO_OPTIONS) -> str:
         """No more factors are chosen than there are."""
         experts = cls.settings_of(options)["experts"]
         return f"a row takes {rank} factors (its rank), and there are {experts} (experts)" if rank > experts else ""

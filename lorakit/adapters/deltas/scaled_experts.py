@@ -92,7 +92,7 @@ class ScaledExperts(OfRuns):
         return {**({"W_in": (size, width), "c_in": (size,)} if depth > 1 else {}), **middle, **last}
 
     @classmethod
-    def refusal(cls, site: Site, rank: int, options: Options = NO_OPTIONS) -> str:
+    def misfit(cls, rank: int, options: Options = NO_OPTIONS) -> str:
         """A token has no more experts than there are, and a softmax over the top_k needs one."""
         settings = cls.settings_of(options)
         if settings["softmax"] == TOP and not settings["top_k"]:

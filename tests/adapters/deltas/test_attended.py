@@ -52,5 +52,5 @@ def test_loras_that_say_nothing_share_with_the_zero_one() -> None:
 def test_counts_and_ranks() -> None:
     shapes = Attended.shapes(SITE, EACH * LORAS, {"each": EACH})
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == EACH * LORAS * (6 + 9) + LORAS * 9
-    assert Attended.refusal(SITE, 6, {"each": 2}) == ""
-    assert "no whole number of LoRAs of 4" in Attended.refusal(SITE, 6, {"each": 4})
+    assert Attended.misfit(6, {"each": 2}) == ""
+    assert "no whole number of LoRAs of 4" in Attended.misfit(6, {"each": 4})

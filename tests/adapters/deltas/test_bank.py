@@ -80,4 +80,4 @@ def test_a_refusal_names_the_lengths_that_fit() -> None:
     assert Bank.refusal(Site("m", 0, "q", 384, 1536, "linear"), 4) == ""
     assert "would do" in Bank.refusal(SITE, 4, OPTIONS | {"length": 2})
     assert "3, 1 would do" in Bank.refusal(SITE, 4, OPTIONS | {"length": 2})
-    assert "has 5" in Bank.refusal(SITE, 4, OPTIONS | {"top": 6})
+    assert "has 5" in Bank.misfit(4, OPTIONS | {"top": 6})

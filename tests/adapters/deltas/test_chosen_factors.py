@@ -75,5 +75,5 @@ def test_tokens_without_their_rows_are_refused(delta: ChosenFactors) -> None:
 
 
 def test_more_factors_than_there_are_are_refused() -> None:
-    assert ChosenFactors.refusal(SITE, 5, {"experts": 5}) == ""
-    assert "6 factors" in ChosenFactors.refusal(SITE, 6, {"experts": 5})
+    assert ChosenFactors.misfit(5, {"experts": 5}) == ""
+    assert "6 factors" in ChosenFactors.misfit(6, {"experts": 5})

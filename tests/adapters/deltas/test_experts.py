@@ -64,8 +64,8 @@ def test_a_router_that_does_not_choose_is_a_lora_of_the_experts_mean() -> None:
 
 
 def test_more_experts_for_a_token_than_there_are_is_refused() -> None:
-    assert Experts.refusal(SITE, RANK, {"experts": 3, "top_k": 3}) == ""
-    assert "top_k=4" in Experts.refusal(SITE, RANK, {"experts": 3, "top_k": 4})
+    assert Experts.misfit(RANK, {"experts": 3, "top_k": 3}) == ""
+    assert "top_k=4" in Experts.misfit(RANK, {"experts": 3, "top_k": 4})
 
 
 @pytest.mark.parametrize(
