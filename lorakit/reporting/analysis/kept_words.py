@@ -102,6 +102,10 @@ def task_words(task: TaskKept) -> list[str]:
     if task.trained_on:
         what = ", and what it learnt by heart is in these numbers" if task.own else "; it is not wholly another task"
         words.append(f"Held-out texts of {task.name} that the run was trained on: {task.trained_on:,}{what}.")
+    if task.fitted_on and not task.own:
+        words.append(
+            f"Of the rows that the probe of {task.name} is fitted on, the run was trained on {task.fitted_on:,} texts."
+        )
     if task.other_readout:
         words.append(
             f"The head compares two texts, and {task.name}'s rows have one: {READOUTS[task.readout].told} was read of them."
@@ -191,7 +195,8 @@ def kept_tables(runs: Sequence[RunAnalysis]) -> list[Numbers]:
     note = (
         "The share of held-out rows that a linear probe of the features gets right: before, without the update; after, with it; random, "
         "with a Gaussian one of its norms and ranks in its place. Most common class: what always answering that of the training rows "
-        "gets. Differences in points, with the bootstrap interval of the paired rows."
+        "gets. Differences in points, with the bootstrap interval of the paired rows, which is too narrow where fewer than "
+        f"{FEWEST} rows differ."
     )
     return [Numbers("Its own task and others", ("run, task", *COLUMNS), rows, note)]
 

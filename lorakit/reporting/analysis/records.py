@@ -111,8 +111,8 @@ class TaskKept:
         split: which rows are held out; rows: how many of them are scored; train_rows: how many training rows the probe is fitted on.
         majority: the share of the held-out rows that have the training rows' most common class; over_majority: how much more the probe gets
             right before; unknown: how many have a class that no training row has.
-        repeated: held-out rows whose text is among the training rows'; trained_on: those that the run was trained on, None where nothing
-            tells.
+        repeated: held-out rows whose text is among the training rows'; trained_on: those that the run was trained on; fitted_on: training
+            rows whose text it was trained on; None where nothing tells.
         before: the share that is right without the update, after: with it, random: with a Gaussian one of its norms and ranks.
         change: after less before, row by row, random_change: random less before, beside_random: after less random, each with a 95 %
             interval over the held-out rows; None where there is no random one.
@@ -131,6 +131,7 @@ class TaskKept:
     unknown: int
     repeated: int
     trained_on: int | None
+    fitted_on: int | None
     before: float
     after: float
     change: Difference

@@ -246,6 +246,7 @@ def scored(
         unknown=int((~np.isin(references, labels)).sum()),
         repeated=int(np.isin(held, fitted).sum()),
         trained_on=None if trained is None else int(np.isin(held, trained).sum()),
+        fitted_on=None if trained is None else int(np.isin(fitted, trained).sum()),
         before=float(np.mean(right[0])),
         after=float(np.mean(right[1])),
         change=paired_difference(right[1], right[0]),

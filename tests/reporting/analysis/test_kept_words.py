@@ -33,6 +33,7 @@ def task(name: str, change: tuple[float, float, float] = OPEN, **given: Any) -> 
         "unknown": 0,
         "repeated": 0,
         "trained_on": 0,
+        "fitted_on": 0,
     }
     values |= {"before": 0.8, "after": 0.8 + change[0], "change": gap(*change)}
     values |= {"random": 0.8, "random_change": gap(*OPEN), "beside_random": gap(*change)}
@@ -100,6 +101,7 @@ def test_what_there_is_to_know_of_the_numbers_is_told():
         unknown=2,
         repeated=1,
         trained_on=3,
+        fitted_on=4,
         over_majority=gap(*OPEN),
         other_readout=True,
         readout="mean",
@@ -115,6 +117,7 @@ def test_what_there_is_to_know_of_the_numbers_is_told():
         "Held-out rows of a whose class no row has that its probe is fitted on: 2.",
         "Held-out texts of a that its probe is fitted on too: 1.",
         "Held-out texts of a that the run was trained on: 3; it is not wholly another task.",
+        "Of the rows that the probe of a is fitted on, the run was trained on 4 texts.",
         "The head compares two texts, and a's rows have one: the mean of all tokens was read of them.",
         "There is no random update to set beside it: a bottleneck is not linear.",
     ):

@@ -208,7 +208,7 @@ def test_its_own_task_is_not_another_one(twice):
 
 def test_its_own_texts_under_other_labels_are_said_to_be_the_runs(twice):
     own, odd = kept_in(twice[0]).tasks
-    assert (own.trained_on, odd.trained_on) == (0, odd.rows)
+    assert (own.trained_on, odd.trained_on, odd.fitted_on) == (0, odd.rows, odd.train_rows)
 
 
 def test_held_out_texts_that_the_run_was_trained_on_are_counted_where_they_are_known(lora, tmp_path):
