@@ -5,8 +5,8 @@
 Every method learns the same rows in the same order as a sequence of `lorakit`; `joint` is one classifier of all rows at once, labels of
 the same name merged, which has seen what no sequence sees together, and knows no order: it is learnt once a seed. With the task known it
 answers among the labels of the task. Each result is written as it comes, to OUT/ORDER-SEED-METHOD.json; a call that was stopped goes on.
-The table has means over orders and seeds, and differences to `sequential`, paired by order and seed, with the 95 % interval of Student's
-t over these pairs.
+The table has means over orders and seeds, and differences to `sequential` at the same order and seed, with the 95 % interval of Student's
+t over the seeds: the orders of a seed have the same rows, and count as one.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ def table(options: argparse.Namespace) -> str:
             own = [each.get(field) for each in scores]
             cells.append("" if None in own else f"{mean(own):.4f}")
             if method != REFERENCE and REFERENCE in found and None not in own:
-                cells[-1] += f" ({student(np.subtract(own, [each[field] for each in found[REFERENCE]]))})"
+                gaps = np.subtract(own, [each[field] for each in found[REFERENCE]])
+                cells[-1] += f" ({student(gaps.reshape(len(options.seeds), -1).mean(axis=1))})"
         rows.append((method, *cells, f"{scores[0]['parameters']:,}"))
     head = ("method", "task known", "forgetting", "task not known", "forgetting", "parameters")
     return grid(head, rows)
