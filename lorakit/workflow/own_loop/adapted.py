@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +20,14 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.gradient_checkpointing import recompute_layers
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.adapters.switching import DROPPED
-from lorakit.artifacts.adapter_file import OURS, check_saved, description, write_adapter
+from lorakit.artifacts.adapter_file import (
+    OURS,
+    check_saved,
+    description,
+    read_tensors,
+    save_tensors,
+    write_adapter,
+)
 from lorakit.artifacts.files import folder as filled
 from lorakit.artifacts.files import write_json
 from lorakit.artifacts.merge import check_foldable, fold
@@ -36,6 +43,8 @@ CHECKPOINT = re.compile(r"checkpoint-\d+")
 """What the Trainer of transformers calls the folders that it goes on from itself."""
 TOLD = "told_of_checkpoints"
 PROOF_ROWS = 16
+BUFFERS = "buffers.safetensors"
+"""Of a saved adapter: the buffers that the training moved."""
 DIGITS = 16
 """Of a tensor's sha256 that are kept."""
 
@@ -63,6 +72,7 @@ class Adapted:
         self.ranks, self.options = dict(ranks), {name: dict(values) for name, values in options.items()}
         self.seed = seed
         self.merged = False
+        self.buffers_then = digests_of(own_buffers(inside))
         if isinstance(inside.model, PreTrainedModel):
             inside.model.save_pretrained = partial(save_unfolded, inside.model)  # type: ignore[method-assign]
 
@@ -125,7 +135,8 @@ class Adapted:
     def save(self, folder: str | Path) -> Path:
         """Write the adapters and what trained whole, in the form of a run's ``adapter`` folder, and read them back.
 
-        What trains besides, because somebody unfroze it, is not written, which is said.
+        Buffers that the training moved, as batch norms move their means, are beside it; PEFT does not read them, which is said. What trains
+        besides, because somebody unfroze it, is not written, which is said too.
 
         Args:
             folder: takes the place of an adapter that was saved there before. Plain LoRA or DoRA on a model of transformers PEFT loads
@@ -152,12 +163,40 @@ class Adapted:
             logger.warning(
                 "%s trains too, and is not saved with the adapter (%d such tensors): %s", more[0], len(more), hint
             )
+        if moved := self.moved_buffers():
+            what = "PEFT would leave the model's own in their place"
+            logger.warning(
+                "%s has moved since the start, and is saved in %s (%d such buffers): %s",
+                next(iter(moved)),
+                BUFFERS,
+                len(moved),
+                what,
+            )
         with filled(target) as place:
             write_adapter(self.inside, place)
-            own = {"adapter": asdict(self.section), "seed": self.seed, "frozen": self.frozen}
-            write_json(place / OURS, description(self.inside) | own)
+            own = {"adapter": asdict(self.section), "seed": self.seed, "frozen": self.frozen | self.buffers_then}
+            write_json(place / OURS, description(self.inside) | own | {"buffers": sorted(moved)})
+            if moved:
+                save_tensors(moved, place / BUFFERS)
         check_saved(self.inside, target)
         return target
+
+    def moved_buffers(self) -> dict[str, torch.Tensor]:
+        """Name -> each buffer of the model that is not as it was when the adapters came, such as a batch norm's running mean."""
+        now = own_buffers(self.inside)
+        return {name: now[name] for name, digest in digests_of(now).items() if digest != self.buffers_then.get(name)}
+
+    @torch.no_grad()
+    def put_buffers(self, folder: Path, names: Sequence[str]) -> None:
+        """Put in the buffers that were saved in ``folder``. RunError where they are not those that it says, or have no place here."""
+        if not names:
+            return
+        saved, here = read_tensors(folder / BUFFERS), own_buffers(self.inside)
+        for name in sorted({*names, *saved}):
+            if name not in saved or name not in here or saved[name].shape != here[name].shape:
+                raise RunError(f"buffer {name} is missing, or has no place in this model", where=str(folder / BUFFERS))
+        for name, tensor in saved.items():
+            here[name].copy_(tensor)
 
     @cached_property
     def frozen(self) -> dict[str, str]:
@@ -272,17 +311,27 @@ def prove(module: nn.Module, adapters: list[Adapter]) -> None:
         )
 
 
-def digests(adapted: AdaptedModel) -> dict[str, str]:
-    """Name -> digest of each tensor of the model that is not the adapters' and does not train."""
+def own_tensors(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
+    """Name -> each tensor of the model that is not the adapters' and does not train; shares memory."""
     inner = {id(module) for adapter in adapted.adapters.values() for module in adapter.modules()}
     inner |= {id(module) for shared in adapted.shared.values() for module in shared.modules()}
+    return frozen_tensors(adapted.model, adapted.new_parts, inner)
+
+
+def own_buffers(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
+    """Name -> each of them that is a buffer."""
+    return {name: tensor for name, tensor in own_tensors(adapted).items() if not isinstance(tensor, nn.Parameter)}
+
+
+def digests(adapted: AdaptedModel) -> dict[str, str]:
+    """Name -> digest of each tensor of the model that is not the adapters' and does not train."""
     originals = {
         f"{name}.{key}": original
         for name, adapter in adapted.adapters.items()
         if adapter.delta.replaces_parameters
         for key, original in adapter.originals.items()
     }
-    return digests_of(frozen_tensors(adapted.model, adapted.new_parts, inner) | originals)
+    return digests_of(own_tensors(adapted) | originals)
 
 
 def digests_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:

@@ -84,6 +84,7 @@ def attach_saved(
     adapted = adapt_by(saved.recipe, model, new_parts, saved.seed, lambda sites, spec, backbone: start)
     try:
         (load_ternary if is_ternary(saved.place) else load_adapter)(adapted.inside, saved.place)
+        adapted.put_buffers(saved.place, saved.told.get("buffers", []))
     except LorakitError:
         adapted.take_away()
         for parameter, requires_grad in trained.items():
@@ -98,6 +99,7 @@ def read_saved(path: Path, weights: str | None) -> Saved:
         with reading(path / OURS, "the description of an adapter"):
             words(told["new_parts"], "new_parts")
             seed = int(number(told["seed"], "seed", whole=True))
+            words(told.get("buffers", []), "buffers")
             if not all(isinstance(text, str) for text in told["frozen"].values()):
                 raise ValueError("frozen names no digests")
             return Saved(path, told, read_settings(CALL, told["adapter"]), seed)

@@ -179,3 +179,33 @@ def test_a_folder_that_is_none_of_ours_is_told_apart(fresh: Callable[[], Any], t
     three = BertForSequenceClassification(BertConfig(**ENCODER, num_labels=3))
     with pytest.raises(RunError, match="head was trained for"):
         lorakit.attach_saved(three, saved)
+
+
+def normed() -> torch.nn.Module:
+    """Two linear layers with a batch norm between them, always of the same numbers."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 2))
+
+
+def test_running_statistics_are_saved_and_put_on_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    x = torch.arange(32.0).view(8, 4)
+    adapted = lorakit.adapt(normed().train(), rank=2, targets=["0", "2"])
+    adapted.save(tmp_path / "fresh")
+    assert not caplog.messages
+    adapted.model(x)
+    folder = adapted.save(tmp_path / "adapter")
+    assert (
+        "1.running_mean has moved since the start, and is saved in buffers.safetensors (3 such buffers)" in caplog.text
+    )
+    expected = adapted.model.eval()(x)
+    again = lorakit.attach_saved(normed().eval(), folder)
+    assert torch.equal(again.model(x), expected)
+    other = lorakit.attach_saved(normed().eval(), again.save(tmp_path / "again"))
+    assert torch.equal(other.model(x), expected)
+    (folder / "buffers.safetensors").unlink()
+    with pytest.raises(RunError, match=r"buffers\.safetensors is missing"):
+        lorakit.attach_saved(normed().eval(), folder)
+    moved = normed().train()
+    moved(x)
+    with pytest.raises(RunError, match="was trained on other weights: 3 tensors"):
+        lorakit.attach_saved(moved, tmp_path / "again")
