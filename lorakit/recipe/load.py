@@ -19,7 +19,7 @@ from lorakit.errors import LorakitError, RecipeError
 from lorakit.recipe.document import SUFFIXES, missing_file, shown
 from lorakit.recipe.draft import Draft
 from lorakit.recipe.keys import key_values, recipe_keys, section_keys
-from lorakit.recipe.overlays import Overlay, read_file, read_overrides
+from lorakit.recipe.overlays import Overlay, as_list, read_file, read_overrides
 from lorakit.recipe.problems import Problems
 from lorakit.recipe.rules import BUDGETS, check
 from lorakit.recipe.schema import SEARCH_PRESETS, AdapterSection, Recipe
@@ -111,7 +111,7 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), *, offline: bo
         >>> loaded.recipe.adapter.rank                                         # doctest: +SKIP
         4
     """
-    settings = [*overrides, *(["run.offline=true"] if offline else [])]
+    settings = [*as_list(overrides), *(["run.offline=true"] if offline else [])]
     problems, given = Problems(), None
     if isinstance(recipe, LoadedRecipe):
         if not settings:

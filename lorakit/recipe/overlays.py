@@ -66,6 +66,11 @@ def file_place(path: Path) -> Place:
     return lambda line: f"{name}:{line}"
 
 
+def as_list(given: Any) -> list[Any]:
+    """The items of a sequence; of one name or path alone it: nobody means its letters."""
+    return [given] if isinstance(given, (str, Path)) else [*given]
+
+
 def read_overrides(overrides: Sequence[str], problems: Problems) -> Overlay:
     """What KEY=VALUE arguments set, split at the first ``=``, each VALUE read as YAML; of two for one key the last counts."""
     overlay = Overlay()
@@ -73,7 +78,7 @@ def read_overrides(overrides: Sequence[str], problems: Problems) -> Overlay:
     def place(line: int) -> str:
         return COMMAND_LINE
 
-    for override in overrides:
+    for override in as_list(overrides):
         path, equals, text = override.partition("=")
         path = path.strip()
         if not equals or not path:

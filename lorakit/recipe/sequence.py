@@ -38,6 +38,7 @@ from lorakit.recipe.load import (
 from lorakit.recipe.overlays import (
     COMMAND_LINE,
     Overlay,
+    as_list,
     file_place,
     pairs,
     read_file,
@@ -171,7 +172,7 @@ def load_sequence(path: Path, overrides: Sequence[str] = (), *, offline: bool = 
 
     overrides: ``KEY=VALUE`` each, for all tasks; ``continual.KEY=VALUE`` too. RecipeError with everything that is wrong.
     """
-    problems = Problems()
+    problems, overrides = Problems(), as_list(overrides)
     given = [text for text in overrides if not text.strip().startswith(f"{CONTINUAL}.")]
     above = read_overrides([*given, *(["run.offline=true"] if offline else [])], problems)
     text = read_text(path, problems)

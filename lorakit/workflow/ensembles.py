@@ -15,6 +15,7 @@ from lorakit.artifacts.files import write_json
 from lorakit.artifacts.records import read_record, reading
 from lorakit.artifacts.run import ENSEMBLE, claim, open_run
 from lorakit.errors import UsageError
+from lorakit.recipe.overlays import as_list
 from lorakit.result import Result
 from lorakit.tasks.batching import Encoded
 from lorakit.tasks.label_order import order_by_name, told
@@ -58,7 +59,7 @@ def ensemble(runs: Sequence[str | Path], *, out: str | Path) -> Ensemble:
         >>> both = lorakit.ensemble(["runs/reviews-0", "runs/reviews-1"], out="runs/reviews-both")     # doctest: +SKIP
         >>> lorakit.load(both.out).predict("a film of quiet wonders").label                             # doctest: +SKIP
     """
-    folders = [Path(run) for run in runs]
+    folders = [Path(run) for run in as_list(runs)]
     if len(folders) < 2:
         raise UsageError("an ensemble is two runs or more", valid="RUN RUN")
     if len({folder.resolve() for folder in folders}) < len(folders):

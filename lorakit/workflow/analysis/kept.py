@@ -27,6 +27,7 @@ from lorakit.adapters.adapted_model import digest_of as digest_of_tensors
 from lorakit.artifacts.provenance import NOT_SHARED, digest_of, read_provenance
 from lorakit.backbone.readout import MEAN, OWN, READOUTS
 from lorakit.errors import RecipeError, UsageError
+from lorakit.recipe.overlays import as_list
 from lorakit.reporting.analysis.measures import random_update
 from lorakit.reporting.analysis.records import Kept, SiteUpdate, TaskBeside, TaskKept
 from lorakit.reporting.stats import paired_difference
@@ -68,7 +69,7 @@ class Probes:
         """Those of the tasks that are named; None of none. UsageError, DataError or RecipeError for what cannot be probed."""
         if not named:
             return None
-        return cls([probed(data, rows) for data in open_others(named, offline=offline)], rows)
+        return cls([probed(data, rows) for data in open_others(as_list(named), offline=offline)], rows)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from lorakit.artifacts.combination import Combination, Factors, Setting, Update,
 from lorakit.artifacts.run import new_run
 from lorakit.backbone.site import Site
 from lorakit.errors import UsageError
+from lorakit.recipe.overlays import as_list
 from lorakit.result import Result
 from lorakit.tasks.batching import Batch
 from lorakit.training.objective import Objective
@@ -120,6 +121,7 @@ def combine(
         >>> lorakit.evaluate(both.out).scores                                         # doctest: +SKIP
     """
     combination = combinations.get(method)
+    runs = as_list(runs)
     given = check_arguments(combination, runs, coefficients, rank, density, rows)
     settings = read_settings(f"combination '{method}'", combination.options, options or {}, "--option")
     opened, chosen = zip(*(open_trained(run, weights) for run in runs), strict=True)

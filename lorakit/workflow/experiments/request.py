@@ -6,18 +6,21 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from lorakit.errors import UsageError, command_line
 from lorakit.recipe.load import AnyRecipe, LoadedRecipe
+from lorakit.recipe.overlays import as_list
 from lorakit.training.hooks import Hook
 from lorakit.workflow.accelerator import this_process
 
 P = ParamSpec("P")
 Asked = TypeVar("Asked")
 Found = TypeVar("Found")
+
+SEVERAL = {"arms", "overrides", "kinds", "slurm"}
 
 Watch = Callable[[], AbstractContextManager[Hook]]
 
@@ -50,7 +53,9 @@ class Request:
     watch: Watch = unwatched
 
     def __post_init__(self) -> None:
-        """Raises UsageError where there would be nothing to train."""
+        """One text or path where several may stand is the only one. Raises UsageError where there would be nothing to train."""
+        for name in SEVERAL & {field.name for field in fields(self)}:
+            object.__setattr__(self, name, as_list(getattr(self, name)))
         if self.seeds is not None and not len(self.seeds):
             raise UsageError("there are no seeds", where="seeds", valid="one or more, such as 0, 1, 2")
 

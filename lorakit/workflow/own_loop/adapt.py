@@ -23,6 +23,7 @@ from lorakit.backbone.load import Backbone
 from lorakit.backbone.own_model import NOT_KNOWN, NamedModules, check_plain, named_parts, own_backbone, usual_head
 from lorakit.backbone.site import Site
 from lorakit.errors import RecipeError, RunError, UsageError
+from lorakit.recipe.overlays import as_list
 from lorakit.recipe.schema import AdapterSection, Recipe
 from lorakit.searching.input_statistics import input_means
 from lorakit.searching.scoring import without_trace
@@ -91,7 +92,13 @@ def adapt(
         >>> adapted = lorakit.adapt(model, method="dora", rank=8, targets=["q", "v"])   # doctest: +SKIP
         >>> optimizer = torch.optim.AdamW(adapted.groups(lr=5e-4))                      # doctest: +SKIP
     """
-    given = {"method": method, "rank": rank, "alpha": alpha, "targets": listed(targets), "shortcuts": list(shortcuts)}
+    given = {
+        "method": method,
+        "rank": rank,
+        "alpha": alpha,
+        "targets": listed(targets),
+        "shortcuts": as_list(shortcuts),
+    }
     recipe = read_settings(CALL, given | axes)
     check_for_train(recipe.adapter)
     check_no_updates(recipe)
@@ -107,7 +114,7 @@ def adapt(
 
 def listed(names: str | Sequence[str] | None) -> list[str] | None:
     """One name as a list of one."""
-    return [names] if isinstance(names, str) else None if names is None else list(names)
+    return None if names is None else as_list(names)
 
 
 def adapt_by(recipe: Recipe, model: nn.Module, new_parts: Sequence[str], seed: int, measured: Measured) -> Adapted:
