@@ -108,6 +108,8 @@ def prepare(
         if recipe.search.method != "none":
             allocator = make_allocator(parts, adapted, loader, objective, schedule, optimizer)
             search = [SearchHook(allocator, run, writes=accelerator.is_main_process, optimizer=optimizer)]
+        for note in update_notes(recipe, adapted):
+            logger.info("%s", note)
         updates = make_updates(recipe, adapted, schedule, objective, optimizer, loader, aside, fresh=fresh)
         graphs = None
         unpadded = against_padding(adapted.model, encoded["train"])
@@ -201,8 +203,6 @@ def make_updates(
 ) -> list[Update]:
     """The recipe's updates in order; each draws, and draws training rows, from a stream of its own."""
     updates = []
-    for note in update_notes(recipe, adapted):
-        logger.info("%s", note)
     for kind, options in chosen_updates(recipe):
         own = generator(recipe.run.seed, f"updates/{kind.name}")
         draws = aside if kind.aside(kind.settings_from(options)) else loader

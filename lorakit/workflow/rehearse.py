@@ -10,6 +10,7 @@ from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.training.loader import TrainLoader
 from lorakit.training.objective import Objective
 from lorakit.training.schedule import Schedule
+from lorakit.training.update import update_notes
 from lorakit.workflow.parts import Parts
 from lorakit.workflow.prepare import make_updates
 from lorakit.workflow.setup import make_allocator
@@ -25,6 +26,7 @@ def rehearse(parts: Parts, adapted: AdaptedModel, schedule: Schedule) -> None:
     """
     recipe, optimizer = parts.recipe, cast(Optimizer, ABSENT)
     objective, loader = Objective(ABSENT, parts.task.regression), TrainLoader(ABSENT, recipe.training, recipe.run.seed)
+    update_notes(recipe, adapted)
     if recipe.search.method != "none":
         make_allocator(parts, adapted, loader, objective, schedule)
     make_updates(recipe, adapted, schedule, objective, optimizer, loader, loader, fresh=True)
