@@ -146,7 +146,7 @@ def pooled(rows: dict[str, Path], place: Path) -> dict[str, str]:
 
 def train_once(recipe: dict[str, Any], place: Path, options: argparse.Namespace) -> None:
     """Train the recipe into ``place``; a run that was stopped goes on, and a finished one stays."""
-    file = place.with_suffix(".yaml")
+    file = place.with_name(f"{place.name}.yaml")  # a rate in the name has a point of its own
     file.write_text(yaml.safe_dump(recipe))
     if not Run(place).finished:
         lorakit.train(file, options.set, run_dir=place, resume=can_go_on(Run(place)))
