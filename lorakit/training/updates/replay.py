@@ -1,6 +1,6 @@
 """Replay: every step goes over some rows of earlier tasks too (Chaudhry et al. 2019, On Tiny Episodic Memories, arXiv 1902.10486).
 
-    gradient of the adapters <- that of the step's rows + weight * that of as many rows drawn from the memory
+    gradient of the adapters <- that of the step's rows + weight * that of as many rows of the memory as a batch has
 
 A row of the memory is answered by the head of its own task, which stays as that task left it, and counts by plain cross-entropy; the
 adapter alone learns from it. Rows are drawn without replacement within a step, from the update's own stream; the memory is a file that

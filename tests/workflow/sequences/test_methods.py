@@ -123,6 +123,7 @@ def test_a_memory_by_class_keeps_as_many_of_each():
         ("o_lora", "adapter.init=pissa", "adds rank units that change nothing at first"),
         ("o_lora", "adapter.method=vera", "keeps what it needs in delta 'low_rank'"),
         ("o_lora", "training.average=0.2", "a mean over steps would undo that"),
+        ("o_lora", "adapter.rank=17", "times 2 LoRAs with continual.method=o_lora: adapter.rank: rank 34 does not fit"),
         ("o_lora", "adapter.updates=[replay]", "a recipe of one task has none"),
         ("am_lora", "adapter.method=vera", "'vera' is more than B A: with continual.method=am_lora"),
         ("am_lora", "adapter.method=dora", "'dora' is more than B A"),

@@ -142,6 +142,21 @@ def test_rows_that_are_others_now_are_not_scored(sequences, learnt):
         file.write_text(rows)
 
 
+def test_a_head_is_fitted_to_the_rows_that_the_task_was_trained_on(sequences, tmp_path):
+    """Forward transfer is of such a head, and of other rows it would be another."""
+    learnt = sequences.learn(
+        sequences.recipe(tasks=TWO), "model.head_start=fitted", run_dir=tmp_path / "all", scored=False
+    )
+    file = sequences.data("size") / "train.csv"
+    rows = file.read_text()
+    file.write_text(rows.replace("long", "other").replace("short", "long").replace("other", "short"))
+    try:
+        with pytest.raises(DataError, match=r"train\.csv has changed since the run .*2-size was trained"):
+            lorakit.evaluate_sequence(learnt.run_dir)
+    finally:
+        file.write_text(rows)
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
