@@ -82,6 +82,12 @@ def test_a_task_goes_over_the_rows_of_those_before_it(sequences, tmp_path):
     begun = sequences.begun(whole.run_dir, tmp_path / "all")
     with pytest.raises(Interrupted):
         sequences.learn(begun, resume=True, hooks=[StopAt(2)])
+    file = begun / "memory" / "2-size.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[1:]))
+    with pytest.raises(RunError, match=r"2-size\.jsonl: holds other rows than the task was begun with"):
+        sequences.learn(begun, resume=True)
+    file.write_text("".join(lines))
     again = sequences.learn(begun, resume=True, scored=False)
     ours, theirs = records(again.runs[1]), records(whole.runs[1])
     assert ours.keys() == theirs.keys()
