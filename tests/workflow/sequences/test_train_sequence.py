@@ -95,6 +95,8 @@ def test_the_matrix_is_that_of_the_runs_put_together(learnt):
     assert learnt.final == [learnt.run_dir / "final" / "1-mood", second]
     final = restore_run(learnt.final[0], None)
     assert final.loaded.recipe.adapter.start is None
+    with pytest.raises(RunError, match=r"no best adapter: it was made, and not trained\n    valid: last$"):
+        restore_run(learnt.final[0], "best")
     with torch.no_grad():
         assert torch.equal(final.adapted.model(**batch).logits, answers)
     assert lorakit.evaluate(learnt.final[0]).scores["accuracy"] == scores.known.matrix[1][0]
