@@ -18,9 +18,10 @@ from lorakit.recipe.values import written
 from lorakit.result import Result
 from lorakit.tasks.task import TaskData
 from lorakit.training.hooks import Hook
+from lorakit.training.optim import check_suits
 from lorakit.training.schedule import Schedule
 from lorakit.training.update import schedule_beside
-from lorakit.workflow.accelerator import refuse_elsewhere, this_process
+from lorakit.workflow.accelerator import check_optimizer_runs, refuse_elsewhere, this_process
 from lorakit.workflow.parts import Parts, load_data
 from lorakit.workflow.rehearse import rehearse
 from lorakit.workflow.resume import can_go_on
@@ -128,7 +129,10 @@ def put_together(loaded: LoadedRecipe, rows: TaskData) -> tuple[Parts, AdaptedMo
     parts = assemble(loaded, rows)
     with loaded.locating_errors():
         schedule = schedule_beside(loaded.recipe, len(rows.splits["train"]))
-        return parts, adapt(parts, statistics=None), schedule
+        check_optimizer_runs(loaded.recipe)
+        adapted = adapt(parts, statistics=None)
+        check_suits(adapted, loaded.recipe.training)
+        return parts, adapted, schedule
 
 
 def rehearse_own(own: LoadedRecipe, parts: Parts, adapted: AdaptedModel, schedule: Schedule) -> None:

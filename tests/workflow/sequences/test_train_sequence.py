@@ -196,6 +196,12 @@ def test_what_differs_between_tasks_is_refused(sequences, bench, tmp_path):
     same = ["run.seed=0", "model.dtype=float32", "continual.method=separate"]
     with pytest.raises(DataError, match=r"gone\.csv"):
         lorakit.plan_sequence(path, [*same, "task.train=gone.csv"])
+    other = tmp_path / "other.yaml"
+    other.write_text(other.read_text().replace("optimizer: adamw", "optimizer: flora"))
+    for ask in (lorakit.plan_sequence, lorakit.train_sequence):
+        with pytest.raises(RecipeError, match=r"training.optimizer: optimiser 'flora'"):
+            ask(path, same)
+    assert not (bench.folder / "runs" / "both-0").exists()
 
 
 def test_labels_that_differ_in_their_writing_are_refused(sequences):
