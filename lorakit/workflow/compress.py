@@ -237,8 +237,11 @@ def check_source(source: Path) -> Recipe:
 def start_of(source: Path, recipe: Recipe) -> Literal["own", "drawn"]:
     """Whether the recipe's init draws what training began with, so that it can be drawn again, or looks at a model or data.
 
-    RunError for adapters whose start is beside them.
+    RunError for adapters whose start is beside them, and for mixtures of finished runs, whose experts no training changed.
     """
+    if recipe.adapter.experts:
+        what = "its experts are adapters of other runs, of which its training changed nothing: as signs they would be others"
+        raise RunError(what, where=str(source), hint="compress these runs, and mix what comes out")
     init = inits.get(resolve(recipe.adapter).init)
     if init.anchors or init.quantises:
         raise RunError(

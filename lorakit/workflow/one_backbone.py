@@ -35,6 +35,10 @@ def named_runs(runs: Iterable[str | Path | Mapping[str, str | Path]]) -> dict[st
     """Name -> folder of folders, ``NAME=FOLDER`` and mappings; a folder alone has its own name. UsageError where two have one name."""
     found: dict[str, Path] = {}
     for given in runs:
+        if not isinstance(given, (str, Path, Mapping)):
+            raise UsageError(
+                f"{given!r} names no run", valid="a folder, NAME=FOLDER, or a mapping from names to folders"
+            )
         for name, folder in given.items() if isinstance(given, Mapping) else [split_name(given)]:
             if name in found:
                 what = f"two runs are called {name}"

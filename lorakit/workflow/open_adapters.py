@@ -76,7 +76,7 @@ class Adapters:
         """The classifier of this name. UsageError where there is none."""
         if name not in self.opened:
             valid = ", ".join(self.opened) or "none is plugged in"
-            raise UsageError(f"there is no adapter '{name}'", valid=valid, hint=nearest(name, self.opened))
+            raise UsageError(f"there is no adapter '{name}'", valid=valid, hint=nearest(str(name), self.opened))
         return self.opened[name].classifier
 
     def use(self, name: str | None) -> Adapters:

@@ -139,7 +139,7 @@ def warn_of_other_bases(folder: Path, name: str) -> None:
 
 
 def open_trained(path: str | Path, weights: str | None) -> tuple[Run, str]:
-    """The run in ``path``, and which of its weights are meant. RunError where its ``last`` or ``best`` adapter is not written yet.
+    """The run in ``path``, and which of its weights are meant. RunError where its ``last`` or ``best`` adapter is not there.
 
     Where none are named they are those of ``training.select``; the last ones of a run that is not finished, or has no best ones
     because it was not trained.
@@ -149,6 +149,8 @@ def open_trained(path: str | Path, weights: str | None) -> tuple[Run, str]:
         scored = run.finished and run.weights("best").is_dir()
         weights = load_recipe(run.recipe).recipe.training.select if scored else "last"
     if not run.weights(weights).is_dir():
+        if run.finished and run.weights("last").is_dir():
+            raise RunError("the run has no best adapter: it was made, and not trained", where=str(path), valid="last")
         hint = f"{command_line('train', path, '--resume')} finishes it"
         raise RunError(f"the run has no {weights} adapter yet", where=str(path), hint=hint)
     return run, weights

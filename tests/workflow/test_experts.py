@@ -113,6 +113,8 @@ def test_it_outlives_its_experts(
     assert_close(together["mixed"].predict_proba(TEXTS), lorakit.load(place).predict_proba(TEXTS))
     with pytest.raises(LorakitError, match="no one matrix says the same"):
         lorakit.merge(place, out=tmp_path / "merged")
+    with pytest.raises(LorakitError, match="its experts are adapters of other runs"):
+        lorakit.compress(place, method="compeft", out=tmp_path / "coded")
 
 
 def test_it_remembers_what_its_experts_were(experts: dict[str, Path], runs: dict[str, TrainResult]) -> None:

@@ -148,6 +148,8 @@ def test_plugged_in_and_out(model: Adapters, runs: dict[str, Path], bench: Bench
 
 def test_a_run_is_called_by_its_folder(tmp_path: Path):
     (tmp_path / "b=c").mkdir()
+    with pytest.raises(LorakitError, match=r"\['a', 'b'\] names no run"):
+        named_runs([["a", "b"]])  # type: ignore[list-item]
     found = named_runs([tmp_path / "a", f"b={tmp_path}/c", f"{tmp_path}/b=c", {"d": "e"}])
     assert found == {"a": tmp_path / "a", "b": tmp_path / "c", "b=c": tmp_path / "b=c", "d": Path("e")}
 
@@ -157,6 +159,8 @@ def test_wrong_names_and_rows(model: Adapters):
         with pytest.raises(LorakitError, match=r"no adapter 'film'\n.*valid: films, moods.*\n.*did you mean 'films'"):
             wrong()
     model.use(None)
+    with pytest.raises(LorakitError, match="no adapter 'None'"):
+        model.predict(["rain"], adapter=[None])  # type: ignore[list-item]
     with pytest.raises(LorakitError, match="no adapter is in use\n    valid: films"):
         model.predict("good")
     with pytest.raises(LorakitError, match="1 adapters are named for 2 texts"):

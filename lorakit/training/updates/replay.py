@@ -1,6 +1,6 @@
 """Replay: every step goes over some rows of earlier tasks too (Chaudhry et al. 2019, On Tiny Episodic Memories, arXiv 1902.10486).
 
-    gradient of the adapters <- that of the step's rows + weight * that of as many rows drawn from the memory
+    gradient of the adapters <- that of the step's rows + weight * that of as many rows of the memory as a batch has
 
 A row of the memory is answered by the head of its own task, which stays as that task left it, and counts by plain cross-entropy; the
 adapter alone learns from it. Rows are drawn without replacement within a step, from the update's own stream; the memory is a file that
@@ -29,7 +29,7 @@ from lorakit.adapters.options import Option
 from lorakit.adapters.spec import AdapterSpec
 from lorakit.artifacts.adapter_file import read_head
 from lorakit.artifacts.memory_file import read_memory, run_of_memory
-from lorakit.errors import Problem
+from lorakit.errors import Problem, RunError
 from lorakit.recipe.load import load_recipe
 from lorakit.recipe.schema import Recipe
 from lorakit.searching.scoring import without_trace
@@ -99,6 +99,10 @@ class Replay(Update):
     def remember(self, path: Path, name: str, rows: list[dict[str, Any]]) -> Remembered:
         """The rows of one task, as its own recipe reads them, and its head."""
         run, context = run_of_memory(path, name), self.context
+        classes = len(run.task().labels)
+        if wrong := [row["label"] for row in rows if row["label"] >= classes]:
+            what = f"a row of {name} has the label {wrong[0]}, and there are {classes} labels, from 0"
+            raise RunError(what, where=str(path), hint="a copy of the sequence's folder")
         section, backbone = load_recipe(run.recipe).recipe.task, context.adapted.backbone
         columns = [column for column in ("text", "text_pair", "label") if column in rows[0]]
         table = {column: [row[column] for row in rows] for column in columns} | {"idx": [*range(len(rows))]}

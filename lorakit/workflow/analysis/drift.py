@@ -85,7 +85,8 @@ def watching(layers: list[nn.Module]) -> Iterator[dict[int, Tensor]]:
 
     def keep(number: int, output: Any) -> None:
         if number in seen:
-            raise OtherTokens("a layer runs several times a pass: the texts of a row are read apart, or layers repeat")
+            what = "the texts of a row are read apart, layers repeat, or a first pass weighs experts"
+            raise OtherTokens(f"a layer runs several times a pass: {what}")
         seen[number] = output[0] if isinstance(output, tuple) else output
 
     with ExitStack() as stack:

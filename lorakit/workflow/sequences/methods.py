@@ -36,6 +36,7 @@ from lorakit.recipe.sequence import (
 from lorakit.tasks.task import Task
 from lorakit.training.update import Update, chosen_updates, no_single_class
 
+RANK = "adapter.rank"
 OF_THE_HEAD = ("head", "head_start", "readout")
 """Keys of ``model`` that a task may have of its own; the others are the backbone's, which is one."""
 
@@ -62,7 +63,12 @@ def going_on(loaded: LoadedRecipe, earlier: Sequence[Path], sequence: LoadedSequ
     elif settings.method == ONLINE_LORA:
         own = {name: getattr(settings, name) for name in SETTINGS[ONLINE_LORA]}
         adapter = with_update(beside(adapter, own["loras"] - 1), ONLINE_LORA, **own)
-    return replace(loaded, recipe=replace(loaded.recipe, adapter=adapter))
+    found = replace(loaded, recipe=replace(loaded.recipe, adapter=adapter))
+    many = 1 if adapter.rank == loaded.recipe.adapter.rank else (adapter.rank or 0) // rank_of(loaded)
+    if many > 1:  # what is said of the rank is said of a number that nobody wrote
+        place = f"{loaded.where(RANK)}, times {many} LoRAs with continual.method={settings.method}"
+        found = replace(found, places=loaded.places | {RANK: place})
+    return found
 
 
 def memory_of(loaded: LoadedRecipe, earlier: Sequence[Path]) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 from lorakit.recipe.sequence import APART
 from lorakit.result import Result
 from lorakit.training.update import held_entries, update_notes
+from lorakit.workflow.plan import head_notes
 from lorakit.workflow.sequences.methods import in_their_turn, merged_labels, settings_of
 from lorakit.workflow.sequences.opening import AnySequence, opened
 from lorakit.workflow.sequences.train_sequence import checked_data, put_together, rehearse_own
@@ -83,7 +84,8 @@ def plan_sequence(recipe: AnySequence, overrides: Sequence[str] = ()) -> Sequenc
         parts, adapted, schedule = put_together(loaded, rows)
         with loaded.locating_errors():
             held = held_entries(loaded.recipe, adapted)
-            told = [*loaded.told, f"data: {rows.origin}", *update_notes(loaded.recipe, adapted)]
+            told = [*loaded.told, f"data: {rows.origin}", *head_notes(parts, schedule)]
+            told += update_notes(loaded.recipe, adapted)
         carried = adapted.adapter_parameters()
         adapters = adapters + carried if method in APART else carried
         heads += adapted.head_parameters()

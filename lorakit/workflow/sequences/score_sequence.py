@@ -24,6 +24,7 @@ from lorakit.artifacts.files import write_json
 from lorakit.artifacts.run import Run
 from lorakit.backbone.few_bits import Precision
 from lorakit.backbone.shared import SharedBackbone
+from lorakit.backbone.trained_head import FITTED
 from lorakit.errors import RunError, UsageError
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.sequence import APART, COLOR
@@ -132,6 +133,9 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
     learnt = [open_task(run, split, offline=offline) for run in folder.runs]
     settings, total = folder.sequence.continual, len(learnt)
     separate, backbone = settings.method in APART, OneBackbone(learnt)
+    for later in () if separate else learnt[1:]:
+        if later.loaded.recipe.model.head_start == FITTED:  # its head before its training is fitted again
+            check_training_rows(later)
     chosen = choices(learnt, settings.prototypes or 0, backbone) if settings.method == COLOR else None
     known: list[list[float | None]] = [[None] * total for _ in learnt]
     unknown: list[list[float | None]] = [[None] * total for _ in learnt]
@@ -174,8 +178,7 @@ def score_sequence(folder: SequenceFolder, split: str | None = None, *, offline:
 def choices(learnt: Sequence[LearntTask], prototypes: int, backbone: OneBackbone) -> list[list[NDArray[np.int64]]]:
     """After each task, for each task so far, the task (rows,) whose prototypes are nearest to a row."""
     for task in learnt:
-        with task.loaded.locating_errors():
-            check_same_data(task.run, task.data, ["train"])
+        check_training_rows(task)
     loaded = [backbone.parts(task.loaded, task.data) for task in learnt]
     centres = [prototypes_of(parts, prototypes) for parts in loaded]
     readers = {parts.cut: parts for parts in loaded}  # they have the same frozen model
@@ -187,6 +190,12 @@ def choices(learnt: Sequence[LearntTask], prototypes: int, backbone: OneBackbone
         [nearest_task(own[: after + 1], centres[: after + 1]) for own in features[: after + 1]]
         for after in range(len(learnt))
     ]
+
+
+def check_training_rows(task: LearntTask) -> None:
+    """DataError where the rows that a task was trained on are others now."""
+    with task.loaded.locating_errors():
+        check_same_data(task.run, task.data, ["train"])
 
 
 def silenced(answers: Sequence[Logits], chosen: NDArray[np.int64]) -> list[Logits]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorakit.adapters.adapted_model import AdaptedModel
-from lorakit.artifacts.memory_file import write_memory
+from lorakit.artifacts.memory_file import read_memory, write_memory
 from lorakit.artifacts.run import Run
-from lorakit.errors import Interrupted, command_line
+from lorakit.errors import Interrupted, RunError, command_line
 from lorakit.recipe.keys import key_values
 from lorakit.recipe.load import LoadedRecipe, load_recipe
 from lorakit.recipe.sequence import REPLAY, LoadedSequence
@@ -18,9 +18,10 @@ from lorakit.recipe.values import written
 from lorakit.result import Result
 from lorakit.tasks.task import TaskData
 from lorakit.training.hooks import Hook
+from lorakit.training.optim import check_suits
 from lorakit.training.schedule import Schedule
 from lorakit.training.update import schedule_beside
-from lorakit.workflow.accelerator import refuse_elsewhere, this_process
+from lorakit.workflow.accelerator import check_optimizer_runs, refuse_elsewhere, this_process
 from lorakit.workflow.parts import Parts, load_data
 from lorakit.workflow.rehearse import rehearse
 from lorakit.workflow.resume import can_go_on
@@ -86,6 +87,7 @@ def train_sequence(
             task to task; everything is checked before the first step.
         UsageError: for a folder that holds something else, or that cannot be gone on with.
         DataError: for data that cannot be used, or that changed since the sequence was begun.
+        RunError: where what is there of it is damaged.
         Interrupted: after a polite stop; the same call with ``resume=True`` goes on.
 
     Example:
@@ -127,7 +129,10 @@ def put_together(loaded: LoadedRecipe, rows: TaskData) -> tuple[Parts, AdaptedMo
     parts = assemble(loaded, rows)
     with loaded.locating_errors():
         schedule = schedule_beside(loaded.recipe, len(rows.splits["train"]))
-        return parts, adapt(parts, statistics=None), schedule
+        check_optimizer_runs(loaded.recipe)
+        adapted = adapt(parts, statistics=None)
+        check_suits(adapted, loaded.recipe.training)
+        return parts, adapted, schedule
 
 
 def rehearse_own(own: LoadedRecipe, parts: Parts, adapted: AdaptedModel, schedule: Schedule) -> None:
@@ -146,11 +151,9 @@ def learn(
     logger.info("task %d of %d: %s", number + 1, total, name)
     earlier = [each.path for each in folder.runs[:number]]
     resume = can_go_on(run)
-    if resume:
-        loaded = as_it_was_begun(run, sequence.tasks[number], earlier)
-    else:
-        loaded = going_on(sequence.tasks[number], earlier, sequence)
-        remember(sequence, loaded, earlier, data[:number])
+    remember(sequence, number, earlier, data[:number], again=resume)
+    own = sequence.tasks[number]
+    loaded = as_it_was_begun(run, own, earlier) if resume else going_on(own, earlier, sequence)
     try:
         train(loaded, run_dir=run.path, resume=resume, data=data[number], hooks=hooks)
     except Interrupted as stopped:
@@ -158,13 +161,24 @@ def learn(
         raise Interrupted(what, hint=command_line("train", folder.path, "--resume")) from None
 
 
-def remember(sequence: LoadedSequence, loaded: LoadedRecipe, earlier: Sequence[Path], data: Sequence[TaskData]) -> None:
-    """Write down the rows of earlier tasks that a task is to go over again, where the method has it do so."""
+def remember(
+    sequence: LoadedSequence, number: int, earlier: Sequence[Path], data: Sequence[TaskData], *, again: bool
+) -> None:
+    """Write down the rows of earlier tasks that a task is to go over again, where the method has it do so.
+
+    again: it has begun to. RunError then where the rows that are written down are others.
+    """
     settings = sequence.continual
     if settings.method == REPLAY and earlier and this_process().is_main_process:
         names = [path.name for path in earlier]
         rows = memory_rows(names, data, settings.memory or 0, settings.memory_by or "", sequence.seed)
-        write_memory(memory_of(loaded, earlier), rows)
+        place = memory_of(sequence.tasks[number], earlier)
+        if not again:
+            write_memory(place, rows)
+        elif [row for own in read_memory(place).values() for row in own] != rows:
+            raise RunError(
+                "holds other rows than the task was begun with", where=str(place), hint="a copy of the folder"
+            )
     this_process().wait_for_everyone()
 
 

@@ -57,3 +57,12 @@ def test_a_recipe_of_one_task_has_no_memory(bench: Bench, learnt):
         lorakit.plan(bench.load("adapter.updates=[replay]"))
     with pytest.raises(RunError, match=r"gone\.jsonl: is missing"):
         bench.prepare(learnt.run_dir, "adapter.updates=[replay]", "adapter.update_options={memory: gone.jsonl}")
+
+
+def test_a_row_of_a_label_that_there_is_not_is_told_before_a_step(learnt, tmp_path):
+    memory = learnt.run_dir / "memory" / "2-size.jsonl"
+    other = memory.with_name("other.jsonl")
+    other.write_text(memory.read_text().replace('"label": 1', '"label": 2'))
+    loaded = lorakit.load_recipe(learnt.runs[1], [f"adapter.update_options={{memory: {other}}}"])
+    with pytest.raises(RunError, match="a row of 1-mood has the label 2, and there are 2 labels, from 0"):
+        prepare(loaded, assemble(loaded), Run(tmp_path / "again"))

@@ -82,6 +82,12 @@ def test_a_task_goes_over_the_rows_of_those_before_it(sequences, tmp_path):
     begun = sequences.begun(whole.run_dir, tmp_path / "all")
     with pytest.raises(Interrupted):
         sequences.learn(begun, resume=True, hooks=[StopAt(2)])
+    file = begun / "memory" / "2-size.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[1:]))
+    with pytest.raises(RunError, match=r"2-size\.jsonl: holds other rows than the task was begun with"):
+        sequences.learn(begun, resume=True)
+    file.write_text("".join(lines))
     again = sequences.learn(begun, resume=True, scored=False)
     ours, theirs = records(again.runs[1]), records(whole.runs[1])
     assert ours.keys() == theirs.keys()
@@ -123,6 +129,7 @@ def test_a_memory_by_class_keeps_as_many_of_each():
         ("o_lora", "adapter.init=pissa", "adds rank units that change nothing at first"),
         ("o_lora", "adapter.method=vera", "keeps what it needs in delta 'low_rank'"),
         ("o_lora", "training.average=0.2", "a mean over steps would undo that"),
+        ("o_lora", "adapter.rank=17", "times 2 LoRAs with continual.method=o_lora: adapter.rank: rank 34 does not fit"),
         ("o_lora", "adapter.updates=[replay]", "a recipe of one task has none"),
         ("am_lora", "adapter.method=vera", "'vera' is more than B A: with continual.method=am_lora"),
         ("am_lora", "adapter.method=dora", "'dora' is more than B A"),

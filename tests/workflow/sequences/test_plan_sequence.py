@@ -23,3 +23,8 @@ def test_parameters_are_those_of_the_formulas(sequences):
     assert plan.labels == ["happy", "plain", "long", "short", "flat"]
     assert any("mood and tone have labels in common" in note and "happy, plain" in note for note in plan.notes)
     assert plan.steps == sum(task.steps for task in plan.tasks) == 9
+
+
+def test_what_is_found_before_the_first_step_is_noted(sequences):
+    plan = lorakit.plan_sequence(sequences.recipe("o_lora", ("mood", "size")), ["model.readout=auto"])
+    assert sum("what the head reads is decided before the first step" in note for note in plan.notes) == 2

@@ -95,6 +95,8 @@ def test_the_matrix_is_that_of_the_runs_put_together(learnt):
     assert learnt.final == [learnt.run_dir / "final" / "1-mood", second]
     final = restore_run(learnt.final[0], None)
     assert final.loaded.recipe.adapter.start is None
+    with pytest.raises(RunError, match=r"no best adapter: it was made, and not trained\n    valid: last$"):
+        restore_run(learnt.final[0], "best")
     with torch.no_grad():
         assert torch.equal(final.adapted.model(**batch).logits, answers)
     assert lorakit.evaluate(learnt.final[0]).scores["accuracy"] == scores.known.matrix[1][0]
@@ -142,6 +144,21 @@ def test_rows_that_are_others_now_are_not_scored(sequences, learnt):
         file.write_text(rows)
 
 
+def test_a_head_is_fitted_to_the_rows_that_the_task_was_trained_on(sequences, tmp_path):
+    """Forward transfer is of such a head, and of other rows it would be another."""
+    learnt = sequences.learn(
+        sequences.recipe(tasks=TWO), "model.head_start=fitted", run_dir=tmp_path / "all", scored=False
+    )
+    file = sequences.data("size") / "train.csv"
+    rows = file.read_text()
+    file.write_text(rows.replace("long", "other").replace("short", "long").replace("other", "short"))
+    try:
+        with pytest.raises(DataError, match=r"train\.csv has changed since the run .*2-size was trained"):
+            lorakit.evaluate_sequence(learnt.run_dir)
+    finally:
+        file.write_text(rows)
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
@@ -179,6 +196,12 @@ def test_what_differs_between_tasks_is_refused(sequences, bench, tmp_path):
     same = ["run.seed=0", "model.dtype=float32", "continual.method=separate"]
     with pytest.raises(DataError, match=r"gone\.csv"):
         lorakit.plan_sequence(path, [*same, "task.train=gone.csv"])
+    other = tmp_path / "other.yaml"
+    other.write_text(other.read_text().replace("optimizer: adamw", "optimizer: flora"))
+    for ask in (lorakit.plan_sequence, lorakit.train_sequence):
+        with pytest.raises(RecipeError, match=r"training.optimizer: optimiser 'flora'"):
+            ask(path, same)
+    assert not (bench.folder / "runs" / "both-0").exists()
 
 
 def test_labels_that_differ_in_their_writing_are_refused(sequences):
