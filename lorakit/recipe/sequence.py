@@ -173,7 +173,7 @@ def load_sequence(path: Path, overrides: Sequence[str] = (), *, offline: bool = 
     overrides: ``KEY=VALUE`` each, for all tasks; ``continual.KEY=VALUE`` too. RecipeError with everything that is wrong.
     """
     problems, overrides = Problems(), as_list(overrides)
-    given = [text for text in overrides if not text.strip().startswith(f"{CONTINUAL}.")]
+    given = [text for text in overrides if not text.strip().startswith((f"{CONTINUAL}.", f"{CONTINUAL}="))]
     above = read_overrides([*given, *(["run.offline=true"] if offline else [])], problems)
     text = read_text(path, problems)
     node = None if text is None else parse(text, file_place(path), problems)
@@ -206,8 +206,11 @@ def read_own(node: yaml.MappingNode, place: Place, problems: Problems) -> tuple[
     parts: dict[str, yaml.Node] = {}
     rest: list[tuple[yaml.Node, yaml.Node]] = []
     for name, value in node.value:
-        if isinstance(name, yaml.ScalarNode) and name.value in (SEQUENCE, CONTINUAL) and name.value not in parts:
-            parts[name.value] = value
+        if isinstance(name, yaml.ScalarNode) and name.value in (SEQUENCE, CONTINUAL):
+            if name.value in parts:
+                where = place(name.start_mark.line + 1)
+                problems.add("is given twice", where=where, key=name.value, valid="each key once")
+            parts.setdefault(name.value, value)
         else:
             rest.append((name, value))
     own = Overlay()
@@ -316,18 +319,26 @@ def read_continual(
 ) -> ContinualSection:
     """The section ``continual`` of the file, and what KEY=VALUE says of it."""
     found: list[tuple[str, str, yaml.Node, Place]] = []
-    if isinstance(node, yaml.MappingNode):
-        found += [(*each, place) for each in pairs(node, f"{CONTINUAL}.", place, problems)]
-    elif node is not None:
-        where = place(node.start_mark.line + 1)
-        problems.add(f"is {described(node)}", where=where, key=CONTINUAL, valid=f"keys {', '.join(continual_keys())}")
+
+    def add_all(section: yaml.Node, place: Place) -> None:
+        if isinstance(section, yaml.MappingNode):
+            found.extend((*each, place) for each in pairs(section, f"{CONTINUAL}.", place, problems))
+            return
+        where, valid = place(section.start_mark.line + 1), f"keys {', '.join(continual_keys())}"
+        hint = f"{CONTINUAL}.method={section.value}" if section.value in SETTINGS else ""
+        problems.add(f"is {described(section)}", where=where, key=CONTINUAL, valid=valid, hint=hint)
 
     def on_the_line(line: int) -> str:
         return COMMAND_LINE
 
+    if node is not None:
+        add_all(node, place)
     for text in overrides:
         name, _, value = text.strip().removeprefix(f"{CONTINUAL}.").partition("=")
-        if (written_so := parse(value, on_the_line, problems)) is not None:
+        written_so = parse(value, on_the_line, problems)
+        if written_so is not None and name == CONTINUAL:
+            add_all(written_so, on_the_line)
+        elif written_so is not None:
             found.append((name.strip(), COMMAND_LINE, written_so, on_the_line))
     values: dict[str, Any] = {}
     places: dict[str, str] = {}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
+from lorakit.adapters.delta import deltas
 from lorakit.artifacts.files import folder, write_json, write_text
 from lorakit.artifacts.merge import check_foldable, fold
 from lorakit.artifacts.onnx_file import INT8, MODEL, OnnxModel, check_installed, write_int8, write_onnx
@@ -204,6 +205,8 @@ def check_reading(restored: RestoredRun) -> None:
         why = f"texts of more than {restored.parts.cut.length} tokens are read by task.long={recipe.task.long}"
     elif recipe.model.readout == PAIR:
         why = f"its head reads {READOUTS[PAIR].told}"
+    elif deltas.get(restored.parts.linear.delta).pools_rows:
+        why = f"'{recipe.adapter.method}' looks at whole rows, however long they are"
     if why:
         hint = f"lorakit.load and {command_line('predict', run)} read the run as it is"
         raise RunError(

@@ -75,6 +75,19 @@ def test_what_is_wrong_is_told(write, text, said):
         load_sequence(write(text))
 
 
+def test_the_whole_section_may_be_given_beside_the_file(write):
+    path = write(TABLES + MODEL)
+    assert load_sequence(path, ["continual={method: replay, memory: 7}"]).continual.memory == 7
+    with pytest.raises(RecipeError, match="continual: is the text 'replay'") as caught:
+        load_sequence(path, ["continual=replay"])
+    assert [problem.hint for problem in caught.value.problems] == ["continual.method=replay"]
+
+
+def test_a_second_sequence_in_a_file_is_told(write):
+    with pytest.raises(RecipeError, match="topics.yaml:7: sequence: is given twice"):
+        load_sequence(write(TABLES + MODEL + "sequence: [other.yaml]\n"))
+
+
 def test_what_is_wrong_with_several_tasks_is_told_at_once(write):
     with pytest.raises(RecipeError) as caught:
         load_sequence(write(TABLES + MODEL), ["training.epochs=0", "continual.x=1"])

@@ -83,6 +83,7 @@ def test_texts_that_only_lorakit_reads_so_are_refused(finished: TrainResult, mon
     for changed, why in (
         (replace(parts, recipe=replace(recipe, task=replace(recipe.task, long="windows"))), "task.long=windows"),
         (replace(parts, recipe=replace(recipe, model=replace(recipe.model, readout="pair"))), "its head reads"),
+        (replace(parts, linear=replace(parts.linear, delta="chosen_factors")), "looks at whole rows"),
         (replace(parts, backbone=spare), "t5gemma models read the position behind"),
     ):
         with pytest.raises(RunError, match=f"an ONNX model would answer otherwise: .*{why}"):
