@@ -84,7 +84,7 @@ def test_the_whole_section_may_be_given_beside_the_file(write):
 
 
 def test_a_second_sequence_in_a_file_is_told(write):
-    with pytest.raises(RecipeError, match="topics.yaml:7: sequence: is given twice"):
+    with pytest.raises(RecipeError, match=r"topics\.yaml:7: sequence: is given twice"):
         load_sequence(write(TABLES + MODEL + "sequence: [other.yaml]\n"))
 
 
