@@ -325,7 +325,8 @@ def read_continual(
             found.extend((*each, place) for each in pairs(section, f"{CONTINUAL}.", place, problems))
             return
         where, valid = place(section.start_mark.line + 1), f"keys {', '.join(continual_keys())}"
-        hint = f"{CONTINUAL}.method={section.value}" if section.value in SETTINGS else ""
+        named = isinstance(section, yaml.ScalarNode) and section.value in SETTINGS
+        hint = f"{CONTINUAL}.method={section.value}" if named else ""
         problems.add(f"is {described(section)}", where=where, key=CONTINUAL, valid=valid, hint=hint)
 
     def on_the_line(line: int) -> str:
@@ -334,9 +335,10 @@ def read_continual(
     if node is not None:
         add_all(node, place)
     for text in overrides:
+        whole = text.strip().startswith(f"{CONTINUAL}=")
         name, _, value = text.strip().removeprefix(f"{CONTINUAL}.").partition("=")
         written_so = parse(value, on_the_line, problems)
-        if written_so is not None and name == CONTINUAL:
+        if written_so is not None and whole:
             add_all(written_so, on_the_line)
         elif written_so is not None:
             found.append((name.strip(), COMMAND_LINE, written_so, on_the_line))

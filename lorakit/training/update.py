@@ -239,11 +239,6 @@ def never_trained(recipe: Recipe, adapted: AdaptedModel) -> Counter[str]:
     return found
 
 
-def trained_budget(recipe: Recipe, adapted: AdaptedModel, budget: int) -> int:
-    """Of a budget in parameters what may train: it less what the recipe's updates never let train."""
-    return budget - never_trained(recipe, adapted).total()
-
-
 def held_entries(recipe: Recipe, adapted: AdaptedModel) -> int:
     """How many entries of the adapters' tensors the recipe's updates hold while others of the same tensors train."""
     return sum(kind.holds(adapted, kind.settings_from(given)) for kind, given in chosen_updates(recipe))

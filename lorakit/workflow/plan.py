@@ -27,7 +27,7 @@ from lorakit.training.optim import check_suits, optimizer_bytes
 from lorakit.training.rate import steps_worth
 from lorakit.training.schedule import Schedule
 from lorakit.training.tail_average import snapshot_steps
-from lorakit.training.update import chosen_updates, never_trained, schedule_beside, trained_budget, update_notes
+from lorakit.training.update import chosen_updates, never_trained, schedule_beside, update_notes
 from lorakit.workflow.accelerator import check_optimizer_runs
 from lorakit.workflow.calibrate import MEASURES
 from lorakit.workflow.experts import assemble_with_experts
@@ -181,7 +181,7 @@ def plan(recipe: AnyRecipe, overrides: Sequence[str] = (), *, fit: str | None = 
         model_parameters=number_count(adapted.model)
         - sum(p.numel() for held in (*adapted.adapters.values(), *adapted.shared.values()) for p in held.parameters()),
         model_bytes=frozen_bytes(adapted),
-        budget=trained_budget(loaded.recipe, adapted, parts.budget.parameters),
+        budget=parts.budget.parameters - never.total(),
         budget_source=parts.budget.source,
         rows=schedule.rows,
         steps_per_epoch=schedule.steps_per_epoch,

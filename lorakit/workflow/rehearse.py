@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-from torch.optim import Optimizer
+from typing import Any
 
 from lorakit.adapters.adapted_model import AdaptedModel
 from lorakit.training.loader import TrainLoader
@@ -16,7 +14,7 @@ from lorakit.workflow.prepare import make_updates
 from lorakit.workflow.setup import make_allocator
 
 ABSENT: Any = None
-"""In place of rows and a device: a search and an update compute nothing when they are made, and are asked for nothing afterwards."""
+"""In place of rows, a device and an optimiser: a search and an update compute nothing when they are made."""
 
 
 def rehearse(parts: Parts, adapted: AdaptedModel, schedule: Schedule) -> None:
@@ -24,9 +22,9 @@ def rehearse(parts: Parts, adapted: AdaptedModel, schedule: Schedule) -> None:
 
     Other adapters may be on afterwards: some updates switch them when they are made.
     """
-    recipe, optimizer = parts.recipe, cast(Optimizer, ABSENT)
+    recipe = parts.recipe
     objective, loader = Objective(ABSENT, parts.task.regression), TrainLoader(ABSENT, recipe.training, recipe.run.seed)
     update_notes(recipe, adapted)
     if recipe.search.method != "none":
         make_allocator(parts, adapted, loader, objective, schedule)
-    make_updates(recipe, adapted, schedule, objective, optimizer, loader, loader, fresh=True)
+    make_updates(recipe, adapted, schedule, objective, ABSENT, loader, loader, fresh=True)

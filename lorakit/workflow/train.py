@@ -36,7 +36,7 @@ from lorakit.training.rate import FoundRate
 from lorakit.training.search_hook import SearchHook
 from lorakit.training.tail_average import TailAverage
 from lorakit.training.training import Training
-from lorakit.training.update import never_trained, trained_budget
+from lorakit.training.update import never_trained
 from lorakit.workflow.baselines import measure_baselines
 from lorakit.workflow.experts import assemble_with_experts
 from lorakit.workflow.parts import Parts
@@ -250,7 +250,7 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline], choic
         raise RunError(
             f"the run ended with {on:,} adapter parameters on, over its budget of {parts.budget.parameters:,}"
         )
-    best = state.best or {}
+    never, best = never_trained(training.recipe, adapted).total(), state.best or {}
     if not training.outputs:  # a run that was stopped after its last evaluation
         training.evaluate()
     first = parts.task.validation[0]
@@ -270,10 +270,10 @@ def summarise(training: Training, parts: Parts, baselines: list[Baseline], choic
         epochs=state.epoch,
         seconds=state.seconds,
         search_seconds=sum((hook.seconds for hook in training.hooks if isinstance(hook, SearchHook)), 0.0),
-        adapter_parameters=on - never_trained(training.recipe, adapted).total(),
+        adapter_parameters=on - never,
         carried_parameters=adapted.adapter_parameters(adapted.in_function),
         head_parameters=adapted.head_parameters(),
-        budget=trained_budget(training.recipe, adapted, parts.budget.parameters),
+        budget=parts.budget.parameters - never,
         sites_on=len(adapted.on),
         sites_total=len(adapted.sites),
         seed=training.recipe.run.seed,

@@ -81,6 +81,10 @@ def test_the_whole_section_may_be_given_beside_the_file(write):
     with pytest.raises(RecipeError, match="continual: is the text 'replay'") as caught:
         load_sequence(path, ["continual=replay"])
     assert [problem.hint for problem in caught.value.problems] == ["continual.method=replay"]
+    with pytest.raises(RecipeError, match="continual: is a list"):
+        load_sequence(path, ["continual=[replay]"])
+    with pytest.raises(RecipeError, match="has no key 'continual'"):
+        load_sequence(path, ["continual.continual=replay"])
 
 
 def test_a_second_sequence_in_a_file_is_told(write):

@@ -22,7 +22,7 @@ from lorakit.recipe.vocabulary import SEQUENCE_FILE
 from lorakit.tasks.task import higher_is_better
 from lorakit.training.evaluation import of_split
 from lorakit.training.optim import check_suits
-from lorakit.training.update import schedule_beside, trained_budget
+from lorakit.training.update import never_trained, schedule_beside
 from lorakit.workflow.experts import assemble_with_experts
 from lorakit.workflow.rehearse import rehearse
 from lorakit.workflow.setup import adapt
@@ -283,7 +283,7 @@ def try_out(name: str, loaded: LoadedRecipe) -> Forecast:
         schedule = schedule_beside(loaded.recipe, len(parts.data.splits["train"]))
         adapted = adapt(parts, statistics=None)
         check_suits(adapted, loaded.recipe.training)
-        budget = trained_budget(loaded.recipe, adapted, parts.budget.parameters)
+        budget = parts.budget.parameters - never_trained(loaded.recipe, adapted).total()
         head = adapted.head_parameters()
         rehearse(parts, adapted, schedule)
     task = parts.task
